@@ -1,0 +1,56 @@
+# `make` or `make help` lists the targets. Everything happens in .venv; nothing outside this folder is changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# `make reproduce` uses a synthetic cohort unless DATA (EGD-CXR 1.0.0) and CXR (MIMIC-CXR or MIMIC-CXR-JPG) are given.
+PRESET ?= quick
+OUT ?= runs/$(PRESET)
+SEED ?= 0
+CASES ?= 360
+DATA ?=
+CXR ?=
+COHORT := $(OUT)/cohort
+EGD := $(or $(DATA),$(COHORT)/egd-cxr)
+IMAGES := $(or $(CXR),$(COHORT)/mimic-cxr)
+# Working resolution of each preset's store, as height width.
+SIZE_quick := [160, 128]
+SIZE_paper := [640, 512]
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format reproduce clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with gazelit and its development tools, if it is missing or stale
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("gazelit needs Python 3.11 or later; name one with PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: $(READY) ## run the tests (2 cores, no network, no data needed)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reproduce: $(READY) ## train the three stages, test the joint model and write the report (DATA= CXR= PRESET= OUT= SEED=)
+	@if [ -n "$(DATA)" ] && [ -z "$(CXR)" ] || [ -z "$(DATA)" ] && [ -n "$(CXR)" ]; then \
+		echo "give both DATA (EGD-CXR) and CXR (MIMIC-CXR or MIMIC-CXR-JPG), or neither for the synthetic cohort" >&2; exit 2; fi
+	$(if $(DATA),,$(BIN)/gazelit synth --out $(COHORT) --cases $(CASES) --seed $(SEED) --max-side 640)
+	$(BIN)/gazelit prepare --source EGDCXR --source.root "$(EGD)" --source.images "$(IMAGES)" --size "$(SIZE_$(PRESET))" --out $(OUT)/store
+	$(BIN)/gazelit run --config pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run
+
+clean: ## remove .venv and caches, keep runs and stores
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,132 @@
+"""The command line: Lightning's subcommands with one meaning of ``--ckpt_path``, and gazelit's own commands."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gazelit import __version__
+from gazelit.configs import resolve_config_arguments
+from gazelit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("gazelit")
+
+TRAINER_COMMANDS = {
+    "fit": "train a stage; --ckpt_path of the same stage resumes it, of another stage hands its components over",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split and write its predictions",
+    "predict": "write a checkpoint's predictions without evaluating them",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command whose options are a function's parameters.
+
+    Attributes:
+        target: ``module:function``, imported when the command runs.
+        help: One line for ``gazelit --help``.
+        positional: Parameter that takes the arguments without a name, if any.
+    """
+
+    target: str
+    help: str
+    positional: str | None = None
+
+    def load(self) -> Callable[..., Any]:
+        """Imports the function."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+COMMANDS = {
+    "synth": Command("gazelit.synthetic.egd_tree:write_cohort", "write a synthetic cohort in the real formats"),
+    "prepare": Command("gazelit.data.store:prepare", "turn a source of images and gaze into a prepared store"),
+    "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report"),
+    "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "infer": Command("gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``gazelit ARGUMENTS``.
+
+    Args:
+        arguments: What follows the program's name; the process's own arguments unless given.
+
+    Returns:
+        The exit code: 0, or 2 if the input cannot be used.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0
+    if arguments[0] == "--version":
+        sys.stdout.write(f"gazelit {__version__}\n")
+        return 0
+    _log_to_stderr()
+    name, *rest = arguments
+    try:
+        if name in TRAINER_COMMANDS:
+            from gazelit.trainer_cli import GazeCLI
+
+            GazeCLI(args=[name, *resolve_config_arguments(rest)])
+        elif name in COMMANDS:
+            _run_command(name, rest)
+        else:
+            raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
+    except InputError as error:
+        sys.stderr.write(f"gazelit: error: {error}\n")
+        return 2
+    return 0
+
+
+def _run_command(name: str, arguments: list[str]) -> None:
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    command = COMMANDS[name]
+    function = command.load()
+    parser = ArgumentParser(prog=f"gazelit {name}", description=command.help)
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below")
+    if command.positional:
+        parser.add_argument(command.positional, nargs="+", help="one or more paths")
+    parser.add_function_arguments(
+        function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
+    )
+    parsed = parser.instantiate_classes(parser.parse_args(resolve_config_arguments(arguments)))
+    options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
+    function(**options)
+
+
+def _usage() -> str:
+    commands = {**TRAINER_COMMANDS, **{name: command.help for name, command in COMMANDS.items()}}
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
+    return (
+        "usage: gazelit COMMAND [OPTIONS]\n\n"
+        "Chest X-ray diagnosis and radiologist gaze, learned together in stages.\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\n"
+        "`gazelit COMMAND --help` lists a command's options. --version prints the version.\n"
+    )
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, [*TRAINER_COMMANDS, *COMMANDS], n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _log_to_stderr() -> None:
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("gazelit: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

@@ -1,0 +1,200 @@
+"""Where a checkpoint comes from, and which of its parts another stage may take over.
+
+Every checkpoint carries a stamp under the key ``gazelit``: primitive values only, so that
+``torch.load(weights_only=True)`` reads it. The stamp names the stage, the components of the network with their
+specifications, the data the model saw, and the whole stamp of the checkpoint it started from.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+
+from gazelit import __version__
+from gazelit.errors import InputError
+from gazelit.files import sha256_file
+
+STAMP_KEY = "gazelit"
+
+
+@dataclass(frozen=True)
+class HandOff:
+    """What a hand-off did.
+
+    Attributes:
+        source_stage: Stage that wrote the checkpoint.
+        loaded: Components whose weights were taken over.
+        new: Components of the receiving network that the checkpoint does not have; they keep their initial weights.
+        left_behind: Components of the checkpoint that the receiving network does not have.
+        parent: What the receiving stage's stamp records about the checkpoint (path-free).
+    """
+
+    source_stage: str
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    left_behind: tuple[str, ...]
+    parent: dict[str, Any]
+
+    def __str__(self) -> str:
+        def names(components: tuple[str, ...]) -> str:
+            return ", ".join(components) or "none"
+
+        return (
+            f"hand-off from stage '{self.source_stage}' (checkpoint {self.parent['sha256'][:12]}): "
+            f"loaded {names(self.loaded)}; new {names(self.new)}; left behind {names(self.left_behind)}"
+        )
+
+
+def make_stamp(
+    *, stage: str, network: nn.Module, data: Mapping[str, Any], seed: int | None, parent: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Builds the stamp of a checkpoint.
+
+    Args:
+        stage: Name of the stage that trains.
+        network: A network with the ``config`` and ``specs`` of the network contract.
+        data: Provenance of the data (primitives), as ``GazeDataModule.provenance``.
+        seed: Seed of the run, if it was seeded.
+        parent: ``HandOff.parent`` of the checkpoint this one started from.
+    """
+    return {
+        "stage": stage,
+        "network": network.config,
+        "components": network.specs,
+        "data": dict(data),
+        "seed": seed,
+        "version": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "lightning": lightning.__version__,
+        },
+        "parent": dict(parent) if parent is not None else None,
+    }
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Loads a stamped checkpoint onto the CPU.
+
+    Raises:
+        InputError: The file is missing, is not a checkpoint, or carries no stamp.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({error.__class__.__name__}); is it truncated?") from error
+    if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint or "state_dict" not in checkpoint:
+        raise InputError(f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`")
+    return checkpoint
+
+
+def component_state(checkpoint: Mapping[str, Any], component: str) -> dict[str, torch.Tensor]:
+    """The state dict of one component, with the prefixes of the stage and of ``torch.compile`` removed."""
+    prefix = f"network.{component}."
+    return {
+        key.removeprefix(prefix).removeprefix("_orig_mod."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(prefix)
+    }
+
+
+def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two component specifications build interchangeable modules (where weights came from is no matter)."""
+    return _without_weights(one) == _without_weights(other)
+
+
+def hand_over(path: str | os.PathLike[str], network: nn.Module, stage: str) -> HandOff:
+    """Loads into ``network`` exactly the components that it shares with the checkpoint, strictly.
+
+    Args:
+        path: Checkpoint of another stage.
+        network: The receiving network; untouched unless every shared component fits.
+        stage: Name of the receiving stage, for messages.
+
+    Raises:
+        InputError: Nothing is shared, a shared component is specified otherwise, or its tensors do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    stamp = checkpoint[STAMP_KEY]
+    theirs: dict[str, Any] = stamp["components"]
+    ours: dict[str, Any] = network.specs
+    shared = tuple(name for name in ours if name in theirs)
+    if not shared:
+        raise InputError(
+            f"{path}: stage '{stamp['stage']}' ({', '.join(theirs)}) and stage '{stage}' ({', '.join(ours)}) "
+            "share no component; give a checkpoint of a stage that trains one of them"
+        )
+    check_components(path, {name: theirs[name] for name in shared}, ours)
+
+    states = {name: component_state(checkpoint, name) for name in shared}
+    for name in shared:
+        _check_tensors(path, name, states[name], network.get_submodule(name).state_dict())
+    for name in shared:
+        network.get_submodule(name).load_state_dict(states[name], strict=True)
+    return HandOff(
+        source_stage=stamp["stage"],
+        loaded=shared,
+        new=tuple(name for name in ours if name not in theirs),
+        left_behind=tuple(name for name in theirs if name not in ours),
+        parent={"sha256": sha256_file(path), **stamp},
+    )
+
+
+def check_components(path: str | os.PathLike[str], theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Checks that each of ``theirs`` is specified as in ``ours``.
+
+    Raises:
+        InputError: A component is missing or differs; the message names the fields.
+    """
+    for name, specification in theirs.items():
+        if name not in ours:
+            raise InputError(f"{path}: has a component '{name}' that the configured network lacks")
+        if not same_specification(specification, ours[name]):
+            raise InputError(
+                f"{path}: component '{name}' differs from the configured network in "
+                f"{_differences(specification, ours[name])}; use the network section the checkpoint was trained with"
+            )
+
+
+def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The stamps of a checkpoint and its ancestors, newest first."""
+    current: Mapping[str, Any] | None = stamp
+    while current is not None:
+        yield dict(current)
+        current = current.get("parent")
+
+
+def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in specification.items() if key != "weights"}
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*theirs, *ours} - {"weights"} if theirs.get(key) != ours.get(key))
+    return "; ".join(f"{key} ({theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured)" for key in keys)
+
+
+def _check_tensors(
+    path: str | os.PathLike[str], component: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> None:
+    problems = [f"{key} missing" for key in ours if key not in theirs]
+    problems += [f"{key} unexpected" for key in theirs if key not in ours]
+    problems += [
+        f"{key} has shape {tuple(theirs[key].shape)}, not {tuple(ours[key].shape)}"
+        for key in ours
+        if key in theirs and theirs[key].shape != ours[key].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise InputError(f"{path}: component '{component}' does not fit: {shown}")

@@ -1,0 +1,205 @@
+"""What every stage shares: one network of named components, one step, metrics by output, the checkpoint's stamp."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from gazelit import lineage
+from gazelit.errors import InputError
+from gazelit.models.network import Network
+
+Batch = dict[str, Tensor]
+Outputs = dict[str, Tensor]
+
+
+class Stage(L.LightningModule):
+    """A training stage: a network, what it is trained on, and which of its components stay as they are.
+
+    A subclass names its stage and implements :meth:`_step`; nothing has to be registered. The network's components
+    (see ``docs/architecture.md``) are what stages hand to each other.
+
+    Args:
+        network: The network; its direct children are the components.
+        optimizer: Makes the optimiser from the trainable parameters; Adam with learning rate 1e-4 unless given.
+        lr_scheduler: Makes the learning-rate scheduler, stepped once an epoch.
+        frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
+
+    Raises:
+        InputError: ``frozen`` names a component the network lacks, or leaves nothing to train.
+    """
+
+    #: Name in checkpoints, logs and run folders.
+    name: ClassVar[str]
+    #: Constructor arguments that are objects; kept out of the checkpoint when the stage is built from Python.
+    injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler")
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        frozen: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self._save_primitive_hyperparameters()
+        self.network = network
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.frozen = tuple(frozen)
+        #: The hand-off this run started from, see :meth:`take_over`.
+        self.hand_off: lineage.HandOff | None = None
+        #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
+        self.resumes = False
+        self._parent: dict[str, Any] | None = None
+
+        unknown = [component for component in self.frozen if component not in network.specs]
+        if unknown:
+            raise InputError(f"frozen: no component {', '.join(unknown)}; the network has {', '.join(network.specs)}")
+        for component in self.frozen:
+            network.get_submodule(component).requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise InputError("frozen: every component is frozen, so there is nothing to train")
+
+    def _save_primitive_hyperparameters(self) -> None:
+        # Under the CLI Lightning stores the parsed configuration, which is primitive; built from Python the arguments
+        # are live objects, which a checkpoint read with weights_only=True must not hold.
+        self.save_hyperparameters(ignore=list(self.injected), logger=False)
+        if "_instantiator" in self.hparams:
+            self.save_hyperparameters(logger=False)
+
+    @abstractmethod
+    def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        """Runs the network and its objective on a batch.
+
+        Returns:
+            The loss to minimise, the network's outputs, and further scalars to log beside the loss.
+        """
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Runs the network on images (B, 1, H, W)."""
+        return self.network(image)
+
+    def train(self, mode: bool = True) -> Stage:
+        """Sets the training mode; frozen components stay in evaluation mode, so BatchNorm statistics cannot drift."""
+        super().train(mode)
+        for component in self.frozen:
+            self.network.get_submodule(component).eval()
+        return self
+
+    def prepare_data(self) -> None:
+        """Lets one process per node fetch pretrained weights into the cache before all of them load them."""
+        self._load_pretrained()
+
+    def setup(self, stage: str) -> None:
+        """Loads the pretrained weights of components that no checkpoint fills."""
+        self._load_pretrained()
+
+    def _load_pretrained(self) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING or self.resumes:
+            return
+        handed_over = self.hand_off.loaded if self.hand_off else ()
+        for component in self.network.specs:
+            if component not in handed_over:
+                self.network.load_pretrained(component)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes the random numbers of a step (dropout) a function of seed and step, so that a resumed run repeats them."""
+        seed = torch.initial_seed() if (stored := _global_seed()) is None else stored
+        torch.manual_seed((seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One optimisation step; logs ``train/loss`` and the objective's parts."""
+        loss, _, parts = self._step(batch)
+        size = batch["image"].shape[0]
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{key}": value for key, value in parts.items()}, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs ``val/loss``, the objective's parts and the metrics."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Outputs:
+        """Logs the same under ``test/`` and returns per-case values for the prediction table."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Outputs:
+        """Returns per-case predictions."""
+        return {"index": batch["index"], **self._predictions(self(batch["image"]))}
+
+    def _evaluate(self, batch: Batch, split: str) -> Outputs:
+        loss, outputs, parts = self._step(batch)
+        # sync_dist: the weighted mean over ranks is the mean over images.
+        self.log_dict(
+            {f"{split}/loss": loss, **{f"{split}/{key}": value for key, value in parts.items()}},
+            batch_size=batch["image"].shape[0],
+            prog_bar=split == "val",
+            sync_dist=True,
+        )
+        per_case = self._update_metrics(split, batch, outputs)
+        return {"index": batch["index"], **self._predictions(outputs), **per_case}
+
+    def _predictions(self, outputs: Outputs) -> Outputs:
+        """Per-case predictions for the table: (B,) or (B, K) tensors."""
+        return {}
+
+    def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
+        """Updates the metrics of a split and returns their per-case values, each (B,)."""
+        return {}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""
+        optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            monitor = getattr(scheduler, "monitor", "val/loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stamps the checkpoint."""
+        checkpoint[lineage.STAMP_KEY] = self.stamp()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the ancestry of a resumed run."""
+        self._parent = checkpoint.get(lineage.STAMP_KEY, {}).get("parent")
+
+    def stamp(self) -> dict[str, Any]:
+        """The stamp of a checkpoint written now."""
+        datamodule = getattr(self._trainer, "datamodule", None)
+        return lineage.make_stamp(
+            stage=self.name,
+            network=self.network,
+            data=getattr(datamodule, "provenance", {}),
+            seed=_global_seed(),
+            parent=self.hand_off.parent if self.hand_off else self._parent,
+        )
+
+    def take_over(self, path: str | os.PathLike[str]) -> lineage.HandOff:
+        """Takes the shared components from another stage's checkpoint; call it before training.
+
+        Raises:
+            InputError: The checkpoint does not fit; the network is then untouched.
+        """
+        self.hand_off = lineage.hand_over(path, self.network, self.name)
+        return self.hand_off
+
+
+def _global_seed() -> int | None:
+    # Lightning's own record of seed_everything, which it passes to the processes of a DDP run.
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed is not None else None
+

@@ -1,0 +1,149 @@
+"""What every run leaves behind: its configuration, its curve per epoch, and its predictions per case."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from gazelit.files import atomic_path, write_json
+
+CONFIG_FILE = "config.yaml"
+EPOCHS_FILE = "epochs.csv"
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """The folder of a run: the parent of its checkpoints, or the logger's folder where none are written."""
+    checkpoint = trainer.checkpoint_callback
+    if trainer.state.fn == "fit" and isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
+        return Path(checkpoint.dirpath).parent
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class RunRecord(Callback):
+    """Writes ``config.yaml`` and ``epochs.csv`` beside the checkpoints, whichever logger is used.
+
+    Lightning's own callback writes the configuration to ``trainer.log_dir``, which is the same folder for all runs of
+    the W&B logger; and a curve must outlive a resume, which loggers that start a new version do not promise.
+
+    Args:
+        parser: The parser that made the configuration.
+        config: The parsed configuration.
+    """
+
+    def __init__(self, parser: ArgumentParser, config: Namespace) -> None:
+        self.parser = parser
+        self.config = config
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the configuration and logs it to the logger."""
+        if not trainer.is_global_zero:
+            return
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
+        with atomic_path(run_folder(trainer) / CONFIG_FILE) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Adds the epoch's row; rows of epochs that a resumed run repeats are replaced."""
+        if not trainer.is_global_zero:
+            return
+        path = run_folder(trainer) / EPOCHS_FILE
+        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
+        kept = [old for old in _read_rows(path) if int(old["epoch"]) < trainer.current_epoch]
+        columns = list(dict.fromkeys(key for one in [*kept, row] for key in one))
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows([*kept, row])
+
+
+class PredictionWriter(Callback):
+    """Collects per-case predictions of ``test`` and ``predict`` and writes them as Parquet, with ``metrics.json``.
+
+    Case ids are looked up in the data module, so that they never pass through a logger.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, Tensor]] = []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets an earlier run."""
+        self._batches = []
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets an earlier run."""
+        self._batches = []
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keeps the small per-case values of a batch."""
+        self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keeps the small per-case values of a batch."""
+        self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the table and the metrics."""
+        self._write_table(trainer)
+        if trainer.is_global_zero:
+            metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
+            write_json(run_folder(trainer) / METRICS_FILE, metrics)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the table."""
+        self._write_table(trainer)
+
+    def _write_table(self, trainer: L.Trainer) -> None:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        table = prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
+        tables: list[pd.DataFrame | None] = [table]
+        if trainer.world_size > 1:
+            tables = [None] * trainer.world_size
+            torch.distributed.all_gather_object(tables, table)
+        if trainer.is_global_zero:
+            # A distributed sampler repeats cases to fill the last batch; each case counts once.
+            whole = pd.concat([one for one in tables if one is not None]).drop_duplicates("index").sort_values("index")
+            with atomic_path(run_folder(trainer) / PREDICTIONS_FILE) as temporary:
+                whole.to_parquet(temporary, index=False)
+
+
+def prediction_table(batches: list[dict[str, Tensor]], class_names: list[str], image_ids: Any) -> pd.DataFrame:
+    """One row a case: ``index``, ``image_id``, ``p_<class>`` and every other per-case value.
+
+    Args:
+        batches: Per batch, tensors (B,) by column name, and ``probabilities`` (B, K).
+        class_names: Names of the K classes.
+        image_ids: Image id by index.
+    """
+    columns: dict[str, Any] = {key: torch.cat([batch[key] for batch in batches]).numpy() for key in batches[0]}
+    probabilities = columns.pop("probabilities", None)
+    table = pd.DataFrame(columns)
+    table.insert(1, "image_id", [image_ids[int(index)] for index in table["index"]])
+    if probabilities is not None:
+        for position, name in enumerate(class_names):
+            table[f"p_{name}"] = probabilities[:, position]
+    return table
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

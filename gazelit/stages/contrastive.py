@@ -1,0 +1,44 @@
+"""Stage 1: contrastive pretraining of the diagnosis encoder."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from gazelit.losses.contrastive import BatchAllTripletLoss
+from gazelit.models.network import Network
+from gazelit.stages.base import Batch, Outputs, Stage
+
+
+class ContrastivePretraining(Stage):
+    """Pulls images of one class together and pushes classes apart, before anything else is learned.
+
+    Stage 1 of Qiu, Rivaz and Xiao 2025. Where their code compares un-pooled feature maps along one axis, the embedding
+    here is what the classifier will see (``docs/method.md``).
+
+    Args:
+        network: Gives ``{"embedding": (B, C)}``, such as :class:`gazelit.models.contrastive_net.ContrastiveNetwork`.
+        loss: Takes embeddings (B, C) and class labels (B,), gives a scalar; batch-all triplets with margin 1 unless given.
+        optimizer: See :class:`Stage`.
+        lr_scheduler: See :class:`Stage`.
+    """
+
+    name: ClassVar[str] = "contrastive"
+    injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "loss")
+
+    def __init__(
+        self,
+        network: Network,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, lr_scheduler)
+        self.loss = loss if loss is not None else BatchAllTripletLoss()
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        outputs = self(batch["image"])
+        return self.loss(outputs["embedding"], batch["label"]), outputs, {}

@@ -1,0 +1,61 @@
+"""Stage 3: joint cooperative fine-tuning of diagnosis and gaze."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from gazelit.losses.multitask import ReferenceWeighting
+from gazelit.losses.saliency import KLDivergenceLoss
+from gazelit.models.network import Network
+from gazelit.stages.base import Batch, Outputs, Stage
+
+
+class JointFinetuning(Stage):
+    """Trains diagnosis and gaze together, each task drawing on the other's features.
+
+    Stage 3 of Qiu, Rivaz and Xiao 2025: every component is trained, the classifier from scratch.
+
+    Args:
+        network: Gives ``{"logits": (B, K), "saliency_logits": (B, 1, H, W)}``.
+        diagnosis_loss: Takes logits (B, K) and labels, gives a scalar; cross-entropy unless given.
+        saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
+        weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
+            implementation's uncertainty weighting unless given. Its own parameters are trained along.
+        frozen: Components that stay as they are.
+        optimizer: See :class:`Stage`.
+        lr_scheduler: See :class:`Stage`.
+    """
+
+    name: ClassVar[str] = "joint"
+    measures: ClassVar[tuple[str, ...]] = ("diagnosis", "saliency")
+    injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "diagnosis_loss", "saliency_loss", "weighting")
+
+    def __init__(
+        self,
+        network: Network,
+        diagnosis_loss: nn.Module | None = None,
+        saliency_loss: nn.Module | None = None,
+        weighting: nn.Module | None = None,
+        frozen: Sequence[str] = (),
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, lr_scheduler, frozen)
+        self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else nn.CrossEntropyLoss()
+        self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
+        self.weighting = weighting if weighting is not None else ReferenceWeighting()
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        outputs = self(batch["image"])
+        losses = {
+            # float32: under bf16 autocast the logits would lose the digits the loss lives on.
+            "diagnosis": self.diagnosis_loss(outputs["logits"].float(), batch["label"]),
+            "saliency": self.saliency_loss(outputs["saliency_logits"], batch["heatmap"], batch["has_gaze"]),
+        }
+        logged = {f"{task}_loss": loss.detach() for task, loss in losses.items()}
+        return self.weighting(losses), outputs, logged

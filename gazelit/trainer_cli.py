@@ -1,0 +1,123 @@
+"""LightningCLI with one documented meaning of ``--ckpt_path``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from gazelit import lineage
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.errors import InputError
+from gazelit.stages import Stage
+from gazelit.stages.callbacks import PredictionWriter, RunRecord
+
+logger = logging.getLogger("gazelit")
+
+#: Names that Lightning resolves itself.
+LIGHTNING_CHECKPOINTS = ("last", "best", "hpc")
+
+
+class GazeCLI(LightningCLI):
+    """``gazelit fit|validate|test|predict``.
+
+    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything, and options given now win over those
+    stored in it; a checkpoint of another stage hands over exactly the components both have, and training starts at
+    epoch 0. Which of the two happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's
+    hyperparameters, its class included, replace the configuration, and so would run the earlier stage again
+    (Lightning pull requests 21116 and 21246, issue 21255).
+
+    Args:
+        args: Command-line arguments, the subcommand first.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self._ckpt_path: str | None = None
+        super().__init__(
+            model_class=Stage,
+            datamodule_class=L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunRecord,  # type: ignore[arg-type]
+            trainer_defaults={"callbacks": [PredictionWriter()]},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the checkpoint callback that hand-offs and resumes rely on: ``best.ckpt`` and ``last.ckpt``."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.save_last": True,
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.set_defaults({"data": {"class_path": f"{GazeDataModule.__module__}.{GazeDataModule.__qualname__}"}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and hides the checkpoint from LightningCLI until it can no longer change the configuration."""
+        self.config = parser.parse_args(args)
+        chosen = self.config[self.config.subcommand]
+        self._ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
+
+    def before_instantiate_classes(self) -> None:
+        """Puts the checkpoint back, so that the saved configuration records it."""
+        self.config[self.config.subcommand].ckpt_path = self._ckpt_path
+
+    def fit(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Trains, after deciding what the checkpoint means."""
+        _say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
+        if ckpt_path is not None and ckpt_path not in LIGHTNING_CHECKPOINTS:
+            stamp = lineage.read_checkpoint(ckpt_path)[lineage.STAMP_KEY]
+            if stamp["stage"] == model.name:
+                lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
+                model.resumes = True
+                _say(f"resuming '{model.name}' from {ckpt_path}")
+            else:
+                _say(str(model.take_over(ckpt_path)))
+                ckpt_path = None
+        if model.frozen:
+            _say(f"frozen: {', '.join(model.frozen)}")
+        self.trainer.fit(model, ckpt_path=ckpt_path, **options)
+
+    def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Evaluates a checkpoint of the configured stage."""
+        self.trainer.validate(model, ckpt_path=_own_checkpoint(model, ckpt_path), **options)
+
+    def test(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Tests a checkpoint of the configured stage."""
+        self.trainer.test(model, ckpt_path=_own_checkpoint(model, ckpt_path), **options)
+
+    def predict(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Predicts with a checkpoint of the configured stage."""
+        # Predictions are small and PredictionWriter keeps them; Lightning need not keep them a second time.
+        options["return_predictions"] = False
+        self.trainer.predict(model, ckpt_path=_own_checkpoint(model, ckpt_path), **options)
+
+
+def _own_checkpoint(model: Stage, ckpt_path: str | None) -> str:
+    if ckpt_path is None:
+        raise InputError("--ckpt_path is missing: without it the network would have untrained weights")
+    stamp = lineage.read_checkpoint(ckpt_path)[lineage.STAMP_KEY]
+    if stamp["stage"] != model.name:
+        raise InputError(
+            f"{ckpt_path}: written by stage '{stamp['stage']}', but the configuration is of stage '{model.name}'; "
+            "give the configuration the checkpoint was trained with (config.yaml beside its checkpoints folder)"
+        )
+    lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
+    return ckpt_path
+
+
+@rank_zero_only
+def _say(message: str) -> None:
+    logger.info(message)
