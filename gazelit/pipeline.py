@@ -37,6 +37,8 @@ DONE_FILE = "done.json"
 STARTED_FILE = "started.json"
 LOG_FILE = "log.txt"
 TEST = "test"
+#: Seconds to wait for the run folder: the stage of a run killed a moment ago may still be going down.
+LOCK_PATIENCE = 20.0
 
 
 @dataclass
@@ -281,13 +283,12 @@ def _exclusive(out: Path) -> Iterator[IO[str]]:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     with lock:
         os.set_inheritable(lock.fileno(), True)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                # The stage of a run killed a moment ago may still be going down.
                 if time.monotonic() > deadline:
                     raise InputError(f"{out}: another run is at work in this folder; wait for it or stop it") from None
                 time.sleep(0.2)

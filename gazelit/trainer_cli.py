@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,6 +17,7 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.stages import Stage
 from gazelit.stages.callbacks import PredictionWriter, RunRecord
+from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 
 logger = logging.getLogger("gazelit")
 
@@ -73,6 +75,14 @@ class GazeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Puts the checkpoint back, so that the saved configuration records it."""
         self.config[self.config.subcommand].ckpt_path = self._ckpt_path
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer, with checkpoints written whole unless a checkpoint plugin is configured."""
+        configured = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = configured if isinstance(configured, list) else [configured]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
 
     def fit(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Trains, after deciding what the checkpoint means."""

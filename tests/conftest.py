@@ -12,3 +12,45 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real inputs (shared/data beside the checkout) are not at hand")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic cohort: ``egd-cxr`` beside ``mimic-cxr``."""
+    from gazelit.synthetic.egd_tree import write_cohort
+
+    out = tmp_path_factory.mktemp("cohort") / "cohort"
+    write_cohort(out, cases=24, seed=3, max_side=192, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small cohort as a prepared store at 64 × 64."""
+    from gazelit.data.sources import EGDCXR
+    from gazelit.data.store import prepare
+
+    out = tmp_path_factory.mktemp("store") / "store"
+    prepare(EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr"), out, size=(64, 64), workers=1)
+    return out
+
+
+@pytest.fixture
+def run_gazelit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Runs the command line in this process and in a folder of its own; returns what it wrote to standard error."""
+    from gazelit.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr("sys.argv", ["gazelit"])
+        capfd.readouterr()
+        try:
+            status = main(list(arguments))
+        except SystemExit as exit_:
+            status = exit_.code
+        captured = capfd.readouterr()
+        assert status == code, captured.out + captured.err
+        return captured.err
+
+    return run

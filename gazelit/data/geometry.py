@@ -1,0 +1,70 @@
+"""Fitting an image into the working resolution, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Scaling with the aspect ratio kept and centred padding, exact for pixel centres.
+
+    Attributes:
+        height: Of the original image.
+        width: Of the original image.
+        size: Working resolution (H, W).
+        inner: Size (h, w) of the scaled image within the working one.
+        top: Rows of padding above it.
+        left: Columns of padding left of it.
+    """
+
+    height: int
+    width: int
+    size: tuple[int, int]
+    inner: tuple[int, int]
+    top: int
+    left: int
+
+    @classmethod
+    def fit(cls, height: int, width: int, size: tuple[int, int]) -> Letterbox:
+        """The largest fit of a (height, width) image into ``size``."""
+        scale = min(size[0] / height, size[1] / width)
+        inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return cls(height, width, (size[0], size[1]), inner, (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Working pixels per original pixel, (x, y); they differ by the rounding of ``inner`` alone."""
+        return self.inner[1] / self.width, self.inner[0] / self.height
+
+    def apply(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resamples (height, width) float32 to ``size``; area-averaged where it shrinks, so nothing aliases."""
+        shrinks = self.inner[0] <= self.height
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        working = np.zeros(self.size, np.float32)
+        scaled = cv2.resize(image, (self.inner[1], self.inner[0]), interpolation=method)
+        working[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = scaled
+        return working
+
+    def to_working(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Original pixel coordinates (…, 2) as x, y to working ones."""
+        return (xy + 0.5) * self.scale - 0.5 + (self.left, self.top)
+
+    def to_original(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Working pixel coordinates (…, 2) as x, y to original ones; the inverse of :meth:`to_working`."""
+        return (xy + 0.5 - (self.left, self.top)) / self.scale - 0.5
+
+    def restore(self, working: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resamples a working map (H, W) back onto the original pixels (height, width), without the padding."""
+        inner = working[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]]
+        return cv2.resize(np.ascontiguousarray(inner), (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+
+    def valid_mask(self) -> NDArray[np.bool_]:
+        """(H, W), false on the padding."""
+        mask = np.zeros(self.size, bool)
+        mask[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = True
+        return mask

@@ -1,0 +1,64 @@
+"""From gaze points to fixation density, exactly and for a whole batch at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple[float, float] | Tensor) -> Tensor:
+    """Fixation density maps: the sum of Gaussians at the pixel centres, normalised over the grid.
+
+    A Gaussian is separable, so a map is the product of the points' row profiles and column profiles, and its sum is
+    known before it is formed. Points whose Gaussian has no mass on the grid in float32 have no part in it.
+
+    Args:
+        points: (…, N, 3) x, y and weight in pixels of the grid (centres at integers); points of weight 0, whatever their
+            coordinates, do not count. Differentiable.
+        size: (H, W) of the grid.
+        sigma: Standard deviation in pixels: a number, (σx, σy), or a tensor that broadcasts to (…, 2).
+
+    Returns:
+        (…, H, W) float32 densities that sum to 1; zero where no point has weight on the grid.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        points = points.float()
+        weight = points[..., 2]
+        counts = weight > 0
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=points.device)
+        sigma = sigma.expand(*points.shape[:-2], 2)
+        columns = _profiles(points[..., 0], counts, size[1], sigma[..., 0])
+        rows = _profiles(points[..., 1], counts, size[0], sigma[..., 1])
+        mass = (weight * rows.sum(-1) * columns.sum(-1)).sum(-1)
+        share = weight / torch.where(mass > 0, mass, 1.0)[..., None]
+        return (rows * share[..., None]).transpose(-1, -2) @ columns
+
+
+def fixation_counts(points: Tensor, size: tuple[int, int]) -> Tensor:
+    """How many points of positive weight have each pixel as their nearest.
+
+    Args:
+        points: (…, N, 3) as in :func:`fixation_density`.
+        size: (H, W) of the grid.
+
+    Returns:
+        (…, H, W) float32 counts; points outside the grid are left out.
+    """
+    height, width = size
+    lead = points.shape[:-2]
+    flat = points.reshape(-1, *points.shape[-2:]).float()
+    rounded = torch.nan_to_num(flat[..., :2], nan=-1.0, posinf=-1.0, neginf=-1.0).round().long()
+    x, y = rounded[..., 0], rounded[..., 1]
+    inside = (flat[..., 2] > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    pixel = torch.where(inside, y * width + x, 0)
+    counts = flat.new_zeros(flat.shape[0], height * width)
+    return counts.scatter_add_(1, pixel, inside.float()).view(*lead, height, width)
+
+
+def _profiles(position: Tensor, counts: Tensor, length: int, sigma: Tensor) -> Tensor:
+    """exp(−(i − position)² / 2σ²) at the pixel centres i: (…, N, length), zero where a point does not count."""
+    # Padding may hold anything, NaN included; a zero weight would not make that vanish.
+    position = torch.where(counts, position, 0.0)
+    centres = torch.arange(length, dtype=torch.float32, device=position.device)
+    exponent = ((centres - position[..., None]) / sigma[..., None, None]).square()
+    return torch.where(counts[..., None], (-0.5 * exponent).exp(), 0.0)

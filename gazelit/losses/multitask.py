@@ -1,0 +1,84 @@
+"""Weighting the losses of several tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gazelit.errors import InputError
+
+Losses = Mapping[str, Tensor]
+
+
+class FixedWeighting(nn.Module):
+    """A weighted sum.
+
+    Args:
+        weights: By task; tasks without one count with weight 1.
+    """
+
+    def __init__(self, weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.weights = dict(weights or {})
+
+    def forward(self, losses: Losses) -> Tensor:
+        """The weighted sum of scalar losses.
+
+        Raises:
+            InputError: A weight belongs to no task.
+        """
+        unknown = self.weights.keys() - losses.keys()
+        if unknown:
+            raise InputError(f"weights: no task {', '.join(sorted(unknown))}; the tasks are {', '.join(losses)}")
+        return torch.stack([self.weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
+
+
+class ReferenceWeighting(nn.Module):
+    """The reference implementation's weighting: L_diagnosis / σ² + log(σ + 1) + L_saliency / 2 + log 2.
+
+    s = log σ is learned; the saliency weight is fixed. It differs from Kendall, Gal and Cipolla (2018): log(σ + 1) for
+    log σ, and 1/σ² for 1/(2σ²). With σ = 1 it starts as L_diagnosis + L_saliency / 2 + 2 log 2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, losses: Losses) -> Tensor:
+        """The weighted sum of the losses ``diagnosis`` and ``saliency``.
+
+        Raises:
+            InputError: The tasks are others.
+        """
+        if set(losses) != {"diagnosis", "saliency"}:
+            raise InputError(f"ReferenceWeighting weighs diagnosis and saliency, not {', '.join(losses)}")
+        sigma = self.log_sigma.exp()
+        return losses["diagnosis"] / sigma.square() + torch.log1p(sigma) + losses["saliency"] / 2 + math.log(2)
+
+
+class UncertaintyWeighting(nn.Module):
+    """Homoscedastic uncertainty: Σ L_t / (2 σ_t²) + log σ_t with each s_t = log σ_t learned.
+
+    Kendall, Gal and Cipolla 2018, equation 7.
+
+    Args:
+        tasks: The tasks' names.
+    """
+
+    def __init__(self, tasks: tuple[str, ...] = ("diagnosis", "saliency")) -> None:
+        super().__init__()
+        self.log_sigma = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
+
+    def forward(self, losses: Losses) -> Tensor:
+        """The weighted sum of scalar losses.
+
+        Raises:
+            InputError: The tasks are not those of the constructor.
+        """
+        if set(losses) != set(self.log_sigma):
+            raise InputError(f"tasks: {', '.join(self.log_sigma)} were configured, but the losses are {', '.join(losses)}")
+        terms = [loss / (2 * (2 * self.log_sigma[task]).exp()) + self.log_sigma[task] for task, loss in losses.items()]
+        return torch.stack(terms).sum()

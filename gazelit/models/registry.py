@@ -1,0 +1,137 @@
+"""Encoders by name: gazelit's own, segmentation-models-pytorch's, timm's, and any importable class."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import segmentation_models_pytorch as smp
+import timm
+from torch import nn
+
+from gazelit.errors import InputError
+from gazelit.models.encoder import Encoder, LibraryEncoder, PyramidAdapter, load_weight_file
+
+_OWN: dict[str, Callable[..., Encoder]] = {}
+_E = TypeVar("_E", bound=Callable[..., Encoder])
+
+
+@dataclass
+class EncoderSpec:
+    """Which encoder, in primitive values.
+
+    Attributes:
+        name: An own name, a segmentation-models-pytorch name (``resnet18``), a timm name as ``tu-<name>``, or
+            ``package.module:Class``.
+        weights: ``imagenet`` (fetched by the library), the path of a local weight file, or null for random weights.
+        options: Keyword arguments of the encoder.
+    """
+
+    name: str
+    weights: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: EncoderSpec | Mapping[str, Any]) -> EncoderSpec:
+        """The specification itself, or one made from a mapping of its fields."""
+        return value if isinstance(value, cls) else cls(**value)  # type: ignore[arg-type]
+
+    def primitives(self) -> dict[str, Any]:
+        """The fields as a dictionary."""
+        return asdict(self)
+
+
+def register_encoder(name: str) -> Callable[[_E], _E]:
+    """Registers an :class:`Encoder` class, or a function that makes one, under a name.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def decorate(factory: _E) -> _E:
+        if name in _OWN:
+            raise ValueError(f"an encoder named '{name}' is registered already")
+        _OWN[name] = factory
+        return factory
+
+    return decorate
+
+
+def list_encoders(pattern: str = "") -> list[str]:
+    """Names that contain ``pattern``: own ones first, then segmentation-models-pytorch's, then timm's as ``tu-…``."""
+    _import_own()
+    names = [*sorted(_OWN), *smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
+    return [name for name in names if pattern in name]
+
+
+def build_encoder(spec: EncoderSpec | Mapping[str, Any]) -> Encoder:
+    """Builds an encoder for one grey channel, with random weights: nothing is fetched.
+
+    Raises:
+        InputError: The name or an option is unknown, or the class breaks the encoder contract.
+    """
+    spec = EncoderSpec.of(spec)
+    _import_own()
+    factory = _OWN.get(spec.name)
+    try:
+        if factory is not None:
+            return factory(**spec.options)
+        if ":" in spec.name:
+            return _adapted(_import_class(spec.name)(**spec.options), spec.name)
+        if spec.name.startswith("tu-") or spec.name in smp.encoders.encoders:
+            return LibraryEncoder(spec.name, **spec.options)
+    except TypeError as error:
+        raise InputError(f"encoder '{spec.name}': options do not fit: {error}") from error
+    except RuntimeError as error:
+        # timm answers an unknown name or a model without a pyramid so.
+        raise InputError(f"encoder '{spec.name}': {error}") from error
+    close = difflib.get_close_matches(spec.name, list_encoders(), n=3)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    raise InputError(f"encoder '{spec.name}' is unknown{hint} (own, segmentation-models-pytorch, tu-<timm>, module:Class)")
+
+
+def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -> None:
+    """Loads ``spec.weights`` into an encoder built from ``spec``; does nothing where there are none.
+
+    Raises:
+        InputError: The weights cannot be fetched or do not fit.
+    """
+    spec = EncoderSpec.of(spec)
+    if spec.weights is None:
+        return
+    if not isinstance(encoder, Encoder):
+        raise InputError(f"encoder '{spec.name}' cannot load weights; set weights: null")
+    if spec.weights == "imagenet":
+        try:
+            encoder.load_imagenet()
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"encoder '{spec.name}': ImageNet weights could not be fetched ({error.__class__.__name__}); "
+                "give the path of a local weight file, or weights: null"
+            ) from error
+    else:
+        load_weight_file(encoder, spec.weights)
+
+
+def _import_own() -> None:
+    for module in ("densenet", "res_se"):
+        importlib.import_module(f"gazelit.models.{module}")
+
+
+def _import_class(path: str) -> Callable[..., nn.Module]:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"encoder '{path}' cannot be imported: {error}") from error
+
+
+def _adapted(module: nn.Module, name: str) -> Encoder:
+    if isinstance(module, Encoder):
+        return module
+    if not isinstance(module, nn.Module) or not hasattr(module, "out_channels"):
+        raise InputError(f"encoder '{name}' breaks the contract: it needs forward(x) -> list of maps, and out_channels")
+    return PyramidAdapter(module)

@@ -1,0 +1,198 @@
+"""One synthetic case: a film, what its reader saw of it, and what is known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator, SeedSequence
+from numpy.typing import NDArray
+
+from gazelit.synthetic.anatomy import CLASSES, Chest, Position, draw_chest, draw_position
+from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_integral
+from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
+
+#: Film sizes in pixels (W, H) with how often they occur, after EGD-CXR; odd ones included.
+SIZES = (((2544, 3056), 0.60), ((3056, 2544), 0.25), ((2022, 2021), 0.05), ((2539, 3050), 0.05), ((1871, 2301), 0.05))
+FILM_HEIGHT = {True: 35.0, False: 43.0}
+#: The canvas films were shown on (width, height); the tracker's screen is 1080 high.
+CANVAS = (1920, 1024)
+SCREEN = (1920, 1080)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who a case belongs to, drawn before any is simulated.
+
+    Attributes:
+        number: Index of the case.
+        label: Its class.
+        patient: Index of the patient.
+        image: Which of the patient's images it is, from 0.
+        size: (W, H) pixels.
+        session: Recording session.
+    """
+
+    number: int
+    label: str
+    patient: int
+    image: int
+    size: tuple[int, int]
+    session: int
+
+
+@dataclass(frozen=True)
+class Pads:
+    """Padding around a film on the canvas, in canvas pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def of(cls, width: int, height: int) -> Pads:
+        """EGD-CXR's preparation: fit 1024 rows, centre (its image_preparation.py, resize_pad)."""
+        ratio = CANVAS[1] / max(height, width)
+        rows, columns = int(height * ratio), int(width * ratio)
+        top, left = (CANVAS[1] - rows) // 2, (CANVAS[0] - columns) // 2
+        return cls(top, CANVAS[1] - rows - top, left, CANVAS[0] - columns - left)
+
+
+@dataclass(frozen=True)
+class SyntheticCase:
+    """A simulated case.
+
+    Attributes:
+        plan: Who it belongs to.
+        film: (H, W) float32 in [0, 1], bright = dense.
+        lungs: (H, W) bool masks of the right and the left lung.
+        mediastinum: (H, W) bool.
+        knob: (H, W) bool, the aortic knob.
+        fixations: What the eyes did, in chest coordinates.
+        samples: What the tracker saw.
+        pads: How the film lay on the canvas.
+        landmarks: By name, x and y in pixels of the film.
+        spacing: Pixel spacing (mm).
+        subtle: Whether the finding is hard to see.
+    """
+
+    plan: Plan
+    film: NDArray[np.float32]
+    lungs: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    mediastinum: NDArray[np.bool_]
+    knob: NDArray[np.bool_]
+    fixations: Fixations
+    samples: Samples
+    pads: Pads
+    landmarks: dict[str, tuple[float, float]]
+    spacing: float
+
+
+def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
+    """Draws classes, patients, film sizes and sessions; classes are equally frequent."""
+    rng = np.random.default_rng(SeedSequence([seed, 1]))
+    labels = [CLASSES[number % len(CLASSES)] for number in range(cases)]
+    patients: list[int] = []
+    images: list[int] = []
+    last_of_class: dict[str, int] = {}
+    again = set(rng.choice(np.arange(6, cases), size=round(0.04 * cases), replace=False)) if cases > 8 else set()
+    third = cases - 1 if cases >= 60 else None
+    for number, label in enumerate(labels):
+        before = last_of_class.get(label)
+        if before is not None and (number in again and images[before] == 0 or number == third and images[before] < 2):
+            patients.append(patients[before])
+            images.append(images[before] + 1)
+        else:
+            patients.append(len(set(patients)))
+            images.append(0)
+        last_of_class[label] = number
+    sizes = rng.choice(len(SIZES), size=cases, p=[share for _, share in SIZES])
+    order = rng.permutation(cases)
+    session = {int(number): int(place) // 30 for place, number in enumerate(order)}
+    return [
+        Plan(number, labels[number], patients[number], images[number], _scaled(SIZES[sizes[number]][0], max_side), session[number])
+        for number in range(cases)
+    ]
+
+
+def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
+    """Simulates a case; the same plan and seed give the same bytes."""
+    body = np.random.default_rng(SeedSequence([seed, 2, plan.patient]))
+    rng = np.random.default_rng(SeedSequence([seed, 3, plan.number]))
+    width, height = plan.size
+    landscape = width > height
+    film = (FILM_HEIGHT[landscape], FILM_HEIGHT[landscape] * width / height)
+    chest = draw_chest(body, plan.label)
+    position = draw_position(rng, landscape)
+    scale = min(1.0, GEOMETRY_ROWS / height)
+    shape = (round(height * scale), round(width * scale))
+    grid = film_grid(shape, film, position)
+    integral, right, left = line_integral(chest, grid, rng)
+    shown = expose(integral, (height, width), rng, film[0])
+    _mark_side(shown, rng)
+
+    def full(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+
+    lungs = (full(right > 1.0), full(left > 1.0))
+    knob = chest.mediastinum[0]
+    in_knob = ((grid.x - knob.x) / knob.rx) ** 2 + ((grid.y - knob.y) / knob.ry) ** 2 < 1
+    between = (np.abs(grid.x) < 0.8 * chest.heart.rx + 2.5) & (right <= 1.0) & (left <= 1.0)
+    between &= (grid.y > -9) & (grid.y < chest.heart.y + chest.heart.ry)
+
+    fixations = read_chest(chest, rng)
+    pads = Pads.of(width, height)
+    session = np.random.default_rng(SeedSequence([seed, 4, plan.session]))
+    bias = (float(session.normal(0, 0.15 * 39.87 / SCREEN[0])), float(session.normal(0, 0.15 * 39.87 / SCREEN[1])))
+    x, y = _to_pixels(fixations.x, fixations.y, position, film, plan.size)
+    screen_x, screen_y = to_screen(x, y, pads, plan.size)
+    samples = track(screen_x, screen_y, fixations, bias, rng)
+    names = list(chest.landmarks)
+    marks = np.array([chest.landmarks[name] for name in names])
+    mark_x, mark_y = _to_pixels(marks[:, 0], marks[:, 1], position, film, plan.size)
+    landmarks = {name: (float(u), float(v)) for name, u, v in zip(names, mark_x, mark_y, strict=True)}
+    return SyntheticCase(
+        plan, shown, lungs, full(between), full(in_knob), fixations, samples, pads, landmarks, 10 * film[0] / height
+    )
+
+
+def to_screen(
+    x: NDArray[np.float64], y: NDArray[np.float64], pads: Pads, size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Film pixels to fractions of the tracker's screen: the inverse of EGD-CXR's published mapping."""
+    width, height = size[0] + size[0] % 2, size[1] + size[1] % 2
+    screen_x = pads.left + x * (SCREEN[0] - pads.left - pads.right) / width
+    screen_y = pads.top + y * (SCREEN[1] - pads.top - pads.bottom) / height
+    return screen_x / SCREEN[0], screen_y / SCREEN[1]
+
+
+def _to_pixels(
+    x: NDArray[np.float64], y: NDArray[np.float64], position: Position, film: tuple[float, float], size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    u, v = position.to_film(x, y)
+    return (u / film[1] + 0.5) * size[0], (v / film[0] + 0.5) * size[1]
+
+
+def _mark_side(film: NDArray[np.float32], rng: Generator) -> None:
+    """Burns a lead marker into two films of three, in place."""
+    if rng.random() < 1 / 3:
+        return
+    height, width = film.shape
+    letter = str(rng.choice(("R", "L")))
+    x = 0.05 * width if letter == "R" else 0.88 * width
+    place = (int(x), int(height * rng.uniform(0.08, 0.2)))
+    lead = np.zeros(film.shape, np.uint8)
+    cv2.putText(lead, letter, place, cv2.FONT_HERSHEY_SIMPLEX, height / 640, 255, max(1, height // 300), cv2.LINE_AA)
+    np.maximum(film, np.float32(0.97 / 255) * lead, out=film)
+
+
+def _scaled(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+    if max_side is None or max(size) <= max_side:
+        return size
+    ratio = max_side / max(size)
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+
+__all__ = ["Chest", "Pads", "Plan", "SyntheticCase", "plan_cohort", "simulate_case", "to_screen"]

@@ -1,0 +1,92 @@
+"""Films as DICOM files: digital radiography for presentation, 12 bits stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
+
+#: Root of UIDs made from UUIDs (PS3.5 B.2); the numbers under it are derived from seed and case.
+_UID_ROOT = "2.25"
+_TOP = 4095
+
+
+def uid(*numbers: int) -> str:
+    """A UID that is a function of its numbers."""
+    value = int(np.random.SeedSequence(numbers).generate_state(2, np.uint64)[0])
+    return f"{_UID_ROOT}.{value}"
+
+
+def write_film(
+    path: Path, film: NDArray[np.float32], spacing: float, patient_id: str, uids: tuple[str, str, str], rng: Generator
+) -> None:
+    """Writes a film.
+
+    About a fifth are MONOCHROME1, stored inverted as such films are; some have a rescale, several windows or none, or are
+    RLE-compressed.
+
+    Args:
+        path: The file.
+        film: (H, W) float32 in [0, 1], bright = dense.
+        spacing: Pixel spacing (mm).
+        patient_id: Eight digits.
+        uids: Study, series and instance UID.
+        rng: Of the variants.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = uids[2]
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = f"{_UID_ROOT}.1"
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    inverted = rng.random() < 0.2
+    # Headroom at both ends, as the windows of real films leave some.
+    low, high = int(rng.integers(0, 300)), int(rng.integers(3600, _TOP + 1))
+    values = low + film * (high - low)
+    stored = np.round(_TOP - values if inverted else values).clip(0, _TOP).astype(np.uint16)
+    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = uids[2]
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uids[0], uids[1]
+    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = "21500101"
+    dataset.StudyTime = dataset.ContentTime = "120000"
+    dataset.AccessionNumber = dataset.StudyID = dataset.ReferringPhysicianName = ""
+    dataset.PatientName, dataset.PatientID = "", patient_id
+    dataset.PatientBirthDate, dataset.PatientSex = "", ""
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.DeidentificationMethod = "synthetic: there is no patient"
+    dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "DX", "CHEST", "PA"
+    dataset.PresentationIntentType = "FOR PRESENTATION"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", ""]
+    dataset.Manufacturer = "gazelit synthetic"
+    dataset.SeriesNumber = dataset.InstanceNumber = 1
+    dataset.BurnedInAnnotation = "NO"
+    dataset.LossyImageCompression = "00"
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    dataset.PixelIntensityRelationship = "LOG"
+    dataset.PixelIntensityRelationshipSign = 1 if inverted else -1
+    dataset.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.ImagerPixelSpacing = [round(spacing, 5), round(spacing, 5)]
+    slope, intercept = (0.5, 100) if rng.random() < 0.15 else (1, 0)
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = slope, intercept, "US"
+    ends = sorted((_TOP - low, _TOP - high)) if inverted else [low, high]
+    centre, width = slope * (ends[0] + ends[1]) / 2 + intercept, slope * (ends[1] - ends[0])
+    variant = rng.random()
+    if variant < 0.7:
+        dataset.WindowCenter, dataset.WindowWidth = round(centre, 1), round(width, 1)
+    elif variant < 0.9:
+        dataset.WindowCenter = [round(centre, 1), round(centre * 0.8, 1)]
+        dataset.WindowWidth = [round(width, 1), round(width * 0.6, 1)]
+        dataset.WindowCenterWidthExplanation = ["NORMAL", "HARDER"]
+    dataset.PixelData = stored.tobytes()
+    dataset["PixelData"].VR = "OW"
+    if rng.random() < 0.05:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)

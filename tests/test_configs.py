@@ -1,0 +1,61 @@
+"""Every shipped configuration is found from any folder, parses, and trains."""
+
+import re
+
+import pytest
+import yaml
+
+from gazelit.configs import config_root, find_config, resolve_config_arguments
+from gazelit.errors import InputError
+from tests.tiny import tiny
+
+STAGE_CONFIGS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("stage?.yaml"))
+PIPELINES = sorted(str(path.relative_to(config_root())) for path in config_root().glob("pipelines/*.yaml"))
+
+
+def test_every_yaml_is_of_a_kind_that_is_tested():
+    every = {str(path.relative_to(config_root())) for path in config_root().rglob("*.yaml")}
+    assert every == {*STAGE_CONFIGS, *PIPELINES}
+
+
+def test_names_are_looked_up_among_the_shipped_ones_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("stage1.yaml") == config_root() / "stage1.yaml"
+    (tmp_path / "stage1.yaml").write_text("mine: true")
+    assert find_config("stage1.yaml").read_text() == "mine: true"
+
+
+def test_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(InputError, match=r"no such configuration file.*stage1\.yaml"):
+        find_config("stage9.yaml")
+
+
+def test_arguments_keep_everything_but_the_configs():
+    resolved = resolve_config_arguments(["--config", "stage1.yaml", "--model.x=1", "-c=stage2.yaml"])
+    shipped = config_root()
+    assert resolved == ["--config", str(shipped / "stage1.yaml"), "--model.x=1", f"--config={shipped / 'stage2.yaml'}"]
+
+
+@pytest.mark.parametrize("config", STAGE_CONFIGS)
+def test_stage_trains_a_step_and_validates(config, store, run_gazelit):
+    stage = int(re.search(r"stage(\d)", config).group(1))
+    run_gazelit("fit", "--config", config, *tiny(stage, store), "--data.downscale=1", "--trainer.fast_dev_run=true")
+
+
+@pytest.mark.parametrize("config", PIPELINES)
+def test_pipeline_names_shipped_stages(config):
+    pipeline = yaml.safe_load(find_config(config).read_text())
+    assert [find_config(stage["config"]).is_file() for stage in pipeline["stages"]] == [True] * 3
+    assert [stage["name"] for stage in pipeline["stages"]] == ["contrastive", "saliency", "joint"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_shipped_stages_have_the_published_settings(number):
+    config = yaml.safe_load(find_config(f"stage{number}.yaml").read_text())
+    epochs, batch_size = {1: (50, 32), 2: (50, 16), 3: (40, 6)}[number]
+    assert config["trainer"]["max_epochs"] == epochs
+    data = config["data"]["init_args"]
+    assert data["batch_size"] == batch_size
+    assert (data["sigma"], data["sigma_unit"]) == (75.5, "image_px")
+    optimizer = config["model"]["init_args"]["optimizer"]
+    assert optimizer == {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-4}}

@@ -1,0 +1,172 @@
+"""The orchestrator: order, skipping, resuming after SIGKILL, and refusing to mix settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from gazelit.errors import InputError
+from gazelit.pipeline import StageStep, run
+from tests.tiny import tiny
+
+
+def pipeline_file(folder, store, epochs):
+    stages = [
+        {"name": name, "config": f"presets/quick/stage{number}.yaml", "overrides": tiny(number, store)}
+        for number, name in enumerate(("contrastive", "saliency", "joint"), start=1)
+    ]
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"stages": stages, "overrides": [f"--trainer.max_epochs={epochs}"]}))
+    return path
+
+
+def command(path, store, out):
+    return [sys.executable, "-m", "gazelit", "run", "--config", str(path), "--store", str(store), "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def interrupted(store, tmp_path_factory):
+    """A run killed with SIGKILL in stage 2 after its first epoch, then run again: folder, first step's mark, output."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    path, out = pipeline_file(folder, store, epochs=3), folder / "run"
+    first = subprocess.Popen(command(path, store, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (out / "saliency" / "checkpoints" / "last.ckpt").is_file():
+        assert first.poll() is None, (out / "contrastive" / "log.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    mark = (out / "contrastive" / "done.json").stat().st_mtime_ns
+    again = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    return path, out, mark, again
+
+
+def test_a_killed_run_goes_on_and_ends(interrupted):
+    _, out, mark, again = interrupted
+    assert again.returncode == 0, again.stderr
+    assert "contrastive: done before, skipped" in again.stderr
+    assert "saliency (resumed)" in again.stderr
+    assert (out / "contrastive" / "done.json").stat().st_mtime_ns == mark
+    assert "resuming 'saliency'" in (out / "saliency" / "log.txt").read_text()
+
+
+def test_a_resumed_stage_has_one_row_per_epoch(interrupted):
+    lines = (interrupted[1] / "saliency" / "epochs.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1", "2"]
+
+
+def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
+    out = interrupted[1]
+    metrics = json.loads((out / "metrics.json").read_text())
+    wanted = ["test/auroc_macro", "test/cc", "test/kld", "test/sim", "test/nss", "baseline/centre/cc", "n_test", "seed", "sigma_px"]
+    assert [key for key in wanted if key not in metrics] == []
+    text = (out / "report.md").read_text()
+    assert "synthetic" in text.lower()
+    for stage in ("contrastive", "saliency", "joint"):
+        assert stage in text
+    figures = [line.split("(")[1].split(")")[0] for line in text.splitlines() if line.startswith("![")]
+    assert len(figures) >= 2
+    assert all((out / figure).stat().st_size > 5000 for figure in figures)
+
+
+def test_the_report_shows_no_case_id(interrupted, store):
+    import pandas as pd
+
+    text = (interrupted[1] / "report.md").read_text()
+    ids = pd.read_parquet(store / "cases.parquet")["image_id"]
+    assert not any(image_id in text for image_id in ids)
+
+
+def test_a_finished_run_changes_nothing(interrupted, store):
+    path, out, _, _ = interrupted
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.ckpt")}
+    again = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("done before, skipped") == 5
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.ckpt")} == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(interrupted, store, tmp_path):
+    out = interrupted[1]
+    path = pipeline_file(tmp_path, store, epochs=4)
+    result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "made with other settings" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_infer_reads_real_files_with_the_trained_model(interrupted, real_data, run_gazelit, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    names = ["RG1_J2KI.dcm", "nih_chest_jpeg.dcm", "nih_00000001_000.png"]
+    best = interrupted[1] / "joint" / "checkpoints" / "best.ckpt"
+    printed = run_gazelit("infer", *(str(real_data / name) for name in names), "--ckpt", str(best), "--out", "read")
+    assert "SYNTHETIC" in printed
+    for name, shape in zip(names, [(1955, 1841), (1024, 1024), (512, 512)], strict=True):
+        stem = name.rsplit(".", 1)[0]
+        result = json.loads((tmp_path / "read" / f"{stem}.json").read_text())
+        assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+        assert result["model"]["trained_on_synthetic_data"] is True
+        saliency = np.load(tmp_path / "read" / result["saliency"])
+        assert saliency.shape == shape
+        assert saliency.sum(dtype=np.float64) == pytest.approx(1, abs=1e-4)
+        assert saliency.min() >= 0
+        assert max(Image.open(tmp_path / "read" / result["overlay"]).size) == min(max(shape), 1024)
+
+
+def test_infer_reads_the_good_files_and_names_the_bad_one(interrupted, real_data, run_gazelit, tmp_path):
+    (tmp_path / "broken.dcm").write_bytes(b"not a DICOM file")
+    best = interrupted[1] / "joint" / "checkpoints" / "best.ckpt"
+    good = str(real_data / "nih_00000001_000.png")
+    printed = run_gazelit("infer", "broken.dcm", good, "--ckpt", str(best), "--out", "read", code=2)
+    assert "1 of 2 files could not be read" in printed
+    assert "broken.dcm" in printed
+    assert (tmp_path / "read" / "nih_00000001_000.json").is_file()
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path, store, monkeypatch):
+    import fcntl
+
+    from gazelit import pipeline
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(pipeline, "LOCK_PATIENCE", 0.3)
+    with (tmp_path / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another run is at work"):
+            run([StageStep("joint", "stage3.yaml")], store, tmp_path / "run")
+
+
+def test_a_failed_stage_is_one_error_that_names_the_log(tmp_path, store):
+    step = StageStep("joint", "presets/quick/stage3.yaml", overrides=[*tiny(3, store), "--data.labels=[Cough]"])
+    with pytest.raises(InputError, match=r"step 'joint' failed \(exit code 2\).*Cough.*log\.txt"):
+        run([step], store, tmp_path / "run")
+    assert not (tmp_path / "run" / "joint" / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([], "has none"),
+        ([StageStep("a", "stage1.yaml"), StageStep("a", "stage2.yaml")], "taken"),
+        ([StageStep("test", "stage1.yaml")], "taken"),
+        ([StageStep("../a", "stage1.yaml")], "plain name"),
+        ([StageStep("a", "stage1.yaml", after="b")], "no earlier stage"),
+    ],
+)
+def test_pipelines_that_cannot_run_say_why(stages, message, store, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run(stages, store, tmp_path / "run")
+
+
+def test_missing_store_says_how_to_make_one(tmp_path):
+    with pytest.raises(InputError, match="gazelit prepare"):
+        run([StageStep("a", "stage1.yaml")], tmp_path / "none", tmp_path / "run")
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,26 @@
+"""Options that make any shipped stage small enough for a test."""
+
+TINY_ENCODER = '{"name": "densenet-small"}'
+TINY_SALIENCY_ENCODER = '{"name": "res-se", "options": {"widths": [4, 4, 8, 8, 8], "reduction": 4}}'
+
+
+def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:
+    """Command-line options for stage 1, 2 or 3 on a tiny store."""
+    options = [
+        f"--data.store={store}",
+        "--data.batch_size=6",
+        "--data.num_workers=0",
+        "--trainer.accelerator=cpu",
+        "--trainer.precision=32-true",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--trainer.log_every_n_steps=1",
+    ]
+    if network:
+        options.append(f"--model.network.encoder={TINY_ENCODER}")
+        if stage > 1:
+            options += [
+                f"--model.network.saliency_encoder={TINY_SALIENCY_ENCODER}",
+                "--model.network.decoder_widths=[8, 8, 8, 4, 4]",
+            ]
+    return options
