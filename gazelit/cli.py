@@ -35,21 +35,29 @@ class Command:
         target: ``module:function``, imported when the command runs.
         help: One line for ``gazelit --help``.
         positional: Parameter that takes the arguments without a name, if any.
+        imports: Module whose classes may be named without their path.
     """
 
     target: str
     help: str
     positional: str | None = None
+    imports: str | None = None
 
     def load(self) -> Callable[..., Any]:
         """Imports the function."""
+        if self.imports:
+            importlib.import_module(self.imports)
         module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(module), name)
 
 
 COMMANDS = {
     "synth": Command("gazelit.synthetic.egd_tree:write_cohort", "write a synthetic cohort in the real formats"),
-    "prepare": Command("gazelit.data.store:prepare", "turn a source of images and gaze into a prepared store"),
+    "prepare": Command(
+        "gazelit.data.store:prepare",
+        "turn a source of images and gaze into a prepared store",
+        imports="gazelit.data.sources",
+    ),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report"),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
     "infer": Command("gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"),
@@ -101,9 +109,18 @@ def _run_command(name: str, arguments: list[str]) -> None:
     parser.add_function_arguments(
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
     )
-    parsed = parser.instantiate_classes(parser.parse_args(resolve_config_arguments(arguments)))
+    arguments = [_with_underscores(argument) for argument in resolve_config_arguments(arguments)]
+    parsed = parser.instantiate_classes(parser.parse_args(arguments))
     options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
     function(**options)
+
+
+def _with_underscores(argument: str) -> str:
+    """``--max-side`` for ``--max_side``: both spellings are taken."""
+    if not argument.startswith("--"):
+        return argument
+    name, separator, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{separator}{value}"
 
 
 def _usage() -> str:

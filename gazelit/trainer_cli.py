@@ -10,6 +10,7 @@ import lightning as L
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from gazelit import lineage
@@ -77,8 +78,11 @@ class GazeCLI(LightningCLI):
         self.config[self.config.subcommand].ckpt_path = self._ckpt_path
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Builds the trainer, with checkpoints written whole unless a checkpoint plugin is configured."""
-        configured = self._get(self.config_init, "trainer").get("plugins") or []
+        """Builds the trainer: checkpoints are written whole and metrics go to CSV, unless configured otherwise."""
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.get("logger") is None:
+            kwargs["logger"] = CSVLogger(trainer.get("default_root_dir") or ".", name="lightning_logs")
+        configured = trainer.get("plugins") or []
         plugins = configured if isinstance(configured, list) else [configured]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]

@@ -111,6 +111,12 @@ class GazeDataModule(L.LightningDataModule):
         return self._store
 
     @property
+    def datasets(self) -> dict[str, GazeDataset]:
+        """The splits; the training one augmented if that is configured."""
+        self.setup()
+        return self._datasets
+
+    @property
     def image_ids(self) -> pd.Series:
         """Image id by index."""
         return self.store.cases["image_id"]
@@ -125,7 +131,7 @@ class GazeDataModule(L.LightningDataModule):
         """What checkpoints and reports record of the data, in primitives; no ids."""
         store = self.store
         assigned = {str(image): str(split) for image, split in zip(self.image_ids, self._split, strict=True)}
-        sigma = self._datasets["train"].sigma[self.rows("train")].mean(axis=0)
+        sigma = self.datasets["train"].sigma[self.rows("train")].mean(axis=0)
         return {
             "fingerprint": store.about["fingerprint"],
             "source": store.about["source"],
@@ -160,15 +166,15 @@ class GazeDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Training cases, shuffled by seed and epoch."""
-        return self._loader(self._datasets["train"], shuffle=True)
+        return self._loader(self.datasets["train"], shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Example]:
         """Validation cases in fixed order."""
-        return self._loader(self._datasets["val"], shuffle=False)
+        return self._loader(self.datasets["val"], shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Example]:
         """Test cases in fixed order."""
-        return self._loader(self._datasets["test"], shuffle=False)
+        return self._loader(self.datasets["test"], shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Example]:
         """The test cases."""
@@ -234,7 +240,7 @@ def _labels(store: Store, names: Sequence[str], exclusive: bool) -> Tensor:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"labels: the store has no label {', '.join(unknown)}; it has {', '.join(known)}")
-    values = torch.from_numpy(store.cases[list(names)].to_numpy(np.float32))
+    values = torch.from_numpy(store.cases[list(names)].to_numpy(np.float32, copy=True))
     if not exclusive:
         return values
     bad = int((torch.nan_to_num(values, nan=-1.0).sum(dim=1) != 1).sum())

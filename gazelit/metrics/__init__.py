@@ -1,1 +1,6 @@
+"""Metrics of diagnosis and of predicted gaze, in plain PyTorch and torchmetrics."""
 
+from gazelit.metrics.diagnosis import DiagnosisMetrics
+from gazelit.metrics.saliency import SaliencyMetrics, saliency_values
+
+__all__ = ["DiagnosisMetrics", "SaliencyMetrics", "saliency_values"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -12,11 +12,15 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from gazelit import lineage
+from gazelit.data.heatmap import fixation_counts
 from gazelit.errors import InputError
+from gazelit.losses.saliency import log_density
+from gazelit.metrics import DiagnosisMetrics, SaliencyMetrics, saliency_values
 from gazelit.models.network import Network
 
 Batch = dict[str, Tensor]
@@ -41,6 +45,8 @@ class Stage(L.LightningModule):
 
     #: Name in checkpoints, logs and run folders.
     name: ClassVar[str]
+    #: What the outputs are measured by: ``diagnosis``, ``saliency``.
+    measures: ClassVar[tuple[str, ...]] = ()
     #: Constructor arguments that are objects; kept out of the checkpoint when the stage is built from Python.
     injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler")
 
@@ -102,8 +108,19 @@ class Stage(L.LightningModule):
         self._load_pretrained()
 
     def setup(self, stage: str) -> None:
-        """Loads the pretrained weights of components that no checkpoint fills."""
+        """Makes the metrics and loads the pretrained weights of components that no checkpoint fills."""
+        provenance = getattr(self._datamodule, "provenance", {})
+        self._exclusive = bool(provenance.get("exclusive", True))
+        if "diagnosis" in self.measures:
+            names = provenance.get("class_names") or [str(one) for one in range(self.network.specs["classifier"]["classes"])]
+            self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
+        if "saliency" in self.measures:
+            self.saliency_metrics = _per_split(SaliencyMetrics)
         self._load_pretrained()
+
+    @property
+    def _datamodule(self) -> L.LightningDataModule | None:
+        return getattr(self._trainer, "datamodule", None)
 
     def _load_pretrained(self) -> None:
         if self.trainer.state.fn != TrainerFn.FITTING or self.resumes:
@@ -151,12 +168,46 @@ class Stage(L.LightningModule):
         return {"index": batch["index"], **self._predictions(outputs), **per_case}
 
     def _predictions(self, outputs: Outputs) -> Outputs:
-        """Per-case predictions for the table: (B,) or (B, K) tensors."""
-        return {}
+        """Per-case predictions for the table: ``probabilities`` (B, K)."""
+        if "diagnosis" not in self.measures:
+            return {}
+        logits = outputs["logits"].float()
+        return {"probabilities": logits.softmax(1) if self._exclusive else logits.sigmoid()}
 
     def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
-        """Updates the metrics of a split and returns their per-case values, each (B,)."""
-        return {}
+        """Updates a split's metrics and returns its per-case values, each (B,)."""
+        per_case: Outputs = {}
+        if "diagnosis" in self.measures:
+            self.diagnosis_metrics[split].update(self._predictions(outputs)["probabilities"], batch["label"])
+            if self._exclusive:
+                per_case["label"] = batch["label"]
+        if "saliency" in self.measures:
+            values = saliency_values(
+                log_density(outputs["saliency_logits"]).exp()[:, 0],
+                batch["heatmap"][:, 0],
+                fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
+                batch["valid_mask"][:, 0],
+            )
+            self.saliency_metrics[split].update(values)
+            # σ decides what a map metric means; it is logged beside them.
+            self.log(f"{split}/sigma_px", batch["sigma"].mean(), batch_size=len(batch["sigma"]), sync_dist=True)
+            per_case |= values
+        return per_case
+
+    def _log_metrics(self, split: str) -> None:
+        for kind in ("diagnosis", "saliency"):
+            if kind in self.measures:
+                metrics = getattr(self, f"{kind}_metrics")[split]
+                self.log_dict({f"{split}/{name}": value.float() for name, value in metrics.compute().items()})
+                metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self._log_metrics("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""
@@ -179,11 +230,10 @@ class Stage(L.LightningModule):
 
     def stamp(self) -> dict[str, Any]:
         """The stamp of a checkpoint written now."""
-        datamodule = getattr(self._trainer, "datamodule", None)
         return lineage.make_stamp(
             stage=self.name,
             network=self.network,
-            data=getattr(datamodule, "provenance", {}),
+            data=getattr(self._datamodule, "provenance", {}),
             seed=_global_seed(),
             parent=self.hand_off.parent if self.hand_off else self._parent,
         )
@@ -203,3 +253,6 @@ def _global_seed() -> int | None:
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed is not None else None
 
+
+def _per_split(make: Callable[[], Metric]) -> nn.ModuleDict:
+    return nn.ModuleDict({split: make() for split in ("val", "test")})

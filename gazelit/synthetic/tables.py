@@ -187,7 +187,9 @@ def original_pixels(
     width, height = size[0] + size[0] % 2, size[1] + size[1] % 2
     scaled_x = width / (SCREEN[0] - pads.left - pads.right) * np.where(inside, x - pads.left, -1)
     scaled_y = height / (SCREEN[1] - pads.top - pads.bottom) * np.where(inside, y - pads.top, -1)
-    return np.trunc(scaled_x).astype(np.int64), np.trunc(scaled_y).astype(np.int64)
+    # On films below the screen's resolution the published sentinel would truncate to 0, a place on the film.
+    off_film = np.where(inside, np.inf, -1)
+    return np.minimum(np.trunc(scaled_x), off_film).astype(np.int64), np.minimum(np.trunc(scaled_y), off_film).astype(np.int64)
 
 
 def calibration_rows(dicom_id: str, rng: Generator) -> pd.DataFrame:

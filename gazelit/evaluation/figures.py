@@ -1,0 +1,127 @@
+"""Figures of the report: readable by colour-blind people and in print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from gazelit.files import atomic_path
+
+#: Okabe and Ito's palette, without yellow, which print loses.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One case of the picture table.
+
+    Attributes:
+        title: Case number, class and score; no id.
+        image: (H, W) in [0, 1].
+        reader: Fixation density (H, W).
+        prediction: Predicted density (H, W).
+        points: (N, 3) fixations, in the order they were made.
+    """
+
+    title: str
+    image: NDArray[np.float32]
+    reader: NDArray[np.float32]
+    prediction: NDArray[np.float32]
+    points: NDArray[np.float32]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=140)
+
+
+def panel_figure(panels: Sequence[Panel]) -> Figure:
+    """Image with the scanpath, reader's map and predicted map side by side, one case a row.
+
+    Both maps of a case share one colour scale, so that a flat prediction looks flat.
+    """
+    figure = Figure(figsize=(8.2, 2.9 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 3, squeeze=False)
+    for row, panel in zip(axes, panels, strict=True):
+        top = max(float(panel.reader.max()), float(panel.prediction.max()))
+        row[0].imshow(panel.image, cmap="gray", vmin=0, vmax=1)
+        x, y, weight = panel.points.T
+        row[0].plot(x, y, color=COLOURS[4], linewidth=0.6, alpha=0.8)
+        size = 60 * weight / max(float(weight.max(initial=0)), 1e-9)
+        row[0].scatter(x, y, s=size, facecolors="none", edgecolors=COLOURS[1], linewidths=0.8)
+        for axis, density in ((row[1], panel.reader), (row[2], panel.prediction)):
+            axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
+            # Transparent where nothing is expected, so that the film stays readable.
+            alpha = np.clip(density / top, 0, 1) ** 0.6 * 0.8
+            axis.imshow(density, cmap="viridis", vmin=0, vmax=top, alpha=alpha)
+        for axis, title in zip(row, (panel.title, "reader", "model"), strict=True):
+            axis.set_title(title, fontsize=9)
+            axis.set_axis_off()
+            axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)
+            axis.set_ylim(panel.image.shape[0] - 0.5, -0.5)
+    return figure
+
+
+def curve_figure(curves: dict[str, pd.DataFrame]) -> Figure:
+    """Training and validation loss of every stage, and its validation metrics."""
+    figure = Figure(figsize=(3.6 * len(curves), 5.2), layout="constrained")
+    axes = figure.subplots(2, len(curves), squeeze=False)
+    for column, (stage, table) in enumerate(curves.items()):
+        losses, metrics = axes[0][column], axes[1][column]
+        losses.set_title(stage, fontsize=10)
+        losses.set_ylabel("loss" if column == 0 else "")
+        for number, (key, label) in enumerate((("train/loss", "training"), ("val/loss", "validation"))):
+            _line(losses, table, key, label, number)
+        shown = [(key, label) for key, label in (("val/auroc_macro", "macro AUC"), ("val/cc", "CC"), ("val/accuracy", "accuracy")) if key in table]
+        for number, (key, label) in enumerate(shown):
+            _line(metrics, table, key, label, number)
+        if shown:
+            metrics.set_ylim(0, 1)
+            metrics.legend(fontsize=8)
+        else:
+            metrics.text(0.5, 0.5, "no metric beside the loss", ha="center", va="center", fontsize=8, transform=metrics.transAxes)
+        metrics.set_ylabel("validation" if column == 0 else "")
+        metrics.set_xlabel("epoch")
+        losses.legend(fontsize=8)
+    return figure
+
+
+def roc_figure(probabilities: NDArray[np.floating], label: NDArray[np.integer], class_names: Sequence[str]) -> Figure:
+    """One-versus-rest ROC curves."""
+    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="chance")
+    for number, name in enumerate(class_names):
+        positive = label == number
+        if positive.all() or not positive.any():
+            continue
+        order = np.argsort(-probabilities[:, number], kind="stable")
+        # Ties are one step, so that the area is that of the reported AUC.
+        last = np.append(np.diff(probabilities[order, number]) != 0, True)
+        hits = np.concatenate([[0], np.cumsum(positive[order])[last]]) / positive.sum()
+        alarms = np.concatenate([[0], np.cumsum(~positive[order])[last]]) / (~positive).sum()
+        style = ("-", "--", "-.")[number % 3]
+        axis.plot(alarms, hits, style, color=COLOURS[number % len(COLOURS)], label=f"{name} (n = {positive.sum()})")
+    axis.set_xlabel("1 − specificity")
+    axis.set_ylabel("sensitivity")
+    axis.set_aspect("equal")
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def _line(axis: object, table: pd.DataFrame, key: str, label: str, number: int) -> None:
+    if key in table:
+        shown = table[["epoch", key]].dropna()
+        axis.plot(  # type: ignore[attr-defined]
+            shown["epoch"] + 1, shown[key], color=COLOURS[number], marker=MARKERS[number], markersize=3, linewidth=1.2, label=label
+        )

@@ -1,0 +1,199 @@
+"""``report.md``, ``metrics.json`` and figures of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gazelit.evaluation.figures import Panel, curve_figure, panel_figure, roc_figure, save
+from gazelit.evaluation.statistics import auroc, auroc_macro, bootstrap_interval
+from gazelit.files import atomic_path, write_json
+
+MAP_METRICS = {
+    "cc": ("CC", "higher is better"),
+    "kld": ("KLD (nats)", "lower is better"),
+    "sim": ("SIM", "higher is better"),
+    "nss": ("NSS", "higher is better"),
+    "auc_judd": ("AUC-Judd", "higher is better"),
+}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a report is made of.
+
+    Attributes:
+        metrics: Flat numbers: ``test/…``, ``baseline/…``, ``n_test``, ``seed``, …; written whole as ``metrics.json``.
+        predictions: One row a test case: ``patient``, ``label``, ``p_<class>``, and per-case map metrics.
+        panels: Cases to show.
+        curves: By stage, its epochs.
+        lineage: Checkpoint stamps, newest first, each with its ``sha256``.
+        provenance: Of the data.
+        commands: The exact command lines.
+    """
+
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame
+    panels: Sequence[Panel]
+    curves: dict[str, pd.DataFrame]
+    lineage: list[dict[str, Any]]
+    provenance: dict[str, Any]
+    commands: list[str]
+
+
+def write_report(record: RunRecord, out: Path) -> None:
+    """Writes ``report.md``, ``metrics.json`` and ``figures/`` into a folder.
+
+    The report carries no image id: cases are numbered.
+    """
+    intervals = _intervals(record)
+    metrics = dict(record.metrics)
+    for key, (low, high) in intervals.items():
+        metrics |= {f"{key}_low": low, f"{key}_high": high}
+    figures = out / "figures"
+    classes: list[str] = record.provenance["class_names"]
+    save(curve_figure(record.curves), figures / "curves.png")
+    if record.panels:
+        save(panel_figure(record.panels), figures / "cases.png")
+    if "test/auroc_macro" in metrics and "label" in record.predictions:
+        probabilities, label = _diagnosis(record)
+        save(roc_figure(probabilities, label, classes), figures / "roc.png")
+    text = "\n".join(_lines(record, metrics, intervals))
+    with atomic_path(out / "report.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(out / "metrics.json", metrics)
+
+
+def _diagnosis(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+    columns = [f"p_{name}" for name in record.provenance["class_names"]]
+    return record.predictions[columns].to_numpy(), record.predictions["label"].to_numpy()
+
+
+def _intervals(record: RunRecord) -> dict[str, tuple[float, float]]:
+    table = record.predictions
+    patients = table["patient"].to_numpy()
+    intervals: dict[str, tuple[float, float]] = {}
+    if "test/auroc_macro" in record.metrics and "label" in table:
+        probabilities, label = _diagnosis(record)
+        intervals["test/auroc_macro"] = bootstrap_interval(patients, lambda rows: auroc_macro(probabilities[rows], label[rows]))
+        for number, name in enumerate(record.provenance["class_names"]):
+            intervals[f"test/auroc_{name}"] = bootstrap_interval(
+                patients, lambda rows, number=number: auroc(probabilities[rows, number], label[rows] == number)
+            )
+        right = (probabilities.argmax(1) == label).astype(float)
+        intervals["test/accuracy"] = bootstrap_interval(patients, lambda rows: float(right[rows].mean()))
+    for name in MAP_METRICS:
+        if name in table:
+            values = table[name].to_numpy()
+            intervals[f"test/{name}"] = bootstrap_interval(patients, lambda rows, values=values: float(np.nanmean(values[rows])))
+    return intervals
+
+
+def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
+    provenance = record.provenance
+    lines = ["# gazelit report", ""]
+    if provenance["synthetic"]:
+        lines += [
+            "> **Measured on SYNTHETIC data.** Films and gaze were simulated. These numbers show that the path from files to",
+            "> report works; they say nothing about clinical performance.",
+            "",
+        ]
+    n = provenance["n"]
+    lines += [
+        f"Test split: {metrics['n_test']} cases of {metrics['n_test_patients']} patients "
+        f"(training {n['train']}, validation {n['val']}; by patient, split seed {provenance['split_seed']}). "
+        "Checkpoints were selected on the validation split alone. "
+        "Intervals: 95 %, bootstrap over patients (2,000 draws); one run, seed "
+        f"{metrics['seed']}: the spread over seeds is not in them.",
+        "",
+    ]
+    if "test/auroc_macro" in metrics:
+        lines += _diagnosis_lines(record, metrics, intervals)
+    if "test/cc" in metrics:
+        lines += _map_lines(provenance, metrics, intervals)
+    lines += ["## Training", "", "![Loss and validation metrics of every stage](figures/curves.png)", ""]
+    lines += ["## Lineage", "", "| stage | checkpoint (sha256) | seed | gazelit | torch | lightning |", "|---|---|---|---|---|---|"]
+    for stamp in record.lineage:
+        versions = stamp["versions"]
+        lines.append(
+            f"| {stamp['stage']} | `{stamp['sha256'][:16]}` | {stamp['seed']} | {stamp['version']} | {versions['torch']} | {versions['lightning']} |"
+        )
+    lines += [
+        "",
+        "Newest first; each stage took its shared components from the one below it.",
+        "",
+        "## Data and commands",
+        "",
+        f"- source: {provenance['source']}{' (synthetic)' if provenance['synthetic'] else ''}, store fingerprint `{provenance['fingerprint'][:16]}`",
+        f"- split: sha256 `{provenance['split_sha256'][:16]}`",
+        f"- working size: {provenance['size'][0]} × {provenance['size'][1]} pixels",
+        "",
+        "```sh",
+        *record.commands,
+        "```",
+    ]
+    return lines
+
+
+def _diagnosis_lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
+    classes: list[str] = record.provenance["class_names"]
+    lines = ["## Diagnosis", "", "| metric | model | 95 % interval | chance |", "|---|---|---|---|"]
+    rows = [("macro AUC (one-versus-rest)", "test/auroc_macro", "0.500")]
+    rows += [(f"AUC {name}", f"test/auroc_{name}", "0.500") for name in classes]
+    most = ""
+    if "label" in record.predictions:
+        share = record.predictions["label"].value_counts(normalize=True).max()
+        most = f"{share:.3f} (commonest class)"
+    rows.append(("accuracy", "test/accuracy", most))
+    lines += [f"| {name} | {_number(metrics[key])} | {_interval(intervals.get(key))} | {chance} |" for name, key, chance in rows]
+    if "label" in record.predictions:
+        probabilities, label = _diagnosis(record)
+        chosen = probabilities.argmax(1)
+        lines += ["", "Rows are the true class, columns the predicted one:", "", "| | " + " | ".join(classes) + " |"]
+        lines += ["|---" * (len(classes) + 1) + "|"]
+        for number, name in enumerate(classes):
+            counts = [int(((label == number) & (chosen == other)).sum()) for other in range(len(classes))]
+            lines.append(f"| **{name}** | " + " | ".join(map(str, counts)) + " |")
+        lines += ["", "![ROC curves, one class versus the rest](figures/roc.png)"]
+    return [*lines, ""]
+
+
+def _map_lines(provenance: dict[str, Any], metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
+    x, y = provenance["sigma_px"]
+    lines = [
+        "## Gaze",
+        "",
+        f"Targets: {provenance['gaze_kind']}s weighted by {provenance['weight']}, σ = {provenance['sigma']:g} "
+        f"{provenance['sigma_unit']} (on average {x:.2f} × {y:.2f} pixels of the working image). CC, KLD and SIM of another σ are not comparable.",
+        "",
+        "| metric | model | 95 % interval | centre bias (mean training map) | difference | Gaussian centre | uniform |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, (name, direction) in MAP_METRICS.items():
+        centre = metrics[f"baseline/centre/{key}"]
+        lines.append(
+            f"| {name}, {direction} | {_number(metrics[f'test/{key}'])} | {_interval(intervals.get(f'test/{key}'))} | {_number(centre)} | "
+            f"{metrics[f'test/{key}'] - centre:+.3f} | {_number(metrics[f'baseline/gaussian/{key}'])} | {_number(metrics[f'baseline/uniform/{key}'])} |"
+        )
+    if record_panels := metrics.get("n_panels"):
+        lines += [
+            "",
+            f"{record_panels} cases: of each class the best, the middle and the worst by CC. Left the film with the reader's scanpath (circles: "
+            "duration), then the reader's map and the model's, on one colour scale.",
+            "",
+            "![Film, reader's map and model's map](figures/cases.png)",
+        ]
+    return [*lines, ""]
+
+
+def _number(value: float) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "–" if bounds is None or np.isnan(bounds[0]) else f"{bounds[0]:.3f} to {bounds[1]:.3f}"

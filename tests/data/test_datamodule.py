@@ -1,0 +1,198 @@
+"""Batches: geometry, order, augmentation, labels, provenance."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gazelit.data.datamodule import EpochSampler, GazeDataModule
+from gazelit.data.heatmap import fixation_density
+from gazelit.data.store import Store
+from gazelit.data.transforms import Augmentation
+from gazelit.errors import InputError
+
+
+def module(store, **options):
+    return GazeDataModule(str(store), **{"num_workers": 0, "batch_size": 4, **options})
+
+
+def epoch(datamodule, number):
+    loader = datamodule.train_dataloader()
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+def test_a_batch_is_what_the_architecture_says(store):
+    datamodule = module(store)
+    batch = datamodule.on_after_batch_transfer(next(iter(datamodule.val_dataloader())), 0)
+    size = len(batch["index"])
+    expected = {
+        "image": ((size, 1, 64, 64), torch.float32),
+        "heatmap": ((size, 1, 64, 64), torch.float32),
+        "valid_mask": ((size, 1, 64, 64), torch.bool),
+        "points": ((size, batch["points"].shape[1], 3), torch.float32),
+        "sigma": ((size, 2), torch.float32),
+        "has_gaze": ((size,), torch.bool),
+        "label": ((size,), torch.int64),
+        "index": ((size,), torch.int64),
+    }
+    assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == expected
+    assert torch.allclose(batch["heatmap"].sum((1, 2, 3)), torch.ones(size), atol=1e-5)
+    assert 0 <= batch["image"].min() <= batch["image"].max() <= 1
+    # Padding is black; bilinear and area resampling leave it so.
+    assert (batch["image"][~batch["valid_mask"]] == 0).all()
+
+
+def test_heatmaps_are_those_of_the_original_pixels(store):
+    """The density rendered at the working size equals that of the original film, resampled."""
+    datamodule = module(store, sigma=1.5)
+    batch = datamodule.render(next(iter(datamodule.test_dataloader())))
+    opened = Store.open(store)
+    row = int(batch["index"][0])
+    gaze = opened.gaze("fixation").query("row == @row")
+    letterbox = opened.letterboxes[row]
+    points = torch.from_numpy(gaze[["x", "y", "duration"]].to_numpy(np.float32, copy=True))
+    sigma = (1.5 * gaze["ppd_x"].mean(), 1.5 * gaze["ppd_y"].mean())
+    original = fixation_density(points, (letterbox.height, letterbox.width), sigma)
+    expected = letterbox.apply(original.numpy())
+    ours = batch["heatmap"][0, 0].numpy()
+    inside = letterbox.valid_mask()
+    assert np.corrcoef(ours[inside], expected[inside])[0, 1] > 0.999
+
+
+def test_sigma_units_agree(store):
+    opened = Store.open(store)
+    row = 0
+    ppd = opened.gaze("fixation").query("row == 0")[["ppd_x", "ppd_y"]].mean().to_numpy()
+    scale = np.array(opened.letterboxes[row].scale)
+    degrees = module(store, sigma=2.0, sigma_unit="deg").dataset("train").sigma[row]
+    assert degrees == pytest.approx(2 * ppd * scale, rel=1e-5)
+    pixels = module(store, sigma=75.5, sigma_unit="image_px").dataset("train").sigma[row]
+    assert pixels == pytest.approx(75.5 * scale, rel=1e-5)
+    assert module(store, sigma=3.0, sigma_unit="px").dataset("train").sigma[row] == pytest.approx([3, 3])
+
+
+def test_downscaling_keeps_places(store):
+    fine, coarse = module(store), module(store, downscale=2)
+    one, other = fine.dataset("test")[0, 0], coarse.dataset("test")[0, 0]
+    assert other["image"].shape == (1, 32, 32)
+    assert torch.allclose(other["image"], torch.nn.functional.avg_pool2d(one["image"], 2), atol=1e-5)
+    assert torch.allclose((one["points"][:, :2] + 0.5) / 2 - 0.5, other["points"][:, :2], atol=1e-4)
+    assert torch.allclose(one["sigma"] / 2, other["sigma"])
+
+
+def test_order_and_augmentation_are_functions_of_seed_and_epoch(store):
+    one, other = epoch(module(store), 3), epoch(module(store, num_workers=2), 3)
+    for mine, theirs in zip(one, other, strict=True):
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    later = epoch(module(store), 4)
+    assert [batch["index"].tolist() for batch in one] != [batch["index"].tolist() for batch in later]
+    reseeded = epoch(module(store, seed=1), 3)
+    assert [batch["index"].tolist() for batch in one] != [batch["index"].tolist() for batch in reseeded]
+
+
+def test_persistent_workers_learn_the_epoch(store):
+    loader = module(store, num_workers=1).train_dataloader()
+    seen = []
+    for number in (0, 1):
+        loader.sampler.set_epoch(number)
+        seen.append({int(index): image for batch in loader for index, image in zip(batch["index"], batch["image"], strict=True)})
+    shared = seen[0].keys() & seen[1].keys()
+    assert shared
+    assert any(not torch.equal(seen[0][index], seen[1][index]) for index in shared)
+
+
+def test_evaluation_shares_cover_every_case_once(store):
+    dataset = module(store).dataset("test")
+    shares = [list(EpochSampler(dataset, False, 0, 3, rank)) for rank in range(3)]
+    assert sorted(position for share in shares for _, position in share) == list(range(len(dataset)))
+    assert [len(EpochSampler(dataset, False, 0, 3, rank)) for rank in range(3)] == [len(share) for share in shares]
+
+
+def test_training_shares_are_of_equal_length_and_disjoint_but_for_padding(store):
+    dataset = module(store).dataset("train")
+    shares = [[position for _, position in EpochSampler(dataset, True, 0, 2, rank)] for rank in range(2)]
+    assert len(shares[0]) == len(shares[1])
+    assert set(shares[0]) | set(shares[1]) == set(range(len(dataset)))
+
+
+def test_splits_are_by_patient(store):
+    datamodule = module(store)
+    patients = Store.open(store).cases["patient_id"]
+    groups = [set(patients.iloc[datamodule.rows(split)]) for split in ("train", "val", "test")]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert sum(len(datamodule.rows(split)) for split in ("train", "val", "test")) == 24
+
+
+def test_provenance_is_primitive_and_names_no_case(store):
+    provenance = module(store, sigma=1.25).provenance
+    text = json.dumps(provenance)
+    assert not any(image_id in text for image_id in Store.open(store).cases["image_id"])
+    assert provenance["synthetic"] is True
+    assert (provenance["sigma"], provenance["sigma_unit"]) == (1.25, "deg")
+    assert provenance["fingerprint"] == Store.open(store).about["fingerprint"]
+
+
+def test_multi_label_keeps_unknowns(store):
+    datamodule = module(store, labels=["edema__chx", "consolidation__chx"], exclusive=False)
+    labels = torch.cat([batch["label"] for batch in datamodule.loader("train")])
+    assert labels.shape[1] == 2
+    assert torch.isnan(labels).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": ["Normal", "Cough"]}, "no label Cough"),
+        ({"labels": ["Normal", "CHF"]}, "do not have exactly one"),
+        ({"downscale": 4}, "multiple of 32"),
+        ({"sigma": 0.0}, "sigma: must be above 0"),
+        ({"val_fraction": 0.001}, "'val' is empty"),
+    ],
+)
+def test_wrong_options_are_one_error(store, options, message):
+    with pytest.raises(InputError, match=message):
+        module(store, **options).setup()
+
+
+def test_missing_store():
+    with pytest.raises(InputError, match="gazelit prepare"):
+        module("nowhere").setup()
+
+
+def test_augmentation_moves_image_and_points_together():
+    augmentation = Augmentation()
+    for seed in range(6):
+        image = np.zeros((96, 80), np.float32)
+        image[39:42, 29:32] = 1
+        mask = np.ones((96, 80), bool)
+        points = np.array([[30, 40, 0.7]], np.float32)
+        moved, _, landed, dropped = augmentation(image, mask, points, seed)
+        ys, xs = np.mgrid[:96, :80]
+        bright = np.where(moved > 0.5 * moved.max(), moved, 0)
+        centroid = [(xs * bright).sum() / bright.sum(), (ys * bright).sum() / bright.sum()]
+        assert dropped == 0
+        assert landed[0, 2] == np.float32(0.7)
+        assert np.abs(landed[0, :2] - centroid).max() < 0.6
+
+
+def test_augmentation_drops_and_counts_points_that_leave_the_image():
+    points = np.array([[0, 0, 1], [79, 95, 1], [40, 48, 1]], np.float32)
+    left = 0
+    for seed in range(20):
+        _, _, landed, dropped = Augmentation()(np.zeros((96, 80), np.float32), np.ones((96, 80), bool), points, seed)
+        assert len(landed) + dropped == 3
+        left += dropped
+        inside = (landed[:, 0] >= -0.5) & (landed[:, 0] < 79.5) & (landed[:, 1] >= -0.5) & (landed[:, 1] < 95.5)
+        assert inside.all()
+    assert left > 0
+
+
+def test_augmentation_never_mirrors():
+    # The heart has a side: a bright left half stays left.
+    image = np.zeros((96, 80), np.float32)
+    image[:, :40] = 1
+    for seed in range(20):
+        moved, *_ = Augmentation()(image, np.ones((96, 80), bool), np.zeros((0, 3), np.float32), seed)
+        assert moved[:, 10:30].mean() > moved[:, 50:70].mean()

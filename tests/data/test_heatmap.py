@@ -1,0 +1,97 @@
+"""Fixation density against a float64 sum of Gaussians."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gazelit.data.heatmap import fixation_counts, fixation_density
+
+
+def oracle(points, size, sigma):
+    """The sum of Gaussians at the pixel centres, point by point, in float64."""
+    ys, xs = np.mgrid[: size[0], : size[1]].astype(float)
+    total = np.zeros(size)
+    for x, y, weight in points.astype(float):
+        total += weight * np.exp(-0.5 * (((xs - x) / sigma[0]) ** 2 + ((ys - y) / sigma[1]) ** 2))
+    return total / total.sum()
+
+
+@pytest.mark.parametrize("sigma", [(5.0, 5.0), (4.0, 9.0)])
+def test_equals_the_float64_sum(sigma):
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.uniform(-3, 130, 45), rng.uniform(-3, 165, 45), rng.uniform(0.1, 1, 45)]).astype(np.float32)
+    density = fixation_density(torch.from_numpy(points), (160, 128), sigma).numpy()
+    expected = oracle(points, (160, 128), sigma)
+    seen = expected > 1e-30
+    assert np.abs(density[seen] / expected[seen] - 1).max() <= 1e-5
+    assert density.sum(dtype=np.float64) == pytest.approx(1, abs=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 63), st.floats(0, 31), st.floats(0.01, 5)), min_size=1, max_size=8),
+    st.floats(0.5, 20),
+    st.integers(0, 5),
+)
+def test_sums_to_one_and_ignores_padding(rows, sigma, padding):
+    points = torch.tensor(rows)
+    padded = torch.cat([points, torch.tensor([[float("nan"), 1e9, 0.0]]).repeat(padding, 1)])
+    density = fixation_density(points, (32, 64), sigma)
+    assert density.sum().item() == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(density, fixation_density(padded, (32, 64), sigma), atol=1e-7)
+
+
+def test_a_batch_equals_its_images_with_a_sigma_each():
+    torch.manual_seed(0)
+    points = torch.rand(4, 3, 7, 3) * 20
+    sigma = torch.rand(4, 3, 2) * 3 + 1
+    whole = fixation_density(points, (24, 20), sigma)
+    assert whole.shape == (4, 3, 24, 20)
+    assert torch.allclose(whole[2, 1], fixation_density(points[2, 1], (24, 20), tuple(sigma[2, 1].tolist())), atol=1e-7)
+
+
+def test_no_weight_gives_an_empty_map():
+    assert torch.equal(fixation_density(torch.zeros(5, 3), (8, 8), 2.0), torch.zeros(8, 8))
+    far = torch.tensor([[1e5, 1e5, 1.0]])
+    assert torch.equal(fixation_density(far, (8, 8), 2.0), torch.zeros(8, 8))
+
+
+def test_is_differentiable_in_the_points():
+    points = torch.tensor([[3.2, 4.1, 0.7], [5.0, 2.0, 0.4], [0.0, 0.0, 0.0]], requires_grad=True)
+    fixation_density(points, (8, 9), 1.5)[4, 3].backward()
+    step = 1e-3
+    for row, column in ((0, 0), (1, 1), (0, 2)):
+        moved = [points.detach().clone() for _ in range(2)]
+        moved[0][row, column] += step
+        moved[1][row, column] -= step
+        up, down = (fixation_density(one, (8, 9), 1.5)[4, 3].item() for one in moved)
+        assert points.grad[row, column].item() == pytest.approx((up - down) / (2 * step), rel=2e-2, abs=1e-5)
+    assert torch.isfinite(points.grad).all()
+
+
+def test_stays_float32_under_autocast():
+    points = torch.rand(1, 9, 3) * 100
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = fixation_density(points, (100, 100), 8.0)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, fixation_density(points, (100, 100), 8.0))
+
+
+def test_the_resolution_does_not_move_the_map():
+    # Pixel centres at integers: (x + 0.5) / 2 − 0.5 is the same place on a grid of half the size.
+    points = torch.tensor([[20.0, 31.0, 1.0], [44.5, 12.5, 2.0]])
+    fine = fixation_density(points, (64, 64), 6.0)
+    half = torch.cat([(points[:, :2] + 0.5) / 2 - 0.5, points[:, 2:]], dim=1)
+    coarse = fixation_density(half, (32, 32), 3.0)
+    pooled = torch.nn.functional.avg_pool2d(fine[None], 2)[0] * 4
+    assert torch.corrcoef(torch.stack([pooled.flatten(), coarse.flatten()]))[0, 1] > 0.9999
+
+
+def test_counts_every_fixation_on_its_nearest_pixel():
+    points = torch.tensor([[1.4, 2.6, 0.2], [1.0, 3.0, 0.9], [1.0, 3.0, 0.0], [-0.6, 0.0, 1.0], [9.0, 1.0, 1.0], [float("nan"), 1, 1]])
+    counts = fixation_counts(points, (5, 4))
+    assert counts[3, 1] == 2
+    assert counts.sum() == 2
+    assert torch.equal(fixation_counts(torch.stack([points, points]), (5, 4))[1], counts)

@@ -1,0 +1,149 @@
+"""Losses against closed forms, plain loops and pytorch-metric-learning."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.reducers import MeanReducer
+from torch.nn import functional as F
+
+from gazelit.errors import InputError
+from gazelit.losses import BatchAllTripletLoss, FixedWeighting, KLDivergenceLoss, ReferenceWeighting, UncertaintyWeighting
+from gazelit.losses.saliency import log_density
+
+
+def triple_loop(embedding, label, margin):
+    losses = [
+        F.triplet_margin_loss(embedding[a], embedding[p], embedding[n], margin=margin, eps=0)
+        for a, p, n in itertools.product(range(len(label)), repeat=3)
+        if a != p and label[a] == label[p] and label[a] != label[n]
+    ]
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("margin", [0.2, 1.0])
+def test_triplet_loss_and_gradient_equal_the_triple_loop(margin):
+    torch.manual_seed(0)
+    embedding = torch.randn(10, 7, dtype=torch.float32, requires_grad=True)
+    label = torch.tensor([0, 0, 1, 2, 1, 0, 2, 2, 1, 0])
+    expected = triple_loop(embedding, label, margin)
+    (gradient,) = torch.autograd.grad(expected.mean(), embedding)
+    loss = BatchAllTripletLoss(margin)(embedding, label)
+    (ours,) = torch.autograd.grad(loss, embedding)
+    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert torch.allclose(ours, gradient, atol=1e-6)
+    assert BatchAllTripletLoss(margin, "sum")(embedding, label).item() == pytest.approx(expected.sum().item(), rel=1e-5)
+
+
+def test_triplet_loss_equals_pytorch_metric_learning():
+    torch.manual_seed(1)
+    embedding, label = torch.randn(16, 32), torch.randint(0, 3, (16,))
+    oracle = TripletMarginLoss(margin=1.0, distance=LpDistance(normalize_embeddings=False, p=2), reducer=MeanReducer())
+    assert BatchAllTripletLoss()(embedding, label).item() == pytest.approx(oracle(embedding, label).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("label", [[0, 0, 0, 0], [0, 1, 2, 3]])
+def test_a_batch_without_triplets_costs_nothing_and_can_be_differentiated(label):
+    embedding = torch.randn(4, 3, requires_grad=True)
+    loss = BatchAllTripletLoss()(embedding, torch.tensor(label))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(embedding.grad, torch.zeros(4, 3))
+
+
+def test_coinciding_embeddings_have_a_finite_gradient():
+    embedding = torch.ones(4, 3, requires_grad=True)
+    BatchAllTripletLoss()(embedding, torch.tensor([0, 0, 1, 1])).backward()
+    assert torch.isfinite(embedding.grad).all()
+
+
+def test_triplet_loss_is_float32_under_autocast():
+    torch.manual_seed(0)
+    embedding, label = 100 + torch.randn(8, 16), torch.arange(8) % 2
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = BatchAllTripletLoss()(embedding, label)
+    assert inside.dtype == torch.float32
+    assert inside.item() == pytest.approx(BatchAllTripletLoss()(embedding, label).item(), rel=1e-6)
+
+
+def test_unknown_reduction():
+    with pytest.raises(InputError, match="reduction"):
+        BatchAllTripletLoss(reduction="median")
+
+
+def test_kl_is_torchs_and_averages_over_images_with_gaze():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 1, 6, 5)
+    target = torch.rand(3, 1, 6, 5)
+    target[0, 0, :3] = 0
+    target = target / target.sum((2, 3), keepdim=True)
+    expected = F.kl_div(logits.flatten(1).log_softmax(1), target.flatten(1), reduction="none").sum(1)
+    has_gaze = torch.tensor([True, False, True])
+    assert KLDivergenceLoss()(logits, target, has_gaze).item() == pytest.approx(expected[[0, 2]].mean().item(), rel=1e-6)
+
+
+def test_kl_of_a_perfect_prediction_is_zero_and_uniform_is_known():
+    target = torch.zeros(1, 1, 4, 4)
+    target[0, 0, 1, 2] = 1
+    everything = torch.tensor([True])
+    assert KLDivergenceLoss()(torch.zeros(1, 1, 4, 4), target, everything).item() == pytest.approx(math.log(16))
+    perfect = torch.full((1, 1, 4, 4), -1e4).masked_fill(target.bool(), 0)
+    assert KLDivergenceLoss()(perfect, target, everything).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_kl_without_any_gaze_is_zero_with_a_zero_gradient():
+    logits = torch.randn(2, 1, 4, 4, requires_grad=True)
+    loss = KLDivergenceLoss()(logits, torch.zeros(2, 1, 4, 4), torch.tensor([False, False]))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_densities_are_float32_under_autocast():
+    # bfloat16 holds three digits: over 640 × 512 pixels it cannot sum to one.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        density = log_density(torch.randn(1, 1, 640, 512).bfloat16()).exp()
+    assert density.dtype == torch.float32
+    assert density.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+LOSSES = {"diagnosis": torch.tensor(0.7), "saliency": torch.tensor(1.9)}
+
+
+@pytest.mark.parametrize("log_sigma", [0.0, -0.4, 0.8])
+def test_reference_weighting_is_its_formula(log_sigma):
+    weighting = ReferenceWeighting()
+    torch.nn.init.constant_(weighting.log_sigma, log_sigma)
+    sigma = math.exp(log_sigma)
+    expected = 0.7 / sigma**2 + math.log(sigma + 1) + 1.9 / 2 + math.log(2)
+    assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_uncertainty_weighting_is_kendalls_and_its_optimum_is_known():
+    weighting = UncertaintyWeighting()
+    with torch.no_grad():
+        weighting.log_sigma["diagnosis"].fill_(0.3)
+    expected = 0.7 / (2 * math.exp(0.6)) + 0.3 + 1.9 / 2
+    assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-6)
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        weighting(LOSSES).backward()
+        optimizer.step()
+    # The derivative vanishes where σ² equals the loss.
+    assert math.exp(2 * weighting.log_sigma["saliency"].item()) == pytest.approx(1.9, rel=1e-3)
+
+
+def test_fixed_weighting():
+    assert FixedWeighting({"saliency": 0.5})(LOSSES).item() == pytest.approx(0.7 + 0.95)
+    with pytest.raises(InputError, match="gaze"):
+        FixedWeighting({"gaze": 1.0})(LOSSES)
+
+
+@pytest.mark.parametrize("weighting", [ReferenceWeighting(), UncertaintyWeighting()])
+def test_weightings_refuse_other_tasks(weighting):
+    with pytest.raises(InputError, match="report"):
+        weighting({"report": torch.tensor(1.0)})

@@ -1,0 +1,109 @@
+"""Saliency metrics against pysaliency, and by their properties."""
+
+import numpy as np
+import pytest
+import torch
+from pysaliency.metrics import CC, NSS, SIM, MIT_KLDiv
+from scipy.stats import mannwhitneyu, pearsonr
+from sklearn.metrics import roc_auc_score
+
+from gazelit.metrics import SaliencyMetrics, saliency_values
+from gazelit.metrics.functional import auc_judd, cc, kld, nss, sim
+
+torch.manual_seed(0)
+PREDICTION = torch.rand(5, 13, 17) ** 3
+TARGET = torch.rand(5, 13, 17) ** 2
+COUNTS = torch.poisson(torch.full((5, 13, 17), 0.08))
+# Ties, as an 8-bit map has.
+TIED = (PREDICTION * 6).round() / 6
+
+
+@pytest.mark.parametrize("prediction", [PREDICTION, TIED])
+def test_map_metrics_equal_pysaliency(prediction):
+    for one, target, correlation, similarity in zip(prediction, TARGET, cc(prediction, TARGET), sim(prediction, TARGET), strict=True):
+        assert correlation.item() == pytest.approx(CC(one.double().numpy(), target.double().numpy()), abs=1e-9)
+        assert correlation.item() == pytest.approx(pearsonr(one.double().flatten(), target.double().flatten())[0], abs=1e-9)
+        assert similarity.item() == pytest.approx(SIM(one.double().numpy(), target.double().numpy()), abs=1e-9)
+
+
+def test_kld_is_its_formula():
+    p = (PREDICTION / PREDICTION.sum((1, 2), keepdim=True)).double()
+    g = (TARGET / TARGET.sum((1, 2), keepdim=True)).double()
+    expected = (g * (g / p).log()).sum((1, 2))
+    assert torch.allclose(kld(PREDICTION, TARGET), expected, atol=1e-5)
+    # Away from zero, because MIT's definition has an epsilon inside the logarithm.
+    raised = PREDICTION + 0.01
+    for one, target, value in zip(raised, TARGET, kld(raised, TARGET), strict=True):
+        assert value.item() == pytest.approx(MIT_KLDiv(one.double().numpy(), target.double().numpy()), abs=1e-6)
+
+
+def test_nss_equals_pysaliency_with_repeated_fixations():
+    for one, counts, value in zip(PREDICTION, COUNTS, nss(PREDICTION, COUNTS), strict=True):
+        ys, xs = counts.nonzero(as_tuple=True)
+        repeat = counts[ys, xs].long()
+        expected = np.mean(NSS(one.double().numpy(), np.repeat(xs, repeat).numpy(), np.repeat(ys, repeat).numpy()))
+        assert value.item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("prediction", [PREDICTION, TIED])
+def test_auc_judd_equals_scikit_learn_and_mann_whitney(prediction):
+    for one, counts, value in zip(prediction, COUNTS, auc_judd(prediction, COUNTS), strict=True):
+        weight = torch.where(counts > 0, counts, 1.0)
+        expected = roc_auc_score((counts > 0).flatten(), one.flatten(), sample_weight=weight.flatten())
+        assert value.item() == pytest.approx(expected, abs=1e-9)
+        positives = one[counts > 0].repeat_interleave(counts[counts > 0].long()).double().numpy()
+        negatives = one[counts == 0].double().numpy()
+        statistic = mannwhitneyu(positives, negatives).statistic
+        assert value.item() == pytest.approx(statistic / (len(positives) * len(negatives)), abs=1e-9)
+
+
+def test_perfect_and_uniform_predictions():
+    assert torch.allclose(cc(TARGET, TARGET), torch.ones(5).double())
+    assert torch.allclose(kld(TARGET, TARGET), torch.zeros(5).double(), atol=1e-12)
+    assert torch.allclose(sim(TARGET, TARGET), torch.ones(5).double())
+    uniform = torch.full_like(TARGET, 0.1)
+    assert torch.equal(cc(uniform, TARGET), torch.zeros(5).double())
+    assert torch.equal(nss(uniform, COUNTS), torch.zeros(5).double())
+    assert torch.equal(auc_judd(uniform, COUNTS), torch.full((5,), 0.5).double())
+
+
+def test_invariances():
+    assert torch.allclose(cc(3 * PREDICTION + 2, TARGET), cc(PREDICTION, TARGET), atol=1e-6)
+    assert torch.allclose(nss(3 * PREDICTION + 2, COUNTS), nss(PREDICTION, COUNTS), atol=1e-5)
+    assert torch.allclose(auc_judd(PREDICTION.exp(), COUNTS), auc_judd(PREDICTION, COUNTS), atol=1e-9)
+    assert torch.allclose(sim(7 * PREDICTION, TARGET), sim(PREDICTION, TARGET))
+
+
+def test_masked_pixels_do_not_count():
+    mask = torch.zeros(5, 13, 17, dtype=torch.bool)
+    mask[:, 2:11, 3:14] = True
+    spoiled = torch.where(mask, PREDICTION, 99.0)
+    for metric, other in ((cc, TARGET), (kld, TARGET), (sim, TARGET), (nss, COUNTS), (auc_judd, COUNTS)):
+        inner = metric(PREDICTION[:, 2:11, 3:14], other[:, 2:11, 3:14])
+        assert torch.allclose(metric(spoiled, other, mask), inner, atol=1e-9), metric.__name__
+
+
+def test_without_gaze_values_are_nan_and_left_out_of_the_mean():
+    target, counts = TARGET.clone(), COUNTS.clone()
+    target[2], counts[2] = 0, 0
+    values = saliency_values(PREDICTION, target, counts)
+    assert all(torch.isnan(value[2]) and not torch.isnan(value[[0, 1, 3, 4]]).any() for value in values.values())
+    metrics = SaliencyMetrics()
+    metrics.update({name: value[:3] for name, value in values.items()})
+    metrics.update({name: value[3:] for name, value in values.items()})
+    result = metrics.compute()
+    assert result["n_without_gaze"] == 1
+    for name, value in values.items():
+        assert result[name].item() == pytest.approx(value[[0, 1, 3, 4]].mean().item(), rel=1e-12)
+
+
+def test_precision_is_not_lost_on_large_maps_that_sum_to_one():
+    torch.manual_seed(2)
+    one, other = torch.rand(1, 640, 512), torch.rand(1, 640, 512)
+    expected = pearsonr(one.double().flatten(), other.double().flatten())[0]
+    assert cc(one / one.sum(), other / other.sum()).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_shapes_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="maps must both be"):
+        cc(PREDICTION, TARGET[:, :5])

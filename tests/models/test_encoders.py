@@ -1,0 +1,166 @@
+"""Encoders: the contract, the registry, and weights."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from gazelit.errors import InputError
+from gazelit.models import EncoderSpec, build_encoder, list_encoders, register_encoder
+from gazelit.models.registry import load_pretrained
+from gazelit.models.res_se import SqueezeExcitation
+
+
+@pytest.mark.parametrize("name", ["densenet-small", "res-se", "resnet18", "efficientnet-b0", "tu-convnext_atto", "mit_b0"])
+def test_contract(name):
+    options = {"widths": [4, 4, 8], "reduction": 4} if name == "res-se" else {}
+    encoder = build_encoder(EncoderSpec(name, options=options)).eval()
+    features = encoder(torch.rand(2, 1, 64, 96))
+    shapes = [(2, channels, 64 // stride, 96 // stride) for channels, stride in zip(encoder.out_channels, encoder.strides, strict=True)]
+    assert [tuple(one.shape) for one in features] == shapes
+    assert encoder.strides == sorted(encoder.strides)
+    assert encoder.embed(features).shape == (2, encoder.embedding_channels)
+
+
+def test_densenet_taps_are_torchvisions():
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderSpec("densenet-small")).eval()
+    image = torch.rand(2, 1, 64, 64)
+    activations = {}
+    for name in ("denseblock4", "norm5"):
+        encoder.features.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: activations.__setitem__(name, out))
+    features = encoder(image)
+    embedding = encoder.embed(features)
+    # torchvision's own forward of the feature stack, on the image repeated to three channels.
+    whole = encoder.features(image.repeat(1, 3, 1, 1))
+    assert torch.allclose(features[-1], activations["denseblock4"])
+    assert torch.allclose(embedding, whole.mean((2, 3)), atol=1e-6)
+    assert (embedding < 0).any(), "norm5's output must be taken before any ReLU"
+
+
+def test_paper_encoder_has_torchvisions_keys():
+    with torch.device("meta"):
+        ours = build_encoder(EncoderSpec("paper-densenet201")).state_dict()
+        theirs = torchvision.models.densenet201().state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {
+        key: value.shape for key, value in theirs.items() if key.startswith("features.")
+    }
+
+
+def test_squeeze_excitation_is_its_formula():
+    torch.manual_seed(0)
+    module = SqueezeExcitation(8, 4)
+    x = torch.randn(3, 8, 5, 6)
+    first, second = module.fc[0].weight, module.fc[2].weight
+    gate = torch.sigmoid(torch.relu(x.mean((2, 3)) @ first.T) @ second.T)
+    assert torch.allclose(module(x), x * gate[..., None, None])
+
+
+def test_ablations_of_the_saliency_encoder_drop_their_parts():
+    def count(**options):
+        encoder = build_encoder(EncoderSpec("res-se", options={"widths": [4, 8], "reduction": 4, **options}))
+        return sum(parameter.numel() for parameter in encoder.parameters())
+
+    # Shortcuts: 3×3 convolutions 1→4 and 4→8 with bias; gates: 2·c·(c/4).
+    assert count() - count(residual=False) == (9 * 4 + 4) + (9 * 32 + 8)
+    assert count() - count(squeeze_excitation=False) == 2 * 4 * 1 + 2 * 8 * 2
+
+
+def test_unknown_names_suggest_close_ones():
+    with pytest.raises(InputError, match="resnet18"):
+        build_encoder(EncoderSpec("resnet17"))
+
+
+def test_unknown_options_are_named():
+    with pytest.raises(InputError, match="growth"):
+        build_encoder(EncoderSpec("densenet-small", options={"growth": 3}))
+
+
+def test_registering_a_taken_name_is_an_error():
+    with pytest.raises(ValueError, match="registered already"):
+        register_encoder("res-se")(lambda: None)
+
+
+def test_listing_filters_and_puts_own_names_first():
+    assert list_encoders("densenet")[:2] == ["densenet-small", "paper-densenet201"]
+    assert "tu-resnet18" in list_encoders("resnet18")
+
+
+class Outside(nn.Module):
+    """A user's encoder with segmentation-models-pytorch's contract."""
+
+    out_channels = (1, 6, 12)
+
+    def __init__(self, width=6):
+        super().__init__()
+        self.one = nn.Conv2d(1, width, 3, stride=2, padding=1)
+        self.two = nn.Conv2d(width, 12, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        first = self.one(x)
+        return [x, first, self.two(first)]
+
+
+def test_a_class_by_path_needs_no_registration():
+    encoder = build_encoder(EncoderSpec(f"{__name__}:Outside")) if __name__ != "__main__" else None
+    assert (encoder.out_channels, encoder.strides) == ([6, 12], [2, 4])
+
+
+def test_a_class_that_breaks_the_contract_says_so():
+    with pytest.raises(InputError, match="breaks the contract"):
+        build_encoder(EncoderSpec("torch.nn:ReLU"))
+
+
+def test_a_local_weight_file_is_loaded_with_its_head_left_out(tmp_path):
+    torch.manual_seed(0)
+    source = torchvision.models.resnet18(num_classes=5)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in source.state_dict().items()}}, tmp_path / "w.pth")
+    spec = EncoderSpec("resnet18", weights=str(tmp_path / "w.pth"))
+    encoder = build_encoder(spec)
+    load_pretrained(encoder, spec)
+    image = torch.rand(1, 1, 64, 64)
+    # Three summed channels of the first convolution equal the grey image repeated.
+    expected = source.eval().conv1(image.repeat(1, 3, 1, 1))
+    assert torch.allclose(encoder.body.conv1(image), expected, atol=1e-5)
+    assert torch.equal(encoder.body.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize("content", [b"noise", None])
+def test_weight_files_that_do_not_fit_say_what_is_wrong(tmp_path, content):
+    path = tmp_path / "w.pth"
+    if content:
+        path.write_bytes(content)
+    else:
+        torch.save({"conv1.weight": torch.zeros(3)}, path)
+    spec = EncoderSpec("resnet18", weights=str(path))
+    with pytest.raises(InputError, match=r"w\.pth: (not a readable|does not fit)"):
+        load_pretrained(build_encoder(spec), spec)
+
+
+def test_missing_weight_file():
+    spec = EncoderSpec("resnet18", weights="nowhere.pth")
+    with pytest.raises(InputError, match="no such weight file"):
+        load_pretrained(build_encoder(spec), spec)
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("gazelit.models.densenet.densenet201", offline)
+    spec = EncoderSpec("paper-densenet201", weights="imagenet")
+    with torch.device("meta"):
+        encoder = build_encoder(spec)
+    with pytest.raises(InputError, match="local weight file, or weights: null"):
+        load_pretrained(encoder, spec)
+
+
+def test_imagenet_weights_of_the_paper_encoder_are_torchvisions(monkeypatch):
+    torch.manual_seed(1)
+    published = torchvision.models.densenet201(weights=None)
+    monkeypatch.setattr("gazelit.models.densenet.densenet201", lambda weights: published)
+    spec = EncoderSpec("paper-densenet201", weights="imagenet")
+    encoder = build_encoder(spec)
+    load_pretrained(encoder, spec)
+    assert torch.equal(encoder.features.conv0.weight, published.features.conv0.weight)
+    assert torch.equal(encoder.features.norm5.running_var, published.features.norm5.running_var)
