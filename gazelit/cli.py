@@ -60,7 +60,9 @@ COMMANDS = {
     ),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report"),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
-    "infer": Command("gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"),
+    "infer": Command(
+        "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
+    ),
 }
 
 

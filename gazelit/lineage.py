@@ -17,11 +17,11 @@ from typing import Any
 
 import lightning
 import torch
-from torch import nn
 
 from gazelit import __version__
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
+from gazelit.models.network import Network
 
 STAMP_KEY = "gazelit"
 
@@ -55,7 +55,12 @@ class HandOff:
 
 
 def make_stamp(
-    *, stage: str, network: nn.Module, data: Mapping[str, Any], seed: int | None, parent: Mapping[str, Any] | None
+    *,
+    stage: str,
+    network: Network,
+    data: Mapping[str, Any],
+    seed: int | None,
+    parent: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Builds the stamp of a checkpoint.
 
@@ -96,7 +101,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error.__class__.__name__}); is it truncated?") from error
     if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint or "state_dict" not in checkpoint:
-        raise InputError(f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`")
+        raise InputError(
+            f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`"
+        )
     return checkpoint
 
 
@@ -115,7 +122,7 @@ def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
     return _without_weights(one) == _without_weights(other)
 
 
-def hand_over(path: str | os.PathLike[str], network: nn.Module, stage: str) -> HandOff:
+def hand_over(path: str | os.PathLike[str], network: Network, stage: str) -> HandOff:
     """Loads into ``network`` exactly the components that it shares with the checkpoint, strictly.
 
     Args:
@@ -129,7 +136,7 @@ def hand_over(path: str | os.PathLike[str], network: nn.Module, stage: str) -> H
     checkpoint = read_checkpoint(path)
     stamp = checkpoint[STAMP_KEY]
     theirs: dict[str, Any] = stamp["components"]
-    ours: dict[str, Any] = network.specs
+    ours = network.specs
     shared = tuple(name for name in ours if name in theirs)
     if not shared:
         raise InputError(

@@ -26,7 +26,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gazelit.configs import find_config
+from gazelit.configs import config_root, find_config
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
 
@@ -118,7 +118,9 @@ def run(
             step = _Step(stage.name, arguments, inputs)
             resume = folder / "checkpoints" / "last.ckpt"
             start_from = resume if resume.is_file() else checkpoints.get(parent) if parent else None
-            commands.append(_run_step(step, out, f"[{number}/{total}]", start_from, console, lock, _max_epochs(arguments)))
+            commands.append(
+                _run_step(step, out, f"[{number}/{total}]", start_from, console, lock, _max_epochs(arguments))
+            )
             checkpoints[stage.name] = folder / "checkpoints" / f"{checkpoint}.ckpt"
             previous = stage.name
 
@@ -213,8 +215,15 @@ def _run_step(
     return command
 
 
-def _show_progress(process: subprocess.Popen[bytes], folder: Path, label: str, epochs: int | None, console: Console) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+def _show_progress(
+    process: subprocess.Popen[bytes], folder: Path, label: str, epochs: int | None, console: Console
+) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=epochs, state="")
         shown = 0
@@ -224,7 +233,9 @@ def _show_progress(process: subprocess.Popen[bytes], folder: Path, label: str, e
             if len(rows) > shown:
                 shown = len(rows)
                 state = f"epoch {shown}/{epochs}" + "".join(
-                    f" · {key} {float(rows[-1][key]):.3f}" for key in ("val/loss", "val/auroc_macro", "val/cc") if rows[-1].get(key)
+                    f" · {key} {float(rows[-1][key]):.3f}"
+                    for key in ("val/loss", "val/auroc_macro", "val/cc")
+                    if rows[-1].get(key)
                 )
                 progress.update(task, completed=shown, state=state)
                 if not console.is_terminal:
@@ -254,8 +265,17 @@ def _max_epochs(arguments: Sequence[str]) -> int | None:
 
 
 def _portable(arguments: Sequence[str], out: Path) -> list[str]:
-    # Relative to the run folder, so that a run can be moved and its commands carry no machine's paths.
-    return [argument.replace(f"{out}/", "").replace(str(out), ".") for argument in arguments]
+    """Arguments as seen from the run folder: shipped configurations by name, other paths relative to it."""
+    portable = []
+    for argument in arguments:
+        flag, separator, value = argument.rpartition("=")
+        path = Path(value)
+        if path.is_absolute() and path.is_relative_to(config_root()):
+            value = str(path.relative_to(config_root()))
+        elif path.is_absolute():
+            value = os.path.relpath(path, out)
+        portable.append(f"{flag}{separator}{value}")
+    return portable
 
 
 def _exit(code: int) -> str:

@@ -50,7 +50,7 @@ class GazeCLI(LightningCLI):
             trainer_defaults={"callbacks": [PredictionWriter()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            args=args,
+            args=list(args),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -58,8 +58,8 @@ def trained(store, tmp_path_factory):
         hand_over = [f"--ckpt_path={parent}"] if parent else []
         result = gazelit(
             "fit", "--config", f"presets/quick/stage{number}.yaml", *tiny(number, store),
-            "--trainer.max_epochs=1", f"--checkpoint.dirpath={folder / 'checkpoints'}", f"--trainer.default_root_dir={folder}",
-            *hand_over, cwd=root,
+            "--trainer.max_epochs=1", f"--checkpoint.dirpath={folder / 'checkpoints'}",
+            f"--trainer.default_root_dir={folder}", *hand_over, cwd=root,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         runs[number], printed[number] = folder, result.stderr
@@ -119,7 +119,9 @@ def test_stage_3_starts_from_exactly_the_weights_of_stage_2(trained, store, run_
     )  # fmt: skip
     two = checkpoint(trained[0][2])["state_dict"]
     assert (seen["class"], seen["step"]) == (JointFinetuning, 0)
-    shared = [key for key in two if key.startswith(("network.encoder.", "network.saliency_encoder.", "network.decoder."))]
+    shared = [
+        key for key in two if key.startswith(("network.encoder.", "network.saliency_encoder.", "network.decoder."))
+    ]
     assert shared
     assert all(torch.equal(two[key], seen["state"][key]) for key in shared)
 
@@ -147,7 +149,18 @@ def test_test_writes_metrics_and_a_row_per_case(trained, run_gazelit, tmp_path):
     run_gazelit("test", f"--config={folder / 'config.yaml'}", f"--ckpt_path={best}", "--trainer.logger=false",
                 "--trainer.default_root_dir=tested")  # fmt: skip
     metrics = json.loads((tmp_path / "tested" / "metrics.json").read_text())
-    wanted = {"auroc_macro", "auroc_Normal", "auroc_CHF", "auroc_pneumonia", "accuracy", "cc", "kld", "sim", "nss", "sigma_px"}
+    wanted = {
+        "auroc_macro",
+        "auroc_Normal",
+        "auroc_CHF",
+        "auroc_pneumonia",
+        "accuracy",
+        "cc",
+        "kld",
+        "sim",
+        "nss",
+        "sigma_px",
+    }
     assert {f"test/{name}" for name in wanted} <= set(metrics)
     table = pd.read_parquet(tmp_path / "tested" / "predictions.parquet")
     assert {"index", "image_id", "p_Normal", "p_CHF", "p_pneumonia", "cc", "label"} <= set(table.columns)

@@ -33,7 +33,12 @@ def test_unknown_name_lists_the_shipped_ones():
 def test_arguments_keep_everything_but_the_configs():
     resolved = resolve_config_arguments(["--config", "stage1.yaml", "--model.x=1", "-c=stage2.yaml"])
     shipped = config_root()
-    assert resolved == ["--config", str(shipped / "stage1.yaml"), "--model.x=1", f"--config={shipped / 'stage2.yaml'}"]
+    assert resolved == [
+        "--config",
+        str(shipped / "stage1.yaml"),
+        "--model.x=1",
+        f"--config={shipped / 'stage2.yaml'}",
+    ]
 
 
 @pytest.mark.parametrize("config", STAGE_CONFIGS)

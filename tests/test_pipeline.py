@@ -26,7 +26,18 @@ def pipeline_file(folder, store, epochs):
 
 
 def command(path, store, out):
-    return [sys.executable, "-m", "gazelit", "run", "--config", str(path), "--store", str(store), "--out", str(out)]
+    return [
+        sys.executable,
+        "-m",
+        "gazelit",
+        "run",
+        "--config",
+        str(path),
+        "--store",
+        str(store),
+        "--out",
+        str(out),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +75,17 @@ def test_a_resumed_stage_has_one_row_per_epoch(interrupted):
 def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     out = interrupted[1]
     metrics = json.loads((out / "metrics.json").read_text())
-    wanted = ["test/auroc_macro", "test/cc", "test/kld", "test/sim", "test/nss", "baseline/centre/cc", "n_test", "seed", "sigma_px"]
+    wanted = [
+        "test/auroc_macro",
+        "test/cc",
+        "test/kld",
+        "test/sim",
+        "test/nss",
+        "baseline/centre/cc",
+        "n_test",
+        "seed",
+        "sigma_px",
+    ]
     assert [key for key in wanted if key not in metrics] == []
     text = (out / "report.md").read_text()
     assert "synthetic" in text.lower()

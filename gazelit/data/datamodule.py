@@ -27,9 +27,9 @@ Batch = dict[str, Tensor]
 class GazeDataModule(L.LightningDataModule):
     """Pairs chest X-rays with fixation heatmaps made from gaze.
 
-    Heatmaps are rendered on the device, after augmentation, from the points of the batch. The order of training cases is
-    a function of seed and epoch alone, and so is their augmentation, whatever the number of workers; every process of a
-    distributed run sees its share.
+    Heatmaps are rendered on the device, after augmentation, from the points of the batch. The order of training cases
+    is a function of seed and epoch alone, and so is their augmentation, whatever the number of workers; every process
+    of a distributed run sees its share.
 
     Args:
         store: Folder of the prepared store (``gazelit prepare``).
@@ -100,7 +100,9 @@ class GazeDataModule(L.LightningDataModule):
             strata = self._labels.tolist() if self.exclusive else [""] * len(store.cases)
             self._split = split_by_patient(store.cases, strata, *self.fractions, self.split_seed)
         self._store = store
-        self._datasets = {split: self._make_dataset(split, augment=self.augment and split == "train") for split in SPLITS}
+        self._datasets = {
+            split: self._make_dataset(split, augment=self.augment and split == "train") for split in SPLITS
+        }
 
     @property
     def store(self) -> Store:
@@ -192,7 +194,9 @@ class GazeDataModule(L.LightningDataModule):
 
     def _make_dataset(self, split: str, augment: bool) -> GazeDataset:
         augmentation = Augmentation() if augment else None
-        return GazeDataset(self.store, self.rows(split), self._labels, self.gaze, self.downscale, augmentation, self.seed)
+        return GazeDataset(
+            self.store, self.rows(split), self._labels, self.gaze, self.downscale, augmentation, self.seed
+        )
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
         world_size = self.trainer.world_size if self.trainer else 1
@@ -213,7 +217,8 @@ class GazeDataModule(L.LightningDataModule):
 class EpochSampler(DistributedSampler[Any]):
     """Yields (epoch, position), so that workers that live for several epochs know the epoch.
 
-    Training shares are padded to equal length, as gradients need it; others are not, so that no case is evaluated twice.
+    Training shares are padded to equal length, as gradients need it; others are not, so that no case is evaluated
+    twice.
 
     Args:
         dataset: What to sample.

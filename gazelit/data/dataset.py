@@ -40,9 +40,9 @@ class GazeOptions:
 class GazeDataset(Dataset[Example]):
     """Images, gaze points and labels of some cases.
 
-    An example has ``image`` (1, H, W) float32 in [0, 1], ``points`` (N, 3) float32 as x, y and weight in working pixels,
-    ``sigma`` (2,) in working pixels, ``valid_mask`` (1, H, W) bool, ``label`` and ``index`` (the store's row). It is asked
-    for by (epoch, position), because the augmentation of a case is a function of seed, epoch and row.
+    An example has ``image`` (1, H, W) float32 in [0, 1], ``points`` (N, 3) float32 as x, y and weight in working
+    pixels, ``sigma`` (2,) in working pixels, ``valid_mask`` (1, H, W) bool, ``label`` and ``index`` (the store's
+    row). It is asked for by (epoch, position), because the augmentation of a case is a function of seed, epoch and row.
 
     Args:
         store: The prepared store.
@@ -69,7 +69,9 @@ class GazeDataset(Dataset[Example]):
         seed: int = 0,
     ) -> None:
         if downscale < 1 or any(side % (32 * downscale) for side in store.size):
-            raise InputError(f"downscale: the store's {store.size[0]} × {store.size[1]} over {downscale} must stay a multiple of 32")
+            raise InputError(
+                f"downscale: the store's {store.size[0]} × {store.size[1]} over {downscale} must stay a multiple of 32"
+            )
         self.store = store
         self.rows = rows
         self.labels = labels

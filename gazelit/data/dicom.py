@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -131,7 +132,7 @@ def _read_dicom(path: Path, max_pixels: int) -> Radiograph:
     )
 
 
-def _display_range(values: NDArray[np.generic], dataset: Dataset) -> NDArray[np.float32]:
+def _display_range(values: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
     """Applies the VOI LUT or first window and scales its output range to [0, 1]."""
     if dataset.get("VOILUTSequence"):
         table = dataset.VOILUTSequence[0]
@@ -160,11 +161,15 @@ def _read_picture(path: Path, max_pixels: int) -> Radiograph:
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > max_pixels:
-                raise InputError(f"{path}: claims {picture.height} × {picture.width} pixels, over the limit of {max_pixels}")
+                raise InputError(
+                    f"{path}: claims {picture.height} × {picture.width} pixels, over the limit of {max_pixels}"
+                )
             if picture.mode.startswith("I"):
                 values, bits = np.asarray(picture, np.float32), 16
             elif picture.mode == "F":
-                raise InputError(f"{path}: holds floating-point pixels, whose range is not defined; save it as 8 or 16 bits")
+                raise InputError(
+                    f"{path}: holds floating-point pixels, whose range is not defined; save it as 8 or 16 bits"
+                )
             else:
                 values, bits = np.asarray(picture.convert("L"), np.float32), 8
     except UnidentifiedImageError as error:

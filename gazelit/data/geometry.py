@@ -61,7 +61,8 @@ class Letterbox:
     def restore(self, working: NDArray[np.float32]) -> NDArray[np.float32]:
         """Resamples a working map (H, W) back onto the original pixels (height, width), without the padding."""
         inner = working[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]]
-        return cv2.resize(np.ascontiguousarray(inner), (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        restored = cv2.resize(np.ascontiguousarray(inner), (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        return restored.astype(np.float32, copy=False)
 
     def valid_mask(self) -> NDArray[np.bool_]:
         """(H, W), false on the padding."""

@@ -13,8 +13,8 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
     known before it is formed. Points whose Gaussian has no mass on the grid in float32 have no part in it.
 
     Args:
-        points: (…, N, 3) x, y and weight in pixels of the grid (centres at integers); points of weight 0, whatever their
-            coordinates, do not count. Differentiable.
+        points: (…, N, 3) x, y and weight in pixels of the grid (centres at integers); points of weight 0, whatever
+            their coordinates, do not count. Differentiable.
         size: (H, W) of the grid.
         sigma: Standard deviation in pixels: a number, (σx, σy), or a tensor that broadcasts to (…, 2).
 

@@ -11,7 +11,8 @@ from gazelit.errors import InputError
 
 #: Columns of the table of images, before the source's labels and further columns.
 IMAGE_COLUMNS = ("image_id", "patient_id", "study_id", "source", "path", "height", "width", "view")
-#: Columns of the table of gaze; ``t`` and ``duration`` in s, ``x`` and ``y`` in pixels of the original image (centres at
+#: Columns of the table of gaze; ``t`` and ``duration`` in s, ``x`` and ``y`` in pixels of the original image (centres
+#: at
 #: integers), ``ppd_x`` and ``ppd_y`` in pixels of the original image per degree of visual angle (NaN = unknown).
 GAZE_COLUMNS = {
     "image_id": "str",
@@ -53,7 +54,10 @@ class Recording:
         Raises:
             InputError: A column is missing, an image id repeats, or gaze belongs to no image.
         """
-        for name, table, columns in (("images", self.images, IMAGE_COLUMNS), ("gaze", self.gaze, GAZE_COLUMNS)):
+        for name, table, columns in (
+            ("images", self.images, IMAGE_COLUMNS),
+            ("gaze", self.gaze, GAZE_COLUMNS),
+        ):
             missing = [column for column in (*columns,) if column not in table]
             if missing:
                 raise InputError(f"table of {name}: column {', '.join(missing)} is missing; the source must give it")

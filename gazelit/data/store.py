@@ -1,8 +1,8 @@
 """The prepared store: every film decoded once, at the working resolution, with its gaze beside it.
 
 A store is a folder: ``store.json`` (what it is), ``images.npy`` (N, H, W unsigned integers, memory-mapped),
-``cases.parquet`` (the table of images with their letterbox), ``gaze.parquet`` (gaze in original pixels, ``row`` naming the
-case) and ``skipped.csv`` (cases left out, with the reason).
+``cases.parquet`` (the table of images with their letterbox), ``gaze.parquet`` (gaze in original pixels, ``row``
+naming the case) and ``skipped.csv`` (cases left out, with the reason).
 """
 
 from __future__ import annotations
@@ -63,13 +63,16 @@ class Store:
             raise InputError(f"no prepared store at {path}; make one with `gazelit prepare`")
         about = read_json(path / STORE_FILE)
         if about.get("format") != FORMAT:
-            raise InputError(f"{path}: store format {about.get('format')}, but this version reads {FORMAT}; prepare it anew")
+            raise InputError(
+                f"{path}: store format {about.get('format')}, but this version reads {FORMAT}; prepare it anew"
+            )
         return cls(path, about)
 
     @property
     def size(self) -> tuple[int, int]:
         """Working resolution (H, W)."""
-        return tuple(self.about["size"])  # type: ignore[return-value]
+        height, width = self.about["size"]
+        return height, width
 
     @property
     def largest(self) -> int:
@@ -133,6 +136,7 @@ def prepare(
         raise InputError(f"size: {list(size)} must be a height and a width, each a multiple of 32")
     if bits not in (8, 16):
         raise InputError(f"bits: must be 8 or 16, not {bits}")
+    size = (size[0], size[1])
     recording = source.read()
     recording.check()
     options = {"size": list(size), "bits": bits, "require_gaze": require_gaze}
@@ -146,12 +150,12 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        kept, failed = _write_images(recording.images, building, tuple(size), bits, workers)
+        kept, failed = _write_images(recording.images, building, size, bits, workers)
         _report_skipped(failed, strict)
         skipped = [*recording.skipped, *failed]
         if not kept:
             raise InputError(f"no case is left of {len(recording.images)}; first reason: {failed[0][1]}")
-        counts = _write_tables(recording, kept, skipped, tuple(size), building)
+        counts = _write_tables(recording, kept, skipped, size, building)
         content = {name: sha256_file(building / name) for name in ("images.npy", "cases.parquet", "gaze.parquet")}
         about = {
             "format": FORMAT,
@@ -187,7 +191,10 @@ def _existing(out: Path, request: str) -> Store:
 def _with_gaze(recording: Recording) -> Recording:
     valid = recording.gaze.loc[recording.gaze["valid"], "image_id"].unique()
     seen = recording.images["image_id"].isin(valid)
-    skipped = [*recording.skipped, *((image, "no valid gaze") for image in recording.images.loc[~seen, "image_id"])]
+    skipped = [
+        *recording.skipped,
+        *((image, "no valid gaze") for image in recording.images.loc[~seen, "image_id"]),
+    ]
     gaze = recording.gaze[recording.gaze["image_id"].isin(recording.images.loc[seen, "image_id"])]
     images = recording.images[seen].reset_index(drop=True)
     if images.empty:
@@ -232,7 +239,11 @@ def _write_images(
                 file.write(result.tobytes())
                 kept.append(row)
     with raw.open("rb") as file, (folder / "images.npy").open("wb") as target:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (len(kept), *size)}
+        header = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": (len(kept), *size),
+        }
         np.lib.format.write_array_header_1_0(target, header)
         shutil.copyfileobj(file, target, 1 << 24)
     raw.unlink()
@@ -263,7 +274,8 @@ def _decode(job: tuple[str, tuple[int, int]], size: tuple[int, int], bits: int) 
     except InputError as error:
         return str(error)
     if pixels.shape != expected:
-        return f"{path}: has {pixels.shape[0]} × {pixels.shape[1]} pixels, but its header says {expected[0]} × {expected[1]}"
+        sizes = [f"{height} × {width}" for height, width in (pixels.shape, expected)]
+        return f"{path}: has {sizes[0]} pixels, but its header says {sizes[1]}"
     working = Letterbox.fit(*pixels.shape, size).apply(pixels)
     largest = 2**bits - 1
     return np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
@@ -274,7 +286,9 @@ def _write_tables(
 ) -> dict[str, int]:
     cases = recording.images.iloc[kept].drop(columns="path").reset_index(drop=True)
     boxes = [Letterbox.fit(int(case.height), int(case.width), size) for case in cases.itertuples()]
-    for column, values in zip(_LETTERBOX_COLUMNS, zip(*((*box.inner, box.top, box.left) for box in boxes), strict=True), strict=True):
+    for column, values in zip(
+        _LETTERBOX_COLUMNS, zip(*((*box.inner, box.top, box.left) for box in boxes), strict=True), strict=True
+    ):
         cases[column] = values
     rows = pd.Series(np.arange(len(cases), dtype=np.int32), index=cases["image_id"])
     gaze = recording.gaze[recording.gaze["image_id"].isin(rows.index)]

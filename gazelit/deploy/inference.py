@@ -89,7 +89,7 @@ def read_image(model: LoadedModel, image: NDArray[np.float32]) -> Reading:
         model: See :func:`load_model`.
         image: (H, W) float32 in [0, 1], dense tissue bright, as :func:`gazelit.data.dicom.read_radiograph` gives it.
     """
-    letterbox = Letterbox.fit(*image.shape, model.size)
+    letterbox = Letterbox.fit(image.shape[0], image.shape[1], model.size)
     batch = torch.from_numpy(letterbox.apply(image))[None, None].float()
     with torch.inference_mode():
         outputs = model.network(batch)

@@ -122,7 +122,7 @@ def _panel(model: LoadedModel, datamodule: GazeDataModule, case: pd.Series) -> P
     if "label" in case:
         names = datamodule.class_names
         guess = names[int(np.argmax([case[f"p_{name}"] for name in names]))]
-        title += f"\n{names[int(case['label'])]}, model says {guess}"
+        title += f" · {names[int(case['label'])]}, model says {guess}"
     return Panel(
         title=title,
         image=batch["image"][0, 0].numpy(),

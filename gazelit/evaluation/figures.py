@@ -45,27 +45,32 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=140)
 
 
-def panel_figure(panels: Sequence[Panel]) -> Figure:
-    """Image with the scanpath, reader's map and predicted map side by side, one case a row.
+def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
+    """Image with the scanpath, reader's map and predicted map side by side, ``across`` cases a row.
 
     Both maps of a case share one colour scale, so that a flat prediction looks flat.
     """
-    figure = Figure(figsize=(8.2, 2.9 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 3, squeeze=False)
-    for row, panel in zip(axes, panels, strict=True):
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(5.0 * across, 2.45 * down), layout="constrained")
+    groups = figure.subfigures(down, across, squeeze=False, wspace=0.04)
+    for group in groups.flat[len(panels) :]:
+        group.set_visible(False)
+    for group, panel in zip(groups.flat, panels, strict=False):
+        group.suptitle(panel.title, fontsize=10)
+        film, reader, model = group.subplots(1, 3)
         top = max(float(panel.reader.max()), float(panel.prediction.max()))
-        row[0].imshow(panel.image, cmap="gray", vmin=0, vmax=1)
+        film.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
         x, y, weight = panel.points.T
-        row[0].plot(x, y, color=COLOURS[4], linewidth=0.6, alpha=0.8)
-        size = 60 * weight / max(float(weight.max(initial=0)), 1e-9)
-        row[0].scatter(x, y, s=size, facecolors="none", edgecolors=COLOURS[1], linewidths=0.8)
-        for axis, density in ((row[1], panel.reader), (row[2], panel.prediction)):
+        film.plot(x, y, color=COLOURS[4], linewidth=0.5, alpha=0.7)
+        size = 40 * weight / max(float(weight.max(initial=0)), 1e-9)
+        film.scatter(x, y, s=size, facecolors="none", edgecolors=COLOURS[1], linewidths=0.7)
+        for axis, density in ((reader, panel.reader), (model, panel.prediction)):
             axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
             # Transparent where nothing is expected, so that the film stays readable.
             alpha = np.clip(density / top, 0, 1) ** 0.6 * 0.8
             axis.imshow(density, cmap="viridis", vmin=0, vmax=top, alpha=alpha)
-        for axis, title in zip(row, (panel.title, "reader", "model"), strict=True):
-            axis.set_title(title, fontsize=9)
+        for axis, title in ((film, "film, scanpath"), (reader, "reader"), (model, "model")):
+            axis.set_title(title, fontsize=8)
             axis.set_axis_off()
             axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)
             axis.set_ylim(panel.image.shape[0] - 0.5, -0.5)
@@ -82,14 +87,31 @@ def curve_figure(curves: dict[str, pd.DataFrame]) -> Figure:
         losses.set_ylabel("loss" if column == 0 else "")
         for number, (key, label) in enumerate((("train/loss", "training"), ("val/loss", "validation"))):
             _line(losses, table, key, label, number)
-        shown = [(key, label) for key, label in (("val/auroc_macro", "macro AUC"), ("val/cc", "CC"), ("val/accuracy", "accuracy")) if key in table]
+        shown = [
+            (key, label)
+            for key, label in (
+                ("val/auroc_macro", "macro AUC"),
+                ("val/cc", "CC"),
+                ("val/accuracy", "accuracy"),
+            )
+            if key in table
+        ]
         for number, (key, label) in enumerate(shown):
             _line(metrics, table, key, label, number)
         if shown:
             metrics.set_ylim(0, 1)
             metrics.legend(fontsize=8)
         else:
-            metrics.text(0.5, 0.5, "no metric beside the loss", ha="center", va="center", fontsize=8, transform=metrics.transAxes)
+            metrics.set_axis_off()
+            metrics.text(
+                0.5,
+                0.5,
+                "no metric beside the loss",
+                ha="center",
+                va="center",
+                fontsize=8,
+                transform=metrics.transAxes,
+            )
         metrics.set_ylabel("validation" if column == 0 else "")
         metrics.set_xlabel("epoch")
         losses.legend(fontsize=8)
@@ -123,5 +145,11 @@ def _line(axis: object, table: pd.DataFrame, key: str, label: str, number: int) 
     if key in table:
         shown = table[["epoch", key]].dropna()
         axis.plot(  # type: ignore[attr-defined]
-            shown["epoch"] + 1, shown[key], color=COLOURS[number], marker=MARKERS[number], markersize=3, linewidth=1.2, label=label
+            shown["epoch"] + 1,
+            shown[key],
+            color=COLOURS[number],
+            marker=MARKERS[number],
+            markersize=3,
+            linewidth=1.2,
+            label=label,
         )

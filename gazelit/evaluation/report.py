@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gazelit.evaluation.figures import Panel, curve_figure, panel_figure, roc_figure, save
 from gazelit.evaluation.statistics import auroc, auroc_macro, bootstrap_interval
@@ -76,22 +77,25 @@ def _diagnosis(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
 
 def _intervals(record: RunRecord) -> dict[str, tuple[float, float]]:
     table = record.predictions
-    patients = table["patient"].to_numpy()
-    intervals: dict[str, tuple[float, float]] = {}
+    statistics: dict[str, Callable[[NDArray[np.int64]], float]] = {}
     if "test/auroc_macro" in record.metrics and "label" in table:
         probabilities, label = _diagnosis(record)
-        intervals["test/auroc_macro"] = bootstrap_interval(patients, lambda rows: auroc_macro(probabilities[rows], label[rows]))
-        for number, name in enumerate(record.provenance["class_names"]):
-            intervals[f"test/auroc_{name}"] = bootstrap_interval(
-                patients, lambda rows, number=number: auroc(probabilities[rows, number], label[rows] == number)
-            )
         right = (probabilities.argmax(1) == label).astype(float)
-        intervals["test/accuracy"] = bootstrap_interval(patients, lambda rows: float(right[rows].mean()))
-    for name in MAP_METRICS:
-        if name in table:
-            values = table[name].to_numpy()
-            intervals[f"test/{name}"] = bootstrap_interval(patients, lambda rows, values=values: float(np.nanmean(values[rows])))
-    return intervals
+        statistics["test/auroc_macro"] = lambda rows: auroc_macro(probabilities[rows], label[rows])
+        statistics["test/accuracy"] = _mean_of(right)
+        for number, name in enumerate(record.provenance["class_names"]):
+            statistics[f"test/auroc_{name}"] = _auroc_of(probabilities[:, number], label == number)
+    statistics |= {f"test/{name}": _mean_of(table[name].to_numpy()) for name in MAP_METRICS if name in table}
+    patients = table["patient"].to_numpy()
+    return {key: bootstrap_interval(patients, statistic) for key, statistic in statistics.items()}
+
+
+def _mean_of(values: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float]:
+    return lambda rows: float(np.nanmean(values[rows]))
+
+
+def _auroc_of(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:
+    return lambda rows: auroc(score[rows], positive[rows])
 
 
 def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
@@ -99,8 +103,8 @@ def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tupl
     lines = ["# gazelit report", ""]
     if provenance["synthetic"]:
         lines += [
-            "> **Measured on SYNTHETIC data.** Films and gaze were simulated. These numbers show that the path from files to",
-            "> report works; they say nothing about clinical performance.",
+            "> **Measured on SYNTHETIC data.** Films and gaze were simulated. These numbers show that the path from",
+            "> files to report works; they say nothing about clinical performance.",
             "",
         ]
     n = provenance["n"]
@@ -117,21 +121,28 @@ def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tupl
     if "test/cc" in metrics:
         lines += _map_lines(provenance, metrics, intervals)
     lines += ["## Training", "", "![Loss and validation metrics of every stage](figures/curves.png)", ""]
-    lines += ["## Lineage", "", "| stage | checkpoint (sha256) | seed | gazelit | torch | lightning |", "|---|---|---|---|---|---|"]
+    lines += [
+        "## Lineage",
+        "",
+        "| stage | checkpoint (sha256) | seed | gazelit | torch | lightning |",
+        "|---|---|---|---|---|---|",
+    ]
     for stamp in record.lineage:
         versions = stamp["versions"]
-        lines.append(
-            f"| {stamp['stage']} | `{stamp['sha256'][:16]}` | {stamp['seed']} | {stamp['version']} | {versions['torch']} | {versions['lightning']} |"
-        )
+        cells = [stamp["stage"], f"`{stamp['sha256'][:16]}`", stamp["seed"], stamp["version"]]
+        lines.append(_row([*cells, versions["torch"], versions["lightning"]]))
     lines += [
         "",
         "Newest first; each stage took its shared components from the one below it.",
         "",
         "## Data and commands",
         "",
-        f"- source: {provenance['source']}{' (synthetic)' if provenance['synthetic'] else ''}, store fingerprint `{provenance['fingerprint'][:16]}`",
+        f"- source: {provenance['source']}{' (synthetic)' if provenance['synthetic'] else ''}, "
+        f"store fingerprint `{provenance['fingerprint'][:16]}`",
         f"- split: sha256 `{provenance['split_sha256'][:16]}`",
         f"- working size: {provenance['size'][0]} × {provenance['size'][1]} pixels",
+        "",
+        "As run from the run folder:",
         "",
         "```sh",
         *record.commands,
@@ -140,7 +151,9 @@ def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tupl
     return lines
 
 
-def _diagnosis_lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
+def _diagnosis_lines(
+    record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]
+) -> list[str]:
     classes: list[str] = record.provenance["class_names"]
     lines = ["## Diagnosis", "", "| metric | model | 95 % interval | chance |", "|---|---|---|---|"]
     rows = [("macro AUC (one-versus-rest)", "test/auroc_macro", "0.500")]
@@ -150,11 +163,19 @@ def _diagnosis_lines(record: RunRecord, metrics: dict[str, Any], intervals: dict
         share = record.predictions["label"].value_counts(normalize=True).max()
         most = f"{share:.3f} (commonest class)"
     rows.append(("accuracy", "test/accuracy", most))
-    lines += [f"| {name} | {_number(metrics[key])} | {_interval(intervals.get(key))} | {chance} |" for name, key, chance in rows]
+    lines += [
+        f"| {name} | {_number(metrics[key])} | {_interval(intervals.get(key))} | {chance} |"
+        for name, key, chance in rows
+    ]
     if "label" in record.predictions:
         probabilities, label = _diagnosis(record)
         chosen = probabilities.argmax(1)
-        lines += ["", "Rows are the true class, columns the predicted one:", "", "| | " + " | ".join(classes) + " |"]
+        lines += [
+            "",
+            "Rows are the true class, columns the predicted one:",
+            "",
+            "| | " + " | ".join(classes) + " |",
+        ]
         lines += ["|---" * (len(classes) + 1) + "|"]
         for number, name in enumerate(classes):
             counts = [int(((label == number) & (chosen == other)).sum()) for other in range(len(classes))]
@@ -163,32 +184,39 @@ def _diagnosis_lines(record: RunRecord, metrics: dict[str, Any], intervals: dict
     return [*lines, ""]
 
 
-def _map_lines(provenance: dict[str, Any], metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
+def _map_lines(
+    provenance: dict[str, Any], metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]
+) -> list[str]:
     x, y = provenance["sigma_px"]
     lines = [
         "## Gaze",
         "",
         f"Targets: {provenance['gaze_kind']}s weighted by {provenance['weight']}, σ = {provenance['sigma']:g} "
-        f"{provenance['sigma_unit']} (on average {x:.2f} × {y:.2f} pixels of the working image). CC, KLD and SIM of another σ are not comparable.",
+        f"{provenance['sigma_unit']} (on average {x:.2f} × {y:.2f} pixels of the working image). "
+        "CC, KLD and SIM of another σ are not comparable.",
         "",
         "| metric | model | 95 % interval | centre bias (mean training map) | difference | Gaussian centre | uniform |",
         "|---|---|---|---|---|---|---|",
     ]
     for key, (name, direction) in MAP_METRICS.items():
         centre = metrics[f"baseline/centre/{key}"]
-        lines.append(
-            f"| {name}, {direction} | {_number(metrics[f'test/{key}'])} | {_interval(intervals.get(f'test/{key}'))} | {_number(centre)} | "
-            f"{metrics[f'test/{key}'] - centre:+.3f} | {_number(metrics[f'baseline/gaussian/{key}'])} | {_number(metrics[f'baseline/uniform/{key}'])} |"
-        )
-    if record_panels := metrics.get("n_panels"):
+        value = metrics[f"test/{key}"]
+        cells = [f"{name}, {direction}", _number(value), _interval(intervals.get(f"test/{key}")), _number(centre)]
+        others = [_number(metrics[f"baseline/{baseline}/{key}"]) for baseline in ("gaussian", "uniform")]
+        lines.append(_row([*cells, f"{value - centre:+.3f}", *others]))
+    if metrics["n_panels"]:
         lines += [
             "",
-            f"{record_panels} cases: of each class the best, the middle and the worst by CC. Left the film with the reader's scanpath (circles: "
-            "duration), then the reader's map and the model's, on one colour scale.",
+            f"{metrics['n_panels']} cases: of each class the best, the middle and the worst by CC. Left the film with "
+            "the reader's scanpath (circles: duration), then the reader's map and the model's, on one colour scale.",
             "",
             "![Film, reader's map and model's map](figures/cases.png)",
         ]
     return [*lines, ""]
+
+
+def _row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _number(value: float) -> str:

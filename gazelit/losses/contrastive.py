@@ -41,7 +41,8 @@ class BatchAllTripletLoss(nn.Module):
             Scalar.
         """
         with torch.autocast(embedding.device.type, enabled=False):
-            # Not by matrix products, which lose small distances; cdist's gradient is zero where two embeddings coincide.
+            # Not by matrix products, which lose small distances; cdist's gradient is zero where two embeddings
+            # coincide.
             distance = torch.cdist(embedding.float(), embedding.float(), compute_mode="donot_use_mm_for_euclid_dist")
             same = label[:, None] == label[None, :]
             positive = same & ~torch.eye(len(label), dtype=torch.bool, device=label.device)
@@ -57,4 +58,3 @@ class BatchAllTripletLoss(nn.Module):
                 return total
             triplets = (positive.sum(1) * (~same).sum(1)).sum()
             return total / triplets.clamp(min=1)
-

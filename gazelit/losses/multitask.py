@@ -79,6 +79,8 @@ class UncertaintyWeighting(nn.Module):
             InputError: The tasks are not those of the constructor.
         """
         if set(losses) != set(self.log_sigma):
-            raise InputError(f"tasks: {', '.join(self.log_sigma)} were configured, but the losses are {', '.join(losses)}")
+            raise InputError(
+                f"tasks: {', '.join(self.log_sigma)} were configured, but the losses are {', '.join(losses)}"
+            )
         terms = [loss / (2 * (2 * self.log_sigma[task]).exp()) + self.log_sigma[task] for task, loss in losses.items()]
         return torch.stack(terms).sum()

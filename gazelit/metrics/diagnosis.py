@@ -14,8 +14,8 @@ from torchmetrics.utilities import dim_zero_cat
 class DiagnosisMetrics(Metric):
     """AUC per class and macro (one-versus-rest), and accuracy.
 
-    The AUC is exact. A class that is absent, or that every case has, has no AUC (NaN); the macro AUC is the mean over the
-    classes that have one. Unknown labels (NaN) of a multi-label problem do not count.
+    The AUC is exact. A class that is absent, or that every case has, has no AUC (NaN); the macro AUC is the mean over
+    the classes that have one. Unknown labels (NaN) of a multi-label problem do not count.
 
     Args:
         class_names: Names of the K classes.
@@ -23,6 +23,8 @@ class DiagnosisMetrics(Metric):
     """
 
     full_state_update = False
+    probabilities: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(self, class_names: list[str], exclusive: bool = True, **options: Any) -> None:
         super().__init__(**options)
@@ -52,7 +54,9 @@ class DiagnosisMetrics(Metric):
             ours = known[:, position]
             positive = truth[ours, position].long()
             both = 0 < int(positive.sum()) < len(positive)
-            value = binary_auroc(probabilities[ours, position], positive) if both else probabilities.new_tensor(torch.nan)
+            value = (
+                binary_auroc(probabilities[ours, position], positive) if both else probabilities.new_tensor(torch.nan)
+            )
             curves.append(value)
         auroc = torch.stack(curves)
         results = {"auroc_macro": auroc.nanmean()}

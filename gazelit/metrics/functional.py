@@ -85,8 +85,8 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) -> Tenso
 def auc_judd(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) -> Tensor:
     """Area under the ROC curve of fixated against unfixated pixels, by exact ranks; ties count one half.
 
-    Every fixation is a positive, also when several share a pixel; the negatives are the pixels without fixation. There is
-    no jitter, so the value is a function of the maps.
+    Every fixation is a positive, also when several share a pixel; the negatives are the pixels without fixation.
+    There is no jitter, so the value is a function of the maps.
 
     Args:
         prediction: (B, H, W).

@@ -12,12 +12,18 @@ from torchmetrics import Metric
 from gazelit.metrics import functional
 
 #: Metrics of density maps, and metrics of a map at fixations.
-MAP_METRICS: dict[str, Callable[..., Tensor]] = {"cc": functional.cc, "kld": functional.kld, "sim": functional.sim}
+MAP_METRICS: dict[str, Callable[..., Tensor]] = {
+    "cc": functional.cc,
+    "kld": functional.kld,
+    "sim": functional.sim,
+}
 FIXATION_METRICS: dict[str, Callable[..., Tensor]] = {"nss": functional.nss, "auc_judd": functional.auc_judd}
 NAMES = (*MAP_METRICS, *FIXATION_METRICS)
 
 
-def saliency_values(prediction: Tensor, target: Tensor, counts: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+def saliency_values(
+    prediction: Tensor, target: Tensor, counts: Tensor, mask: Tensor | None = None
+) -> dict[str, Tensor]:
     """Every saliency metric of a batch.
 
     Args:
@@ -36,11 +42,14 @@ def saliency_values(prediction: Tensor, target: Tensor, counts: Tensor, mask: Te
 class SaliencyMetrics(Metric):
     """Means over images of CC, KLD, SIM, NSS and AUC-Judd.
 
-    States are sums and counts, so that the mean over several processes is the mean over images, and memory does not grow
-    with their number. Images without a defined value are left out of that metric and counted.
+    States are sums and counts, so that the mean over several processes is the mean over images, and memory does not
+    grow with their number. Images without a defined value are left out of that metric and counted.
     """
 
     full_state_update = False
+    total: Tensor
+    count: Tensor
+    images: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     """3 × 3 convolution with bias, BatchNorm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
     )
 
 

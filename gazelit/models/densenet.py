@@ -32,7 +32,7 @@ class DenseNetEncoder(Encoder):
         blocks = tuple(blocks)
         self._published = {"growth_rate": growth_rate, "blocks": blocks, "stem": stem} == _DENSENET201
         # One class, because torchvision builds a classifier that is not kept.
-        self.features = DenseNet(growth_rate, blocks, stem, num_classes=1).features  # type: ignore[arg-type]
+        self.features = DenseNet(growth_rate, blocks, stem, num_classes=1).features
         channels, width = [stem], stem
         for layers in blocks:
             width += layers * growth_rate

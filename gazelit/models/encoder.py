@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         return self.out_channels[-1]
 
     def embed(self, features: list[Tensor]) -> Tensor:
-        """What a classifier or contrastive objective sees: (B, ``embedding_channels``), the mean of the coarsest map."""
+        """What a classifier or contrastive objective sees: the coarsest map's mean, (B, ``embedding_channels``)."""
         return features[-1].mean(dim=(2, 3))
 
     def weight_target(self) -> nn.Module:

@@ -29,7 +29,10 @@ class Network(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` from which :func:`rebuild` makes the network."""
-        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": self.arguments}
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "init_args": self.arguments,
+        }
 
     def load_pretrained(self, component: str) -> None:
         """Loads the pretrained weights that a component's specification names, if it names any.
@@ -62,5 +65,7 @@ def rebuild(config: Mapping[str, Any]) -> Network:
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"the network class {config['class_path']} cannot be imported; install what defines it") from error
+        raise InputError(
+            f"the network class {config['class_path']} cannot be imported; install what defines it"
+        ) from error
     return cls(**config["init_args"])

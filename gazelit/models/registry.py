@@ -90,7 +90,9 @@ def build_encoder(spec: EncoderSpec | Mapping[str, Any]) -> Encoder:
         raise InputError(f"encoder '{spec.name}': {error}") from error
     close = difflib.get_close_matches(spec.name, list_encoders(), n=3)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
-    raise InputError(f"encoder '{spec.name}' is unknown{hint} (own, segmentation-models-pytorch, tu-<timm>, module:Class)")
+    raise InputError(
+        f"encoder '{spec.name}' is unknown{hint} (own, segmentation-models-pytorch, tu-<timm>, module:Class)"
+    )
 
 
 def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -> None:

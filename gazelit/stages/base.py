@@ -112,7 +112,9 @@ class Stage(L.LightningModule):
         provenance = getattr(self._datamodule, "provenance", {})
         self._exclusive = bool(provenance.get("exclusive", True))
         if "diagnosis" in self.measures:
-            names = provenance.get("class_names") or [str(one) for one in range(self.network.specs["classifier"]["classes"])]
+            names = provenance.get("class_names") or [
+                str(one) for one in range(self.network.specs["classifier"]["classes"])
+            ]
             self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
         if "saliency" in self.measures:
             self.saliency_metrics = _per_split(SaliencyMetrics)
@@ -131,7 +133,7 @@ class Stage(L.LightningModule):
                 self.network.load_pretrained(component)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes the random numbers of a step (dropout) a function of seed and step, so that a resumed run repeats them."""
+        """Makes a step's random numbers (dropout) a function of seed and step, so that a resumed run repeats them."""
         seed = torch.initial_seed() if (stored := _global_seed()) is None else stored
         torch.manual_seed((seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
 
@@ -140,7 +142,12 @@ class Stage(L.LightningModule):
         loss, _, parts = self._step(batch)
         size = batch["image"].shape[0]
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{key}": value for key, value in parts.items()}, on_step=False, on_epoch=True, batch_size=size)
+        self.log_dict(
+            {f"train/{key}": value for key, value in parts.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=size,
+        )
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -178,7 +185,7 @@ class Stage(L.LightningModule):
         """Updates a split's metrics and returns its per-case values, each (B,)."""
         per_case: Outputs = {}
         if "diagnosis" in self.measures:
-            self.diagnosis_metrics[split].update(self._predictions(outputs)["probabilities"], batch["label"])
+            self._metrics("diagnosis", split).update(self._predictions(outputs)["probabilities"], batch["label"])
             if self._exclusive:
                 per_case["label"] = batch["label"]
         if "saliency" in self.measures:
@@ -188,16 +195,19 @@ class Stage(L.LightningModule):
                 fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
                 batch["valid_mask"][:, 0],
             )
-            self.saliency_metrics[split].update(values)
+            self._metrics("saliency", split).update(values)
             # σ decides what a map metric means; it is logged beside them.
             self.log(f"{split}/sigma_px", batch["sigma"].mean(), batch_size=len(batch["sigma"]), sync_dist=True)
             per_case |= values
         return per_case
 
+    def _metrics(self, kind: str, split: str) -> Metric:
+        return getattr(self, f"{kind}_metrics")[split]
+
     def _log_metrics(self, split: str) -> None:
         for kind in ("diagnosis", "saliency"):
             if kind in self.measures:
-                metrics = getattr(self, f"{kind}_metrics")[split]
+                metrics = self._metrics(kind, split)
                 self.log_dict({f"{split}/{name}": value.float() for name, value in metrics.compute().items()})
                 metrics.reset()
 

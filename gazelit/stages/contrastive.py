@@ -21,7 +21,8 @@ class ContrastivePretraining(Stage):
 
     Args:
         network: Gives ``{"embedding": (B, C)}``, such as :class:`gazelit.models.contrastive_net.ContrastiveNetwork`.
-        loss: Takes embeddings (B, C) and class labels (B,), gives a scalar; batch-all triplets with margin 1 unless given.
+        loss: Takes embeddings (B, C) and class labels (B,), gives a scalar; batch-all triplets with margin 1 unless
+            given.
         optimizer: See :class:`Stage`.
         lr_scheduler: See :class:`Stage`.
     """

@@ -1,1 +1,1 @@
-
+"""A synthetic cohort in the real formats."""

@@ -1,7 +1,7 @@
 """A chest, drawn at random: bodies with positions and sizes in cm, and what ails it.
 
-Coordinates: x to the patient's left (the film's right), y down, z towards the detector; the origin is the midline at the
-carina. Sizes are those of adults on a 35 × 43 cm film.
+Coordinates: x to the patient's left (the film's right), y down, z towards the detector; the origin is the midline at
+the carina. Sizes are those of adults on a 35 × 43 cm film.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def draw_chest(rng: Generator, label: str) -> Chest:
         floor[side] = dome
         domes.append(Ellipsoid(side * 5.6 * width, dome + 11.0, 0.5, 6.4 * width, 11.0, 13.0, side * 0.12, 2.3))
     inner_half = 2 * lung_half + 1.1
-    ratio = rng.uniform(0.55, 0.68) if label == "CHF" else rng.uniform(0.40, 0.50)
+    ratio = rng.uniform(0.50, 0.66) if label == "CHF" else rng.uniform(0.40, 0.51)
     heart_width = ratio * inner_half
     heart_x = 0.30 * heart_width + rng.normal(0, 0.2)
     heart_y = floor[1] - 4.6 + rng.normal(0, 0.3) - (0.6 if label == "CHF" else 0.0)
@@ -189,9 +189,19 @@ def draw_chest(rng: Generator, label: str) -> Chest:
     if rng.random() < 0.45:
         size = rng.uniform(0.8, 1.2)
         soft = [
-            Ellipsoid(side * 7.8 * width, 10.5 * inspiration, 10.0, 6.0 * size, 4.6 * size, rng.uniform(0.8, 2.2)) for side in (-1, 1)
+            Ellipsoid(side * 7.8 * width, 10.5 * inspiration, 10.0, 6.0 * size, 4.6 * size, rng.uniform(0.8, 2.2))
+            for side in (-1, 1)
         ]
-    air = [Ellipsoid(rng.uniform(4.0, 6.5), floor[1] + rng.uniform(1.8, 2.8), 0.0, rng.uniform(1.4, 2.6), rng.uniform(0.8, 1.5), 3.0)]
+    air = [
+        Ellipsoid(
+            rng.uniform(4.0, 6.5),
+            floor[1] + rng.uniform(1.8, 2.8),
+            0.0,
+            rng.uniform(1.4, 2.6),
+            rng.uniform(0.8, 1.5),
+            3.0,
+        )
+    ]
     chest = Chest(
         label=label,
         lungs=lungs,
@@ -232,7 +242,11 @@ def _ribs(rng: Generator, reach: float, inspiration: float) -> list[Tube]:
                 turn = back[-1]
                 inward = np.linspace(0, 1, 16)
                 front = np.stack(
-                    [turn[0] * (1 - 0.58 * inward**1.4), turn[1] + (2.2 + 0.52 * number) * inward**0.85 + 0.1], axis=1
+                    [
+                        turn[0] * (1 - 0.58 * inward**1.4),
+                        turn[1] + (2.2 + 0.52 * number) * inward**0.85 + 0.1,
+                    ],
+                    axis=1,
                 )
                 ribs.append(Tube(front, 0.5, 0.62, 0.3))
     return ribs
@@ -265,7 +279,9 @@ def _airways(rng: Generator) -> list[Tube]:
     return [Tube(trachea, 0.85, 0.85), Tube(right, 0.75, 0.5), Tube(left, 0.65, 0.45)]
 
 
-def _vessels(rng: Generator, lungs: list[Ellipsoid], hila: dict[int, tuple[float, float]], redistribution: bool) -> list[Tube]:
+def _vessels(
+    rng: Generator, lungs: list[Ellipsoid], hila: dict[int, tuple[float, float]], redistribution: bool
+) -> list[Tube]:
     vessels: list[Tube] = []
     for lung, side in zip(lungs, (-1, 1), strict=True):
         start = np.array(hila[side])
@@ -273,11 +289,21 @@ def _vessels(rng: Generator, lungs: list[Ellipsoid], hila: dict[int, tuple[float
             upper = direction < -0.15
             calibre = rng.uniform(0.30, 0.42)
             if redistribution:
-                calibre *= 1.55 if upper else 0.95
+                calibre *= rng.uniform(1.0, 1.6) if upper else 0.95
             elif upper:
                 calibre *= 0.78
             heading = direction + rng.normal(0, 0.08)
-            _branch(rng, vessels, start + rng.normal(0, (0.45, 0.8)), heading, side, calibre, rng.uniform(2.2, 3.4), lung, depth=4)
+            _branch(
+                rng,
+                vessels,
+                start + rng.normal(0, (0.45, 0.8)),
+                heading,
+                side,
+                calibre,
+                rng.uniform(2.2, 3.4),
+                lung,
+                depth=4,
+            )
     return vessels
 
 
@@ -298,11 +324,26 @@ def _branch(
     middle = (start + end) / 2 + rng.normal(0, 0.12, 2)
     vessels.append(Tube(np.stack([start, middle, end]), radius, 0.75 * radius))
     for turn in (rng.uniform(0.15, 0.5), -rng.uniform(0.15, 0.5)):
-        _branch(rng, vessels, end, heading + turn, side, 0.68 * radius, length * rng.uniform(0.75, 0.95), lung, depth - 1)
+        _branch(
+            rng,
+            vessels,
+            end,
+            heading + turn,
+            side,
+            0.68 * radius,
+            length * rng.uniform(0.75, 0.95),
+            lung,
+            depth - 1,
+        )
 
 
-def _landmarks(chest: Chest, hila: dict[int, tuple[float, float]], floor: dict[int, float]) -> dict[str, tuple[float, float]]:
-    marks: dict[str, tuple[float, float]] = {"trachea": (0.0, -5.0), "aortic knob": (chest.mediastinum[0].x, chest.mediastinum[0].y)}
+def _landmarks(
+    chest: Chest, hila: dict[int, tuple[float, float]], floor: dict[int, float]
+) -> dict[str, tuple[float, float]]:
+    marks: dict[str, tuple[float, float]] = {
+        "trachea": (0.0, -5.0),
+        "aortic knob": (chest.mediastinum[0].x, chest.mediastinum[0].y),
+    }
     for lung, side, name in zip(chest.lungs, (-1, 1), ("right", "left"), strict=True):
         top = lung.y - lung.ry
         reach = floor[side] - top
@@ -319,10 +360,12 @@ def _landmarks(chest: Chest, hila: dict[int, tuple[float, float]], floor: dict[i
     return marks
 
 
-def _add_heart_failure(rng: Generator, chest: Chest, hila: dict[int, tuple[float, float]], floor: dict[int, float]) -> None:
+def _add_heart_failure(
+    rng: Generator, chest: Chest, hila: dict[int, tuple[float, float]], floor: dict[int, float]
+) -> None:
     heart = chest.heart
     chest.findings += [(heart.x + 0.75 * heart.rx, heart.y, 1.2), (heart.x, heart.y - 0.2 * heart.ry, 0.8)]
-    severity = rng.uniform(0.35, 1.0)
+    severity = rng.uniform(0.2, 1.0)
     for side in (-1, 1):
         x, y = hila[side]
         chest.hazes.append(Haze(x + side * 1.5, y + 1.0, 3.4, 4.2, 0.035 * severity))
@@ -331,8 +374,10 @@ def _add_heart_failure(rng: Generator, chest: Chest, hila: dict[int, tuple[float
         for _ in range(rng.integers(3, 8)):
             edge = chest.lungs[(side + 1) // 2].x + side * 0.86 * chest.lungs[0].rx
             height = floor[side] + rng.uniform(-4.5, 1.0)
-            chest.lines.append(Tube(np.array([[edge, height], [edge - side * rng.uniform(0.9, 1.8), height]]), 0.06, 0.05))
-    sides = [side for side in (-1, 1) if rng.random() < 0.8] or [int(rng.choice((-1, 1)))]
+            chest.lines.append(
+                Tube(np.array([[edge, height], [edge - side * rng.uniform(0.9, 1.8), height]]), 0.06, 0.05)
+            )
+    sides = [side for side in (-1, 1) if rng.random() < 0.75 * severity + 0.15]
     for side in sides:
         chest.effusions.append(Effusion(side, floor[side] + rng.uniform(-1.2, 3.0)))
         lung = chest.lungs[(side + 1) // 2]
@@ -347,14 +392,25 @@ def _add_pneumonia(rng: Generator, chest: Chest, floor: dict[int, float]) -> Non
     # Lower lobes are the commonest place.
     height = top + reach * rng.choice((rng.uniform(0.25, 0.5), rng.uniform(0.5, 0.9)), p=(0.35, 0.65))
     x = lung.x + side * rng.uniform(-0.35, 0.45) * lung.rx
-    subtle = rng.random() < 0.25
-    strength = rng.uniform(0.05, 0.08) if subtle else rng.uniform(0.10, 0.17)
+    subtle = rng.random() < 0.3
+    strength = rng.uniform(0.03, 0.06) if subtle else rng.uniform(0.08, 0.16)
     radius = rng.uniform(1.6, 2.3) if subtle else rng.uniform(1.9, 3.2)
     for _ in range(rng.integers(4, 8)):
         offset = rng.normal(0, 0.55 * radius, 2)
         rx, ry = radius * rng.uniform(0.6, 1.1, 2)
         chest.opacities.append(
-            (Ellipsoid(x + offset[0], height + offset[1], rng.uniform(-3, 3), rx, ry, radius * 1.3, rng.uniform(0, np.pi)), 0.55 * strength)
+            (
+                Ellipsoid(
+                    x + offset[0],
+                    height + offset[1],
+                    rng.uniform(-3, 3),
+                    rx,
+                    ry,
+                    radius * 1.3,
+                    rng.uniform(0, np.pi),
+                ),
+                0.55 * strength,
+            )
         )
     chest.hazes.append(Haze(x, height, radius, radius, 0.5 * strength))
     chest.findings.append((x, height, 3.2))

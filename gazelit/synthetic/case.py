@@ -14,7 +14,13 @@ from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_
 from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
 
 #: Film sizes in pixels (W, H) with how often they occur, after EGD-CXR; odd ones included.
-SIZES = (((2544, 3056), 0.60), ((3056, 2544), 0.25), ((2022, 2021), 0.05), ((2539, 3050), 0.05), ((1871, 2301), 0.05))
+SIZES = (
+    ((2544, 3056), 0.60),
+    ((3056, 2544), 0.25),
+    ((2022, 2021), 0.05),
+    ((2539, 3050), 0.05),
+    ((1871, 2301), 0.05),
+)
 FILM_HEIGHT = {True: 35.0, False: 43.0}
 #: The canvas films were shown on (width, height); the tracker's screen is 1080 high.
 CANVAS = (1920, 1024)
@@ -101,7 +107,9 @@ def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
     third = cases - 1 if cases >= 60 else None
     for number, label in enumerate(labels):
         before = last_of_class.get(label)
-        if before is not None and (number in again and images[before] == 0 or number == third and images[before] < 2):
+        if before is not None and (
+            (number in again and images[before] == 0) or (number == third and images[before] < 2)
+        ):
             patients.append(patients[before])
             images.append(images[before] + 1)
         else:
@@ -112,7 +120,14 @@ def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
     order = rng.permutation(cases)
     session = {int(number): int(place) // 30 for place, number in enumerate(order)}
     return [
-        Plan(number, labels[number], patients[number], images[number], _scaled(SIZES[sizes[number]][0], max_side), session[number])
+        Plan(
+            number,
+            labels[number],
+            patients[number],
+            images[number],
+            _scaled(SIZES[sizes[number]][0], max_side),
+            session[number],
+        )
         for number in range(cases)
     ]
 
@@ -145,7 +160,10 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
     fixations = read_chest(chest, rng)
     pads = Pads.of(width, height)
     session = np.random.default_rng(SeedSequence([seed, 4, plan.session]))
-    bias = (float(session.normal(0, 0.15 * 39.87 / SCREEN[0])), float(session.normal(0, 0.15 * 39.87 / SCREEN[1])))
+    bias = (
+        float(session.normal(0, 0.15 * 39.87 / SCREEN[0])),
+        float(session.normal(0, 0.15 * 39.87 / SCREEN[1])),
+    )
     x, y = _to_pixels(fixations.x, fixations.y, position, film, plan.size)
     screen_x, screen_y = to_screen(x, y, pads, plan.size)
     samples = track(screen_x, screen_y, fixations, bias, rng)
@@ -154,7 +172,16 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
     mark_x, mark_y = _to_pixels(marks[:, 0], marks[:, 1], position, film, plan.size)
     landmarks = {name: (float(u), float(v)) for name, u, v in zip(names, mark_x, mark_y, strict=True)}
     return SyntheticCase(
-        plan, shown, lungs, full(between), full(in_knob), fixations, samples, pads, landmarks, 10 * film[0] / height
+        plan,
+        shown,
+        lungs,
+        full(between),
+        full(in_knob),
+        fixations,
+        samples,
+        pads,
+        landmarks,
+        10 * film[0] / height,
     )
 
 
@@ -169,7 +196,11 @@ def to_screen(
 
 
 def _to_pixels(
-    x: NDArray[np.float64], y: NDArray[np.float64], position: Position, film: tuple[float, float], size: tuple[int, int]
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    position: Position,
+    film: tuple[float, float],
+    size: tuple[int, int],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     u, v = position.to_film(x, y)
     return (u / film[1] + 0.5) * size[0], (v / film[0] + 0.5) * size[1]

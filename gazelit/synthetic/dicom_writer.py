@@ -8,26 +8,31 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
 
 #: Root of UIDs made from UUIDs (PS3.5 B.2); the numbers under it are derived from seed and case.
 _UID_ROOT = "2.25"
 _TOP = 4095
 
 
-def uid(*numbers: int) -> str:
+def uid(*numbers: int) -> UID:
     """A UID that is a function of its numbers."""
     value = int(np.random.SeedSequence(numbers).generate_state(2, np.uint64)[0])
-    return f"{_UID_ROOT}.{value}"
+    return UID(f"{_UID_ROOT}.{value}")
 
 
 def write_film(
-    path: Path, film: NDArray[np.float32], spacing: float, patient_id: str, uids: tuple[str, str, str], rng: Generator
+    path: Path,
+    film: NDArray[np.float32],
+    spacing: float,
+    patient_id: str,
+    uids: tuple[UID, UID, UID],
+    rng: Generator,
 ) -> None:
     """Writes a film.
 
-    About a fifth are MONOCHROME1, stored inverted as such films are; some have a rescale, several windows or none, or are
-    RLE-compressed.
+    About a fifth are MONOCHROME1, stored inverted as such films are; some have a rescale, several windows or none, or
+    are RLE-compressed.
 
     Args:
         path: The file.
@@ -41,7 +46,7 @@ def write_film(
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     meta.MediaStorageSOPInstanceUID = uids[2]
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = f"{_UID_ROOT}.1"
+    meta.ImplementationClassUID = UID(f"{_UID_ROOT}.1")
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     inverted = rng.random() < 0.2
     # Headroom at both ends, as the windows of real films leave some.

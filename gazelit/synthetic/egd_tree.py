@@ -64,7 +64,14 @@ def write_cohort(out: Path, cases: int, seed: int = 0, max_side: int | None = No
         raise InputError(f"seed: must not be negative, but is {seed}")
     if max_side is not None and max_side < 64:
         raise InputError(f"max_side: must be at least 64 pixels, not {max_side}")
-    about = {"synthetic": True, "generator": "gazelit", "version": __version__, "seed": seed, "cases": cases, "max_side": max_side}
+    about = {
+        "synthetic": True,
+        "generator": "gazelit",
+        "version": __version__,
+        "seed": seed,
+        "cases": cases,
+        "max_side": max_side,
+    }
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         marker = out / "egd-cxr" / MARKER
         if not marker.is_file() or read_json(marker) != about:
@@ -94,7 +101,9 @@ def _write(root: Path, plans: list[Plan], seed: int, workers: int | None) -> Non
     samples.loc[samples["_last"], GAZE_COLUMNS].to_csv(egd / "fixations.csv", index=False)
 
 
-def _simulated(root: Path, plans: list[Plan], seed: int, workers: int | None) -> Iterator[tuple[Any, pd.DataFrame, Any]]:
+def _simulated(
+    root: Path, plans: list[Plan], seed: int, workers: int | None
+) -> Iterator[tuple[Any, pd.DataFrame, Any]]:
     write = partial(_write_case, root=root, seed=seed)
     workers = min(workers or os.cpu_count() or 1, len(plans))
     if workers <= 1:
@@ -113,7 +122,12 @@ def _write_case(plan: Plan, root: Path, seed: int) -> tuple[dict[str, object], p
     write_film(root / "mimic-cxr" / ids["path"], case.film, case.spacing, ids["patient_id"], uids, rng)
     folder = root / "egd-cxr" / "audio_segmentation_transcripts" / ids["dicom_id"]
     folder.mkdir(parents=True)
-    masks = {"right_lung": case.lungs[0], "left_lung": case.lungs[1], "mediastanum": case.mediastinum, "aortic_knob": case.knob}
+    masks = {
+        "right_lung": case.lungs[0],
+        "left_lung": case.lungs[1],
+        "mediastanum": case.mediastinum,
+        "aortic_knob": case.knob,
+    }
     for name, mask in masks.items():
         cv2.imwrite(str(folder / f"{name}.png"), mask.astype(np.uint8) * 255)
     write_json(folder / "transcript.json", transcript(case))

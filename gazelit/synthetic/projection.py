@@ -1,4 +1,4 @@
-"""Beer–Lambert projection of a chest: line integrals from chord lengths, then exposure, scatter, noise and film curve."""
+"""Beer–Lambert projection of a chest: line integrals of chord lengths, exposure, scatter, noise and film curve."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def overlap(one: Image, z_one: float, other: Image, z_other: float) -> Image:
 def add_tube(target: Image, tube: Tube, grid: Grid, weight: float) -> None:
     """Adds ``weight`` times a tube's chord lengths to ``target``, in place, segment by segment."""
     radii = np.linspace(tube.start, tube.end, len(tube.points))
-    chords: Image | None = None
+    chords = np.zeros((0, 0), np.float32)
     pad = float(max(tube.start, tube.end))
     rows, columns = _window(tube.points, pad, grid)
     if rows.start >= rows.stop or columns.start >= columns.stop:
@@ -86,7 +86,7 @@ def add_tube(target: Image, tube: Tube, grid: Grid, weight: float) -> None:
         if tube.wall < 1:
             chord = chord - 1.3 * np.sqrt(np.maximum(radius * (1 - tube.wall) ** 2 - distance, 0))
         # Segments share their joints; the larger chord counts once.
-        chords = chord if chords is None else np.maximum(chords, chord)
+        chords = np.maximum(chords, chord) if chords.size else chord
     target[rows, columns] += np.float32(weight) * chords
 
 
@@ -97,7 +97,11 @@ def _window(points: NDArray[np.float64], pad: float, grid: Grid) -> tuple[slice,
     # The grid is affine: solve for the corners' pixel coordinates.
     origin = np.array([grid.x[0, 0], grid.y[0, 0]], float)
     step = np.array(
-        [[grid.x[0, -1] - grid.x[0, 0], grid.x[-1, 0] - grid.x[0, 0]], [grid.y[0, -1] - grid.y[0, 0], grid.y[-1, 0] - grid.y[0, 0]]], float
+        [
+            [grid.x[0, -1] - grid.x[0, 0], grid.x[-1, 0] - grid.x[0, 0]],
+            [grid.y[0, -1] - grid.y[0, 0], grid.y[-1, 0] - grid.y[0, 0]],
+        ],
+        float,
     ) / [max(width - 1, 1), max(height - 1, 1)]
     corners = np.array([[low[0], low[1]], [low[0], high[1]], [high[0], low[1]], [high[0], high[1]]])
     pixels = np.linalg.solve(step, (corners - origin).T).T

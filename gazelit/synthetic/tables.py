@@ -11,26 +11,80 @@ from gazelit.synthetic.anatomy import CLASSES
 from gazelit.synthetic.case import SCREEN, Pads, Plan, SyntheticCase
 from gazelit.synthetic.reader import RATE, Samples
 
-GAZE_COLUMNS = (
-    "SESSION_ID,MEDIA_ID,DICOM_ID,CNT,Time (in secs),TIMETICK(f=10000000),FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,"
-    "BPOGX,BPOGY,BPOGV,LPCX,LPCY,LPD,LPS,LPV,RPCX,RPCY,RPD,RPS,RPV,BKID,BKDUR,BKPMIN,LPMM,LPMMV,RPMM,RPMMV,"
-    "SACCADE_MAG,SACCADE_DIR,VID_FRAME,X_ORIGINAL,Y_ORIGINAL"
-).split(",")
+GAZE_COLUMNS = [
+    "SESSION_ID",
+    "MEDIA_ID",
+    "DICOM_ID",
+    "CNT",
+    "Time (in secs)",
+    "TIMETICK(f=10000000)",
+    "FPOGX",
+    "FPOGY",
+    "FPOGS",
+    "FPOGD",
+    "FPOGID",
+    "FPOGV",
+    "BPOGX",
+    "BPOGY",
+    "BPOGV",
+    "LPCX",
+    "LPCY",
+    "LPD",
+    "LPS",
+    "LPV",
+    "RPCX",
+    "RPCY",
+    "RPD",
+    "RPS",
+    "RPV",
+    "BKID",
+    "BKDUR",
+    "BKPMIN",
+    "LPMM",
+    "LPMMV",
+    "RPMM",
+    "RPMMV",
+    "SACCADE_MAG",
+    "SACCADE_DIR",
+    "VID_FRAME",
+    "X_ORIGINAL",
+    "Y_ORIGINAL",
+]
 
-NLP_FINDINGS = (
-    "consolidation,enlarged_cardiac_silhouette,linear__patchy_atelectasis,lobar__segmental_collapse,"
-    "not_otherwise_specified_opacity___pleural__parenchymal_opacity__,pleural_effusion_or_thickening,"
-    "pulmonary_edema__hazy_opacity,normal_anatomically,elevated_hemidiaphragm,hyperaeration,vascular_redistribution"
-).split(",")
-CHEXPERT_FINDINGS = (
-    "atelectasis,cardiomegaly,consolidation,edema,enlarged_cardiomediastinum,fracture,lung_lesion,lung_opacity,no_finding,"
-    "pleural_effusion,pleural_other,pneumonia,pneumothorax,support_devices"
-).split(",")
+NLP_FINDINGS = [
+    "consolidation",
+    "enlarged_cardiac_silhouette",
+    "linear__patchy_atelectasis",
+    "lobar__segmental_collapse",
+    "not_otherwise_specified_opacity___pleural__parenchymal_opacity__",
+    "pleural_effusion_or_thickening",
+    "pulmonary_edema__hazy_opacity",
+    "normal_anatomically",
+    "elevated_hemidiaphragm",
+    "hyperaeration",
+    "vascular_redistribution",
+]
+CHEXPERT_FINDINGS = [
+    "atelectasis",
+    "cardiomegaly",
+    "consolidation",
+    "edema",
+    "enlarged_cardiomediastinum",
+    "fracture",
+    "lung_lesion",
+    "lung_opacity",
+    "no_finding",
+    "pleural_effusion",
+    "pleural_other",
+    "pneumonia",
+    "pneumothorax",
+    "support_devices",
+]
 SHEET_COLUMNS = [
-    *"dicom_id,path,study_id,patient_id,stay_id,gender,anchor_age".split(","),
-    *"image_top_pad,image_bottom_pad,image_left_pad,image_right_pad".split(","),
+    *["dicom_id", "path", "study_id", "patient_id", "stay_id", "gender", "anchor_age"],
+    *["image_top_pad", "image_bottom_pad", "image_left_pad", "image_right_pad"],
     *(f"dx{number}{suffix}" for number in range(1, 10) for suffix in ("", "_icd")),
-    *"normal_reports,Normal,CHF,pneumonia".split(","),
+    *["normal_reports", "Normal", "CHF", "pneumonia"],
     *NLP_FINDINGS,
     *(f"{finding}__chx" for finding in CHEXPERT_FINDINGS),
     "cxr_exam_indication",
@@ -90,7 +144,11 @@ def sheet_row(case: SyntheticCase, rng: Generator) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(SHEET_COLUMNS, "")
     decade = int(rng.integers(2, 8)) * 10
     row |= identifiers(plan)
-    row |= {"stay_id": int(30000000 + plan.patient), "gender": "MF"[plan.patient % 2], "anchor_age": f"{decade} - {decade + 10}"}
+    row |= {
+        "stay_id": int(30000000 + plan.patient),
+        "gender": "MF"[plan.patient % 2],
+        "anchor_age": f"{decade} - {decade + 10}",
+    }
     row |= {f"image_{side}_pad": getattr(case.pads, side) for side in ("top", "bottom", "left", "right")}
     diagnosis, code = _DIAGNOSES[label][int(rng.integers(2))]
     row |= {"dx1": diagnosis, "dx1_icd": code}
@@ -107,7 +165,9 @@ def sheet_row(case: SyntheticCase, rng: Generator) -> dict[str, object]:
     return row
 
 
-def gaze_rows(samples: Samples, dicom_id: str, pads: Pads | None, size: tuple[int, int], rng: Generator) -> pd.DataFrame:
+def gaze_rows(
+    samples: Samples, dicom_id: str, pads: Pads | None, size: tuple[int, int], rng: Generator
+) -> pd.DataFrame:
     """A screen's rows of ``eye_gaze.csv``, without the session's columns.
 
     Args:
@@ -189,7 +249,9 @@ def original_pixels(
     scaled_y = height / (SCREEN[1] - pads.top - pads.bottom) * np.where(inside, y - pads.top, -1)
     # On films below the screen's resolution the published sentinel would truncate to 0, a place on the film.
     off_film = np.where(inside, np.inf, -1)
-    return np.minimum(np.trunc(scaled_x), off_film).astype(np.int64), np.minimum(np.trunc(scaled_y), off_film).astype(np.int64)
+    return np.minimum(np.trunc(scaled_x), off_film).astype(np.int64), np.minimum(np.trunc(scaled_y), off_film).astype(
+        np.int64
+    )
 
 
 def calibration_rows(dicom_id: str, rng: Generator) -> pd.DataFrame:
@@ -198,7 +260,12 @@ def calibration_rows(dicom_id: str, rng: Generator) -> pd.DataFrame:
     noise = rng.normal(0, 0.004, (2, count))
     everything = np.ones(count, bool)
     samples = Samples(
-        np.arange(1, count + 1) / RATE, 0.5 + noise[0], 0.5 + noise[1], np.zeros(count, np.int64), everything, np.zeros(count, np.int64)
+        np.arange(1, count + 1) / RATE,
+        0.5 + noise[0],
+        0.5 + noise[1],
+        np.zeros(count, np.int64),
+        everything,
+        np.zeros(count, np.int64),
     )
     return gaze_rows(samples, dicom_id, None, SCREEN, rng)
 
@@ -212,9 +279,19 @@ def boxes(case: SyntheticCase, rng: Generator) -> list[dict[str, object]]:
         if rng.random() < 0.95:
             values = np.clip([x1, x2], 0, width), np.clip([y1, y2], 0, height)
             corners = {"x1": values[0][0], "x2": values[0][1], "y1": values[1][0], "y2": values[1][1]}
-            rows.append({"dicom_id": identifiers(case.plan)["dicom_id"], "bbox_name": name, **{k: round(float(v), 1) for k, v in corners.items()}})
+            rows.append(
+                {
+                    "dicom_id": identifiers(case.plan)["dicom_id"],
+                    "bbox_name": name,
+                    **{k: round(float(v), 1) for k, v in corners.items()},
+                }
+            )
 
-    for name, mask in (("right lung", case.lungs[0]), ("left lung", case.lungs[1]), ("mediastinum", case.mediastinum)):
+    for name, mask in (
+        ("right lung", case.lungs[0]),
+        ("left lung", case.lungs[1]),
+        ("mediastinum", case.mediastinum),
+    ):
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if len(xs):
             add(name, xs[0], xs[-1] + 1, ys[0], ys[-1] + 1)
@@ -232,7 +309,11 @@ def transcript(case: SyntheticCase) -> dict[str, object]:
     times = case.fixations.start
     end = float(times[-1] + case.fixations.duration[-1])
     drawn = times[case.fixations.on_finding]
-    finding = {"Normal": "no focal opacity", "CHF": "enlarged heart with effusion and edema", "pneumonia": "focal consolidation"}
+    finding = {
+        "Normal": "no focal opacity",
+        "CHF": "enlarged heart with effusion and edema",
+        "pneumonia": "focal consolidation",
+    }
     first = float(drawn[0]) if len(drawn) else 0.4 * end
     phrases = [
         ("frontal chest radiograph", 0.05 * end),
@@ -242,6 +323,7 @@ def transcript(case: SyntheticCase) -> dict[str, object]:
     return {
         "full_text": ". ".join(text for text, _ in phrases),
         "time_stamped_text": [
-            {"phrase": text, "begin_time": round(begin, 2), "end_time": round(begin + 0.09 * end, 2)} for text, begin in phrases
+            {"phrase": text, "begin_time": round(begin, 2), "end_time": round(begin + 0.09 * end, 2)}
+            for text, begin in phrases
         ],
     }

@@ -26,7 +26,10 @@ def write(path, pixels=RAMP, compress=None, **attributes):
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
@@ -53,7 +56,13 @@ def test_without_a_window_the_pixels_own_range_is_shown(tmp_path):
 
 
 def test_the_first_of_several_windows_is_applied_after_the_rescale(tmp_path):
-    path = write(tmp_path / "a.dcm", RescaleSlope=0.5, RescaleIntercept=100, WindowCenter=[1000, 500], WindowWidth=[800, 50])
+    path = write(
+        tmp_path / "a.dcm",
+        RescaleSlope=0.5,
+        RescaleIntercept=100,
+        WindowCenter=[1000, 500],
+        WindowWidth=[800, 50],
+    )
     assert np.allclose(read_radiograph(path).pixels, window(RAMP * 0.5 + 100, 1000, 800), atol=1e-5)
 
 
@@ -88,7 +97,14 @@ def test_a_voi_lut_goes_before_a_window(tmp_path):
 def test_padding_becomes_black(tmp_path):
     pixels = RAMP.copy()
     pixels[:4] = 4095
-    path = write(tmp_path / "a.dcm", pixels, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=4095, WindowCenter=2000, WindowWidth=4000)
+    path = write(
+        tmp_path / "a.dcm",
+        pixels,
+        PhotometricInterpretation="MONOCHROME1",
+        PixelPaddingValue=4095,
+        WindowCenter=2000,
+        WindowWidth=4000,
+    )
     shown = read_radiograph(path).pixels
     assert (shown[:4] == 0).all()
     assert shown[4:].max() > 0.4
@@ -110,7 +126,12 @@ def test_pictures_keep_their_depth(tmp_path, mode, top):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("RG1_J2KI.dcm", (1955, 1841)), ("RG2_JPLL.dcm", (2140, 1760)), ("nih_chest_jpeg.dcm", (1024, 1024)), ("nih_00000001_000.png", (512, 512))],
+    [
+        ("RG1_J2KI.dcm", (1955, 1841)),
+        ("RG2_JPLL.dcm", (2140, 1760)),
+        ("nih_chest_jpeg.dcm", (1024, 1024)),
+        ("nih_00000001_000.png", (512, 512)),
+    ],
 )
 def test_real_files_decode(real_data, name, size):
     radiograph = read_radiograph(real_data / name)
@@ -124,7 +145,9 @@ def test_in_the_real_monochrome1_chest_the_lungs_are_darker_than_the_mediastinum
     pixels = read_radiograph(real_data / "RG1_J2KI.dcm").pixels
     height, width = pixels.shape
     rows = slice(int(0.35 * height), int(0.55 * height))
-    right, middle, left = (np.median(pixels[rows, int(a * width) : int(b * width)]) for a, b in ((0.2, 0.35), (0.47, 0.56), (0.68, 0.8)))
+    right, middle, left = (
+        np.median(pixels[rows, int(a * width) : int(b * width)]) for a, b in ((0.2, 0.35), (0.47, 0.56), (0.68, 0.8))
+    )
     assert max(right, left) < middle - 0.15
 
 
@@ -158,7 +181,19 @@ def broken(tmp_path, kind):
 
 @pytest.mark.parametrize(
     "kind",
-    ["missing", "empty", "noise", "truncated", "header only", "absurd size", "no pixels", "several frames", "colour", "png cut", "folder"],
+    [
+        "missing",
+        "empty",
+        "noise",
+        "truncated",
+        "header only",
+        "absurd size",
+        "no pixels",
+        "several frames",
+        "colour",
+        "png cut",
+        "folder",
+    ],
 )
 def test_files_that_are_no_radiograph_are_one_error_that_names_them(tmp_path, kind):
     with pytest.raises(InputError, match=r"broken\.dcm: "):

@@ -23,7 +23,9 @@ def published(cohort, name):
 def test_golden_case_of_the_mapping():
     # 2544 × 3056 portrait, pads (0, 0, 534, 534): the middle of the screen is pixel (1272, 1528) of the film.
     pads, width, height = np.array([[0, 0, 534, 534]] * 2), np.array([2544, 2544]), np.array([3056, 3056])
-    xy = screen_to_image(np.array([[0.5, 0.5], [0.27, 0.5]]), pads.astype(float), width.astype(float), height.astype(float))
+    xy = screen_to_image(
+        np.array([[0.5, 0.5], [0.27, 0.5]]), pads.astype(float), width.astype(float), height.astype(float)
+    )
     assert xy[0] + 0.5 == pytest.approx([1272, 1528])
     # 0.27 of the screen is 518.4 pixels, left of the film's edge at 534.
     assert xy[1, 0] < -0.5
@@ -32,7 +34,9 @@ def test_golden_case_of_the_mapping():
 @pytest.mark.parametrize(("file", "kind"), [("eye_gaze.csv", "sample"), ("fixations.csv", "fixation")])
 def test_coordinates_agree_with_the_published_integers_within_a_pixel(recording, cohort, file, kind):
     raw = published(cohort, file)
-    raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])].sort_values(["DICOM_ID", "Time (in secs)"], kind="stable")
+    raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])].sort_values(
+        ["DICOM_ID", "Time (in secs)"], kind="stable"
+    )
     ours = recording.gaze[recording.gaze["kind"] == kind]
     assert len(ours) == len(raw)
     raw = raw.set_index(ours.index)
@@ -44,7 +48,9 @@ def test_coordinates_agree_with_the_published_integers_within_a_pixel(recording,
 
 def test_off_film_sentinels_are_never_valid(recording, cohort):
     raw = published(cohort, "eye_gaze.csv")
-    raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])].sort_values(["DICOM_ID", "Time (in secs)"], kind="stable")
+    raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])].sort_values(
+        ["DICOM_ID", "Time (in secs)"], kind="stable"
+    )
     ours = recording.gaze[recording.gaze["kind"] == "sample"]
     off = (raw["X_ORIGINAL"] < 0).to_numpy()
     assert off.any()
@@ -52,7 +58,9 @@ def test_off_film_sentinels_are_never_valid(recording, cohort):
 
 
 def test_valid_points_lie_on_their_film(recording):
-    gaze = recording.gaze[recording.gaze["valid"]].merge(recording.images[["image_id", "height", "width"]], on="image_id")
+    gaze = recording.gaze[recording.gaze["valid"]].merge(
+        recording.images[["image_id", "height", "width"]], on="image_id"
+    )
     assert ((gaze["x"] >= -0.5) & (gaze["x"] < gaze["width"] - 0.5)).all()
     assert ((gaze["y"] >= -0.5) & (gaze["y"] < gaze["height"] - 0.5)).all()
 
@@ -88,8 +96,8 @@ def test_fixation_weights_are_their_durations_and_samples_last_to_the_next(recor
 
 def test_pixels_per_degree_of_a_portrait_film_are_the_known_ones():
     # 39.87 screen pixels a degree; 2544 × 3056 shown at 852 × 1080: 119 × 113 film pixels.
-    assert 39.87 * 2544 / (1920 - 2 * 534) == pytest.approx(119, abs=0.5)
-    assert 39.87 * 3056 / 1080 == pytest.approx(113, abs=0.5)
+    assert pytest.approx(119, abs=0.5) == 39.87 * 2544 / (1920 - 2 * 534)
+    assert pytest.approx(113, abs=0.5) == 39.87 * 3056 / 1080
 
 
 def test_records_with_newlines_are_counted_by_parsing(recording, cohort):
@@ -123,15 +131,24 @@ def edit(path, old, new):
         (lambda egd: (egd / "master_sheet.csv").unlink(), r"master_sheet\.csv: no such file"),
         (lambda egd: (egd / "eye_gaze.csv").unlink(), r"eye_gaze\.csv: no such file"),
         (lambda egd: (egd / "fixations.csv").write_text(""), r"fixations\.csv: is empty"),
-        (lambda egd: edit(egd / "master_sheet.csv", "patient_id", "patient"), r"master_sheet\.csv: column patient_id is missing"),
+        (
+            lambda egd: edit(egd / "master_sheet.csv", "patient_id", "patient"),
+            r"master_sheet\.csv: column patient_id is missing",
+        ),
         (lambda egd: edit(egd / "eye_gaze.csv", "FPOGX", "GAZEX"), r"eye_gaze\.csv: column FPOGX is missing"),
         (lambda egd: _set(egd / "fixations.csv", "FPOGX", "left"), r"fixations\.csv: a value is not"),
         (lambda egd: (egd / "master_sheet.csv").write_bytes(b"\xff\xfe\x00bad"), r"master_sheet\.csv"),
-        (lambda egd: _double(egd / "master_sheet.csv"), r"master_sheet\.csv: 1 dicom_id are listed more than once"),
+        (
+            lambda egd: _double(egd / "master_sheet.csv"),
+            r"master_sheet\.csv: 1 dicom_id are listed more than once",
+        ),
         (lambda egd: _set(egd / "master_sheet.csv", "CHF", "yes"), r"record 1: CHF is not a number"),
         (lambda egd: _set(egd / "master_sheet.csv", "Normal", "0"), r"record 1: exactly one of"),
         (lambda egd: _set(egd / "fixations.csv", "FPOGD", "-1"), r"fixations\.csv: .*negative FPOGD"),
-        (lambda egd: _set(egd / "eye_gaze.csv", "Time (in secs)", "inf"), r"eye_gaze\.csv: .*time that is not a number"),
+        (
+            lambda egd: _set(egd / "eye_gaze.csv", "Time (in secs)", "inf"),
+            r"eye_gaze\.csv: .*time that is not a number",
+        ),
     ],
 )
 def test_wrong_files_are_one_error_that_names_them(copy, spoil, message):
@@ -153,7 +170,10 @@ def _set(path, column, value):
     table.to_csv(path, index=False)
 
 
-@pytest.mark.parametrize(("root", "images", "message"), [("none", "mimic-cxr", "EGD-CXR"), ("egd-cxr", "none", "MIMIC-CXR"), ("egd-cxr", "egd-cxr", "files/")])
+@pytest.mark.parametrize(
+    ("root", "images", "message"),
+    [("none", "mimic-cxr", "EGD-CXR"), ("egd-cxr", "none", "MIMIC-CXR"), ("egd-cxr", "egd-cxr", "files/")],
+)
 def test_wrong_roots_say_which_one(cohort, root, images, message):
     with pytest.raises(InputError, match=message):
         EGDCXR(cohort / root, cohort / images).read()

@@ -21,7 +21,9 @@ def oracle(points, size, sigma):
 @pytest.mark.parametrize("sigma", [(5.0, 5.0), (4.0, 9.0)])
 def test_equals_the_float64_sum(sigma):
     rng = np.random.default_rng(0)
-    points = np.column_stack([rng.uniform(-3, 130, 45), rng.uniform(-3, 165, 45), rng.uniform(0.1, 1, 45)]).astype(np.float32)
+    points = np.column_stack([rng.uniform(-3, 130, 45), rng.uniform(-3, 165, 45), rng.uniform(0.1, 1, 45)]).astype(
+        np.float32
+    )
     density = fixation_density(torch.from_numpy(points), (160, 128), sigma).numpy()
     expected = oracle(points, (160, 128), sigma)
     seen = expected > 1e-30
@@ -90,7 +92,16 @@ def test_the_resolution_does_not_move_the_map():
 
 
 def test_counts_every_fixation_on_its_nearest_pixel():
-    points = torch.tensor([[1.4, 2.6, 0.2], [1.0, 3.0, 0.9], [1.0, 3.0, 0.0], [-0.6, 0.0, 1.0], [9.0, 1.0, 1.0], [float("nan"), 1, 1]])
+    points = torch.tensor(
+        [
+            [1.4, 2.6, 0.2],
+            [1.0, 3.0, 0.9],
+            [1.0, 3.0, 0.0],
+            [-0.6, 0.0, 1.0],
+            [9.0, 1.0, 1.0],
+            [float("nan"), 1, 1],
+        ]
+    )
     counts = fixation_counts(points, (5, 4))
     assert counts[3, 1] == 2
     assert counts.sum() == 2

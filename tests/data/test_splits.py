@@ -9,7 +9,11 @@ from gazelit.errors import InputError
 
 def table(patients):
     return pd.DataFrame(
-        {"image_id": [f"i{n}" for n in range(len(patients))], "patient_id": patients, "study_id": [f"s{n}" for n in range(len(patients))]}
+        {
+            "image_id": [f"i{n}" for n in range(len(patients))],
+            "patient_id": patients,
+            "study_id": [f"s{n}" for n in range(len(patients))],
+        }
     )
 
 

@@ -55,7 +55,10 @@ def test_gaze_is_kept_in_original_pixels_and_by_case(store, cohort):
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_same_request_gives_the_same_bytes_for_any_number_of_workers(cohort, tmp_path, bits):
-    one, two = (prepare(source(cohort), tmp_path / name, size=(64, 64), bits=bits, workers=workers) for name, workers in (("a", 1), ("b", 2)))
+    one, two = (
+        prepare(source(cohort), tmp_path / name, size=(64, 64), bits=bits, workers=workers)
+        for name, workers in (("a", 1), ("b", 2))
+    )
     for name in ("store.json", "images.npy", "cases.parquet", "gaze.parquet", "skipped.csv"):
         assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
     assert one.images().dtype == {8: np.uint8, 16: np.uint16}[bits]
@@ -120,12 +123,15 @@ def test_an_image_without_gaze_is_left_out_or_kept(tree, tmp_path):
 def test_nothing_left_is_an_error_and_leaves_nothing(tree, tmp_path):
     for film in films(tree):
         film.write_bytes(film.read_bytes()[:-3000])
-    with pytest.raises(InputError, match="no case is left of 24; first reason: .*cannot be decoded"):
+    with pytest.raises(InputError, match=r"no case is left of 24; first reason: .*cannot be decoded"):
         prepare(source(tree), tmp_path / "out" / "store", size=(64, 64), workers=1)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize(("options", "message"), [({"size": (60, 64)}, "multiple of 32"), ({"size": (64,)}, "multiple of 32"), ({"bits": 12}, "8 or 16")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"size": (60, 64)}, "multiple of 32"), ({"size": (64,)}, "multiple of 32"), ({"bits": 12}, "8 or 16")],
+)
 def test_wrong_options(cohort, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         prepare(source(cohort), tmp_path / "store", **{"size": (64, 64), **options})
@@ -137,8 +143,11 @@ def test_opening_what_is_no_store_says_how_to_make_one(tmp_path):
 
 
 def test_a_killed_prepare_leaves_no_store(cohort, tmp_path):
-    command = [sys.executable, "-m", "gazelit", "prepare", "--source", "EGDCXR", "--source.root", str(cohort / "egd-cxr"),
-               "--source.images", str(cohort / "mimic-cxr"), "--size", "[640, 512]", "--bits", "16", "--workers", "1", "--out", str(tmp_path / "store")]  # fmt: skip
+    command = [
+        *(sys.executable, "-m", "gazelit", "prepare", "--source=EGDCXR", f"--source.root={cohort / 'egd-cxr'}"),
+        *(f"--source.images={cohort / 'mimic-cxr'}", "--size=[640, 512]", "--bits=16", "--workers=1"),
+        f"--out={tmp_path / 'store'}",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".store-*")):

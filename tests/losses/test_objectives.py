@@ -11,7 +11,13 @@ from pytorch_metric_learning.reducers import MeanReducer
 from torch.nn import functional as F
 
 from gazelit.errors import InputError
-from gazelit.losses import BatchAllTripletLoss, FixedWeighting, KLDivergenceLoss, ReferenceWeighting, UncertaintyWeighting
+from gazelit.losses import (
+    BatchAllTripletLoss,
+    FixedWeighting,
+    KLDivergenceLoss,
+    ReferenceWeighting,
+    UncertaintyWeighting,
+)
 from gazelit.losses.saliency import log_density
 
 
@@ -82,7 +88,9 @@ def test_kl_is_torchs_and_averages_over_images_with_gaze():
     target = target / target.sum((2, 3), keepdim=True)
     expected = F.kl_div(logits.flatten(1).log_softmax(1), target.flatten(1), reduction="none").sum(1)
     has_gaze = torch.tensor([True, False, True])
-    assert KLDivergenceLoss()(logits, target, has_gaze).item() == pytest.approx(expected[[0, 2]].mean().item(), rel=1e-6)
+    assert KLDivergenceLoss()(logits, target, has_gaze).item() == pytest.approx(
+        expected[[0, 2]].mean().item(), rel=1e-6
+    )
 
 
 def test_kl_of_a_perfect_prediction_is_zero_and_uniform_is_known():

@@ -15,9 +15,13 @@ def test_exclusive_classes_equal_scikit_learn():
     for start in range(0, 60, 25):
         metrics.update(probabilities[start : start + 25], label[start : start + 25])
     result = {key: value.item() for key, value in metrics.compute().items()}
-    assert result["auroc_macro"] == pytest.approx(roc_auc_score(label, probabilities.double(), multi_class="ovr"), abs=1e-6)
+    assert result["auroc_macro"] == pytest.approx(
+        roc_auc_score(label, probabilities.double(), multi_class="ovr"), abs=1e-6
+    )
     for number, name in enumerate(NAMES):
-        assert result[f"auroc_{name}"] == pytest.approx(roc_auc_score(label == number, probabilities[:, number]), abs=1e-6)
+        assert result[f"auroc_{name}"] == pytest.approx(
+            roc_auc_score(label == number, probabilities[:, number]), abs=1e-6
+        )
     chosen = probabilities.argmax(1)
     assert result["accuracy"] == pytest.approx(accuracy_score(label, chosen))
     assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, chosen))

@@ -20,9 +20,13 @@ TIED = (PREDICTION * 6).round() / 6
 
 @pytest.mark.parametrize("prediction", [PREDICTION, TIED])
 def test_map_metrics_equal_pysaliency(prediction):
-    for one, target, correlation, similarity in zip(prediction, TARGET, cc(prediction, TARGET), sim(prediction, TARGET), strict=True):
+    for one, target, correlation, similarity in zip(
+        prediction, TARGET, cc(prediction, TARGET), sim(prediction, TARGET), strict=True
+    ):
         assert correlation.item() == pytest.approx(CC(one.double().numpy(), target.double().numpy()), abs=1e-9)
-        assert correlation.item() == pytest.approx(pearsonr(one.double().flatten(), target.double().flatten())[0], abs=1e-9)
+        assert correlation.item() == pytest.approx(
+            pearsonr(one.double().flatten(), target.double().flatten())[0], abs=1e-9
+        )
         assert similarity.item() == pytest.approx(SIM(one.double().numpy(), target.double().numpy()), abs=1e-9)
 
 

@@ -26,9 +26,27 @@ def paper():
 def test_parameter_counts_are_the_published_ones(paper):
     # Computed from the reference implementation's definition, part by part.
     assert parameters(paper.encoder) == 18_092_928
-    assert [parameters(level) for level in paper.saliency_encoder.levels] == [38_976, 297_856, 1_189_632, 4_754_944, 19_012_608]
-    assert [parameters(step.up) for step in paper.decoder.steps] == [8_848_896, 1_180_416, 295_296, 73_920, 37_056]
-    assert [parameters(step.convs) for step in paper.decoder.steps] == [9_440_256, 2_360_832, 590_592, 147_840, 110_976]
+    assert [parameters(level) for level in paper.saliency_encoder.levels] == [
+        38_976,
+        297_856,
+        1_189_632,
+        4_754_944,
+        19_012_608,
+    ]
+    assert [parameters(step.up) for step in paper.decoder.steps] == [
+        8_848_896,
+        1_180_416,
+        295_296,
+        73_920,
+        37_056,
+    ]
+    assert [parameters(step.convs) for step in paper.decoder.steps] == [
+        9_440_256,
+        2_360_832,
+        590_592,
+        147_840,
+        110_976,
+    ]
     assert parameters(paper.saliency_head) == 37_121
     assert parameters(paper.classifier) == 127_235
     assert parameters(paper) == 66_637_380
@@ -57,14 +75,18 @@ def test_every_parameter_of_the_joint_network_gets_a_gradient_or_is_not_on_the_p
 
 @pytest.mark.parametrize("name", ["resnet18", "tu-convnext_atto", "efficientnet-b0", "mobilenet_v2", "densenet-small"])
 def test_any_encoder_fits_in_the_diagnosis_place(name):
-    network = DualEncoderUNet({**SMALL, "encoder": EncoderSpec(name)}["encoder"], SMALL["saliency_encoder"], SMALL["decoder_widths"])
+    network = DualEncoderUNet(
+        {**SMALL, "encoder": EncoderSpec(name)}["encoder"], SMALL["saliency_encoder"], SMALL["decoder_widths"]
+    )
     outputs = network.eval()(torch.rand(1, 1, 64, 64))
     assert outputs["saliency_logits"].shape == (1, 1, 64, 64)
     assert torch.isfinite(outputs["logits"]).all()
 
 
 def test_a_library_encoder_fits_in_the_saliency_place():
-    network = DualEncoderUNet(EncoderSpec("densenet-small"), EncoderSpec("resnet18", options={"depth": 4}), [8, 8, 8, 4, 4])
+    network = DualEncoderUNet(
+        EncoderSpec("densenet-small"), EncoderSpec("resnet18", options={"depth": 4}), [8, 8, 8, 4, 4]
+    )
     assert network(torch.rand(2, 1, 64, 64))["saliency_logits"].shape == (2, 1, 64, 64)
 
 

@@ -11,12 +11,17 @@ from gazelit.models.registry import load_pretrained
 from gazelit.models.res_se import SqueezeExcitation
 
 
-@pytest.mark.parametrize("name", ["densenet-small", "res-se", "resnet18", "efficientnet-b0", "tu-convnext_atto", "mit_b0"])
+@pytest.mark.parametrize(
+    "name", ["densenet-small", "res-se", "resnet18", "efficientnet-b0", "tu-convnext_atto", "mit_b0"]
+)
 def test_contract(name):
     options = {"widths": [4, 4, 8], "reduction": 4} if name == "res-se" else {}
     encoder = build_encoder(EncoderSpec(name, options=options)).eval()
     features = encoder(torch.rand(2, 1, 64, 96))
-    shapes = [(2, channels, 64 // stride, 96 // stride) for channels, stride in zip(encoder.out_channels, encoder.strides, strict=True)]
+    shapes = [
+        (2, channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(encoder.out_channels, encoder.strides, strict=True)
+    ]
     assert [tuple(one.shape) for one in features] == shapes
     assert encoder.strides == sorted(encoder.strides)
     assert encoder.embed(features).shape == (2, encoder.embedding_channels)
@@ -28,7 +33,9 @@ def test_densenet_taps_are_torchvisions():
     image = torch.rand(2, 1, 64, 64)
     activations = {}
     for name in ("denseblock4", "norm5"):
-        encoder.features.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: activations.__setitem__(name, out))
+        encoder.features.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: activations.__setitem__(name, out)
+        )
     features = encoder(image)
     embedding = encoder.embed(features)
     # torchvision's own forward of the feature stack, on the image repeated to three channels.
@@ -114,7 +121,10 @@ def test_a_class_that_breaks_the_contract_says_so():
 def test_a_local_weight_file_is_loaded_with_its_head_left_out(tmp_path):
     torch.manual_seed(0)
     source = torchvision.models.resnet18(num_classes=5)
-    torch.save({"state_dict": {f"module.{key}": value for key, value in source.state_dict().items()}}, tmp_path / "w.pth")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in source.state_dict().items()}},
+        tmp_path / "w.pth",
+    )
     spec = EncoderSpec("resnet18", weights=str(tmp_path / "w.pth"))
     encoder = build_encoder(spec)
     load_pretrained(encoder, spec)

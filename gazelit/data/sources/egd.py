@@ -67,7 +67,8 @@ class EGDCXR(Source):
         images, skipped = self._image_table(sheet, findings)
         pads = sheet.set_index("dicom_id")[PADS].join(images.set_index("image_id")[["height", "width"]], how="inner")
         gaze = pd.concat(
-            [self._gaze("eye_gaze.csv", "sample", pads), self._gaze("fixations.csv", "fixation", pads)], ignore_index=True
+            [self._gaze("eye_gaze.csv", "sample", pads), self._gaze("fixations.csv", "fixation", pads)],
+            ignore_index=True,
         )
         gaze = gaze.sort_values(["image_id", "kind", "t"], kind="stable", ignore_index=True)
         synthetic = (self.root / "SYNTHETIC.json").is_file()
@@ -168,7 +169,10 @@ class EGDCXR(Source):
 
 
 def screen_to_image(
-    fpog: NDArray[np.float64], pads: NDArray[np.float64], width: NDArray[np.float64], height: NDArray[np.float64]
+    fpog: NDArray[np.float64],
+    pads: NDArray[np.float64],
+    width: NDArray[np.float64],
+    height: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Tracker fractions to pixels of the film.
 
