@@ -46,9 +46,9 @@ format: $(READY) ## put the code into its format
 	$(BIN)/ruff format .
 
 reproduce: $(READY) ## train the three stages, test the joint model and write the report (DATA= CXR= PRESET= OUT= SEED=)
-	@if [ -n "$(DATA)" ] && [ -z "$(CXR)" ] || [ -z "$(DATA)" ] && [ -n "$(CXR)" ]; then \
+	@if { [ -n "$(DATA)" ] && [ -z "$(CXR)" ]; } || { [ -z "$(DATA)" ] && [ -n "$(CXR)" ]; }; then \
 		echo "give both DATA (EGD-CXR) and CXR (MIMIC-CXR or MIMIC-CXR-JPG), or neither for the synthetic cohort" >&2; exit 2; fi
-	$(if $(DATA),,$(BIN)/gazelit synth --out $(COHORT) --cases $(CASES) --seed $(SEED) --max-side 640)
+	$(if $(DATA),,$(BIN)/gazelit synth --out $(COHORT) --cases $(CASES) --seed $(SEED) --max-side 480)
 	$(BIN)/gazelit prepare --source EGDCXR --source.root "$(EGD)" --source.images "$(IMAGES)" --size "$(SIZE_$(PRESET))" --out $(OUT)/store
 	$(BIN)/gazelit run --config pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run
 

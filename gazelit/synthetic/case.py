@@ -102,20 +102,18 @@ def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
     labels = [CLASSES[number % len(CLASSES)] for number in range(cases)]
     patients: list[int] = []
     images: list[int] = []
-    last_of_class: dict[str, int] = {}
     again = set(rng.choice(np.arange(6, cases), size=round(0.04 * cases), replace=False)) if cases > 8 else set()
-    third = cases - 1 if cases >= 60 else None
     for number, label in enumerate(labels):
-        before = last_of_class.get(label)
-        if before is not None and (
-            (number in again and images[before] == 0) or (number == third and images[before] < 2)
-        ):
-            patients.append(patients[before])
-            images.append(images[before] + 1)
+        # Someone of the same class comes back: one case in 25, and the last of a large cohort for a third film.
+        wanted = 1 if number == cases - 1 and cases >= 60 else 0 if number in again else None
+        earlier = [one for one in range(number) if labels[one] == label and images[one] == wanted]
+        returning = [one for one in earlier if patients.count(patients[one]) == images[one] + 1]
+        if returning:
+            patients.append(patients[returning[-1]])
+            images.append(images[returning[-1]] + 1)
         else:
             patients.append(len(set(patients)))
             images.append(0)
-        last_of_class[label] = number
     sizes = rng.choice(len(SIZES), size=cases, p=[share for _, share in SIZES])
     order = rng.permutation(cases)
     session = {int(number): int(place) // 30 for place, number in enumerate(order)}

@@ -1,0 +1,190 @@
+"""Stages as LightningModules: from Python, resumed, distributed, in bfloat16."""
+
+import subprocess
+import sys
+
+import lightning as L
+import pytest
+import torch
+
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.deploy.inference import load_model
+from gazelit.errors import InputError
+from gazelit.lineage import STAMP_KEY
+from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
+from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
+from tests.tiny import tiny
+
+PARTS = {
+    "encoder": EncoderSpec("densenet-small"),
+    "saliency_encoder": EncoderSpec("res-se", options={"widths": [4, 4, 8, 8, 8], "reduction": 4}),
+    "decoder_widths": [8, 8, 8, 4, 4],
+}
+
+
+def trainer(folder, **options):
+    defaults = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "default_root_dir": folder,
+    }
+    return L.Trainer(**{**defaults, **options})
+
+
+def stages():
+    return {
+        "contrastive": lambda: ContrastivePretraining(ContrastiveNetwork(PARTS["encoder"])),
+        "saliency": lambda: SaliencyWarmup(DualEncoderUNet(**PARTS, classes=None)),
+        "joint": lambda: JointFinetuning(DualEncoderUNet(**PARTS)),
+    }
+
+
+def data(store):
+    return GazeDataModule(str(store), batch_size=6, num_workers=0)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "saliency", "joint"])
+def test_a_stage_built_from_python_saves_primitives_and_its_network_is_rebuilt(name, store, tmp_path):
+    torch.manual_seed(0)
+    stage = stages()[name]()
+    run = trainer(tmp_path)
+    run.fit(stage, data(store))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint[STAMP_KEY]["stage"] == name
+    model = load_model(tmp_path / "a.ckpt")
+    image = torch.rand(1, 1, 64, 64)
+    for key, value in stage.network.eval()(image).items():
+        assert torch.equal(value, model.network(image)[key])
+
+
+@pytest.mark.parametrize("name", ["contrastive", "saliency", "joint"])
+def test_training_lowers_the_loss(name, store, tmp_path):
+    L.seed_everything(0)
+    stage = stages()[name]()
+    stage.make_optimizer = lambda parameters: torch.optim.Adam(parameters, lr=3e-3)
+    losses = []
+
+    class Losses(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            losses.append(trainer.callback_metrics["train/loss"].item())
+
+    trainer(tmp_path, max_epochs=6, limit_val_batches=0, callbacks=[Losses()]).fit(stage, data(store))
+    assert min(losses[3:]) < losses[0]
+
+
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(store, tmp_path):
+    def fit(epochs, resume=None):
+        L.seed_everything(7)
+        stage = stages()["joint"]()
+        run = trainer(tmp_path, max_epochs=epochs, deterministic=True)
+        run.fit(stage, data(store), ckpt_path=resume)
+        run.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return {key: value.clone() for key, value in stage.state_dict().items()}
+
+    straight = fit(3)
+    fit(2)
+    resumed = fit(3, tmp_path / "2.ckpt")
+    # Dropout and augmentation are in it.
+    assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
+
+
+def test_frozen_components_do_not_move_and_are_not_optimised(store, tmp_path):
+    stage = stages()["saliency"]()
+    before = {key: value.clone() for key, value in stage.network.encoder.state_dict().items()}
+    trainer(tmp_path).fit(stage, data(store))
+    assert all(torch.equal(value, before[key]) for key, value in stage.network.encoder.state_dict().items())
+    optimised = {id(p) for group in stage.configure_optimizers().param_groups for p in group["params"]}
+    assert not optimised & {id(p) for p in stage.network.encoder.parameters()}
+    stage.train()
+    assert not stage.network.encoder.training
+    assert stage.network.decoder.training
+
+
+def test_pretrained_weights_are_fetched_for_a_fresh_fit_only(store, tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("gazelit.models.network.Network.load_pretrained", lambda self, name: fetched.append(name))
+    stage = stages()["saliency"]()
+    run = trainer(tmp_path)
+    run.fit(stage, data(store))
+    assert set(fetched) == {"encoder", "saliency_encoder", "decoder", "saliency_head"}
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    fetched.clear()
+    joint = stages()["joint"]()
+    joint.take_over(tmp_path / "a.ckpt")
+    trainer(tmp_path).fit(joint, data(store))
+    # What was handed over is not overwritten.
+    assert set(fetched) == {"classifier"}
+    fetched.clear()
+    trainer(tmp_path).validate(joint, data(store), verbose=False)
+    assert fetched == []
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (["backbone"], "no component backbone"),
+        (["encoder", "saliency_encoder", "decoder", "saliency_head"], "nothing to train"),
+    ],
+)
+def test_wrong_frozen(frozen, message):
+    with pytest.raises(InputError, match=message):
+        SaliencyWarmup(DualEncoderUNet(**PARTS, classes=None), frozen=frozen)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_stage_trains_in_bfloat16(stage, store, run_gazelit, tmp_path):
+    run_gazelit(
+        "fit", "--config", f"presets/quick/stage{stage}.yaml", *tiny(stage, store), "--trainer.max_epochs=1",
+        "--trainer.precision=bf16-mixed", "--checkpoint.dirpath=run/checkpoints",
+    )  # fmt: skip
+    header, row = ((tmp_path / "run" / "epochs.csv").read_text().splitlines())[:2]
+    values = dict(zip(header.split(","), row.split(","), strict=True))
+    assert all(value not in ("", "nan", "inf") for key, value in values.items() if "auroc" not in key)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_stage_trains_on_two_processes_without_a_search_for_unused_parameters(stage, store, tmp_path):
+    command = [
+        sys.executable, "-m", "gazelit", "fit", "--config", f"presets/quick/stage{stage}.yaml", *tiny(stage, store),
+        "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
+        "--data.batch_size=4", "--checkpoint.dirpath=run/checkpoints",
+    ]  # fmt: skip
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("gazelit: stage") == 1
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path):
+    import json
+
+    import pandas as pd
+
+    torch.manual_seed(0)
+    stage = stages()["joint"]()
+    run = trainer(tmp_path)
+    run.fit(stage, data(store))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    results = []
+    for devices in (1, 2):
+        folder = tmp_path / f"devices{devices}"
+        command = [
+            sys.executable, "-m", "gazelit", "test", "--config", "presets/quick/stage3.yaml", *tiny(3, store),
+            f"--trainer.devices={devices}", "--trainer.strategy=ddp", "--trainer.logger=false",
+            f"--trainer.default_root_dir={folder}", f"--ckpt_path={tmp_path / 'a.ckpt'}",
+        ]  # fmt: skip
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        results.append(
+            (json.loads((folder / "metrics.json").read_text()), pd.read_parquet(folder / "predictions.parquet"))
+        )
+    (one, one_table), (two, two_table) = results
+    assert one.keys() == two.keys()
+    for key in one:
+        assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6, nan_ok=True), key
+    pd.testing.assert_frame_equal(one_table, two_table.reset_index(drop=True), rtol=1e-4)

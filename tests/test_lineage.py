@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from gazelit import lineage
+from gazelit.errors import InputError
+from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
+
+SMALL = EncoderSpec("res-se", options={"widths": [4, 8], "reduction": 4})
+OTHER = EncoderSpec("res-se", options={"widths": [4, 6], "reduction": 4})
+
+
+def save(path, network, prefix="network.", stage="contrastive"):
+    stamp = lineage.make_stamp(stage=stage, network=network, data={}, seed=1, parent=None)
+    state = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state, lineage.STAMP_KEY: stamp}, path)
+    return path
+
+
+def receiving(encoder=SMALL):
+    return DualEncoderUNet(encoder, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4])
+
+
+def equal(one, other):
+    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+
+
+def test_exactly_the_shared_components_are_taken(tmp_path):
+    source, target = ContrastiveNetwork(SMALL, projection=4), receiving()
+    before = {key: value.clone() for key, value in target.decoder.state_dict().items()}
+    report = lineage.hand_over(save(tmp_path / "a.ckpt", source), target, "joint")
+    assert (report.loaded, report.left_behind) == (("encoder",), ("projector",))
+    assert report.new == ("saliency_encoder", "decoder", "saliency_head", "classifier")
+    assert equal(source.encoder, target.encoder)
+    assert all(torch.equal(value, before[key]) for key, value in target.decoder.state_dict().items())
+    assert report.parent["stage"] == "contrastive"
+
+
+def test_prefixes_of_compiled_modules_are_stripped_only_at_the_front(tmp_path):
+    source = ContrastiveNetwork(SMALL)
+    path = save(tmp_path / "a.ckpt", source)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"] = {
+        key.replace("network.encoder.", "network.encoder._orig_mod."): value
+        for key, value in checkpoint["state_dict"].items()
+    }
+    torch.save(checkpoint, path)
+    target = receiving()
+    lineage.hand_over(path, target, "joint")
+    assert equal(source.encoder, target.encoder)
+
+
+def test_where_weights_came_from_does_not_matter_but_the_encoder_does(tmp_path):
+    weighted = ContrastiveNetwork(EncoderSpec(SMALL.name, weights="imagenet", options=SMALL.options))
+    lineage.hand_over(save(tmp_path / "a.ckpt", weighted), receiving(), "joint")
+    with pytest.raises(
+        InputError, match=r"component 'encoder' differs .*\[4, 8\].* in the checkpoint, .*\[4, 6\].* configured"
+    ):
+        lineage.hand_over(tmp_path / "a.ckpt", receiving(OTHER), "joint")
+
+
+def test_a_checkpoint_that_shares_nothing_names_both_sides(tmp_path):
+    class Lonely(ContrastiveNetwork):
+        def __init__(self):
+            super().__init__(SMALL)
+            self.specs = {"scanpath": {}}
+
+    with pytest.raises(
+        InputError, match=r"'contrastive' \(scanpath\) and stage 'joint' \(encoder, .*share no component"
+    ):
+        lineage.hand_over(save(tmp_path / "a.ckpt", Lonely()), receiving(), "joint")
+
+
+@pytest.mark.parametrize("spoil", ["missing", "unexpected", "shape"])
+def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path, spoil):
+    path = save(tmp_path / "a.ckpt", ContrastiveNetwork(SMALL))
+    checkpoint = torch.load(path, weights_only=True)
+    key = "network.encoder.levels.1.0.conv1.weight"
+    if spoil == "missing":
+        del checkpoint["state_dict"][key]
+    elif spoil == "unexpected":
+        checkpoint["state_dict"]["network.encoder.extra"] = torch.zeros(1)
+    else:
+        checkpoint["state_dict"][key] = torch.zeros(2)
+    torch.save(checkpoint, path)
+    target = receiving()
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(InputError, match=rf"component 'encoder' does not fit: .*({spoil}|has shape)"):
+        lineage.hand_over(path, target, "joint")
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+def test_the_chain_is_newest_first():
+    stamp = {"stage": "joint", "parent": {"stage": "saliency", "parent": {"stage": "contrastive", "parent": None}}}
+    assert [one["stage"] for one in lineage.chain(stamp)] == ["joint", "saliency", "contrastive"]
