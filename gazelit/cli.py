@@ -93,10 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run_command(name, rest)
         else:
             raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
-    except InputError as error:
-        sys.stderr.write(f"gazelit: error: {error}\n")
+    except Exception as error:
+        mistake = _input_error(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"gazelit: error: {mistake}\n")
         return 2
     return 0
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The user's mistake behind an error: jsonargparse wraps what a constructor raises."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _run_command(name: str, arguments: list[str]) -> None:
@@ -143,9 +153,8 @@ def _suggestion(name: str) -> str:
 
 
 def _log_to_stderr() -> None:
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("gazelit: %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("gazelit: %(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,6 +1,6 @@
 """Options that make any shipped stage small enough for a test."""
 
-TINY_ENCODER = '{"name": "densenet-small"}'
+TINY_ENCODER = '{"name": "densenet-small", "weights": null}'
 TINY_SALIENCY_ENCODER = '{"name": "res-se", "options": {"widths": [4, 4, 8, 8, 8], "reduction": 4}}'
 
 

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from gazelit.data.dicom import read_radiograph
@@ -232,7 +233,9 @@ def _write_images(
     # Written as the cases come, so that memory does not grow with their number; the header follows with their count.
     raw = folder / "images.raw"
     with raw.open("wb") as file:
-        for row, result in enumerate(track(_decoded(jobs, size, bits, workers), "preparing", total=len(jobs))):
+        for row, result in enumerate(
+            track(_decoded(jobs, size, bits, workers), "preparing", total=len(jobs), console=Console(stderr=True))
+        ):
             if isinstance(result, str):
                 failed.append((images["image_id"].iloc[row], result))
             else:

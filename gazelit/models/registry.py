@@ -34,6 +34,11 @@ class EncoderSpec:
     weights: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # jsonargparse 4.53 turns a null given on the command line for a field of a nested dataclass into this text.
+        if self.weights == "None":
+            self.weights = None
+
     @classmethod
     def of(cls, value: EncoderSpec | Mapping[str, Any]) -> EncoderSpec:
         """The specification itself, or one made from a mapping of its fields."""

@@ -14,13 +14,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import Metric
 
 from gazelit import lineage
 from gazelit.data.heatmap import fixation_counts
 from gazelit.errors import InputError
 from gazelit.losses.saliency import log_density
-from gazelit.metrics import DiagnosisMetrics, SaliencyMetrics, saliency_values
+from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.models.network import Network
 
 Batch = dict[str, Tensor]
@@ -73,7 +72,8 @@ class Stage(L.LightningModule):
         if unknown:
             raise InputError(f"frozen: no component {', '.join(unknown)}; the network has {', '.join(network.specs)}")
         for component in self.frozen:
-            network.get_submodule(component).requires_grad_(False)
+            # Lightning keeps the mode a module has at the start of fit, and does not call train() itself.
+            network.get_submodule(component).requires_grad_(False).eval()
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise InputError("frozen: every component is frozen, so there is nothing to train")
 
@@ -111,6 +111,7 @@ class Stage(L.LightningModule):
         """Makes the metrics and loads the pretrained weights of components that no checkpoint fills."""
         provenance = getattr(self._datamodule, "provenance", {})
         self._exclusive = bool(provenance.get("exclusive", True))
+        self.mean_metrics = _per_split(ImageMeans)
         if "diagnosis" in self.measures:
             names = provenance.get("class_names") or [
                 str(one) for one in range(self.network.specs["classifier"]["classes"])
@@ -164,13 +165,7 @@ class Stage(L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> Outputs:
         loss, outputs, parts = self._step(batch)
-        # sync_dist: the weighted mean over ranks is the mean over images.
-        self.log_dict(
-            {f"{split}/loss": loss, **{f"{split}/{key}": value for key, value in parts.items()}},
-            batch_size=batch["image"].shape[0],
-            prog_bar=split == "val",
-            sync_dist=True,
-        )
+        self._metrics("mean", split).update({"loss": loss, **parts}, len(batch["image"]))
         per_case = self._update_metrics(split, batch, outputs)
         return {"index": batch["index"], **self._predictions(outputs), **per_case}
 
@@ -197,19 +192,20 @@ class Stage(L.LightningModule):
             )
             self._metrics("saliency", split).update(values)
             # σ decides what a map metric means; it is logged beside them.
-            self.log(f"{split}/sigma_px", batch["sigma"].mean(), batch_size=len(batch["sigma"]), sync_dist=True)
+            self._metrics("mean", split).update({"sigma_px": batch["sigma"].mean()}, len(batch["sigma"]))
             per_case |= values
         return per_case
 
-    def _metrics(self, kind: str, split: str) -> Metric:
+    def _metrics(self, kind: str, split: str) -> Any:
         return getattr(self, f"{kind}_metrics")[split]
 
     def _log_metrics(self, split: str) -> None:
-        for kind in ("diagnosis", "saliency"):
-            if kind in self.measures:
-                metrics = self._metrics(kind, split)
-                self.log_dict({f"{split}/{name}": value.float() for name, value in metrics.compute().items()})
-                metrics.reset()
+        for kind in ("mean", *self.measures):
+            metrics = self._metrics(kind, split)
+            values = {f"{split}/{name}": value.float() for name, value in metrics.compute().items()}
+            # compute() has gathered over processes, so that all hold the same value.
+            self.log_dict(values, prog_bar=split == "val" and kind == "mean", sync_dist=False)
+            metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
@@ -264,5 +260,5 @@ def _global_seed() -> int | None:
     return int(seed) if seed is not None else None
 
 
-def _per_split(make: Callable[[], Metric]) -> nn.ModuleDict:
+def _per_split(make: Callable[[], nn.Module]) -> nn.ModuleDict:
     return nn.ModuleDict({split: make() for split in ("val", "test")})

@@ -23,7 +23,10 @@ PREDICTIONS_FILE = "predictions.parquet"
 
 
 def run_folder(trainer: L.Trainer) -> Path:
-    """The folder of a run: the parent of its checkpoints, or the logger's folder where none are written."""
+    """The folder of a run: the parent of its checkpoints, or the logger's folder where none are written.
+
+    Every process must ask, because the logger's folder is broadcast.
+    """
     checkpoint = trainer.checkpoint_callback
     if trainer.state.fn == "fit" and isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
         return Path(checkpoint.dirpath).parent
@@ -47,19 +50,20 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the configuration and logs it to the logger."""
+        folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
-        with atomic_path(run_folder(trainer) / CONFIG_FILE) as temporary:
+        with atomic_path(folder / CONFIG_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Adds the epoch's row; rows of epochs that a resumed run repeats are replaced."""
+        path = run_folder(trainer) / EPOCHS_FILE
         if not trainer.is_global_zero:
             return
-        path = run_folder(trainer) / EPOCHS_FILE
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
         kept = [old for old in _read_rows(path) if int(old["epoch"]) < trainer.current_epoch]
@@ -113,16 +117,17 @@ class PredictionWriter(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the table and the metrics."""
-        self._write_table(trainer)
+        folder = run_folder(trainer)
+        self._write_table(trainer, folder)
         if trainer.is_global_zero:
             metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
-            write_json(run_folder(trainer) / METRICS_FILE, metrics)
+            write_json(folder / METRICS_FILE, metrics)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the table."""
-        self._write_table(trainer)
+        self._write_table(trainer, run_folder(trainer))
 
-    def _write_table(self, trainer: L.Trainer) -> None:
+    def _write_table(self, trainer: L.Trainer, folder: Path) -> None:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         table = prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
         tables: list[pd.DataFrame | None] = [table]
@@ -130,9 +135,8 @@ class PredictionWriter(Callback):
             tables = [None] * trainer.world_size
             torch.distributed.all_gather_object(tables, table)
         if trainer.is_global_zero:
-            # A distributed sampler repeats cases to fill the last batch; each case counts once.
-            whole = pd.concat([one for one in tables if one is not None]).drop_duplicates("index").sort_values("index")
-            with atomic_path(run_folder(trainer) / PREDICTIONS_FILE) as temporary:
+            whole = pd.concat([one for one in tables if one is not None]).sort_values("index")
+            with atomic_path(folder / PREDICTIONS_FILE) as temporary:
                 whole.to_parquet(temporary, index=False)
 
 

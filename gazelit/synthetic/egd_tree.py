@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.random import SeedSequence
+from rich.console import Console
 from rich.progress import track
 
 from gazelit import __version__
@@ -91,7 +92,9 @@ def write_cohort(out: Path, cases: int, seed: int = 0, max_side: int | None = No
 
 
 def _write(root: Path, plans: list[Plan], seed: int, workers: int | None) -> None:
-    results = list(track(_simulated(root, plans, seed, workers), "simulating", total=len(plans)))
+    results = list(
+        track(_simulated(root, plans, seed, workers), "simulating", len(plans), console=Console(stderr=True))
+    )
     sheets, gaze, box_rows = zip(*results, strict=True)
     egd = root / "egd-cxr"
     pd.DataFrame(sheets, columns=SHEET_COLUMNS).to_csv(egd / "master_sheet.csv", index=False)
