@@ -60,6 +60,11 @@ COMMANDS = {
     ),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report"),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "import-reference": Command(
+        "gazelit.importing:import_checkpoint",
+        "turn a checkpoint of the paper's reference implementation into one of gazelit's",
+        positional="file",
+    ),
     "infer": Command(
         "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
     ),
@@ -93,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run_command(name, rest)
         else:
             raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
+    except KeyboardInterrupt:
+        sys.stderr.write("gazelit: interrupted\n")
+        return 130
     except Exception as error:
         mistake = _input_error(error)
         if mistake is None:
@@ -102,11 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
+def _input_error(error: BaseException | None) -> str | None:
     """The user's mistake behind an error: jsonargparse wraps what a constructor raises."""
-    while error is not None and not isinstance(error, InputError):
+    while error is not None:
+        if isinstance(error, InputError):
+            return str(error)
+        if isinstance(error, OSError) and error.filename:
+            # A full disk, a folder without permission: not our code's fault either.
+            return f"{error.filename}: {error.strerror}"
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def _run_command(name: str, arguments: list[str]) -> None:

@@ -92,8 +92,10 @@ class GazeCLI(LightningCLI):
         """Trains, after deciding what the checkpoint means."""
         _say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
         if ckpt_path is not None and ckpt_path not in LIGHTNING_CHECKPOINTS:
-            stamp = lineage.read_checkpoint(ckpt_path)[lineage.STAMP_KEY]
-            if stamp["stage"] == model.name:
+            checkpoint = lineage.read_checkpoint(ckpt_path)
+            stamp = checkpoint[lineage.STAMP_KEY]
+            # Without an optimiser's state (weights only, imported) there is nothing to resume, only weights to take.
+            if stamp["stage"] == model.name and "optimizer_states" in checkpoint:
                 lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
                 model.resumes = True
                 _say(f"resuming '{model.name}' from {ckpt_path}")

@@ -55,6 +55,54 @@ def fixation_counts(points: Tensor, size: tuple[int, int]) -> Tensor:
     return counts.scatter_add_(1, pixel, inside.float()).view(*lead, height, width)
 
 
+#: The reference implementation's canvas (H, W), its stride, and its Gaussian: OpenCV's σ for 501 pixels.
+REFERENCE_CANVAS = (3200, 2560)
+REFERENCE_STRIDE = 5
+REFERENCE_RADIUS = 250
+REFERENCE_SIGMA = 75.5
+
+
+def reference_density(points: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The target map of the paper's reference implementation, for comparison with it.
+
+    Every sample adds its weight to its pixel of the original image; a Gaussian of 75.5 pixels, cut off at 250, blurs
+    it, mirrored at the borders; the image is centred on a canvas of 3200 × 2560, padded or cropped; every fifth pixel is
+    kept and the map divided by its sum. The same values without the full-size map: only the kept pixels are evaluated.
+
+    Args:
+        points: (N, 3) x, y and weight in pixels of the original image; points outside it do not count.
+        image_size: (H, W) of the original image.
+
+    Returns:
+        (640, 512) float32, sums to 1; zero without a point.
+    """
+    pixel = points[:, :2].floor()
+    limit = torch.tensor([image_size[1], image_size[0]], device=points.device)
+    inside = ((pixel >= 0) & (pixel < limit)).all(dim=1) & (points[:, 2] > 0)
+    columns, rows = (
+        _reference_profiles(pixel[inside, axis], image_size[1 - axis], REFERENCE_CANVAS[1 - axis]) for axis in (0, 1)
+    )
+    density = (rows * points[inside, 2:].double()).T @ columns
+    total = density.sum()
+    return (density / torch.where(total > 0, total, 1.0)).float()
+
+
+def _reference_profiles(position: Tensor, length: int, canvas: int) -> Tensor:
+    """Weight of each point at the kept pixels of one axis: (N, canvas / stride) float64."""
+    kept = torch.arange(0, canvas, REFERENCE_STRIDE, dtype=torch.float64, device=position.device)
+    place = kept - (canvas - length) // 2
+    position = position.double()[:, None]
+    profile = torch.zeros(len(position), len(kept), dtype=torch.float64, device=position.device)
+    for image in (position, -position, 2 * (length - 1) - position):
+        distance = place - image
+        profile += torch.where(
+            distance.abs() <= REFERENCE_RADIUS, (-0.5 * (distance / REFERENCE_SIGMA) ** 2).exp(), 0.0
+        )
+    # A point on the border is its own mirror image and counts once.
+    own = (position == 0) | (position == length - 1)
+    return torch.where((place >= 0) & (place < length), torch.where(own, profile / 2, profile), 0.0)
+
+
 def _profiles(position: Tensor, counts: Tensor, length: int, sigma: Tensor) -> Tensor:
     """exp(−(i − position)² / 2σ²) at the pixel centres i: (…, N, length), zero where a point does not count."""
     # Padding may hold anything, NaN included; a zero weight would not make that vanish.

@@ -97,12 +97,73 @@ def auc_judd(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) -> 
         (B,) float64 in [0, 1]; 0.5 for a constant prediction, NaN without fixations.
     """
     one, fixations, valid = _flat(prediction, counts, mask)
+    return _rank_auc(one, fixations * valid, ((fixations == 0) & valid).double())
+
+
+def auc_borji(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Area under the ROC curve of fixations against all pixels, by exact ranks; ties count one half.
+
+    The limit of Borji's uniform sampling of negatives (pysaliency: ``nonfixations="uniform"``), without its randomness.
+
+    Args:
+        prediction: (B, H, W).
+        counts: (B, H, W) number of fixations on each pixel.
+        mask: (B, H, W) bool; see :func:`cc`.
+
+    Returns:
+        (B,) float64 in [0, 1]; 0.5 for a constant prediction, NaN without fixations.
+    """
+    one, fixations, valid = _flat(prediction, counts, mask)
+    return _rank_auc(one, fixations * valid, valid.double())
+
+
+def sauc(prediction: Tensor, counts: Tensor, others: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Shuffled AUC: fixations against the fixations of other images, by exact ranks; ties count one half.
+
+    A map that says no more than where people look in general scores 0.5 in expectation. Leave images of the same
+    patient out of ``others``.
+
+    Args:
+        prediction: (B, H, W).
+        counts: (B, H, W) number of fixations on each pixel.
+        others: (B, H, W) or (H, W) number of other images' fixations on each pixel, on the same grid.
+        mask: (B, H, W) bool; see :func:`cc`.
+
+    Returns:
+        (B,) float64 in [0, 1]; 0.5 for a constant prediction, NaN without fixations of either kind.
+    """
+    one, fixations, valid = _flat(prediction, counts, mask)
+    return _rank_auc(one, fixations * valid, others.expand_as(prediction).double().flatten(1) * valid)
+
+
+def ig(prediction: Tensor, counts: Tensor, baseline: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Information gain over a baseline: the mean over fixations of log2 p − log2 b, in bits a fixation.
+
+    Prediction and baseline are densities over the valid pixels (pysaliency's definition; MIT's stretches both maps to
+    [0, 1] first, which makes it a function of their extremes).
+
+    Args:
+        prediction: (B, H, W), not negative.
+        counts: (B, H, W) number of fixations on each pixel.
+        baseline: (B, H, W) or (H, W), not negative, such as the mean training map.
+        mask: (B, H, W) bool; see :func:`cc`.
+
+    Returns:
+        (B,) float64; 0 for the baseline itself, −inf for a prediction of zero at a fixation, NaN without fixations.
+    """
+    one, fixations, valid = _flat(prediction, counts, mask)
+    fixations = fixations * valid
+    gain = _density(one, valid).log2() - _density(baseline.expand_as(prediction).double().flatten(1), valid).log2()
+    return torch.where(fixations > 0, gain * fixations, 0.0).sum(1) / fixations.sum(1)
+
+
+def _rank_auc(saliency: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Weighted Mann–Whitney statistic of each row: (B, P) values, weights of positives and of negatives."""
     values = []
-    for saliency, positive, counted in zip(one, fixations, valid, strict=True):
-        saliency, positive = saliency[counted], positive[counted]
-        levels, where = saliency.unique(return_inverse=True)
-        positives = positive.new_zeros(len(levels)).scatter_add_(0, where, positive)
-        negatives = positive.new_zeros(len(levels)).scatter_add_(0, where, (positive == 0).double())
+    for row, gains, losses in zip(saliency, positive, negative, strict=True):
+        levels, where = row.unique(return_inverse=True)
+        positives = gains.new_zeros(len(levels)).scatter_add_(0, where, gains)
+        negatives = losses.new_zeros(len(levels)).scatter_add_(0, where, losses)
         below = negatives.cumsum(0) - negatives / 2
         values.append((positives * below).sum() / (positives.sum() * negatives.sum()))
     return torch.stack(values)

@@ -1,12 +1,13 @@
 """Fixation density against a float64 sum of Gaussians."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazelit.data.heatmap import fixation_counts, fixation_density
+from gazelit.data.heatmap import fixation_counts, fixation_density, reference_density
 
 
 def oracle(points, size, sigma):
@@ -106,3 +107,35 @@ def test_counts_every_fixation_on_its_nearest_pixel():
     assert counts[3, 1] == 2
     assert counts.sum() == 2
     assert torch.equal(fixation_counts(torch.stack([points, points]), (5, 4))[1], counts)
+
+
+def reference_map(points, size):
+    """The reference implementation's map by its steps: full-size histogram, OpenCV blur, centring, every 5th pixel."""
+    counts = np.zeros(size, np.float32)
+    for x, y, weight in points:
+        if 0 <= x < size[1] and 0 <= y < size[0]:
+            counts[int(y), int(x)] += weight
+    blurred = cv2.GaussianBlur(counts, (501, 501), 0)
+    blurred /= blurred.max()
+    canvas = np.zeros((3200, 2560), np.float32)
+    top, left = (3200 - size[0]) // 2, (2560 - size[1]) // 2
+    source = blurred[max(-top, 0) : size[0] - max(-top, 0), max(-left, 0) : size[1] - max(-left, 0)]
+    canvas[max(top, 0) : max(top, 0) + source.shape[0], max(left, 0) : max(left, 0) + source.shape[1]] = source
+    kept = canvas[::5, ::5]
+    kept = (kept - kept.min()) / (kept.max() - kept.min())
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize("size", [(3056, 2544), (2022, 2021)])
+def test_the_reference_mode_is_the_references_map(size):
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.normal(0.5, 0.3, 300) * size[1], rng.normal(0.5, 0.3, 300) * size[0], np.ones(300)])
+    points = points.astype(np.float32)
+    # On the border too, where the blur is mirrored.
+    points[:3] = [[0, 40, 1], [size[1] - 1, 1000, 1], [700, size[0] - 1, 1]]
+    ours = reference_density(torch.from_numpy(points), size).numpy()
+    expected = reference_map(points, size)
+    assert ours.shape == (640, 512)
+    assert ours.sum() == pytest.approx(1, abs=1e-5)
+    assert np.corrcoef(ours.ravel(), expected.ravel())[0, 1] > 0.9999
+    assert np.abs(ours - expected).max() < 0.01 * expected.max()

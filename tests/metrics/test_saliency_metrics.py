@@ -8,7 +8,7 @@ from scipy.stats import mannwhitneyu, pearsonr
 from sklearn.metrics import roc_auc_score
 
 from gazelit.metrics import SaliencyMetrics, saliency_values
-from gazelit.metrics.functional import auc_judd, cc, kld, nss, sim
+from gazelit.metrics.functional import auc_borji, auc_judd, cc, ig, kld, nss, sauc, sim
 
 torch.manual_seed(0)
 PREDICTION = torch.rand(5, 13, 17) ** 3
@@ -111,3 +111,40 @@ def test_precision_is_not_lost_on_large_maps_that_sum_to_one():
 def test_shapes_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match="maps must both be"):
         cc(PREDICTION, TARGET[:, :5])
+
+
+OTHERS = torch.poisson(torch.full((5, 13, 17), 0.3))
+
+
+def repeated(values, counts):
+    return values[counts > 0].repeat_interleave(counts[counts > 0].long()).double().numpy()
+
+
+@pytest.mark.parametrize("prediction", [PREDICTION, TIED])
+def test_borji_and_shuffled_auc_equal_mann_whitney(prediction):
+    borji, shuffled = auc_borji(prediction, COUNTS), sauc(prediction, COUNTS, OTHERS)
+    for one, counts, others, uniform, value in zip(prediction, COUNTS, OTHERS, borji, shuffled, strict=True):
+        positives, everything, elsewhere = repeated(one, counts), one.flatten().double().numpy(), repeated(one, others)
+        for negatives, ours in ((everything, uniform), (elsewhere, value)):
+            expected = mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
+            assert ours.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_shuffled_auc_of_the_mean_map_is_chance_in_expectation():
+    generator = torch.Generator().manual_seed(3)
+    bias = torch.rand(13, 17, generator=generator) ** 2
+    counts = torch.poisson(bias.expand(400, 13, 17) * 0.3, generator=generator)
+    others = counts.sum(0) - counts
+    assert sauc(bias.expand_as(counts), counts, others).nanmean().item() == pytest.approx(0.5, abs=0.01)
+    # Without the correction the same map looks good.
+    assert auc_judd(bias.expand_as(counts), counts).nanmean().item() > 0.65
+
+
+def test_information_gain_is_the_difference_of_log_likelihoods_in_bits():
+    baseline = torch.rand(13, 17) + 0.1
+    for one, counts, value in zip(PREDICTION, COUNTS, ig(PREDICTION, COUNTS, baseline), strict=True):
+        p, b = (one / one.sum()).double(), (baseline / baseline.sum()).double()
+        expected = np.mean(np.log2(repeated(p, counts)) - np.log2(repeated(b, counts)))
+        assert value.item() == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(ig(baseline.expand(5, 13, 17), COUNTS, baseline), torch.zeros(5).double(), atol=1e-6)
+    assert torch.isnan(ig(PREDICTION, torch.zeros_like(COUNTS), baseline)).all()
