@@ -66,8 +66,8 @@ def reference_density(points: Tensor, image_size: tuple[int, int]) -> Tensor:
     """The target map of the paper's reference implementation, for comparison with it.
 
     Every sample adds its weight to its pixel of the original image; a Gaussian of 75.5 pixels, cut off at 250, blurs
-    it, mirrored at the borders; the image is centred on a canvas of 3200 × 2560, padded or cropped; every fifth pixel is
-    kept and the map divided by its sum. The same values without the full-size map: only the kept pixels are evaluated.
+    it, mirrored at the borders; the image is centred on a canvas of 3200 × 2560, padded or cropped; every fifth pixel
+    is kept and the map divided by its sum. Only the kept pixels are evaluated here, which gives the same values.
 
     Args:
         points: (N, 3) x, y and weight in pixels of the original image; points outside it do not count.
