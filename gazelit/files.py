@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,30 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def building_folder(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside ``out`` that takes its name when the block succeeds.
+
+    Args:
+        out: The folder that is to exist, whole, afterwards; an empty one may be there.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        yield building
+        building.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        building.replace(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def is_free(out: Path) -> bool:
+    """Whether ``out`` does not exist or is an empty folder."""
+    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from gazelit import lineage
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file
 from gazelit.models.reference import import_reference
+from gazelit.models.weights import read_tensors
 
 logger = logging.getLogger("gazelit")
 
@@ -45,12 +45,7 @@ def import_checkpoint(file: list[str], out: Path) -> None:
     if len(file) != 1:
         raise InputError(f"import-reference takes one file, not {len(file)}")
     path = Path(file[0])
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable state dict ({error.__class__.__name__})") from error
+    state = read_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: not a state dict of tensors; give the file that the reference implementation saves")
     try:

@@ -8,11 +8,9 @@ specifications, the data the model saw, and the whole stamp of the checkpoint it
 from __future__ import annotations
 
 import os
-import pickle
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -22,6 +20,7 @@ from gazelit import __version__
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.models.network import Network
+from gazelit.models.weights import check_fit, read_tensors
 
 STAMP_KEY = "gazelit"
 
@@ -93,13 +92,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: The file is missing, is not a checkpoint, or carries no stamp.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({error.__class__.__name__}); is it truncated?") from error
+    checkpoint = read_tensors(path)
     if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise InputError(
             f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`"
@@ -147,7 +140,7 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str) -> Han
 
     states = {name: component_state(checkpoint, name) for name in shared}
     for name in shared:
-        _check_tensors(path, name, states[name], network.get_submodule(name).state_dict())
+        check_fit(states[name], network.get_submodule(name).state_dict(), f"{path}: component '{name}'")
     for name in shared:
         network.get_submodule(name).load_state_dict(states[name], strict=True)
     return HandOff(
@@ -190,18 +183,3 @@ def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     keys = sorted(key for key in {*theirs, *ours} - {"weights"} if theirs.get(key) != ours.get(key))
     return "; ".join(f"{key} ({theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured)" for key in keys)
-
-
-def _check_tensors(
-    path: str | os.PathLike[str], component: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]
-) -> None:
-    problems = [f"{key} missing" for key in ours if key not in theirs]
-    problems += [f"{key} unexpected" for key in theirs if key not in ours]
-    problems += [
-        f"{key} has shape {tuple(theirs[key].shape)}, not {tuple(ours[key].shape)}"
-        for key in ours
-        if key in theirs and theirs[key].shape != ours[key].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise InputError(f"{path}: component '{component}' does not fit: {shown}")

@@ -183,7 +183,7 @@ def test_predict_writes_probabilities(trained, run_gazelit, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ckpt_path=missing.ckpt"], "missing.ckpt: no such checkpoint"),
+        (["--ckpt_path=missing.ckpt"], "missing.ckpt: no such file"),
         (["--ckpt_path=noise.ckpt"], "noise.ckpt: not a readable checkpoint"),
         (["--ckpt_path=plain.ckpt"], "plain.ckpt: not a gazelit checkpoint"),
         (["--model.network.encoder.name=no-such-encoder"], "no-such-encoder"),

@@ -70,8 +70,10 @@ def test_a_checkpoint_that_shares_nothing_names_both_sides(tmp_path):
         lineage.hand_over(save(tmp_path / "a.ckpt", Lonely()), receiving(), "joint")
 
 
-@pytest.mark.parametrize("spoil", ["missing", "unexpected", "shape"])
-def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path, spoil):
+@pytest.mark.parametrize(
+    ("spoil", "message"), [("missing", "missing"), ("unexpected", "left over"), ("shape", r"is \(2,\), not \(8,")]
+)
+def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path, spoil, message):
     path = save(tmp_path / "a.ckpt", ContrastiveNetwork(SMALL))
     checkpoint = torch.load(path, weights_only=True)
     key = "network.encoder.levels.1.0.conv1.weight"
@@ -84,7 +86,7 @@ def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path, spoi
     torch.save(checkpoint, path)
     target = receiving()
     before = {key: value.clone() for key, value in target.state_dict().items()}
-    with pytest.raises(InputError, match=rf"component 'encoder' does not fit: .*({spoil}|has shape)"):
+    with pytest.raises(InputError, match=rf"component 'encoder' does not fit: .*{message}"):
         lineage.hand_over(path, target, "joint")
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
 

@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from gazelit.data.dicom import read_radiograph
 from gazelit.data.geometry import Letterbox
 from gazelit.data.schema import Recording, Source
 from gazelit.errors import InputError
-from gazelit.files import read_json, sha256_file, sha256_json, write_json
+from gazelit.files import building_folder, is_free, read_json, sha256_file, sha256_json, write_json
 
 logger = logging.getLogger("gazelit")
 
@@ -142,15 +141,13 @@ def prepare(
     recording.check()
     options = {"size": list(size), "bits": bits, "require_gaze": require_gaze}
     request = sha256_json({"format": FORMAT, "options": options, "tables": _tables_hash(recording)})
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not is_free(out):
         return _existing(out, request)
     if require_gaze:
         recording = _with_gaze(recording)
     _report_skipped(recording.skipped, strict)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with building_folder(out) as building:
         kept, failed = _write_images(recording.images, building, size, bits, workers)
         _report_skipped(failed, strict)
         skipped = [*recording.skipped, *failed]
@@ -169,12 +166,6 @@ def prepare(
             "fingerprint": sha256_json(content),
         }
         write_json(building / STORE_FILE, about)
-        building.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        building.replace(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     logger.info("%s: %d cases, %d left out", out, counts["cases"], counts["skipped"])
     return Store.open(out)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
+from gazelit.models.weights import check_fit, read_tensors
 
 
 class Encoder(nn.Module):
@@ -111,13 +109,7 @@ def load_weight_file(encoder: Encoder, path: str) -> None:
     Raises:
         InputError: The file is missing or unreadable, or a tensor is missing, left over or of another shape.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such weight file")
-    try:
-        state: Any = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:
-        # Whatever a damaged or foreign file makes the readers raise, it is the file's fault.
-        raise InputError(f"{path}: not a readable weight file ({error.__class__.__name__})") from error
+    state = read_tensors(path)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -131,13 +123,5 @@ def load_weight_file(encoder: Encoder, path: str) -> None:
     for key, value in theirs.items():
         if key in ours and value.ndim == 4 and value.shape[1] == 3 and ours[key].shape[1] == 1:
             theirs[key] = value.sum(dim=1, keepdim=True)
-    problems = [f"{key} missing" for key in ours if key not in theirs]
-    problems += [f"{key} left over" for key in theirs if key not in ours]
-    problems += [
-        f"{key} is {tuple(theirs[key].shape)}, not {tuple(ours[key].shape)}"
-        for key in ours
-        if key in theirs and theirs[key].shape != ours[key].shape
-    ]
-    if problems:
-        raise InputError(f"{path}: does not fit the encoder: {'; '.join(problems[:5])} ({len(problems)} in all)")
+    check_fit(theirs, ours, f"{path}: the weight file")
     target.load_state_dict(theirs)

@@ -16,6 +16,7 @@ from gazelit.models.contrastive_net import ContrastiveNetwork
 from gazelit.models.dual_unet import DualEncoderUNet
 from gazelit.models.network import Network
 from gazelit.models.registry import EncoderSpec
+from gazelit.models.weights import check_fit
 
 _STEPS = 5
 #: Tensors that no output of the reference network depends on.
@@ -109,7 +110,7 @@ def import_reference(state_dict: Mapping[str, Tensor]) -> ReferenceImport:
     components = {key.split(".")[0] for key in renamed}
     stage = _stage(components)
     network = _build(stage)
-    _check(network.state_dict(), renamed, unknown)
+    check_fit(renamed, network.state_dict(), "the reference checkpoint", unknown)
     network.load_state_dict(renamed)
     return ReferenceImport(network.eval(), stage, tuple(unused), log_sigma)
 
@@ -136,17 +137,3 @@ def _build(stage: str) -> Network:
     if stage == "contrastive":
         return ContrastiveNetwork(encoder)
     return DualEncoderUNet(encoder, EncoderSpec("res-se"), classes=3 if stage == "joint" else None)
-
-
-def _check(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], unknown: list[str]) -> None:
-    problems = [f"{key} unknown" for key in unknown]
-    problems += [f"{key} missing" for key in ours if key not in theirs]
-    problems += [f"{key} unexpected" for key in theirs if key not in ours]
-    problems += [
-        f"{key} is {tuple(theirs[key].shape)}, not {tuple(ours[key].shape)}"
-        for key in ours
-        if key in theirs and theirs[key].shape != ours[key].shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise InputError(f"the reference checkpoint does not fit: {'; '.join(problems[:8])}{more}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -21,7 +19,7 @@ from rich.progress import track
 
 from gazelit import __version__
 from gazelit.errors import InputError
-from gazelit.files import read_json, write_json
+from gazelit.files import building_folder, is_free, read_json, write_json
 from gazelit.synthetic.case import Plan, plan_cohort, simulate_case
 from gazelit.synthetic.dicom_writer import uid, write_film
 from gazelit.synthetic.tables import (
@@ -73,22 +71,14 @@ def write_cohort(out: Path, cases: int, seed: int = 0, max_side: int | None = No
         "cases": cases,
         "max_side": max_side,
     }
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not is_free(out):
         marker = out / "egd-cxr" / MARKER
         if not marker.is_file() or read_json(marker) != about:
             raise InputError(f"{out}: exists and is not this cohort; choose another --out, or remove it")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with building_folder(out) as building:
         _write(building, plan_cohort(cases, seed, max_side), seed, workers)
         write_json(building / "egd-cxr" / MARKER, about)
-        building.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        building.replace(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _write(root: Path, plans: list[Plan], seed: int, workers: int | None) -> None:

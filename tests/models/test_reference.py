@@ -188,7 +188,7 @@ def test_an_imported_checkpoint_is_taken_by_infer_and_by_the_next_stage(state, r
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"noise", "not a readable state dict"), (None, "not a state dict of tensors")]
+    ("content", "message"), [(b"noise", "not a readable checkpoint"), (None, "not a state dict of tensors")]
 )
 def test_import_reference_names_files_it_cannot_read(run_gazelit, tmp_path, content, message):
     if content:
