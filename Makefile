@@ -10,6 +10,8 @@ PRESET ?= quick
 OUT ?= runs/$(PRESET)
 SEED ?= 0
 CASES ?= 360
+# Further options of `gazelit run`, such as OPTIONS='--overrides=[--trainer.max_epochs=2]'.
+OPTIONS ?=
 DATA ?=
 CXR ?=
 COHORT := $(OUT)/cohort
@@ -45,12 +47,12 @@ format: $(READY) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce: $(READY) ## train the three stages, test the joint model and write the report (DATA= CXR= PRESET= OUT= SEED=)
+reproduce: $(READY) ## train the three stages, test the joint model and write the report (DATA= CXR= PRESET= OUT= SEED= OPTIONS=)
 	@if { [ -n "$(DATA)" ] && [ -z "$(CXR)" ]; } || { [ -z "$(DATA)" ] && [ -n "$(CXR)" ]; }; then \
 		echo "give both DATA (EGD-CXR) and CXR (MIMIC-CXR or MIMIC-CXR-JPG), or neither for the synthetic cohort" >&2; exit 2; fi
 	$(if $(DATA),,$(BIN)/gazelit synth --out $(COHORT) --cases $(CASES) --seed $(SEED) --max-side 480)
 	$(BIN)/gazelit prepare --source EGDCXR --source.root "$(EGD)" --source.images "$(IMAGES)" --size "$(SIZE_$(PRESET))" --out $(OUT)/store
-	$(BIN)/gazelit run --config pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run
+	$(BIN)/gazelit run --config pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run $(OPTIONS)
 
 clean: ## remove .venv and caches, keep runs and stores
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
 """The command line as its users meet it."""
 
+import csv
 import subprocess
 import sys
 
@@ -168,6 +169,19 @@ def test_test_writes_metrics_and_a_row_per_case(trained, run_gazelit, tmp_path):
     assert table["cc"].mean() == pytest.approx(metrics["test/cc"], rel=1e-5)
     predicted = table[["p_Normal", "p_CHF", "p_pneumonia"]].to_numpy().argmax(1)
     assert (predicted == table["label"]).mean() == pytest.approx(metrics["test/accuracy"], rel=1e-5)
+
+
+def test_validate_measures_the_validation_split(trained, run_gazelit):
+    folder = trained[0][3]
+    best = folder / "checkpoints" / "best.ckpt"
+    run_gazelit("validate", f"--config={folder / 'config.yaml'}", f"--ckpt_path={best}", "--trainer.default_root_dir=v")
+    with open("v/lightning_logs/version_0/metrics.csv") as file:
+        row = next(csv.DictReader(file))
+    with (folder / "epochs.csv").open() as file:
+        trained_row = next(csv.DictReader(file))
+    # The stored checkpoint gives again what was logged while training.
+    for key in ("val/loss", "val/cc", "val/auroc_macro"):
+        assert float(row[key]) == pytest.approx(float(trained_row[key]), rel=1e-4)
 
 
 def test_predict_writes_probabilities(trained, run_gazelit, tmp_path):

@@ -1,14 +1,17 @@
 """Set-up, and the README's promises."""
 
+import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from gazelit.cli import COMMANDS, TRAINER_COMMANDS
+from tests.tiny import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,18 +58,50 @@ def test_every_dependency_is_constrained_and_its_bound_has_a_reason():
         previous = line
 
 
-def test_the_commands_of_the_readme_exist_with_their_options(run_gazelit):
+def readme_commands():
     blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("gazelit ")]
-    assert len(commands) >= 5
-    for _, name, *arguments in commands:
+    return [shlex.split(line) for line in lines if line]
+
+
+def test_every_command_the_readme_names_exists():
+    for _, name, *_ in (command for command in readme_commands() if command[0] == "gazelit"):
         assert name in {**COMMANDS, **TRAINER_COMMANDS}
-        for argument in arguments:
-            if argument.endswith(".yaml") and "/" not in argument:
-                assert (ROOT / "configs" / argument).is_file()
     for target in re.findall(r"(?:`|^)make ([a-z]+)", README, re.M):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_the_readmes_steps_run_one_after_another(cohort, run_gazelit, tmp_path):
+    commands = [command[1:] for command in readme_commands() if command[0] == "gazelit"]
+    assert [command[0] for command in commands] == ["prepare", "fit", "fit", "fit", "test"]
+    stage = 0
+    for name, *arguments in commands:
+        paths = {"path/to/egd-cxr/1.0.0": cohort / "egd-cxr", "path/to/mimic-cxr/2.0.0": cohort / "mimic-cxr"}
+        arguments = [str(paths.get(argument, argument)) for argument in arguments]
+        small = []
+        if name == "prepare":
+            small = ["--size=[64, 64]", "--workers=1"]
+        elif name == "fit":
+            stage += 1
+            small = [*tiny(stage, "stores/egd-cxr"), "--data.downscale=1", "--trainer.max_epochs=1"]
+        run_gazelit(name, *arguments, *small)
+    assert list(tmp_path.glob("lightning_logs/version_*/predictions.parquet"))
+
+
+def test_make_reproduce_ends_in_a_report(tmp_path):
+    command = [
+        *("make", "-o", ".venv/.ready", "reproduce", f"BIN={Path(sys.executable).parent}", f"OUT={tmp_path}"),
+        *("CASES=24", "OPTIONS=--overrides=[--trainer.max_epochs=1]"),
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["synthetic"] is True
+    assert metrics["n_train"] + metrics["n_val"] + metrics["n_test"] == 24
+    assert "SYNTHETIC" in (tmp_path / "run" / "report.md").read_text()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("done before, skipped") == 5
 
 
 @pytest.mark.parametrize(
