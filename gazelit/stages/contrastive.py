@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from gazelit.losses.contrastive import BatchAllTripletLoss
+from gazelit.losses.gather import gather_rows
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
 
@@ -17,7 +18,8 @@ class ContrastivePretraining(Stage):
     """Pulls images of one class together and pushes classes apart, before anything else is learned.
 
     Stage 1 of Qiu, Rivaz and Xiao 2025. Where their code compares un-pooled feature maps along one axis, the embedding
-    here is what the classifier will see (``docs/method.md``).
+    here is what the classifier will see (``docs/method.md``). In training, positives and negatives come from all
+    processes, with gradient.
 
     Args:
         network: Gives ``{"embedding": (B, C)}``, such as :class:`gazelit.models.contrastive_net.ContrastiveNetwork`.
@@ -42,4 +44,8 @@ class ContrastivePretraining(Stage):
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])
-        return self.loss(outputs["embedding"], batch["label"]), outputs, {}
+        embedding, label = outputs["embedding"].float(), batch["label"]
+        if self.training:
+            # Every process's images are positives and negatives for every other's. Validation shares differ in size.
+            embedding, label = gather_rows(embedding), gather_rows(label)
+        return self.loss(embedding, label), outputs, {}

@@ -1,0 +1,44 @@
+"""The contrastive objective on several processes equals that of one with the whole batch."""
+
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gazelit.losses import BatchAllTripletLoss
+from gazelit.losses.gather import gather_rows
+
+IMAGES, LABELS = torch.randn(16, 10, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 6))
+
+
+def one_process(rank, world, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    model = DistributedDataParallel(network())
+    share = slice(rank * 16 // world, (rank + 1) * 16 // world)
+    embedding, label = gather_rows(model(IMAGES[share])), gather_rows(LABELS[share])
+    loss = BatchAllTripletLoss()(embedding, label)
+    loss.backward()
+    torch.save((loss.detach(), [parameter.grad for parameter in model.parameters()]), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_loss_and_gradients_equal_one_process_with_the_whole_batch(world, tmp_path):
+    multiprocessing.spawn(one_process, (world, tmp_path), world)
+    model = network()
+    loss = BatchAllTripletLoss()(model(IMAGES), LABELS)
+    loss.backward()
+    for rank in range(world):
+        theirs, gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert theirs.item() == pytest.approx(loss.item(), rel=1e-5)
+        for ours, gradient in zip(model.parameters(), gradients, strict=True):
+            assert torch.allclose(ours.grad, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_a_single_process_gathers_itself():
+    assert gather_rows(IMAGES) is IMAGES
