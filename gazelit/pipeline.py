@@ -80,7 +80,7 @@ def run(
         stages: The stages in order.
         store: The prepared store that all stages read.
         out: The run folder. Running the same command again goes on where it stopped.
-        seed: Seed of every stage.
+        seed: Seed of every stage: weights, order and augmentation. The split has its own (``--data.split_seed``).
         checkpoint: Which checkpoint of a stage is handed over and tested: ``best`` by the validation loss, or ``last``.
         overrides: Options added to every stage's command line, such as ``--trainer.precision=bf16-mixed``.
 
@@ -93,7 +93,7 @@ def run(
     out = out.resolve()
     with _exclusive(out) as lock:
         console = Console(stderr=True)
-        common = [f"--seed_everything={seed}", f"--data.store={store.resolve()}"]
+        common = [f"--seed_everything={seed}", f"--data.seed={seed}", f"--data.store={store.resolve()}"]
         store_hash = sha256_file(store / "store.json")
         checkpoints: dict[str, Path] = {}
         previous: str | None = None

@@ -67,6 +67,15 @@ def test_a_killed_run_goes_on_and_ends(interrupted):
     assert "resuming 'saliency'" in (out / "saliency" / "log.txt").read_text()
 
 
+def test_the_chain_of_checkpoints_survives_the_resume(interrupted):
+    import torch
+
+    from gazelit.lineage import STAMP_KEY, chain
+
+    best = torch.load(interrupted[1] / "joint" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert [stamp["stage"] for stamp in chain(best[STAMP_KEY])] == ["joint", "saliency", "contrastive"]
+
+
 def test_a_resumed_stage_has_one_row_per_epoch(interrupted):
     lines = (interrupted[1] / "saliency" / "epochs.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1", "2"]
