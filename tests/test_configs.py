@@ -64,3 +64,33 @@ def test_shipped_stages_have_the_published_settings(number):
     assert (data["sigma"], data["sigma_unit"]) == (75.5, "image_px")
     optimizer = config["model"]["init_args"]["optimizer"]
     assert optimizer == {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-4}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        (1, ["--model.loss=gazelit.losses.BatchHardTripletLoss", "--model.loss.margin=0.3"]),
+        (1, ["--model.loss=gazelit.losses.SupervisedContrastiveLoss", "--model.network.projection=8"]),
+        (2, ["--model.saliency_loss=gazelit.losses.CorrelationLoss"]),
+        (3, ["--model.weighting=gazelit.losses.UncertaintyWeighting"]),
+    ],
+)
+def test_objectives_are_chosen_by_class_path(stage, options, store, run_gazelit):
+    config = f"presets/quick/stage{stage}.yaml"
+    run_gazelit("fit", "--config", config, *tiny(stage, store), *options, "--trainer.fast_dev_run=true")
+
+
+def test_a_weighted_sum_of_objectives_comes_from_yaml(store, run_gazelit, tmp_path):
+    loss = {
+        "class_path": "gazelit.losses.WeightedSaliencyLoss",
+        "init_args": {
+            "losses": [
+                {"class_path": "gazelit.losses.KLDivergenceLoss"},
+                {"class_path": "gazelit.losses.SimilarityLoss"},
+            ],
+            "weights": [1.0, 0.5],
+        },
+    }
+    (tmp_path / "loss.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"saliency_loss": loss}}}))
+    base = ["fit", "--config", "presets/quick/stage2.yaml", "--config", "loss.yaml"]
+    run_gazelit(*base, *tiny(2, store), "--trainer.fast_dev_run=true")

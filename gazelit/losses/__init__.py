@@ -1,13 +1,18 @@
 """Objectives, in plain PyTorch."""
 
-from gazelit.losses.contrastive import BatchAllTripletLoss
+from gazelit.losses.contrastive import BatchAllTripletLoss, BatchHardTripletLoss, SupervisedContrastiveLoss
 from gazelit.losses.multitask import FixedWeighting, ReferenceWeighting, UncertaintyWeighting
-from gazelit.losses.saliency import KLDivergenceLoss
+from gazelit.losses.saliency import CorrelationLoss, KLDivergenceLoss, SimilarityLoss, WeightedSaliencyLoss
 
 __all__ = [
     "BatchAllTripletLoss",
+    "BatchHardTripletLoss",
+    "CorrelationLoss",
     "FixedWeighting",
     "KLDivergenceLoss",
     "ReferenceWeighting",
+    "SimilarityLoss",
+    "SupervisedContrastiveLoss",
     "UncertaintyWeighting",
+    "WeightedSaliencyLoss",
 ]

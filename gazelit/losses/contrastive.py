@@ -41,11 +41,8 @@ class BatchAllTripletLoss(nn.Module):
             Scalar.
         """
         with torch.autocast(embedding.device.type, enabled=False):
-            # Not by matrix products, which lose small distances; cdist's gradient is zero where two embeddings
-            # coincide.
-            distance = torch.cdist(embedding.float(), embedding.float(), compute_mode="donot_use_mm_for_euclid_dist")
-            same = label[:, None] == label[None, :]
-            positive = same & ~torch.eye(len(label), dtype=torch.bool, device=label.device)
+            distance = euclidean(embedding.float())
+            positive, same = pairs(label)
             total = distance.new_zeros(())
             # One anchor's positives against all negatives at a time: memory stays at B² instead of B³.
             for anchor in range(len(label)):
@@ -58,3 +55,73 @@ class BatchAllTripletLoss(nn.Module):
                 return total
             triplets = (positive.sum(1) * (~same).sum(1)).sum()
             return total / triplets.clamp(min=1)
+
+
+class BatchHardTripletLoss(nn.Module):
+    """Triplet margin loss of each anchor's farthest positive and nearest negative (Hermans, Beyer and Leibe 2017).
+
+    The mean over the anchors that have both; a batch without any costs zero and has a zero gradient.
+
+    Args:
+        margin: The margin.
+    """
+
+    def __init__(self, margin: float = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+        """Computes the loss in float32; see :meth:`BatchAllTripletLoss.forward`."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            distance = euclidean(embedding.float())
+            positive, same = pairs(label)
+            anchors = positive.any(1) & (~same).any(1)
+            farthest = distance.masked_fill(~positive, -torch.inf).amax(1)[anchors]
+            nearest = distance.masked_fill(same, torch.inf).amin(1)[anchors]
+            total = torch.relu(farthest - nearest + self.margin).sum() + 0.0 * embedding.float().sum()
+            return total / anchors.sum().clamp(min=1)
+
+
+class SupervisedContrastiveLoss(nn.Module):
+    """Supervised contrastive loss, with the sum over positives outside the logarithm (Khosla et al. 2020, equation 2).
+
+    Embeddings are normalised to length 1. The mean over the anchors that have a positive; a batch without any costs
+    zero and has a zero gradient.
+
+    Args:
+        temperature: Divides the cosine similarities.
+
+    Raises:
+        InputError: The temperature is not above 0.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise InputError(f"temperature: must be above 0, not {temperature}")
+        self.temperature = temperature
+
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+        """Computes the loss in float32; see :meth:`BatchAllTripletLoss.forward`."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            normal = nn.functional.normalize(embedding.float(), dim=1)
+            positive, _ = pairs(label)
+            itself = torch.eye(len(label), dtype=torch.bool, device=label.device)
+            similarity = (normal @ normal.T / self.temperature).masked_fill(itself, -torch.inf)
+            log_share = similarity - similarity.logsumexp(1, keepdim=True)
+            anchors = positive.any(1)
+            per_anchor = torch.where(positive, log_share, 0.0).sum(1) / positive.sum(1).clamp(min=1)
+            total = -per_anchor[anchors].sum() + 0.0 * embedding.float().sum()
+            return total / anchors.sum().clamp(min=1)
+
+
+def euclidean(embedding: Tensor) -> Tensor:
+    """Distances (B, B) of embeddings (B, C), with a zero gradient where two coincide."""
+    # Not by matrix products, which lose small distances.
+    return torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def pairs(label: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pairs of a batch are positives (one class, two images), and which are of one class: (B, B) bool each."""
+    same = label[:, None] == label[None, :]
+    return same & ~torch.eye(len(label), dtype=torch.bool, device=label.device), same

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gazelit.errors import InputError
+
 
 def log_density(logits: Tensor) -> Tensor:
     """Log-softmax over all pixels, in float32 whatever the autocast.
@@ -39,4 +41,58 @@ class KLDivergenceLoss(nn.Module):
         log_prediction = log_density(logits).flatten(1)
         target = target.float().flatten(1)
         per_image = (torch.xlogy(target, target) - target * log_prediction).sum(dim=1)
-        return torch.where(has_gaze, per_image, 0.0).sum() / has_gaze.sum().clamp(min=1)
+        return _mean_over_gaze(per_image, has_gaze)
+
+
+class CorrelationLoss(nn.Module):
+    """1 − CC of the predicted and the target density, mean over the images that have gaze."""
+
+    def forward(self, logits: Tensor, target: Tensor, has_gaze: Tensor) -> Tensor:
+        """Computes the loss in float32; see :meth:`KLDivergenceLoss.forward`."""
+        one = log_density(logits).exp().flatten(1)
+        other = target.float().flatten(1)
+        one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
+        # Densities of 300,000 pixels have variances near the smallest normal float32: divide before multiplying.
+        value = (nn.functional.normalize(one, dim=1, eps=1e-20) * nn.functional.normalize(other, dim=1, eps=1e-20)).sum(
+            1
+        )
+        return _mean_over_gaze(1 - value, has_gaze)
+
+
+class SimilarityLoss(nn.Module):
+    """1 − SIM of the predicted and the target density, mean over the images that have gaze."""
+
+    def forward(self, logits: Tensor, target: Tensor, has_gaze: Tensor) -> Tensor:
+        """Computes the loss in float32; see :meth:`KLDivergenceLoss.forward`."""
+        shared = torch.minimum(log_density(logits).exp().flatten(1), target.float().flatten(1)).sum(1)
+        return _mean_over_gaze(1 - shared, has_gaze)
+
+
+class WeightedSaliencyLoss(nn.Module):
+    """A weighted sum of saliency objectives.
+
+    Args:
+        losses: The objectives.
+        weights: One weight each.
+
+    Raises:
+        InputError: Their numbers differ.
+    """
+
+    def __init__(self, losses: list[nn.Module], weights: list[float]) -> None:
+        super().__init__()
+        if len(losses) != len(weights):
+            raise InputError(f"weights: {len(losses)} losses need as many weights, not {len(weights)}")
+        self.losses = nn.ModuleList(losses)
+        self.weights = weights
+
+    def forward(self, logits: Tensor, target: Tensor, has_gaze: Tensor) -> Tensor:
+        """The weighted sum; see :meth:`KLDivergenceLoss.forward`."""
+        terms = [
+            weight * loss(logits, target, has_gaze) for loss, weight in zip(self.losses, self.weights, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+
+def _mean_over_gaze(per_image: Tensor, has_gaze: Tensor) -> Tensor:
+    return torch.where(has_gaze, per_image, 0.0).sum() / has_gaze.sum().clamp(min=1)

@@ -6,19 +6,26 @@ import math
 import pytest
 import torch
 from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.losses import SupConLoss, TripletMarginLoss
+from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch.nn import functional as F
 
 from gazelit.errors import InputError
 from gazelit.losses import (
     BatchAllTripletLoss,
+    BatchHardTripletLoss,
+    CorrelationLoss,
     FixedWeighting,
     KLDivergenceLoss,
     ReferenceWeighting,
+    SimilarityLoss,
+    SupervisedContrastiveLoss,
     UncertaintyWeighting,
+    WeightedSaliencyLoss,
 )
 from gazelit.losses.saliency import log_density
+from gazelit.metrics.functional import cc, sim
 
 
 def triple_loop(embedding, label, margin):
@@ -155,3 +162,77 @@ def test_fixed_weighting():
 def test_weightings_refuse_other_tasks(weighting):
     with pytest.raises(InputError, match="report"):
         weighting({"report": torch.tensor(1.0)})
+
+
+def test_batch_hard_triplets_equal_pytorch_metric_learning():
+    torch.manual_seed(2)
+    embedding, label = torch.randn(20, 8), torch.randint(0, 3, (20,))
+    distance = LpDistance(normalize_embeddings=False, p=2)
+    hard = BatchHardMiner(distance=distance)(embedding, label)
+    oracle = TripletMarginLoss(margin=1.0, distance=distance, reducer=MeanReducer())
+    assert BatchHardTripletLoss()(embedding, label).item() == pytest.approx(
+        oracle(embedding, label, hard).item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+def test_supervised_contrastive_equals_pytorch_metric_learning(temperature):
+    torch.manual_seed(3)
+    embedding = torch.randn(18, 8, requires_grad=True)
+    label = torch.randint(0, 4, (18,))
+    ours = SupervisedContrastiveLoss(temperature)(embedding, label)
+    theirs = SupConLoss(temperature=temperature)(embedding, label)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    one, other = (torch.autograd.grad(loss, embedding)[0] for loss in (ours, theirs))
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [BatchHardTripletLoss(), SupervisedContrastiveLoss()])
+def test_batches_without_positives_cost_nothing_and_can_be_differentiated(loss):
+    embedding = torch.randn(3, 4, requires_grad=True)
+    value = loss(embedding, torch.arange(3))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(embedding.grad, torch.zeros(3, 4))
+
+
+def maps(height=9, width=7):
+    torch.manual_seed(4)
+    target = torch.rand(4, 1, height, width) ** 3
+    return (
+        torch.randn(4, 1, height, width),
+        target / target.sum((2, 3), keepdim=True),
+        torch.tensor([True, True, False, True]),
+    )
+
+
+@pytest.mark.parametrize(("loss", "metric"), [(CorrelationLoss(), cc), (SimilarityLoss(), sim)])
+@pytest.mark.parametrize("size", [(9, 7), (640, 512)])
+def test_saliency_losses_are_one_minus_their_metric(loss, metric, size):
+    logits, target, has_gaze = maps(*size)
+    prediction = logits.flatten(1).softmax(1).view_as(logits)
+    expected = 1 - metric(prediction[:, 0], target[:, 0])[has_gaze].mean()
+    assert loss(logits, target, has_gaze).item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_saliency_losses_lead_to_the_target():
+    _, target, has_gaze = maps()
+    for loss in (CorrelationLoss(), SimilarityLoss(), KLDivergenceLoss()):
+        logits = torch.zeros_like(target, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=0.1)
+        first = loss(logits, target, has_gaze).item()
+        for _ in range(150):
+            optimizer.zero_grad()
+            value = loss(logits, target, has_gaze)
+            value.backward()
+            optimizer.step()
+        assert value.item() < 0.2 * first
+
+
+def test_weighted_sum_of_saliency_losses():
+    logits, target, has_gaze = maps()
+    whole = WeightedSaliencyLoss([KLDivergenceLoss(), CorrelationLoss()], [1.0, 0.5])(logits, target, has_gaze)
+    expected = KLDivergenceLoss()(logits, target, has_gaze) + 0.5 * CorrelationLoss()(logits, target, has_gaze)
+    assert whole.item() == pytest.approx(expected.item(), rel=1e-6)
+    with pytest.raises(InputError, match="2 losses need"):
+        WeightedSaliencyLoss([KLDivergenceLoss(), CorrelationLoss()], [1.0])
