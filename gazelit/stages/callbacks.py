@@ -87,10 +87,6 @@ class PredictionWriter(Callback):
         """Forgets an earlier run."""
         self._batches = []
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forgets an earlier run."""
-        self._batches = []
-
     def on_test_batch_end(
         self,
         trainer: L.Trainer,
@@ -103,17 +99,8 @@ class PredictionWriter(Callback):
         """Keeps the small per-case values of a batch."""
         self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
 
-    def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the small per-case values of a batch."""
-        self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
+    on_predict_start = on_test_start
+    on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the table and the metrics."""

@@ -232,7 +232,7 @@ def _ribs(rng: Generator, reach: float, inspiration: float) -> list[Tube]:
     for side in (-1, 1):
         for number in range(10):
             top = -10.6 * inspiration + spacing * number + rng.normal(0, 0.08)
-            span = (reach + lungs_extra(number)) * (0.62 + 0.43 * np.sin(np.pi * (number + 1.2) / 13.5))
+            span = (reach + 0.28 * number) * (0.62 + 0.43 * np.sin(np.pi * (number + 1.2) / 13.5))
             t = np.linspace(0, 1, 24)
             outer = 2.0 + (span + 4.0) * np.sin(0.5 * np.pi * t)
             fall = 2.4 + 0.36 * number
@@ -250,11 +250,6 @@ def _ribs(rng: Generator, reach: float, inspiration: float) -> list[Tube]:
                 )
                 ribs.append(Tube(front, 0.5, 0.62, 0.3))
     return ribs
-
-
-def lungs_extra(number: int) -> float:
-    """How much farther lower ribs reach (cm)."""
-    return 0.28 * number
 
 
 def _bones(rng: Generator, width: float) -> list[Tube]:

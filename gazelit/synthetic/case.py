@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import CLASSES, Chest, Position, draw_chest, draw_position
+from gazelit.synthetic.anatomy import CLASSES, Position, draw_chest, draw_position
 from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_integral
 from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
 
@@ -81,7 +81,6 @@ class SyntheticCase:
         pads: How the film lay on the canvas.
         landmarks: By name, x and y in pixels of the film.
         spacing: Pixel spacing (mm).
-        subtle: Whether the finding is hard to see.
     """
 
     plan: Plan
@@ -222,6 +221,3 @@ def _scaled(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
         return size
     ratio = max_side / max(size)
     return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
-
-
-__all__ = ["Chest", "Pads", "Plan", "SyntheticCase", "plan_cohort", "simulate_case", "to_screen"]
