@@ -60,6 +60,9 @@ COMMANDS = {
     ),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report"),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "lineage": Command(
+        "gazelit.lineage:print_lineage", "print the chain of stages a checkpoint comes from", positional="file"
+    ),
     "import-reference": Command(
         "gazelit.importing:import_checkpoint",
         "turn a checkpoint of the paper's reference implementation into one of gazelit's",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -174,6 +175,39 @@ def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     while current is not None:
         yield dict(current)
         current = current.get("parent")
+
+
+def print_lineage(file: list[str]) -> None:
+    """Prints where checkpoints come from: one block a stage, newest first.
+
+    Args:
+        file: Checkpoints that gazelit wrote.
+
+    Raises:
+        InputError: A file is no gazelit checkpoint.
+    """
+    for path in file:
+        stamp = read_checkpoint(path)[STAMP_KEY]
+        blocks = [
+            _describe({"sha256": sha256_file(path), **stamp}),
+            *(_describe(one) for one in list(chain(stamp))[1:]),
+        ]
+        sys.stdout.write(f"{path}\n" + "\n".join(blocks) + "\n")
+
+
+def _describe(stamp: Mapping[str, Any]) -> str:
+    data = stamp["data"]
+    versions = ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())
+    fields = {
+        "checkpoint": stamp["sha256"],
+        "components": ", ".join(stamp["components"]),
+        "data": f"{data.get('source', 'unknown')}{' (synthetic)' if data.get('synthetic') else ''}",
+        "fingerprint": data.get("fingerprint", "unknown"),
+        "split": f"{data.get('split_sha256', 'unknown')} (seed {data.get('split_seed')})",
+        "seed": stamp["seed"],
+        "versions": f"gazelit {stamp['version']}, {versions}",
+    }
+    return f"{stamp['stage']}\n" + "\n".join(f"  {name:<12}{value}" for name, value in fields.items())
 
 
 def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:

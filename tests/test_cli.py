@@ -25,7 +25,7 @@ def test_version_answers_without_torch(tmp_path):
     assert result.stdout == f"gazelit {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["synth", "prepare", "run", "report", "infer"])
+@pytest.mark.parametrize("command", ["synth", "prepare", "run", "report", "infer", "lineage", "import-reference"])
 def test_every_command_has_help(command, run_gazelit):
     run_gazelit(command, "--help")
 
@@ -169,6 +169,21 @@ def test_test_writes_metrics_and_a_row_per_case(trained, run_gazelit, tmp_path):
     assert table["cc"].mean() == pytest.approx(metrics["test/cc"], rel=1e-5)
     predicted = table[["p_Normal", "p_CHF", "p_pneumonia"]].to_numpy().argmax(1)
     assert (predicted == table["label"]).mean() == pytest.approx(metrics["test/accuracy"], rel=1e-5)
+
+
+def test_lineage_prints_the_chain_newest_first(trained, capfd):
+    from gazelit.cli import main
+    from gazelit.files import sha256_file
+
+    paths = [trained[0][number] / "checkpoints" / "best.ckpt" for number in (3, 2, 1)]
+    assert main(["lineage", str(paths[0])]) == 0
+    printed = capfd.readouterr().out
+    places = [printed.index(f"\n{stage}\n") for stage in ("joint", "saliency", "contrastive")]
+    assert places == sorted(places)
+    assert [line.split()[1] for line in printed.splitlines() if "checkpoint " in line] == [
+        sha256_file(one) for one in paths
+    ]
+    assert printed.count("(synthetic)") == 3
 
 
 def test_validate_measures_the_validation_split(trained, run_gazelit):
