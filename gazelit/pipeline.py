@@ -175,11 +175,15 @@ def _run_step(
 ) -> str:
     """Runs a step unless it is done; returns its command line."""
     folder = out / step.name
-    key = sha256_json({"arguments": _portable(step.arguments, out), "inputs": step.inputs})
+    # Configuration and store count by their content, not by where they lie.
+    counted = [one for one in step.arguments if not one.startswith(("--config=", "--data.store="))]
+    key = sha256_json({"arguments": _portable(counted, out), "inputs": step.inputs})
     arguments = [*step.arguments, f"--ckpt_path={start_from}"] if start_from else step.arguments
     command = shlex.join(["gazelit", *_portable(arguments, out)])
     done = folder / DONE_FILE
-    for marker in (done, folder / STARTED_FILE):
+    # A step that failed before its first checkpoint may be tried again with other settings.
+    half_done = (folder / "checkpoints" / "last.ckpt").is_file()
+    for marker in (done, folder / STARTED_FILE) if half_done else (done,):
         if marker.is_file() and read_json(marker)["key"] != key:
             raise InputError(
                 f"{folder}: made with other settings (options, configuration, data or parent checkpoint changed); "

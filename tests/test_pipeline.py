@@ -179,6 +179,10 @@ def test_a_failed_stage_is_one_error_that_names_the_log(tmp_path, store):
     with pytest.raises(InputError, match=r"step 'joint' failed \(exit code 2\).*Cough.*log\.txt"):
         run([step], store, tmp_path / "run")
     assert not (tmp_path / "run" / "joint" / "done.json").exists()
+    # Nothing was trained, so that other settings are not a mixture: this fails for its own reason.
+    step = StageStep("joint", "presets/quick/stage3.yaml", overrides=[*tiny(3, store), "--data.labels=[Fever]"])
+    with pytest.raises(InputError, match=r"Fever"):
+        run([step], store, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,13 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
     """
     with torch.autocast(points.device.type, enabled=False):
         points = points.float()
-        weight = points[..., 2]
-        counts = weight > 0
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=points.device)
-        sigma = sigma.expand(*points.shape[:-2], 2)
-        columns = _profiles(points[..., 0], counts, size[1], sigma[..., 0])
-        rows = _profiles(points[..., 1], counts, size[0], sigma[..., 1])
+        # Padding may hold anything, NaN included, which a zero weight would not make vanish.
+        counts = points[..., 2] > 0
+        weight = torch.where(counts, points[..., 2], 0.0)
+        place = torch.where(counts[..., None], points[..., :2], 0.0)
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=points.device).expand(*points.shape[:-2], 2)
+        columns = _profiles(place[..., 0], size[1], sigma[..., 0])
+        rows = _profiles(place[..., 1], size[0], sigma[..., 1])
         mass = (weight * rows.sum(-1) * columns.sum(-1)).sum(-1)
         share = weight / torch.where(mass > 0, mass, 1.0)[..., None]
         return (rows * share[..., None]).transpose(-1, -2) @ columns
@@ -103,10 +104,8 @@ def _reference_profiles(position: Tensor, length: int, canvas: int) -> Tensor:
     return torch.where((place >= 0) & (place < length), torch.where(own, profile / 2, profile), 0.0)
 
 
-def _profiles(position: Tensor, counts: Tensor, length: int, sigma: Tensor) -> Tensor:
-    """exp(−(i − position)² / 2σ²) at the pixel centres i: (…, N, length), zero where a point does not count."""
-    # Padding may hold anything, NaN included; a zero weight would not make that vanish.
-    position = torch.where(counts, position, 0.0)
+def _profiles(position: Tensor, length: int, sigma: Tensor) -> Tensor:
+    """exp(−(i − position)² / 2σ²) at the pixel centres i: (…, N, length)."""
     centres = torch.arange(length, dtype=torch.float32, device=position.device)
-    exponent = ((centres - position[..., None]) / sigma[..., None, None]).square()
-    return torch.where(counts[..., None], (-0.5 * exponent).exp(), 0.0)
+    # In place: fresh memory costs more than the arithmetic, and autograd keeps what it needs.
+    return (centres - position[..., None]).div_(sigma[..., None, None]).square_().mul_(-0.5).exp_()
