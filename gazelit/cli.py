@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
 import sys
@@ -54,7 +55,7 @@ class Command:
 COMMANDS = {
     "synth": Command("gazelit.synthetic.egd_tree:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
-        "gazelit.data.store:prepare",
+        "gazelit.data.prepare:prepare",
         "turn a source of images and gaze into a prepared store",
         imports="gazelit.data.sources",
     ),
@@ -121,6 +122,8 @@ def _input_error(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and error.filename:
             # A full disk, a folder without permission: not our code's fault either.
             return f"{error.filename}: {error.strerror}"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"the disk is full or a file may not grow ({error.strerror}); make room and run the command again"
         error = error.__cause__ or error.__context__
     return None
 

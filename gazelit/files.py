@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -63,6 +64,38 @@ def building_folder(out: Path) -> Iterator[Path]:
         building.replace(out)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(out: Path) -> Iterator[Path]:
+    """Yields ``.<name>-partial`` beside ``out``, which an interruption leaves for the next run to go on with.
+
+    The block makes ``out`` of it by renaming. Bad input (:class:`InputError`) removes it, anything else keeps it.
+
+    Args:
+        out: The folder that is to exist, whole, in the end.
+
+    Raises:
+        InputError: The folder cannot be written, or another process is at work on it.
+    """
+    partial = out.parent / f".{out.name}-partial"
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = (out.parent / f".{out.name}-lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{out}: another process is writing it; wait for it, or choose another folder") from error
+        try:
+            yield partial
+        except InputError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
 
 
 def is_free(out: Path) -> bool:

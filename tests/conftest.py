@@ -28,7 +28,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small cohort as a prepared store at 64 × 64."""
     from gazelit.data.sources import EGDCXR
-    from gazelit.data.store import prepare
+    from gazelit.data.prepare import prepare
 
     out = tmp_path_factory.mktemp("store") / "store"
     prepare(EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr"), out, size=(64, 64), workers=1)

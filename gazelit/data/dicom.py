@@ -53,7 +53,7 @@ def read_radiograph(path: str | Path, max_pixels: int = MAX_PIXELS) -> Radiograp
         InputError: The file is missing, is no image, is damaged, or claims an absurd size.
     """
     path = Path(path)
-    return _read_dicom(path, max_pixels) if _is_dicom(path) else _read_picture(path, max_pixels)
+    return _read_dicom(path, max_pixels) if is_dicom(path) else _read_picture(path, max_pixels)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         InputError: The file is missing or is no image.
     """
     path = Path(path)
-    if _is_dicom(path):
+    if is_dicom(path):
         dataset = _read_header(path, stop_before_pixels=True)
         return int(dataset.Rows), int(dataset.Columns)
     try:
@@ -73,7 +73,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise InputError(f"{path}: neither DICOM nor a picture that can be read") from error
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do.
+
+    Raises:
+        InputError: It cannot be read, or is empty.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(132)

@@ -1,33 +1,62 @@
-"""The two canonical tables that every source returns; nothing else knows file formats."""
+"""The canonical tables that every source returns; nothing else knows file formats."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from gazelit.errors import InputError
 
-#: Columns of the table of images, before the source's labels and further columns.
+#: Columns of the table of images, before the source's labels and further columns. Where a dataset has an official
+#: split, a further column ``official_split`` holds ``train``, ``val`` or ``test``.
 IMAGE_COLUMNS = ("image_id", "patient_id", "study_id", "source", "path", "height", "width", "view")
-#: Columns of the table of gaze; ``t`` and ``duration`` in s, ``x`` and ``y`` in pixels of the original image (centres
-#: at
-#: integers), ``ppd_x`` and ``ppd_y`` in pixels of the original image per degree of visual angle (NaN = unknown).
-GAZE_COLUMNS = {
-    "image_id": "str",
-    "reading_id": "str",
-    "reader_id": "str",
-    "t": "float64",
-    "duration": "float64",
-    "x": "float64",
-    "y": "float64",
-    "valid": "bool",
-    "kind": "str",
-    "ppd_x": "float64",
-    "ppd_y": "float64",
+#: Columns of the table of gaze with what stands for unknown (None: must be given). ``t`` and ``duration`` in s from
+#: the start of the reading; ``x`` and ``y`` in pixels of the original image (centres at integers); ``recording_id``
+#: names the run of the tracker; ``ppd_x`` and ``ppd_y`` are pixels of the original image per degree of visual angle;
+#: ``pupil`` is in the source's unit; ``shown_*`` is the part of the image that was on the screen, in its pixels.
+GAZE_COLUMNS: dict[str, str | float | None] = {
+    "image_id": None,
+    "reading_id": None,
+    "reader_id": "",
+    "recording_id": "",
+    "t": None,
+    "duration": None,
+    "x": None,
+    "y": None,
+    "valid": None,
+    "kind": None,
+    "ppd_x": np.nan,
+    "ppd_y": np.nan,
+    "pupil": np.nan,
+    "shown_x1": np.nan,
+    "shown_y1": np.nan,
+    "shown_x2": np.nan,
+    "shown_y2": np.nan,
 }
+GAZE_TEXT = ("image_id", "reading_id", "reader_id", "recording_id", "kind")
 GAZE_KINDS = ("sample", "fixation")
+#: Further tables, each possibly empty. Regions: a ``box`` or an ``ellipse`` inscribed in it, in pixels of the original
+#: image, with the reader's certainty (NaN = not given). Phrases: what was said when, in s on the clock of the gaze.
+#: Masks: files with a pixel for each of the image. Readings: who read what, with that reader's own labels beside.
+#: Recordings: a run of the tracker and its error on calibration targets (degrees).
+REGION_COLUMNS = ("image_id", "reading_id", "name", "shape", "x1", "y1", "x2", "y2", "certainty")
+PHRASE_COLUMNS = ("image_id", "reading_id", "text", "begin", "end")
+MASK_COLUMNS = ("image_id", "name", "path")
+READING_COLUMNS = ("image_id", "reading_id", "reader_id")
+RECORDING_COLUMNS = ("recording_id", "calibration_samples", "calibration_error")
+
+
+def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:
+    return lambda: pd.DataFrame(columns=list(columns))
+
+
+def no_gaze() -> Iterator[pd.DataFrame]:
+    """For sources of images alone."""
+    return iter(())
 
 
 @dataclass
@@ -35,42 +64,71 @@ class Recording:
     """What a source gives.
 
     Attributes:
-        images: One row an image: ``IMAGE_COLUMNS``, then labels (float, NaN = unknown) and further columns.
-        gaze: One row a sample or fixation: ``GAZE_COLUMNS``, ordered by image, reading, kind and time.
+        images: One row an image: ``IMAGE_COLUMNS``, then labels (float, NaN = unknown, −1 = uncertain) and further
+            columns.
         label_columns: Which of the images' columns are labels.
+        read_gaze: Reads the gaze part by part, so that a log larger than memory passes through: tables with
+            ``GAZE_COLUMNS``, whole readings of one kind in each, ordered by time within a reading. May be called again.
         synthetic: Whether the data were simulated.
-        skipped: Cases left out, each with its reason.
+        skipped: Cases or readings left out, each with its reason; reading the gaze may add to it.
+        notes: What a user should know, such as counts of rows left out.
+        regions: Boxes and ellipses.
+        phrases: What was said when.
+        masks: Files with a pixel for each of the image.
+        readings: Who read what.
     """
 
     images: pd.DataFrame
-    gaze: pd.DataFrame
     label_columns: list[str]
+    read_gaze: Callable[[], Iterator[pd.DataFrame]] = no_gaze
     synthetic: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    regions: pd.DataFrame = field(default_factory=_empty(REGION_COLUMNS))
+    phrases: pd.DataFrame = field(default_factory=_empty(PHRASE_COLUMNS))
+    masks: pd.DataFrame = field(default_factory=_empty(MASK_COLUMNS))
+    readings: pd.DataFrame = field(default_factory=_empty(READING_COLUMNS))
+    recordings: pd.DataFrame = field(default_factory=_empty(RECORDING_COLUMNS))
 
     def check(self) -> None:
-        """Checks the tables against the schema.
+        """Checks the tables, but for the gaze, against the schema.
 
         Raises:
-            InputError: A column is missing, an image id repeats, or gaze belongs to no image.
+            InputError: A column is missing, an image id repeats, or a row belongs to no image.
         """
-        for name, table, columns in (
-            ("images", self.images, IMAGE_COLUMNS),
-            ("gaze", self.gaze, GAZE_COLUMNS),
-        ):
-            missing = [column for column in (*columns,) if column not in table]
-            if missing:
-                raise InputError(f"table of {name}: column {', '.join(missing)} is missing; the source must give it")
+        _require("images", self.images, IMAGE_COLUMNS)
         missing = [column for column in self.label_columns if column not in self.images]
         if missing:
             raise InputError(f"table of images: label column {', '.join(missing)} is missing; the source must give it")
         if self.images["image_id"].duplicated().any():
             count = int(self.images["image_id"].duplicated().sum())
             raise InputError(f"table of images: {count} image_id repeat; every image needs its own")
-        if not self.gaze["kind"].isin(GAZE_KINDS).all():
-            raise InputError(f"table of gaze: kind must be one of {', '.join(GAZE_KINDS)}")
-        if not self.gaze["image_id"].isin(self.images["image_id"]).all():
-            raise InputError("table of gaze: some rows belong to no image; leave them out in the source")
+        for name, table, columns in (
+            ("regions", self.regions, REGION_COLUMNS),
+            ("phrases", self.phrases, PHRASE_COLUMNS),
+            ("masks", self.masks, MASK_COLUMNS),
+            ("readings", self.readings, READING_COLUMNS),
+        ):
+            _require(name, table, columns)
+            if not table["image_id"].isin(self.images["image_id"]).all():
+                raise InputError(f"table of {name}: some rows belong to no image; leave them out in the source")
+        _require("recordings", self.recordings, RECORDING_COLUMNS)
+
+    def gaze_parts(self) -> Iterator[pd.DataFrame]:
+        """The gaze part by part, completed and checked.
+
+        Raises:
+            InputError: A part breaks the schema.
+        """
+        known = pd.Index(self.images["image_id"])
+        for part in self.read_gaze():
+            yield complete_gaze(part, known)
+
+    def gaze(self) -> pd.DataFrame:
+        """The whole table of gaze, ordered by image, reading, kind and time; for data that fit into memory."""
+        parts = list(self.gaze_parts()) or [complete_gaze(pd.DataFrame(columns=list(GAZE_COLUMNS)), pd.Index([]))]
+        order = ["image_id", "reading_id", "kind", "t"]
+        return pd.concat(parts, ignore_index=True).sort_values(order, kind="stable", ignore_index=True)
 
 
 class Source(ABC):
@@ -81,8 +139,41 @@ class Source(ABC):
 
     @abstractmethod
     def read(self) -> Recording:
-        """Reads the tables; pixels are read later, from each image's ``path``.
+        """Reads the tables; gaze is read when asked for, and pixels from each image's ``path``.
 
         Raises:
             InputError: A file or column is missing or unreadable.
         """
+
+
+def complete_gaze(part: pd.DataFrame, images: pd.Index) -> pd.DataFrame:
+    """A table of gaze with every column, in the schema's types.
+
+    Args:
+        part: At least the columns without a default.
+        images: Known image ids.
+
+    Raises:
+        InputError: A column is missing; a kind or image is unknown; a time or duration is impossible.
+    """
+    _require("gaze", part, tuple(name for name, default in GAZE_COLUMNS.items() if default is None))
+    columns = {}
+    for name, default in GAZE_COLUMNS.items():
+        values = part[name] if name in part else pd.Series(default, index=part.index)
+        columns[name] = values.astype("str" if name in GAZE_TEXT else "bool" if name == "valid" else "float64")
+    table = pd.DataFrame(columns)
+    if not table["kind"].isin(GAZE_KINDS).all():
+        raise InputError(f"table of gaze: kind must be one of {', '.join(GAZE_KINDS)}")
+    if not table["image_id"].isin(images).all():
+        raise InputError("table of gaze: some rows belong to no image; leave them out in the source")
+    if not np.isfinite(table[["t", "duration"]].to_numpy()).all() or (table["duration"] < 0).any():
+        raise InputError("table of gaze: times must be numbers and durations not negative; the source must see to it")
+    if not np.isfinite(table.loc[table["valid"], ["x", "y"]].to_numpy()).all():
+        raise InputError("table of gaze: a valid row needs finite x and y; the source must see to it")
+    return table
+
+
+def _require(name: str, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise InputError(f"table of {name}: column {', '.join(missing)} is missing; the source must give it")

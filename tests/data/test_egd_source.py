@@ -16,6 +16,11 @@ def recording(cohort):
     return EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr").read()
 
 
+@pytest.fixture(scope="module")
+def gaze(recording):
+    return recording.gaze()
+
+
 def published(cohort, name):
     return pd.read_csv(cohort / "egd-cxr" / name)
 
@@ -32,12 +37,12 @@ def test_golden_case_of_the_mapping():
 
 
 @pytest.mark.parametrize(("file", "kind"), [("eye_gaze.csv", "sample"), ("fixations.csv", "fixation")])
-def test_coordinates_agree_with_the_published_integers_within_a_pixel(recording, cohort, file, kind):
+def test_coordinates_agree_with_the_published_integers_within_a_pixel(recording, cohort, file, kind, gaze):
     raw = published(cohort, file)
     raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])].sort_values(
         ["DICOM_ID", "Time (in secs)"], kind="stable"
     )
-    ours = recording.gaze[recording.gaze["kind"] == kind]
+    ours = gaze[gaze["kind"] == kind]
     assert len(ours) == len(raw)
     raw = raw.set_index(ours.index)
     inside = (raw["X_ORIGINAL"] >= 0) & (raw["Y_ORIGINAL"] >= 0)
@@ -46,50 +51,50 @@ def test_coordinates_agree_with_the_published_integers_within_a_pixel(recording,
     assert (ours["y"] - raw["Y_ORIGINAL"])[inside].abs().max() <= 1
 
 
-def test_off_film_sentinels_are_never_valid(recording, cohort):
+def test_off_film_sentinels_are_never_valid(recording, cohort, gaze):
     raw = published(cohort, "eye_gaze.csv")
     raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])].sort_values(
         ["DICOM_ID", "Time (in secs)"], kind="stable"
     )
-    ours = recording.gaze[recording.gaze["kind"] == "sample"]
+    ours = gaze[gaze["kind"] == "sample"]
     off = (raw["X_ORIGINAL"] < 0).to_numpy()
     assert off.any()
     assert not ours["valid"].to_numpy()[off].any()
 
 
-def test_valid_points_lie_on_their_film(recording):
-    gaze = recording.gaze[recording.gaze["valid"]].merge(
+def test_valid_points_lie_on_their_film(recording, gaze):
+    gaze = gaze[gaze["valid"]].merge(
         recording.images[["image_id", "height", "width"]], on="image_id"
     )
     assert ((gaze["x"] >= -0.5) & (gaze["x"] < gaze["width"] - 0.5)).all()
     assert ((gaze["y"] >= -0.5) & (gaze["y"] < gaze["height"] - 0.5)).all()
 
 
-def test_blinks_and_saccades_are_not_valid(recording, cohort):
+def test_blinks_and_saccades_are_not_valid(recording, cohort, gaze):
     raw = published(cohort, "eye_gaze.csv")
     share = (raw["FPOGV"] == 0).mean()
     assert 0.02 < share < 0.6
-    samples = recording.gaze[recording.gaze["kind"] == "sample"]
+    samples = gaze[gaze["kind"] == "sample"]
     raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])]
     assert int(samples["valid"].sum()) <= int((raw["FPOGV"] == 1).sum())
 
 
-def test_calibration_screens_are_dropped(recording, cohort):
+def test_calibration_screens_are_dropped(recording, cohort, gaze):
     ids = published(cohort, "eye_gaze.csv")["DICOM_ID"].unique()
     odd = [one for one in ids if len(one) != 44]
     assert {len(one) for one in odd} == {39, 44 + len("_calibration")}
-    assert not recording.gaze["image_id"].isin(odd).any()
+    assert not gaze["image_id"].isin(odd).any()
 
 
-def test_fixation_weights_are_their_durations_and_samples_last_to_the_next(recording, cohort):
-    fixations = recording.gaze[recording.gaze["kind"] == "fixation"]
+def test_fixation_weights_are_their_durations_and_samples_last_to_the_next(recording, cohort, gaze):
+    fixations = gaze[gaze["kind"] == "fixation"]
     raw = published(cohort, "fixations.csv")
     raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])]
     assert fixations["duration"].sum() == pytest.approx(raw["FPOGD"].sum())
     # A fixation's row is its last sample: it began FPOGD earlier.
     ends = np.sort((fixations["t"] + fixations["duration"]).to_numpy())
     assert ends == pytest.approx(np.sort(raw["Time (in secs)"]), abs=1e-4)
-    samples = recording.gaze[recording.gaze["kind"] == "sample"]
+    samples = gaze[gaze["kind"] == "sample"]
     assert samples["duration"].median() == pytest.approx(1 / 60, rel=0.02)
     assert samples["duration"].max() <= 0.1
 
@@ -100,13 +105,13 @@ def test_pixels_per_degree_of_a_portrait_film_are_the_known_ones():
     assert pytest.approx(113, abs=0.5) == 39.87 * 3056 / 1080
 
 
-def test_records_with_newlines_are_counted_by_parsing(recording, cohort):
+def test_records_with_newlines_are_counted_by_parsing(recording, cohort, gaze):
     lines = (cohort / "egd-cxr" / "master_sheet.csv").read_text().count("\n")
     assert lines > len(recording.images) + 1
     assert len(recording.images) == 24
 
 
-def test_labels_are_exclusive_and_findings_keep_their_unknowns(recording):
+def test_labels_are_exclusive_and_findings_keep_their_unknowns(recording, gaze):
     assert (recording.images[["Normal", "CHF", "pneumonia"]].sum(axis=1) == 1).all()
     assert recording.label_columns[:3] == ["Normal", "CHF", "pneumonia"]
     assert recording.images["edema__chx"].isna().any()
@@ -136,7 +141,7 @@ def edit(path, old, new):
             r"master_sheet\.csv: column patient_id is missing",
         ),
         (lambda egd: edit(egd / "eye_gaze.csv", "FPOGX", "GAZEX"), r"eye_gaze\.csv: column FPOGX is missing"),
-        (lambda egd: _set(egd / "fixations.csv", "FPOGX", "left"), r"fixations\.csv: a value is not"),
+        (lambda egd: _set(egd / "fixations.csv", "FPOGX", "left"), r"fixations\.csv: record \d+: FPOGX is not a number"),
         (lambda egd: (egd / "master_sheet.csv").write_bytes(b"\xff\xfe\x00bad"), r"master_sheet\.csv"),
         (
             lambda egd: _double(egd / "master_sheet.csv"),
@@ -144,17 +149,17 @@ def edit(path, old, new):
         ),
         (lambda egd: _set(egd / "master_sheet.csv", "CHF", "yes"), r"record 1: CHF is not a number"),
         (lambda egd: _set(egd / "master_sheet.csv", "Normal", "0"), r"record 1: exactly one of"),
-        (lambda egd: _set(egd / "fixations.csv", "FPOGD", "-1"), r"fixations\.csv: .*negative FPOGD"),
+        (lambda egd: _set(egd / "fixations.csv", "FPOGD", "-1"), r"fixations\.csv: record \d+: FPOGD is negative"),
         (
             lambda egd: _set(egd / "eye_gaze.csv", "Time (in secs)", "inf"),
-            r"eye_gaze\.csv: .*time that is not a number",
+            r"eye_gaze\.csv: record \d+: Time .* is not a time",
         ),
     ],
 )
 def test_wrong_files_are_one_error_that_names_them(copy, spoil, message):
     spoil(copy[0])
     with pytest.raises(InputError, match=message):
-        EGDCXR(*copy).read()
+        EGDCXR(*copy).read().gaze()
 
 
 def _double(path):

@@ -13,7 +13,8 @@ import pytest
 from gazelit.data.dicom import read_radiograph
 from gazelit.data.geometry import Letterbox
 from gazelit.data.sources import EGDCXR
-from gazelit.data.store import Store, prepare
+from gazelit.data.prepare import prepare
+from gazelit.data.store import Store
 from gazelit.errors import InputError
 
 
@@ -46,7 +47,7 @@ def test_gaze_is_kept_in_original_pixels_and_by_case(store, cohort):
     opened = Store.open(store)
     gaze = opened.gaze("fixation")
     assert gaze["row"].is_monotonic_increasing
-    raw = source(cohort).read().gaze
+    raw = source(cohort).read().gaze()
     for row in (0, 11):
         theirs = raw[(raw["image_id"] == opened.cases["image_id"][row]) & (raw["kind"] == "fixation") & raw["valid"]]
         ours = gaze[gaze["row"] == row]

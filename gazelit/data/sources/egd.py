@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gazelit.data.dicom import image_size
-from gazelit.data.schema import GAZE_COLUMNS, Recording, Source
+from gazelit.data.schema import MASK_COLUMNS, PHRASE_COLUMNS, RECORDING_COLUMNS, REGION_COLUMNS, Recording, Source
+from gazelit.data.sources.mimic import image_file, require_folder
+from gazelit.data.tables import find_table, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
+from gazelit.files import read_json
 
+DATASET = "EGD-CXR 1.0.0"
 #: The screen that the tracker's fractions refer to (width, height); films were padded to 1920 × 1024.
 SCREEN = (1920, 1080)
 #: Screen pixels per degree at 28 inches from a 27-inch 1920 × 1080 screen; EGD-CXR publishes no angular column.
@@ -21,98 +27,120 @@ CLASSES = ["Normal", "CHF", "pneumonia"]
 PADS = ["image_top_pad", "image_bottom_pad", "image_left_pad", "image_right_pad"]
 #: A gap between samples longer than this is lost tracking, not looking (s).
 LONGEST_SAMPLE = 0.1
-CHUNK_ROWS = 200_000
-
-_GAZE_DTYPES = {
-    "DICOM_ID": "str",
-    "Time (in secs)": "float64",
-    "FPOGX": "float64",
-    "FPOGY": "float64",
-    "FPOGS": "float64",
-    "FPOGD": "float64",
-    "FPOGV": "float64",
+#: File names of the masks, and their names here: the mediastinum is misspelt on disk.
+MASKS = {
+    "left_lung": "left lung",
+    "right_lung": "right lung",
+    "mediastanum": "mediastinum",
+    "mediastinum": "mediastinum",
+    "aortic_knob": "aortic knob",
 }
+BOX_CORNERS = ["x1", "x2", "y1", "y2"]
+
+Coordinates = Literal["recomputed", "published"]
+Point = Literal["FPOG", "BPOG"]
 
 
 class EGDCXR(Source):
     """EGD-CXR: 1,083 chest X-rays read once by one radiologist, with 60 Hz gaze.
 
-    Format: ``master_sheet.csv``, ``eye_gaze.csv`` (samples), ``fixations.csv``. Labels: Normal, CHF and pneumonia,
-    mutually exclusive, from the emergency department's discharge diagnosis. Access: PhysioNet, credentialed. Citation:
-    Karargyris et al., Scientific Data 8, 92 (2021), doi 10.1038/s41597-021-00863-5.
+    Format: ``master_sheet.csv``, ``eye_gaze.csv`` (samples), ``fixations.csv``, ``bounding_boxes.csv``, and a folder of
+    masks and a transcript for each image. Labels: Normal, CHF and pneumonia, mutually exclusive, from the emergency
+    department's discharge diagnosis; then findings that a language model took from the report, and CheXpert's (1, 0,
+    −1 uncertain, NaN not mentioned). Access: PhysioNet, credentialed. Citation: Karargyris et al., Scientific Data 8,
+    92 (2021), doi 10.1038/s41597-021-00863-5.
 
     Coordinates are recomputed in float from the tracker's screen fractions and the film's padding; the published
     X_ORIGINAL and Y_ORIGINAL are the same, truncated to integers, and off the film they hold scaled sentinels. Screens
-    that are no film (calibration dots, under shortened ids) are left out. A row is valid if the tracker had a fixation
-    (FPOGV = 1) on the film.
+    that are no film (calibration dots, under ids that are no image's) give the tracker's error and no gaze. A row is
+    valid if the tracker had a fixation (FPOGV = 1; BPOGV for BPOG) and it lies on the film.
 
     Args:
         root: The EGD-CXR folder.
         images: The MIMIC-CXR (DICOM) or MIMIC-CXR-JPG folder that holds ``files/``.
+        kinds: Which gaze to read: raw ``sample``, ``fixation``, or both.
+        coordinates: ``recomputed``, or the ``published`` integers.
+        point: Of a raw sample: ``FPOG``, the tracker's running mean of the fixation, as published work uses it, or
+            ``BPOG``, the best point of gaze at that instant, which detection of fixations needs.
+        masks: Whether to read the masks of lungs, mediastinum and aortic knob.
     """
 
     name = "egd-cxr"
 
-    def __init__(self, root: str, images: str) -> None:
+    def __init__(
+        self,
+        root: str,
+        images: str,
+        kinds: tuple[Literal["sample", "fixation"], ...] = ("sample", "fixation"),
+        coordinates: Coordinates = "recomputed",
+        point: Point = "FPOG",
+        masks: bool = True,
+    ) -> None:
         self.root = Path(root)
         self.images = Path(images)
+        self.kinds = tuple(kinds)
+        self.coordinates = coordinates
+        self.point = point
+        self.masks = masks
+        if coordinates == "published" and point == "BPOG":
+            raise InputError("coordinates: EGD-CXR publishes those of FPOG alone; take recomputed with point: BPOG")
 
     def read(self) -> Recording:
-        """See :class:`Source`."""
-        for folder, what in ((self.root, "EGD-CXR"), (self.images, "MIMIC-CXR")):
-            if not folder.is_dir():
-                raise InputError(f"{folder}: no such folder; give the root of {what}")
-        sheet = self._master_sheet()
+        """See :class:`gazelit.data.schema.Source`."""
+        require_folder(self.root, "EGD-CXR")
+        require_folder(self.images, "MIMIC-CXR or MIMIC-CXR-JPG")
+        path, sheet = self._master_sheet()
         findings = _findings(sheet)
-        images, skipped = self._image_table(sheet, findings)
-        pads = sheet.set_index("dicom_id")[PADS].join(images.set_index("image_id")[["height", "width"]], how="inner")
-        gaze = pd.concat(
-            [self._gaze("eye_gaze.csv", "sample", pads), self._gaze("fixations.csv", "fixation", pads)],
-            ignore_index=True,
+        images, skipped = self._image_table(path, sheet, findings)
+        films = sheet.set_index("dicom_id")[PADS].join(images.set_index("image_id")[["height", "width"]], how="inner")
+        folders = self.root / "audio_segmentation_transcripts"
+        return Recording(
+            images,
+            [*CLASSES, *findings],
+            partial(self._all_gaze, films),
+            (self.root / "SYNTHETIC.json").is_file(),
+            skipped,
+            regions=self._boxes(films.index),
+            phrases=_phrases(folders, films.index, skipped),
+            masks=_masks(folders, films.index) if self.masks else pd.DataFrame(columns=list(MASK_COLUMNS)),
+            readings=pd.DataFrame({"image_id": films.index, "reading_id": films.index, "reader_id": "egd-cxr-1"}),
+            recordings=self._calibration(films.index),
         )
-        gaze = gaze.sort_values(["image_id", "kind", "t"], kind="stable", ignore_index=True)
-        synthetic = (self.root / "SYNTHETIC.json").is_file()
-        return Recording(images, gaze, [*CLASSES, *findings], synthetic, skipped)
 
-    def _master_sheet(self) -> pd.DataFrame:
-        path = self.root / "master_sheet.csv"
-        sheet = _read_csv(path, dtype=str, keep_default_na=False)
-        needed = ["dicom_id", "path", "study_id", "patient_id", *PADS, *CLASSES]
-        _require(path, sheet.columns, needed)
-        if sheet["dicom_id"].duplicated().any():
-            raise InputError(f"{path}: {int(sheet['dicom_id'].duplicated().sum())} dicom_id are listed more than once")
+    def _master_sheet(self) -> tuple[Path, pd.DataFrame]:
+        path = find_table(self.root, "master_sheet.csv", DATASET)
+        sheet = read_text(path, ["dicom_id", "path", "study_id", "patient_id", *PADS, *CLASSES], DATASET)
+        unique(path, sheet, "dicom_id")
         for column in (*PADS, *CLASSES):
-            values = pd.to_numeric(sheet[column], errors="coerce")
-            if values.isna().any():
-                row = int(np.flatnonzero(values.isna())[0]) + 1
-                raise InputError(f"{path}: record {row}: {column} is not a number")
-            sheet[column] = values
+            sheet[column] = numbers(path, sheet, column)
         wrong = np.flatnonzero(sheet[CLASSES].sum(axis=1) != 1)
         if len(wrong):
             raise InputError(f"{path}: record {wrong[0] + 1}: exactly one of {', '.join(CLASSES)} must be 1")
-        return sheet
+        return path, sheet
 
-    def _image_path(self, published: str) -> Path:
-        jpeg = (self.images / published).with_suffix(".jpg")
-        return jpeg if jpeg.is_file() else self.images / published
-
-    def _image_table(self, sheet: pd.DataFrame, findings: list[str]) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-        paths = [self._image_path(published) for published in sheet["path"]]
-        if not any(path.is_file() for path in paths):
+    def _image_table(
+        self, path: Path, sheet: pd.DataFrame, findings: list[str]
+    ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+        paths = [image_file(self.images, published) for published in sheet["path"]]
+        if not any(one.is_file() for one in paths):
             raise InputError(
-                f"{self.images}: holds none of the {len(sheet)} images that {self.root / 'master_sheet.csv'} lists as "
-                "files/pXX/…/<dicom_id>.dcm (or .jpg); give the folder that holds files/"
+                f"{self.images}: holds none of the {len(sheet)} images that {path} lists as files/pXX/…/<dicom_id>.dcm "
+                "(or .jpg); give the folder that holds files/"
             )
         sizes: list[tuple[int, int]] = []
         skipped: list[tuple[str, str]] = []
         kept: list[int] = []
-        for row, path in enumerate(paths):
+        for row, one in enumerate(paths):
             try:
-                sizes.append(image_size(path))
+                sizes.append(image_size(one))
                 kept.append(row)
             except InputError as error:
                 skipped.append((sheet["dicom_id"].iloc[row], str(error)))
         sheet = sheet.iloc[kept].reset_index(drop=True)
+        labels = {
+            name: sheet[name] if name in CLASSES else numbers(path, sheet, name, blank=True)
+            for name in (*CLASSES, *findings)
+        }
         table = pd.DataFrame(
             {
                 "image_id": sheet["dicom_id"],
@@ -120,33 +148,66 @@ class EGDCXR(Source):
                 "study_id": sheet["study_id"],
                 "source": self.name,
                 "path": [str(paths[row]) for row in kept],
-                "height": [height for height, _ in sizes],
-                "width": [width for _, width in sizes],
+                "height": np.array([height for height, _ in sizes], np.int64),
+                "width": np.array([width for _, width in sizes], np.int64),
                 "view": "PA",
-                **{name: sheet[name].astype("float64") for name in CLASSES},
-                **{name: pd.to_numeric(sheet[name], errors="coerce").astype("float64") for name in findings},
+                **labels,
                 **{name: sheet[name] for name in ("gender", "anchor_age") if name in sheet},
             }
         )
         return table, skipped
 
-    def _gaze(self, file: str, kind: str, films: pd.DataFrame) -> pd.DataFrame:
-        path = self.root / file
-        _require(path, _read_csv(path, nrows=0).columns, list(_GAZE_DTYPES))
-        try:
-            with pd.read_csv(path, usecols=list(_GAZE_DTYPES), dtype=_GAZE_DTYPES, chunksize=CHUNK_ROWS) as reader:
-                # Calibration screens stand under ids that are no image's.
-                rows = pd.concat([chunk[chunk["DICOM_ID"].isin(films.index)] for chunk in reader], ignore_index=True)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: a value is not of its column's type, or the file is damaged") from error
-        if not np.isfinite(rows["Time (in secs)"]).all() or (rows["FPOGD"] < 0).any():
-            raise InputError(f"{path}: holds a time that is not a number or a negative FPOGD; the file is damaged")
-        rows = rows.sort_values(["DICOM_ID", "Time (in secs)"], kind="stable", ignore_index=True)
-        start, duration = _fixation_times(rows) if kind == "fixation" else _sample_times(rows)
+    def _all_gaze(self, films: pd.DataFrame) -> Iterator[pd.DataFrame]:
+        for kind, file in (("sample", "eye_gaze.csv"), ("fixation", "fixations.csv")):
+            if kind in self.kinds:
+                yield from self._gaze(file, kind, films)
+
+    def _gaze(self, file: str, kind: str, films: pd.DataFrame) -> Iterator[pd.DataFrame]:
+        path = find_table(self.root, file, DATASET)
+        point = self.point if kind == "sample" else "FPOG"
+        place = ["X_ORIGINAL", "Y_ORIGINAL"] if self.coordinates == "published" else [f"{point}X", f"{point}Y"]
+        times = ["FPOGS", "FPOGD"] if kind == "fixation" else []
+        number = ["Time (in secs)", f"{point}V", *times, *place]
+        columns = {"SESSION_ID": "str", "DICOM_ID": "str", **dict.fromkeys(number, "float64")}
+        for rows in _whole_screens(read_chunks(path, columns, DATASET)):
+            # Calibration screens stand under ids that are no image's.
+            rows = rows[rows["DICOM_ID"].isin(films.index)]
+            for column in ("Time (in secs)", *times):
+                wrong = np.flatnonzero(~np.isfinite(rows[column].to_numpy()))
+                if len(wrong):
+                    raise InputError(f"{path}: record {rows.index[wrong[0]] + 1}: {column} is not a time")
+            if kind == "fixation" and (rows["FPOGD"] < 0).any():
+                wrong = np.flatnonzero(rows["FPOGD"] < 0)
+                raise InputError(f"{path}: record {rows.index[wrong[0]] + 1}: FPOGD is negative")
+            rows = rows.sort_values(["DICOM_ID", "Time (in secs)"], kind="stable", ignore_index=True)
+            if kind == "fixation":
+                # A row of fixations.csv is the fixation's last sample, at FPOGS + FPOGD.
+                start, duration = rows["FPOGS"].to_numpy(), rows["FPOGD"].to_numpy()
+            else:
+                start, duration = _sample_times(rows)
+            yield self._canonical(rows, films, kind, start, duration, place, rows[f"{point}V"].to_numpy() == 1)
+
+    def _canonical(
+        self,
+        rows: pd.DataFrame,
+        films: pd.DataFrame,
+        kind: str,
+        start: NDArray[np.float64],
+        duration: NDArray[np.float64],
+        place: list[str],
+        looking: NDArray[np.bool_],
+    ) -> pd.DataFrame:
         film = films.loc[rows["DICOM_ID"]]
         pads = film[PADS].to_numpy(float)
         width, height = film["width"].to_numpy(float), film["height"].to_numpy(float)
-        x, y = screen_to_image(rows[["FPOGX", "FPOGY"]].to_numpy(), pads, width, height).T
+        point = rows[place].to_numpy()
+        if self.coordinates == "published":
+            # The published integer names a pixel. Off the film both are negative, but never exactly −1 alone; x can be
+            # as large as the width where an odd one was rounded up.
+            point = np.where((point < 0).any(axis=1, keepdims=True), np.nan, point)
+        else:
+            point = screen_to_image(point, pads, width, height)
+        x, y = point.T
         # Comparisons with NaN are false, so that a lost eye is not valid.
         inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
         top, bottom, left, right = pads.T
@@ -155,17 +216,70 @@ class EGDCXR(Source):
                 "image_id": rows["DICOM_ID"],
                 "reading_id": rows["DICOM_ID"],
                 "reader_id": "egd-cxr-1",
+                "recording_id": rows["SESSION_ID"].fillna(""),
                 "t": start,
-                "duration": np.nan_to_num(duration),
+                "duration": duration,
                 "x": x,
                 "y": y,
-                "valid": inside & (rows["FPOGV"].to_numpy() == 1) & np.isfinite(duration),
+                "valid": inside & looking,
                 "kind": kind,
                 "ppd_x": SCREEN_PIXELS_PER_DEGREE * width / (SCREEN[0] - left - right),
                 "ppd_y": SCREEN_PIXELS_PER_DEGREE * height / (SCREEN[1] - top - bottom),
-            },
-            columns=list(GAZE_COLUMNS),
+            }
         )
+
+    def _boxes(self, films: pd.Index) -> pd.DataFrame:
+        """Anatomy boxes; their columns come as x1, x2, y1, y2."""
+        path = self.root / "bounding_boxes.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=list(REGION_COLUMNS))
+        table = read_text(path, ["dicom_id", "bbox_name", *BOX_CORNERS], DATASET)
+        corners = {name: numbers(path, table, name) for name in BOX_CORNERS}
+        wrong = np.flatnonzero((corners["x2"] < corners["x1"]) | (corners["y2"] < corners["y1"]))
+        if len(wrong):
+            raise InputError(f"{path}: record {wrong[0] + 1}: x2 or y2 is below x1 or y1")
+        regions = pd.DataFrame(
+            {
+                "image_id": table["dicom_id"],
+                "reading_id": table["dicom_id"],
+                "name": table["bbox_name"],
+                "shape": "box",
+                **corners,
+                "certainty": np.nan,
+            },
+            columns=list(REGION_COLUMNS),
+        )
+        return regions[regions["image_id"].isin(films)].reset_index(drop=True)
+
+    def _calibration(self, films: pd.Index) -> pd.DataFrame:
+        """The tracker's error in each session: how far gaze on the white dot lay from it, in degrees.
+
+        The dot stands in the middle of a black screen after every 20 films, under an id that is no image's. A session
+        without such a screen has NaN.
+        """
+        path = self.root / "eye_gaze.csv"
+        if "sample" not in self.kinds or not path.is_file():
+            return pd.DataFrame(columns=list(RECORDING_COLUMNS))
+        columns = {"SESSION_ID": "str", "DICOM_ID": "str", "FPOGX": "float64", "FPOGY": "float64", "FPOGV": "float64"}
+        sessions: set[str] = set()
+        dots = []
+        for chunk in read_chunks(path, columns, DATASET):
+            sessions |= set(chunk["SESSION_ID"].dropna())
+            dots.append(chunk[~chunk["DICOM_ID"].isin(films) & is_calibration(chunk["DICOM_ID"])])
+        dot = pd.concat(dots)
+        dot = dot[dot["FPOGV"] == 1]
+        offset = (dot[["FPOGX", "FPOGY"]].to_numpy() - 0.5) * SCREEN / SCREEN_PIXELS_PER_DEGREE
+        error = pd.DataFrame({"session": dot["SESSION_ID"], "error": np.hypot(*offset.T)})
+        grouped = error.dropna().groupby("session")["error"]
+        table = pd.DataFrame({"calibration_samples": grouped.size(), "calibration_error": grouped.median()})
+        table = table.reindex(sorted(sessions, key=lambda one: (len(one), one)))
+        table["calibration_samples"] = table["calibration_samples"].fillna(0).astype(np.int64)
+        return table.rename_axis("recording_id").reset_index()
+
+
+def is_calibration(dicom_id: pd.Series) -> pd.Series:
+    """Whether an id is a calibration screen's: an image's less its last five characters, or with a suffix."""
+    return (dicom_id.str.len() == 39) | dicom_id.str.endswith("_calibration").fillna(False)
 
 
 def screen_to_image(
@@ -195,16 +309,25 @@ def screen_to_image(
     return np.stack([x, y], axis=1) - 0.5
 
 
-def _fixation_times(rows: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Start and duration: a row of fixations.csv is the fixation's last sample, at FPOGS + FPOGD."""
-    return rows["FPOGS"].to_numpy(), rows["FPOGD"].to_numpy()
+def _whole_screens(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Chunks cut where the image changes, so that none holds half a reading."""
+    rest: pd.DataFrame | None = None
+    for chunk in chunks:
+        table = chunk if rest is None else pd.concat([rest, chunk])
+        ids = table["DICOM_ID"].to_numpy()
+        last = int(np.flatnonzero(ids != ids[-1])[-1]) + 1 if (ids != ids[-1]).any() else 0
+        rest = table.iloc[last:]
+        if last:
+            yield table.iloc[:last]
+    if rest is not None:
+        yield rest
 
 
 def _sample_times(rows: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Time, and time to the image's next sample; the usual interval after its last and before a gap."""
     time, image = rows["Time (in secs)"].to_numpy(), rows["DICOM_ID"].to_numpy()
     interval = np.diff(time, append=np.nan)
-    regular = np.append(image[1:] == image[:-1], False) & (interval <= LONGEST_SAMPLE)
+    regular = np.append(image[1:] == image[:-1], False)[: len(time)] & (interval <= LONGEST_SAMPLE)
     usual = float(np.median(interval[regular])) if regular.any() else 1 / 60
     return time, np.where(regular, interval, usual)
 
@@ -215,18 +338,32 @@ def _findings(sheet: pd.DataFrame) -> list[str]:
     return [name for name in columns[columns.index("pneumonia") + 1 :] if name != "cxr_exam_indication"]
 
 
-def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, **options)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; is this the root of EGD-CXR 1.0.0?") from error
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: is empty") from error
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error.__class__.__name__})") from error
+def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> pd.DataFrame:
+    """What was dictated when; a transcript can be missing or empty, and one that is damaged is listed."""
+    rows: list[tuple[str, str, str, float, float]] = []
+    for image in films:
+        path = folders / image / "transcript.json"
+        if not path.is_file():
+            continue
+        try:
+            content = read_json(path)
+            said = [
+                (image, image, str(one["phrase"]), float(one["begin_time"]), float(one["end_time"]))
+                for one in content["time_stamped_text"]
+            ]
+        except (InputError, KeyError, TypeError, ValueError):
+            skipped.append((image, f"{path}: not a transcript with phrase, begin_time and end_time; the image is kept"))
+            continue
+        rows += said
+    return pd.DataFrame(rows, columns=list(PHRASE_COLUMNS))
 
 
-def _require(path: Path, columns: pd.Index, needed: list[str]) -> None:
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise InputError(f"{path}: column {', '.join(missing)} is missing; is this EGD-CXR 1.0.0?")
+def _masks(folders: Path, films: pd.Index) -> pd.DataFrame:
+    """Both spellings of the mediastinum are taken; where both files lie there, the first."""
+    rows = [
+        (image, name, str(folders / image / f"{file}.png"))
+        for image in films
+        for file, name in MASKS.items()
+        if (folders / image / f"{file}.png").is_file()
+    ]
+    return pd.DataFrame(rows, columns=list(MASK_COLUMNS)).drop_duplicates(["image_id", "name"], ignore_index=True)

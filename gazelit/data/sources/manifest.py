@@ -1,0 +1,261 @@
+"""Your own data: a table of images and one of gaze, as CSV or Parquet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gazelit.data.dicom import image_size
+from gazelit.data.schema import GAZE_KINDS, Recording, Source
+from gazelit.data.tables import read_text
+from gazelit.errors import InputError
+
+logger = logging.getLogger("gazelit")
+
+Coordinates = Literal["pixel", "normalised", "screen"]
+IMAGE_NEEDED = ("image_id", "patient_id", "path")
+GAZE_NEEDED = ("image_id", "x", "y", "duration")
+#: Where the whole image stood on the screen, in screen pixels: its outer edges.
+SCREEN_COLUMNS = ("screen_left", "screen_top", "screen_right", "screen_bottom")
+SPLITS = ("train", "val", "test")
+_NUMBERS = ("t", "ppd_x", "ppd_y", "pupil")
+_FALSE = ("0", "0.0", "false")
+_TRUE = ("1", "1.0", "true", "")
+#: An error message names this many faults; `gazelit validate` names all.
+SHOWN_FAULTS = 5
+
+
+class Manifest(Source):
+    """Images and gaze listed in two tables; ``docs/data.md`` describes every column.
+
+    ``images`` needs ``image_id``, ``patient_id`` and ``path`` (relative to the table's folder, or absolute); it may have
+    ``study_id``, ``view``, ``official_split`` (train, val, test), label columns, and further columns. ``gaze`` needs
+    ``image_id``, ``x``, ``y`` and ``duration`` (s); it may have ``t`` (s; without it, rows are in order and end to end),
+    ``reading_id``, ``reader_id``, ``recording_id``, ``kind`` (``fixation`` unless given, or ``sample``), ``valid``,
+    ``ppd_x``, ``ppd_y`` and ``pupil``.
+
+    Args:
+        images: The table of images, ``.csv``, ``.csv.gz`` or ``.parquet``.
+        gaze: The table of gaze, likewise; none for images alone.
+        labels: Columns of ``images`` that are labels: 1, 0, −1 uncertain, blank unknown.
+        coordinates: Of ``x`` and ``y``: ``pixel`` of the image (centres at integers), ``normalised`` (0 and 1 are the
+            image's outer edges), or ``screen`` pixels; these need ``screen_left``, ``screen_top``, ``screen_right``
+            and ``screen_bottom`` in ``images``, the edges of the whole image on the screen.
+        name: Short name of the dataset.
+    """
+
+    def __init__(
+        self,
+        images: str,
+        gaze: str | None = None,
+        labels: Sequence[str] = (),
+        coordinates: Coordinates = "pixel",
+        name: str = "manifest",
+    ) -> None:
+        self.images = Path(images)
+        self.gaze = Path(gaze) if gaze is not None else None
+        self.labels = list(labels)
+        self.coordinates = coordinates
+        self.name = name
+
+    def read(self) -> Recording:
+        """See :class:`gazelit.data.schema.Source`."""
+        faults: list[str] = []
+        images, skipped = self._image_table(faults)
+        gaze = self._gaze_table(images, faults) if self.gaze is not None else None
+        if faults:
+            shown = "; ".join(faults[:SHOWN_FAULTS])
+            more = f"; {len(faults) - SHOWN_FAULTS} more: `gazelit validate` lists them" if len(faults) > SHOWN_FAULTS else ""
+            raise InputError(shown + more)
+        assert images is not None
+        notes = {}
+        readings = pd.DataFrame(columns=["image_id", "reading_id", "reader_id"])
+        if gaze is not None:
+            notes["gaze_rows_of_images_left_out"] = int((~gaze["image_id"].isin(images["image_id"])).sum())
+            gaze = gaze[gaze["image_id"].isin(images["image_id"])]
+            readings = gaze[["image_id", "reading_id", "reader_id"]].drop_duplicates("reading_id", ignore_index=True)
+        synthetic = (self.images.parent / "SYNTHETIC.json").is_file()
+        images = images.drop(columns=[name for name in SCREEN_COLUMNS if name in images])
+        read_gaze = partial(_parts, gaze)
+        return Recording(images, self.labels, read_gaze, synthetic, skipped, notes, readings=readings)
+
+    def faults(self) -> list[str]:
+        """Everything that is wrong with the two tables, a line each; files that images name are not opened."""
+        faults: list[str] = []
+        images, _ = self._image_table(faults, with_sizes=False)
+        if self.gaze is not None:
+            self._gaze_table(images, faults)
+        return faults
+
+    def _image_table(
+        self, faults: list[str], with_sizes: bool = True
+    ) -> tuple[pd.DataFrame | None, list[tuple[str, str]]]:
+        path = self.images
+        table = _read(path, faults)
+        screen = SCREEN_COLUMNS if self.coordinates == "screen" and self.gaze is not None else ()
+        if table is None or not _has(path, table, (*IMAGE_NEEDED, *screen, *self.labels), faults):
+            return None, []
+        if table.empty:
+            faults.append(f"{path}: lists no image")
+        for column in IMAGE_NEEDED:
+            _each(path, table[column] == "", f"{column} is empty", faults)
+        _each(path, table["image_id"].duplicated(), "image_id was listed before", faults)
+        for column in (*self.labels, *screen):
+            table[column] = _numbers(path, table, column, column in self.labels, faults)
+        if screen and not faults:
+            for low, high in (screen[0::2], screen[1::2]):
+                _each(path, table[high] <= table[low], f"{high} is not above {low}", faults)
+        for column in self.labels:
+            wrong = ~table[column].isin((0.0, 1.0, -1.0)) & table[column].notna()
+            _each(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
+        if "official_split" in table:
+            wrong = ~table["official_split"].isin((*SPLITS, ""))
+            _each(path, wrong, f"official_split is none of {', '.join(SPLITS)}", faults)
+            table["official_split"] = table["official_split"].replace("", None)
+        table["path"] = [str(path.parent / one) for one in table["path"]]
+        for column, default in (("study_id", table["image_id"]), ("view", "")):
+            if column not in table:
+                table[column] = default
+        skipped: list[tuple[str, str]] = []
+        if not with_sizes or faults:
+            return table.assign(source=self.name, height=1, width=1), skipped
+        sizes: list[tuple[int, int] | None] = []
+        for image, file in zip(table["image_id"], table["path"], strict=True):
+            try:
+                sizes.append(image_size(file))
+            except InputError as error:
+                sizes.append(None)
+                skipped.append((image, str(error)))
+        kept = np.array([size is not None for size in sizes])
+        table = table[kept].reset_index(drop=True)
+        if table.empty:
+            raise InputError(f"{path}: none of the {len(sizes)} images can be used; the first: {skipped[0][1]}")
+        found = [size for size in sizes if size is not None]
+        return (
+            table.assign(
+                source=self.name, height=[height for height, _ in found], width=[width for _, width in found]
+            ),
+            skipped,
+        )
+
+    def _gaze_table(self, images: pd.DataFrame | None, faults: list[str]) -> pd.DataFrame | None:
+        path = self.gaze
+        assert path is not None
+        table = _read(path, faults)
+        if table is None or not _has(path, table, GAZE_NEEDED, faults):
+            return None
+        before = len(faults)
+        # A lost eye has no place; such rows are kept as not valid.
+        x, y = (_numbers(path, table, column, True, faults) for column in ("x", "y"))
+        duration = _numbers(path, table, "duration", False, faults)
+        _each(path, duration < 0, "duration is negative", faults)
+        gaze = pd.DataFrame({"image_id": table["image_id"], "duration": duration})
+        for column in _NUMBERS:
+            if column in table:
+                gaze[column] = _numbers(path, table, column, column != "t", faults)
+        for column in ("ppd_x", "ppd_y"):
+            if column in table:
+                _each(path, gaze[column] <= 0, f"{column} is not above 0", faults)
+        gaze["kind"] = table["kind"].replace("", "fixation") if "kind" in table else "fixation"
+        _each(path, ~gaze["kind"].isin(GAZE_KINDS), f"kind is none of {', '.join(GAZE_KINDS)}", faults)
+        valid = table["valid"].str.lower() if "valid" in table else pd.Series("1", index=table.index)
+        _each(path, ~valid.isin([*_TRUE, *_FALSE]), "valid is neither 1 nor 0", faults)
+        gaze["reading_id"] = table["reading_id"].where(table["reading_id"] != "", table["image_id"]) if "reading_id" in table else table["image_id"]
+        for column in ("reader_id", "recording_id"):
+            gaze[column] = table[column] if column in table else ""
+        apart = gaze.groupby("reading_id")["image_id"].transform("nunique") > 1
+        _each(path, apart, "reading_id belongs to several images", faults)
+        if images is not None:
+            listed = _read(self.images, [])
+            known = listed["image_id"] if listed is not None else images["image_id"]
+            _each(path, ~gaze["image_id"].isin(known), f"image_id is not in {self.images.name}", faults)
+        if images is None or len(faults) > before:
+            return None
+        place = images.drop_duplicates("image_id").set_index("image_id").reindex(gaze["image_id"])
+        gaze["x"], gaze["y"] = self._to_pixels(x, y, place)
+        height, width = place["height"].to_numpy(float), place["width"].to_numpy(float)
+        inside = (gaze["x"] >= -0.5) & (gaze["x"] < width - 0.5) & (gaze["y"] >= -0.5) & (gaze["y"] < height - 0.5)
+        gaze["valid"] = valid.isin(_TRUE) & inside.to_numpy()
+        if "t" not in gaze:
+            gaze["t"] = gaze.groupby(["reading_id", "kind"])["duration"].cumsum() - gaze["duration"]
+        return gaze.sort_values(["reading_id", "kind", "t"], kind="stable", ignore_index=True)
+
+    def _to_pixels(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], image: pd.DataFrame
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self.coordinates == "pixel":
+            return x, y
+        if self.coordinates == "screen":
+            left, top, right, bottom = image[list(SCREEN_COLUMNS)].to_numpy(float).T
+            x, y = (x - left) / (right - left), (y - top) / (bottom - top)
+        return x * image["width"].to_numpy(float) - 0.5, y * image["height"].to_numpy(float) - 0.5
+
+
+def validate(
+    images: str, gaze: str | None = None, labels: list[str] | None = None, coordinates: Coordinates = "pixel"
+) -> None:
+    """Checks a manifest and lists every fault by file and row.
+
+    Args:
+        images: The table of images.
+        gaze: The table of gaze.
+        labels: Columns of ``images`` that are labels.
+        coordinates: Of the gaze: ``pixel``, ``normalised`` or ``screen``.
+
+    Raises:
+        InputError: There are faults; their number and where they are listed.
+    """
+    faults = Manifest(images, gaze, labels or (), coordinates).faults()
+    for fault in faults:
+        logger.error("%s", fault)
+    if faults:
+        raise InputError(f"{len(faults)} faults, listed above; mend them and validate again")
+    logger.info("%s: no fault found", images if gaze is None else f"{images}, {gaze}")
+
+
+def _parts(gaze: pd.DataFrame | None) -> Iterator[pd.DataFrame]:
+    if gaze is not None and len(gaze):
+        yield gaze
+
+
+def _read(path: Path, faults: list[str]) -> pd.DataFrame | None:
+    """A table as text, or None and a fault."""
+    try:
+        if path.suffix == ".parquet":
+            try:
+                table = pd.read_parquet(path)
+            except FileNotFoundError as error:
+                raise InputError(f"{path}: no such file") from error
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path}: cannot be read as Parquet ({error.__class__.__name__})") from error
+            # Numbers become the text a CSV would hold, so that both are checked alike.
+            return table.astype(object).where(table.notna(), "").astype(str)
+        return read_text(path, [], "a manifest")
+    except InputError as error:
+        faults.append(str(error))
+        return None
+
+
+def _has(path: Path, table: pd.DataFrame, needed: Sequence[str], faults: list[str]) -> bool:
+    missing = [name for name in needed if name not in table]
+    if missing:
+        faults.append(f"{path}: column {', '.join(missing)} is missing (see Manifest in docs/data.md)")
+    return not missing
+
+
+def _numbers(path: Path, table: pd.DataFrame, column: str, blank: bool, faults: list[str]) -> NDArray[np.float64]:
+    text = table[column].str.strip()
+    values = pd.to_numeric(text, errors="coerce")
+    _each(path, ~np.isfinite(values) & ~(blank & text.str.lower().isin(("", "nan"))), f"{column} is not a number", faults)
+    return values.to_numpy(np.float64, copy=True)
+
+
+def _each(path: Path, wrong: pd.Series | NDArray[np.bool_], what: str, faults: list[str]) -> None:
+    faults += [f"{path}: record {row + 1}: {what}" for row in np.flatnonzero(wrong)]
