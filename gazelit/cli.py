@@ -53,7 +53,7 @@ class Command:
 
 
 COMMANDS = {
-    "synth": Command("gazelit.synthetic.egd_tree:write_cohort", "write a synthetic cohort in the real formats"),
+    "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
         "gazelit.data.prepare:prepare",
         "turn a source of images and gaze into a prepared store",

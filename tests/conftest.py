@@ -17,7 +17,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic cohort: ``egd-cxr`` beside ``mimic-cxr``."""
-    from gazelit.synthetic.egd_tree import write_cohort
+    from gazelit.synthetic.cohort import write_cohort
 
     out = tmp_path_factory.mktemp("cohort") / "cohort"
     write_cohort(out, cases=24, seed=3, max_side=192, workers=1)

@@ -134,7 +134,10 @@ def prepare(
                 "skipped": len(skipped),
                 **counts,
                 "masks": masks,
-                **{name: int(getattr(recording, name)["image_id"].isin(cases["image_id"]).sum()) for name in _CASE_TABLES},
+                **{
+                    name: int(getattr(recording, name)["image_id"].isin(cases["image_id"]).sum())
+                    for name in _CASE_TABLES
+                },
             },
             "notes": recording.notes,
             # σ of one degree on an average image of the store (x, y); null if the source gives no visual angle.
@@ -360,9 +363,7 @@ def _decode(job: Job, size: tuple[int, int], bits: int) -> Decoded:
     return np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def _write_tables(
-    recording: Recording, kept: NDArray[np.int64], size: tuple[int, int], folder: Path
-) -> pd.DataFrame:
+def _write_tables(recording: Recording, kept: NDArray[np.int64], size: tuple[int, int], folder: Path) -> pd.DataFrame:
     cases = recording.images.iloc[kept].drop(columns="path").reset_index(drop=True)
     boxes = [Letterbox.fit(int(case.height), int(case.width), size) for case in cases.itertuples()]
     for column, values in zip(
@@ -404,7 +405,7 @@ def _write_masks(
                 file.write(np.packbits(mask, axis=-1).tobytes())
                 written.append(True)
         _write_header(file, np.dtype(np.uint8), (sum(written), size[0], size[1] // 8))
-    table[written].drop(columns="path").to_parquet(folder / "masks.parquet", index=False)
+    table[np.array(written, bool)].drop(columns="path").to_parquet(folder / "masks.parquet", index=False)
     return sum(written)
 
 

@@ -113,8 +113,10 @@ class Store:
     def masks(self, row: int) -> dict[str, NDArray[np.bool_]]:
         """A case's masks (H, W) by name."""
         table = self.table("masks")
-        planes = np.load(self.path / "masks.npy", mmap_mode="r")
         mine = np.flatnonzero(table["row"] == row)
+        if not len(mine):
+            return {}
+        planes = np.load(self.path / "masks.npy", mmap_mode="r")
         return {table["name"].iloc[plane]: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane in mine}
 
     @cached_property

@@ -78,9 +78,7 @@ def unique(path: Path, table: pd.DataFrame, column: str) -> None:
         raise InputError(f"{path}: record {blank[0] + 1}: {column} is empty")
     twice = np.flatnonzero(table[column].duplicated())
     if len(twice):
-        raise InputError(
-            f"{path}: {len(twice)} {column} are listed more than once, the first in record {twice[0] + 1}"
-        )
+        raise InputError(f"{path}: {len(twice)} {column} are listed more than once, the first in record {twice[0] + 1}")
 
 
 def read_chunks(path: Path, columns: Mapping[str, str], dataset: str) -> Iterator[pd.DataFrame]:

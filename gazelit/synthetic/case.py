@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import CLASSES, Position, draw_chest, draw_position
+from gazelit.synthetic.anatomy import CLASSES, Chest, Position, draw_chest, draw_position
 from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_integral
 from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
 
@@ -80,7 +80,10 @@ class SyntheticCase:
         samples: What the tracker saw.
         pads: How the film lay on the canvas.
         landmarks: By name, x and y in pixels of the film.
+        findings: (K, 3) where the finding is, as x, y in pixels of the film and a weight; empty if there is none.
         spacing: Pixel spacing (mm).
+        chest: The patient.
+        position: How the patient stood.
     """
 
     plan: Plan
@@ -92,7 +95,21 @@ class SyntheticCase:
     samples: Samples
     pads: Pads
     landmarks: dict[str, tuple[float, float]]
+    findings: NDArray[np.float64]
     spacing: float
+    chest: Chest
+    position: Position
+
+    def read(self, rng: Generator) -> tuple[Fixations, NDArray[np.float64], NDArray[np.float64]]:
+        """Another reader's fixations, and their x and y in pixels of the film."""
+        fixations = read_chest(self.chest, rng)
+        return fixations, *self.to_pixels(fixations.x, fixations.y)
+
+    def to_pixels(
+        self, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Chest coordinates to pixels of the film."""
+        return _to_pixels(x, y, self.position, film_size(self.plan.size), self.plan.size)
 
 
 def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
@@ -135,7 +152,7 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
     rng = np.random.default_rng(SeedSequence([seed, 3, plan.number]))
     width, height = plan.size
     landscape = width > height
-    film = (FILM_HEIGHT[landscape], FILM_HEIGHT[landscape] * width / height)
+    film = film_size(plan.size)
     chest = draw_chest(body, plan.label)
     position = draw_position(rng, landscape)
     scale = min(1.0, GEOMETRY_ROWS / height)
@@ -168,6 +185,8 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
     marks = np.array([chest.landmarks[name] for name in names])
     mark_x, mark_y = _to_pixels(marks[:, 0], marks[:, 1], position, film, plan.size)
     landmarks = {name: (float(u), float(v)) for name, u, v in zip(names, mark_x, mark_y, strict=True)}
+    found = np.array(chest.findings).reshape(-1, 3)
+    findings = np.column_stack([*_to_pixels(found[:, 0], found[:, 1], position, film, plan.size), found[:, 2]])
     return SyntheticCase(
         plan,
         shown,
@@ -178,8 +197,18 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
         samples,
         pads,
         landmarks,
+        findings,
         10 * film[0] / height,
+        chest,
+        position,
     )
+
+
+def film_size(size: tuple[int, int]) -> tuple[float, float]:
+    """(height, width) in cm of a film of (W, H) pixels."""
+    width, height = size
+    tall = FILM_HEIGHT[width > height]
+    return tall, tall * width / height
 
 
 def to_screen(

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
 
+from gazelit.synthetic.case import SyntheticCase
+
 #: Root of UIDs made from UUIDs (PS3.5 B.2); the numbers under it are derived from seed and case.
 _UID_ROOT = "2.25"
 _TOP = 4095
@@ -19,6 +21,12 @@ def uid(*numbers: int) -> UID:
     """A UID that is a function of its numbers."""
     value = int(np.random.SeedSequence(numbers).generate_state(2, np.uint64)[0])
     return UID(f"{_UID_ROOT}.{value}")
+
+
+def write_case_film(path: Path, case: SyntheticCase, patient_id: str, seed: int, rng: Generator) -> None:
+    """Writes a case's film with UIDs that are functions of seed, patient and case."""
+    uids = (uid(seed, 6, case.plan.patient), uid(seed, 7, case.plan.patient), uid(seed, 8, case.plan.number))
+    write_film(path, case.film, case.spacing, patient_id, uids, rng)
 
 
 def write_film(

@@ -179,6 +179,13 @@ def gaze_rows(
     """
     count = len(samples.t)
     looking = samples.valid
+    if pads is not None and size[0] % 2:
+        # A glance at the film's right edge: where an odd width was rounded up, X_ORIGINAL comes out as the width.
+        edge = slice(count // 2, count // 2 + 3)
+        samples.x[edge] = (SCREEN[0] - pads.right - 0.2) / SCREEN[0]
+        samples.y[edge] = 0.5
+        looking = looking.copy()
+        looking[edge] = False
     # A blink within a fixation starts another one, as the tracker counts.
     change = np.flatnonzero(np.diff(np.where(looking, samples.fixation, -1), prepend=-2) != 0)
     block = np.zeros(count, np.int64)
@@ -201,6 +208,9 @@ def gaze_rows(
     x_original, y_original = original_pixels(fpog_x, fpog_y, pads, size)
     time = np.round(samples.t, 5)
     start = np.round(begin, 5)
+    # In a long blink the tracker has no coordinates at all.
+    lost = blinking & (np.convolve(blinking, np.ones(9), "same") >= 9)
+    fpog_x, fpog_y = np.where(lost, np.nan, fpog_x), np.where(lost, np.nan, fpog_y)
     table = {
         "DICOM_ID": dicom_id,
         "Time (in secs)": time,
@@ -210,8 +220,8 @@ def gaze_rows(
         "FPOGD": np.round(time - start, 5),
         "FPOGID": number,
         "FPOGV": looking.astype(int),
-        "BPOGX": np.round(samples.x, 5),
-        "BPOGY": np.round(samples.y, 5),
+        "BPOGX": np.round(np.where(lost, np.nan, samples.x), 5),
+        "BPOGY": np.round(np.where(lost, np.nan, samples.y), 5),
         "BPOGV": seen,
         "BKID": samples.blink,
         "BKDUR": 0.0,

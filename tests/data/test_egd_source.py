@@ -63,9 +63,7 @@ def test_off_film_sentinels_are_never_valid(recording, cohort, gaze):
 
 
 def test_valid_points_lie_on_their_film(recording, gaze):
-    gaze = gaze[gaze["valid"]].merge(
-        recording.images[["image_id", "height", "width"]], on="image_id"
-    )
+    gaze = gaze[gaze["valid"]].merge(recording.images[["image_id", "height", "width"]], on="image_id")
     assert ((gaze["x"] >= -0.5) & (gaze["x"] < gaze["width"] - 0.5)).all()
     assert ((gaze["y"] >= -0.5) & (gaze["y"] < gaze["height"] - 0.5)).all()
 
@@ -141,7 +139,10 @@ def edit(path, old, new):
             r"master_sheet\.csv: column patient_id is missing",
         ),
         (lambda egd: edit(egd / "eye_gaze.csv", "FPOGX", "GAZEX"), r"eye_gaze\.csv: column FPOGX is missing"),
-        (lambda egd: _set(egd / "fixations.csv", "FPOGX", "left"), r"fixations\.csv: record \d+: FPOGX is not a number"),
+        (
+            lambda egd: _set(egd / "fixations.csv", "FPOGX", "left"),
+            r"fixations\.csv: record \d+: FPOGX is not a number",
+        ),
         (lambda egd: (egd / "master_sheet.csv").write_bytes(b"\xff\xfe\x00bad"), r"master_sheet\.csv"),
         (
             lambda egd: _double(egd / "master_sheet.csv"),

@@ -18,7 +18,7 @@ from gazelit.errors import InputError
 from gazelit.metrics.functional import cc
 from gazelit.synthetic.anatomy import CLASSES, draw_chest, draw_position
 from gazelit.synthetic.case import Pads, plan_cohort, simulate_case
-from gazelit.synthetic.egd_tree import write_cohort
+from gazelit.synthetic.cohort import write_cohort
 from gazelit.synthetic.reader import read_chest
 from gazelit.synthetic.tables import original_pixels
 

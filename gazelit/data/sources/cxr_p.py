@@ -78,7 +78,9 @@ class CXRP(Source):
             ["Pneumothorax"] if self.labels is not None else [],
             partial(_gaze, [record for record in records if record["image_id"] in sizes], sizes),
             skipped=skipped,
-            readings=pd.DataFrame({"image_id": table["image_id"], "reading_id": table["image_id"], "reader_id": "cxr-p-1"}),
+            readings=pd.DataFrame(
+                {"image_id": table["image_id"], "reading_id": table["image_id"], "reader_id": "cxr-p-1"}
+            ),
         )
 
     def _pneumothorax(self) -> pd.Series:
@@ -86,7 +88,9 @@ class CXRP(Source):
         table = read_text(self.labels, [], "SIIM-ACR's train-rle.csv").rename(columns=str.strip)
         missing = [name for name in ("ImageId", "EncodedPixels") if name not in table]
         if missing:
-            raise InputError(f"{self.labels}: column {', '.join(missing)} is missing; is this SIIM-ACR's train-rle.csv?")
+            raise InputError(
+                f"{self.labels}: column {', '.join(missing)} is missing; is this SIIM-ACR's train-rle.csv?"
+            )
         return (table["EncodedPixels"].str.strip() != "-1").groupby(table["ImageId"]).any()
 
 

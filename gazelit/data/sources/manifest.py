@@ -72,7 +72,11 @@ class Manifest(Source):
         gaze = self._gaze_table(images, faults) if self.gaze is not None else None
         if faults:
             shown = "; ".join(faults[:SHOWN_FAULTS])
-            more = f"; {len(faults) - SHOWN_FAULTS} more: `gazelit validate` lists them" if len(faults) > SHOWN_FAULTS else ""
+            more = (
+                f"; {len(faults) - SHOWN_FAULTS} more: `gazelit validate` lists them"
+                if len(faults) > SHOWN_FAULTS
+                else ""
+            )
             raise InputError(shown + more)
         assert images is not None
         notes = {}
@@ -139,9 +143,7 @@ class Manifest(Source):
             raise InputError(f"{path}: none of the {len(sizes)} images can be used; the first: {skipped[0][1]}")
         found = [size for size in sizes if size is not None]
         return (
-            table.assign(
-                source=self.name, height=[height for height, _ in found], width=[width for _, width in found]
-            ),
+            table.assign(source=self.name, height=[height for height, _ in found], width=[width for _, width in found]),
             skipped,
         )
 
@@ -167,7 +169,11 @@ class Manifest(Source):
         _each(path, ~gaze["kind"].isin(GAZE_KINDS), f"kind is none of {', '.join(GAZE_KINDS)}", faults)
         valid = table["valid"].str.lower() if "valid" in table else pd.Series("1", index=table.index)
         _each(path, ~valid.isin([*_TRUE, *_FALSE]), "valid is neither 1 nor 0", faults)
-        gaze["reading_id"] = table["reading_id"].where(table["reading_id"] != "", table["image_id"]) if "reading_id" in table else table["image_id"]
+        gaze["reading_id"] = (
+            table["reading_id"].where(table["reading_id"] != "", table["image_id"])
+            if "reading_id" in table
+            else table["image_id"]
+        )
         for column in ("reader_id", "recording_id"):
             gaze[column] = table[column] if column in table else ""
         apart = gaze.groupby("reading_id")["image_id"].transform("nunique") > 1
@@ -253,7 +259,9 @@ def _has(path: Path, table: pd.DataFrame, needed: Sequence[str], faults: list[st
 def _numbers(path: Path, table: pd.DataFrame, column: str, blank: bool, faults: list[str]) -> NDArray[np.float64]:
     text = table[column].str.strip()
     values = pd.to_numeric(text, errors="coerce")
-    _each(path, ~np.isfinite(values) & ~(blank & text.str.lower().isin(("", "nan"))), f"{column} is not a number", faults)
+    _each(
+        path, ~np.isfinite(values) & ~(blank & text.str.lower().isin(("", "nan"))), f"{column} is not a number", faults
+    )
     return values.to_numpy(np.float64, copy=True)
 
 

@@ -89,7 +89,9 @@ class MIMICCXR(Source):
             images = images.merge(labels, "left", on="study_id")
             notes["images_without_labels"] = int((~images["study_id"].isin(labels["study_id"])).sum())
         synthetic = (self.root / "SYNTHETIC.json").is_file()
-        return Recording(images, FINDINGS if labels is not None else [], synthetic=synthetic, skipped=skipped, notes=notes)
+        return Recording(
+            images, FINDINGS if labels is not None else [], synthetic=synthetic, skipped=skipped, notes=notes
+        )
 
     def _list(self) -> pd.DataFrame:
         ids = ["dicom_id", "subject_id", "study_id"]

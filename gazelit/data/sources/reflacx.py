@@ -220,9 +220,7 @@ class REFLACX(Source):
         order = np.argsort(time, kind="stable")
         rows, time = rows.iloc[order], time[order]
         interval = np.diff(time, append=np.nan)
-        return _canonical(
-            reading, rows, "sample", time, np.where(interval <= LONGEST_SAMPLE, interval, SAMPLE_SECONDS)
-        )
+        return _canonical(reading, rows, "sample", time, np.where(interval <= LONGEST_SAMPLE, interval, SAMPLE_SECONDS))
 
     def _regions(self, readings: pd.DataFrame) -> pd.DataFrame:
         """Ellipses (an ellipse of several labels is listed under each) and the box of the chest."""
@@ -240,9 +238,9 @@ class REFLACX(Source):
                         continue
                     marked = table[name].str.lower().isin(_TRUE).to_numpy()
                     parts.append(
-                        pd.DataFrame({"name": name, "shape": "ellipse", **shared, "certainty": certainty})[marked].assign(
-                            image_id=reading.image_id, reading_id=reading.reading_id
-                        )
+                        pd.DataFrame({"name": name, "shape": "ellipse", **shared, "certainty": certainty})[
+                            marked
+                        ].assign(image_id=reading.image_id, reading_id=reading.reading_id)
                     )
             path = folder / "chest_bounding_box.csv"
             if path.is_file():

@@ -1,0 +1,119 @@
+"""A synthetic cohort, written as one of the real datasets."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+from rich.console import Console
+from rich.progress import track
+
+from gazelit import __version__
+from gazelit.errors import InputError
+from gazelit.files import building_folder, is_free, read_json, write_json
+from gazelit.synthetic import egd_tree, manifest_tree, mimic_tree, reflacx_tree
+from gazelit.synthetic.case import Plan, SyntheticCase, plan_cohort, simulate_case
+
+#: Marks a tree as simulated; the sources pass it on to everything that is measured.
+MARKER = "SYNTHETIC.json"
+
+
+class Tree(Protocol):
+    """A module that writes one dataset's files."""
+
+    #: The dataset's folder, which gets the marker.
+    FOLDER: str
+
+    @staticmethod
+    def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
+        """Writes a case's own files in a worker; returns what its tables need."""
+
+    @staticmethod
+    def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> None:
+        """Writes the tables."""
+
+
+TREES: dict[str, Tree] = {
+    "egd-cxr": egd_tree,
+    "reflacx": reflacx_tree,
+    "mimic-cxr-jpg": mimic_tree,
+    "manifest": manifest_tree,
+}
+
+
+def write_cohort(
+    out: Path,
+    cases: int,
+    format: Literal["egd-cxr", "reflacx", "mimic-cxr-jpg", "manifest"] = "egd-cxr",
+    seed: int = 0,
+    max_side: int | None = None,
+    workers: int | None = None,
+) -> None:
+    """Writes a synthetic cohort in the formats of a real dataset.
+
+    The films come from an analytic X-ray projection of a random chest, the gaze from a model of a reader; classes
+    Normal, CHF and pneumonia are equally frequent. The same seed gives the same films and patients in every format and
+    the same bytes, whatever the number of workers. A finished cohort with the same settings is left as it is.
+
+    Args:
+        out: Folder that gets the dataset's folders; it appears when it is complete.
+        cases: Number of films.
+        format: ``egd-cxr`` and ``reflacx`` (each beside a ``mimic-cxr`` tree of DICOM files), ``mimic-cxr-jpg``, or
+            ``manifest``.
+        seed: Of everything.
+        max_side: Longest side of a film in pixels; EGD-CXR's own sizes (up to 3056) unless given.
+        workers: Processes that simulate; as many as cores unless given.
+
+    Raises:
+        InputError: An option is out of range, or ``out`` holds something else.
+    """
+    out = Path(out)
+    if cases < 3:
+        raise InputError(f"cases: must be at least 3, one of each class, not {cases}")
+    if seed < 0:
+        raise InputError(f"seed: must not be negative, but is {seed}")
+    if max_side is not None and max_side < 64:
+        raise InputError(f"max_side: must be at least 64 pixels, not {max_side}")
+    about = {
+        "synthetic": True,
+        "generator": "gazelit",
+        "version": __version__,
+        "format": format,
+        "seed": seed,
+        "cases": cases,
+        "max_side": max_side,
+    }
+    tree = TREES[format]
+    marker = Path(tree.FOLDER, MARKER)
+    if not is_free(out):
+        if not (out / marker).is_file() or read_json(out / marker) != about:
+            raise InputError(f"{out}: exists and is not this cohort; choose another --out, or remove it")
+        return
+    plans = plan_cohort(cases, seed, max_side)
+    with building_folder(out) as building:
+        (building / tree.FOLDER).mkdir()
+        simulated = _simulated(building, plans, format, seed, workers)
+        results = list(track(simulated, "simulating", len(plans), console=Console(stderr=True)))
+        tree.write_tables(building, plans, results, seed)
+        write_json(building / marker, about)
+
+
+def _simulated(root: Path, plans: list[Plan], format: str, seed: int, workers: int | None) -> Iterator[Any]:
+    write = partial(_write_case, root=root, format=format, plans=len(plans), seed=seed)
+    workers = min(workers or os.cpu_count() or 1, len(plans))
+    if workers <= 1:
+        yield from map(write, plans)
+        return
+    # spawn: forking a process whose libraries run threads can deadlock.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        yield from pool.map(write, plans)
+
+
+def _write_case(plan: Plan, root: Path, format: str, plans: int, seed: int) -> Any:
+    return TREES[format].write_case(root, simulate_case(plan, seed), plans, seed)
