@@ -27,8 +27,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small cohort as a prepared store at 64 × 64."""
-    from gazelit.data.sources import EGDCXR
     from gazelit.data.prepare import prepare
+    from gazelit.data.sources import EGDCXR
 
     out = tmp_path_factory.mktemp("store") / "store"
     prepare(EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr"), out, size=(64, 64), workers=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import lightning as L
@@ -13,9 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from gazelit.data.dataset import Example, GazeDataset, GazeOptions, SigmaUnit, collate
+from gazelit.data.dataset import (
+    Example,
+    GazeDataset,
+    GazeKind,
+    GazeOptions,
+    Readings,
+    SigmaUnit,
+    WorkingGaze,
+    check_downscale,
+    collate,
+)
+from gazelit.data.gaze import Detection, TimeWindow
 from gazelit.data.heatmap import fixation_density
-from gazelit.data.splits import SPLITS, load_split, split_by_patient
+from gazelit.data.splits import SPLITS, Method, SplitOptions, load_split, make_split
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
@@ -33,20 +45,30 @@ class GazeDataModule(L.LightningDataModule):
 
     Args:
         store: Folder of the prepared store (``gazelit prepare``).
-        labels: Label columns of the store: the classes.
+        labels: Label columns of the store: the classes; with none, images are unlabelled.
         exclusive: Whether exactly one label is 1 in every case; otherwise labels are multi-label with NaN for unknown.
+        uncertain: What a label of −1 becomes when labels are not exclusive: ``unknown`` (NaN), ``positive`` or
+            ``negative`` (U-Ignore, U-Ones and U-Zeros of Irvin et al., CheXpert, 2019).
         batch_size: Cases a process takes per step.
         num_workers: Processes that load.
         downscale: Integer factor between the store's resolution and the working one.
         augment: Whether training cases are augmented (see :class:`gazelit.data.transforms.Augmentation`).
-        gaze_kind: ``fixation``, or raw ``sample``.
+        gaze_kind: Published ``fixation``, raw ``sample``, or fixations ``detected`` in the samples.
         weight: What a point counts: its ``duration``, or one each (``count``).
         sigma: Standard deviation of the heatmap's Gaussian.
         sigma_unit: ``deg`` of visual angle, ``px`` of the working image, or ``image_px`` of the original image.
+        readings: Of an image with several readings: all points ``pooled``; every reading the same weight (``equal``);
+            or in training one, ``drawn`` anew each epoch.
+        window: The part of each reading that counts, such as its first seconds; all of it unless given.
+        detection: Method and thresholds of ``detected``.
+        split_method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
+            reference implementation, in which patients overlap (for comparison alone).
         split_file: CSV with ``image_id`` and ``split``; without it patients are split by ``split_seed`` and fractions.
         split_seed: Seed of the split; runs that hand over to each other must share it.
         val_fraction: Share of patients for validation.
         test_fraction: Share of patients for the test.
+        folds: Number of folds of patients instead of the two shares; fold ``fold`` is the test, the next validation.
+        fold: Which fold is the test, from 0.
         seed: Of order and augmentation.
     """
 
@@ -55,32 +77,41 @@ class GazeDataModule(L.LightningDataModule):
         store: str = "stores/egd-cxr",
         labels: Sequence[str] = ("Normal", "CHF", "pneumonia"),
         exclusive: bool = True,
+        uncertain: Literal["unknown", "positive", "negative"] = "unknown",
         batch_size: int = 16,
         num_workers: int = 2,
         downscale: int = 1,
         augment: bool = True,
-        gaze_kind: Literal["fixation", "sample"] = "fixation",
+        gaze_kind: GazeKind = "fixation",
         weight: Literal["duration", "count"] = "duration",
         sigma: float = 1.0,
         sigma_unit: SigmaUnit = "deg",
+        readings: Readings = "pooled",
+        window: TimeWindow | None = None,
+        detection: Detection | None = None,
+        split_method: Method = "patient",
         split_file: str | None = None,
         split_seed: int = 0,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.store_path = store
         self.class_names = list(labels)
         self.exclusive = exclusive
+        self.uncertain = uncertain
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.downscale = downscale
         self.augment = augment
-        self.gaze = GazeOptions(gaze_kind, weight, sigma, sigma_unit)
+        self.gaze = GazeOptions(
+            gaze_kind, weight, sigma, sigma_unit, readings, window, Detection() if detection is None else detection
+        )
         self.split_file = split_file
-        self.split_seed = split_seed
-        self.fractions = (val_fraction, test_fraction)
+        self.split = SplitOptions(split_method, split_seed, val_fraction, test_fraction, folds, fold)
         self.seed = seed
         self._store: Store | None = None
 
@@ -93,16 +124,17 @@ class GazeDataModule(L.LightningDataModule):
         if self._store is not None:
             return
         store = Store.open(self.store_path)
-        self._labels = _labels(store, self.class_names, self.exclusive)
+        self._labels = _labels(store, self.class_names, self.exclusive, self.uncertain)
         if self.split_file is not None:
             self._split = load_split(self.split_file, store.cases)
         else:
-            strata = self._labels.tolist() if self.exclusive else [""] * len(store.cases)
-            self._split = split_by_patient(store.cases, strata, *self.fractions, self.split_seed)
+            # Rows of NaN differ from each other as numbers, and not as text.
+            strata = [str(label) for label in self._labels.tolist()]
+            self._split = make_split(store.cases, strata, self.split)
+        check_downscale(store, self.downscale)
+        self._gaze = WorkingGaze.of(store, self.gaze, self.downscale)
         self._store = store
-        self._datasets = {
-            split: self._make_dataset(split, augment=self.augment and split == "train") for split in SPLITS
-        }
+        self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
 
     @property
     def store(self) -> Store:
@@ -133,7 +165,6 @@ class GazeDataModule(L.LightningDataModule):
         """What checkpoints and reports record of the data, in primitives; no ids."""
         store = self.store
         assigned = {str(image): str(split) for image, split in zip(self.image_ids, self._split, strict=True)}
-        sigma = self.datasets["train"].sigma[self.rows("train")].mean(axis=0)
         return {
             "fingerprint": store.about["fingerprint"],
             "source": store.about["source"],
@@ -145,11 +176,39 @@ class GazeDataModule(L.LightningDataModule):
             "weight": self.gaze.weight,
             "sigma": self.gaze.sigma,
             "sigma_unit": self.gaze.sigma_unit,
-            "sigma_px": [round(float(value), 4) for value in sigma],
+            "sigma_px": self._sigma_px(),
+            "sigma_deg": self._sigma_deg(),
+            "readings": self.gaze.readings,
+            "window": None if self.gaze.window is None else asdict(self.gaze.window),
+            "detection": asdict(self.gaze.detection) if self.gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
-            "split_seed": self.split_seed if self.split_file is None else None,
+            "split_method": self.split.method if self.split_file is None else "file",
+            "split_seed": self.split.seed if self.split_file is None else None,
+            "fold": self.split.fold if self.split_file is None and self.split.folds is not None else None,
+            "folds": self.split.folds if self.split_file is None else None,
             "n": {split: len(self.rows(split)) for split in SPLITS},
         }
+
+    def _train_points(self) -> np.ndarray:
+        """Which points of the gaze belong to training cases: (M,) bool."""
+        is_train = np.zeros(len(self.store.cases), bool)
+        is_train[self.rows("train")] = True
+        return np.repeat(is_train, np.diff(self._gaze.starts))
+
+    def _sigma_px(self) -> list[float] | None:
+        """Mean σ of the training cases in working pixels (x, y); None without gaze."""
+        sigma = self._gaze.sigma[self._train_points()]
+        return [round(float(value), 4) for value in sigma.mean(axis=0, dtype=np.float64)] if len(sigma) else None
+
+    def _sigma_deg(self) -> float | list[float] | None:
+        """σ in degrees: as given, or by the store's mean pixels per degree (x, y); None where the angle is unknown."""
+        degree, sigma = self.store.about["pixels_per_degree"], self._sigma_px()
+        if self.gaze.sigma_unit == "deg":
+            return self.gaze.sigma
+        if degree is None or sigma is None:
+            return None
+        scale = np.mean([box.scale for box in self.store.letterboxes], axis=0) / self.downscale
+        return [round(float(one), 4) for one in np.array(sigma) / (scale * degree)]
 
     def rows(self, split: str) -> np.ndarray:
         """The store's rows of a split."""
@@ -160,7 +219,7 @@ class GazeDataModule(L.LightningDataModule):
 
     def dataset(self, split: str) -> GazeDataset:
         """A split's cases, without augmentation."""
-        return self._make_dataset(split, augment=False)
+        return self._make_dataset(split, training=False)
 
     def loader(self, split: str) -> DataLoader[Example]:
         """A split's cases in fixed order, without augmentation; batches still have to be rendered."""
@@ -192,10 +251,16 @@ class GazeDataModule(L.LightningDataModule):
         density = fixation_density(batch["points"], size, batch["sigma"])
         return {**batch, "heatmap": density[:, None]}
 
-    def _make_dataset(self, split: str, augment: bool) -> GazeDataset:
-        augmentation = Augmentation() if augment else None
+    def _make_dataset(self, split: str, training: bool) -> GazeDataset:
         return GazeDataset(
-            self.store, self.rows(split), self._labels, self.gaze, self.downscale, augmentation, self.seed
+            self.store,
+            self.rows(split),
+            self._labels,
+            self._gaze,
+            self.downscale,
+            Augmentation() if training and self.augment else None,
+            training and self.gaze.readings == "drawn",
+            self.seed,
         )
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
@@ -240,15 +305,17 @@ class EpochSampler(DistributedSampler[Any]):
         return super().__len__() if self._fixed is None else len(self._fixed)
 
 
-def _labels(store: Store, names: Sequence[str], exclusive: bool) -> Tensor:
+def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str) -> Tensor:
     known = store.about["label_columns"]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise InputError(f"labels: the store has no label {', '.join(unknown)}; it has {', '.join(known)}")
-    values = torch.from_numpy(store.cases[list(names)].to_numpy(np.float32, copy=True))
+        raise InputError(f"labels: the store has no label {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    values = torch.from_numpy(store.cases[list(names)].to_numpy(np.float32, copy=True).reshape(-1, len(names)))
     if not exclusive:
+        values[values == -1] = {"unknown": torch.nan, "positive": 1.0, "negative": 0.0}[uncertain]
         return values
-    bad = int((torch.nan_to_num(values, nan=-1.0).sum(dim=1) != 1).sum())
+    bad = int(((torch.nan_to_num(values, nan=-1.0).sum(dim=1) != 1) | (values < 0).any(dim=1)).sum())
     if bad:
-        raise InputError(f"labels: {bad} cases do not have exactly one of {', '.join(names)}; set exclusive: false")
+        what = f"exactly one of {', '.join(names)}" if names else "a label, as none is named"
+        raise InputError(f"labels: {bad} cases do not have {what}; set exclusive: false")
     return values.argmax(dim=1)

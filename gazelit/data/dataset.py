@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gazelit.data.gaze import Detection, TimeWindow, clip_to_window, detect_fixations
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
 
 Example = dict[str, Tensor]
 SigmaUnit = Literal["deg", "px", "image_px"]
+GazeKind = Literal["fixation", "sample", "detected"]
+Readings = Literal["pooled", "equal", "drawn"]
 
 
 @dataclass(frozen=True)
@@ -25,37 +29,108 @@ class GazeOptions:
     """How gaze becomes a target map.
 
     Attributes:
-        kind: ``fixation`` or raw ``sample``.
+        kind: Published ``fixation``, raw ``sample``, or fixations ``detected`` in the samples.
         weight: What a point counts: its ``duration``, or one each (``count``).
         sigma: Standard deviation of the Gaussian.
         sigma_unit: ``deg`` of visual angle, ``px`` of the working image, or ``image_px`` of the original image.
+        readings: Of an image with several: all points ``pooled``; every reading the same weight (``equal``); or in
+            training one, ``drawn`` anew each epoch (pooled elsewhere).
+        window: The part of each reading that counts; all of it unless given.
+        detection: Thresholds of ``detected``.
     """
 
-    kind: Literal["fixation", "sample"]
+    kind: GazeKind
     weight: Literal["duration", "count"]
     sigma: float
     sigma_unit: SigmaUnit
+    readings: Readings = "pooled"
+    window: TimeWindow | None = None
+    detection: Detection = field(default_factory=Detection)
+
+
+@dataclass(frozen=True)
+class WorkingGaze:
+    """The gaze of all of a store's cases, in working pixels.
+
+    Attributes:
+        points: (M, 3) float32 x, y, weight, case after case and in order of time within a reading.
+        sigma: (M, 2) float32, σ of each point.
+        reading: (M,) which of its case's readings a point is of, from 0.
+        starts: (N + 1,) where each case's points begin.
+    """
+
+    points: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+    reading: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, store: Store, options: GazeOptions, downscale: int) -> WorkingGaze:
+        """Reads a store's gaze.
+
+        Raises:
+            InputError: σ is not positive, or degrees are asked of gaze without a known viewing geometry.
+        """
+        if not options.sigma > 0:
+            raise InputError(f"sigma: must be above 0, not {options.sigma}")
+        gaze = _events(store, options)
+        count = len(store.cases)
+        row = gaze["row"].to_numpy()
+        starts = np.searchsorted(row, np.arange(count + 1))
+        reading = np.zeros(len(gaze), np.int64)
+        if len(gaze):
+            name = gaze["reading_id"].astype("category").cat.codes.to_numpy()
+            new = np.diff(name, prepend=name[0]) != 0
+            reading = np.cumsum(new)
+            reading -= reading[starts[row]]
+        weight = gaze["duration"].to_numpy() if options.weight == "duration" else np.ones(len(gaze))
+        if options.readings == "equal":
+            weight = weight / pd.Series(weight).groupby([row, reading]).transform("sum").to_numpy().clip(1e-12)
+        boxes = [store.letterboxes[number] for number in range(count)]
+        scale = np.array([box.scale for box in boxes]).reshape(-1, 2)[row] / downscale
+        corner = np.array([(box.left, box.top) for box in boxes], float).reshape(-1, 2)[row] / downscale
+        # Letterbox.to_working for all cases at once, and then the coarser grid: pixel centres are at integers.
+        xy = (gaze[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
+        unit = {"px": 1.0, "image_px": scale, "deg": gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale}
+        sigma = np.broadcast_to(options.sigma * unit[options.sigma_unit], xy.shape)
+        if not np.isfinite(sigma).all():
+            raise InputError(
+                "sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"
+            )
+        points = np.column_stack([xy, weight]).astype(np.float32)
+        return cls(points, sigma.astype(np.float32), reading, starts)
+
+
+def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
+    if options.kind == "detected":
+        gaze = detect_fixations(store.gaze("sample"), options.detection)
+    else:
+        gaze = store.gaze(options.kind)
+    if options.window is not None:
+        gaze = clip_to_window(gaze, options.window, store.table("phrases"))
+    return gaze
 
 
 class GazeDataset(Dataset[Example]):
     """Images, gaze points and labels of some cases.
 
-    An example has ``image`` (1, H, W) float32 in [0, 1], ``points`` (N, 3) float32 as x, y and weight in working
-    pixels, ``sigma`` (2,) in working pixels, ``valid_mask`` (1, H, W) bool, ``label`` and ``index`` (the store's
-    row). It is asked for by (epoch, position), because the augmentation of a case is a function of seed, epoch and row.
+    An example has ``image`` (1, H, W) float32 in [0, 1], ``points`` (N, 3) float32 as x, y and weight in working pixels,
+    ``sigma`` (N, 2) in working pixels, ``valid_mask`` (1, H, W) bool, ``label``, ``index`` (the store's row) and
+    ``points_off_image`` (how many points the augmentation moved off the image). It is asked for by (epoch, position),
+    because the augmentation of a case is a function of seed, epoch and row.
 
     Args:
         store: The prepared store.
         rows: The store's rows that belong to the dataset.
         labels: Labels of all the store's rows: (N,) int64 or (N, K) float32.
-        gaze: How gaze becomes a target map.
+        gaze: The gaze of all the store's rows.
         downscale: Integer factor between the store's resolution and the working one.
         augmentation: Applied to image and points, if given.
-        seed: Of the augmentation.
+        draw_reading: Whether one reading is drawn of each image and epoch.
+        seed: Of the augmentation and the drawing.
 
     Raises:
-        InputError: The store's size is no multiple of ``downscale``, or σ in degrees is asked of gaze without a known
-            viewing geometry.
+        InputError: The store's size is no multiple of ``downscale``.
     """
 
     def __init__(
@@ -63,24 +138,23 @@ class GazeDataset(Dataset[Example]):
         store: Store,
         rows: NDArray[np.int64],
         labels: Tensor,
-        gaze: GazeOptions,
+        gaze: WorkingGaze,
         downscale: int = 1,
         augmentation: Augmentation | None = None,
+        draw_reading: bool = False,
         seed: int = 0,
     ) -> None:
-        if downscale < 1 or any(side % (32 * downscale) for side in store.size):
-            raise InputError(
-                f"downscale: the store's {store.size[0]} × {store.size[1]} over {downscale} must stay a multiple of 32"
-            )
+        check_downscale(store, downscale)
         self.store = store
         self.rows = rows
         self.labels = labels
+        self.gaze = gaze
         self.downscale = downscale
         self.augmentation = augmentation
+        self.draw_reading = draw_reading
         self.seed = seed
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
         self._images: NDArray[np.unsignedinteger] | None = None
-        self._points, self._starts, self.sigma = _working_gaze(store, gaze, downscale)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,72 +164,76 @@ class GazeDataset(Dataset[Example]):
         row = int(self.rows[position])
         image = self._image(row)
         mask = self._mask(row)
-        points = self._points[self._starts[row] : self._starts[row + 1]]
+        seeds = np.random.SeedSequence([self.seed, epoch, row]).generate_state(2)
+        points, sigma = self._points(row, int(seeds[1]))
+        off_image = 0
         if self.augmentation is not None:
-            seed = int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
-            image, mask, points, _ = self.augmentation(image, mask, points, seed)
+            image, mask, points, inside = self.augmentation(image, mask, points, int(seeds[0]))
+            sigma, off_image = sigma[inside], int((~inside).sum())
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image))[None],
             "points": torch.from_numpy(np.ascontiguousarray(points)),
-            "sigma": torch.from_numpy(self.sigma[row]),
+            "sigma": torch.from_numpy(np.ascontiguousarray(sigma)),
             "valid_mask": torch.from_numpy(mask)[None],
             "label": self.labels[row],
             "index": torch.tensor(row),
+            "points_off_image": torch.tensor(off_image),
         }
 
     def __getstate__(self) -> dict[str, object]:
         # A memory map would be sent to worker processes as its content.
         return {**self.__dict__, "_images": None}
 
+    def _points(self, row: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        part = slice(self.gaze.starts[row], self.gaze.starts[row + 1])
+        points, sigma = self.gaze.points[part], self.gaze.sigma[part]
+        if self.draw_reading and len(points):
+            reading = self.gaze.reading[part]
+            chosen = reading == seed % (reading[-1] + 1)
+            points, sigma = points[chosen], sigma[chosen]
+        return points, sigma
+
     def _image(self, row: int) -> NDArray[np.float32]:
         if self._images is None:
             self._images = self.store.images()
-        image = self._images[row].astype(np.float32) / np.float32(self.store.largest)
+        image = self._images[row].astype(np.float32)
+        image *= np.float32(1 / self.store.largest)
         if self.downscale > 1:
             image = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
         return image
 
     def _mask(self, row: int) -> NDArray[np.bool_]:
         mask = self.store.letterboxes[row].valid_mask()
+        if self.downscale == 1:
+            return mask
         # A coarse pixel is valid if the fine pixel at its centre is.
         half = self.downscale // 2
         return np.ascontiguousarray(mask[half :: self.downscale, half :: self.downscale])
 
 
+def check_downscale(store: Store, downscale: int) -> None:
+    """Raises InputError if the store's size over ``downscale`` is no multiple of 32."""
+    if downscale < 1 or any(side % (32 * downscale) for side in store.size):
+        raise InputError(
+            f"downscale: the store's {store.size[0]} × {store.size[1]} over {downscale} must stay a multiple of 32"
+        )
+
+
 def collate(examples: list[Example]) -> Example:
-    """Stacks examples; points are padded to the longest with zero weight."""
+    """Stacks examples; points are padded to the longest with zero weight, their σ with 1.
+
+    Adds ``has_gaze`` (B,) and ``sigma_px`` (B,), the mean σ of an image's points (NaN without any).
+    """
     longest = max(1, *(len(example["points"]) for example in examples))
-    points = torch.zeros(len(examples), longest, 3)
+    points, sigma = torch.zeros(len(examples), longest, 3), torch.ones(len(examples), longest, 2)
     for row, example in enumerate(examples):
         points[row, : len(example["points"])] = example["points"]
-    batch = {key: torch.stack([example[key] for example in examples]) for key in examples[0] if key != "points"}
-    return {**batch, "points": points, "has_gaze": (points[..., 2] > 0).any(dim=1)}
-
-
-def _working_gaze(
-    store: Store, options: GazeOptions, downscale: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """Points of all cases one after another (M, 3), where each case's start (N + 1,), and σ of each case (N, 2)."""
-    if options.sigma <= 0:
-        raise InputError(f"sigma: must be above 0, not {options.sigma}")
-    gaze = store.gaze(options.kind)
-    count = len(store.cases)
-    starts = np.searchsorted(gaze["row"].to_numpy(), np.arange(count + 1))
-    xy = gaze[["x", "y"]].to_numpy(np.float64)
-    weight = gaze["duration"].to_numpy() if options.weight == "duration" else np.ones(len(gaze))
-    ppd = gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64)
-    points = np.empty((len(gaze), 3), np.float32)
-    sigma = np.full((count, 2), options.sigma, np.float32)
-    for row in range(count):
-        part = slice(starts[row], starts[row + 1])
-        letterbox = store.letterboxes[row]
-        points[part, :2] = (letterbox.to_working(xy[part]) + 0.5) / downscale - 0.5
-        scale = np.array(letterbox.scale) / downscale
-        if options.sigma_unit == "image_px":
-            sigma[row] = options.sigma * scale
-        elif options.sigma_unit == "deg" and starts[row] < starts[row + 1]:
-            sigma[row] = options.sigma * ppd[part].mean(axis=0) * scale
-    points[:, 2] = weight
-    if not np.isfinite(sigma).all():
-        raise InputError("sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px")
-    return points, starts, sigma
+        sigma[row, : len(example["sigma"])] = example["sigma"]
+    keys = [key for key in examples[0] if key not in ("points", "sigma")]
+    return {
+        **{key: torch.stack([example[key] for example in examples]) for key in keys},
+        "points": points,
+        "sigma": sigma,
+        "has_gaze": (points[..., 2] > 0).any(dim=1),
+        "sigma_px": torch.stack([example["sigma"].mean() for example in examples]),
+    }

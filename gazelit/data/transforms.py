@@ -49,7 +49,7 @@ class Augmentation:
 
     def __call__(
         self, image: NDArray[np.float32], mask: NDArray[np.bool_], points: NDArray[np.float32], seed: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], int]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
         """Transforms one case, reproducibly from its seed.
 
         Args:
@@ -59,7 +59,7 @@ class Augmentation:
             seed: Of this case in this epoch.
 
         Returns:
-            Image, mask, the points that are still on the image, and how many left it.
+            Image, mask, the points that are still on the image, and which of those given they are, (N,) bool.
         """
         self._compose.set_random_seed(seed)
         result = self._compose(image=image[..., None], mask=mask.astype(np.uint8), keypoints=points[:, :2])
@@ -68,4 +68,4 @@ class Augmentation:
         x, y = moved[:, 0], moved[:, 1]
         inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
         pixels = np.clip(result["image"].reshape(height, width), 0, 1)
-        return pixels, result["mask"].astype(bool), moved[inside], int((~inside).sum())
+        return pixels, result["mask"].astype(bool), moved[inside], inside

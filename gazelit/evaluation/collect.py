@@ -71,7 +71,7 @@ def collect(run: Path) -> RunRecord:
         "synthetic": provenance["synthetic"],
         "sigma": provenance["sigma"],
         "sigma_unit": provenance["sigma_unit"],
-        "sigma_px": float(np.mean(provenance["sigma_px"])),
+        "sigma_px": float(np.mean(provenance["sigma_px"] or np.nan)),
     }
     return RunRecord(
         metrics=metrics,

@@ -110,7 +110,7 @@ def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tupl
     n = provenance["n"]
     lines += [
         f"Test split: {metrics['n_test']} cases of {metrics['n_test_patients']} patients "
-        f"(training {n['train']}, validation {n['val']}; by patient, split seed {provenance['split_seed']}). "
+        f"(training {n['train']}, validation {n['val']}; {_split(provenance)}). "
         "Checkpoints were selected on the validation split alone. "
         "Intervals: 95 %, bootstrap over patients (2,000 draws); one run, seed "
         f"{metrics['seed']}: the spread over seeds is not in them.",
@@ -182,6 +182,21 @@ def _diagnosis_lines(
             lines.append(f"| **{name}** | " + " | ".join(map(str, counts)) + " |")
         lines += ["", "![ROC curves, one class versus the rest](figures/roc.png)"]
     return [*lines, ""]
+
+
+def _split(provenance: dict[str, Any]) -> str:
+    """How the cases were split, in words."""
+    method = provenance["split_method"]
+    if method == "file":
+        return "by patient, from a split file"
+    if method == "official":
+        return "the dataset's official split"
+    if method == "reference_image_level":
+        return (
+            f"by IMAGE as the reference implementation does, so that patients overlap, seed {provenance['split_seed']}"
+        )
+    fold = "" if provenance["folds"] is None else f", fold {provenance['fold'] + 1} of {provenance['folds']}"
+    return f"by patient, split seed {provenance['split_seed']}{fold}"
 
 
 def _map_lines(

@@ -139,12 +139,13 @@ class Stage(L.LightningModule):
         torch.manual_seed((seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimisation step; logs ``train/loss`` and the objective's parts."""
+        """One optimisation step; logs ``train/loss``, the objective's parts and gaze that augmentation moved away."""
         loss, _, parts = self._step(batch)
         size = batch["image"].shape[0]
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        moved = batch["points_off_image"].float().mean()
         self.log_dict(
-            {f"train/{key}": value for key, value in parts.items()},
+            {f"train/{key}": value for key, value in {**parts, "points_off_image": moved}.items()},
             on_step=False,
             on_epoch=True,
             batch_size=size,
@@ -192,7 +193,9 @@ class Stage(L.LightningModule):
             )
             self._metrics("saliency", split).update(values)
             # σ decides what a map metric means; it is logged beside them.
-            self._metrics("mean", split).update({"sigma_px": batch["sigma"].mean()}, len(batch["sigma"]))
+            seen = batch["has_gaze"]
+            sigma = torch.where(seen, batch["sigma_px"], 0.0).sum() / seen.sum().clamp(min=1)
+            self._metrics("mean", split).update({"sigma_px": sigma}, int(seen.sum()))
             per_case |= values
         return per_case
 

@@ -30,12 +30,10 @@ class Tree(Protocol):
     #: The dataset's folder, which gets the marker.
     FOLDER: str
 
-    @staticmethod
-    def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
+    def write_case(self, root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
         """Writes a case's own files in a worker; returns what its tables need."""
 
-    @staticmethod
-    def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> None:
+    def write_tables(self, root: Path, plans: list[Plan], cases: list[Any], seed: int) -> None:
         """Writes the tables."""
 
 

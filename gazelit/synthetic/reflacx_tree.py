@@ -250,7 +250,7 @@ def _samples(
             **{name: values[index] for name, values in shared.items()},
         },
         columns=SAMPLE_COLUMNS,
-    ).astype({name: "Int64" for name in (*BLINK_COLUMNS[:2], *BLINK_COLUMNS[3:])})
+    ).astype(dict.fromkeys((*BLINK_COLUMNS[:2], *BLINK_COLUMNS[3:]), "Int64"))
     for _ in range(1 + int(rng.poisson(t[-1] / 6))):
         begin = int(rng.integers(0, len(t)))
         table.loc[begin : begin + int(rng.integers(80, 250)), BLINK_COLUMNS] = None

@@ -32,12 +32,15 @@ def test_a_batch_is_what_the_architecture_says(store):
         "heatmap": ((size, 1, 64, 64), torch.float32),
         "valid_mask": ((size, 1, 64, 64), torch.bool),
         "points": ((size, batch["points"].shape[1], 3), torch.float32),
-        "sigma": ((size, 2), torch.float32),
+        "sigma": ((size, batch["points"].shape[1], 2), torch.float32),
+        "sigma_px": ((size,), torch.float32),
+        "points_off_image": ((size,), torch.int64),
         "has_gaze": ((size,), torch.bool),
         "label": ((size,), torch.int64),
         "index": ((size,), torch.int64),
     }
     assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == expected
+    assert torch.allclose(batch["sigma_px"], batch["sigma"][:, 0].mean(1))
     assert torch.allclose(batch["heatmap"].sum((1, 2, 3)), torch.ones(size), atol=1e-5)
     assert 0 <= batch["image"].min() <= batch["image"].max() <= 1
     # Padding is black; bilinear and area resampling leave it so.
@@ -66,11 +69,19 @@ def test_sigma_units_agree(store):
     row = 0
     ppd = opened.gaze("fixation").query("row == 0")[["ppd_x", "ppd_y"]].mean().to_numpy()
     scale = np.array(opened.letterboxes[row].scale)
-    degrees = module(store, sigma=2.0, sigma_unit="deg").dataset("train").sigma[row]
+
+    def sigma(value, unit):
+        datamodule = module(store, sigma=value, sigma_unit=unit)
+        return datamodule.dataset("train").gaze.sigma[row], datamodule.provenance
+
+    degrees, provenance = sigma(2.0, "deg")
     assert degrees == pytest.approx(2 * ppd * scale, rel=1e-5)
-    pixels = module(store, sigma=75.5, sigma_unit="image_px").dataset("train").sigma[row]
+    assert provenance["sigma_deg"] == 2.0
+    pixels, provenance = sigma(75.5, "image_px")
     assert pixels == pytest.approx(75.5 * scale, rel=1e-5)
-    assert module(store, sigma=3.0, sigma_unit="px").dataset("train").sigma[row] == pytest.approx([3, 3])
+    # Of films that differ in size the two means differ a little.
+    assert provenance["sigma_deg"] == pytest.approx(75.5 / np.array(opened.about["pixels_per_degree"]), rel=0.05)
+    assert sigma(3.0, "px")[0] == pytest.approx([3, 3])
 
 
 def test_downscaling_keeps_places(store):
@@ -170,11 +181,11 @@ def test_augmentation_moves_image_and_points_together():
         image[39:42, 29:32] = 1
         mask = np.ones((96, 80), bool)
         points = np.array([[30, 40, 0.7]], np.float32)
-        moved, _, landed, dropped = augmentation(image, mask, points, seed)
+        moved, _, landed, inside = augmentation(image, mask, points, seed)
         ys, xs = np.mgrid[:96, :80]
         bright = np.where(moved > 0.5 * moved.max(), moved, 0)
         centroid = [(xs * bright).sum() / bright.sum(), (ys * bright).sum() / bright.sum()]
-        assert dropped == 0
+        assert inside.all()
         assert landed[0, 2] == np.float32(0.7)
         assert np.abs(landed[0, :2] - centroid).max() < 0.6
 
@@ -183,9 +194,10 @@ def test_augmentation_drops_and_counts_points_that_leave_the_image():
     points = np.array([[0, 0, 1], [79, 95, 1], [40, 48, 1]], np.float32)
     left = 0
     for seed in range(20):
-        _, _, landed, dropped = Augmentation()(np.zeros((96, 80), np.float32), np.ones((96, 80), bool), points, seed)
-        assert len(landed) + dropped == 3
-        left += dropped
+        _, _, landed, kept = Augmentation()(np.zeros((96, 80), np.float32), np.ones((96, 80), bool), points, seed)
+        assert len(landed) == kept.sum()
+        assert np.array_equal(landed[:, 2], points[kept, 2])
+        left += int((~kept).sum())
         inside = (landed[:, 0] >= -0.5) & (landed[:, 0] < 79.5) & (landed[:, 1] >= -0.5) & (landed[:, 1] < 95.5)
         assert inside.all()
     assert left > 0

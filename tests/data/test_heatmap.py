@@ -32,6 +32,38 @@ def test_equals_the_float64_sum(sigma):
     assert density.sum(dtype=np.float64) == pytest.approx(1, abs=1e-5)
 
 
+def test_many_samples_are_as_exact():
+    """Raw samples take another path through the code than a few fixations."""
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.normal(64, 40, 900), rng.normal(150, 90, 900), rng.uniform(0.1, 1, 900)])
+    points = points.astype(np.float32)
+    density = fixation_density(torch.from_numpy(points), (320, 128), (4.0, 6.0)).numpy()
+    expected = oracle(points, (320, 128), (4.0, 6.0))
+    seen = expected > 1e-18 * expected.max()
+    assert seen.mean() > 0.9
+    assert np.abs(density[seen] / expected[seen] - 1).max() <= 1e-5
+    few = torch.from_numpy(points).requires_grad_()
+    assert np.allclose(density, fixation_density(few, (320, 128), (4.0, 6.0)).detach(), rtol=1e-4, atol=1e-12)
+
+
+def test_a_sigma_for_each_point():
+    """Every point adds a Gaussian of its weight, whatever its σ: a reader who zooms in does not look harder."""
+    points = np.array([[20, 30, 1], [50, 60, 2]], np.float32)
+    sigma = np.array([[3, 3], [6, 4]], np.float32)
+    density = fixation_density(torch.from_numpy(points), (90, 80), torch.from_numpy(sigma)).numpy()
+    maps = [oracle(points[[n]], (90, 80), sigma[n]) * points[n, 2] for n in (0, 1)]
+    assert np.allclose(density, (maps[0] + maps[1]) / 3, rtol=1e-4, atol=1e-9)
+    batch = fixation_density(torch.from_numpy(points)[None], (90, 80), torch.from_numpy(sigma)[None])
+    assert np.allclose(batch[0], density, atol=1e-9)
+
+
+def test_a_point_beside_the_grid_does_not_fill_it():
+    near = torch.tensor([[5.0, 5.0, 1.0], [1e4, 5.0, 50.0]])
+    assert torch.allclose(fixation_density(near, (16, 16), 2.0), fixation_density(near[:1], (16, 16), 2.0))
+    beside = torch.tensor([[1e4, 5.0, 1.0]])
+    assert torch.equal(fixation_density(beside, (16, 16), 2.0), torch.zeros(16, 16))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 63), st.floats(0, 31), st.floats(0.01, 5)), min_size=1, max_size=8),

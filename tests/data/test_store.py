@@ -12,8 +12,8 @@ import pytest
 
 from gazelit.data.dicom import read_radiograph
 from gazelit.data.geometry import Letterbox
-from gazelit.data.sources import EGDCXR
 from gazelit.data.prepare import prepare
+from gazelit.data.sources import EGDCXR
 from gazelit.data.store import Store
 from gazelit.errors import InputError
 

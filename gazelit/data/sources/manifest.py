@@ -35,11 +35,11 @@ SHOWN_FAULTS = 5
 class Manifest(Source):
     """Images and gaze listed in two tables; ``docs/data.md`` describes every column.
 
-    ``images`` needs ``image_id``, ``patient_id`` and ``path`` (relative to the table's folder, or absolute); it may have
-    ``study_id``, ``view``, ``official_split`` (train, val, test), label columns, and further columns. ``gaze`` needs
-    ``image_id``, ``x``, ``y`` and ``duration`` (s); it may have ``t`` (s; without it, rows are in order and end to end),
-    ``reading_id``, ``reader_id``, ``recording_id``, ``kind`` (``fixation`` unless given, or ``sample``), ``valid``,
-    ``ppd_x``, ``ppd_y`` and ``pupil``.
+    ``images`` needs ``image_id``, ``patient_id`` and ``path`` (relative to the table's folder, or absolute); it may
+    have ``study_id``, ``view``, ``official_split`` (train, val, test), label columns, and further columns. ``gaze``
+    needs ``image_id``, ``x``, ``y`` and ``duration`` (s); it may have ``t`` (s; without it, rows are in order and end
+    to end), ``reading_id``, ``reader_id``, ``recording_id``, ``kind`` (``fixation`` unless given, or ``sample``),
+    ``valid``, ``ppd_x``, ``ppd_y`` and ``pupil``.
 
     Args:
         images: The table of images, ``.csv``, ``.csv.gz`` or ``.parquet``.
@@ -175,7 +175,7 @@ class Manifest(Source):
             else table["image_id"]
         )
         for column in ("reader_id", "recording_id"):
-            gaze[column] = table[column] if column in table else ""
+            gaze[column] = table.get(column, "")
         apart = gaze.groupby("reading_id")["image_id"].transform("nunique") > 1
         _each(path, apart, "reading_id belongs to several images", faults)
         if images is not None:

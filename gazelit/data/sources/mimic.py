@@ -95,10 +95,8 @@ class MIMICCXR(Source):
 
     def _list(self) -> pd.DataFrame:
         ids = ["dicom_id", "subject_id", "study_id"]
-        for name, extra in (
-            ("mimic-cxr-2.0.0-metadata.csv", ["ViewPosition", "Rows", "Columns"]),
-            ("cxr-record-list.csv", []),
-        ):
+        names = ("mimic-cxr-2.0.0-metadata.csv", "cxr-record-list.csv")
+        for name in names:
             try:
                 path = find_table(self.tables, name, DATASET)
                 break
@@ -106,9 +104,10 @@ class MIMICCXR(Source):
                 continue
         else:
             raise InputError(
-                f"{self.tables}: holds neither mimic-cxr-2.0.0-metadata.csv nor cxr-record-list.csv (nor with .gz); give "
-                "the folder of MIMIC-CXR or MIMIC-CXR-JPG"
+                f"{self.tables}: holds neither mimic-cxr-2.0.0-metadata.csv nor cxr-record-list.csv (nor with .gz); "
+                "give the folder of MIMIC-CXR or MIMIC-CXR-JPG"
             )
+        extra = ["ViewPosition", "Rows", "Columns"] if name == names[0] else []
         table = read_text(path, [*ids, *extra], DATASET)
         unique(path, table, "dicom_id")
         images = pd.DataFrame(

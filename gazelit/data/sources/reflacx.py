@@ -171,8 +171,8 @@ class REFLACX(Source):
         ]
         if not there.any():
             raise InputError(
-                f"{self.images}: holds none of the {len(firsts)} images that REFLACX lists as files/pXX/…/<dicom_id>.dcm "
-                "(or .jpg); give the folder that holds files/"
+                f"{self.images}: holds none of the {len(firsts)} images that REFLACX lists as files/pXX/…/"
+                "<dicom_id>.dcm (or .jpg); give the folder that holds files/"
             )
         study = firsts["path"].str.extract(r"/s(\d{8})/", expand=False).fillna("")
         labels = ["Normal", *names]
