@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__
 from gazelit.configs import resolve_config_arguments
@@ -35,7 +35,7 @@ class Command:
     Attributes:
         target: ``module:function``, imported when the command runs.
         help: One line for ``gazelit --help``.
-        positional: Parameter that takes the arguments without a name, if any.
+        positional: Parameter that takes the argument (``str``) or arguments (a list) without a name, if any.
         imports: Module whose classes may be named without their path.
     """
 
@@ -59,6 +59,13 @@ COMMANDS = {
         "turn a source of images and gaze into a prepared store",
         imports="gazelit.data.sources",
     ),
+    "inspect": Command(
+        "gazelit.data.inspect:inspect", "print what a store holds and draw a contact sheet", positional="store"
+    ),
+    "split": Command(
+        "gazelit.data.splits:write_split", "split the patients of one or several stores together", positional="stores"
+    ),
+    "validate-manifest": Command("gazelit.data.sources.manifest:validate", "check your own tables of images and gaze"),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report"),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
     "lineage": Command(
@@ -136,7 +143,10 @@ def _run_command(name: str, arguments: list[str]) -> None:
     parser = ArgumentParser(prog=f"gazelit {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below")
     if command.positional:
-        parser.add_argument(command.positional, nargs="+", help="one or more paths")
+        one = get_type_hints(function)[command.positional] is str
+        parser.add_argument(
+            command.positional, nargs=None if one else "+", help="a path" if one else "one or more paths"
+        )
     parser.add_function_arguments(
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
     )

@@ -114,10 +114,10 @@ def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
 class GazeDataset(Dataset[Example]):
     """Images, gaze points and labels of some cases.
 
-    An example has ``image`` (1, H, W) float32 in [0, 1], ``points`` (N, 3) float32 as x, y and weight in working pixels,
-    ``sigma`` (N, 2) in working pixels, ``valid_mask`` (1, H, W) bool, ``label``, ``index`` (the store's row) and
-    ``points_off_image`` (how many points the augmentation moved off the image). It is asked for by (epoch, position),
-    because the augmentation of a case is a function of seed, epoch and row.
+    An example has ``image`` (1, H, W) float32 in [0, 1], ``points`` (N, 3) float32 as x, y and weight in working
+    pixels, ``sigma`` (N, 2) in working pixels, ``valid_mask`` (1, H, W) bool, ``label``, ``index`` (the store's row)
+    and ``points_off_image`` (how many points the augmentation moved off the image). It is asked for by (epoch,
+    position), because the augmentation of a case is a function of seed, epoch and row.
 
     Args:
         store: The prepared store.

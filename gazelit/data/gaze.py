@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -190,7 +191,7 @@ def _runs(samples: pd.DataFrame, longest_gap: float) -> list[tuple[int, int]]:
     row, reading = samples["row"].to_numpy(), samples["reading_id"].astype("category").cat.codes.to_numpy()
     breaks = (np.diff(row) != 0) | (np.diff(reading) != 0) | (np.diff(samples["t"].to_numpy()) > longest_gap)
     edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(samples)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _find(degrees: NDArray[np.float64], t: NDArray[np.float64], detection: Detection) -> list[tuple[int, int]]:

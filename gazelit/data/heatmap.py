@@ -159,7 +159,7 @@ def _reference_profiles(position: Tensor, length: int, canvas: int) -> Tensor:
 
 
 def _profiles(position: Tensor, start: int, length: int, scale: Tensor, floor: float) -> Tensor:
-    """exp(scale · (i − position)²), at least exp(floor), at ``length`` pixel centres i from ``start``: (…, N, length)."""
+    """exp(scale · (i − position)²), at least exp(floor), at ``length`` pixel centres i from ``start`` on."""
     centres = torch.arange(start, start + length, dtype=torch.float32, device=position.device)
     # In place: fresh memory costs more than the arithmetic, and autograd keeps what it needs.
     return (centres - position[..., None]).square_().mul_(scale[..., None]).clamp_(min=floor).exp_()

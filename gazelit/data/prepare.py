@@ -11,6 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -47,7 +48,17 @@ _GAZE_SCHEMA = pa.schema(
 )
 
 Job = tuple[str, tuple[int, int]]
-Decoded = NDArray[np.unsignedinteger] | str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: its photometric interpretation, or the reason it failed."""
+
+    photometric: str = ""
+    reason: str | None = None
+
+
+Decoded = tuple[NDArray[np.unsignedinteger] | None, Outcome]
 
 
 def prepare(
@@ -111,13 +122,21 @@ def prepare(
         _report_skipped(recording.skipped, strict)
         if not len(wanted):
             raise InputError(f"no case is left of {len(recording.images)}; first reason: {recording.skipped[0][1]}")
-        kept, failed = _write_images(recording.images, wanted, building, size, bits, workers)
+        outcomes = _write_images(recording.images, wanted, building, size, bits, workers)
+        done = np.array([outcome.reason is None for outcome in outcomes])
+        kept = wanted[done]
+        failed = [
+            (recording.images["image_id"].iloc[row], outcome.reason)
+            for row, outcome in zip(wanted, outcomes, strict=True)
+            if outcome.reason is not None
+        ]
         _report_skipped(failed, strict)
         skipped = [*recording.skipped, *failed]
         if not len(kept):
             raise InputError(f"no case is left of {len(recording.images)}; first reason: {failed[0][1]}")
         counts, ppd = gaze.write(kept, building)
-        cases = _write_tables(recording, kept, size, building)
+        photometric = [outcome.photometric for outcome in outcomes if outcome.reason is None]
+        cases = _write_tables(recording, kept, photometric, size, building)
         masks = _write_masks(recording, kept, size, building, skipped)
         pd.DataFrame(skipped, columns=["image_id", "reason"]).to_csv(building / "skipped.csv", index=False)
         shutil.rmtree(building / "work")
@@ -178,7 +197,7 @@ def _report_skipped(skipped: list[tuple[str, str]], strict: bool) -> None:
     reason = skipped[0][1]
     if strict:
         raise InputError(f"{len(skipped)} cases cannot be used; the first: {reason}")
-    logger.warning("left out %d cases; the first: %s (all in skipped.csv)", len(skipped), reason)
+    logger.warning("left out %d; the first: %s (all are listed in skipped.csv)", len(skipped), reason)
 
 
 def _digest(recording: Recording) -> str:
@@ -265,57 +284,51 @@ def _write_images(
     size: tuple[int, int],
     bits: int,
     workers: int | None,
-) -> tuple[NDArray[np.int64], list[tuple[str, str]]]:
-    """Writes ``images.npy``; returns the rows of the table that are in it, and the cases that are not.
+) -> list[Outcome]:
+    """Writes ``images.npy`` of those that can be decoded; returns the outcome of every wanted row of the table.
 
-    A journal beside it has a line for every case that is done: empty, or the reason it failed.
+    A journal beside it has a line for every case that is done.
     """
     dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
     path, journal = folder / "images.npy", folder / "work" / "images.journal"
-    reasons = _done(journal)
-    end = HEADER_BYTES + reasons.count(None) * size[0] * size[1] * dtype.itemsize
+    outcomes = _done(journal)
+    written = sum(outcome.reason is None for outcome in outcomes)
+    end = HEADER_BYTES + written * size[0] * size[1] * dtype.itemsize
     if path.is_file() and path.stat().st_size >= end:
-        if reasons:
-            logger.info("going on after %d of %d cases", len(reasons), len(wanted))
+        if outcomes:
+            logger.info("going on after %d of %d cases", len(outcomes), len(wanted))
     else:
-        reasons, end = [], HEADER_BYTES
+        outcomes, written, end = [], 0, HEADER_BYTES
         path.write_bytes(bytes(HEADER_BYTES))
     with journal.open("w") as log, path.open("r+b") as file:
-        log.writelines(json.dumps(reason) + "\n" for reason in reasons)
+        log.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
         file.truncate(end)
         file.seek(end)
-        table = images.iloc[wanted[len(reasons) :]]
+        rest = images.iloc[wanted[len(outcomes) :]]
         jobs = [
             (path, (height, width))
-            for path, height, width in zip(
-                table["path"], table["height"].tolist(), table["width"].tolist(), strict=True
-            )
+            for path, height, width in zip(rest["path"], rest["height"].tolist(), rest["width"].tolist(), strict=True)
         ]
         console = Console(stderr=True)
-        for result in track(_decoded(jobs, size, bits, workers), "preparing", len(jobs), console=console):
-            reason = result if isinstance(result, str) else None
-            if not isinstance(result, str):
-                file.write(result.tobytes())
+        for pixels, outcome in track(_decoded(jobs, size, bits, workers), "preparing", len(jobs), console=console):
+            if pixels is not None:
+                file.write(pixels.tobytes())
                 # The journal must never be ahead of the images.
                 file.flush()
-            reasons.append(reason)
-            log.write(json.dumps(reason) + "\n")
+                written += 1
+            outcomes.append(outcome)
+            log.write(json.dumps(asdict(outcome)) + "\n")
             log.flush()
-        kept = np.flatnonzero([reason is None for reason in reasons])
-        _write_header(file, dtype, (len(kept), *size))
-    failed = [
-        (images["image_id"].iloc[row], reason)
-        for row, reason in zip(wanted, reasons, strict=True)
-        if reason is not None
-    ]
-    return wanted[kept], failed
+        _write_header(file, dtype, (written, *size))
+    return outcomes
 
 
-def _done(journal: Path) -> list[str | None]:
+def _done(journal: Path) -> list[Outcome]:
     """Outcome of every case that the journal has a whole line of."""
     if not journal.is_file():
         return []
-    return [json.loads(line) for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = journal.read_text().splitlines(keepends=True)
+    return [Outcome(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -352,19 +365,23 @@ def _decoded(jobs: list[Job], size: tuple[int, int], bits: int, workers: int | N
 def _decode(job: Job, size: tuple[int, int], bits: int) -> Decoded:
     path, expected = job
     try:
-        pixels = read_radiograph(path).pixels
+        radiograph = read_radiograph(path)
     except InputError as error:
-        return str(error)
+        return None, Outcome(reason=str(error))
+    pixels = radiograph.pixels
     if pixels.shape != expected:
         sizes = [f"{height} × {width}" for height, width in (pixels.shape, expected)]
-        return f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced"
+        return None, Outcome(reason=f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced")
     working = Letterbox.fit(*pixels.shape, size).apply(pixels)
     largest = 2**bits - 1
-    return np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
+    stored = np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
+    return stored, Outcome(radiograph.photometric)
 
 
-def _write_tables(recording: Recording, kept: NDArray[np.int64], size: tuple[int, int], folder: Path) -> pd.DataFrame:
-    cases = recording.images.iloc[kept].drop(columns="path").reset_index(drop=True)
+def _write_tables(
+    recording: Recording, kept: NDArray[np.int64], photometric: list[str], size: tuple[int, int], folder: Path
+) -> pd.DataFrame:
+    cases = recording.images.iloc[kept].drop(columns="path").reset_index(drop=True).assign(photometric=photometric)
     boxes = [Letterbox.fit(int(case.height), int(case.width), size) for case in cases.itertuples()]
     for column, values in zip(
         LETTERBOX_COLUMNS, zip(*((*box.inner, box.top, box.left) for box in boxes), strict=True), strict=True

@@ -30,9 +30,9 @@ class SplitOptions:
     """How cases are split.
 
     Attributes:
-        method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's reference
-            implementation, which splits images and so puts patients with several films into several splits: for
-            comparison with it alone.
+        method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
+            reference implementation, which splits images and so puts patients with several films into several
+            splits: for comparison with it alone.
         seed: Of the shuffle of patients.
         val_fraction: Share of patients for validation, with ``patient`` and no folds.
         test_fraction: Share of patients for the test, with ``patient`` and no folds.

@@ -173,11 +173,7 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
 
     fixations = read_chest(chest, rng)
     pads = Pads.of(width, height)
-    session = np.random.default_rng(SeedSequence([seed, 4, plan.session]))
-    bias = (
-        float(session.normal(0, 0.15 * 39.87 / SCREEN[0])),
-        float(session.normal(0, 0.15 * 39.87 / SCREEN[1])),
-    )
+    bias = session_bias(seed, plan.session)
     x, y = _to_pixels(fixations.x, fixations.y, position, film, plan.size)
     screen_x, screen_y = to_screen(x, y, pads, plan.size)
     samples = track(screen_x, screen_y, fixations, bias, rng)
@@ -202,6 +198,12 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
         chest,
         position,
     )
+
+
+def session_bias(seed: int, session: int) -> tuple[float, float]:
+    """A session's constant error of the tracker, as fractions of the screen's width and height."""
+    rng = np.random.default_rng(SeedSequence([seed, 4, session]))
+    return float(rng.normal(0, 0.15 * 39.87 / SCREEN[0])), float(rng.normal(0, 0.15 * 39.87 / SCREEN[1]))
 
 
 def film_size(size: tuple[int, int]) -> tuple[float, float]:

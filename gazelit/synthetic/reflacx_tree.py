@@ -242,6 +242,10 @@ def _samples(
         # Slow drift of a tenth of a degree, and noise far below it, as a video tracker at 1 kHz has.
         drift = np.interp(t, t[::50], rng.normal(0, 0.06, len(t[::50])))
         place[name] = np.round(path + ppd * (drift + rng.normal(0, 0.01, len(t))))
+    if rng.random() < 0.5:
+        # A look at a button beside the film; such positions are not clipped.
+        begin = int(rng.integers(0, len(t) - 300))
+        place["x_position"][begin : begin + 300] = -np.round(4 * ppd[begin : begin + 300])
     table = pd.DataFrame(
         {
             "timestamp_sample": np.round(t + offset, 3),

@@ -264,15 +264,15 @@ def original_pixels(
     )
 
 
-def calibration_rows(dicom_id: str, rng: Generator) -> pd.DataFrame:
-    """A calibration screen: two seconds on the white dot in the middle."""
+def calibration_rows(dicom_id: str, bias: tuple[float, float], rng: Generator) -> pd.DataFrame:
+    """A calibration screen: two seconds on the white dot in the middle, with the session's error."""
     count = int(2 * RATE)
     noise = rng.normal(0, 0.004, (2, count))
     everything = np.ones(count, bool)
     samples = Samples(
         np.arange(1, count + 1) / RATE,
-        0.5 + noise[0],
-        0.5 + noise[1],
+        0.5 + bias[0] + noise[0],
+        0.5 + bias[1] + noise[1],
         np.zeros(count, np.int64),
         everything,
         np.zeros(count, np.int64),

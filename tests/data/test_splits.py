@@ -60,7 +60,7 @@ def test_a_written_split_is_read_back(tmp_path):
     [
         ("image_id,split\ni0,train\ni1,test\ni2,val\n", "1 patient_id are in more than one split"),
         ("image_id,split\ni0,train\ni1,train\ni2,val\n", "'test' is empty"),
-        ("image_id,split\ni0,train\ni1,train\ni2,holdout\n", "holdout is none of"),
+        ("image_id,split\ni0,train\ni1,train\ni2,holdout\n", "1 names are none of"),
         ("image_id,split\ni0,train\ni0,test\n", "named more than once"),
         ("id,split\ni0,train\n", "column image_id is missing"),
         ("", "cannot be read as a split file"),

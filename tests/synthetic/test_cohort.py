@@ -128,7 +128,7 @@ def test_every_film_shows_dark_lungs_whatever_its_photometric_interpretation(egd
             sum(cv2.imread(str(folder / f"{side}_lung.png"), cv2.IMREAD_UNCHANGED) > 0 for side in ("left", "right"))
             > 0
         )
-        middle = cv2.imread(str(folder / "mediastanum.png"), cv2.IMREAD_UNCHANGED) > 0
+        middle = cv2.imread(str(next(folder.glob("mediast*num.png"))), cv2.IMREAD_UNCHANGED) > 0
         assert pixels[lungs].mean() < pixels[middle].mean() - 0.15
         assert lungs.shape == pixels.shape
 

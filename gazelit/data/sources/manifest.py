@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "test")
 _NUMBERS = ("t", "ppd_x", "ppd_y", "pupil")
 _FALSE = ("0", "0.0", "false")
 _TRUE = ("1", "1.0", "true", "")
-#: An error message names this many faults; `gazelit validate` names all.
+#: An error message names this many faults; `gazelit validate-manifest` names all.
 SHOWN_FAULTS = 5
 
 
@@ -73,7 +73,7 @@ class Manifest(Source):
         if faults:
             shown = "; ".join(faults[:SHOWN_FAULTS])
             more = (
-                f"; {len(faults) - SHOWN_FAULTS} more: `gazelit validate` lists them"
+                f"; {len(faults) - SHOWN_FAULTS} more: `gazelit validate-manifest` lists them"
                 if len(faults) > SHOWN_FAULTS
                 else ""
             )
