@@ -24,6 +24,32 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def _tree(tmp_path_factory: pytest.TempPathFactory, name: str, cases: int) -> Path:
+    from gazelit.synthetic.cohort import write_cohort
+
+    out = tmp_path_factory.mktemp(name) / "cohort"
+    write_cohort(out, cases=cases, format=name, seed=5, max_side=128, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def reflacx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small cohort of 16 films as ``reflacx`` beside ``mimic-cxr``; two films in phase 1 and two in phase 2."""
+    return _tree(tmp_path_factory, "reflacx", 16)
+
+
+@pytest.fixture(scope="session")
+def mimic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small cohort of 30 films as ``mimic-cxr-jpg``."""
+    return _tree(tmp_path_factory, "mimic-cxr-jpg", 30)
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small cohort of 12 films as ``manifest``: ``images.csv`` and ``gaze.csv``."""
+    return _tree(tmp_path_factory, "manifest", 12) / "manifest"
+
+
 @pytest.fixture(scope="session")
 def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small cohort as a prepared store at 64 × 64."""

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazelit.data.splits import load_split, save_split, split_by_patient
+from gazelit.data.splits import SplitOptions, load_split, make_split, save_split, split_by_patient
 from gazelit.errors import InputError
 
 
@@ -82,3 +82,84 @@ def test_impossible_shares(val, test):
 def test_too_few_cases_are_an_empty_split():
     with pytest.raises(InputError, match="'val' is empty"):
         split_by_patient(table([1, 2, 3]), [0, 1, 2], 0.1, 0.4, 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 60), max_size=60), st.integers(3, 6), st.integers(0, 50))
+def test_over_all_folds_every_image_is_tested_and_validated_once(patients, folds, seed):
+    patients = [*range(61), *patients]
+    images = table(patients)
+    strata = [one % 3 for one in patients]
+    splits = [make_split(images, strata, SplitOptions(seed=seed, folds=folds, fold=fold)) for fold in range(folds)]
+    for name in ("test", "val"):
+        assert (sum((split == name).astype(int) for split in splits) == 1).all()
+    for split in splits:
+        assert (split.groupby(images["patient_id"]).nunique() == 1).all()
+    sizes = [split[~images["patient_id"].duplicated()].eq("test").sum() for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_official_split_is_taken_as_it_is():
+    images = table([0, 0, 1, 2, 3]).assign(official_split=["train", "train", "val", "test", None])
+    split = make_split(images, [""] * 5, SplitOptions("official"))
+    assert split.tolist()[:4] == ["train", "train", "val", "test"]
+    assert split.isna().tolist() == [False] * 4 + [True]
+    with pytest.raises(InputError, match="1 patient_id are in more than one split"):
+        make_split(
+            images.assign(official_split=["train", "test", "val", "test", None]), [""] * 5, SplitOptions("official")
+        )
+    with pytest.raises(InputError, match="no official split"):
+        make_split(table([0, 1, 2]), [""] * 3, SplitOptions("official"))
+
+
+def test_the_references_split_is_of_images_and_warns(caplog):
+    # 200 films of 100 patients: most patients fall into two splits.
+    images = table([n // 2 for n in range(200)])
+    strata = [n // 2 % 2 for n in range(200)]
+    with caplog.at_level("WARNING", logger="gazelit"):
+        split = make_split(images, strata, SplitOptions("reference_image_level"))
+    counts = pd.crosstab(pd.Series(strata), split)
+    assert (counts["test"] == 20).all()
+    assert (counts["val"] == 10).all()
+    shared = (split.groupby(images["patient_id"]).nunique() > 1).sum()
+    assert shared > 20
+    assert f"{shared} patients are in more than one split" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (SplitOptions(folds=2), "at least 3"),
+        (SplitOptions(folds=5, fold=5), "fold: must be 0 to 4"),
+        (SplitOptions("official", folds=5), "folds: goes with method patient"),
+    ],
+)
+def test_impossible_folds(options, message):
+    with pytest.raises(InputError, match=message):
+        make_split(table(range(30)), [""] * 30, options)
+
+
+def test_overlap_anywhere_in_a_split_file_is_an_error(tmp_path):
+    """The file may name images of another store: they must not leak either."""
+    path = tmp_path / "split.csv"
+    rows = ["i0,0,s0,train", "i1,1,s1,test", "i2,2,s2,val", "x8,8,t,train", "x9,8,u,test"]
+    path.write_text("image_id,patient_id,study_id,split\n" + "\n".join(rows) + "\n")
+    with pytest.raises(InputError, match="1 patient_id are in more than one split"):
+        load_split(path, table([0, 1, 2]))
+    path.write_text("image_id,patient_id,study_id,split\n" + "\n".join(rows[:4]) + "\n")
+    assert load_split(path, table([0, 1, 2])).tolist() == ["train", "test", "val"]
+    with pytest.raises(InputError, match="names none of the 3 images"):
+        load_split(path, table([0, 1, 2]).assign(image_id=["p", "q", "r"]))
+
+
+def test_several_stores_are_split_together(store, tmp_path, run_gazelit):
+    from gazelit.data.store import Store
+
+    out = tmp_path / "split.csv"
+    run_gazelit("split", str(store), str(store), "--out", str(out), "--stratify", "[Normal, CHF, pneumonia]")
+    written = load_split(out, Store.open(store).cases)
+    assert written.notna().all()
+    run_gazelit("split", str(store), "--out", str(out), "--folds", "3", "--seed", "4")
+    parts = [load_split(tmp_path / f"split-{fold}.csv", Store.open(store).cases) for fold in range(3)]
+    assert (sum((part == "test").astype(int) for part in parts) == 1).all()
+    assert "no store has the label" in run_gazelit("split", str(store), "--out", str(out), "--stratify=[x]", code=2)

@@ -1,0 +1,128 @@
+"""What `gazelit inspect` says about a store, and what it finds wrong."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from gazelit.data.inspect import examine
+from gazelit.data.prepare import prepare
+from gazelit.data.sources import EGDCXR, Manifest
+from gazelit.data.store import Store
+
+
+@pytest.fixture(scope="module")
+def found(store):
+    return examine(Store.open(store))
+
+
+def test_counts_and_balance_are_those_of_the_files(found, cohort):
+    sheet = pd.read_csv(cohort / "egd-cxr" / "master_sheet.csv")
+    assert found.counts["cases"] == len(sheet)
+    assert found.counts["patients"] == sheet["patient_id"].nunique()
+    assert found.labels.loc["CHF", "present"] == sheet["CHF"].sum()
+    edema = sheet["edema__chx"]
+    expected = [(edema == 1).sum(), (edema == 0).sum(), (edema == -1).sum(), edema.isna().sum()]
+    assert found.labels.loc["edema__chx"].tolist() == expected
+    assert found.sizes["n"].sum() == len(sheet)
+    assert set(found.sizes["photometric"]) == {"MONOCHROME1", "MONOCHROME2"}
+
+
+def test_quality_is_that_of_the_samples(found, cohort):
+    raw = pd.read_csv(cohort / "egd-cxr" / "eye_gaze.csv")
+    raw = raw[raw["DICOM_ID"].str.len() == 44]
+    samples = found.readings[found.readings["kind"] == "sample"]
+    assert samples["rows"].sum() == len(raw)
+    assert samples["rate"].median() == pytest.approx(60, rel=0.02)
+    off = ((raw["X_ORIGINAL"] < 0) & raw["FPOGX"].notna()).mean()
+    assert samples["off_image"].sum() / samples["rows"].sum() == pytest.approx(off, abs=0.003)
+    length = raw.groupby("DICOM_ID")["Time (in secs)"].agg(lambda t: t.max() - t.min())
+    assert samples["length"].median() == pytest.approx(length.median(), abs=0.1)
+
+
+def test_the_trackers_error_is_measured_on_the_calibration_dots(found, cohort):
+    raw = pd.read_csv(cohort / "egd-cxr" / "eye_gaze.csv")
+    dots = raw[(raw["DICOM_ID"].str.len() != 44) & (raw["FPOGV"] == 1)]
+    error = np.hypot((dots["FPOGX"] - 0.5) * 1920, (dots["FPOGY"] - 0.5) * 1080) / 39.87
+    ours = found.recordings.set_index("recording_id")["calibration_error"].dropna()
+    for session, group in error.groupby(dots["SESSION_ID"]):
+        assert ours[str(session)] == pytest.approx(group.median(), rel=1e-6)
+
+
+def test_suspicious_cases_are_named_by_row(tmp_path):
+    rng = np.random.default_rng(0)
+    images = {"flat": np.full((64, 64), 90), "good": rng.integers(0, 255, (64, 64))}
+    images["twin"] = images["good"]
+    for name, pixels in images.items():
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    rows = "\n".join(f"{name},{number},{name}.png" for number, name in enumerate(images))
+    (tmp_path / "images.csv").write_text(f"image_id,patient_id,path\n{rows}\n")
+    off = "\n".join(["twin,-9,5,0.5"] * 8)
+    good = "\n".join(["good,9,5,0.5"] * 8)
+    (tmp_path / "gaze.csv").write_text(f"image_id,x,y,duration\nflat,9,9,0.5\n{off}\ntwin,5,5,0.5\n{good}\n")
+    source = Manifest(tmp_path / "images.csv", tmp_path / "gaze.csv")
+    found = examine(prepare(source, tmp_path / "s", size=(64, 64), workers=1)).suspicious
+    assert [what for row, what in found if row == 0] == [
+        "1 fixations",
+        "fixations: reading of 0.5 s",
+        "image has hardly any contrast",
+    ]
+    assert not [what for row, what in found if row == 1]
+    assert {"same pixels as row 1", "fixations: 89% off the image", "fixations: 11% valid"} == {
+        what for row, what in found if row == 2
+    }
+
+
+def test_the_command_prints_no_ids_and_draws_the_sheet(store, tmp_path, run_gazelit, capfd):
+    sheet = tmp_path / "sheet.png"
+    from gazelit.cli import main
+
+    assert main(["inspect", str(store), "--sheet", str(sheet), "--cases", "8"]) == 0
+    printed = capfd.readouterr().out
+    assert "SYNTHETIC" in printed
+    assert not any(image in printed for image in Store.open(store).cases["image_id"])
+    with Image.open(sheet) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    # Films are grey; the density over them is not.
+    colour = np.ptp(pixels, axis=2)
+    assert pixels.shape[0] > 300
+    assert 0.005 < (colour > 40).mean() < 0.5
+
+
+def test_a_store_of_images_alone_is_inspected_too(mimic, tmp_path, run_gazelit):
+    from gazelit.data.sources import MIMICCXR
+
+    prepare(MIMICCXR(mimic / "mimic-cxr-jpg"), tmp_path / "s", size=(64, 64), workers=1)
+    run_gazelit("inspect", str(tmp_path / "s"), "--cases=3")
+    assert (tmp_path / "s-contact.png").is_file()
+
+
+def test_masks_regions_and_phrases_reach_the_store(store, cohort):
+    opened = Store.open(store)
+    masks = opened.masks(3)
+    assert set(masks) == {"left lung", "right lung", "mediastinum", "aortic knob"}
+    image = opened.images()[3] / 255
+    assert image[masks["left lung"]].mean() < image[masks["mediastinum"]].mean()
+    assert opened.table("phrases")["text"].str.contains("frontal").any()
+    boxes = opened.table("regions")
+    raw = pd.read_csv(cohort / "egd-cxr" / "bounding_boxes.csv")
+    assert len(boxes) == len(raw)
+    assert (boxes["x2"] >= boxes["x1"]).all()
+
+
+def test_a_mask_that_does_not_fit_is_listed(cohort, tmp_path):
+    shutil.copytree(cohort, tmp_path / "tree")
+    folders = sorted((tmp_path / "tree" / "egd-cxr" / "audio_segmentation_transcripts").iterdir())
+    (folders[0] / "left_lung.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(folders[1] / "right_lung.png")
+    (folders[2] / "transcript.json").write_text('{"time_stamped_text": [{"phrase": "x"}]}')
+    root = tmp_path / "tree"
+    made = prepare(EGDCXR(root / "egd-cxr", root / "mimic-cxr"), tmp_path / "s", size=(64, 64), workers=1)
+    reasons = pd.read_csv(made.path / "skipped.csv")["reason"]
+    assert reasons.str.contains("a mask that cannot be read").sum() == 1
+    assert reasons.str.contains("a mask of another size").sum() == 1
+    assert reasons.str.contains("not a transcript").sum() == 1
+    assert made.about["counts"]["cases"] == 24
+    assert made.about["counts"]["masks"] == 94
