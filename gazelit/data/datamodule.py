@@ -310,7 +310,9 @@ def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"labels: the store has no label {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
-    values = torch.from_numpy(store.cases[list(names)].to_numpy(np.float32, copy=True).reshape(-1, len(names)))
+    values = torch.from_numpy(
+        store.cases[list(names)].to_numpy(np.float32, copy=True).reshape(len(store.cases), len(names))
+    )
     if not exclusive:
         values[values == -1] = {"unknown": torch.nan, "positive": 1.0, "negative": 0.0}[uncertain]
         return values

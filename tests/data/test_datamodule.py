@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import EpochSampler, GazeDataModule
+from gazelit.data.gaze import TimeWindow
 from gazelit.data.heatmap import fixation_density
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
@@ -210,3 +211,135 @@ def test_augmentation_never_mirrors():
     for seed in range(20):
         moved, *_ = Augmentation()(image, np.ones((96, 80), bool), np.zeros((0, 3), np.float32), seed)
         assert moved[:, 10:30].mean() > moved[:, 50:70].mean()
+
+
+def _sums(datamodule, epoch=0, training=False):
+    """Weight of each case's points."""
+    dataset = datamodule.datasets["train"] if training else datamodule.dataset("train")
+    return np.array([float(dataset[epoch, position]["points"][:, 2].sum()) for position in range(len(dataset))])
+
+
+@pytest.fixture(scope="module")
+def readings(reflacx, tmp_path_factory):
+    """A store whose first images have five readings."""
+    from gazelit.data.prepare import prepare
+    from gazelit.data.sources import REFLACX
+
+    out = tmp_path_factory.mktemp("readings") / "s"
+    return prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), out, size=(64, 64), workers=1).path
+
+
+OFFICIAL = {"labels": ["Consolidation", "Pulmonary edema"], "exclusive": False, "split_method": "official"}
+
+
+def test_readings_are_pooled_weighted_equally_or_drawn(readings):
+    opened = Store.open(readings)
+    gaze = opened.gaze("fixation")
+    seconds = gaze.groupby(["row", "reading_id"], observed=True)["duration"].sum()
+    pooled, equal = (module(readings, readings=how, **OFFICIAL) for how in ("pooled", "equal"))
+    rows = pooled.rows("train")
+    assert _sums(pooled) == pytest.approx(seconds.groupby("row").sum().loc[rows].to_numpy(), rel=1e-4)
+    assert _sums(equal) == pytest.approx(seconds.groupby("row").size().loc[rows].to_numpy(), rel=1e-4)
+    drawn = module(readings, readings="drawn", augment=False, **OFFICIAL)
+    several = int(np.flatnonzero(seconds.groupby("row").size().loc[rows].to_numpy() == 5)[0])
+    values = seconds.loc[rows[several]].to_numpy()
+    seen = {round(_sums(drawn, epoch, training=True)[several], 3) for epoch in range(12)}
+    assert len(seen) > 2
+    assert all(np.abs(values - one).min() < 0.01 for one in seen)
+    # Evaluation sees all of them.
+    assert _sums(drawn)[several] == pytest.approx(values.sum(), rel=1e-4)
+
+
+def test_the_official_split_of_the_dataset(readings):
+    datamodule = module(readings, **OFFICIAL)
+    official = Store.open(readings).cases["official_split"]
+    for split in ("train", "val", "test"):
+        assert (official.iloc[datamodule.rows(split)] == split).all()
+    assert datamodule.provenance["split_method"] == "official"
+
+
+def test_folds_and_their_provenance(store):
+    modules = [module(store, folds=4, fold=fold) for fold in range(4)]
+    tested = np.concatenate([one.rows("test") for one in modules])
+    assert sorted(tested) == list(range(24))
+    assert [one.provenance["fold"] for one in modules] == [0, 1, 2, 3]
+    assert len({one.provenance["split_sha256"] for one in modules}) == 4
+
+
+def test_uncertain_labels_become_what_is_asked(store):
+    name = "edema__chx"
+    raw = Store.open(store).cases[name].to_numpy()
+    if not (raw == -1).any():
+        pytest.skip("the cohort has no uncertain label of this finding")
+    values = {}
+    for how in ("unknown", "positive", "negative"):
+        datamodule = module(store, labels=[name], exclusive=False, uncertain=how)
+        datamodule.setup()
+        values[how] = datamodule._labels[:, 0].numpy()
+    uncertain = raw == -1
+    assert np.isnan(values["unknown"][uncertain]).all()
+    assert (values["positive"][uncertain] == 1).all()
+    assert (values["negative"][uncertain] == 0).all()
+    for one in values.values():
+        assert np.array_equal(one[~uncertain], raw[~uncertain].astype(np.float32), equal_nan=True)
+
+
+def test_images_without_labels_or_gaze_are_batches_too(mimic, tmp_path):
+    from gazelit.data.prepare import prepare
+    from gazelit.data.sources import MIMICCXR
+
+    made = prepare(MIMICCXR(mimic / "mimic-cxr-jpg", labels="none"), tmp_path / "s", size=(64, 64), workers=1)
+    datamodule = module(made.path, labels=[], exclusive=False)
+    batch = datamodule.render(next(iter(datamodule.train_dataloader())))
+    assert batch["label"].shape == (4, 0)
+    assert not batch["has_gaze"].any()
+    assert (batch["heatmap"] == 0).all()
+    assert datamodule.provenance["sigma_px"] is None
+
+
+def test_detected_fixations_and_windows_reach_the_batch(store):
+    published, detected = (module(store, gaze_kind=kind) for kind in ("fixation", "detected"))
+    assert 0.3 < _sums(detected).sum() / _sums(published).sum() < 1.3
+    assert detected.provenance["detection"]["method"] == "ivt"
+    early = module(store, window=TimeWindow(first=3.0))
+    assert _sums(early).max() <= 3.0
+    assert early.provenance["window"] == {"first": 3.0, "last": None, "phrase": None}
+    spoken = module(store, window=TimeWindow(phrase="frontal"))
+    assert 0 < _sums(spoken).sum() < _sums(published).sum() / 5
+
+
+def test_scanpaths_stay_in_order(store):
+    opened = Store.open(store)
+    dataset = module(store).dataset("test")
+    for position in range(len(dataset)):
+        row = int(dataset.rows[position])
+        gaze = opened.gaze("fixation").query("row == @row").sort_values("t")
+        points = dataset[0, position]["points"].numpy()
+        assert points[:, 2] == pytest.approx(gaze["duration"].to_numpy(), rel=1e-5)
+        assert points[:, :2] == pytest.approx(opened.letterboxes[row].to_working(gaze[["x", "y"]].to_numpy()), abs=1e-3)
+
+
+def test_points_that_augmentation_moves_away_are_counted_in_the_batch(store):
+    datamodule = module(store)
+    dataset, plain = datamodule.datasets["train"], datamodule.dataset("train")
+    dataset.augmentation = Augmentation(shift=0.4)
+    lost = 0
+    for epoch in range(3):
+        for position in range(len(dataset)):
+            example = dataset[epoch, position]
+            assert len(example["points"]) + example["points_off_image"] == len(plain[0, position]["points"])
+            assert len(example["points"]) == len(example["sigma"])
+            lost += int(example["points_off_image"])
+    assert lost > 0
+
+
+def test_shipped_options_can_be_written_in_yaml(store, tmp_path, run_gazelit):
+    from tests.tiny import tiny
+
+    config = tmp_path / "gaze.yaml"
+    config.write_text(
+        "data:\n  class_path: gazelit.data.datamodule.GazeDataModule\n  init_args:\n    gaze_kind: detected\n"
+        "    detection: {method: idt, dispersion: 1.5, min_duration: 0.1}\n    window: {last: 8}\n"
+        "    readings: equal\n    folds: 4\n    fold: 1\n"
+    )
+    run_gazelit("fit", "--config=stage2.yaml", f"--config={config}", *tiny(2, store), "--trainer.fast_dev_run=1")

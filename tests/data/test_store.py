@@ -143,20 +143,131 @@ def test_opening_what_is_no_store_says_how_to_make_one(tmp_path):
         Store.open(tmp_path)
 
 
-def test_a_killed_prepare_leaves_no_store(cohort, tmp_path):
-    command = [
+def _command(cohort, out, *more):
+    return [
         *(sys.executable, "-m", "gazelit", "prepare", "--source=EGDCXR", f"--source.root={cohort / 'egd-cxr'}"),
         *(f"--source.images={cohort / 'mimic-cxr'}", "--size=[640, 512]", "--bits=16", "--workers=1"),
-        f"--out={tmp_path / 'store'}",
+        *(f"--out={out}", *more),
     ]
+
+
+def _run_until(command, there, seconds=60):
+    """Starts a command and kills it as soon as something is there."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".store-*")):
+    deadline = time.monotonic() + seconds
+    while not there():
         assert process.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.005)
     process.kill()
     process.wait()
+
+
+def _bytes(store):
+    return {path.name: path.read_bytes() for path in sorted(store.iterdir())}
+
+
+def _decoded(work):
+    """How many cases an interrupted run has done."""
+    journal = work / "images.journal"
+    return journal.read_text().count("\n") if journal.is_file() else 0
+
+
+def test_a_killed_prepare_goes_on_and_ends_in_the_same_bytes(cohort, tmp_path):
+    work = tmp_path / ".store-partial" / "work"
+    command = _command(cohort, tmp_path / "store")
+    _run_until(command, lambda: _decoded(work) >= 5)
+    done = _decoded(work)
+    assert 5 <= done < 24
     assert not (tmp_path / "store").exists()
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    assert f"going on after {done} of 24 cases" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    whole = prepare(source(cohort), tmp_path / "whole", size=(640, 512), bits=16, workers=1)
+    assert _bytes(tmp_path / "store") == _bytes(whole.path)
+
+
+def test_an_interruption_while_a_line_or_an_image_was_written(cohort, tmp_path):
+    work = tmp_path / ".store-partial" / "work"
+    command = _command(cohort, tmp_path / "store")
+    _run_until(command, lambda: _decoded(work) >= 4)
+    with (work / "images.journal").open("a") as journal:
+        journal.write('{"photometric": "MONO')
+    with (work.parent / "images.npy").open("ab") as images:
+        images.write(b"half an image")
     subprocess.run(command, check=True, capture_output=True)
-    assert Store.open(tmp_path / "store").about["counts"]["cases"] == 24
+    whole = prepare(source(cohort), tmp_path / "whole", size=(640, 512), bits=16, workers=1)
+    assert _bytes(tmp_path / "store") == _bytes(whole.path)
+
+
+def test_another_request_does_not_go_on_from_what_was_interrupted(cohort, tmp_path):
+    work = tmp_path / ".store-partial" / "work"
+    _run_until(_command(cohort, tmp_path / "store"), lambda: _decoded(work) >= 3)
+    made = prepare(source(cohort), tmp_path / "store", size=(64, 64), workers=1)
+    whole = prepare(source(cohort), tmp_path / "whole", size=(64, 64), workers=1)
+    assert _bytes(made.path) == _bytes(whole.path)
+
+
+def test_two_at_once_do_not_mix(cohort, tmp_path):
+    work = tmp_path / ".store-partial" / "work"
+    process = subprocess.Popen(_command(cohort, tmp_path / "store"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not work.is_dir():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    with pytest.raises(InputError, match="another process is writing it"):
+        prepare(source(cohort), tmp_path / "store", size=(64, 64), workers=1)
+    assert process.wait() == 0
+    assert Store.open(tmp_path / "store").size == (640, 512)
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(cohort, tmp_path):
+    """A limit on the size of files stands in for a full disk."""
+    limit = 8 * 640 * 512 * 2
+    script = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "from gazelit.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = _command(cohort, tmp_path / "store")
+    result = subprocess.run([sys.executable, "-c", script, *command[3:]], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "the disk is full" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "store").exists()
+    assert "going on after 7 of 24" in subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
+def test_a_folder_that_may_not_be_written(cohort, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        prepare(source(cohort), tmp_path / "file" / "store", size=(64, 64), workers=1)
+
+
+def test_a_damaged_store_is_recognised(store, tmp_path):
+    shutil.copytree(store, tmp_path / "s")
+    (tmp_path / "s" / "images.npy").write_bytes((store / "images.npy").read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"images\.npy: is not as long as it was written"):
+        Store.open(tmp_path / "s")
+    (tmp_path / "s" / "gaze.parquet").unlink()
+    with pytest.raises(InputError, match=r"is missing|is not as long"):
+        Store.open(tmp_path / "s")
+    (tmp_path / "s" / "store.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match="store format 1"):
+        Store.open(tmp_path / "s")
+
+
+def test_changed_pixels_or_tables_are_another_request(tree, tmp_path):
+    prepare(source(tree), tmp_path / "s", size=(64, 64), workers=1)
+    film = films(tree)[0]
+    film.write_bytes(film.read_bytes() + b"\0\0")
+    with pytest.raises(InputError, match="other data or options"):
+        prepare(source(tree), tmp_path / "s", size=(64, 64), workers=1)
+
+
+def test_points_go_to_the_working_image_and_back_within_half_a_pixel(store):
+    opened = Store.open(store)
+    gaze = opened.gaze("fixation")
+    for row in (0, 5, 11):
+        box = opened.letterboxes[row]
+        xy = gaze.loc[gaze["row"] == row, ["x", "y"]].to_numpy()
+        assert np.abs(box.to_original(box.to_working(xy)) - xy).max() < 1e-6
