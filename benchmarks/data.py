@@ -15,21 +15,11 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
-import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.dicom import read_radiograph
-from gazelit.data.geometry import Letterbox
-from gazelit.data.prepare import prepare
-from gazelit.data.sources import Manifest
-from gazelit.data.store import Store
-from gazelit.synthetic.cohort import write_cohort
+# Heavy libraries are imported where they are used: every spawned worker imports this file, as it would a script.
 
 SIZE = (640, 512)
 BATCH = 16
@@ -42,17 +32,39 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--gaze-rows", type=int, default=1_500_000)
     options = parser.parse_args()
+    from gazelit.synthetic.cohort import write_cohort
+
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         gaze_log(root / "gaze", options.gaze_rows)
         write_cohort(root / "cohort", cases=options.films)
-        manifest = link_cases(root, options.cases)
-        preparation(manifest, root / "store", options.cases)
-        loading(root / "store", manifest)
+        manifest = link_cases(root, root / "plain", options.cases)
+        preparation("uncompressed", manifest, root / "plain" / "store", options.cases)
+        loading(root / "plain" / "store", manifest)
+        compress(root / "cohort" / "mimic-cxr")
+        few = max(2, options.cases // 4)
+        manifest = link_cases(root, root / "compressed", few)
+        preparation("JPEG 2000 lossless", manifest, root / "compressed" / "store", few)
 
 
-def link_cases(root: Path, cases: int) -> Manifest:
-    """Lists the simulated films under new ids, with their fixations."""
+def compress(films: Path) -> None:
+    """Makes the films what archives send."""
+    import pydicom
+    from pydicom.uid import JPEG2000Lossless
+
+    for path in films.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.decompress()
+        dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+        dataset.save_as(path)
+
+
+def link_cases(root: Path, out: Path, cases: int) -> Any:
+    """A manifest of the simulated films under new ids, with their fixations."""
+    import pandas as pd
+
+    from gazelit.data.sources import Manifest
+
     sheet = pd.read_csv(root / "cohort" / "egd-cxr" / "master_sheet.csv", dtype=str)
     fixations = pd.read_csv(root / "cohort" / "egd-cxr" / "fixations.csv")
     images, gaze = [], []
@@ -73,30 +85,58 @@ def link_cases(root: Path, cases: int) -> Manifest:
                 image_id=f"c{number}", ppd_x=119.0, ppd_y=113.0
             )
         )
-    pd.DataFrame(images).to_csv(root / "images.csv", index=False)
-    pd.concat(gaze).to_csv(root / "gaze.csv", index=False)
-    return Manifest(root / "images.csv", root / "gaze.csv", ["Normal", "CHF", "pneumonia"])
+    out.mkdir()
+    pd.DataFrame(images).to_csv(out / "images.csv", index=False)
+    pd.concat(gaze).to_csv(out / "gaze.csv", index=False)
+    return Manifest(out / "images.csv", out / "gaze.csv", ["Normal", "CHF", "pneumonia"])
 
 
-def preparation(manifest: Manifest, out: Path, cases: int) -> None:
+def preparation(kind: str, manifest: Any, out: Path, cases: int) -> None:
+    import pandas as pd
+
+    from gazelit.data.prepare import prepare
+
     paths = pd.read_csv(manifest.images)["path"].tolist()
-    start = time.perf_counter()
-    with ProcessPoolExecutor(WORKERS, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        for _ in pool.map(_decode, paths, chunksize=4):
-            pass
-    decoding = time.perf_counter() - start
-    half = subprocess_memory(manifest, out.with_name("half"), cases // 2)
+    seconds = {}
+    for name, read in (("pydicom", _pydicom), ("gazelit", _gazelit)):
+        start = time.perf_counter()
+        with ProcessPoolExecutor(WORKERS, initializer=_one_thread) as pool:
+            for _ in pool.map(read, paths, chunksize=4):
+                pass
+        seconds[name] = time.perf_counter() - start
     start, cpu = time.perf_counter(), cpu_seconds()
     prepare(manifest, out, SIZE, workers=WORKERS)
-    seconds = time.perf_counter() - start
-    busy = (cpu_seconds() - cpu) / seconds
-    whole = subprocess_memory(manifest, out.with_name("whole"), cases)
-    print(f"prepare of {cases} films: decoding alone {decoding:.1f} s, prepare {seconds:.1f} s")
-    print(f"  {seconds / decoding:.2f} times")
-    print(f"  {busy:.2f} cores busy; largest process {half:.0f} MB for {cases // 2} cases, {whole:.0f} MB for {cases}")
+    seconds["prepare"] = time.perf_counter() - start
+    busy = (cpu_seconds() - cpu) / seconds["prepare"]
+    half, whole = (subprocess_memory(manifest, out.with_name(str(n)), n) for n in (cases // 2, cases))
+    print(f"prepare of {cases} {kind} films, {WORKERS} processes: {seconds['prepare']:.1f} s, {busy:.2f} cores busy")
+    for name in ("pydicom", "gazelit"):
+        ratio = seconds["prepare"] / seconds[name]
+        print(f"  decoding alone, {name}: {seconds[name]:.1f} s; prepare takes {ratio:.2f} times that")
+    print(f"  largest process: {half:.0f} MB for {cases // 2} cases, {whole:.0f} MB for {cases}")
 
 
-def _decode(path: str) -> float:
+def _one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _pydicom(path: str) -> float:
+    """A film as it is shown, by pydicom's own functions."""
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    dataset = pydicom.dcmread(path)
+    shown = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        shown = shown.max() - shown
+    return float(shown[0, 0])
+
+
+def _gazelit(path: str) -> float:
+    from gazelit.data.dicom import read_radiograph
+
     return float(read_radiograph(path).pixels[0, 0])
 
 
@@ -105,8 +145,10 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in usage)
 
 
-def subprocess_memory(manifest: Manifest, out: Path, cases: int) -> float:
+def subprocess_memory(manifest: Any, out: Path, cases: int) -> float:
     """Peak memory (MB) of `gazelit prepare` on the first cases, the largest of its processes."""
+    import pandas as pd
+
     images = pd.read_csv(manifest.images, dtype=str).head(cases)
     gaze = pd.read_csv(manifest.gaze, dtype=str)
     folder = out.with_name(f"{out.name}-tables")
@@ -131,48 +173,38 @@ def peak_memory(arguments: list[str]) -> float:
     return int(run.stdout.split()[-1]) / 1024
 
 
-class PerItem(Dataset):
+class PerItem:
     """What loaders do without a store: decode the film, blur the fixations at its full size, shrink both."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.images = pd.read_csv(manifest.images)
+    def __init__(self, manifest: Any, cases: int) -> None:
+        import pandas as pd
+
+        self.images = pd.read_csv(manifest.images).head(cases)
         self.gaze = dict(list(pd.read_csv(manifest.gaze).groupby("image_id")))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, row: int) -> tuple[Any, Any]:
+        import cv2
+        import torch
+
+        from gazelit.data.dicom import read_radiograph
+        from gazelit.data.geometry import Letterbox
+
         case = self.images.iloc[row]
         pixels = read_radiograph(case["path"]).pixels
         counts = np.zeros(pixels.shape, np.float32)
         points = self.gaze[case["image_id"]]
-        x, y = (
-            points[name].to_numpy().clip(0, size - 1) for name, size in (("x", pixels.shape[1]), ("y", pixels.shape[0]))
-        )
-        np.add.at(counts, (y, x), points["duration"].to_numpy())
-        blurred = cv2.GaussianBlur(counts, (0, 0), 119)
+        x, y = points["x"].to_numpy(), points["y"].to_numpy()
+        inside = (x < pixels.shape[1]) & (y < pixels.shape[0])
+        np.add.at(counts, (y[inside], x[inside]), points["duration"].to_numpy()[inside])
+        blurred = cv2.GaussianBlur(counts, (501, 501), 0)
         box = Letterbox.fit(*pixels.shape, SIZE)
         return torch.from_numpy(box.apply(pixels)), torch.from_numpy(box.apply(blurred))
 
 
-def loading(store: Path, manifest: Manifest) -> None:
-    rates = {}
-    for augment in (True, False):
-        module = GazeDataModule(str(store), batch_size=BATCH, num_workers=WORKERS, augment=augment)
-        module.setup()
-        loader = module.train_dataloader()
-        rates[augment] = per_second(loader, 8, lambda loader, epoch: loader.sampler.set_epoch(epoch))
-    naive = PerItem(manifest)
-    naive.images = naive.images.head(48)
-    slow = per_second(DataLoader(naive, BATCH, num_workers=WORKERS, persistent_workers=True), 1)
-    images = Store.open(store).images()
-    bare = per_second(DataLoader(Bare(images), BATCH, num_workers=WORKERS, persistent_workers=True), 8)
-    print(f"loader, {WORKERS} workers: decoding and blurring per item {slow:.1f} images/s")
-    print(f"  from the store, augmented {rates[True]:.0f} images/s: {rates[True] / slow:.0f} times")
-    print(f"  not augmented {rates[False]:.0f} images/s: {rates[False] / bare:.0%} of a bare memory-mapped read")
-
-
-class Bare(Dataset):
+class Bare:
     """The images of a memory map, as float32, and nothing else."""
 
     def __init__(self, images: np.ndarray) -> None:
@@ -181,11 +213,33 @@ class Bare(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, row: int) -> torch.Tensor:
+    def __getitem__(self, row: int) -> Any:
+        import torch
+
         return torch.from_numpy(self.images[row].astype(np.float32) / 255)[None]
 
 
-def per_second(loader: DataLoader, epochs: int, set_epoch: object = None) -> float:
+def loading(store: Path, manifest: Any) -> None:
+    from torch.utils.data import DataLoader
+
+    from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.store import Store
+
+    def loader(dataset: Any) -> Any:
+        return DataLoader(dataset, BATCH, num_workers=WORKERS, persistent_workers=True)
+
+    rates = {}
+    for augment in (True, False):
+        module = GazeDataModule(str(store), batch_size=BATCH, num_workers=WORKERS, augment=augment)
+        rates[augment] = per_second(module.train_dataloader(), 8, lambda one, epoch: one.sampler.set_epoch(epoch))
+    slow = per_second(loader(PerItem(manifest, 48)), 1)
+    bare = per_second(loader(Bare(Store.open(store).images())), 8)
+    print(f"loader, {WORKERS} workers: decoding and blurring per item {slow:.1f} images/s")
+    print(f"  from the store, augmented {rates[True]:.0f} images/s: {rates[True] / slow:.0f} times")
+    print(f"  not augmented {rates[False]:.0f} images/s: {rates[False] / bare:.0%} of a bare memory-mapped read")
+
+
+def per_second(loader: Any, epochs: int, set_epoch: Any = None) -> float:
     """Images a second over some epochs, after one that starts the workers (unless there is one epoch alone)."""
     count = 0
     start = time.perf_counter()
@@ -202,6 +256,11 @@ def per_second(loader: DataLoader, epochs: int, set_epoch: object = None) -> flo
 
 def gaze_log(root: Path, rows: int) -> None:
     """Memory and time of `gazelit prepare` on an ``eye_gaze.csv`` of EGD-CXR's size; the pictures are small."""
+    import pandas as pd
+    from PIL import Image
+
+    from gazelit.synthetic.cohort import write_cohort
+
     write_cohort(root / "small", cases=60, max_side=64)
     egd, images = root / "small" / "egd-cxr", root / "small" / "mimic-cxr"
     sheet = pd.read_csv(egd / "master_sheet.csv", dtype=str, keep_default_na=False)

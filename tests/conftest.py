@@ -20,7 +20,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gazelit.synthetic.cohort import write_cohort
 
     out = tmp_path_factory.mktemp("cohort") / "cohort"
-    write_cohort(out, cases=24, seed=3, max_side=192, workers=1)
+    write_cohort(out, cases=24, seed=3, max_side=191, workers=1)
     return out
 
 

@@ -246,10 +246,11 @@ class GazeDataModule(L.LightningDataModule):
         return self.render(batch)
 
     def render(self, batch: Batch) -> Batch:
-        """Adds ``heatmap`` (B, 1, H, W), the fixation density of the batch's points."""
-        size = (batch["image"].shape[-2], batch["image"].shape[-1])
-        density = fixation_density(batch["points"], size, batch["sigma"])
-        return {**batch, "heatmap": density[:, None]}
+        """Adds ``heatmap`` (B, 1, H, W), the points' fixation density; makes ``image`` float32 in [0, 1]."""
+        image = batch["image"]
+        density = fixation_density(batch["points"], (image.shape[-2], image.shape[-1]), batch["sigma"])
+        image = image.float().div_(255) if image.dtype == torch.uint8 else image
+        return {**batch, "image": image, "heatmap": density[:, None]}
 
     def _make_dataset(self, split: str, training: bool) -> GazeDataset:
         return GazeDataset(

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from gazelit.data.gaze import Detection, TimeWindow, clip_to_window, detect_fixations
 from gazelit.data.store import Store
@@ -114,10 +114,10 @@ def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
 class GazeDataset(Dataset[Example]):
     """Images, gaze points and labels of some cases.
 
-    An example has ``image`` (1, H, W) float32 in [0, 1], ``points`` (N, 3) float32 as x, y and weight in working
-    pixels, ``sigma`` (N, 2) in working pixels, ``valid_mask`` (1, H, W) bool, ``label``, ``index`` (the store's row)
-    and ``points_off_image`` (how many points the augmentation moved off the image). It is asked for by (epoch,
-    position), because the augmentation of a case is a function of seed, epoch and row.
+    An example has ``image`` (1, H, W), uint8 as it is stored or float32 in [0, 1]; ``points`` (N, 3) float32 as x, y
+    and weight in working pixels; ``sigma`` (N, 2) in working pixels; ``valid_mask`` (1, H, W) bool; ``label``;
+    ``index`` (the store's row); and ``points_off_image`` (how many points the augmentation moved off the image). It is
+    asked for by (epoch, position), because the augmentation of a case is a function of seed, epoch and row.
 
     Args:
         store: The prepared store.
@@ -193,10 +193,14 @@ class GazeDataset(Dataset[Example]):
             points, sigma = points[chosen], sigma[chosen]
         return points, sigma
 
-    def _image(self, row: int) -> NDArray[np.float32]:
+    def _image(self, row: int) -> NDArray[np.uint8] | NDArray[np.float32]:
         if self._images is None:
             self._images = self.store.images()
-        image = self._images[row].astype(np.float32)
+        stored = self._images[row]
+        if stored.dtype == np.uint8 and self.downscale == 1:
+            # A quarter of the bytes to augment and to send to the device, which makes float32 of them.
+            return np.array(stored)
+        image = stored.astype(np.float32)
         image *= np.float32(1 / self.store.largest)
         if self.downscale > 1:
             image = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
@@ -231,7 +235,8 @@ def collate(examples: list[Example]) -> Example:
         sigma[row, : len(example["sigma"])] = example["sigma"]
     keys = [key for key in examples[0] if key not in ("points", "sigma")]
     return {
-        **{key: torch.stack([example[key] for example in examples]) for key in keys},
+        # In a worker this stacks into shared memory at once; a plain stack would be copied there again.
+        **default_collate([{key: example[key] for key in keys} for example in examples]),
         "points": points,
         "sigma": sigma,
         "has_gaze": (points[..., 2] > 0).any(dim=1),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
@@ -116,14 +118,13 @@ def _read_dicom(path: Path, max_pixels: int) -> Radiograph:
             # Lossy JPEG 2000 files whose header and stream disagree on the bit depth decode correctly nonetheless.
             warnings.filterwarnings("ignore", message="The .* bits stored", category=UserWarning)
             stored = dataset.pixel_array
-        values = apply_modality_lut(stored, dataset)
-        pixels = _display_range(values, dataset)
+        pixels = _displayed(stored, dataset)
     except Exception as error:
         # Decoders raise whatever they like on a damaged stream; it is the file's fault.
         raise InputError(f"{path}: pixels cannot be decoded ({error.__class__.__name__})") from error
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "MONOCHROME1":
-        pixels = 1 - pixels
+        pixels = np.subtract(1, pixels, out=pixels)
     padding = dataset.get("PixelPaddingValue")
     if padding is not None:
         limit = dataset.get("PixelPaddingRangeLimit", padding)
@@ -137,8 +138,35 @@ def _read_dicom(path: Path, max_pixels: int) -> Radiograph:
     )
 
 
-def _display_range(values: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
-    """Applies the VOI LUT or first window and scales its output range to [0, 1]."""
+def _displayed(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
+    """Stored pixels as shown, in [0, 1].
+
+    What is shown is a function of the stored value alone, so it is computed once for every value of 8 or 16 bits and
+    looked up: ten times as fast as arithmetic on every pixel.
+    """
+    if stored.dtype.kind not in "ui" or stored.dtype.itemsize > 2:
+        values = apply_modality_lut(stored, dataset)
+        return _display_range(values, dataset, lambda: (float(values.min()), float(values.max())))
+    codes = stored.view(f"u{stored.dtype.itemsize}")
+    every = np.arange(2 ** (8 * stored.dtype.itemsize), dtype=codes.dtype).view(stored.dtype)
+    values = np.asarray(apply_modality_lut(every, dataset))
+
+    def limits() -> tuple[float, float]:
+        if dataset.get("ModalityLUTSequence"):
+            present = values[np.bincount(codes.ravel(), minlength=len(every)) > 0]
+        else:
+            # A rescale is linear: the extremes are where the stored ones are.
+            present = values[np.isin(every, (stored.min(), stored.max()))]
+        return float(present.min()), float(present.max())
+
+    table = _display_range(values, dataset, limits).astype(np.float32)
+    return cv2.LUT(np.ascontiguousarray(codes), table)  # type: ignore[return-value]
+
+
+def _display_range(
+    values: NDArray[Any], dataset: Dataset, limits: Callable[[], tuple[float, float]]
+) -> NDArray[np.float32]:
+    """Applies the VOI LUT or first window and scales its output range to [0, 1]; without either, the limits."""
     if dataset.get("VOILUTSequence"):
         table = dataset.VOILUTSequence[0]
         shown = apply_voi_lut(values.astype(np.int64), dataset, index=0, prefer_lut=True)
@@ -147,15 +175,16 @@ def _display_range(values: NDArray[Any], dataset: Dataset) -> NDArray[np.float32
     centres, widths = dataset.get("WindowCenter"), dataset.get("WindowWidth")
     if centres is not None and widths is not None:
         centre, width = _first(centres), _first(widths)
-        if str(dataset.get("VOILUTFunction", "LINEAR")) == "SIGMOID":
+        function = str(dataset.get("VOILUTFunction") or "LINEAR")
+        if function == "SIGMOID" and width > 0:
             return 1 / (1 + np.exp(-4 * (values - np.float32(centre)) / np.float32(width)))
-        if str(dataset.get("VOILUTFunction", "LINEAR")) == "LINEAR" and width > 1:
+        if function == "LINEAR" and width > 1:
             # DICOM PS3.3 C.11.2.1.2.1: the linear window is half a pixel off centre.
             centre, width = centre - 0.5, width - 1
         if width > 0:
             return ((values - np.float32(centre)) / np.float32(width) + np.float32(0.5)).clip(0, 1)
-    low, high = float(values.min()), float(values.max())
-    return (values - np.float32(low)) / np.float32(max(high - low, 1e-6))
+    low, high = limits()
+    return ((values - np.float32(low)) / np.float32(max(high - low, 1e-6))).clip(0, 1)
 
 
 def _first(value: object) -> float:

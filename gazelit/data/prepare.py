@@ -11,7 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from gazelit.data.dicom import read_radiograph
+from gazelit.data.decoding import Decoded, Job, Outcome, decode
 from gazelit.data.geometry import Letterbox
 from gazelit.data.schema import GAZE_COLUMNS, GAZE_KINDS, GAZE_TEXT, Recording, Source
 from gazelit.data.store import FORMAT, LETTERBOX_COLUMNS, STORE_FILE, Store
@@ -46,19 +46,6 @@ _GAZE_SCHEMA = pa.schema(
         if name != "image_id"
     ]
 )
-
-Job = tuple[str, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a case: its photometric interpretation, or the reason it failed."""
-
-    photometric: str = ""
-    reason: str | None = None
-
-
-Decoded = tuple[NDArray[np.unsignedinteger] | None, Outcome]
 
 
 def prepare(
@@ -340,10 +327,10 @@ def _write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> N
 
 
 def _decoded(jobs: list[Job], size: tuple[int, int], bits: int, workers: int | None) -> Iterator[Decoded]:
-    decode = partial(_decode, size=size, bits=bits)
+    work = partial(decode, size=size, bits=bits)
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:
-        yield from map(decode, jobs)
+        yield from map(work, jobs)
         return
     # spawn: forking a process whose libraries run threads can deadlock.
     context = multiprocessing.get_context("spawn")
@@ -352,7 +339,7 @@ def _decoded(jobs: list[Job], size: tuple[int, int], bits: int, workers: int | N
         waiting: deque[Future[Decoded]] = deque()
         try:
             for job in jobs:
-                waiting.append(pool.submit(decode, job))
+                waiting.append(pool.submit(work, job))
                 if len(waiting) >= 4 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -360,22 +347,6 @@ def _decoded(jobs: list[Job], size: tuple[int, int], bits: int, workers: int | N
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _decode(job: Job, size: tuple[int, int], bits: int) -> Decoded:
-    path, expected = job
-    try:
-        radiograph = read_radiograph(path)
-    except InputError as error:
-        return None, Outcome(reason=str(error))
-    pixels = radiograph.pixels
-    if pixels.shape != expected:
-        sizes = [f"{height} × {width}" for height, width in (pixels.shape, expected)]
-        return None, Outcome(reason=f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced")
-    working = Letterbox.fit(*pixels.shape, size).apply(pixels)
-    largest = 2**bits - 1
-    stored = np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
-    return stored, Outcome(radiograph.photometric)
 
 
 def _write_tables(

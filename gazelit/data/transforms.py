@@ -48,12 +48,16 @@ class Augmentation:
         )
 
     def __call__(
-        self, image: NDArray[np.float32], mask: NDArray[np.bool_], points: NDArray[np.float32], seed: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
+        self,
+        image: NDArray[np.uint8] | NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        points: NDArray[np.float32],
+        seed: int,
+    ) -> tuple[NDArray[np.uint8] | NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
         """Transforms one case, reproducibly from its seed.
 
         Args:
-            image: (H, W) float32 in [0, 1].
+            image: (H, W) uint8, or float32 in [0, 1].
             mask: (H, W) bool, false on padding.
             points: (N, 3) x, y, weight in pixels of the image.
             seed: Of this case in this epoch.
@@ -67,5 +71,7 @@ class Augmentation:
         moved = np.concatenate([np.asarray(result["keypoints"], np.float32).reshape(-1, 2), points[:, 2:]], axis=1)
         x, y = moved[:, 0], moved[:, 1]
         inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
-        pixels = np.clip(result["image"].reshape(height, width), 0, 1)
+        pixels = result["image"].reshape(height, width)
+        if pixels.dtype != np.uint8:
+            pixels = np.clip(pixels, 0, 1)
         return pixels, result["mask"].astype(bool), moved[inside], inside

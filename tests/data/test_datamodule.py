@@ -89,7 +89,7 @@ def test_downscaling_keeps_places(store):
     fine, coarse = module(store), module(store, downscale=2)
     one, other = fine.dataset("test")[0, 0], coarse.dataset("test")[0, 0]
     assert other["image"].shape == (1, 32, 32)
-    assert torch.allclose(other["image"], torch.nn.functional.avg_pool2d(one["image"], 2), atol=1e-5)
+    assert torch.allclose(other["image"], torch.nn.functional.avg_pool2d(one["image"] / 255, 2), atol=1e-5)
     assert torch.allclose((one["points"][:, :2] + 0.5) / 2 - 0.5, other["points"][:, :2], atol=1e-4)
     assert torch.allclose(one["sigma"] / 2, other["sigma"])
 
@@ -175,11 +175,12 @@ def test_missing_store():
         module("nowhere").setup()
 
 
-def test_augmentation_moves_image_and_points_together():
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_augmentation_moves_image_and_points_together(dtype):
     augmentation = Augmentation()
     for seed in range(6):
-        image = np.zeros((96, 80), np.float32)
-        image[39:42, 29:32] = 1
+        image = np.zeros((96, 80), dtype)
+        image[39:42, 29:32] = 1 if dtype == np.float32 else 255
         mask = np.ones((96, 80), bool)
         points = np.array([[30, 40, 0.7]], np.float32)
         moved, _, landed, inside = augmentation(image, mask, points, seed)
@@ -202,6 +203,29 @@ def test_augmentation_drops_and_counts_points_that_leave_the_image():
         inside = (landed[:, 0] >= -0.5) & (landed[:, 0] < 79.5) & (landed[:, 1] >= -0.5) & (landed[:, 1] < 95.5)
         assert inside.all()
     assert left > 0
+
+
+def test_augmentation_of_stored_integers_is_that_of_floats():
+    image = np.random.default_rng(0).integers(0, 256, (96, 80)).astype(np.uint8)
+    mask, points = np.ones((96, 80), bool), np.array([[30, 40, 1]], np.float32)
+    for seed in range(8):
+        integer, mask_a, points_a, _ = Augmentation()(image, mask, points, seed)
+        number, mask_b, points_b, _ = Augmentation()((image / 255).astype(np.float32), mask, points, seed)
+        assert integer.dtype == np.uint8
+        # Each of three steps rounds to a 255th.
+        assert np.abs(integer / 255 - number).max() < 0.03
+        assert np.array_equal(mask_a, mask_b)
+        assert np.array_equal(points_a, points_b)
+
+
+def test_sixteen_bits_keep_their_precision(cohort, tmp_path):
+    from gazelit.data.prepare import prepare
+    from gazelit.data.sources import EGDCXR
+
+    made = prepare(EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr"), tmp_path / "s", size=(64, 64), bits=16, workers=1)
+    batch = module(made.path).render(next(iter(module(made.path).test_dataloader())))
+    row = int(batch["index"][0])
+    assert torch.equal(batch["image"][0, 0], torch.from_numpy(made.images()[row] * np.float32(1 / 65535)))
 
 
 def test_augmentation_never_mirrors():

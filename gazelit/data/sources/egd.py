@@ -25,6 +25,8 @@ SCREEN = (1920, 1080)
 SCREEN_PIXELS_PER_DEGREE = 39.87
 CLASSES = ["Normal", "CHF", "pneumonia"]
 PADS = ["image_top_pad", "image_bottom_pad", "image_left_pad", "image_right_pad"]
+#: Samples per second, where a film has too few to tell.
+RATE = 60
 #: A gap between samples longer than this is lost tracking, not looking (s).
 LONGEST_SAMPLE = 0.1
 #: File names of the masks, and their names here: the mediastinum is misspelt on disk.
@@ -324,11 +326,11 @@ def _whole_screens(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 
 def _sample_times(rows: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Time, and time to the image's next sample; the usual interval after its last and before a gap."""
+    """Time, and time to the image's next sample; the image's usual interval after its last and before a gap."""
     time, image = rows["Time (in secs)"].to_numpy(), rows["DICOM_ID"].to_numpy()
     interval = np.diff(time, append=np.nan)
     regular = np.append(image[1:] == image[:-1], False)[: len(time)] & (interval <= LONGEST_SAMPLE)
-    usual = float(np.median(interval[regular])) if regular.any() else 1 / 60
+    usual = pd.Series(interval).where(regular).groupby(image).transform("median").fillna(1 / RATE)
     return time, np.where(regular, interval, usual)
 
 
