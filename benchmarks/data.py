@@ -54,7 +54,8 @@ def compress(films: Path) -> None:
 
     for path in films.rglob("*.dcm"):
         dataset = pydicom.dcmread(path)
-        dataset.decompress()
+        if dataset.file_meta.TransferSyntaxUID.is_compressed:
+            dataset.decompress()
         dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
         dataset.save_as(path)
 

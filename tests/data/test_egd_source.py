@@ -148,6 +148,19 @@ def edit(path, old, new):
             lambda egd: _double(egd / "master_sheet.csv"),
             r"master_sheet\.csv: 1 dicom_id are listed more than once",
         ),
+        (
+            lambda egd: (egd / "fixations.csv").write_bytes(b"DICOM_ID\n\xff\xfe\n"),
+            r"fixations\.csv: (is not UTF-8|column)",
+        ),
+        (
+            lambda egd: edit(egd / "bounding_boxes.csv", "bbox_name,x1", "bbox_name,x0"),
+            r"bounding_boxes\.csv: column x1 is missing",
+        ),
+        (lambda egd: _swap(egd / "bounding_boxes.csv"), r"bounding_boxes\.csv: record 1: x2 or y2 is below x1 or y1"),
+        (lambda egd: _append(egd / "master_sheet.csv", "1," * 90), r"master_sheet\.csv: cannot be read as CSV"),
+        (lambda egd: _append(egd / "fixations.csv", '"1'), r"fixations\.csv: cannot be read as CSV"),
+        (lambda egd: _set(egd / "master_sheet.csv", "edema__chx", "yes"), r"record 1: edema__chx is not a number"),
+        (lambda egd: _set(egd / "master_sheet.csv", "dicom_id", ""), r"record 1: dicom_id is empty"),
         (lambda egd: _set(egd / "master_sheet.csv", "CHF", "yes"), r"record 1: CHF is not a number"),
         (lambda egd: _set(egd / "master_sheet.csv", "Normal", "0"), r"record 1: exactly one of"),
         (lambda egd: _set(egd / "fixations.csv", "FPOGD", "-1"), r"fixations\.csv: record \d+: FPOGD is negative"),
@@ -161,6 +174,37 @@ def test_wrong_files_are_one_error_that_names_them(copy, spoil, message):
     spoil(copy[0])
     with pytest.raises(InputError, match=message):
         EGDCXR(*copy).read().gaze()
+
+
+def _swap(path):
+    table = pd.read_csv(path)
+    table.loc[0, ["x1", "x2"]] = [90.0, 10.0]
+    table.to_csv(path, index=False)
+
+
+def _append(path, line):
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+
+def test_unsorted_times_are_sorted(copy, gaze):
+    for name in ("eye_gaze.csv", "fixations.csv"):
+        path = copy[0] / name
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        screens = [rows.iloc[::-1] for _, rows in table.groupby("DICOM_ID", sort=False)]
+        pd.concat(screens).to_csv(path, index=False)
+    pd.testing.assert_frame_equal(EGDCXR(*copy).read().gaze(), gaze)
+
+
+def test_a_file_without_permission(copy, monkeypatch):
+    """Root may read everything, so the refusal is the library's."""
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pandas.read_csv", refused)
+    with pytest.raises(InputError, match=r"master_sheet\.csv: may not be read"):
+        EGDCXR(*copy).read()
 
 
 def _double(path):
