@@ -73,7 +73,7 @@ def test_every_command_the_readme_names_exists():
 
 def test_the_readmes_steps_run_one_after_another(cohort, run_gazelit, tmp_path):
     commands = [command[1:] for command in readme_commands() if command[0] == "gazelit"]
-    assert [command[0] for command in commands] == ["prepare", "fit", "fit", "fit", "test"]
+    assert [command[0] for command in commands] == ["prepare", "inspect", "fit", "fit", "fit", "test"]
     stage = 0
     for name, *arguments in commands:
         paths = {"path/to/egd-cxr/1.0.0": cohort / "egd-cxr", "path/to/mimic-cxr/2.0.0": cohort / "mimic-cxr"}

@@ -1,10 +1,14 @@
 """Several datasets in one store: shared images and patients are the same ones."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gazelit.data.prepare import prepare
 from gazelit.data.sources import EGDCXR, MIMICCXR, REFLACX, Union
 from gazelit.data.splits import SplitOptions, make_split
+from gazelit.data.store import Store
 from gazelit.errors import InputError
 
 
@@ -31,6 +35,18 @@ def test_a_shared_image_is_one_image_with_the_readings_of_both(sources, tmp_path
     readings = store.gaze("fixation").groupby("row", observed=True)["reading_id"].nunique()
     assert readings.min() >= 2
     assert readings.max() == 6
+
+
+def test_the_configuration_in_the_documentation(sources, tmp_path, run_gazelit):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    config = re.search(r"```yaml\n(.*?)```", text, re.S).group(1)
+    for source, folder in zip(sources, ("egd-cxr", "reflacx"), strict=True):
+        here = f"{{root: {source.root}, images: {source.images}}}"
+        config = config.replace(f"{{root: path/to/{folder}, images: path/to/mimic-cxr}}", here)
+    assert "path/to" not in config
+    (tmp_path / "union.yaml").write_text(config)
+    run_gazelit("prepare", "--config=union.yaml", "--out=both", "--size=[64, 64]", "--workers=1")
+    assert Store.open(tmp_path / "both").about["source"] == "egd-cxr+reflacx"
 
 
 def test_equal_names_of_labels_are_kept_apart(sources):
