@@ -26,6 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from gazelit import __version__
 from gazelit.data.decoding import Decoded, Job, Outcome, decode
 from gazelit.data.geometry import Letterbox
 from gazelit.data.schema import GAZE_COLUMNS, GAZE_KINDS, GAZE_TEXT, Recording, Source
@@ -130,7 +131,9 @@ def prepare(
         names = sorted(path.name for path in building.iterdir() if path.suffix in (".npy", ".parquet"))
         about = {
             "format": FORMAT,
+            "version": __version__,
             "source": source.name,
+            "source_options": source.options(),
             "synthetic": recording.synthetic,
             **options,
             "label_columns": recording.label_columns,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -144,6 +145,10 @@ class Source(ABC):
         Raises:
             InputError: A file or column is missing or unreadable.
         """
+
+    def options(self) -> dict[str, Any]:
+        """What was asked of the source, in primitives and without paths, for the store to tell."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, (str, int, float, list, tuple))}
 
 
 def complete_gaze(part: pd.DataFrame, images: pd.Index) -> pd.DataFrame:

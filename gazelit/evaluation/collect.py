@@ -15,13 +15,13 @@ from jsonargparse import ArgumentParser
 
 from gazelit import lineage
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.dataset import collate
+from gazelit.data.dataset import GazeDataset, collate
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.figures import Panel
 from gazelit.evaluation.report import RunRecord, write_report
 from gazelit.evaluation.yardsticks import yardsticks
-from gazelit.files import read_json, sha256_file
+from gazelit.files import read_json
 from gazelit.losses.saliency import log_density
 
 logger = logging.getLogger("gazelit")
@@ -78,7 +78,7 @@ def collect(run: Path) -> RunRecord:
         predictions=predictions,
         panels=panels,
         curves={stage: pd.read_csv(run / stage / "epochs.csv") for stage in about["stages"]},
-        lineage=_lineage(checkpoint, model),
+        lineage=list(lineage.chain({**model.stamp, "sha256": model.sha256})),
         provenance=provenance,
         commands=about["commands"],
     )
@@ -93,26 +93,21 @@ def _datamodule(config: Path) -> GazeDataModule:
     return datamodule
 
 
-def _lineage(checkpoint: Path, model: LoadedModel) -> list[dict[str, Any]]:
-    first = {**model.stamp, "sha256": sha256_file(checkpoint)}
-    return list(lineage.chain(first))
-
-
 def _panels(model: LoadedModel, datamodule: GazeDataModule, predictions: pd.DataFrame) -> list[Panel]:
     """Of each class (or of all cases) the best, the middle and the worst by CC."""
     if "cc" not in predictions:
         return []
     scored = predictions.dropna(subset="cc").sort_values("cc", ascending=False, kind="stable")
     groups = [group for _, group in scored.groupby("label")] if "label" in scored else [scored]
+    dataset = datamodule.dataset("test")
     panels = []
     for group in groups:
         places = dict.fromkeys([0, len(group) // 2, len(group) - 1])
-        panels += [_panel(model, datamodule, group.iloc[place]) for place in places]
+        panels += [_panel(model, datamodule, dataset, group.iloc[place]) for place in places]
     return panels
 
 
-def _panel(model: LoadedModel, datamodule: GazeDataModule, case: pd.Series) -> Panel:
-    dataset = datamodule.dataset("test")
+def _panel(model: LoadedModel, datamodule: GazeDataModule, dataset: GazeDataset, case: pd.Series) -> Panel:
     position = int(np.flatnonzero(dataset.rows == case["index"])[0])
     example = dataset[0, position]
     batch = datamodule.render(collate([example]))

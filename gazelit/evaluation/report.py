@@ -203,11 +203,13 @@ def _map_lines(
     provenance: dict[str, Any], metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]
 ) -> list[str]:
     x, y = provenance["sigma_px"]
+    degrees = provenance["sigma_deg"]
+    angle = "" if degrees is None or provenance["sigma_unit"] == "deg" else f", {np.mean(degrees):.2f}° of visual angle"
     lines = [
         "## Gaze",
         "",
         f"Targets: {provenance['gaze_kind']}s weighted by {provenance['weight']}, σ = {provenance['sigma']:g} "
-        f"{provenance['sigma_unit']} (on average {x:.2f} × {y:.2f} pixels of the working image). "
+        f"{provenance['sigma_unit']} (on average {x:.2f} × {y:.2f} pixels of the working image{angle}). "
         "CC, KLD and SIM of another σ are not comparable.",
         "",
         "| metric | model | 95 % interval | centre bias (mean training map) | difference | Gaussian centre | uniform |",

@@ -5,10 +5,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gazelit.data.sources import EGDCXR
 from gazelit.data.sources.egd import screen_to_image
 from gazelit.errors import InputError
+from gazelit.synthetic.case import Pads, to_screen
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,18 @@ def test_golden_case_of_the_mapping():
     assert xy[0] + 0.5 == pytest.approx([1272, 1528])
     # 0.27 of the screen is 518.4 pixels, left of the film's edge at 534.
     assert xy[1, 0] < -0.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1621, 3056), st.integers(1684, 3056), st.floats(0.02, 0.98), st.floats(0.02, 0.98))
+def test_places_on_a_film_come_back_from_the_screen(width, height, u, v):
+    """The screen's fractions of a place, by the preparation's padding, lead back to it."""
+    pads = Pads.of(width, height)
+    x, y = u * (width - 1), v * (height - 1)
+    screen = np.column_stack(to_screen(np.array([x + 0.5]), np.array([y + 0.5]), pads, (width, height)))
+    edges = np.array([[pads.top, pads.bottom, pads.left, pads.right]], float)
+    back = screen_to_image(screen, edges, np.array([float(width)]), np.array([float(height)]))
+    assert back[0] == pytest.approx([x, y], abs=1e-6)
 
 
 @pytest.mark.parametrize(("file", "kind"), [("eye_gaze.csv", "sample"), ("fixations.csv", "fixation")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -28,6 +29,10 @@ class Union(Source):
             raise InputError("sources: two have the same name; give a manifest a name of its own")
         self.sources = list(sources)
         self.name = "+".join(source.name for source in sources)
+
+    def options(self) -> dict[str, Any]:
+        """See :class:`gazelit.data.schema.Source`."""
+        return {source.name: source.options() for source in self.sources}
 
     def read(self) -> Recording:
         """See :class:`gazelit.data.schema.Source`."""
