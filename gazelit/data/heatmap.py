@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
     Returns:
         (…, H, W) float32 densities that sum to 1; zero where no point has weight on the grid.
     """
-    with torch.autocast(points.device.type, enabled=False):
+    with torch.autocast(points.device.type, enabled=False), _exact_products():
         points = points.float()
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=points.device)
         if 0 < sigma.dim() < points.dim():
@@ -66,6 +68,17 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
         # NumPy asks the kernel for huge pages and torch does not: half of the time went into page faults.
         density = torch.from_numpy(np.empty((*points.shape[:-2], *size), np.float32))
         return torch.matmul(rows.transpose(-1, -2), columns, out=density)
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Whatever a training script allows for its network (TensorFloat-32, bfloat16), maps are multiplied in float32."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def _add_dense(density: Tensor, place: Tensor, weight: Tensor, sigma: Tensor) -> None:

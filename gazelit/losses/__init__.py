@@ -1,6 +1,7 @@
 """Objectives, in plain PyTorch."""
 
 from gazelit.losses.contrastive import BatchAllTripletLoss, BatchHardTripletLoss, SupervisedContrastiveLoss
+from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.losses.multitask import FixedWeighting, ReferenceWeighting, UncertaintyWeighting
 from gazelit.losses.saliency import CorrelationLoss, KLDivergenceLoss, SimilarityLoss, WeightedSaliencyLoss
 
@@ -8,6 +9,7 @@ __all__ = [
     "BatchAllTripletLoss",
     "BatchHardTripletLoss",
     "CorrelationLoss",
+    "DiagnosisLoss",
     "FixedWeighting",
     "KLDivergenceLoss",
     "ReferenceWeighting",

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.losses.multitask import ReferenceWeighting
 from gazelit.losses.saliency import KLDivergenceLoss
 from gazelit.models.network import Network
@@ -22,7 +23,8 @@ class JointFinetuning(Stage):
 
     Args:
         network: Gives ``{"logits": (B, K), "saliency_logits": (B, 1, H, W)}``.
-        diagnosis_loss: Takes logits (B, K) and labels, gives a scalar; cross-entropy unless given.
+        diagnosis_loss: Takes logits (B, K) and labels, gives a scalar; :class:`gazelit.losses.DiagnosisLoss` unless
+            given: cross-entropy, or over several labels binary cross-entropy that leaves out unknown ones.
         saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
             implementation's uncertainty weighting unless given. Its own parameters are trained along.
@@ -46,7 +48,7 @@ class JointFinetuning(Stage):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(network, optimizer, lr_scheduler, frozen)
-        self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else nn.CrossEntropyLoss()
+        self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
 

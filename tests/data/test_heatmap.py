@@ -114,6 +114,19 @@ def test_stays_float32_under_autocast():
     assert torch.equal(inside, fixation_density(points, (100, 100), 8.0))
 
 
+@pytest.mark.parametrize("count", [45, 900])
+def test_stays_exact_whatever_precision_the_network_may_use(count):
+    points = torch.rand(count, 3) * torch.tensor([64.0, 96.0, 1.0])
+    exact = fixation_density(points, (96, 64), 5.0)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(fixation_density(points, (96, 64), 5.0), exact)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_the_resolution_does_not_move_the_map():
     # Pixel centres at integers: (x + 0.5) / 2 − 0.5 is the same place on a grid of half the size.
     points = torch.tensor([[20.0, 31.0, 1.0], [44.5, 12.5, 2.0]])

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import lightning as L
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -145,6 +147,38 @@ def test_every_stage_trains_in_bfloat16(stage, store, run_gazelit, tmp_path):
     header, row = ((tmp_path / "run" / "epochs.csv").read_text().splitlines())[:2]
     values = dict(zip(header.split(","), row.split(","), strict=True))
     assert all(value not in ("", "nan", "inf") for key, value in values.items() if "auroc" not in key)
+
+
+@pytest.fixture(scope="module")
+def multi_label(reflacx, tmp_path_factory):
+    """REFLACX: several labels, some of them unknown, and several readings of an image."""
+    from gazelit.data.prepare import prepare
+    from gazelit.data.sources import REFLACX
+
+    out = tmp_path_factory.mktemp("multi-label") / "s"
+    return prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), out, size=(64, 64), workers=1).path
+
+
+def test_the_joint_stage_learns_several_labels_with_unknowns(multi_label, run_gazelit, tmp_path):
+    options = [
+        "--data.labels=[Consolidation, Pulmonary edema, Enlarged hilum]", "--data.exclusive=false",
+        "--data.split_method=official", "--data.readings=drawn", "--data.batch_size=2",
+    ]  # fmt: skip
+    run_gazelit(
+        "fit", "--config=presets/quick/stage3.yaml", *tiny(3, multi_label), *options, "--trainer.max_epochs=1",
+        "--checkpoint.dirpath=run/checkpoints",
+    )  # fmt: skip
+    row = pd.read_csv(tmp_path / "run" / "epochs.csv").iloc[0]
+    assert np.isfinite(row[["train/loss", "train/diagnosis_loss", "val/loss"]].astype(float)).all()
+    run_gazelit(
+        "test", "--config=run/config.yaml", "--ckpt_path=run/checkpoints/best.ckpt", "--trainer.logger=false",
+    )  # fmt: skip
+    predictions = pd.read_parquet(next(tmp_path.rglob("predictions.parquet")))
+    probabilities = predictions[["p_Consolidation", "p_Pulmonary edema", "p_Enlarged hilum"]]
+    assert probabilities.gt(0).all().all()
+    assert probabilities.lt(1).all().all()
+    assert (probabilities.sum(axis=1) - 1).abs().max() > 1e-3
+    assert predictions["image_id"].is_unique
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
