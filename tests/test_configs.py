@@ -11,11 +11,12 @@ from tests.tiny import tiny
 
 STAGE_CONFIGS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("stage?.yaml"))
 PIPELINES = sorted(str(path.relative_to(config_root())) for path in config_root().glob("pipelines/*.yaml"))
+DATA = sorted(str(path.relative_to(config_root())) for path in config_root().glob("data/*.yaml"))
 
 
 def test_every_yaml_is_of_a_kind_that_is_tested():
     every = {str(path.relative_to(config_root())) for path in config_root().rglob("*.yaml")}
-    assert every == {*STAGE_CONFIGS, *PIPELINES}
+    assert every == {*STAGE_CONFIGS, *PIPELINES, *DATA}
 
 
 def test_names_are_looked_up_among_the_shipped_ones_from_any_folder(tmp_path, monkeypatch):
@@ -45,6 +46,23 @@ def test_arguments_keep_everything_but_the_configs():
 def test_stage_trains_a_step_and_validates(config, store, run_gazelit):
     stage = int(re.search(r"stage(\d)", config).group(1))
     run_gazelit("fit", "--config", config, *tiny(stage, store), "--data.downscale=1", "--trainer.fast_dev_run=true")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_joint_model_trains_on_reflacx(stage, reflacx, run_gazelit, tmp_path):
+    folders = [f"--source.root={reflacx / 'reflacx'}", f"--source.images={reflacx / 'mimic-cxr'}"]
+    run_gazelit("prepare", "--source=REFLACX", *folders, "--size=[64, 64]", "--workers=1", "--out=s")
+    options = [*tiny(stage, tmp_path / "s"), "--data.batch_size=2", "--trainer.fast_dev_run=true"]
+    if stage == 3:
+        options.append("--model.network.classes=16")
+    printed = run_gazelit("fit", f"--config=stage{stage}.yaml", "--config=data/reflacx.yaml", *options)
+    assert "gazelit: stage" in printed
+
+
+def test_labels_that_the_network_does_not_tell_apart(store, run_gazelit):
+    options = ["--data.labels=[CHF, pneumonia]", "--data.exclusive=false", "--trainer.fast_dev_run=true"]
+    printed = run_gazelit("fit", "--config=stage3.yaml", *tiny(3, store), *options, code=2)
+    assert "the data have 2, but the network tells 3 classes apart; set --model.network.classes=2" in printed
 
 
 @pytest.mark.parametrize("config", PIPELINES)

@@ -116,6 +116,12 @@ class Stage(L.LightningModule):
             names = provenance.get("class_names") or [
                 str(one) for one in range(self.network.specs["classifier"]["classes"])
             ]
+            classes = self.network.specs["classifier"]["classes"]
+            if len(names) != classes:
+                raise InputError(
+                    f"labels: the data have {len(names)}, but the network tells {classes} classes apart; set "
+                    f"--model.network.classes={len(names)}, or name other --data.labels"
+                )
             self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
         if "saliency" in self.measures:
             self.saliency_metrics = _per_split(SaliencyMetrics)
