@@ -52,7 +52,7 @@ reproduce: $(READY) ## train the three stages, test the joint model and write th
 		echo "give both DATA (EGD-CXR) and CXR (MIMIC-CXR or MIMIC-CXR-JPG), or neither for the synthetic cohort" >&2; exit 2; fi
 	$(if $(DATA),,$(BIN)/gazelit synth --out $(COHORT) --cases $(CASES) --seed $(SEED) --max-side 480)
 	$(BIN)/gazelit prepare --source EGDCXR --source.root "$(EGD)" --source.images "$(IMAGES)" --size "$(SIZE_$(PRESET))" --out $(OUT)/store
-	$(BIN)/gazelit run --config pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run $(OPTIONS)
+	$(BIN)/gazelit run pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run $(OPTIONS)
 
 clean: ## remove .venv and caches, keep runs and stores
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,12 +37,14 @@ class Command:
         help: One line for ``gazelit --help``.
         positional: Parameter that takes the argument (``str``) or arguments (a list) without a name, if any.
         imports: Module whose classes may be named without their path.
+        config_first: Whether a first argument without a name is the configuration.
     """
 
     target: str
     help: str
     positional: str | None = None
     imports: str | None = None
+    config_first: bool = False
 
     def load(self) -> Callable[..., Any]:
         """Imports the function."""
@@ -66,7 +68,7 @@ COMMANDS = {
         "gazelit.data.splits:write_split", "split the patients of one or several stores together", positional="stores"
     ),
     "validate-manifest": Command("gazelit.data.sources.manifest:validate", "check your own tables of images and gaze"),
-    "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report"),
+    "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
     "lineage": Command(
         "gazelit.lineage:print_lineage", "print the chain of stages a checkpoint comes from", positional="file"
@@ -140,6 +142,8 @@ def _run_command(name: str, arguments: list[str]) -> None:
 
     command = COMMANDS[name]
     function = command.load()
+    if command.config_first and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--config={arguments[0]}", *arguments[1:]]
     parser = ArgumentParser(prog=f"gazelit {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below")
     if command.positional:

@@ -116,13 +116,14 @@ def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
     return _without_weights(one) == _without_weights(other)
 
 
-def hand_over(path: str | os.PathLike[str], network: Network, stage: str) -> HandOff:
+def hand_over(path: str | os.PathLike[str], network: Network, stage: str, other_split: bool = False) -> HandOff:
     """Loads into ``network`` exactly the components that it shares with the checkpoint, strictly.
 
     Args:
         path: Checkpoint of another stage.
         network: The receiving network; untouched unless every shared component fits.
         stage: Name of the receiving stage, for messages.
+        other_split: Whether a checkpoint of another split was insisted on; recorded.
 
     Raises:
         InputError: Nothing is shared, a shared component is specified otherwise, or its tensors do not fit.
@@ -149,7 +150,7 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str) -> Han
         loaded=shared,
         new=tuple(name for name in ours if name not in theirs),
         left_behind=tuple(name for name in theirs if name not in ours),
-        parent={"sha256": sha256_file(path), **stamp},
+        parent={"sha256": sha256_file(path), "other_split": other_split, **stamp},
     )
 
 
@@ -167,6 +168,45 @@ def check_components(path: str | os.PathLike[str], theirs: Mapping[str, Any], ou
                 f"{path}: component '{name}' differs from the configured network in "
                 f"{_differences(specification, ours[name])}; use the network section the checkpoint was trained with"
             )
+
+
+def check_split(
+    path: str | os.PathLike[str], stamp: Mapping[str, Any], data: Mapping[str, Any], allowed: bool = False
+) -> str | None:
+    """Checks that neither a checkpoint nor its ancestors were trained on another split of the data at hand.
+
+    Args:
+        path: The checkpoint, for messages.
+        stamp: Its stamp.
+        data: Provenance of the data at hand.
+        allowed: Whether the user insists.
+
+    Returns:
+        What the user should know, if anything.
+
+    Raises:
+        InputError: One of them was, and may so have been trained on patients that are tested now.
+    """
+    ours, sources = data.get("split_sha256"), set(str(data.get("source", "")).split("+"))
+    note = None
+    for ancestor in chain(stamp):
+        theirs = ancestor["data"].get("split_sha256")
+        if theirs is None or theirs == ours:
+            continue
+        if not sources & set(str(ancestor["data"]["source"]).split("+")):
+            note = (
+                f"{path}: stage '{ancestor['stage']}' was trained on {ancestor['data']['source']}; whether it has seen "
+                "patients of this test split is not known"
+            )
+        elif allowed:
+            note = f"{path}: stage '{ancestor['stage']}' was trained on another split of these data, which is allowed"
+        else:
+            raise InputError(
+                f"{path}: stage '{ancestor['stage']}' was trained on another split of {data['source']} (seed "
+                f"{ancestor['data'].get('split_seed')}, now {data.get('split_seed')}), so it may have seen patients of "
+                "this test split; use its split, or insist with --allow_other_split=true"
+            )
+    return note
 
 
 def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -203,7 +243,8 @@ def _describe(stamp: Mapping[str, Any]) -> str:
         "components": ", ".join(stamp["components"]),
         "data": f"{data.get('source', 'unknown')}{' (synthetic)' if data.get('synthetic') else ''}",
         "fingerprint": data.get("fingerprint", "unknown"),
-        "split": f"{data.get('split_sha256', 'unknown')} (seed {data.get('split_seed')})",
+        "split": f"{data.get('split_sha256', 'unknown')} (seed {data.get('split_seed')})"
+        + (", other than its child's, as was insisted" if stamp.get("other_split") else ""),
         "seed": stamp["seed"],
         "versions": f"gazelit {stamp['version']}, {versions}",
     }

@@ -65,6 +65,12 @@ class GazeCLI(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
+        parser.add_argument(
+            "--allow_other_split",
+            type=bool,
+            default=False,
+            help="Take a checkpoint although it, or one it came from, was trained on another split of these data.",
+        )
         parser.set_defaults({"data": {"class_path": f"{GazeDataModule.__module__}.{GazeDataModule.__qualname__}"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -94,13 +100,14 @@ class GazeCLI(LightningCLI):
         if ckpt_path is not None and ckpt_path not in LIGHTNING_CHECKPOINTS:
             checkpoint = lineage.read_checkpoint(ckpt_path)
             stamp = checkpoint[lineage.STAMP_KEY]
+            other_split = self._check_split(ckpt_path, stamp)
             # Without an optimiser's state (weights only, imported) there is nothing to resume, only weights to take.
             if stamp["stage"] == model.name and "optimizer_states" in checkpoint:
                 lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
                 model.resumes = True
                 _say(f"resuming '{model.name}' from {ckpt_path}")
             else:
-                _say(str(model.take_over(ckpt_path)))
+                _say(str(model.take_over(ckpt_path, other_split)))
                 ckpt_path = None
         if model.frozen:
             _say(f"frozen: {', '.join(model.frozen)}")
@@ -108,30 +115,39 @@ class GazeCLI(LightningCLI):
 
     def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluates a checkpoint of the configured stage."""
-        self.trainer.validate(model, ckpt_path=_own_checkpoint(model, ckpt_path), **options)
+        self.trainer.validate(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
 
     def test(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Tests a checkpoint of the configured stage."""
-        self.trainer.test(model, ckpt_path=_own_checkpoint(model, ckpt_path), **options)
+        self.trainer.test(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
 
     def predict(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Predicts with a checkpoint of the configured stage."""
         # Predictions are small and PredictionWriter keeps them; Lightning need not keep them a second time.
         options["return_predictions"] = False
-        self.trainer.predict(model, ckpt_path=_own_checkpoint(model, ckpt_path), **options)
+        self.trainer.predict(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
 
+    def _own_checkpoint(self, model: Stage, ckpt_path: str | None) -> str:
+        if ckpt_path is None:
+            raise InputError("--ckpt_path is missing: without it the network would have untrained weights")
+        stamp = lineage.read_checkpoint(ckpt_path)[lineage.STAMP_KEY]
+        if stamp["stage"] != model.name:
+            raise InputError(
+                f"{ckpt_path}: written by stage '{stamp['stage']}', but the configuration is of stage '{model.name}'; "
+                "give the configuration the checkpoint was trained with (config.yaml beside its checkpoints folder)"
+            )
+        lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
+        self._check_split(ckpt_path, stamp)
+        return ckpt_path
 
-def _own_checkpoint(model: Stage, ckpt_path: str | None) -> str:
-    if ckpt_path is None:
-        raise InputError("--ckpt_path is missing: without it the network would have untrained weights")
-    stamp = lineage.read_checkpoint(ckpt_path)[lineage.STAMP_KEY]
-    if stamp["stage"] != model.name:
-        raise InputError(
-            f"{ckpt_path}: written by stage '{stamp['stage']}', but the configuration is of stage '{model.name}'; "
-            "give the configuration the checkpoint was trained with (config.yaml beside its checkpoints folder)"
-        )
-    lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
-    return ckpt_path
+    def _check_split(self, ckpt_path: str, stamp: dict[str, Any]) -> bool:
+        """Refuses a checkpoint of another split unless it is allowed; returns whether that was made use of."""
+        allowed = bool(self._get(self.config, "allow_other_split"))
+        data = getattr(self.datamodule, "provenance", {})
+        note = lineage.check_split(ckpt_path, stamp, data, allowed)
+        if note is not None:
+            _say(note)
+        return note is not None and allowed
 
 
 @rank_zero_only

@@ -94,3 +94,53 @@ def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path, spoi
 def test_the_chain_is_newest_first():
     stamp = {"stage": "joint", "parent": {"stage": "saliency", "parent": {"stage": "contrastive", "parent": None}}}
     assert [one["stage"] for one in lineage.chain(stamp)] == ["joint", "saliency", "contrastive"]
+
+
+DATA = {"source": "egd-cxr", "split_sha256": "aaaa", "split_seed": 0}
+
+
+def stamped(data, parent=None):
+    network = ContrastiveNetwork(SMALL)
+    return lineage.make_stamp(stage="contrastive", network=network, data=data, seed=1, parent=parent)
+
+
+def test_another_split_of_the_same_data_is_refused_unless_insisted_on():
+    other = stamped({**DATA, "split_sha256": "bbbb", "split_seed": 7})
+    with pytest.raises(InputError, match=r"a\.ckpt: stage 'contrastive' .* \(seed 7, now 0\).*--allow_other_split"):
+        lineage.check_split("a.ckpt", other, DATA)
+    assert "which is allowed" in lineage.check_split("a.ckpt", other, DATA, allowed=True)
+    assert lineage.check_split("a.ckpt", stamped(DATA), DATA) is None
+
+
+def test_an_ancestor_of_another_split_is_refused_too():
+    """The parent's encoder has seen what its own parent was trained on."""
+    grandparent = {"sha256": "0", **stamped({**DATA, "split_sha256": "bbbb"})}
+    with pytest.raises(InputError, match="another split"):
+        lineage.check_split("a.ckpt", stamped(DATA, grandparent), DATA)
+
+
+def test_other_data_are_told_and_a_union_that_holds_them_is_refused():
+    elsewhere = {"source": "mimic-cxr", "split_sha256": "cccc", "split_seed": 0}
+    assert "was trained on mimic-cxr; whether" in lineage.check_split("a.ckpt", stamped(elsewhere), DATA)
+    union = {**DATA, "source": "egd-cxr+mimic-cxr"}
+    with pytest.raises(InputError, match="another split"):
+        lineage.check_split("a.ckpt", stamped(elsewhere), union)
+    # What was imported tells no split.
+    assert lineage.check_split("a.ckpt", stamped({"sigma": 75.5}), DATA) is None
+
+
+def test_the_command_line_refuses_and_records_what_was_insisted_on(store, run_gazelit, tmp_path):
+    from tests.tiny import tiny
+
+    first = ["--trainer.max_epochs=1", "--checkpoint.dirpath=one", "--data.split_seed=1"]
+    run_gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *first)
+    second = ["--trainer.max_epochs=1", "--checkpoint.dirpath=two/checkpoints", "--ckpt_path=one/best.ckpt"]
+    command = ["fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), *second]
+    assert "was trained on another split of egd-cxr (seed 1, now 0)" in run_gazelit(*command, code=2)
+    assert not (tmp_path / "two").exists()
+    assert "which is allowed" in run_gazelit(*command, "--allow_other_split=true")
+    stamp = lineage.read_checkpoint(tmp_path / "two" / "checkpoints" / "best.ckpt")[lineage.STAMP_KEY]
+    assert stamp["parent"]["other_split"] is True
+    # Testing on a split of its own data that it was not trained on is refused as well.
+    test = ["test", "--config=two/config.yaml", "--ckpt_path=two/checkpoints/best.ckpt", "--data.split_seed=3"]
+    assert "may have seen patients of this test split" in run_gazelit(*test, "--allow_other_split=false", code=2)

@@ -31,7 +31,6 @@ def command(path, store, out):
         "-m",
         "gazelit",
         "run",
-        "--config",
         str(path),
         "--store",
         str(store),

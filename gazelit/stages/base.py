@@ -253,13 +253,17 @@ class Stage(L.LightningModule):
             parent=self.hand_off.parent if self.hand_off else self._parent,
         )
 
-    def take_over(self, path: str | os.PathLike[str]) -> lineage.HandOff:
+    def take_over(self, path: str | os.PathLike[str], other_split: bool = False) -> lineage.HandOff:
         """Takes the shared components from another stage's checkpoint; call it before training.
+
+        Args:
+            path: The checkpoint.
+            other_split: Whether a checkpoint of another split was insisted on; recorded.
 
         Raises:
             InputError: The checkpoint does not fit; the network is then untouched.
         """
-        self.hand_off = lineage.hand_over(path, self.network, self.name)
+        self.hand_off = lineage.hand_over(path, self.network, self.name, other_split)
         return self.hand_off
 
 
