@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,11 @@ COMMANDS = {
     "validate-manifest": Command("gazelit.data.sources.manifest:validate", "check your own tables of images and gaze"),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "encoders": Command(
+        "gazelit.models.catalogue:encoders",
+        "list the encoders, with parameters, channels and whether weights are at hand",
+        positional="pattern",
+    ),
     "lineage": Command(
         "gazelit.lineage:print_lineage", "print the chain of stages a checkpoint comes from", positional="file"
     ),
@@ -147,10 +153,14 @@ def _run_command(name: str, arguments: list[str]) -> None:
     parser = ArgumentParser(prog=f"gazelit {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below")
     if command.positional:
-        one = get_type_hints(function)[command.positional] is str
-        parser.add_argument(
-            command.positional, nargs=None if one else "+", help="a path" if one else "one or more paths"
-        )
+        several = get_type_hints(function)[command.positional] is not str
+        default = inspect.signature(function).parameters[command.positional].default
+        optional = default is not inspect.Parameter.empty
+        if optional and not set(arguments) & {"-h", "--help"} and all(one.startswith("-") for one in arguments):
+            # jsonargparse takes no positional argument that may be left out.
+            arguments = [default, *arguments]
+        text = "what names must contain; all unless given" if optional else "one or more paths" if several else "a path"
+        parser.add_argument(command.positional, nargs="+" if several else None, help=text)
     parser.add_function_arguments(
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
     )

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from gazelit import __version__
+from gazelit.cli import COMMANDS, TRAINER_COMMANDS, main
 from gazelit.lineage import STAMP_KEY
 from tests.tiny import tiny
 
@@ -25,14 +26,12 @@ def test_version_answers_without_torch(tmp_path):
     assert result.stdout == f"gazelit {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["synth", "prepare", "run", "report", "infer", "lineage", "import-reference"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, run_gazelit):
     run_gazelit(command, "--help")
 
 
 def test_help_names_every_command(capsys):
-    from gazelit.cli import COMMANDS, TRAINER_COMMANDS, main
-
     assert main([]) == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in (*COMMANDS, *TRAINER_COMMANDS))

@@ -174,3 +174,38 @@ def test_imagenet_weights_of_the_paper_encoder_are_torchvisions(monkeypatch):
     load_pretrained(encoder, spec)
     assert torch.equal(encoder.features.conv0.weight, published.features.conv0.weight)
     assert torch.equal(encoder.features.norm5.running_var, published.features.norm5.running_var)
+
+
+def test_the_catalogue_describes_encoders(run_gazelit, capfd):
+    from gazelit.cli import main
+
+    assert main(["encoders", "paper-densenet201"]) == 0
+    printed = capfd.readouterr().out
+    # paper.md: the encoder's parameters as published.
+    assert "18,092,928" in printed
+    assert main(["encoders"]) == 0
+    names = capfd.readouterr().out.splitlines()
+    assert {"res-se", "resnet18", "tu-convnext_tiny"} <= set(names)
+    assert "no encoder's name contains 'zzz'" in run_gazelit("encoders", "zzz", code=2)
+
+
+@pytest.mark.parametrize("name", ["densenet-small", "resnet18", "tu-resnet10t"])
+def test_a_card_tells_what_the_encoder_gives(name):
+    from gazelit.models.catalogue import describe
+
+    card, encoder = describe(name), build_encoder({"name": name})
+    maps = encoder(torch.zeros(1, 1, 64, 64))
+    assert card.channels == [one.shape[1] for one in maps]
+    assert card.strides == [64 // one.shape[-1] for one in maps]
+    assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def test_weights_are_at_hand_when_their_file_lies_in_the_cache(tmp_path, monkeypatch):
+    from gazelit.models.catalogue import describe
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert describe("paper-densenet201").weights == "to be fetched"
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "densenet201-c1103571.pth").touch()
+    assert describe("paper-densenet201").weights == "at hand"
+    assert describe("densenet-small").weights == "none"
