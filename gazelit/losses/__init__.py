@@ -1,17 +1,24 @@
 """Objectives, in plain PyTorch."""
 
-from gazelit.losses.contrastive import BatchAllTripletLoss, BatchHardTripletLoss, SupervisedContrastiveLoss
+from gazelit.losses.contrastive import (
+    BatchAllTripletLoss,
+    BatchHardTripletLoss,
+    BatchSemiHardTripletLoss,
+    SupervisedContrastiveLoss,
+)
 from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.losses.multitask import FixedWeighting, ReferenceWeighting, UncertaintyWeighting
-from gazelit.losses.saliency import CorrelationLoss, KLDivergenceLoss, SimilarityLoss, WeightedSaliencyLoss
+from gazelit.losses.saliency import CorrelationLoss, KLDivergenceLoss, NSSLoss, SimilarityLoss, WeightedSaliencyLoss
 
 __all__ = [
     "BatchAllTripletLoss",
     "BatchHardTripletLoss",
+    "BatchSemiHardTripletLoss",
     "CorrelationLoss",
     "DiagnosisLoss",
     "FixedWeighting",
     "KLDivergenceLoss",
+    "NSSLoss",
     "ReferenceWeighting",
     "SimilarityLoss",
     "SupervisedContrastiveLoss",

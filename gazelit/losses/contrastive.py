@@ -82,6 +82,35 @@ class BatchHardTripletLoss(nn.Module):
             return total / anchors.sum().clamp(min=1)
 
 
+class BatchSemiHardTripletLoss(nn.Module):
+    """Triplet margin loss over the semi-hard triplets of a batch (Schroff, Kalenichenko and Philbin 2015).
+
+    Semi-hard is a triplet whose negative lies farther than its positive, but not by the margin. The mean over them; a
+    batch without any costs zero and has a zero gradient.
+
+    Args:
+        margin: The margin.
+    """
+
+    def __init__(self, margin: float = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+        """Computes the loss in float32; see :meth:`BatchAllTripletLoss.forward`."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            distance = euclidean(embedding.float())
+            positive, same = pairs(label)
+            total, triplets = 0.0 * embedding.float().sum(), distance.new_zeros(())
+            # As in BatchAllTripletLoss: memory stays at B².
+            for anchor in range(len(label)):
+                gap = distance[anchor, ~same[anchor]][None, :] - distance[anchor, positive[anchor]][:, None]
+                semi_hard = (gap > 0) & (gap <= self.margin)
+                total = total + (self.margin - gap)[semi_hard].sum()
+                triplets += semi_hard.sum()
+            return total / triplets.clamp(min=1)
+
+
 class SupervisedContrastiveLoss(nn.Module):
     """Supervised contrastive loss, with the sum over positives outside the logarithm (Khosla et al. 2020, equation 2).
 

@@ -68,6 +68,22 @@ class SimilarityLoss(nn.Module):
         return _mean_over_gaze(1 - shared, has_gaze)
 
 
+class NSSLoss(nn.Module):
+    """−NSS of the predicted density, with the target density for the fixations; mean over the images that have gaze.
+
+    −Σ g (p − mean p) / std p: the expected normalised scan-path saliency of a fixation drawn from the target.
+    """
+
+    def forward(self, logits: Tensor, target: Tensor, has_gaze: Tensor) -> Tensor:
+        """Computes the loss in float32; see :meth:`KLDivergenceLoss.forward`."""
+        density = log_density(logits).exp().flatten(1)
+        # Relative to a uniform map, because variances of 300,000 small numbers would underflow.
+        relative = density * density.shape[1]
+        spread = relative.std(dim=1, correction=0, keepdim=True).clamp(min=1e-4)
+        normalised = (relative - relative.mean(dim=1, keepdim=True)) / spread
+        return _mean_over_gaze(-(target.float().flatten(1) * normalised).sum(1), has_gaze)
+
+
 class WeightedSaliencyLoss(nn.Module):
     """A weighted sum of saliency objectives.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import SupConLoss, TripletMarginLoss
-from pytorch_metric_learning.miners import BatchHardMiner
+from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch.nn import functional as F
 
@@ -15,9 +15,11 @@ from gazelit.errors import InputError
 from gazelit.losses import (
     BatchAllTripletLoss,
     BatchHardTripletLoss,
+    BatchSemiHardTripletLoss,
     CorrelationLoss,
     FixedWeighting,
     KLDivergenceLoss,
+    NSSLoss,
     ReferenceWeighting,
     SimilarityLoss,
     SupervisedContrastiveLoss,
@@ -25,7 +27,7 @@ from gazelit.losses import (
     WeightedSaliencyLoss,
 )
 from gazelit.losses.saliency import log_density
-from gazelit.metrics.functional import cc, sim
+from gazelit.metrics.functional import cc, nss, sim
 
 
 def triple_loop(embedding, label, margin):
@@ -236,3 +238,45 @@ def test_weighted_sum_of_saliency_losses():
     assert whole.item() == pytest.approx(expected.item(), rel=1e-6)
     with pytest.raises(InputError, match="2 losses need"):
         WeightedSaliencyLoss([KLDivergenceLoss(), CorrelationLoss()], [1.0])
+
+
+@pytest.mark.parametrize("margin", [0.5, 2.0])
+def test_semi_hard_triplets_equal_pytorch_metric_learning(margin):
+    torch.manual_seed(3)
+    embedding, label = torch.randn(18, 6, requires_grad=True), torch.randint(0, 3, (18,))
+    distance = LpDistance(normalize_embeddings=False, p=2)
+    chosen = TripletMarginMiner(margin=margin, type_of_triplets="semihard", distance=distance)(embedding, label)
+    oracle = TripletMarginLoss(margin=margin, distance=distance, reducer=MeanReducer())(embedding, label, chosen)
+    loss = BatchSemiHardTripletLoss(margin)(embedding, label)
+    assert len(chosen[0]) > 20
+    assert loss.item() == pytest.approx(oracle.item(), rel=1e-5)
+    ours, theirs = (torch.autograd.grad(one, embedding, retain_graph=True)[0] for one in (loss, oracle))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_batch_without_semi_hard_triplets_costs_nothing():
+    embedding = torch.randn(4, 3, requires_grad=True)
+    loss = BatchSemiHardTripletLoss()(embedding, torch.zeros(4, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(embedding.grad, torch.zeros(4, 3))
+
+
+def test_the_nss_objective_is_the_metric_of_the_drawn_fixations():
+    torch.manual_seed(0)
+    logits, counts = torch.randn(3, 1, 20, 16), torch.zeros(3, 1, 20, 16)
+    counts[:, 0, torch.randint(0, 20, (9,)), torch.randint(0, 16, (9,))] = 2.0
+    target = counts / counts.sum((2, 3), keepdim=True)
+    expected = nss(log_density(logits).exp()[:, 0], counts[:, 0])
+    seen = torch.tensor([True, True, False])
+    assert NSSLoss()(logits, target, seen).item() == pytest.approx(-expected[:2].mean().item(), rel=1e-4)
+
+
+def test_the_nss_objective_of_a_constant_map_is_zero_with_a_finite_gradient():
+    logits = torch.zeros(1, 1, 640, 512, requires_grad=True)
+    target = torch.zeros(1, 1, 640, 512)
+    target[0, 0, 5, 5] = 1
+    loss = NSSLoss()(logits, target, torch.tensor([True]))
+    loss.backward()
+    assert abs(loss.item()) < 1e-2
+    assert torch.isfinite(logits.grad).all()
