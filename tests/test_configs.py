@@ -92,6 +92,7 @@ def test_shipped_stages_have_the_published_settings(number):
         (1, ["--model.loss=gazelit.losses.BatchSemiHardTripletLoss", "--model.loss.margin=0.3"]),
         (2, ["--model.saliency_loss=gazelit.losses.CorrelationLoss"]),
         (2, ["--model.saliency_loss=gazelit.losses.NSSLoss"]),
+        (3, ["--model.weighting=gazelit.losses.DynamicWeightAverage"]),
         (3, ["--model.diagnosis_loss=gazelit.losses.DiagnosisLoss", "--model.diagnosis_loss.class_weights=[1, 2, 1]"]),
         (3, ["--model.weighting=gazelit.losses.UncertaintyWeighting"]),
     ],

@@ -7,7 +7,12 @@ from gazelit.losses.contrastive import (
     SupervisedContrastiveLoss,
 )
 from gazelit.losses.diagnosis import DiagnosisLoss
-from gazelit.losses.multitask import FixedWeighting, ReferenceWeighting, UncertaintyWeighting
+from gazelit.losses.multitask import (
+    DynamicWeightAverage,
+    FixedWeighting,
+    ReferenceWeighting,
+    UncertaintyWeighting,
+)
 from gazelit.losses.saliency import CorrelationLoss, KLDivergenceLoss, NSSLoss, SimilarityLoss, WeightedSaliencyLoss
 
 __all__ = [
@@ -16,6 +21,7 @@ __all__ = [
     "BatchSemiHardTripletLoss",
     "CorrelationLoss",
     "DiagnosisLoss",
+    "DynamicWeightAverage",
     "FixedWeighting",
     "KLDivergenceLoss",
     "NSSLoss",

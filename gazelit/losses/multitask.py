@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from gazelit.errors import InputError
 
@@ -84,3 +84,61 @@ class UncertaintyWeighting(nn.Module):
             )
         terms = [loss / (2 * (2 * self.log_sigma[task]).exp()) + self.log_sigma[task] for task, loss in losses.items()]
         return torch.stack(terms).sum()
+
+
+class DynamicWeightAverage(nn.Module):
+    """Weights that follow how fast each task's loss falls: Σ λ_t L_t with λ = T softmax(w / temperature).
+
+    w_t is the ratio of a task's mean losses of the last two epochs; a task that falls slowly weighs more. In the first
+    two epochs all weigh 1. Liu, Johns and Davison 2019, equation 7.
+
+    Args:
+        tasks: The tasks' names; T of them.
+        temperature: Softens the weights; towards infinity all are 1.
+
+    Raises:
+        InputError: The temperature is not above 0.
+    """
+
+    def __init__(self, tasks: tuple[str, ...] = ("diagnosis", "saliency"), temperature: float = 2.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"temperature: must be above 0, not {temperature}")
+        self.tasks = tuple(tasks)
+        self.temperature = temperature
+        # In checkpoints, so that a resumed run goes on with the same weights.
+        self.register_buffer("weights", torch.ones(len(self.tasks)))
+        self.register_buffer("last", torch.full((len(self.tasks),), torch.nan))
+        self.register_buffer("sums", torch.zeros(len(self.tasks) + 1))
+
+    weights: Tensor
+    last: Tensor
+    sums: Tensor
+
+    def forward(self, losses: Losses) -> Tensor:
+        """The weighted sum of scalar losses; in training they are noted for :meth:`end_epoch`.
+
+        Raises:
+            InputError: The tasks are not those of the constructor.
+        """
+        if set(losses) != set(self.tasks):
+            raise InputError(f"tasks: {', '.join(self.tasks)} were configured, but the losses are {', '.join(losses)}")
+        values = torch.stack([losses[task].float() for task in self.tasks])
+        if self.training:
+            noted = torch.cat([values.detach(), values.new_ones(1)])
+            # At every step, so that all processes, and a checkpoint at any time, hold the same sums.
+            if distributed.is_initialized():
+                distributed.all_reduce(noted)
+            self.sums += noted
+        return (self.weights * values).sum()
+
+    def end_epoch(self) -> None:
+        """Sets the weights of the next epoch from the losses noted since the last call, if there are any."""
+        if self.sums[-1] == 0:
+            return
+        mean = self.sums[:-1] / self.sums[-1]
+        if not self.last.isnan().any():
+            ratio = mean / self.last.clamp(min=1e-12)
+            self.weights.copy_(len(self.tasks) * (ratio / self.temperature).softmax(0))
+        self.last.copy_(mean)
+        self.sums.zero_()

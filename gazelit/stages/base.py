@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -37,9 +37,11 @@ class Stage(L.LightningModule):
         optimizer: Makes the optimiser from the trainable parameters; Adam with learning rate 1e-4 unless given.
         lr_scheduler: Makes the learning-rate scheduler, stepped once an epoch.
         frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
+        learning_rates: Learning rate by component; the others, and what the objective learns, have the optimiser's.
 
     Raises:
-        InputError: ``frozen`` names a component the network lacks, or leaves nothing to train.
+        InputError: ``frozen`` or ``learning_rates`` names a component the network lacks, a learning rate is negative or
+            of a frozen component, or nothing is left to train.
     """
 
     #: Name in checkpoints, logs and run folders.
@@ -55,6 +57,7 @@ class Stage(L.LightningModule):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         frozen: Sequence[str] = (),
+        learning_rates: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self._save_primitive_hyperparameters()
@@ -62,15 +65,22 @@ class Stage(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.frozen = tuple(frozen)
+        self.learning_rates = dict(learning_rates or {})
         #: The hand-off this run started from, see :meth:`take_over`.
         self.hand_off: lineage.HandOff | None = None
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
         self.resumes = False
         self._parent: dict[str, Any] | None = None
 
-        unknown = [component for component in self.frozen if component not in network.specs]
-        if unknown:
-            raise InputError(f"frozen: no component {', '.join(unknown)}; the network has {', '.join(network.specs)}")
+        for option, named in (("frozen", self.frozen), ("learning_rates", self.learning_rates)):
+            unknown = [component for component in named if component not in network.specs]
+            if unknown:
+                raise InputError(
+                    f"{option}: no component {', '.join(unknown)}; the network has {', '.join(network.specs)}"
+                )
+        for component, rate in self.learning_rates.items():
+            if not rate >= 0 or component in self.frozen:
+                raise InputError(f"learning_rates: {component} must be at least 0, and not of a frozen component")
         for component in self.frozen:
             # Lightning keeps the mode a module has at the start of fit, and does not call train() itself.
             network.get_submodule(component).requires_grad_(False).eval()
@@ -142,7 +152,7 @@ class Stage(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes a step's random numbers (dropout) a function of seed and step, so that a resumed run repeats them."""
         seed = torch.initial_seed() if (stored := _global_seed()) is None else stored
-        torch.manual_seed((seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
+        torch.manual_seed(((seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One optimisation step; logs ``train/loss``, the objective's parts and gaze that augmentation moved away."""
@@ -226,7 +236,7 @@ class Stage(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""
-        optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        optimizer = self.make_optimizer(self._parameter_groups())
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
@@ -234,6 +244,17 @@ class Stage(L.LightningModule):
             monitor = getattr(scheduler, "monitor", "val/loss")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def _parameter_groups(self) -> list[Any]:
+        """What is trained: a group for each component with a learning rate of its own, and one for the rest."""
+        groups = []
+        apart: set[int] = set()
+        for component, rate in self.learning_rates.items():
+            parameters = [one for one in self.network.get_submodule(component).parameters() if one.requires_grad]
+            groups.append({"params": parameters, "lr": rate})
+            apart |= {id(parameter) for parameter in parameters}
+        rest = [one for one in self.parameters() if one.requires_grad and id(one) not in apart]
+        return [{"params": rest}, *groups] if groups else rest
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stamps the checkpoint."""

@@ -27,6 +27,7 @@ class ContrastivePretraining(Stage):
             given.
         optimizer: See :class:`Stage`.
         lr_scheduler: See :class:`Stage`.
+        learning_rates: See :class:`Stage`.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -38,8 +39,9 @@ class ContrastivePretraining(Stage):
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
+        learning_rates: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(network, optimizer, lr_scheduler)
+        super().__init__(network, optimizer, lr_scheduler, learning_rates=learning_rates)
         self.loss = loss if loss is not None else BatchAllTripletLoss()
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from gazelit.losses.diagnosis import DiagnosisLoss
-from gazelit.losses.multitask import ReferenceWeighting
+from gazelit.losses.multitask import DynamicWeightAverage, ReferenceWeighting
 from gazelit.losses.saliency import KLDivergenceLoss
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
@@ -27,10 +27,12 @@ class JointFinetuning(Stage):
             given: cross-entropy, or over several labels binary cross-entropy that leaves out unknown ones.
         saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
-            implementation's uncertainty weighting unless given. Its own parameters are trained along.
+            implementation's uncertainty weighting unless given. Its own parameters are trained along; a
+            :class:`gazelit.losses.DynamicWeightAverage` is told when an epoch begins.
         frozen: Components that stay as they are.
         optimizer: See :class:`Stage`.
         lr_scheduler: See :class:`Stage`.
+        learning_rates: See :class:`Stage`.
     """
 
     name: ClassVar[str] = "joint"
@@ -46,8 +48,9 @@ class JointFinetuning(Stage):
         frozen: Sequence[str] = (),
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
+        learning_rates: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(network, optimizer, lr_scheduler, frozen)
+        super().__init__(network, optimizer, lr_scheduler, frozen, learning_rates)
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
@@ -61,3 +64,8 @@ class JointFinetuning(Stage):
         }
         logged = {f"{task}_loss": loss.detach() for task, loss in losses.items()}
         return self.weighting(losses), outputs, logged
+
+    def on_train_epoch_start(self) -> None:
+        """Lets the weighting learn from the last epoch; here, because checkpoints are written before an epoch's end."""
+        if isinstance(self.weighting, DynamicWeightAverage):
+            self.weighting.end_epoch()

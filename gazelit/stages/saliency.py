@@ -26,6 +26,7 @@ class SaliencyWarmup(Stage):
         frozen: Components that stay as they are, BatchNorm statistics included.
         optimizer: See :class:`Stage`.
         lr_scheduler: See :class:`Stage`.
+        learning_rates: See :class:`Stage`.
     """
 
     name: ClassVar[str] = "saliency"
@@ -39,8 +40,9 @@ class SaliencyWarmup(Stage):
         frozen: Sequence[str] = ("encoder",),
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
+        learning_rates: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(network, optimizer, lr_scheduler, frozen)
+        super().__init__(network, optimizer, lr_scheduler, frozen, learning_rates)
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:

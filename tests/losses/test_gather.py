@@ -5,7 +5,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gazelit.losses import BatchAllTripletLoss
+from gazelit.losses import BatchAllTripletLoss, DynamicWeightAverage
 from gazelit.losses.gather import gather_rows
 
 IMAGES, LABELS = torch.randn(16, 10, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
@@ -38,6 +38,26 @@ def test_loss_and_gradients_equal_one_process_with_the_whole_batch(world, tmp_pa
         assert theirs.item() == pytest.approx(loss.item(), rel=1e-5)
         for ours, gradient in zip(model.parameters(), gradients, strict=True):
             assert torch.allclose(ours.grad, gradient, rtol=1e-5, atol=1e-7)
+
+
+def weigh(rank, world, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    weighting = DynamicWeightAverage()
+    for losses in ((1.0 + rank, 2.0), (0.5, 1.0 + rank)):
+        weighting({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})
+        weighting.end_epoch()
+    torch.save(weighting.weights, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_dynamic_weights_are_those_of_all_processes_together(tmp_path):
+    multiprocessing.spawn(weigh, (2, tmp_path), 2)
+    one = DynamicWeightAverage()
+    for losses in ((1.5, 2.0), (0.5, 1.5)):
+        one({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})
+        one.end_epoch()
+    for rank in range(2):
+        assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), one.weights)
 
 
 def test_a_single_process_gathers_itself():

@@ -17,6 +17,7 @@ from gazelit.losses import (
     BatchHardTripletLoss,
     BatchSemiHardTripletLoss,
     CorrelationLoss,
+    DynamicWeightAverage,
     FixedWeighting,
     KLDivergenceLoss,
     NSSLoss,
@@ -280,3 +281,39 @@ def test_the_nss_objective_of_a_constant_map_is_zero_with_a_finite_gradient():
     loss.backward()
     assert abs(loss.item()) < 1e-2
     assert torch.isfinite(logits.grad).all()
+
+
+def epoch(weighting, *pairs):
+    total = [weighting({"diagnosis": torch.tensor(a), "saliency": torch.tensor(b)}).item() for a, b in pairs]
+    weighting.end_epoch()
+    return total
+
+
+def test_dynamic_weight_average_is_the_papers_equation():
+    weighting = DynamicWeightAverage(temperature=2.0)
+    assert epoch(weighting, (1.0, 4.0), (3.0, 4.0)) == [5.0, 7.0]
+    assert epoch(weighting, (1.0, 4.0)) == [5.0]
+    # Diagnosis fell from 2 to 1, saliency stayed at 4: it weighs more now.
+    shares = [math.exp(0.5 / 2), math.exp(1.0 / 2)]
+    expected = [2 * share / sum(shares) for share in shares]
+    assert weighting.weights.tolist() == pytest.approx(expected)
+    assert epoch(weighting, (2.0, 3.0)) == [pytest.approx(2 * expected[0] + 3 * expected[1])]
+
+
+def test_dynamic_weights_survive_a_checkpoint_and_ignore_evaluation():
+    weighting = DynamicWeightAverage()
+    for losses in ((1.0, 4.0), (0.5, 4.0)):
+        epoch(weighting, losses)
+    again = DynamicWeightAverage()
+    again.load_state_dict(weighting.state_dict())
+    again.eval()({"diagnosis": torch.tensor(99.0), "saliency": torch.tensor(1.0)})
+    for one in (weighting, again.train()):
+        epoch(one, (0.4, 3.0))
+    assert torch.equal(weighting.weights, again.weights)
+
+
+def test_wrong_dynamic_weights():
+    with pytest.raises(InputError, match="temperature"):
+        DynamicWeightAverage(temperature=0)
+    with pytest.raises(InputError, match="the losses are gaze"):
+        DynamicWeightAverage()({"gaze": torch.tensor(1.0)})

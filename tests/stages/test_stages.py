@@ -13,6 +13,7 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
 from gazelit.lineage import STAMP_KEY
+from gazelit.losses import DynamicWeightAverage, ReferenceWeighting
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
 from tests.tiny import tiny
@@ -79,18 +80,19 @@ def test_training_lowers_the_loss(name, store, tmp_path):
     assert min(losses[3:]) < losses[0]
 
 
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(store, tmp_path):
+@pytest.mark.parametrize("weighting", [ReferenceWeighting, DynamicWeightAverage])
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(weighting, store, tmp_path):
     def fit(epochs, resume=None):
         L.seed_everything(7)
-        stage = stages()["joint"]()
+        stage = JointFinetuning(DualEncoderUNet(**PARTS), weighting=weighting())
         run = trainer(tmp_path, max_epochs=epochs, deterministic=True)
         run.fit(stage, data(store), ckpt_path=resume)
         run.save_checkpoint(tmp_path / f"{epochs}.ckpt")
         return {key: value.clone() for key, value in stage.state_dict().items()}
 
-    straight = fit(3)
+    straight = fit(4)
     fit(2)
-    resumed = fit(3, tmp_path / "2.ckpt")
+    resumed = fit(4, tmp_path / "2.ckpt")
     # Dropout and augmentation are in it.
     assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
 

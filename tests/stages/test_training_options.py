@@ -1,0 +1,115 @@
+"""Schedules, learning rates by component, and the options that docs/training.md names."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from gazelit.errors import InputError
+from gazelit.models import DualEncoderUNet, EncoderSpec
+from gazelit.stages import JointFinetuning
+from gazelit.stages.schedules import WarmupCosine
+from tests.tiny import tiny
+
+SMALL = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
+COMMANDS = [
+    shlex.split(line)
+    for block in re.findall(
+        r"```sh\n(.*?)```", (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(), re.S
+    )
+    for line in block.splitlines()
+    if not line.startswith("#")
+]
+
+
+def network():
+    return DualEncoderUNet(SMALL, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4])
+
+
+@pytest.mark.parametrize(("epochs", "warmup", "final"), [(20, 0, 0.0), (20, 4, 0.1), (7, 1, 0.5)])
+def test_the_schedule_is_torchs_linear_rise_and_cosine_in_one(epochs, warmup, final):
+    def optimizer():
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+
+    ours = WarmupCosine(one := optimizer(), epochs, warmup, final)
+    seen = []
+    for _ in range(epochs):
+        seen.append(ours.get_last_lr()[0])
+        one.step()
+        ours.step()
+    other = optimizer()
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(other, epochs - warmup, eta_min=final * 0.4)
+    expected = [0.4 * (epoch + 1) / warmup for epoch in range(warmup)]
+    for _ in range(epochs - warmup):
+        expected.append(cosine.get_last_lr()[0])
+        other.step()
+        cosine.step()
+    assert seen == pytest.approx(expected)
+    assert ours.get_last_lr()[0] == pytest.approx(final * 0.4)
+
+
+@pytest.mark.parametrize(("options", "message"), [((5, 5), "warmup"), ((5, -1), "warmup"), ((5, 0, 2.0), "final")])
+def test_impossible_schedules(options, message):
+    with pytest.raises(InputError, match=message):
+        WarmupCosine(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), *options)
+
+
+def test_every_trained_parameter_is_in_one_group_with_its_components_rate():
+    stage = JointFinetuning(
+        network(), frozen=["saliency_encoder"], learning_rates={"encoder": 1e-6, "classifier": 1e-2}
+    )
+    groups = stage.configure_optimizers().param_groups
+    assert [group["lr"] for group in groups] == [1e-4, 1e-6, 1e-2]
+    members = [{id(one) for one in group["params"]} for group in groups]
+    assert members[1] == {id(one) for one in stage.network.encoder.parameters()}
+    assert members[2] == {id(one) for one in stage.network.classifier.parameters()}
+    trained = {id(one) for one in stage.parameters() if one.requires_grad}
+    assert set.union(*members) == trained
+    assert sum(map(len, members)) == len(trained)
+    # The weighting's own parameter learns with the rest.
+    assert id(stage.weighting.log_sigma) in members[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rates": {"encodr": 1e-3}}, "learning_rates: no component encodr"),
+        ({"learning_rates": {"encoder": -1e-3}}, "learning_rates: encoder must be at least 0"),
+        ({"learning_rates": {"encoder": 1e-3}, "frozen": ["encoder"]}, "not of a frozen component"),
+    ],
+)
+def test_wrong_learning_rates(options, message):
+    with pytest.raises(InputError, match=message):
+        JointFinetuning(network(), **options)
+
+
+def test_a_component_with_rate_zero_stays_where_it_is(store, tmp_path):
+    import lightning as L
+
+    from gazelit.data.datamodule import GazeDataModule
+
+    # As large as the seed that torch draws where nobody gave one.
+    torch.manual_seed(2**63 + 12345)
+    stage = JointFinetuning(network(), learning_rates={"encoder": 0.0})
+    before = {key: value.clone() for key, value in stage.network.named_parameters()}
+    run = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    run.fit(stage, GazeDataModule(str(store), batch_size=6, num_workers=0))
+    for key, value in stage.network.named_parameters():
+        assert torch.equal(value, before[key]) == key.startswith("encoder."), key
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[command[4].split("=")[0] for command in COMMANDS])
+def test_the_documented_commands_train(command, store, run_gazelit, tmp_path):
+    if "--trainer.strategy=ddp" in command:
+        pytest.skip("two processes are started by test_stages.py")
+    name, *arguments = command[1:]
+    short = ["--trainer.max_epochs=2", "--checkpoint.dirpath=run/checkpoints"]
+    run_gazelit(name, *arguments, *tiny(3, store), *short, *(one for one in arguments if "precision" in one))
+    epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
+    assert len(epochs) == 2
+    assert epochs["train/loss"].notna().all()
