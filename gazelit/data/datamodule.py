@@ -164,6 +164,7 @@ class GazeDataModule(L.LightningDataModule):
     def provenance(self) -> dict[str, Any]:
         """What checkpoints and reports record of the data, in primitives; no ids."""
         store = self.store
+        sigma_px = self._sigma_px()
         assigned = {str(image): str(split) for image, split in zip(self.image_ids, self._split, strict=True)}
         return {
             "fingerprint": store.about["fingerprint"],
@@ -176,8 +177,8 @@ class GazeDataModule(L.LightningDataModule):
             "weight": self.gaze.weight,
             "sigma": self.gaze.sigma,
             "sigma_unit": self.gaze.sigma_unit,
-            "sigma_px": self._sigma_px(),
-            "sigma_deg": self._sigma_deg(),
+            "sigma_px": sigma_px,
+            "sigma_deg": self._sigma_deg(sigma_px),
             "readings": self.gaze.readings,
             "window": None if self.gaze.window is None else asdict(self.gaze.window),
             "detection": asdict(self.gaze.detection) if self.gaze.kind == "detected" else None,
@@ -200,9 +201,9 @@ class GazeDataModule(L.LightningDataModule):
         sigma = self._gaze.sigma[self._train_points()]
         return [round(float(value), 4) for value in sigma.mean(axis=0, dtype=np.float64)] if len(sigma) else None
 
-    def _sigma_deg(self) -> float | list[float] | None:
+    def _sigma_deg(self, sigma: list[float] | None) -> float | list[float] | None:
         """σ in degrees: as given, or by the store's mean pixels per degree (x, y); None where the angle is unknown."""
-        degree, sigma = self.store.about["pixels_per_degree"], self._sigma_px()
+        degree = self.store.about["pixels_per_degree"]
         if self.gaze.sigma_unit == "deg":
             return self.gaze.sigma
         if degree is None or sigma is None:

@@ -9,6 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def on_image(
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    width: int | NDArray[np.floating],
+    height: int | NDArray[np.floating],
+) -> NDArray[np.bool_]:
+    """Whether points lie within the pixels of an image, whose outer edges are at −0.5 and size − 0.5; NaN does not."""
+    return (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+
+
 @dataclass(frozen=True)
 class Letterbox:
     """Scaling with the aspect ratio kept and centred padding, exact for pixel centres.

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gazelit.data.dataset import GazeOptions, WorkingGaze
+from gazelit.data.geometry import on_image
 from gazelit.data.heatmap import fixation_density
 from gazelit.data.schema import GAZE_KINDS
 from gazelit.data.store import Store
@@ -115,8 +116,7 @@ def _readings(store: Store) -> pd.DataFrame:
             ).to_pandas()
             height, width = size[gaze["row"]].T
             x, y = gaze["x"].to_numpy(), gaze["y"].to_numpy()
-            inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
-            gaze["off_image"] = np.isfinite(x) & ~inside
+            gaze["off_image"] = np.isfinite(x) & ~on_image(x, y, width, height)
             gaze["end"] = gaze["t"] + gaze["duration"]
             parts.append(
                 gaze.groupby(keys, sort=False).agg(

@@ -237,8 +237,7 @@ class _Gaze:
                 part.insert(0, "row", rows.get_indexer(part["image_id"]).astype(np.int32))
                 part = part.drop(columns="image_id")
                 seen[part.loc[part["valid"], "row"]] = True
-                # hash_pandas_object would factorise text; ids of this size hash faster as they are.
-                digest.update(pd.util.hash_pandas_object(part, index=False, categorize=True).to_numpy().tobytes())
+                digest.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
                 writer.write_table(pa.Table.from_pandas(part, _GAZE_SCHEMA, preserve_index=False))
         return cls(path, digest.hexdigest(), seen)
 

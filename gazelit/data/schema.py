@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ GAZE_COLUMNS: dict[str, str | float | None] = {
 }
 GAZE_TEXT = ("image_id", "reading_id", "reader_id", "recording_id", "kind")
 GAZE_KINDS = ("sample", "fixation")
+SPLITS = ("train", "val", "test")
+#: Marks a dataset's folder as simulated; passed on to everything that is measured.
+SYNTHETIC_MARKER = "SYNTHETIC.json"
 #: Further tables, each possibly empty. Regions: a ``box`` or an ``ellipse`` inscribed in it, in pixels of the original
 #: image, with the reader's certainty (NaN = not given). Phrases: what was said when, in s on the clock of the gaze.
 #: Masks: files with a pixel for each of the image. Readings: who read what, with that reader's own labels beside.
@@ -149,6 +153,11 @@ class Source(ABC):
     def options(self) -> dict[str, Any]:
         """What was asked of the source, in primitives and without paths, for the store to tell."""
         return {name: value for name, value in vars(self).items() if isinstance(value, (str, int, float, list, tuple))}
+
+
+def is_synthetic(folder: Path) -> bool:
+    """Whether a dataset's folder was simulated."""
+    return (folder / SYNTHETIC_MARKER).is_file()
 
 
 def complete_gaze(part: pd.DataFrame, images: pd.Index) -> pd.DataFrame:

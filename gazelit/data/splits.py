@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from gazelit.data.schema import SPLITS
 from gazelit.data.store import Store
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
 
 logger = logging.getLogger("gazelit")
 
-SPLITS = ("train", "val", "test")
 SPLIT_COLUMNS = ("image_id", "patient_id", "study_id", "split")
 #: What a split keeps apart; the reference implementation's keeps images apart and nothing else.
 GROUPS = ("patient_id", "study_id", "image_id")

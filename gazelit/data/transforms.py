@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gazelit.data.geometry import on_image
+
 
 class Augmentation:
     """Small shifts, scalings and rotations, and changes of exposure; the same geometry for image and points.
@@ -69,8 +71,7 @@ class Augmentation:
         result = self._compose(image=image[..., None], mask=mask.astype(np.uint8), keypoints=points[:, :2])
         height, width = image.shape
         moved = np.concatenate([np.asarray(result["keypoints"], np.float32).reshape(-1, 2), points[:, 2:]], axis=1)
-        x, y = moved[:, 0], moved[:, 1]
-        inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+        inside = on_image(moved[:, 0], moved[:, 1], width, height)
         pixels = result["image"].reshape(height, width)
         if pixels.dtype != np.uint8:
             pixels = np.clip(pixels, 0, 1)

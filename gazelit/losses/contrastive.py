@@ -10,7 +10,39 @@ from torch import Tensor, nn
 from gazelit.errors import InputError
 
 
-class BatchAllTripletLoss(nn.Module):
+class _TripletLoss(nn.Module):
+    """What the triplet margin losses share; a subclass says which triplets count."""
+
+    def __init__(self, margin: float = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+        """Computes the loss in float32, whatever the autocast.
+
+        Args:
+            embedding: (B, C).
+            label: (B,) class indices.
+
+        Returns:
+            Scalar.
+        """
+        with torch.autocast(embedding.device.type, enabled=False):
+            embedding = embedding.float()
+            positive, same = pairs(label)
+            total, count = self._sum(euclidean(embedding), positive, ~same)
+            # Without a triplet the total has no graph; the embedding's zero gives it one.
+            return self._reduce(total + 0.0 * embedding.sum(), count)
+
+    def _sum(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum and number of the terms, from (B, B) distances and which pairs are positive and negative."""
+        raise NotImplementedError
+
+    def _reduce(self, total: Tensor, count: Tensor) -> Tensor:
+        return total / count.clamp(min=1)
+
+
+class BatchAllTripletLoss(_TripletLoss):
     """Triplet margin loss over all valid (anchor, positive, negative) of a batch.
 
     max(0, d(a, p) − d(a, n) + margin) with the Euclidean distance, anchor and positive of one class, the negative of
@@ -24,40 +56,25 @@ class BatchAllTripletLoss(nn.Module):
     """
 
     def __init__(self, margin: float = 1.0, reduction: Literal["mean", "sum"] = "mean") -> None:
-        super().__init__()
+        super().__init__(margin)
         if reduction not in ("mean", "sum"):
             raise InputError(f"reduction: must be 'mean' or 'sum', not '{reduction}'")
-        self.margin = margin
         self.reduction = reduction
 
-    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        """Computes the loss in float32, whatever the autocast.
+    def _sum(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        total = distance.new_zeros(())
+        # One anchor's positives against all negatives at a time: memory stays at B² instead of B³.
+        for anchor in range(len(distance)):
+            closer = distance[anchor, positive[anchor]]
+            farther = distance[anchor, negative[anchor]]
+            total = total + torch.relu(closer[:, None] - farther[None, :] + self.margin).sum()
+        return total, (positive.sum(1) * negative.sum(1)).sum()
 
-        Args:
-            embedding: (B, C).
-            label: (B,) class indices.
-
-        Returns:
-            Scalar.
-        """
-        with torch.autocast(embedding.device.type, enabled=False):
-            distance = euclidean(embedding.float())
-            positive, same = pairs(label)
-            total = distance.new_zeros(())
-            # One anchor's positives against all negatives at a time: memory stays at B² instead of B³.
-            for anchor in range(len(label)):
-                closer = distance[anchor, positive[anchor]]
-                farther = distance[anchor, ~same[anchor]]
-                total = total + torch.relu(closer[:, None] - farther[None, :] + self.margin).sum()
-            # Without a valid triplet the total has no graph; the embedding's zero gives it one.
-            total = total + 0.0 * embedding.float().sum()
-            if self.reduction == "sum":
-                return total
-            triplets = (positive.sum(1) * (~same).sum(1)).sum()
-            return total / triplets.clamp(min=1)
+    def _reduce(self, total: Tensor, count: Tensor) -> Tensor:
+        return total if self.reduction == "sum" else super()._reduce(total, count)
 
 
-class BatchHardTripletLoss(nn.Module):
+class BatchHardTripletLoss(_TripletLoss):
     """Triplet margin loss of each anchor's farthest positive and nearest negative (Hermans, Beyer and Leibe 2017).
 
     The mean over the anchors that have both; a batch without any costs zero and has a zero gradient.
@@ -66,23 +83,14 @@ class BatchHardTripletLoss(nn.Module):
         margin: The margin.
     """
 
-    def __init__(self, margin: float = 1.0) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        """Computes the loss in float32; see :meth:`BatchAllTripletLoss.forward`."""
-        with torch.autocast(embedding.device.type, enabled=False):
-            distance = euclidean(embedding.float())
-            positive, same = pairs(label)
-            anchors = positive.any(1) & (~same).any(1)
-            farthest = distance.masked_fill(~positive, -torch.inf).amax(1)[anchors]
-            nearest = distance.masked_fill(same, torch.inf).amin(1)[anchors]
-            total = torch.relu(farthest - nearest + self.margin).sum() + 0.0 * embedding.float().sum()
-            return total / anchors.sum().clamp(min=1)
+    def _sum(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        anchors = positive.any(1) & negative.any(1)
+        farthest = distance.masked_fill(~positive, -torch.inf).amax(1)[anchors]
+        nearest = distance.masked_fill(~negative, torch.inf).amin(1)[anchors]
+        return torch.relu(farthest - nearest + self.margin).sum(), anchors.sum()
 
 
-class BatchSemiHardTripletLoss(nn.Module):
+class BatchSemiHardTripletLoss(_TripletLoss):
     """Triplet margin loss over the semi-hard triplets of a batch (Schroff, Kalenichenko and Philbin 2015).
 
     Semi-hard is a triplet whose negative lies farther than its positive, but not by the margin. The mean over them; a
@@ -92,23 +100,15 @@ class BatchSemiHardTripletLoss(nn.Module):
         margin: The margin.
     """
 
-    def __init__(self, margin: float = 1.0) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        """Computes the loss in float32; see :meth:`BatchAllTripletLoss.forward`."""
-        with torch.autocast(embedding.device.type, enabled=False):
-            distance = euclidean(embedding.float())
-            positive, same = pairs(label)
-            total, triplets = 0.0 * embedding.float().sum(), distance.new_zeros(())
-            # As in BatchAllTripletLoss: memory stays at B².
-            for anchor in range(len(label)):
-                gap = distance[anchor, ~same[anchor]][None, :] - distance[anchor, positive[anchor]][:, None]
-                semi_hard = (gap > 0) & (gap <= self.margin)
-                total = total + (self.margin - gap)[semi_hard].sum()
-                triplets += semi_hard.sum()
-            return total / triplets.clamp(min=1)
+    def _sum(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        total, count = distance.new_zeros(()), distance.new_zeros(())
+        # As in BatchAllTripletLoss: memory stays at B².
+        for anchor in range(len(distance)):
+            gap = distance[anchor, negative[anchor]][None, :] - distance[anchor, positive[anchor]][:, None]
+            semi_hard = (gap > 0) & (gap <= self.margin)
+            total = total + (self.margin - gap)[semi_hard].sum()
+            count += semi_hard.sum()
+        return total, count
 
 
 class SupervisedContrastiveLoss(nn.Module):

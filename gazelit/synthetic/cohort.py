@@ -15,13 +15,11 @@ from rich.console import Console
 from rich.progress import track
 
 from gazelit import __version__
+from gazelit.data.schema import SYNTHETIC_MARKER
 from gazelit.errors import InputError
 from gazelit.files import building_folder, is_free, read_json, write_json
 from gazelit.synthetic import egd_tree, manifest_tree, mimic_tree, reflacx_tree
 from gazelit.synthetic.case import Plan, SyntheticCase, plan_cohort, simulate_case
-
-#: Marks a tree as simulated; the sources pass it on to everything that is measured.
-MARKER = "SYNTHETIC.json"
 
 
 class Tree(Protocol):
@@ -88,7 +86,7 @@ def write_cohort(
         "max_side": max_side,
     }
     tree = TREES[format]
-    marker = Path(tree.FOLDER, MARKER)
+    marker = Path(tree.FOLDER, SYNTHETIC_MARKER)
     if not is_free(out):
         if not (out / marker).is_file() or read_json(out / marker) != about:
             raise InputError(f"{out}: exists and is not this cohort; choose another --out, or remove it")

@@ -12,6 +12,7 @@ import pandas as pd
 import pydicom
 
 from gazelit.data.dicom import image_size, is_dicom
+from gazelit.data.geometry import on_image
 from gazelit.data.schema import Recording, Source
 from gazelit.data.sources.mimic import require_folder
 from gazelit.data.tables import read_text
@@ -137,7 +138,7 @@ def _gaze(records: list[dict[str, Any]], sizes: dict[str, tuple[int, int]]) -> I
                 "duration": duration,
                 "x": x,
                 "y": y,
-                "valid": (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5),
+                "valid": on_image(x, y, width, height),
                 "kind": "sample",
             }
         )

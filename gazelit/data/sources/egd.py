@@ -12,7 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gazelit.data.dicom import image_size
-from gazelit.data.schema import MASK_COLUMNS, PHRASE_COLUMNS, RECORDING_COLUMNS, REGION_COLUMNS, Recording, Source
+from gazelit.data.geometry import on_image
+from gazelit.data.schema import (
+    MASK_COLUMNS,
+    PHRASE_COLUMNS,
+    RECORDING_COLUMNS,
+    REGION_COLUMNS,
+    Recording,
+    Source,
+    is_synthetic,
+)
 from gazelit.data.sources.mimic import image_file, require_folder
 from gazelit.data.tables import find_table, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
@@ -100,7 +109,7 @@ class EGDCXR(Source):
             images,
             [*CLASSES, *findings],
             partial(self._all_gaze, films),
-            (self.root / "SYNTHETIC.json").is_file(),
+            is_synthetic(self.root),
             skipped,
             regions=self._boxes(films.index),
             phrases=_phrases(folders, films.index, skipped),
@@ -210,8 +219,6 @@ class EGDCXR(Source):
         else:
             point = screen_to_image(point, pads, width, height)
         x, y = point.T
-        # Comparisons with NaN are false, so that a lost eye is not valid.
-        inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
         top, bottom, left, right = pads.T
         return pd.DataFrame(
             {
@@ -223,7 +230,7 @@ class EGDCXR(Source):
                 "duration": duration,
                 "x": x,
                 "y": y,
-                "valid": inside & looking,
+                "valid": on_image(x, y, width, height) & looking,
                 "kind": kind,
                 "ppd_x": SCREEN_PIXELS_PER_DEGREE * width / (SCREEN[0] - left - right),
                 "ppd_y": SCREEN_PIXELS_PER_DEGREE * height / (SCREEN[1] - top - bottom),

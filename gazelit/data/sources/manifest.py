@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gazelit.data.dicom import image_size
-from gazelit.data.schema import GAZE_KINDS, Recording, Source
+from gazelit.data.geometry import on_image
+from gazelit.data.schema import GAZE_KINDS, SPLITS, Recording, Source, is_synthetic
 from gazelit.data.tables import read_text
 from gazelit.errors import InputError
 
@@ -24,7 +25,6 @@ IMAGE_NEEDED = ("image_id", "patient_id", "path")
 GAZE_NEEDED = ("image_id", "x", "y", "duration")
 #: Where the whole image stood on the screen, in screen pixels: its outer edges.
 SCREEN_COLUMNS = ("screen_left", "screen_top", "screen_right", "screen_bottom")
-SPLITS = ("train", "val", "test")
 _NUMBERS = ("t", "ppd_x", "ppd_y", "pupil")
 _FALSE = ("0", "0.0", "false")
 _TRUE = ("1", "1.0", "true", "")
@@ -68,7 +68,7 @@ class Manifest(Source):
     def read(self) -> Recording:
         """See :class:`gazelit.data.schema.Source`."""
         faults: list[str] = []
-        images, skipped = self._image_table(faults)
+        images = self._image_table(faults)
         gaze = self._gaze_table(images, faults) if self.gaze is not None else None
         if faults:
             shown = "; ".join(faults[:SHOWN_FAULTS])
@@ -79,13 +79,14 @@ class Manifest(Source):
             )
             raise InputError(shown + more)
         assert images is not None
+        images, skipped = self._with_sizes(images)
         notes = {}
         readings = pd.DataFrame(columns=["image_id", "reading_id", "reader_id"])
         if gaze is not None:
             notes["gaze_rows_of_images_left_out"] = int((~gaze["image_id"].isin(images["image_id"])).sum())
-            gaze = gaze[gaze["image_id"].isin(images["image_id"])]
+            gaze = self._on_images(gaze[gaze["image_id"].isin(images["image_id"])], images)
             readings = gaze[["image_id", "reading_id", "reader_id"]].drop_duplicates("reading_id", ignore_index=True)
-        synthetic = (self.images.parent / "SYNTHETIC.json").is_file()
+        synthetic = is_synthetic(self.images.parent)
         images = images.drop(columns=[name for name in SCREEN_COLUMNS if name in images])
         read_gaze = partial(_parts, gaze)
         return Recording(images, self.labels, read_gaze, synthetic, skipped, notes, readings=readings)
@@ -93,19 +94,17 @@ class Manifest(Source):
     def faults(self) -> list[str]:
         """Everything that is wrong with the two tables, a line each; files that images name are not opened."""
         faults: list[str] = []
-        images, _ = self._image_table(faults, with_sizes=False)
+        images = self._image_table(faults)
         if self.gaze is not None:
             self._gaze_table(images, faults)
         return faults
 
-    def _image_table(
-        self, faults: list[str], with_sizes: bool = True
-    ) -> tuple[pd.DataFrame | None, list[tuple[str, str]]]:
+    def _image_table(self, faults: list[str]) -> pd.DataFrame | None:
         path = self.images
         table = _read(path, faults)
         screen = SCREEN_COLUMNS if self.coordinates == "screen" and self.gaze is not None else ()
         if table is None or not _has(path, table, (*IMAGE_NEEDED, *screen, *self.labels), faults):
-            return None, []
+            return None
         if table.empty:
             faults.append(f"{path}: lists no image")
         for column in IMAGE_NEEDED:
@@ -127,9 +126,11 @@ class Manifest(Source):
         for column, default in (("study_id", table["image_id"]), ("view", "")):
             if column not in table:
                 table[column] = default
+        return table.assign(source=self.name)
+
+    def _with_sizes(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+        """The images that can be opened, with their sizes, and the others with the reason."""
         skipped: list[tuple[str, str]] = []
-        if not with_sizes or faults:
-            return table.assign(source=self.name, height=1, width=1), skipped
         sizes: list[tuple[int, int] | None] = []
         for image, file in zip(table["image_id"], table["path"], strict=True):
             try:
@@ -140,12 +141,9 @@ class Manifest(Source):
         kept = np.array([size is not None for size in sizes])
         table = table[kept].reset_index(drop=True)
         if table.empty:
-            raise InputError(f"{path}: none of the {len(sizes)} images can be used; the first: {skipped[0][1]}")
+            raise InputError(f"{self.images}: none of the {len(sizes)} images can be used; the first: {skipped[0][1]}")
         found = [size for size in sizes if size is not None]
-        return (
-            table.assign(source=self.name, height=[height for height, _ in found], width=[width for _, width in found]),
-            skipped,
-        )
+        return table.assign(height=[height for height, _ in found], width=[width for _, width in found]), skipped
 
     def _gaze_table(self, images: pd.DataFrame | None, faults: list[str]) -> pd.DataFrame | None:
         path = self.gaze
@@ -179,29 +177,25 @@ class Manifest(Source):
         apart = gaze.groupby("reading_id")["image_id"].transform("nunique") > 1
         _each(path, apart, "reading_id belongs to several images", faults)
         if images is not None:
-            listed = _read(self.images, [])
-            known = listed["image_id"] if listed is not None else images["image_id"]
-            _each(path, ~gaze["image_id"].isin(known), f"image_id is not in {self.images.name}", faults)
+            _each(path, ~gaze["image_id"].isin(images["image_id"]), f"image_id is not in {self.images.name}", faults)
         if images is None or len(faults) > before:
             return None
-        place = images.drop_duplicates("image_id").set_index("image_id").reindex(gaze["image_id"])
-        gaze["x"], gaze["y"] = self._to_pixels(x, y, place)
-        height, width = place["height"].to_numpy(float), place["width"].to_numpy(float)
-        inside = (gaze["x"] >= -0.5) & (gaze["x"] < width - 0.5) & (gaze["y"] >= -0.5) & (gaze["y"] < height - 0.5)
-        gaze["valid"] = valid.isin(_TRUE) & inside.to_numpy()
+        gaze["x"], gaze["y"], gaze["valid"] = x, y, valid.isin(_TRUE)
         if "t" not in gaze:
             gaze["t"] = gaze.groupby(["reading_id", "kind"])["duration"].cumsum() - gaze["duration"]
         return gaze.sort_values(["reading_id", "kind", "t"], kind="stable", ignore_index=True)
 
-    def _to_pixels(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], image: pd.DataFrame
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if self.coordinates == "pixel":
-            return x, y
+    def _on_images(self, gaze: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+        """The gaze in pixels of its images; what lies beside them is not valid."""
+        image = images.set_index("image_id").loc[gaze["image_id"]]
+        width, height = image["width"].to_numpy(float), image["height"].to_numpy(float)
+        x, y = gaze["x"].to_numpy(), gaze["y"].to_numpy()
         if self.coordinates == "screen":
             left, top, right, bottom = image[list(SCREEN_COLUMNS)].to_numpy(float).T
             x, y = (x - left) / (right - left), (y - top) / (bottom - top)
-        return x * image["width"].to_numpy(float) - 0.5, y * image["height"].to_numpy(float) - 0.5
+        if self.coordinates != "pixel":
+            x, y = x * width - 0.5, y * height - 0.5
+        return gaze.assign(x=x, y=y, valid=gaze["valid"].to_numpy() & on_image(x, y, width, height))
 
 
 def validate(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gazelit.data.dicom import image_size
-from gazelit.data.schema import Recording, Source
+from gazelit.data.schema import Recording, Source, is_synthetic
 from gazelit.data.tables import find_table, numbers, read_text, unique
 from gazelit.errors import InputError
 
@@ -88,7 +88,7 @@ class MIMICCXR(Source):
         if labels is not None:
             images = images.merge(labels, "left", on="study_id")
             notes["images_without_labels"] = int((~images["study_id"].isin(labels["study_id"])).sum())
-        synthetic = (self.root / "SYNTHETIC.json").is_file()
+        synthetic = is_synthetic(self.root)
         return Recording(
             images, FINDINGS if labels is not None else [], synthetic=synthetic, skipped=skipped, notes=notes
         )

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source
+from gazelit.data.geometry import on_image
+from gazelit.data.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source, is_synthetic
 from gazelit.data.sources.mimic import OFFICIAL_SPLITS, image_file, require_folder
 from gazelit.data.tables import find_table, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
@@ -103,7 +104,7 @@ class REFLACX(Source):
             images,
             labels,
             partial(self._all_gaze, present, skipped),
-            (self.root / "SYNTHETIC.json").is_file(),
+            is_synthetic(self.root),
             skipped,
             {"readings": len(readings), "readings_discarded_by_the_authors": int(readings["discarded"].sum())},
             regions=self._regions(readings),
@@ -288,9 +289,6 @@ def _canonical(
     reading: Any, rows: pd.DataFrame, kind: str, start: NDArray[np.float64], duration: NDArray[np.float64]
 ) -> pd.DataFrame:
     x, y = rows["x_position"].to_numpy(), rows["y_position"].to_numpy()
-    width, height = reading.width, reading.height
-    # Not clipped by the authors: gaze on the margins lies off the image. NaN compares as false.
-    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
     return pd.DataFrame(
         {
             "image_id": reading.image_id,
@@ -300,7 +298,8 @@ def _canonical(
             "duration": duration,
             "x": x,
             "y": y,
-            "valid": inside,
+            # Not clipped by the authors: gaze on the margins lies off the image.
+            "valid": on_image(x, y, reading.width, reading.height),
             "kind": kind,
             "pupil": rows["pupil_area_normalized"].to_numpy(),
             **{new: rows[old].to_numpy() for new, old in {**ANGLES, **SHOWN}.items()},
