@@ -26,6 +26,7 @@ TRAINER_COMMANDS = {
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split and write its predictions",
     "predict": "write a checkpoint's predictions without evaluating them",
+    "calibrate": "fit the temperature of a checkpoint's probabilities on the validation split",
 }
 
 

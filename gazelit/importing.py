@@ -58,6 +58,7 @@ def import_checkpoint(file: list[str], out: Path) -> None:
     if imported.stage == "joint":
         log_sigma = imported.log_sigma if imported.log_sigma is not None else torch.zeros(())
         weights["weighting.log_sigma"] = log_sigma.reshape(())
+        weights["temperature"] = torch.ones(int(imported.network.classes or 0))
     checkpoint = {
         "state_dict": weights,
         "pytorch-lightning_version": lightning.__version__,

@@ -12,6 +12,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -19,7 +20,7 @@ import torch
 
 from gazelit import __version__
 from gazelit.errors import InputError
-from gazelit.files import sha256_file
+from gazelit.files import atomic_path, sha256_file
 from gazelit.models.network import Network
 from gazelit.models.weights import check_fit, read_tensors
 
@@ -109,6 +110,24 @@ def component_state(checkpoint: Mapping[str, Any], component: str) -> dict[str, 
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
     }
+
+
+def write_calibrated(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], temperature: torch.Tensor, record: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint anew with the temperature of its probabilities.
+
+    Args:
+        path: The checkpoint.
+        out: The file to write.
+        temperature: (K,).
+        record: What the stamp notes of the calibration, in primitives.
+    """
+    checkpoint = read_checkpoint(path)
+    checkpoint["state_dict"]["temperature"] = temperature
+    checkpoint[STAMP_KEY]["calibration"] = {"of": sha256_file(path), **record}
+    with atomic_path(Path(out)) as temporary:
+        torch.save(checkpoint, temporary)
 
 
 def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -246,9 +265,17 @@ def _describe(stamp: Mapping[str, Any]) -> str:
         "split": f"{data.get('split_sha256', 'unknown')} (seed {data.get('split_seed')})"
         + (", other than its child's, as was insisted" if stamp.get("other_split") else ""),
         "seed": stamp["seed"],
+        **({"calibration": _calibration(stamp["calibration"])} if "calibration" in stamp else {}),
         "versions": f"gazelit {stamp['version']}, {versions}",
     }
     return f"{stamp['stage']}\n" + "\n".join(f"  {name:<12}{value}" for name, value in fields.items())
+
+
+def _calibration(record: Mapping[str, Any]) -> str:
+    return (
+        f"temperature fitted to {record['n']} {record['split']} cases: {record['nll_before']:.4f} to "
+        f"{record['nll_after']:.4f} nats"
+    )
 
 
 def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
+import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from gazelit import lineage
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
+from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
 from gazelit.stages import Stage
 from gazelit.stages.callbacks import PredictionWriter, RunRecord
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
@@ -26,8 +30,43 @@ logger = logging.getLogger("gazelit")
 LIGHTNING_CHECKPOINTS = ("last", "best", "hpc")
 
 
+class GazeTrainer(L.Trainer):
+    """The trainer, with the signature of one command more."""
+
+    def calibrate(self, model: Stage, out: Path, ckpt_path: str | None = None) -> None:
+        """Fits the temperature of a checkpoint's probabilities on the validation split.
+
+        Args:
+            model: The stage.
+            out: The checkpoint to write: the same weights, with the temperature that `test` and `infer` will use.
+            ckpt_path: The checkpoint to calibrate.
+
+        Raises:
+            InputError: The stage has no classifier, the validation split no labels, or there are several processes.
+        """
+        if "diagnosis" not in model.measures:
+            raise InputError(f"stage '{model.name}' has no classifier whose probabilities could be calibrated")
+        if self.world_size > 1:
+            raise InputError("calibrate runs in one process; set --trainer.devices=1")
+        datamodule = cast(GazeDataModule, self.datamodule)  # type: ignore[attr-defined]
+        batches = cast(list[dict[str, Tensor]], self.predict(model, datamodule.val_dataloader(), ckpt_path=ckpt_path))
+        logits = torch.cat([batch["logits"] for batch in batches])
+        label = datamodule.labels[torch.cat([batch["index"] for batch in batches])]
+        temperature = fit_temperature(logits, label)
+        before = negative_log_likelihood(logits, label, torch.ones_like(temperature))
+        after = negative_log_likelihood(logits, label, temperature)
+        lineage.write_calibrated(
+            str(ckpt_path),
+            out,
+            temperature,
+            {"split": "val", "n": len(label), "nll_before": round(before, 6), "nll_after": round(after, 6)},
+        )
+        text = ", ".join(f"{value:.3f}" for value in (temperature[:1] if datamodule.exclusive else temperature))
+        _say(f"temperature {text}: {before:.4f} to {after:.4f} nats on {len(label)} validation cases; wrote {out}")
+
+
 class GazeCLI(LightningCLI):
-    """``gazelit fit|validate|test|predict``.
+    """``gazelit fit|validate|test|predict|calibrate``.
 
     ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything, and options given now win over those
     stored in it; a checkpoint of another stage hands over exactly the components both have, and training starts at
@@ -46,12 +85,18 @@ class GazeCLI(LightningCLI):
             datamodule_class=L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            trainer_class=GazeTrainer,
             save_config_callback=RunRecord,  # type: ignore[arg-type]
             trainer_defaults={"callbacks": [PredictionWriter()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             args=list(args),
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and ``calibrate``."""
+        return {**LightningCLI.subcommands(), "calibrate": {"model"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the checkpoint callback that hand-offs and resumes rely on: ``best.ckpt`` and ``last.ckpt``."""
@@ -126,6 +171,15 @@ class GazeCLI(LightningCLI):
         # Predictions are small and PredictionWriter keeps them; Lightning need not keep them a second time.
         options["return_predictions"] = False
         self.trainer.predict(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
+
+    def calibrate(self, model: Stage, out: Path, ckpt_path: str | None = None, **_: Any) -> None:
+        """Calibrates a checkpoint of the configured stage."""
+        path = self._own_checkpoint(model, ckpt_path)
+        # What is predicted here is the validation split, of which no table is wanted.
+        callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
+        callbacks[:] = [one for one in callbacks if not isinstance(one, PredictionWriter)]
+        self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
+        cast(GazeTrainer, self.trainer).calibrate(model, out, path)
 
     def _own_checkpoint(self, model: Stage, ckpt_path: str | None) -> str:
         if ckpt_path is None:

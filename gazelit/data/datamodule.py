@@ -34,6 +34,7 @@ from gazelit.errors import InputError
 from gazelit.files import sha256_json
 
 Batch = dict[str, Tensor]
+Sampling = Literal["shuffled", "balanced"]
 
 
 class GazeDataModule(L.LightningDataModule):
@@ -53,6 +54,10 @@ class GazeDataModule(L.LightningDataModule):
         num_workers: Processes that load.
         downscale: Integer factor between the store's resolution and the working one.
         augment: Whether training cases are augmented (see :class:`gazelit.data.transforms.Augmentation`).
+        views: 2 adds ``other_view`` to each batch, another augmentation of the same images, for contrastive objectives
+            that compare views; also to validation batches, there the same in every epoch.
+        sampling: Order of the training cases: ``shuffled``, or ``balanced``: as many of every class, rarer ones
+            repeated, in epochs of the same length.
         gaze_kind: Published ``fixation``, raw ``sample``, or fixations ``detected`` in the samples.
         weight: What a point counts: its ``duration``, or one each (``count``).
         sigma: Standard deviation of the heatmap's Gaussian.
@@ -82,6 +87,8 @@ class GazeDataModule(L.LightningDataModule):
         num_workers: int = 2,
         downscale: int = 1,
         augment: bool = True,
+        views: Literal[1, 2] = 1,
+        sampling: Sampling = "shuffled",
         gaze_kind: GazeKind = "fixation",
         weight: Literal["duration", "count"] = "duration",
         sigma: float = 1.0,
@@ -107,6 +114,12 @@ class GazeDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.downscale = downscale
         self.augment = augment
+        self.views = views
+        self.sampling = sampling
+        if views == 2 and not augment:
+            raise InputError("views: two views are two augmentations; set augment: true")
+        if sampling == "balanced" and not exclusive:
+            raise InputError("sampling: balanced needs exclusive classes; use shuffled")
         self.gaze = GazeOptions(
             gaze_kind, weight, sigma, sigma_unit, readings, window, Detection() if detection is None else detection
         )
@@ -154,6 +167,12 @@ class GazeDataModule(L.LightningDataModule):
     def image_ids(self) -> pd.Series:
         """Image id by index."""
         return self.store.cases["image_id"]
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels by index: (N,) int64, or (N, K) float32 with NaN for unknown."""
+        self.setup()
+        return self._labels
 
     @property
     def size(self) -> tuple[int, int]:
@@ -250,8 +269,9 @@ class GazeDataModule(L.LightningDataModule):
         """Adds ``heatmap`` (B, 1, H, W), the points' fixation density; makes ``image`` float32 in [0, 1]."""
         image = batch["image"]
         density = fixation_density(batch["points"], (image.shape[-2], image.shape[-1]), batch["sigma"])
-        image = image.float().div_(255) if image.dtype == torch.uint8 else image
-        return {**batch, "image": image, "heatmap": density[:, None]}
+        names = ("image", "other_view")
+        images: Batch = {key: _unit(batch[key]) for key in names if key in batch}
+        return {**batch, **images, "heatmap": density[:, None]}
 
     def _make_dataset(self, split: str, training: bool) -> GazeDataset:
         return GazeDataset(
@@ -263,15 +283,17 @@ class GazeDataModule(L.LightningDataModule):
             Augmentation() if training and self.augment else None,
             training and self.gaze.readings == "drawn",
             self.seed,
+            self.views == 2,
         )
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
+        classes = self.labels[dataset.rows] if self.sampling == "balanced" else None
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(dataset, shuffle, self.seed, world_size, rank),
+            sampler=EpochSampler(dataset, shuffle, self.seed, world_size, rank, classes if shuffle else None),
             num_workers=self.num_workers,
             collate_fn=collate,
             # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
@@ -293,18 +315,51 @@ class EpochSampler(DistributedSampler[Any]):
         seed: Of the order.
         world_size: Number of processes.
         rank: Of this process.
+        classes: (N,) class of each case, to draw as many of every class; all cases alike unless given.
     """
 
-    def __init__(self, dataset: GazeDataset, shuffle: bool, seed: int, world_size: int, rank: int) -> None:
+    def __init__(
+        self,
+        dataset: GazeDataset,
+        shuffle: bool,
+        seed: int,
+        world_size: int,
+        rank: int,
+        classes: Tensor | None = None,
+    ) -> None:
         super().__init__(dataset, world_size, rank, shuffle=shuffle, seed=seed)
         self._fixed = None if shuffle else range(rank, len(dataset), world_size)
+        self._classes = classes
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        positions = super().__iter__() if self._fixed is None else iter(self._fixed)
+        if self._classes is not None:
+            positions = iter(self._balanced(self._classes)[self.rank : self.total_size : self.num_replicas].tolist())
+        else:
+            positions = super().__iter__() if self._fixed is None else iter(self._fixed)
         return ((self.epoch, position) for position in positions)
+
+    def _balanced(self, classes: Tensor) -> Tensor:
+        """``total_size`` positions, as many of every class; a class is gone through before one of its cases repeats."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        present = classes.unique()
+        share = -(-self.total_size // len(present))
+        drawn = []
+        for one in present:
+            members = torch.nonzero(classes == one).flatten()
+            rounds = -(-share // len(members))
+            orders = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
+            drawn.append(torch.cat(orders)[:share])
+        # A case more of some classes than of others at most.
+        positions = torch.stack(drawn, dim=1).flatten()[: self.total_size]
+        return positions[torch.randperm(len(positions), generator=generator)]
 
     def __len__(self) -> int:
         return super().__len__() if self._fixed is None else len(self._fixed)
+
+
+def _unit(image: Tensor) -> Tensor:
+    """float32 in [0, 1]."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
 def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str) -> Tensor:

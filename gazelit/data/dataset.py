@@ -116,8 +116,9 @@ class GazeDataset(Dataset[Example]):
 
     An example has ``image`` (1, H, W), uint8 as it is stored or float32 in [0, 1]; ``points`` (N, 3) float32 as x, y
     and weight in working pixels; ``sigma`` (N, 2) in working pixels; ``valid_mask`` (1, H, W) bool; ``label``;
-    ``index`` (the store's row); and ``points_off_image`` (how many points the augmentation moved off the image). It is
-    asked for by (epoch, position), because the augmentation of a case is a function of seed, epoch and row.
+    ``index`` (the store's row); ``points_off_image`` (how many points the augmentation moved off the image); and
+    ``other_view`` with two views. It is asked for by (epoch, position), because the augmentation of a case is a
+    function of seed, epoch and row.
 
     Args:
         store: The prepared store.
@@ -128,6 +129,8 @@ class GazeDataset(Dataset[Example]):
         augmentation: Applied to image and points, if given.
         draw_reading: Whether one reading is drawn of each image and epoch.
         seed: Of the augmentation and the drawing.
+        two_views: Whether examples have ``other_view`` (1, H, W), another augmentation of the image; without
+            ``augmentation`` the same in every epoch.
 
     Raises:
         InputError: The store's size is no multiple of ``downscale``.
@@ -143,6 +146,7 @@ class GazeDataset(Dataset[Example]):
         augmentation: Augmentation | None = None,
         draw_reading: bool = False,
         seed: int = 0,
+        two_views: bool = False,
     ) -> None:
         check_downscale(store, downscale)
         self.store = store
@@ -153,6 +157,7 @@ class GazeDataset(Dataset[Example]):
         self.augmentation = augmentation
         self.draw_reading = draw_reading
         self.seed = seed
+        self._other_view = (augmentation or Augmentation()) if two_views else None
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
         self._images: NDArray[np.unsignedinteger] | None = None
 
@@ -165,6 +170,13 @@ class GazeDataset(Dataset[Example]):
         image = self._image(row)
         mask = self._mask(row)
         seeds = np.random.SeedSequence([self.seed, epoch, row]).generate_state(2)
+        views = {}
+        if self._other_view is not None:
+            epoch = epoch if self.augmentation is not None else 0
+            seed = np.random.SeedSequence([self.seed, epoch, row, 2]).generate_state(1)[0]
+            nowhere = np.zeros((0, 3), np.float32)
+            other = self._other_view(image, mask, nowhere, int(seed))[0]
+            views["other_view"] = torch.from_numpy(np.ascontiguousarray(other))[None]
         points, sigma = self._points(row, int(seeds[1]))
         off_image = 0
         if self.augmentation is not None:
@@ -178,6 +190,7 @@ class GazeDataset(Dataset[Example]):
             "label": self.labels[row],
             "index": torch.tensor(row),
             "points_off_image": torch.tensor(off_image),
+            **views,
         }
 
     def __getstate__(self) -> dict[str, object]:

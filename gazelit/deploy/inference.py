@@ -13,13 +13,14 @@ import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from gazelit import __version__, lineage
 from gazelit.data.dicom import read_radiograph
 from gazelit.data.geometry import Letterbox
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file, write_json
+from gazelit.metrics.calibration import probabilities as probabilities_of
 from gazelit.models.network import rebuild
 
 logger = logging.getLogger("gazelit")
@@ -36,11 +37,13 @@ class LoadedModel:
         network: In evaluation mode.
         stamp: The checkpoint's stamp (see :mod:`gazelit.lineage`).
         sha256: Of the checkpoint file.
+        temperature: (K,) what divides the logits; empty without a classifier.
     """
 
     network: nn.Module
     stamp: dict[str, Any]
     sha256: str
+    temperature: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,7 +82,8 @@ def load_model(ckpt: Path) -> LoadedModel:
         if key.startswith("network.")
     }
     network.load_state_dict(state, strict=True)
-    return LoadedModel(network.eval(), stamp, sha256_file(ckpt))
+    temperature = checkpoint["state_dict"].get("temperature", torch.ones(network.classes or 0))
+    return LoadedModel(network.eval(), stamp, sha256_file(ckpt), temperature)
 
 
 def read_image(model: LoadedModel, image: NDArray[np.float32]) -> Reading:
@@ -97,8 +101,7 @@ def read_image(model: LoadedModel, image: NDArray[np.float32]) -> Reading:
     if "logits" in outputs:
         names = model.stamp["data"]["class_names"]
         exclusive = model.stamp["data"].get("exclusive", True)
-        logits = outputs["logits"][0].float()
-        values = logits.softmax(0) if exclusive else logits.sigmoid()
+        values = probabilities_of(outputs["logits"], model.temperature, exclusive)[0]
         probabilities = {name: round(float(value), 6) for name, value in zip(names, values, strict=True)}
     saliency = None
     if "saliency_logits" in outputs:

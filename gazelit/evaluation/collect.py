@@ -16,13 +16,16 @@ from jsonargparse import ArgumentParser
 from gazelit import lineage
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import GazeDataset, collate
+from gazelit.data.store import Store
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
+from gazelit.evaluation.compare import Result, compare
 from gazelit.evaluation.figures import Panel
-from gazelit.evaluation.report import RunRecord, write_report
+from gazelit.evaluation.report import RunRecord, write_comparison, write_report
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.losses.saliency import log_density
+from gazelit.pipeline import RUN_FILE
 
 logger = logging.getLogger("gazelit")
 
@@ -36,38 +39,65 @@ def report(run: list[str]) -> None:
     Raises:
         InputError: A folder is no finished run.
     """
-    for folder in run:
-        write_report(collect(Path(folder)), Path(folder))
-        logger.info("%s", Path(folder) / "report.md")
+    for folder in map(Path, run):
+        results = load_results(folder)
+        if len(results) == 1:
+            write_report(collect(results[0]), folder)
+        else:
+            names = results[0].stamp["data"]["class_names"]
+            write_comparison(compare(results, names), results, read_json(folder / RUN_FILE)["commands"], folder)
+        logger.info("%s", folder / "report.md")
 
 
-def collect(run: Path) -> RunRecord:
-    """Gathers what the report of a run is made of.
+def load_results(run: Path) -> list[Result]:
+    """The tested models of a run, in the order of its arms.
 
     Raises:
-        InputError: The folder is no finished run, or its data are gone or changed.
+        InputError: The folder is no finished run, or its store is gone or changed.
     """
-    if not (run / "run.json").is_file():
-        raise InputError(f"{run}: no finished run (run.json is missing); `gazelit run` makes one")
-    about = read_json(run / "run.json")
-    final = about["stages"][-1]
-    checkpoint = run / about["checkpoints"][final]
-    model = load_model(checkpoint)
-    datamodule = _datamodule(run / final / "config.yaml")
+    if not (run / RUN_FILE).is_file():
+        raise InputError(f"{run}: no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
+    about = read_json(run / RUN_FILE)
+    store = Store.open(about["store"])
+    patients = store.cases["patient_id"].to_numpy()
+    results = []
+    for record in about["trained"]:
+        predictions = pd.read_parquet(run / record["test"] / "predictions.parquet")
+        stamp = lineage.read_checkpoint(run / record["checkpoint"])[lineage.STAMP_KEY]
+        if stamp["data"]["fingerprint"] != store.about["fingerprint"]:
+            raise InputError(
+                f"{about['store']}: changed since {record['checkpoint']} was trained on it; run the pipeline anew"
+            )
+        results.append(
+            Result(
+                run=run,
+                arm=record["arm"],
+                seed=record["seed"],
+                fold=record["fold"],
+                stages=record["stages"],
+                checkpoint=run / record["checkpoint"],
+                seconds=record["seconds"],
+                metrics=read_json(run / record["test"] / "metrics.json"),
+                predictions=predictions.assign(patient=patients[predictions["index"]]),
+                stamp=stamp,
+            )
+        )
+    return results
+
+
+def collect(result: Result) -> RunRecord:
+    """Gathers what the report of one model is made of."""
+    model = load_model(result.checkpoint)
+    datamodule = _datamodule(result.run / result.stages[-1] / "config.yaml")
     provenance = datamodule.provenance
-    if provenance["fingerprint"] != model.stamp["data"]["fingerprint"]:
-        raise InputError(f"{about['store']}: changed since {checkpoint} was trained on it; run the pipeline anew")
-    predictions = pd.read_parquet(run / about["test"] / "predictions.parquet")
-    patients = datamodule.store.cases["patient_id"].to_numpy()[predictions["index"]]
-    predictions = predictions.assign(patient=patients)
-    panels = _panels(model, datamodule, predictions)
+    panels = _panels(model, datamodule, result.predictions)
     metrics: dict[str, Any] = {
-        **read_json(run / about["test"] / "metrics.json"),
+        **result.metrics,
         **yardsticks(datamodule),
         **{f"n_{split}": count for split, count in provenance["n"].items()},
-        "n_test_patients": int(predictions["patient"].nunique()),
+        "n_test_patients": int(result.predictions["patient"].nunique()),
         "n_panels": len(panels),
-        "seed": about["seed"],
+        "seed": result.seed,
         "synthetic": provenance["synthetic"],
         "sigma": provenance["sigma"],
         "sigma_unit": provenance["sigma_unit"],
@@ -75,12 +105,12 @@ def collect(run: Path) -> RunRecord:
     }
     return RunRecord(
         metrics=metrics,
-        predictions=predictions,
+        predictions=result.predictions,
         panels=panels,
-        curves={stage: pd.read_csv(run / stage / "epochs.csv") for stage in about["stages"]},
+        curves={Path(stage).name: pd.read_csv(result.run / stage / "epochs.csv") for stage in result.stages},
         lineage=list(lineage.chain({**model.stamp, "sha256": model.sha256})),
         provenance=provenance,
-        commands=about["commands"],
+        commands=read_json(result.run / RUN_FILE)["commands"],
     )
 
 

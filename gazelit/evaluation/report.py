@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from gazelit.evaluation.compare import MAP_METRICS, ArmSummary, Result, case_statistics, comparison_lines
 from gazelit.evaluation.figures import Panel, curve_figure, panel_figure, roc_figure, save
-from gazelit.evaluation.statistics import auroc, auroc_macro, bootstrap_interval
+from gazelit.evaluation.statistics import bootstrap_weights, estimate
 from gazelit.files import atomic_path, write_json
-
-MAP_METRICS = {
-    "cc": ("CC", "higher is better"),
-    "kld": ("KLD (nats)", "lower is better"),
-    "sim": ("SIM", "higher is better"),
-    "nss": ("NSS", "higher is better"),
-    "auc_judd": ("AUC-Judd", "higher is better"),
-}
 
 
 @dataclass(frozen=True)
@@ -70,43 +62,80 @@ def write_report(record: RunRecord, out: Path) -> None:
     write_json(out / "metrics.json", metrics)
 
 
+def write_comparison(
+    summaries: Sequence[ArmSummary], results: Sequence[Result], commands: Sequence[str], out: Path
+) -> None:
+    """Writes ``report.md`` and ``metrics.json`` of several arms, seeds or folds side by side."""
+    data = results[0].stamp["data"]
+    lines = ["# gazelit comparison", "", *_synthetic_lines(data)]
+    cases = sum(len(one.predictions) for one in results if (one.arm, one.seed) == (results[0].arm, results[0].seed))
+    lines += [
+        f"{cases} test cases, {len(summaries[0].seeds)} seeds ({', '.join(map(str, summaries[0].seeds))}), "
+        f"{summaries[0].folds} fold(s). Values: mean over seeds of the value over all test cases, folds pooled. "
+        "Intervals: 95 %, bootstrap over patients (2,000 draws, the same for all arms), without the spread over "
+        "seeds. Checkpoints were selected on the validation split alone.",
+        "",
+        *comparison_lines(summaries),
+        "",
+        "## Data and commands",
+        "",
+        f"- source: {data['source']}{' (synthetic)' if data['synthetic'] else ''}, store fingerprint "
+        f"`{data['fingerprint'][:16]}`",
+        "",
+        "As run from the run folder:",
+        "",
+        "```sh",
+        *commands,
+        "```",
+    ]
+    with atomic_path(out / "report.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_json(
+        out / "metrics.json",
+        {
+            "synthetic": data["synthetic"],
+            "n_test": cases,
+            "arms": {
+                one.name: {
+                    "seeds": one.seeds,
+                    "folds": one.folds,
+                    "seconds": one.seconds,
+                    "spread": one.spread,
+                    "estimates": {key: asdict(value) for key, value in one.estimates.items()},
+                    "differences": {key: asdict(value) for key, value in one.differences.items()},
+                }
+                for one in summaries
+            },
+        },
+    )
+
+
+def _synthetic_lines(data: Mapping[str, Any]) -> list[str]:
+    if not data["synthetic"]:
+        return []
+    return [
+        "> **Measured on SYNTHETIC data.** Films and gaze were simulated. These numbers show that the path from",
+        "> files to report works; they say nothing about clinical performance.",
+        "",
+    ]
+
+
 def _diagnosis(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
     columns = [f"p_{name}" for name in record.provenance["class_names"]]
     return record.predictions[columns].to_numpy(), record.predictions["label"].to_numpy()
 
 
 def _intervals(record: RunRecord) -> dict[str, tuple[float, float]]:
-    table = record.predictions
-    statistics: dict[str, Callable[[NDArray[np.int64]], float]] = {}
-    if "test/auroc_macro" in record.metrics and "label" in table:
-        probabilities, label = _diagnosis(record)
-        right = (probabilities.argmax(1) == label).astype(float)
-        statistics["test/auroc_macro"] = lambda rows: auroc_macro(probabilities[rows], label[rows])
-        statistics["test/accuracy"] = _mean_of(right)
-        for number, name in enumerate(record.provenance["class_names"]):
-            statistics[f"test/auroc_{name}"] = _auroc_of(probabilities[:, number], label == number)
-    statistics |= {f"test/{name}": _mean_of(table[name].to_numpy()) for name in MAP_METRICS if name in table}
-    patients = table["patient"].to_numpy()
-    return {key: bootstrap_interval(patients, statistic) for key, statistic in statistics.items()}
-
-
-def _mean_of(values: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float]:
-    return lambda rows: float(np.nanmean(values[rows]))
-
-
-def _auroc_of(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:
-    return lambda rows: auroc(score[rows], positive[rows])
+    statistics = case_statistics(record.predictions, record.provenance["class_names"])
+    patients = record.predictions["patient"].to_numpy()
+    weights = bootstrap_weights(patients)
+    bounds = {name: estimate(statistic, patients, weights=weights) for name, statistic in statistics.items()}
+    return {f"test/{name}": (one.low, one.high) for name, one in bounds.items()}
 
 
 def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
     provenance = record.provenance
-    lines = ["# gazelit report", ""]
-    if provenance["synthetic"]:
-        lines += [
-            "> **Measured on SYNTHETIC data.** Films and gaze were simulated. These numbers show that the path from",
-            "> files to report works; they say nothing about clinical performance.",
-            "",
-        ]
+    lines = ["# gazelit report", "", *_synthetic_lines(provenance)]
     n = provenance["n"]
     lines += [
         f"Test split: {metrics['n_test']} cases of {metrics['n_test_patients']} patients "

@@ -4,28 +4,44 @@ from gazelit.losses.contrastive import (
     BatchAllTripletLoss,
     BatchHardTripletLoss,
     BatchSemiHardTripletLoss,
+    NTXentLoss,
     SupervisedContrastiveLoss,
 )
 from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.losses.multitask import (
     DynamicWeightAverage,
     FixedWeighting,
+    GradientSurgery,
     ReferenceWeighting,
     UncertaintyWeighting,
 )
-from gazelit.losses.saliency import CorrelationLoss, KLDivergenceLoss, NSSLoss, SimilarityLoss, WeightedSaliencyLoss
+from gazelit.losses.pairing import GazeSimilarity, SameClass, SameImage
+from gazelit.losses.saliency import (
+    CorrelationLoss,
+    DeepSupervisionLoss,
+    KLDivergenceLoss,
+    NSSLoss,
+    SimilarityLoss,
+    WeightedSaliencyLoss,
+)
 
 __all__ = [
     "BatchAllTripletLoss",
     "BatchHardTripletLoss",
     "BatchSemiHardTripletLoss",
     "CorrelationLoss",
+    "DeepSupervisionLoss",
     "DiagnosisLoss",
     "DynamicWeightAverage",
     "FixedWeighting",
+    "GazeSimilarity",
+    "GradientSurgery",
     "KLDivergenceLoss",
     "NSSLoss",
+    "NTXentLoss",
     "ReferenceWeighting",
+    "SameClass",
+    "SameImage",
     "SimilarityLoss",
     "SupervisedContrastiveLoss",
     "UncertaintyWeighting",

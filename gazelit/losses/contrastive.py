@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
+from gazelit.losses.pairing import SameImage
 
 
 class _TripletLoss(nn.Module):
@@ -22,7 +23,7 @@ class _TripletLoss(nn.Module):
 
         Args:
             embedding: (B, C).
-            label: (B,) class indices.
+            label: (B,) class indices, or (B, B) bool of the pairs that belong together.
 
         Returns:
             Scalar.
@@ -46,8 +47,10 @@ class BatchAllTripletLoss(_TripletLoss):
     """Triplet margin loss over all valid (anchor, positive, negative) of a batch.
 
     max(0, d(a, p) − d(a, n) + margin) with the Euclidean distance, anchor and positive of one class, the negative of
-    another: the objective of stage 1 of Qiu, Rivaz and Xiao 2025, vectorised. A batch without a valid triplet costs
-    zero and has a zero gradient.
+    another: the objective of stage 1 of Qiu, Rivaz and Xiao 2025. It is computed without writing out a triplet: each
+    distance counts as often as a triplet with it is active, and sorting an anchor's distances gives these numbers, so
+    that B² log B operations and B² memory do for B³ triplets. A batch without a valid triplet costs zero and has a zero
+    gradient.
 
     Args:
         margin: The margin.
@@ -62,12 +65,12 @@ class BatchAllTripletLoss(_TripletLoss):
         self.reduction = reduction
 
     def _sum(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        total = distance.new_zeros(())
-        # One anchor's positives against all negatives at a time: memory stays at B² instead of B³.
-        for anchor in range(len(distance)):
-            closer = distance[anchor, positive[anchor]]
-            farther = distance[anchor, negative[anchor]]
-            total = total + torch.relu(closer[:, None] - farther[None, :] + self.margin).sum()
+        # Active is a triplet whose negative is nearer than its positive and the margin.
+        reach = distance + self.margin
+        negatives = _number_below(distance, negative, reach)
+        # The same float32 sums as for the negatives, so that both see the same triplets.
+        positives = positive.sum(1, keepdim=True) - _number_below(reach, positive, distance, equal=True)
+        total = _weighted(reach, positive, negatives) - _weighted(distance, negative, positives)
         return total, (positive.sum(1) * negative.sum(1)).sum()
 
     def _reduce(self, total: Tensor, count: Tensor) -> Tensor:
@@ -101,14 +104,14 @@ class BatchSemiHardTripletLoss(_TripletLoss):
     """
 
     def _sum(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        total, count = distance.new_zeros(()), distance.new_zeros(())
-        # As in BatchAllTripletLoss: memory stays at B².
-        for anchor in range(len(distance)):
-            gap = distance[anchor, negative[anchor]][None, :] - distance[anchor, positive[anchor]][:, None]
-            semi_hard = (gap > 0) & (gap <= self.margin)
-            total = total + (self.margin - gap)[semi_hard].sum()
-            count += semi_hard.sum()
-        return total, count
+        # As in BatchAllTripletLoss: distances count as often as a semi-hard triplet has them.
+        reach = distance + self.margin
+        negatives = _number_below(distance, negative, reach, equal=True)
+        negatives = negatives - _number_below(distance, negative, distance, equal=True)
+        positives = _number_below(distance, positive, distance)
+        positives = positives - _number_below(reach, positive, distance)
+        total = _weighted(reach, positive, negatives) - _weighted(distance, negative, positives)
+        return total, torch.where(positive, negatives, 0).sum()
 
 
 class SupervisedContrastiveLoss(nn.Module):
@@ -144,6 +147,34 @@ class SupervisedContrastiveLoss(nn.Module):
             return total / anchors.sum().clamp(min=1)
 
 
+class NTXentLoss(SupervisedContrastiveLoss):
+    """Normalised temperature-scaled cross-entropy between two views of each image (Chen et al. 2020, SimCLR).
+
+    The supervised contrastive loss with a single positive, the other view: labels are not used, so images may be
+    unlabelled. It takes batches with two views (``--data.views=2``).
+
+    Args:
+        temperature: Divides the cosine similarities.
+    """
+
+    pairing: ClassVar[type[nn.Module]] = SameImage
+
+    def __init__(self, temperature: float = 0.5) -> None:
+        super().__init__(temperature)
+
+
+def _number_below(values: Tensor, counted: Tensor, bound: Tensor, equal: bool = False) -> Tensor:
+    """How many of a row's ``counted`` values lie below (or at) each ``bound``: (B, B) int64, without gradient."""
+    ordered = values.detach().masked_fill(~counted, torch.inf).sort(dim=1).values
+    # Values that are not counted stand at infinity, which no bound reaches.
+    return torch.searchsorted(ordered, bound.detach().contiguous(), right=equal)
+
+
+def _weighted(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    # Pairs that do not count may have any weight.
+    return (values * torch.where(mask, weight, 0)).sum()
+
+
 def euclidean(embedding: Tensor) -> Tensor:
     """Distances (B, B) of embeddings (B, C), with a zero gradient where two coincide."""
     # Not by matrix products, which lose small distances.
@@ -151,6 +182,10 @@ def euclidean(embedding: Tensor) -> Tensor:
 
 
 def pairs(label: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs of a batch are positives (one class, two images), and which are of one class: (B, B) bool each."""
-    same = label[:, None] == label[None, :]
+    """Which pairs of a batch are positives, and which are no negatives: (B, B) bool each.
+
+    Args:
+        label: (B,) of which equal ones belong together, or (B, B) bool of the pairs that do.
+    """
+    same = label if label.dtype == torch.bool else label[:, None] == label[None, :]
     return same & ~torch.eye(len(label), dtype=torch.bool, device=label.device), same

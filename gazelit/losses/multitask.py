@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -142,3 +142,53 @@ class DynamicWeightAverage(nn.Module):
             self.weights.copy_(len(self.tasks) * (ratio / self.temperature).softmax(0))
         self.last.copy_(mean)
         self.sums.zero_()
+
+
+class GradientSurgery(nn.Module):
+    """The sum of the losses, with each task's gradient freed from what opposes another task's (PCGrad).
+
+    Where two gradients have a negative inner product, each is projected onto the plane at right angles to the other
+    before they are added (Yu et al. 2020, algorithm 1; the order of the projections, which matters from three tasks
+    on, is that of the losses and not random, so that runs repeat). Gradients are averaged over processes first, so that
+    several project as one with the whole batch would.
+    """
+
+    def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
+        """The sum of scalar losses.
+
+        Args:
+            losses: By task.
+            parameters: What is trained; with them the sum's gradient is the projected one. Without, as in evaluation,
+                it is the plain sum.
+        """
+        total = torch.stack(list(losses.values())).sum()
+        if not parameters:
+            return total
+        gradients = [self._gradient(loss, parameters) for loss in losses.values()]
+        projected = []
+        for own in gradients:
+            freed = own.clone()
+            for other in gradients:
+                along = torch.dot(freed, other)
+                if other is not own and along < 0:
+                    freed -= along / torch.dot(other, other) * other
+            projected.append(freed)
+        gradient = torch.stack(projected).sum(0)
+        # A scalar whose backward pass hands out this gradient: hooks of DDP, scalers and accumulation stay in place.
+        parts = gradient.split([parameter.numel() for parameter in parameters])
+        carrier = sum((one.flatten() * part).sum() for one, part in zip(parameters, parts, strict=True))
+        return total.detach() + carrier - carrier.detach()
+
+    @staticmethod
+    def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        flat = torch.cat(
+            [
+                torch.zeros_like(parameter).flatten() if part is None else part.flatten()
+                for part, parameter in zip(parts, parameters, strict=True)
+            ]
+        )
+        if distributed.is_initialized():
+            distributed.all_reduce(flat)
+            flat /= distributed.get_world_size()
+        return flat

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
@@ -108,6 +111,66 @@ class WeightedSaliencyLoss(nn.Module):
             weight * loss(logits, target, has_gaze) for loss, weight in zip(self.losses, self.weights, strict=True)
         ]
         return torch.stack(terms).sum()
+
+
+class DeepSupervisionLoss(nn.Module):
+    """A saliency objective of the final map and, weighted, of the side heads' coarser ones (Lee et al. 2015).
+
+    A side head at stride s is compared with the target summed over s × s pixels.
+
+    Args:
+        loss: The objective; KL divergence unless given.
+        weights: One weight for each side head, the finest first; as many as the network's ``side_heads``.
+    """
+
+    def __init__(self, loss: nn.Module | None = None, weights: Sequence[float] = (0.5,)) -> None:
+        super().__init__()
+        self.loss = loss if loss is not None else KLDivergenceLoss()
+        self.weights = tuple(weights)
+
+    def forward(self, logits: Tensor, target: Tensor, has_gaze: Tensor, sides: Mapping[int, Tensor]) -> Tensor:
+        """Computes the loss in float32.
+
+        Args:
+            logits: (B, 1, H, W).
+            target: Densities (B, 1, H, W).
+            has_gaze: (B,) bool.
+            sides: By stride s, logits (B, 1, H / s, W / s), the finest first.
+
+        Raises:
+            InputError: There are other than as many side heads as weights.
+        """
+        if len(sides) != len(self.weights):
+            raise InputError(
+                f"weights: {len(self.weights)} side heads are weighted, but the network has {len(sides)}; set "
+                f"--model.network.side_heads={len(self.weights)}"
+            )
+        total = self.loss(logits, target, has_gaze)
+        for weight, (stride, side) in zip(self.weights, sides.items(), strict=True):
+            coarse = F.avg_pool2d(target.float(), stride) * stride**2
+            total = total + weight * self.loss(side, coarse, has_gaze)
+        return total
+
+
+def saliency_loss(loss: nn.Module, outputs: Mapping[str, Tensor], target: Tensor, has_gaze: Tensor) -> Tensor:
+    """A network's saliency loss, side heads included.
+
+    Args:
+        loss: A saliency objective.
+        outputs: Of the network: ``saliency_logits`` and those of side heads, ``saliency_logits_2``, ….
+        target: Densities (B, 1, H, W).
+        has_gaze: (B,) bool.
+
+    Raises:
+        InputError: The network has side heads and the objective does not train them, or the other way round.
+    """
+    name = "saliency_logits"
+    sides = {int(key.removeprefix(f"{name}_")): side for key, side in outputs.items() if key.startswith(f"{name}_")}
+    if isinstance(loss, DeepSupervisionLoss):
+        return loss(outputs[name], target, has_gaze, sides)
+    if sides:
+        raise InputError("saliency_loss: side heads are trained by gazelit.losses.DeepSupervisionLoss; choose it")
+    return loss(outputs[name], target, has_gaze)
 
 
 def _mean_over_gaze(per_image: Tensor, has_gaze: Tensor) -> Tensor:

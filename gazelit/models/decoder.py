@@ -50,9 +50,8 @@ class UNetDecoder(nn.Module):
             DecoderStep(before, skip_channels.get(stride, 0), width)
             for before, stride, width in zip([bottleneck_channels, *widths], self.strides, widths, strict=False)
         )
-        self.out_channels = widths[-1]
 
-    def forward(self, bottleneck: Tensor, skips: Mapping[int, Tensor]) -> Tensor:
+    def forward(self, bottleneck: Tensor, skips: Mapping[int, Tensor]) -> list[Tensor]:
         """Decodes.
 
         Args:
@@ -60,9 +59,9 @@ class UNetDecoder(nn.Module):
             skips: Maps by stride.
 
         Returns:
-            (B, ``out_channels``, H, W).
+            Every step's output, the coarsest first; the last is (B, ``widths[-1]``, H, W).
         """
-        x = bottleneck
+        outputs = [bottleneck]
         for stride, step in zip(self.strides, self.steps, strict=True):
-            x = step(x, skips.get(stride))
-        return x
+            outputs.append(step(outputs[-1], skips.get(stride)))
+        return outputs[1:]

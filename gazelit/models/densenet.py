@@ -53,9 +53,9 @@ class DenseNetEncoder(Encoder):
                 maps.append(x)
         return maps
 
-    def embed(self, features: list[Tensor]) -> Tensor:
-        """Spatial mean of ``norm5`` over the last map: (B, C)."""
-        return self.features.norm5(features[-1]).mean(dim=(2, 3))
+    def embedding_map(self, features: list[Tensor]) -> Tensor:
+        """``norm5`` of the last map: (B, C, h, w)."""
+        return self.features.norm5(features[-1])
 
     def weight_target(self) -> nn.Module:
         """The encoder itself: its keys ``features.…`` are torchvision's."""

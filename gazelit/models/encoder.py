@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
+import timm
+import torch
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
-from gazelit.models.weights import check_fit, read_tensors
+from gazelit.models.weights import check_fit, read_state
 
 
 class Encoder(nn.Module):
@@ -24,7 +27,7 @@ class Encoder(nn.Module):
     """
 
     #: Prefixes of keys in weight files that belong to a head the encoder does not have.
-    head_prefixes: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "head.")
+    head_prefixes: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "head.", "op_threshs")
 
     out_channels: list[int]
     strides: list[int]
@@ -39,13 +42,21 @@ class Encoder(nn.Module):
         """Length of :meth:`embed`'s vectors."""
         return self.out_channels[-1]
 
+    def embedding_map(self, features: list[Tensor]) -> Tensor:
+        """What :meth:`embed` averages, (B, ``embedding_channels``, h, w): the coarsest map unless overridden."""
+        return features[-1]
+
     def embed(self, features: list[Tensor]) -> Tensor:
-        """What a classifier or contrastive objective sees: the coarsest map's mean, (B, ``embedding_channels``)."""
-        return features[-1].mean(dim=(2, 3))
+        """What a classifier or contrastive objective sees: the embedding map's mean, (B, ``embedding_channels``)."""
+        return self.embedding_map(features).mean(dim=(2, 3))
 
     def weight_target(self) -> nn.Module:
         """The module whose keys weight files use."""
         return self
+
+    def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A weight file's tensors under the keys of :meth:`weight_target`, without those of a head."""
+        return {key: value for key, value in state.items() if not key.startswith(self.head_prefixes)}
 
     def load_imagenet(self) -> None:
         """Loads ImageNet weights through the library that publishes them."""
@@ -79,47 +90,74 @@ class PyramidAdapter(Encoder):
 
 
 class LibraryEncoder(PyramidAdapter):
-    """An encoder of segmentation-models-pytorch, or of timm under ``tu-<name>``.
+    """A convolutional pyramid of segmentation-models-pytorch, or of timm under ``tu-<name>``.
 
     Args:
         name: The library's name.
         depth: Number of down-samplings.
+        input_range: What pixel values 0 and 1 become before the first layer, such as the (−1024, 1024) that
+            torchxrayvision's weights were trained with.
         options: Passed on to the library.
     """
 
-    def __init__(self, name: str, depth: int = 5, **options: Any) -> None:
+    def __init__(self, name: str, depth: int = 5, input_range: Sequence[float] = (0.0, 1.0), **options: Any) -> None:
         self._arguments = {"name": name, "in_channels": 1, "depth": depth, **options}
         super().__init__(smp.encoders.get_encoder(**self._arguments, weights=None))
+        self._timm_name = name.removeprefix("tu-") if name.startswith("tu-") else None
+        self._low, self._high = input_range
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """See :class:`Encoder`."""
+        return super().forward(rescaled(x, self._low, self._high))
+
+    def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See :class:`Encoder`; for timm, keys of its whole model, of which the pyramid's part is taken."""
+        if self._timm_name is None:
+            return super().from_file(state)
+        return pyramid_part(state, self._timm_name, self.weight_target().state_dict())
 
     def load_imagenet(self) -> None:
         """Fetches the library's ImageNet weights; a three-channel first convolution is adapted to grey."""
-        published = smp.encoders.get_encoder(
-            **self._arguments, weights=True if self._arguments["name"].startswith("tu-") else "imagenet"
-        )
+        published = smp.encoders.get_encoder(**self._arguments, weights="imagenet" if self._timm_name is None else True)
         self.body.load_state_dict(published.state_dict())
+
+
+def rescaled(x: Tensor, low: float, high: float) -> Tensor:
+    """Images in [0, 1] scaled to [low, high]."""
+    return x if (low, high) == (0.0, 1.0) else x * (high - low) + low
+
+
+def pyramid_part(state: Mapping[str, Tensor], timm_name: str, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a whole timm model that its pyramid uses, under the pyramid's keys.
+
+    timm's pyramids write ``stages_0.…`` for ``stages.0.…``; layers behind the last map are left out.
+    """
+    with torch.device("meta"):
+        whole = timm.create_model(timm_name).state_dict().keys()
+    places = {_flat(key.removeprefix("model.")): key for key in ours}
+    unused = {key for key in whole if _flat(key) not in places}
+    return {places.get(_flat(key), key): value for key, value in state.items() if key not in unused}
+
+
+def _flat(key: str) -> str:
+    return key.replace(".", "_")
 
 
 def load_weight_file(encoder: Encoder, path: str) -> None:
     """Loads a local weight file (``.pt``, ``.pth``, ``.ckpt``, ``.safetensors``) into an encoder.
 
-    Keys may stand under ``state_dict`` or ``model`` and start with ``module.``; those of a classification head are
-    left out. The first convolution's three input channels are summed where the encoder has one, which equals repeating
-    the grey image.
+    Keys may stand under ``state_dict`` or ``model`` and start with ``module.``, or the file may hold a pickled module
+    (torchxrayvision's do), of which the tensors alone are read and no code is run. Tensors of a classification head
+    are left out. The first convolution's three input channels are summed where the encoder has one, which equals
+    repeating the grey image.
 
     Raises:
         InputError: The file is missing or unreadable, or a tensor is missing, left over or of another shape.
     """
-    state = read_tensors(path)
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    state = read_state(path)
     target = encoder.weight_target()
     ours = target.state_dict()
-    theirs = {
-        key.removeprefix("module."): value
-        for key, value in state.items()
-        if isinstance(value, Tensor) and not key.removeprefix("module.").startswith(encoder.head_prefixes)
-    }
+    theirs = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
     for key, value in theirs.items():
         if key in ours and value.ndim == 4 and value.shape[1] == 3 and ours[key].shape[1] == 1:
             theirs[key] = value.sum(dim=1, keepdim=True)

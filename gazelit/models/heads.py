@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gazelit.models.decoder import conv_bn_relu
 
@@ -37,9 +40,50 @@ class FusionClassifier(nn.Module):
             nn.Linear(in_channels, hidden), nn.Dropout(dropout), nn.ReLU(), nn.Linear(hidden, classes)
         )
 
-    def forward(self, embedding: Tensor, decoded: Tensor) -> Tensor:
-        """Logits (B, classes) of an embedding (B, C) and decoder features (B, D, H, W)."""
-        return self.layers(torch.cat([embedding, decoded.mean(dim=(2, 3))], dim=1))
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits (B, classes) of feature vectors (B, …) whose lengths add up to ``in_channels``."""
+        return self.layers(torch.cat(list(features), dim=1))
+
+
+def attention_pooled(features: Tensor, attention: Tensor) -> Tensor:
+    """Mean of a feature map weighted by where one looks.
+
+    Args:
+        features: (B, C, h, w).
+        attention: Density (B, 1, H, W) that sums to 1 per image, H and W multiples of h and w; an image whose
+            attention is zero everywhere is pooled evenly.
+
+    Returns:
+        (B, C) float32.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        coarse = F.adaptive_avg_pool2d(attention.float(), (features.shape[-2], features.shape[-1])).flatten(2)
+        total = coarse.sum(dim=2, keepdim=True)
+        even = torch.full_like(coarse, 1 / coarse.shape[2])
+        weight = torch.where(total > 0, coarse / total.clamp(min=1e-20), even)
+        return (features.float().flatten(2) * weight).sum(dim=2)
+
+
+class CentrePrior(nn.Module):
+    """Adds the logarithm of a learned Gaussian to saliency logits, for the readers' habit of looking at the middle.
+
+    Mean and inverse variance are learned along both axes, in half sizes of the image from its middle; the prior begins
+    almost flat, so that it takes nothing away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(2))
+        self.raw_precision = nn.Parameter(torch.full((2,), -4.0))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(B, 1, H, W) to the same shape."""
+        height, width = logits.shape[-2:]
+        precision = F.softplus(self.raw_precision)
+        x, y = ((torch.arange(size, device=logits.device) + 0.5) * (2 / size) - 1 for size in (width, height))
+        across = precision[0] * (x - self.mean[0]).square()
+        down = precision[1] * (y - self.mean[1]).square()
+        return logits - (across[None, :] + down[:, None]) / 2
 
 
 class Projector(nn.Sequential):

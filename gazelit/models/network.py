@@ -34,6 +34,11 @@ class Network(nn.Module):
             "init_args": self.arguments,
         }
 
+    @property
+    def classes(self) -> int | None:
+        """Number of classes that the logits tell apart; None without a classifier."""
+        return self.arguments.get("classes")
+
     def load_pretrained(self, component: str) -> None:
         """Loads the pretrained weights that a component's specification names, if it names any.
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from gazelit.errors import InputError
 from gazelit.models.encoder import Encoder, LibraryEncoder, PyramidAdapter, load_weight_file
+from gazelit.models.transformer import TransformerEncoder
 
 _OWN: dict[str, Callable[..., Encoder]] = {}
 _E = TypeVar("_E", bound=Callable[..., Encoder])
@@ -86,7 +87,9 @@ def build_encoder(spec: EncoderSpec | Mapping[str, Any]) -> Encoder:
             return factory(**spec.options)
         if ":" in spec.name:
             return _adapted(_import_class(spec.name)(**spec.options), spec.name)
-        if spec.name.startswith("tu-") or spec.name in smp.encoders.encoders:
+        if spec.name.startswith("tu-"):
+            return _timm_encoder(spec)
+        if spec.name in smp.encoders.encoders:
             return LibraryEncoder(spec.name, **spec.options)
     except TypeError as error:
         raise InputError(f"encoder '{spec.name}': options do not fit: {error}") from error
@@ -98,6 +101,14 @@ def build_encoder(spec: EncoderSpec | Mapping[str, Any]) -> Encoder:
     raise InputError(
         f"encoder '{spec.name}' is unknown{hint} (own, segmentation-models-pytorch, tu-<timm>, module:Class)"
     )
+
+
+def _timm_encoder(spec: EncoderSpec) -> Encoder:
+    try:
+        return LibraryEncoder(spec.name, **spec.options)
+    except ValueError:
+        # segmentation-models-pytorch takes pyramids only; the rest are plain transformers.
+        return TransformerEncoder(spec.name.removeprefix("tu-"), **spec.options)
 
 
 def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +33,79 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error.__class__.__name__}); is it truncated?") from error
+
+
+class _Shell:
+    """Stands for an object of a pickled module; takes its state and does nothing with it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Reads tensors, and shells in place of everything else, so that no code of the file's choosing is run."""
+
+    _ALLOWED = (
+        ("torch._utils", "_rebuild_tensor"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("collections", "OrderedDict"),
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Resolves what rebuilds tensors, and nothing else."""
+        if (module, name) in self._ALLOWED or (module == "torch" and name.endswith("Storage")):
+            return super().find_class(module, name)
+        return type(name, (_Shell,), {})
+
+
+def _load_shells(file: IO[bytes], **options: Any) -> Any:
+    return _TensorUnpickler(file, **options).load()
+
+
+#: What ``torch.load`` needs of a module like ``pickle``.
+_UNPICKLING = SimpleNamespace(__name__="gazelit", Unpickler=_TensorUnpickler, load=_load_shells)
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The state dict in a weight file: plain, under ``state_dict`` or ``model``, or that of a pickled module.
+
+    Raises:
+        InputError: The file is missing or damaged, or holds no state dict.
+    """
+    content: Any
+    try:
+        content = read_tensors(path)
+    except InputError as error:
+        if not Path(path).is_file() or not isinstance(error.__cause__, pickle.UnpicklingError):
+            raise
+        try:
+            content = torch.load(path, "cpu", pickle_module=_UNPICKLING, weights_only=False)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError, KeyError, ValueError):
+            raise error from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and key in content and not isinstance(content[key], Tensor):
+            content = content[key]
+    state = _module_state(content) if isinstance(content, _Shell) else content
+    is_map = isinstance(state, dict)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)} if is_map else {}
+    if not tensors:
+        raise InputError(f"{path}: holds no state dict; give a file of weights")
+    return tensors
+
+
+def _module_state(shell: _Shell, prefix: str = "") -> dict[str, Tensor]:
+    """What ``state_dict`` of the pickled module would give."""
+    content = vars(shell)
+    state = {
+        f"{prefix}{name}": value.detach()
+        for kind in ("_parameters", "_buffers")
+        for name, value in content.get(kind, {}).items()
+        if isinstance(value, Tensor)
+    }
+    for name, child in content.get("_modules", {}).items():
+        if isinstance(child, _Shell):
+            state |= _module_state(child, f"{prefix}{name}.")
+    return state
 
 
 def check_fit(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str, unknown: Sequence[str] = ()) -> None:

@@ -4,5 +4,6 @@ from gazelit.stages.base import Stage
 from gazelit.stages.contrastive import ContrastivePretraining
 from gazelit.stages.joint import JointFinetuning
 from gazelit.stages.saliency import SaliencyWarmup
+from gazelit.stages.supervised import SupervisedFinetuning
 
-__all__ = ["ContrastivePretraining", "JointFinetuning", "SaliencyWarmup", "Stage"]
+__all__ = ["ContrastivePretraining", "JointFinetuning", "SaliencyWarmup", "Stage", "SupervisedFinetuning"]

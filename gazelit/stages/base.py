@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -20,6 +20,8 @@ from gazelit.data.heatmap import fixation_counts
 from gazelit.errors import InputError
 from gazelit.losses.saliency import log_density
 from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
+from gazelit.metrics.calibration import probabilities
+from gazelit.models.execution import Execution, apply_execution, unreached
 from gazelit.models.network import Network
 
 Batch = dict[str, Tensor]
@@ -38,6 +40,8 @@ class Stage(L.LightningModule):
         lr_scheduler: Makes the learning-rate scheduler, stepped once an epoch.
         frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
         learning_rates: Learning rate by component; the others, and what the objective learns, have the optimiser's.
+        execution: Which components are compiled or recompute their activations, and how maps lie in memory; plain
+            unless given.
 
     Raises:
         InputError: ``frozen`` or ``learning_rates`` names a component the network lacks, a learning rate is negative or
@@ -48,8 +52,10 @@ class Stage(L.LightningModule):
     name: ClassVar[str]
     #: What the outputs are measured by: ``diagnosis``, ``saliency``.
     measures: ClassVar[tuple[str, ...]] = ()
+    #: Beginning of the names of the outputs that the objective depends on.
+    trains: ClassVar[str] = ""
     #: Constructor arguments that are objects; kept out of the checkpoint when the stage is built from Python.
-    injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler")
+    injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler", "execution")
 
     def __init__(
         self,
@@ -57,7 +63,8 @@ class Stage(L.LightningModule):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         frozen: Sequence[str] = (),
-        learning_rates: Mapping[str, float] | None = None,
+        learning_rates: dict[str, float] | None = None,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__()
         self._save_primitive_hyperparameters()
@@ -66,6 +73,7 @@ class Stage(L.LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.frozen = tuple(frozen)
         self.learning_rates = dict(learning_rates or {})
+        self.execution = execution if execution is not None else Execution()
         #: The hand-off this run started from, see :meth:`take_over`.
         self.hand_off: lineage.HandOff | None = None
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
@@ -86,6 +94,13 @@ class Stage(L.LightningModule):
             network.get_submodule(component).requires_grad_(False).eval()
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise InputError("frozen: every component is frozen, so there is nothing to train")
+        if "diagnosis" in self.measures:
+            if network.classes is None:
+                raise InputError(f"network: stage '{self.name}' needs a classifier; set its classes")
+            #: Divides the logits of what is predicted; 1 until `gazelit calibrate` has fitted it.
+            self.register_buffer("temperature", torch.ones(network.classes))
+
+    temperature: Tensor
 
     def _save_primitive_hyperparameters(self) -> None:
         # Under the CLI Lightning stores the parsed configuration, which is primitive; built from Python the arguments
@@ -102,9 +117,11 @@ class Stage(L.LightningModule):
             The loss to minimise, the network's outputs, and further scalars to log beside the loss.
         """
 
-    def forward(self, image: Tensor) -> Outputs:
+    def forward(self, image: Tensor, *arguments: Tensor | None) -> Outputs:
         """Runs the network on images (B, 1, H, W)."""
-        return self.network(image)
+        if self.execution.channels_last:
+            image = image.to(memory_format=torch.channels_last)
+        return self.network(image, *arguments)
 
     def train(self, mode: bool = True) -> Stage:
         """Sets the training mode; frozen components stay in evaluation mode, so BatchNorm statistics cannot drift."""
@@ -123,10 +140,8 @@ class Stage(L.LightningModule):
         self._exclusive = bool(provenance.get("exclusive", True))
         self.mean_metrics = _per_split(ImageMeans)
         if "diagnosis" in self.measures:
-            names = provenance.get("class_names") or [
-                str(one) for one in range(self.network.specs["classifier"]["classes"])
-            ]
-            classes = self.network.specs["classifier"]["classes"]
+            classes = int(self.network.classes or 0)
+            names = provenance.get("class_names") or [str(one) for one in range(classes)]
             if len(names) != classes:
                 raise InputError(
                     f"labels: the data have {len(names)}, but the network tells {classes} classes apart; set "
@@ -136,6 +151,11 @@ class Stage(L.LightningModule):
         if "saliency" in self.measures:
             self.saliency_metrics = _per_split(SaliencyMetrics)
         self._load_pretrained()
+        if stage == TrainerFn.FITTING:
+            size = tuple(provenance.get("size", (64, 64)))
+            for parameter in unreached(self.network, self.trains, size):
+                parameter.requires_grad_(False)
+            apply_execution(self.network, self.execution, size)
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:
@@ -148,6 +168,11 @@ class Stage(L.LightningModule):
         for component in self.network.specs:
             if component not in handed_over:
                 self.network.load_pretrained(component)
+
+    def on_fit_start(self) -> None:
+        """Forgets the temperature of a calibrated checkpoint: other weights will need another."""
+        if "diagnosis" in self.measures:
+            self.temperature.fill_(1.0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes a step's random numbers (dropout) a function of seed and step, so that a resumed run repeats them."""
@@ -187,11 +212,11 @@ class Stage(L.LightningModule):
         return {"index": batch["index"], **self._predictions(outputs), **per_case}
 
     def _predictions(self, outputs: Outputs) -> Outputs:
-        """Per-case predictions for the table: ``probabilities`` (B, K)."""
+        """Per-case predictions for the table: ``logits`` as the network gives them, and ``probabilities``, (B, K)."""
         if "diagnosis" not in self.measures:
             return {}
         logits = outputs["logits"].float()
-        return {"probabilities": logits.softmax(1) if self._exclusive else logits.sigmoid()}
+        return {"logits": logits, "probabilities": probabilities(logits, self.temperature, self._exclusive)}
 
     def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
         """Updates a split's metrics and returns its per-case values, each (B,)."""

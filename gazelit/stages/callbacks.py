@@ -128,20 +128,21 @@ class PredictionWriter(Callback):
 
 
 def prediction_table(batches: list[dict[str, Tensor]], class_names: list[str], image_ids: Any) -> pd.DataFrame:
-    """One row a case: ``index``, ``image_id``, ``p_<class>`` and every other per-case value.
+    """One row a case: ``index``, ``image_id``, ``p_<class>``, ``logit_<class>`` and every other per-case value.
 
     Args:
-        batches: Per batch, tensors (B,) by column name, and ``probabilities`` (B, K).
+        batches: Per batch, tensors (B,) by column name, and ``probabilities`` and ``logits`` (B, K).
         class_names: Names of the K classes.
         image_ids: Image id by index.
     """
     columns: dict[str, Any] = {key: torch.cat([batch[key] for batch in batches]).numpy() for key in batches[0]}
-    probabilities = columns.pop("probabilities", None)
+    by_class = {"p": columns.pop("probabilities", None), "logit": columns.pop("logits", None)}
     table = pd.DataFrame(columns)
     table.insert(1, "image_id", [image_ids[int(index)] for index in table["index"]])
-    if probabilities is not None:
-        for position, name in enumerate(class_names):
-            table[f"p_{name}"] = probabilities[:, position]
+    for kind, values in by_class.items():
+        if values is not None:
+            for position, name in enumerate(class_names):
+                table[f"{kind}_{name}"] = values[:, position]
     return table
 
 

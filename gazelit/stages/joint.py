@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from gazelit.errors import InputError
 from gazelit.losses.diagnosis import DiagnosisLoss
-from gazelit.losses.multitask import DynamicWeightAverage, ReferenceWeighting
-from gazelit.losses.saliency import KLDivergenceLoss
+from gazelit.losses.multitask import DynamicWeightAverage, GradientSurgery, ReferenceWeighting
+from gazelit.losses.saliency import KLDivergenceLoss, saliency_loss
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
 
@@ -28,11 +26,13 @@ class JointFinetuning(Stage):
         saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
             implementation's uncertainty weighting unless given. Its own parameters are trained along; a
-            :class:`gazelit.losses.DynamicWeightAverage` is told when an epoch begins.
-        frozen: Components that stay as they are.
-        optimizer: See :class:`Stage`.
-        lr_scheduler: See :class:`Stage`.
-        learning_rates: See :class:`Stage`.
+            :class:`gazelit.losses.DynamicWeightAverage` is told when an epoch begins, and
+            :class:`gazelit.losses.GradientSurgery` what is trained.
+        teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's.
+        options: See :class:`Stage`.
+
+    Raises:
+        InputError: ``teacher_forcing`` is asked of a network that does not pool by gaze.
     """
 
     name: ClassVar[str] = "joint"
@@ -45,24 +45,29 @@ class JointFinetuning(Stage):
         diagnosis_loss: nn.Module | None = None,
         saliency_loss: nn.Module | None = None,
         weighting: nn.Module | None = None,
-        frozen: Sequence[str] = (),
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        learning_rates: dict[str, float] | None = None,
+        teacher_forcing: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(network, optimizer, lr_scheduler, frozen, learning_rates)
+        super().__init__(network, **options)
+        if teacher_forcing and network.arguments.get("classifier_pooling") != "gaze":
+            raise InputError("teacher_forcing: the classifier does not pool by gaze; set classifier_pooling: gaze")
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
+        self.teacher_forcing = teacher_forcing
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
-        outputs = self(batch["image"])
+        attention = (batch["heatmap"],) if self.teacher_forcing and self.training else ()
+        outputs = self(batch["image"], *attention)
         losses = {
             # float32: under bf16 autocast the logits would lose the digits the loss lives on.
             "diagnosis": self.diagnosis_loss(outputs["logits"].float(), batch["label"]),
-            "saliency": self.saliency_loss(outputs["saliency_logits"], batch["heatmap"], batch["has_gaze"]),
+            "saliency": saliency_loss(self.saliency_loss, outputs, batch["heatmap"], batch["has_gaze"]),
         }
         logged = {f"{task}_loss": loss.detach() for task, loss in losses.items()}
+        if isinstance(self.weighting, GradientSurgery) and self.training:
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            return self.weighting(losses, trained), outputs, logged
         return self.weighting(losses), outputs, logged
 
     def on_train_epoch_start(self) -> None:

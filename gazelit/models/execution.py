@@ -1,0 +1,172 @@
+"""How a network is run: compiled, channels last, activations recomputed; the results are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from gazelit.errors import InputError
+from gazelit.models.network import Network
+
+#: An image that costs little to try a network on.
+_SMALL = (64, 64)
+
+
+@dataclass
+class Execution:
+    """How a network is run.
+
+    Attributes:
+        compile: Components compiled by ``torch.compile``.
+        recompute: Components whose blocks keep no activations for the backward pass, but compute them again (activation
+            checkpointing): a third more time for a fraction of the memory.
+        channels_last: Whether maps lie in memory with their channels innermost, which tensor cores like.
+    """
+
+    compile: list[str] = field(default_factory=list)
+    recompute: list[str] = field(default_factory=list)
+    channels_last: bool = False
+
+
+def apply_execution(network: Network, execution: Execution, size: tuple[int, int]) -> None:
+    """Makes a network run so; its state dict keeps its keys.
+
+    Args:
+        network: The network.
+        execution: How.
+        size: Of an image that the network takes.
+
+    Raises:
+        InputError: A component is unknown, or has no blocks to recompute.
+    """
+    for option in ("compile", "recompute"):
+        unknown = [name for name in getattr(execution, option) if name not in network.specs]
+        if unknown:
+            raise InputError(
+                f"execution.{option}: no component {', '.join(unknown)}; the network has {', '.join(network.specs)}"
+            )
+    called = _called(network, size) if execution.recompute else set()
+    for name in execution.recompute:
+        blocks = _blocks(network.get_submodule(name), called)
+        if not blocks:
+            raise InputError(f"execution.recompute: {name} has no blocks whose activations could be computed again")
+        for block in blocks:
+            _recompute_block(block)
+    if execution.channels_last:
+        network.to(memory_format=torch.channels_last)
+    for name in execution.compile:
+        network.get_submodule(name).compile()
+
+
+def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.Parameter]:
+    """Parameters that some outputs do not depend on, such as a last layer whose map no decoder step takes.
+
+    They would have no gradient, which DistributedDataParallel takes for an error.
+
+    Args:
+        network: The network.
+        outputs: The outputs whose names begin so.
+        size: Of an image that the network takes.
+    """
+    results = _trial(network, size)
+    edges = [value.grad_fn for key, value in results.items() if key.startswith(outputs)]
+    seen: set[Any] = set()
+    reached = set()
+    while edges:
+        node = edges.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            reached.add(id(node.variable))
+        edges += [following for following, _ in node.next_functions]
+    return [one for one in network.parameters() if one.requires_grad and id(one) not in reached]
+
+
+def _trial(network: Network, size: tuple[int, int]) -> dict[str, Tensor]:
+    """The outputs of an empty image, in evaluation mode: BatchNorm statistics and random numbers stay as they are."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        try:
+            return network(torch.zeros(1, 1, *_SMALL))
+        except (AssertionError, RuntimeError, ValueError):
+            # Some transformers take images of one size alone.
+            return network(torch.zeros(1, 1, *size))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _called(network: Network, size: tuple[int, int]) -> set[nn.Module]:
+    """The modules that are called, and not only looked into."""
+    called: set[nn.Module] = set()
+    handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in network.modules()]
+    try:
+        _trial(network, size)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called
+
+
+def recomputed(function: Callable[..., Any], modules: Sequence[nn.Module], *arguments: Tensor) -> Any:
+    """Calls a function whose activations are computed again in the backward pass.
+
+    Args:
+        function: What to call.
+        modules: Whose BatchNorm statistics must not count the second time.
+        arguments: Of the function.
+    """
+    norms = [one for module in modules for one in module.modules() if isinstance(one, _BatchNorm)]
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _keeping_statistics(norms)
+
+    return checkpoint(function, *arguments, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _keeping_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    tracked = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, before in zip(norms, tracked, strict=True):
+            norm.track_running_stats = before
+
+
+def _recompute_block(block: nn.Module) -> None:
+    if "forward" in vars(block):
+        return
+    plain = type(block).forward
+
+    def forward(self: nn.Module, *arguments: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return plain(self, *arguments)
+        return recomputed(MethodType(plain, self), [self], *arguments)
+
+    # Bound to the block and not closed over, so that copies (an EMA's) run their own.
+    block.forward = MethodType(forward, block)
+
+
+def _blocks(module: nn.Module, called: set[nn.Module]) -> list[nn.Module]:
+    """The outermost parts of a component that run one after another: stages, levels, steps, transformer blocks."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        if child not in called:
+            found += _blocks(child, called)
+        elif any(True for _ in child.children()):
+            # Of a long sequence each part for itself: the fewer activations at a time, the better.
+            found += (_blocks(child, called) if isinstance(child, nn.Sequential) else []) or [child]
+    return _blocks(found[0], called) or found if len(found) == 1 else found
