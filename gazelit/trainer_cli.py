@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +20,10 @@ from torch import Tensor
 from gazelit import lineage
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
+from gazelit.files import read_json
 from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
 from gazelit.stages import Stage
-from gazelit.stages.callbacks import PredictionWriter, RunRecord
+from gazelit.stages.callbacks import WANDB_FILE, PredictionWriter, RunRecord
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 
 logger = logging.getLogger("gazelit")
@@ -33,13 +35,16 @@ LIGHTNING_CHECKPOINTS = ("last", "best", "hpc")
 class GazeTrainer(L.Trainer):
     """The trainer, with the signature of one command more."""
 
-    def calibrate(self, model: Stage, out: Path, ckpt_path: str | None = None) -> None:
+    def calibrate(
+        self, model: Stage, out: Path, ckpt_path: str | None = None, weights_only: bool | None = None
+    ) -> None:
         """Fits the temperature of a checkpoint's probabilities on the validation split.
 
         Args:
             model: The stage.
             out: The checkpoint to write: the same weights, with the temperature that `test` and `infer` will use.
             ckpt_path: The checkpoint to calibrate.
+            weights_only: As in `test`.
 
         Raises:
             InputError: The stage has no classifier, the validation split no labels, or there are several processes.
@@ -49,7 +54,9 @@ class GazeTrainer(L.Trainer):
         if self.world_size > 1:
             raise InputError("calibrate runs in one process; set --trainer.devices=1")
         datamodule = cast(GazeDataModule, self.datamodule)  # type: ignore[attr-defined]
-        batches = cast(list[dict[str, Tensor]], self.predict(model, datamodule.val_dataloader(), ckpt_path=ckpt_path))
+        datamodule.predict_split = "val"
+        predicted = self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
+        batches = cast(list[dict[str, Tensor]], predicted)
         logits = torch.cat([batch["logits"] for batch in batches])
         label = datamodule.labels[torch.cat([batch["index"] for batch in batches])]
         temperature = fit_temperature(logits, label)
@@ -125,8 +132,22 @@ class GazeCLI(LightningCLI):
         self._ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
 
     def before_instantiate_classes(self) -> None:
-        """Puts the checkpoint back, so that the saved configuration records it."""
-        self.config[self.config.subcommand].ckpt_path = self._ckpt_path
+        """Puts the checkpoint back, so that the saved configuration records it, and a resumed run's W&B id."""
+        chosen = self.config[self.config.subcommand]
+        chosen.ckpt_path = self._ckpt_path
+        logger = chosen.trainer.logger
+        for one in logger if isinstance(logger, list) else [logger]:
+            if self._ckpt_path and str(getattr(one, "class_path", "")).endswith(".WandbLogger"):
+                self._keep_wandb_run(one.init_args, chosen.model.class_path)
+
+    def _keep_wandb_run(self, arguments: Any, model: str) -> None:
+        """Lets a resumed stage go on as the W&B run it was, unless another is asked for."""
+        record = Path(str(self._ckpt_path)).parent.parent / WANDB_FILE
+        if not record.is_file() or arguments.get("id") or arguments.get("version"):
+            return
+        about = read_json(record)
+        if about["stage"] == _stage_class(model).name:
+            arguments["id"] = about["id"]
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer: checkpoints are written whole and metrics go to CSV, unless configured otherwise."""
@@ -172,14 +193,21 @@ class GazeCLI(LightningCLI):
         options["return_predictions"] = False
         self.trainer.predict(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
 
-    def calibrate(self, model: Stage, out: Path, ckpt_path: str | None = None, **_: Any) -> None:
+    def calibrate(
+        self,
+        model: Stage,
+        out: Path,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        **options: Any,
+    ) -> None:
         """Calibrates a checkpoint of the configured stage."""
         path = self._own_checkpoint(model, ckpt_path)
         # What is predicted here is the validation split, of which no table is wanted.
         callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         callbacks[:] = [one for one in callbacks if not isinstance(one, PredictionWriter)]
-        self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
-        cast(GazeTrainer, self.trainer).calibrate(model, out, path)
+        self.trainer.datamodule = datamodule  # type: ignore[attr-defined]
+        cast(GazeTrainer, self.trainer).calibrate(model, out, path, **options)
 
     def _own_checkpoint(self, model: Stage, ckpt_path: str | None) -> str:
         if ckpt_path is None:
@@ -202,6 +230,12 @@ class GazeCLI(LightningCLI):
         if note is not None:
             _say(note)
         return note is not None and allowed
+
+
+def _stage_class(path: str) -> type[Stage]:
+    """The stage class of a configuration, which jsonargparse has imported."""
+    module, _, name = path.rpartition(".")
+    return cast(type[Stage], getattr(sys.modules[module], name))
 
 
 @rank_zero_only

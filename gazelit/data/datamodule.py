@@ -35,6 +35,7 @@ from gazelit.files import sha256_json
 
 Batch = dict[str, Tensor]
 Sampling = Literal["shuffled", "balanced"]
+Split = Literal["train", "val", "test"]
 
 
 class GazeDataModule(L.LightningDataModule):
@@ -74,6 +75,7 @@ class GazeDataModule(L.LightningDataModule):
         test_fraction: Share of patients for the test.
         folds: Number of folds of patients instead of the two shares; fold ``fold`` is the test, the next validation.
         fold: Which fold is the test, from 0.
+        predict_split: Which split `gazelit predict` reads.
         seed: Of order and augmentation.
     """
 
@@ -103,6 +105,7 @@ class GazeDataModule(L.LightningDataModule):
         test_fraction: float = 0.2,
         folds: int | None = None,
         fold: int = 0,
+        predict_split: Split = "test",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -125,6 +128,7 @@ class GazeDataModule(L.LightningDataModule):
         )
         self.split_file = split_file
         self.split = SplitOptions(split_method, split_seed, val_fraction, test_fraction, folds, fold)
+        self.predict_split = predict_split
         self.seed = seed
         self._store: Store | None = None
 
@@ -258,8 +262,8 @@ class GazeDataModule(L.LightningDataModule):
         return self._loader(self.datasets["test"], shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Example]:
-        """The test cases."""
-        return self.test_dataloader()
+        """The cases of ``predict_split`` in fixed order."""
+        return self.loader(self.predict_split)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Renders the heatmaps on the device."""

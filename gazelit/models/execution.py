@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gazelit.errors import InputError
+from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 
 #: An image that costs little to try a network on.
@@ -91,6 +94,22 @@ def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.
     return [one for one in network.parameters() if one.requires_grad and id(one) not in reached]
 
 
+def shard(network: Network, mesh: DeviceMesh) -> None:
+    """Shards parameters, gradients and optimiser states over processes, component by component (FSDP2).
+
+    Args:
+        network: The network, with whole weights.
+        mesh: The processes.
+    """
+    for name in network.specs:
+        component = network.get_submodule(name)
+        fully_shard(component, mesh=mesh)
+        if isinstance(component, Encoder):
+            # The embedding is taken outside of the encoder's forward pass, and may have parameters of its own.
+            register_fsdp_forward_method(component, "embedding_map")
+    fully_shard(network, mesh=mesh)
+
+
 def _trial(network: Network, size: tuple[int, int]) -> dict[str, Tensor]:
     """The outputs of an empty image, in evaluation mode: BatchNorm statistics and random numbers stay as they are."""
     modes = {module: module.training for module in network.modules()}
@@ -136,14 +155,16 @@ def recomputed(function: Callable[..., Any], modules: Sequence[nn.Module], *argu
 
 @contextmanager
 def _keeping_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    tracked = [norm.track_running_stats for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for norm, before in zip(norms, tracked, strict=True):
-            norm.track_running_stats = before
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _recompute_block(block: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import SourceChangeWarning
 
 from gazelit.errors import InputError
 
@@ -79,7 +81,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if not Path(path).is_file() or not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
         try:
-            content = torch.load(path, "cpu", pickle_module=_UNPICKLING, weights_only=False)
+            with warnings.catch_warnings():
+                # Old files hold the source of their classes, which is not that of the shells.
+                warnings.simplefilter("ignore", SourceChangeWarning)
+                content = torch.load(path, "cpu", pickle_module=_UNPICKLING, weights_only=False)
         except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError, KeyError, ValueError):
             raise error from None
     for key in ("state_dict", "model"):

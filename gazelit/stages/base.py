@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gazelit import lineage
@@ -21,7 +22,7 @@ from gazelit.errors import InputError
 from gazelit.losses.saliency import log_density
 from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
-from gazelit.models.execution import Execution, apply_execution, unreached
+from gazelit.models.execution import Execution, apply_execution, shard, unreached
 from gazelit.models.network import Network
 
 Batch = dict[str, Tensor]
@@ -169,6 +170,14 @@ class Stage(L.LightningModule):
             if component not in handed_over:
                 self.network.load_pretrained(component)
 
+    def configure_model(self) -> None:
+        """Shards the components over processes under Lightning's ``ModelParallelStrategy`` (FSDP2)."""
+        if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
+            shard(self.network, self.device_mesh["data_parallel"])
+            for parameter in set(self.parameters()) - set(self.network.parameters()):
+                # What the objective learns is a few numbers: every process holds them and they agree on the gradient.
+                parameter.register_post_accumulate_grad_hook(_average_gradient)
+
     def on_fit_start(self) -> None:
         """Forgets the temperature of a calibrated checkpoint: other weights will need another."""
         if "diagnosis" in self.measures:
@@ -183,13 +192,14 @@ class Stage(L.LightningModule):
         """One optimisation step; logs ``train/loss``, the objective's parts and gaze that augmentation moved away."""
         loss, _, parts = self._step(batch)
         size = batch["image"].shape[0]
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
         moved = batch["points_off_image"].float().mean()
         self.log_dict(
             {f"train/{key}": value for key, value in {**parts, "points_off_image": moved}.items()},
             on_step=False,
             on_epoch=True,
             batch_size=size,
+            sync_dist=True,
         )
         return loss
 
@@ -247,8 +257,8 @@ class Stage(L.LightningModule):
         for kind in ("mean", *self.measures):
             metrics = self._metrics(kind, split)
             values = {f"{split}/{name}": value.float() for name, value in metrics.compute().items()}
-            # compute() has gathered over processes, so that all hold the same value.
-            self.log_dict(values, prog_bar=split == "val" and kind == "mean", sync_dist=False)
+            # compute() has gathered over processes, so that all hold the same value, and so has their mean.
+            self.log_dict(values, prog_bar=split == "val" and kind == "mean", sync_dist=True)
             metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -317,6 +327,12 @@ def _global_seed() -> int | None:
     # Lightning's own record of seed_everything, which it passes to the processes of a DDP run.
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed is not None else None
+
+
+def _average_gradient(parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        torch.distributed.all_reduce(parameter.grad)
+        parameter.grad /= torch.distributed.get_world_size()
 
 
 def _per_split(make: Callable[[], nn.Module]) -> nn.ModuleDict:

@@ -12,11 +12,13 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from gazelit.files import atomic_path, write_json
+from gazelit.files import atomic_path, sha256_file, write_json
 
 CONFIG_FILE = "config.yaml"
+WANDB_FILE = "wandb.json"
 EPOCHS_FILE = "epochs.csv"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -58,6 +60,19 @@ class RunRecord(Callback):
             temporary.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
+            if isinstance(logger, WandbLogger):
+                # So that a resumed run goes on as the same W&B run.
+                write_json(folder / WANDB_FILE, {"id": logger.experiment.id, "stage": pl_module.name})
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs the hashes of the checkpoints, by which a lineage names them."""
+        checkpoint = trainer.checkpoint_callback
+        if not trainer.is_global_zero or not isinstance(checkpoint, ModelCheckpoint):
+            return
+        paths = [Path(path) for path in (checkpoint.best_model_path, checkpoint.last_model_path) if path]
+        hashes = {path.name: sha256_file(path) for path in paths if path.is_file()}
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"checkpoints": hashes})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Adds the epoch's row; rows of epochs that a resumed run repeats are replaced."""

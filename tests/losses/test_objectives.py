@@ -17,6 +17,7 @@ from gazelit.losses import (
     BatchHardTripletLoss,
     BatchSemiHardTripletLoss,
     CorrelationLoss,
+    DeepSupervisionLoss,
     DynamicWeightAverage,
     FixedWeighting,
     KLDivergenceLoss,
@@ -27,7 +28,7 @@ from gazelit.losses import (
     UncertaintyWeighting,
     WeightedSaliencyLoss,
 )
-from gazelit.losses.saliency import log_density
+from gazelit.losses.saliency import log_density, saliency_loss
 from gazelit.metrics.functional import cc, nss, sim
 
 
@@ -317,3 +318,22 @@ def test_wrong_dynamic_weights():
         DynamicWeightAverage(temperature=0)
     with pytest.raises(InputError, match="the losses are gaze"):
         DynamicWeightAverage()({"gaze": torch.tensor(1.0)})
+
+
+def test_deep_supervision_adds_the_objective_of_coarser_maps():
+    torch.manual_seed(0)
+    logits, side, coarse = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 4, 4), torch.randn(2, 1, 2, 2)
+    target = torch.rand(2, 1, 8, 8)
+    target = target / target.sum(dim=(1, 2, 3), keepdim=True)
+    seen = torch.tensor([True, True])
+    small = target.reshape(2, 1, 4, 2, 4, 2).sum(dim=(3, 5))
+    smaller = target.reshape(2, 1, 2, 4, 2, 4).sum(dim=(3, 5))
+    kl = KLDivergenceLoss()
+    expected = kl(logits, target, seen) + 0.5 * kl(side, small, seen) + 0.25 * kl(coarse, smaller, seen)
+    outputs = {"saliency_logits": logits, "saliency_logits_2": side, "saliency_logits_4": coarse}
+    loss = saliency_loss(DeepSupervisionLoss(weights=(0.5, 0.25)), outputs, target, seen)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(InputError, match="1 side heads are weighted, but the network has 2"):
+        saliency_loss(DeepSupervisionLoss(), outputs, target, seen)
+    with pytest.raises(InputError, match=r"trained by gazelit\.losses\.DeepSupervisionLoss"):
+        saliency_loss(kl, outputs, target, seen)

@@ -5,6 +5,7 @@ import torch
 
 from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec, rebuild
+from gazelit.models.heads import CentrePrior
 
 SMALL = {
     "encoder": EncoderSpec("densenet-small"),
@@ -117,3 +118,108 @@ def test_contrastive_network_embeds_with_and_without_a_projector():
     projected = ContrastiveNetwork(EncoderSpec("densenet-small"), projection=16)
     assert projected(image)["embedding"].shape == (2, 16)
     assert list(projected.specs) == ["encoder", "projector"]
+
+
+def test_one_encoder_gives_its_own_maps_to_the_decoder():
+    torch.manual_seed(0)
+    network = DualEncoderUNet(EncoderSpec("resnet18"), None, [8, 8, 8, 4, 4]).eval()
+    assert "saliency_encoder" not in network.specs
+    assert network.specs["decoder"]["skip_channels"] == {"2": 64, "4": 64, "8": 128, "16": 256}
+    image = torch.rand(1, 1, 64, 64)
+    # The finest skip connection reaches the map.
+    before = network(image)["saliency_logits"]
+    forward = network.encoder.forward
+    network.encoder.forward = lambda x: [torch.zeros_like(one) if i == 0 else one for i, one in enumerate(forward(x))]
+    assert not torch.allclose(before, network(image)["saliency_logits"])
+
+
+@pytest.mark.parametrize("features", ["fused", "encoder", "decoder"])
+def test_what_the_classifier_sees(features):
+    torch.manual_seed(0)
+    network = DualEncoderUNet(**SMALL, classifier_features=features).eval()
+    image = torch.rand(2, 1, 64, 64)
+    maps = network.encoder(image)
+    skips = dict(zip(network.saliency_encoder.strides, network.saliency_encoder(image), strict=True))
+    decoded = network.decoder(maps[-1], skips)[-1].mean((2, 3))
+    seen = {
+        "fused": [network.encoder.embed(maps), decoded],
+        "encoder": [network.encoder.embed(maps)],
+        "decoder": [decoded],
+    }
+    expected = network.classifier.layers(torch.cat(seen[features], 1))
+    assert torch.allclose(network(image)["logits"], expected, atol=1e-6)
+
+
+def test_gaze_pooling_weighs_the_encoders_map_by_the_predicted_or_given_density():
+    torch.manual_seed(0)
+    network = DualEncoderUNet(**SMALL, classifier_features="encoder", classifier_pooling="gaze").eval()
+    image = torch.rand(2, 1, 96, 64)
+    outputs = network(image)
+    density = outputs["saliency_logits"].flatten(1).softmax(1).reshape(2, 1, 96, 64)
+    features = network.encoder.embedding_map(network.encoder(image))
+
+    def pooled(one):
+        weight = one.reshape(2, 1, 3, 32, 2, 32).sum(dim=(3, 5))
+        return (features * weight).sum((2, 3)) / weight.sum((2, 3))
+
+    assert torch.allclose(outputs["logits"], network.classifier.layers(pooled(density)), atol=1e-5)
+    reader = torch.zeros(2, 1, 96, 64)
+    reader[0, 0, 70, 40] = 1
+    given = network(image, reader)["logits"]
+    assert torch.allclose(given[0], network.classifier.layers(features[:1, :, 2, 1])[0], atol=1e-5)
+    # A film without gaze is pooled by the prediction.
+    assert torch.allclose(given[1], outputs["logits"][1], atol=1e-5)
+
+
+def test_the_centre_prior_adds_a_gaussians_logarithm_and_begins_almost_flat():
+    prior = CentrePrior()
+    logits = torch.zeros(1, 1, 6, 8)
+    assert prior(logits).abs().max() < 0.02
+    with torch.no_grad():
+        prior.mean.copy_(torch.tensor([0.25, -0.5]))
+        prior.raw_precision.copy_(torch.tensor([3.0, 2.0]).expm1().log())
+    values = prior(logits)[0, 0]
+    x, y = (torch.arange(8) + 0.5) / 4 - 1, (torch.arange(6) + 0.5) / 3 - 1
+    normal = torch.distributions.Normal
+    expected = normal(0.25, 3**-0.5).log_prob(x)[None, :] + normal(-0.5, 2**-0.5).log_prob(y)[:, None]
+    assert torch.allclose(values - values[0, 0], expected - expected[0, 0], atol=1e-5)
+
+
+def test_side_heads_give_coarser_maps():
+    outputs = DualEncoderUNet(**SMALL, side_heads=2, centre_prior=True, classes=None)(torch.rand(1, 1, 64, 32))
+    shapes = {key: tuple(value.shape) for key, value in outputs.items()}
+    assert shapes == {
+        "saliency_logits": (1, 1, 64, 32),
+        "saliency_logits_2": (1, 1, 32, 16),
+        "saliency_logits_4": (1, 1, 16, 8),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"side_heads": 5}, "side_heads: must be 0 to 4"),
+        ({"classifier_features": "decoder", "classifier_pooling": "gaze"}, "classifier_pooling: gaze pools"),
+    ],
+)
+def test_options_that_fit_nothing(options, message):
+    with pytest.raises(InputError, match=message):
+        DualEncoderUNet(**SMALL, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["densenet-small", "resnet18", "tu-convnext_atto", "mit_b0", "tu-vit_tiny_patch16_224"]
+)
+def test_any_encoder_goes_into_either_place(name):
+    small = SMALL["saliency_encoder"]
+    for pair in (
+        (EncoderSpec(name), small),
+        (EncoderSpec("densenet-small"), EncoderSpec(name)),
+        (EncoderSpec(name), None),
+    ):
+        network = DualEncoderUNet(*pair, [8, 8, 8, 4, 4]).eval()
+        outputs = network(torch.rand(1, 1, 64, 64))
+        assert outputs["saliency_logits"].shape == (1, 1, 64, 64)
+        assert outputs["logits"].shape == (1, 3)
+        again = rebuild(network.config)
+        again.load_state_dict(network.state_dict())

@@ -1,6 +1,7 @@
 """Encoders: the contract, the registry, and weights."""
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -209,3 +210,93 @@ def test_weights_are_at_hand_when_their_file_lies_in_the_cache(tmp_path, monkeyp
     (tmp_path / "hub" / "checkpoints" / "densenet201-c1103571.pth").touch()
     assert describe("paper-densenet201").weights == "at hand"
     assert describe("densenet-small").weights == "none"
+
+
+def test_a_plain_transformer_is_a_pyramid_for_any_size():
+    encoder = build_encoder(EncoderSpec("tu-vit_tiny_patch16_224")).eval()
+    image = torch.rand(2, 1, 96, 64)
+    features = encoder(image)
+    assert [tuple(one.shape) for one in features] == [(2, 48, 24, 16), (2, 96, 12, 8), (2, 192, 6, 4), (2, 192, 3, 2)]
+    # The map at stride 16 is timm's own tokens, row by row; the class token is left out.
+    tokens = encoder.body.forward_features(image)[:, 1:]
+    assert torch.allclose(features[2][1, :, 4, 3], tokens[1, 4 * 4 + 3])
+    assert torch.allclose(encoder.embed(features), tokens.mean(1), atol=1e-6)
+    assert torch.equal(features[3], torch.nn.functional.max_pool2d(features[2], 2))
+
+
+def test_transformers_with_other_patches_say_what_to_set():
+    with pytest.raises(InputError, match=r"patches of 14 pixels; set options: \{patch_size: 16\}"):
+        build_encoder(EncoderSpec("tu-vit_small_patch14_dinov2"))
+    assert build_encoder(EncoderSpec("tu-vit_small_patch14_dinov2", options={"patch_size": 16})).strides == [
+        4,
+        8,
+        16,
+        32,
+    ]
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "resnet10t"])
+def test_a_whole_timm_checkpoint_gives_timms_own_features(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=1000).eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
+    spec = EncoderSpec(f"tu-{name}", weights=str(tmp_path / "w.pth"))
+    encoder = build_encoder(spec).eval()
+    load_pretrained(encoder, spec)
+    image = torch.rand(1, 1, 224, 224)
+    # timm's model sees the grey image three times.
+    features = theirs.forward_features(image.expand(-1, 3, -1, -1))
+    if name.startswith("vit"):
+        features = features[:, 1:].transpose(1, 2).reshape(1, -1, 14, 14)
+        ours = encoder(image)[2]
+    else:
+        ours = encoder(image)[-1]
+    if name == "convnext_atto":
+        # Its last normalisation stands behind the pyramid.
+        features = theirs.stages(theirs.stem(image.expand(-1, 3, -1, -1)))
+    assert torch.allclose(ours, features, atol=1e-4)
+
+
+class _ChestDenseNet(nn.Module):
+    """As torchxrayvision saves its DenseNet-121: one grey channel, a head of 18, thresholds, pickled whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torchvision.models.densenet121().features
+        self.features.conv0 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        self.classifier = nn.Linear(1024, 18)
+        self.register_buffer("op_threshs", torch.rand(18))
+
+    def __reduce_ex__(self, protocol):
+        _ChestDenseNet.pickled = True
+        return super().__reduce_ex__(protocol)
+
+    def __setstate__(self, state):
+        raise AssertionError("code of the file must not run")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_torchxrayvisions_pickled_model_is_read_without_running_its_code(legacy, tmp_path):
+    torch.manual_seed(0)
+    theirs = _ChestDenseNet().eval()
+    torch.save(theirs, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    spec = EncoderSpec("densenet121", str(tmp_path / "w.pt"), {"input_range": [-1024, 1024]})
+    encoder = build_encoder(spec).eval()
+    load_pretrained(encoder, spec)
+    image = torch.rand(1, 1, 64, 64)
+    expected = theirs.features(image * 2048 - 1024)
+    assert torch.allclose(encoder(image)[-1], expected.relu(), atol=1e-4) or torch.allclose(
+        encoder(image)[-1], expected, atol=1e-4
+    )
+
+
+class _Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code of the file has run')",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    torch.save({"state_dict": _Evil()}, tmp_path / "w.pt")
+    spec = EncoderSpec("resnet18", weights=str(tmp_path / "w.pt"))
+    with pytest.raises(InputError, match=r"w\.pt: (holds no state dict|not a readable checkpoint)"):
+        load_pretrained(build_encoder(spec), spec)

@@ -1,0 +1,132 @@
+"""Compiled, channels last, recomputed: the same results."""
+
+import copy
+
+import pytest
+import torch
+
+from gazelit.errors import InputError
+from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
+from gazelit.models.execution import Execution, apply_execution, recomputed, unreached
+
+SMALL = {
+    "encoder": EncoderSpec("densenet-small"),
+    "saliency_encoder": EncoderSpec("res-se", options={"widths": [4, 4, 8, 8, 8], "reduction": 4}),
+    "decoder_widths": [8, 8, 8, 4, 4],
+}
+EVERY = ["encoder", "saliency_encoder", "decoder", "saliency_head", "classifier"]
+SIZE = (64, 64)
+
+
+def step(network):
+    torch.manual_seed(3)
+    outputs = network(torch.rand(4, 1, 64, 64, dtype=torch.float64))
+    loss = outputs["saliency_logits"].square().mean() + outputs["logits"].square().mean()
+    loss.backward()
+    return loss, {name: one.grad.clone() for name, one in network.named_parameters()}, dict(network.named_buffers())
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    # Dropout draws again in the recomputation: it must draw the same.
+    return DualEncoderUNet(**SMALL, dropout=0.5).train()
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [Execution(recompute=EVERY[:3]), Execution(channels_last=True), Execution(compile=["saliency_head"])],
+    ids=["recompute", "channels_last", "compile"],
+)
+def test_loss_gradients_and_batchnorm_statistics_are_the_same(network, execution):
+    # In float32 BatchNorm over few pixels turns another order of sums into a thousandth of a gradient.
+    other = copy.deepcopy(network.double())
+    keys = list(network.state_dict())
+    apply_execution(network.float(), execution, SIZE)
+    network.double()
+    assert list(network.state_dict()) == keys
+    loss, gradients, buffers = step(network)
+    expected_loss, expected_gradients, expected_buffers = step(other)
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    for name, gradient in expected_gradients.items():
+        assert torch.allclose(gradients[name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item() + 1e-7), (
+            name
+        )
+    for name, buffer in expected_buffers.items():
+        assert torch.allclose(buffers[name], buffer, rtol=1e-6, atol=1e-9), name
+
+
+def saved_bytes(network):
+    """What the backward pass keeps."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = network(torch.rand(4, 1, 64, 64))
+    parameters = {one.data_ptr() for one in network.parameters()}
+    size = sum(count for pointer, count in kept.items() if pointer not in parameters)
+    assert outputs
+    return size
+
+
+@pytest.mark.parametrize("name", ["densenet-small", "resnet18", "tu-vit_tiny_patch16_224"])
+def test_recomputation_keeps_less_for_the_backward_pass(name):
+    network = ContrastiveNetwork(EncoderSpec(name)).train()
+    before = saved_bytes(network)
+    apply_execution(network, Execution(recompute=["encoder"]), SIZE)
+    assert saved_bytes(network) < 0.6 * before
+
+
+def test_recomputed_parts_of_a_batch_have_the_whole_batchs_gradient():
+    torch.manual_seed(0)
+    network = ContrastiveNetwork(EncoderSpec("densenet-small"), projection=4).eval()
+    image = torch.rand(6, 1, 64, 64)
+    network(image)["embedding"].square().sum().backward()
+    expected = [one.grad.clone() for one in network.parameters()]
+    network.zero_grad()
+    parts = [recomputed(lambda part: network(part)["embedding"], [network], part) for part in image.split(2)]
+    torch.cat(parts).square().sum().backward()
+    for gradient, one in zip(expected, network.parameters(), strict=True):
+        assert torch.allclose(one.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_a_copy_recomputes_with_its_own_weights(network):
+    apply_execution(network, Execution(recompute=["encoder"]), SIZE)
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert twin(torch.rand(2, 1, 64, 64))["logits"].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        (Execution(compile=["backbone"]), r"execution\.compile: no component backbone"),
+        (Execution(recompute=["side"]), r"execution\.recompute: no component side"),
+    ],
+)
+def test_unknown_components(network, execution, message):
+    with pytest.raises(InputError, match=message):
+        apply_execution(network, execution, SIZE)
+
+
+def test_parameters_without_a_way_to_the_outputs():
+    alone = DualEncoderUNet(**SMALL, classes=None)
+    # Without a classifier nothing sees norm5.
+    found = {id(one) for one in unreached(alone, "saliency_logits", SIZE)}
+    assert found == {id(one) for one in alone.encoder.features.norm5.parameters()}
+    assert unreached(DualEncoderUNet(**SMALL), "", SIZE) == []
+    modes = {module: module.training for module in alone.modules()}
+    assert all(module.training == mode for module, mode in modes.items())
+
+
+def test_a_coarsest_map_that_no_step_takes_is_found_unreached():
+    network = DualEncoderUNet(SMALL["encoder"], EncoderSpec("resnet18"), [8, 8, 8, 4, 4])
+    names = {id(one): name for name, one in network.named_parameters()}
+    found = {names[id(one)] for one in unreached(network, "", SIZE)}
+    assert found
+    assert all(name.startswith("saliency_encoder.body.layer4.") for name in found)

@@ -1,0 +1,132 @@
+"""W&B, offline: sweeps as an agent runs them, a run that is resumed, and images on request alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from gazelit.configs import config_root
+from tests.tiny import tiny
+
+SWEEPS = sorted((config_root() / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path))
+
+
+def draw(parameter):
+    """A value as a sweep would draw it."""
+    return parameter["value"] if "value" in parameter else parameter.get("values", [parameter.get("max")])[-1]
+
+
+def agent_command(sweep, drawn):
+    """The command line that `wandb agent` builds, by its own functions."""
+    arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in drawn.items()}})
+    command = []
+    for part in create_sweep_command(list(sweep["command"])):
+        if part == "${env}":
+            command.append("/usr/bin/env")
+        elif part == "${args}":
+            command += arguments["args"]
+        else:
+            command.append(part)
+    return command
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=[path.stem for path in SWEEPS])
+def test_the_agents_command_trains(path, store, tmp_path):
+    sweep = yaml.safe_load(path.read_text())
+    drawn = {key: draw(parameter) for key, parameter in sweep["parameters"].items()}
+    stage = 3 if path.stem == "joint" else 1
+    if "ckpt_path" in drawn:
+        parent = [sys.executable, "-m", "gazelit", "fit", "--config=stage2.yaml", *tiny(2, store),
+                  "--trainer.max_epochs=1", "--checkpoint.dirpath=parent", "--trainer.logger=false"]  # fmt: skip
+        subprocess.run([*parent, "--data.downscale=1"], cwd=tmp_path, check=True, capture_output=True)
+        drawn["ckpt_path"] = str(tmp_path / "parent" / "best.ckpt")
+    command = agent_command(sweep, drawn)
+    # The same words, with what makes it small at the end.
+    small = [*tiny(stage, store), "--data.downscale=1", "--trainer.max_epochs=1"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        [*command, *small], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    metric = sweep["metric"]["name"]
+    epochs = next((tmp_path / "runs" / "wandb").rglob("epochs.csv")).read_text()
+    assert metric in epochs.splitlines()[0]
+    assert next((tmp_path / "runs" / "wandb").rglob("*.wandb")).stat().st_size > 1000
+
+
+def logged(folder):
+    """What offline runs hold: the payloads of LevelDB logs (blocks of 32 KiB, records behind a header of 7 bytes)."""
+    content = b""
+    for file in sorted(folder.rglob("*.wandb")):
+        data = file.read_bytes()
+        position = 7
+        while position + 7 <= len(data):
+            if 2**15 - position % 2**15 < 7:
+                position += 2**15 - position % 2**15
+                continue
+            length = int.from_bytes(data[position + 4 : position + 6], "little")
+            content += data[position + 7 : position + 7 + length]
+            position += 7 + length
+    return content
+
+
+def test_a_resumed_run_keeps_its_id_and_logs_config_metrics_and_hashes_but_no_image(store, run_gazelit, tmp_path):
+    import wandb
+
+    from gazelit.files import sha256_file
+
+    options = [*tiny(2, store), "--checkpoint.dirpath=run/checkpoints", "--config=loggers/wandb.yaml"]
+    run_gazelit("fit", "--config=presets/quick/stage2.yaml", *options, "--trainer.max_epochs=1")
+    wandb.finish()
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    digest = sha256_file(best)
+    printed = run_gazelit("fit", "--config=presets/quick/stage2.yaml", *options, "--trainer.max_epochs=2",
+                          "--ckpt_path=run/checkpoints/last.ckpt")  # fmt: skip
+    wandb.finish()
+    assert "resuming" in printed
+    folder = tmp_path / "runs" / "wandb"
+    ids = {file.stem.removeprefix("run-") for file in folder.rglob("*.wandb")}
+    assert ids == {yaml.safe_load((tmp_path / "run" / "wandb.json").read_text())["id"]}
+    content = logged(folder)
+    for wanted in ("val/cc", "SaliencyWarmup", "densenet-small", digest):
+        assert wanted.encode() in content, wanted
+    assert b"media/images" not in content
+    assert not list(folder.rglob("*.png"))
+
+
+def test_another_stage_is_another_run(store, run_gazelit, tmp_path):
+    import wandb
+
+    common = ["--config=loggers/wandb.yaml", "--trainer.max_epochs=1"]
+    run_gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *common,
+                "--checkpoint.dirpath=a/checkpoints")  # fmt: skip
+    wandb.finish()
+    run_gazelit("fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), *common,
+                "--checkpoint.dirpath=b/checkpoints", "--ckpt_path=a/checkpoints/best.ckpt")  # fmt: skip
+    wandb.finish()
+    ids = [yaml.safe_load((tmp_path / name / "wandb.json").read_text())["id"] for name in "ab"]
+    assert ids[0] != ids[1]
+
+
+def test_images_are_logged_where_they_are_asked_for(store, run_gazelit, tmp_path):
+    import wandb
+
+    options = [*tiny(2, store), "--config=loggers/wandb.yaml", "--trainer.max_epochs=1"]
+    more = ["--trainer.callbacks+=gazelit.stages.panels.LogSaliencyMaps", "--trainer.callbacks.cases=2"]
+    run_gazelit("fit", "--config=presets/quick/stage2.yaml", *options, *more)
+    wandb.finish()
+    assert len(list((tmp_path / "runs" / "wandb").rglob("*.png"))) == 2
+    printed = run_gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *more, code=2)
+    assert "no logger takes images" in printed
