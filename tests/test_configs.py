@@ -7,16 +7,29 @@ import yaml
 
 from gazelit.configs import config_root, find_config, resolve_config_arguments
 from gazelit.errors import InputError
+from gazelit.pipeline import StageStep, _arms, _check
 from tests.tiny import tiny
 
 STAGE_CONFIGS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("stage?.yaml"))
 PIPELINES = sorted(str(path.relative_to(config_root())) for path in config_root().glob("pipelines/*.yaml"))
 DATA = sorted(str(path.relative_to(config_root())) for path in config_root().glob("data/*.yaml"))
+OTHER_STAGES = sorted(
+    str(path.relative_to(config_root()))
+    for pattern in ("supervised.yaml", "multitask_unet.yaml")
+    for path in config_root().rglob(pattern)
+)
+#: Run by tests/test_sweeps.py.
+WANDB = sorted(
+    str(path.relative_to(config_root()))
+    for folder in ("sweeps", "loggers")
+    for path in (config_root() / folder).glob("*.yaml")
+)
+ABLATIONS = sorted(str(path.relative_to(config_root())) for path in config_root().glob("ablations/*.yaml"))
 
 
 def test_every_yaml_is_of_a_kind_that_is_tested():
     every = {str(path.relative_to(config_root())) for path in config_root().rglob("*.yaml")}
-    assert every == {*STAGE_CONFIGS, *PIPELINES, *DATA}
+    assert every == {*STAGE_CONFIGS, *OTHER_STAGES, *PIPELINES, *DATA, *WANDB, *ABLATIONS}
 
 
 def test_names_are_looked_up_among_the_shipped_ones_from_any_folder(tmp_path, monkeypatch):
@@ -65,11 +78,70 @@ def test_labels_that_the_network_does_not_tell_apart(store, run_gazelit):
     assert "the data have 2, but the network tells 3 classes apart; set --model.network.classes=2" in printed
 
 
-@pytest.mark.parametrize("config", PIPELINES)
-def test_pipeline_names_shipped_stages(config):
+TINY_ONE_ENCODER = [
+    "--model.network.encoder={name: res-se, options: {widths: [4, 4, 8], reduction: 4}}",
+    "--model.network.decoder_widths=[8, 4]",
+]
+
+
+def small(config, store):
+    """Options that make the stage of a configuration small."""
+    if "multitask" in config:
+        return [*tiny(3, store, network=False), *TINY_ONE_ENCODER]
+    number = re.search(r"stage(\d)", config)
+    return tiny(int(number.group(1)) if number else 1, store)
+
+
+@pytest.mark.parametrize("config", OTHER_STAGES)
+def test_baselines_train_a_step_and_validate(config, store, run_gazelit):
+    options = [*small(config, store), "--data.downscale=1", "--trainer.fast_dev_run=true"]
+    run_gazelit("fit", "--config", config, *options)
+
+
+def steps(config):
     pipeline = yaml.safe_load(find_config(config).read_text())
-    assert [find_config(stage["config"]).is_file() for stage in pipeline["stages"]] == [True] * 3
-    assert [stage["name"] for stage in pipeline["stages"]] == ["contrastive", "saliency", "joint"]
+    return [StageStep(**stage) for stage in pipeline["stages"]], pipeline.get("arms")
+
+
+@pytest.mark.parametrize("config", PIPELINES)
+def test_pipelines_name_shipped_configurations_and_stages_before_those_that_follow(config):
+    stages, arms = steps(config)
+    _check(stages, "best", 1, None)
+    tested = _arms(stages, arms)
+    for stage in stages:
+        for name in [stage.config] if isinstance(stage.config, str) else stage.config:
+            assert find_config(name).is_relative_to(config_root())
+    if "ablation" not in config:
+        assert [stage.name for stage in stages] == ["contrastive", "saliency", "joint"]
+    else:
+        # Every stage is tested or leads to one that is.
+        used = set(tested.values())
+        for stage in reversed(stages):
+            if stage.name in used and stage.after not in (None, "previous"):
+                used.add(stage.after)
+        assert used == {stage.name for stage in stages}
+
+
+ABLATION_STEPS = [
+    (config, stage.name)
+    for config in PIPELINES
+    for stage in steps(config)[0]
+    if stage.overrides or not isinstance(stage.config, str)
+]
+
+
+@pytest.mark.parametrize(("config", "name"), ABLATION_STEPS, ids=["-".join(step) for step in ABLATION_STEPS])
+def test_what_an_ablation_changes_trains_a_step(config, name, store, run_gazelit):
+    stage = next(one for one in steps(config)[0] if one.name == name)
+    configs = [stage.config] if isinstance(stage.config, str) else stage.config
+    options = small(configs[0], store)
+    if len(configs) > 1:
+        # Nothing that would bring the second encoder back.
+        options = [one for one in options if "saliency_encoder" not in one]
+    run_gazelit(
+        "fit", *(f"--config={one}" for one in configs), *options, *stage.overrides, "--data.downscale=1",
+        "--trainer.fast_dev_run=true",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

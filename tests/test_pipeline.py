@@ -21,6 +21,7 @@ def pipeline_file(folder, store, epochs):
         for number, name in enumerate(("contrastive", "saliency", "joint"), start=1)
     ]
     path = folder / "tiny.yaml"
+    stages[-1]["calibrate"] = True
     path.write_text(yaml.safe_dump({"stages": stages, "overrides": [f"--trainer.max_epochs={epochs}"]}))
     return path
 
@@ -117,7 +118,7 @@ def test_a_finished_run_changes_nothing(interrupted, store):
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.ckpt")}
     again = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("done before, skipped") == 5
+    assert again.stderr.count("done before, skipped") == 6
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.ckpt")} == before
 
 
@@ -203,3 +204,58 @@ def test_missing_store_says_how_to_make_one(tmp_path):
     with pytest.raises(InputError, match="gazelit prepare"):
         run([StageStep("a", "stage1.yaml")], tmp_path / "none", tmp_path / "run")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def compared(store, tmp_path_factory):
+    """Two arms that share nothing, over three folds."""
+    folder = tmp_path_factory.mktemp("arms")
+    stages = [
+        {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": tiny(1, store)},
+        {"name": "joint", "config": "presets/quick/stage3.yaml", "after": None, "overrides": tiny(3, store)},
+    ]
+    pipeline = {
+        "stages": stages, "arms": {"both": "joint", "diagnosis": "alone"}, "folds": 3,
+        "overrides": ["--trainer.max_epochs=1"],
+    }  # fmt: skip
+    path, out = folder / "arms.yaml", folder / "run"
+    path.write_text(yaml.safe_dump(pipeline))
+    result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    return out, result
+
+
+def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, store):
+    import pandas as pd
+
+    out, result = compared
+    assert result.returncode == 0, result.stderr
+    cases = pd.read_parquet(store / "cases.parquet")
+    for arm in ("both", "diagnosis"):
+        tables = [pd.read_parquet(out / f"fold-{fold}" / f"test_{arm}" / "predictions.parquet") for fold in range(3)]
+        assert sorted(pd.concat(tables)["image_id"]) == sorted(cases["image_id"])
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["n_test"] == len(cases)
+    pooled = pd.concat(pd.read_parquet(out / f"fold-{fold}" / "test_both" / "predictions.parquet") for fold in range(3))
+    assert metrics["arms"]["both"]["estimates"]["cc"]["value"] == pytest.approx(pooled["cc"].mean(), rel=1e-5)
+    difference = metrics["arms"]["diagnosis"]["differences"]["auroc_macro"]
+    values = [metrics["arms"][arm]["estimates"]["auroc_macro"]["value"] for arm in ("both", "diagnosis")]
+    assert difference["value"] == pytest.approx(values[1] - values[0])
+    text = (out / "report.md").read_text()
+    assert "synthetic" in text.lower()
+    assert "| both |" in text
+    assert "| diagnosis |" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arms": {"a": "nowhere"}}, "'a' tests stage 'nowhere'"),
+        ({"arms": {"a b": "one"}}, "not a plain name"),
+        ({"arms": {}}, "arms: there is none"),
+        ({"seeds": 0}, "seeds: must be at least 1"),
+        ({"folds": 2}, "folds: must be at least 3"),
+    ],
+)
+def test_arms_seeds_and_folds_that_cannot_be(options, message, store, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run([StageStep("one", "stage1.yaml")], store, tmp_path / "run", **options)

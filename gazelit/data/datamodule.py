@@ -145,8 +145,10 @@ class GazeDataModule(L.LightningDataModule):
         if self.split_file is not None:
             self._split = load_split(self.split_file, store.cases)
         else:
-            # Rows of NaN differ from each other as numbers, and not as text.
-            strata = [str(label) for label in self._labels.tolist()]
+            values = self._labels.float()
+            is_class = self.exclusive or bool((values.isnan() | (values == 0) | (values == 1)).all())
+            # Rows of NaN differ from each other as numbers, and not as text; measurements are no strata.
+            strata = [str(label) if is_class else "" for label in self._labels.tolist()]
             self._split = make_split(store.cases, strata, self.split)
         check_downscale(store, self.downscale)
         self._gaze = WorkingGaze.of(store, self.gaze, self.downscale)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from gazelit.errors import InputError
 from gazelit.models.registry import EncoderSpec, load_pretrained
@@ -29,8 +30,10 @@ class Network(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` from which :func:`rebuild` makes the network."""
+        # Sharding puts a class of torch's own in front.
+        cls = next(one for one in type(self).__mro__ if not issubclass(one, FSDPModule))
         return {
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "class_path": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": self.arguments,
         }
 

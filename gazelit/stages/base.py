@@ -171,8 +171,18 @@ class Stage(L.LightningModule):
                 self.network.load_pretrained(component)
 
     def configure_model(self) -> None:
-        """Shards the components over processes under Lightning's ``ModelParallelStrategy`` (FSDP2)."""
+        """Shards the components over processes under Lightning's ``ModelParallelStrategy`` (FSDP2).
+
+        Raises:
+            InputError: The strategy is told, or by default takes, processes for tensor parallelism.
+        """
         if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
+            if self.device_mesh["tensor_parallel"].size() > 1:
+                # Lightning's default on one node; every process would train on its own share alone.
+                raise InputError(
+                    "ModelParallelStrategy: networks are sharded over data-parallel processes; set "
+                    "--trainer.strategy.tensor_parallel_size=1 and --trainer.strategy.data_parallel_size=PROCESSES"
+                )
             shard(self.network, self.device_mesh["data_parallel"])
             for parameter in set(self.parameters()) - set(self.network.parameters()):
                 # What the objective learns is a few numbers: every process holds them and they agree on the gradient.

@@ -227,3 +227,92 @@ def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path):
     ranks = [name for name in one_table if name.startswith("auc_")]
     pd.testing.assert_frame_equal(one_table[ranks], two_table[ranks], rtol=2e-3)
     pd.testing.assert_frame_equal(one_table.drop(columns=ranks), two_table.drop(columns=ranks), rtol=1e-4, atol=1e-5)
+
+
+def launch(folder, *command):
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(*processes):
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+
+
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.batch_size=4"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        # A coarsest map that no decoder step takes, a prior, side heads and projected gradients: nothing may be unused.
+        [
+            "--model.network.saliency_encoder={name: resnet18}", "--model.weighting=gazelit.losses.GradientSurgery",
+            "--model.network.centre_prior=true", "--model.network.side_heads=1",
+            "--model.saliency_loss=gazelit.losses.DeepSupervisionLoss",
+        ],
+        [
+            "--model.network.classifier_pooling=gaze",
+            "--model.teacher_forcing=true",
+            "--model.execution.recompute=[encoder]",
+        ],
+    ],
+    ids=["resnet-surgery-sides", "gaze-pooling-recompute"],
+)  # fmt: skip
+def test_open_choices_train_on_two_processes(options, store, tmp_path):
+    finish(launch(
+        tmp_path, "gazelit", "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), *options, *SHORT,
+        "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint.dirpath=run/checkpoints",
+    ))  # fmt: skip
+    assert np.isfinite(pd.read_csv(tmp_path / "run" / "epochs.csv")["train/loss"]).all()
+
+
+def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path):
+    # With gradients averaged over processes, sharding parameters changes where they lie and nothing else.
+    options = [
+        "--trainer.max_epochs=1", "--data.augment=false", "--trainer.deterministic=false",
+        "--model.frozen=[encoder]", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
+    ]  # fmt: skip
+    weights = []
+    for name, strategy in (
+        ("ddp", ["--trainer.strategy=ddp"]),
+        (
+            "fsdp",
+            [
+                "--trainer.strategy=ModelParallelStrategy",
+                "--trainer.strategy.data_parallel_size=2",
+                "--trainer.strategy.tensor_parallel_size=1",
+                "--trainer.strategy.save_distributed_checkpoint=false",
+            ],
+        ),
+    ):
+        finish(launch(
+            tmp_path, "gazelit", "fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *options, *strategy,
+            "--data.batch_size=4", "--trainer.devices=2", f"--checkpoint.dirpath={name}/checkpoints",
+        ))  # fmt: skip
+        weights.append(load_model(tmp_path / name / "checkpoints" / "last.ckpt").network.state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():
+        # BatchNorm statistics are each process's own under DDP until the next step shares rank 0's.
+        if "running" not in key:
+            assert torch.allclose(value.float(), weights[1][key].float(), rtol=1e-4, atol=1e-6), key
+
+
+def test_two_torchrun_agents_train_together(store, tmp_path):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test",
+        f"--rdzv-endpoint=127.0.0.1:{port}", "-m", "gazelit", "fit", "--config=presets/quick/stage3.yaml",
+        *tiny(3, store), *SHORT, "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp",
+        "--checkpoint.dirpath=run/checkpoints",
+    ]  # fmt: skip
+    finish(launch(tmp_path, *command), launch(tmp_path, *command))
+    assert pd.read_csv(tmp_path / "run" / "epochs.csv")["train/loss"].notna().all()
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()

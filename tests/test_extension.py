@@ -1,0 +1,70 @@
+"""An encoder, a stage, a loss and a dataset from a file outside the package, trained from YAML alone."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.tiny import tiny
+
+# What docs/extending.md shows; the test reads it from there.
+PAGE = "docs/extending.md"
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """A folder with the page's Python file and configuration."""
+    import re
+    from pathlib import Path
+
+    folder = tmp_path_factory.mktemp("outside")
+    text = (Path(__file__).resolve().parents[1] / PAGE).read_text()
+    blocks = {kind: re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL).group(1) for kind in ("python", "yaml")}
+    (folder / "mine.py").write_text(blocks["python"])
+    (folder / "mine.yaml").write_text(blocks["yaml"])
+    return folder
+
+
+def gazelit(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    result = subprocess.run(
+        [sys.executable, "-m", "gazelit", *map(str, arguments)],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def test_the_pages_dataset_encoder_loss_and_stage_work_from_yaml_alone(outside, cohort):
+    films = outside / "films"
+    films.mkdir()
+    rows = ["film,patient,age,x,y"]
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for number in range(12):
+        pixels = (torch.rand(96, 80, generator=generator) * 255).byte().numpy()
+        Image.fromarray(pixels).save(films / f"{number}.png")
+        rows.append(f"{number}.png,p{number},{30 + number * 4},{20 + number},{40 + number}")
+    (films / "films.csv").write_text("\n".join(rows) + "\n")
+    printed = gazelit(outside, "prepare", "--source=mine.FilmFolder", "--source.root=films", "--size=[64, 64]",
+                      "--workers=1", "--out=store")  # fmt: skip
+    assert "12 cases" in printed
+    small = [*tiny(1, outside / "store", network=False), "--data.val_fraction=0.25", "--data.test_fraction=0.25"]
+    printed = gazelit(outside, "fit", "--config=mine.yaml", *small, "--trainer.max_epochs=2",
+                      "--checkpoint.dirpath=run/checkpoints")  # fmt: skip
+    assert "stage 'bone_age'" in printed
+    epochs = pd.read_csv(outside / "run" / "epochs.csv")
+    assert epochs["train/loss"].notna().all()
+    # Its encoder is handed over to a stage of gazelit's.
+    printed = gazelit(outside, "fit", "--config=presets/quick/stage2.yaml", *tiny(2, outside / "store"),
+                      "--data.sigma_unit=px", "--data.sigma=4", "--data.val_fraction=0.25", "--data.test_fraction=0.25",
+                      "--data.labels=[]", "--data.exclusive=false",
+                      "--model.network.encoder={name: 'mine:Stripes', options: {width: 6}}",
+                      "--trainer.max_epochs=1", "--ckpt_path=run/checkpoints/best.ckpt",
+                      "--checkpoint.dirpath=next/checkpoints")  # fmt: skip
+    assert "loaded encoder" in printed
+    gazelit(outside, "lineage", "next/checkpoints/best.ckpt")
