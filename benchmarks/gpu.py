@@ -1,7 +1,7 @@
 """What only a machine with GPUs can tell: speed and agreement of bfloat16, compilation, layouts, recomputation.
 
-Trains the joint network at 640 × 512 on random films for a few steps each way, in one run. Every row is a ratio to plain
-float32 of the same run; "loss" is the relative difference of the loss after the same steps. Prints one table.
+Trains the joint network at 640 × 512 on random films for a few steps each way, in one run. Every row is a ratio to
+plain float32 of the same run; "loss" is the relative difference of the loss after the same steps. Prints one table.
 
     python benchmarks/gpu.py [--batch 6] [--steps 12]
 """

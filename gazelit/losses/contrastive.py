@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gazelit.errors import InputError
 from gazelit.losses.pairing import SameImage
@@ -175,10 +176,47 @@ def _weighted(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     return (values * torch.where(mask, weight, 0)).sum()
 
 
+#: Columns of embeddings that are taken to float64 at a time.
+_BLOCK = 8192
+
+
+class _Distances(torch.autograd.Function):
+    """Pairwise Euclidean distances by matrix products, many times faster than by differences.
+
+    In float32 such products would lose small distances; float64, a block of columns at a time, does not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor) -> Tensor:
+        product = embedding.new_zeros(len(embedding), len(embedding), dtype=torch.float64)
+        for block in embedding.split(_BLOCK, dim=1):
+            exact = block.double()
+            product += exact @ exact.T
+        norm = product.diagonal()
+        both = norm[:, None] + norm[None, :]
+        square = both - 2 * product
+        # What is left of equal embeddings is rounding, of the size of their norms.
+        distance = torch.where(square > 1e-13 * both, square.clamp(min=0), 0.0).sqrt()
+        ctx.save_for_backward(embedding, distance)
+        return distance.to(embedding.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        embedding, distance = ctx.saved_tensors
+        # Where two coincide the gradient is taken to be zero.
+        pull = torch.where(distance > 0, gradient.double() / torch.where(distance > 0, distance, 1.0), 0.0)
+        pull = pull + pull.T
+        pull = torch.diag(pull.sum(1)) - pull
+        result = torch.empty_like(embedding)
+        for block, out in zip(embedding.split(_BLOCK, dim=1), result.split(_BLOCK, dim=1), strict=True):
+            out.copy_(pull @ block.double())
+        return result
+
+
 def euclidean(embedding: Tensor) -> Tensor:
     """Distances (B, B) of embeddings (B, C), with a zero gradient where two coincide."""
-    # Not by matrix products, which lose small distances.
-    return torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
+    return _Distances.apply(embedding)
 
 
 def pairs(label: Tensor) -> tuple[Tensor, Tensor]:
