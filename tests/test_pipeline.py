@@ -164,10 +164,10 @@ def test_infer_reads_the_good_files_and_names_the_bad_one(interrupted, real_data
 def test_a_second_run_at_the_same_time_is_refused(tmp_path, store, monkeypatch):
     import fcntl
 
-    from gazelit import pipeline
+    from gazelit import steps
 
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(pipeline, "LOCK_PATIENCE", 0.3)
+    monkeypatch.setattr(steps, "LOCK_PATIENCE", 0.3)
     with (tmp_path / "run" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another run is at work"):

@@ -101,7 +101,7 @@ def test_make_reproduce_ends_in_a_report(tmp_path):
     assert "SYNTHETIC" in (tmp_path / "run" / "report.md").read_text()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("done before, skipped") == 5
+    assert again.stderr.count("done before, skipped") == 6
 
 
 @pytest.mark.parametrize(

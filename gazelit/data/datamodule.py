@@ -26,12 +26,13 @@ from gazelit.data.dataset import (
     collate,
 )
 from gazelit.data.gaze import Detection, TimeWindow
-from gazelit.data.heatmap import fixation_density
+from gazelit.data.heatmap import fixation_counts, fixation_density
 from gazelit.data.splits import SPLITS, Method, SplitOptions, load_split, make_split
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
+from gazelit.metrics.saliency import CentreBias
 
 Batch = dict[str, Tensor]
 Sampling = Literal["shuffled", "balanced"]
@@ -242,6 +243,19 @@ class GazeDataModule(L.LightningDataModule):
             raise InputError(f"split: '{split}' is none of {', '.join(SPLITS)}")
         self.setup()
         return np.flatnonzero(self._split == split)
+
+    def centre_bias(self) -> CentreBias:
+        """Where the training cases were looked at on average, without augmentation; from their gaze alone."""
+        rows, size = self.rows("train"), self.size
+        density, counts = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+        for row in rows:
+            part = slice(self._gaze.starts[row], self._gaze.starts[row + 1])
+            if part.start == part.stop:
+                continue
+            points = torch.from_numpy(self._gaze.points[part])[None]
+            density += fixation_density(points, size, torch.from_numpy(self._gaze.sigma[part])[None])[0]
+            counts += fixation_counts(points, size)[0]
+        return CentreBias((density / density.sum().clamp(min=1e-12)).float(), counts.float())
 
     def dataset(self, split: str) -> GazeDataset:
         """A split's cases, without augmentation."""

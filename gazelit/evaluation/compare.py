@@ -30,6 +30,10 @@ MAP_METRICS = {
     "sim": ("SIM", "higher is better"),
     "nss": ("NSS", "higher is better"),
     "auc_judd": ("AUC-Judd", "higher is better"),
+    "auc_borji": ("AUC-Borji", "higher is better"),
+    "sauc": ("shuffled AUC", "higher is better"),
+    "ig": ("information gain over the centre bias (bits)", "higher is better"),
+    "emd": ("EMD (pixels)", "lower is better"),
 }
 #: What arms are compared by; the first that an arm has of each task is tested.
 COMPARED = {"auroc_macro": "macro AUC", "cc": "CC", "kld": "KLD", "nss": "NSS"}

@@ -9,18 +9,10 @@ from torch import Tensor
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.heatmap import fixation_counts, fixation_density
-from gazelit.metrics.saliency import SaliencyMetrics, saliency_values
+from gazelit.metrics.saliency import CentreBias, SaliencyMetrics, names_at_test, values_at_test
 
 #: A Gaussian centre has this share of the image's height and width as its standard deviation.
 CENTRE_SHARE = 0.2
-
-
-def mean_map(datamodule: GazeDataModule) -> Tensor:
-    """The centre bias: the mean fixation density (H, W) of the training cases, without augmentation."""
-    total = torch.zeros(datamodule.size, dtype=torch.float64)
-    for batch in datamodule.loader("train"):
-        total += datamodule.render(batch)["heatmap"].double().sum(dim=(0, 1))
-    return (total / total.sum()).float()
 
 
 def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
@@ -36,25 +28,28 @@ def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, flo
         ``baseline/<name>/<metric>``, and 0.5 as ``baseline/chance/auroc_macro``.
     """
     height, width = datamodule.size
+    bias = datamodule.centre_bias()
     middle = torch.tensor([[(width - 1) / 2, (height - 1) / 2, 1.0]])
     maps = {
-        "centre": mean_map(datamodule),
+        "centre": bias.density,
         "gaussian": fixation_density(middle, (height, width), (CENTRE_SHARE * width, CENTRE_SHARE * height)),
         "uniform": torch.full((height, width), 1 / (height * width)),
     }
-    scores = score_maps(maps, (datamodule.render(batch) for batch in datamodule.loader(split)))
+    scores = score_maps(maps, (datamodule.render(batch) for batch in datamodule.loader(split)), bias)
     flat = {f"baseline/{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
     return {**flat, "baseline/chance/auroc_macro": 0.5}
 
 
-def score_maps(maps: dict[str, Tensor], batches: Iterable[dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+def score_maps(
+    maps: dict[str, Tensor], batches: Iterable[dict[str, Tensor]], bias: CentreBias
+) -> dict[str, dict[str, float]]:
     """Scores fixed maps (H, W) on rendered batches: by map, the mean of every saliency metric."""
-    metrics = {name: SaliencyMetrics() for name in maps}
+    metrics = {name: SaliencyMetrics(names_at_test(())) for name in maps}
     for batch in batches:
-        target = batch["heatmap"][:, 0]
+        target, mask = batch["heatmap"][:, 0], batch["valid_mask"][:, 0]
         counts = fixation_counts(batch["points"], (target.shape[1], target.shape[2]))
         for name, one in maps.items():
-            metrics[name].update(saliency_values(one.expand_as(target), target, counts, batch["valid_mask"][:, 0]))
+            metrics[name].update(values_at_test(one.expand_as(target), target, counts, mask, bias))
     return {
         name: {key: float(value) for key, value in metric.compute().items() if not key.startswith("n_")}
         for name, metric in metrics.items()

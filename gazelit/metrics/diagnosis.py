@@ -7,15 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_roc
 from torchmetrics.utilities import dim_zero_cat
+
+#: Bins of the expected calibration error, each with as many cases.
+BINS = 15
+#: At which specificity the sensitivity is told.
+SPECIFICITY = 0.9
 
 
 class DiagnosisMetrics(Metric):
-    """AUC per class and macro (one-versus-rest), and accuracy.
+    """What a classifier is judged by; exact, over all cases at once.
 
-    The AUC is exact. A class that is absent, or that every case has, has no AUC (NaN); the macro AUC is the mean over
-    the classes that have one. Unknown labels (NaN) of a multi-label problem do not count.
+    AUC and average precision per class (one-versus-rest) and as macro means; the micro AUC pools all pairs of case and
+    class. A class that is absent, or that every case has, has none of them (NaN), and the macro mean is over the
+    others. Unknown labels (NaN) of a multi-label problem do not count. ``docs/metrics.md`` has the definitions.
 
     Args:
         class_names: Names of the K classes.
@@ -44,27 +50,91 @@ class DiagnosisMetrics(Metric):
         self.labels.append(labels.detach())
 
     def compute(self) -> dict[str, Tensor]:
-        """``auroc_macro``, ``auroc_<class>``, ``accuracy`` and, for exclusive classes, ``balanced_accuracy``."""
+        """The metrics by name.
+
+        ``auroc_macro``, ``auroc_micro``, ``auroc_<class>``, ``ap_macro``, ``ap_<class>``, ``sensitivity_<class>`` (at a
+        specificity of at least 0.9), ``accuracy``, ``brier``, ``ece``; for exclusive classes also
+        ``balanced_accuracy`` and ``f1_macro``, for several labels ``f1_<class>`` at 0.5.
+        """
         probabilities, labels = dim_zero_cat(self.probabilities), dim_zero_cat(self.labels)
         classes = len(self.class_names)
         truth = torch.nn.functional.one_hot(labels, classes).float() if self.exclusive else labels.float()
         known = ~truth.isnan()
-        curves = []
+        by_class: dict[str, list[Tensor]] = {"auroc": [], "ap": [], "sensitivity": []}
         for position in range(classes):
             ours = known[:, position]
-            positive = truth[ours, position].long()
-            both = 0 < int(positive.sum()) < len(positive)
-            value = (
-                binary_auroc(probabilities[ours, position], positive) if both else probabilities.new_tensor(torch.nan)
-            )
-            curves.append(value)
-        auroc = torch.stack(curves)
-        results = {"auroc_macro": auroc.nanmean()}
-        results |= {f"auroc_{name}": value for name, value in zip(self.class_names, auroc, strict=True)}
+            values = _ranked(probabilities[ours, position], truth[ours, position].long())
+            for name, value in zip(by_class, values, strict=True):
+                by_class[name].append(value)
+        columns = {name: torch.stack(values) for name, values in by_class.items()}
+        results = {
+            "auroc_macro": columns["auroc"].nanmean(),
+            "auroc_micro": _ranked(probabilities[known], truth[known].long())[0],
+            "ap_macro": columns["ap"].nanmean(),
+        }
+        results |= {
+            f"{kind}_{name}": value
+            for kind, values in columns.items()
+            for name, value in zip(self.class_names, values, strict=True)
+        }
+        results["brier"] = _brier(probabilities, truth, known, self.exclusive)
         if self.exclusive:
-            right = (probabilities.argmax(1) == labels).float()
+            confidence, chosen = probabilities.max(1)
+            right = (chosen == labels).float()
             results["accuracy"] = right.mean()
             results["balanced_accuracy"] = torch.stack([right[labels == one].mean() for one in labels.unique()]).mean()
+            scores = torch.stack([_f1(chosen == one, labels == one) for one in range(classes)])
+            results["f1_macro"] = scores.nanmean()
+            results["ece"] = expected_calibration_error(confidence, right)
         else:
-            results["accuracy"] = ((probabilities >= 0.5) == (truth == 1))[known].float().mean()
+            chosen = probabilities >= 0.5
+            results["accuracy"] = (chosen == (truth == 1))[known].float().mean()
+            for position, name in enumerate(self.class_names):
+                ours = known[:, position]
+                results[f"f1_{name}"] = _f1(chosen[ours, position], truth[ours, position] == 1)
+            results["ece"] = expected_calibration_error(probabilities[known], truth[known])
         return results
+
+
+def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> Tensor:
+    """Mean distance of confidence and frequency over bins with equal numbers of cases (Nixon et al. 2019).
+
+    Bins of equal mass, because bins of equal width are mostly empty, and their error is biased by it.
+
+    Args:
+        confidence: (N,) predicted probabilities.
+        right: (N,) 0 or 1: what came true.
+        bins: Number of bins; with fewer cases, one each.
+
+    Returns:
+        Scalar in [0, 1]; NaN without cases.
+    """
+    if not len(confidence):
+        return confidence.new_tensor(torch.nan)
+    order = confidence.argsort(stable=True)
+    pairs = zip(confidence[order].tensor_split(bins), right[order].float().tensor_split(bins), strict=True)
+    gaps = [(one.mean() - other.mean()).abs() * len(one) for one, other in pairs if len(one)]
+    return torch.stack(gaps).sum() / len(confidence)
+
+
+def _ranked(score: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """AUC, average precision, and sensitivity at ``SPECIFICITY``; NaN with one class only."""
+    if not 0 < int(positive.sum()) < len(positive):
+        undefined = score.new_tensor(torch.nan)
+        return undefined, undefined, undefined
+    false, true, _ = binary_roc(score, positive)
+    sensitivity = true[false <= 1 - SPECIFICITY + 1e-9].max()
+    return binary_auroc(score, positive), binary_average_precision(score, positive), sensitivity
+
+
+def _brier(probabilities: Tensor, truth: Tensor, known: Tensor, exclusive: bool) -> Tensor:
+    """Mean squared error of the probabilities: summed over exclusive classes (Brier 1950), averaged over labels."""
+    error = torch.where(known, (probabilities - truth.nan_to_num()).square(), 0.0)
+    return error.sum(1).mean() if exclusive else error.sum() / known.sum()
+
+
+def _f1(chosen: Tensor, positive: Tensor) -> Tensor:
+    """F1; NaN where a class is neither there nor predicted."""
+    both = (chosen & positive).sum()
+    either = chosen.sum() + positive.sum()
+    return torch.where(either > 0, 2 * both / either.clamp(min=1), torch.nan)

@@ -1,13 +1,34 @@
 """Saliency metrics, one value an image.
 
-The definitions are pysaliency's, computed in float64 over the valid pixels of each image. Maps need not be normalised.
-Where an image has nothing to compare with (no fixation, an empty target), its value is NaN.
+Three conventions. ``gazelit``, unless another is asked for, has pysaliency's definitions, with exact ranks in place of
+thresholds and jitter. ``mit`` has those of the MIT saliency benchmark's MATLAB code, and ``reference`` those of the
+reference implementation of Qiu, Rivaz and Xiao 2025; where a metric does not name them, they are the same or do not
+exist. ``docs/metrics.md`` puts them side by side.
+
+Values are those of float64 to 1e-6: large maps of float32 are worked on as they are, with sums in cascades. Maps need
+not be normalised. Where an image has nothing to compare with (no fixation, an empty target), its value is NaN.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import cv2
+import numpy as np
+import ot
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+Convention = Literal["gazelit", "mit", "reference"]
+
+#: MATLAB's eps, which MIT's code adds.
+_EPS = 2.0**-52
+#: Pixels of a map up to which float64 costs nothing worth mentioning.
+_SMALL = 2**15
+#: Pixels after which most maps are known not to be constant.
+_GLANCE = 1024
 
 
 def cc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -21,82 +42,167 @@ def cc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor
     Returns:
         (B,) float64 in [−1, 1]; 0 for a constant prediction, NaN for a constant target.
     """
-    one, other, valid = _flat(prediction, target, mask)
-    one, other = _centred(one, valid), _centred(other, valid)
-    scale = (one.square().sum(1) * other.square().sum(1)).sqrt()
-    value = (one * other).sum(1) / torch.where(scale > 0, scale, 1.0)
-    return torch.where(_constant(target, mask), torch.nan, value)
+
+    def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
+        one, other = _centred(one, valid), _centred(other, valid)
+        scale = (_dot(one, one) * _dot(other, other)).sqrt()
+        result = _dot(one, other) / torch.where(scale > 0, scale, 1.0)
+        return result.clamp(-1, 1)
+
+    result = _each(value, prediction, target, mask)
+    result = torch.where(_constant(prediction, mask), 0.0, result)
+    return torch.where(_constant(target, mask), torch.nan, result)
 
 
-def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit") -> Tensor:
     """KL divergence of the predicted density from the target's: Σ g ln(g / p), in nats.
 
-    A prediction of zero where the target is not is infinitely wrong; a softmax is never zero.
+    A prediction of zero where the target is not is infinitely wrong; a softmax is never zero. ``mit`` has
+    Σ g ln(ε + g / (p + ε)) with ε = 2⁻⁵², which is finite, and larger the smaller ε is.
 
     Args:
         prediction: (B, H, W), not negative.
         target: (B, H, W), not negative.
         mask: (B, H, W) bool; see :func:`cc`.
+        convention: ``gazelit`` (and ``reference``), or ``mit``.
 
     Returns:
-        (B,) float64, at least 0; NaN for an empty target.
+        (B,) float64, at least 0 (``mit``: to rounding); NaN for an empty target.
     """
-    one, other, valid = _flat(prediction, target, mask)
-    p, g = _density(one, valid), _density(other, valid)
-    return torch.where(g > 0, g * (g.log() - p.log()), g).sum(1)
+
+    def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
+        if convention == "mit":
+            p, g = _density(one.double()), _density(other.double())
+            return (g * (_EPS + g / (p + _EPS)).log()).sum(1)
+        totals = _sum(one), _sum(other)
+        # 0 · ln 0 is 0, also where neither has anything (0 / 0, which fmax passes over).
+        ratio = torch.div(other, one)
+        torch.fmax(ratio, ratio.new_tensor(torch.finfo(ratio.dtype).tiny), out=ratio)
+        return _dot(other, _log_(ratio)) / totals[1] + (totals[0] / totals[1]).log()
+
+    return _each(value, prediction, target, mask)
 
 
-def sim(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+def sim(prediction: Tensor, target: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit") -> Tensor:
     """Similarity: what two densities share, Σ min(p, g).
 
+    ``mit`` stretches both maps to [0, 1] before it makes them densities, which forgives a prediction any pedestal.
+
     Args:
         prediction: (B, H, W), not negative.
         target: (B, H, W), not negative.
         mask: (B, H, W) bool; see :func:`cc`.
+        convention: ``gazelit`` (and ``reference``), or ``mit``.
 
     Returns:
-        (B,) float64 in [0, 1]; NaN for an empty target.
+        (B,) float64 in [0, 1]; NaN for an empty target, with ``mit`` also for a constant map.
     """
-    one, other, valid = _flat(prediction, target, mask)
-    return torch.minimum(_density(one, valid), _density(other, valid)).sum(1)
+
+    def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
+        if convention == "mit":
+            one, other = (_stretched(values, valid) for values in (one, other))
+        return _sum(torch.minimum(_density(one), _density(other)))
+
+    return _each(value, prediction, target, mask)
 
 
-def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) -> Tensor:
+def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit") -> Tensor:
     """Normalised scanpath saliency: the mean of the standardised prediction over the fixations.
 
-    Every fixation counts, also when several share a pixel; the standard deviation is the population's.
+    Every fixation counts, also when several share a pixel; the standard deviation is the population's. ``mit`` counts
+    fixated pixels once, and its standard deviation is the sample's (N − 1); so is the ``reference``'s, which besides
+    takes a density for the fixations.
 
     Args:
         prediction: (B, H, W).
-        counts: (B, H, W) number of fixations on each pixel.
+        counts: (B, H, W) number of fixations on each pixel; with ``reference`` any weights.
         mask: (B, H, W) bool; see :func:`cc`.
+        convention: ``gazelit``, ``mit`` or ``reference``.
 
     Returns:
         (B,) float64; 0 for a constant prediction, NaN without fixations.
+
+    Raises:
+        ValueError: Counts are not whole numbers, such as a blurred map, and the convention is not ``reference``.
     """
-    one, fixations, valid = _flat(prediction, counts, mask)
-    centred = _centred(one, valid)
-    deviation = (centred.square().sum(1) / valid.sum(1)).sqrt()
-    fixations = fixations * valid
-    value = (centred * fixations).sum(1) / fixations.sum(1) / torch.where(deviation > 0, deviation, 1.0)
-    return torch.where(_constant(prediction, mask) & (fixations.sum(1) > 0), 0.0, value)
+
+    def value(one: Tensor, fixations: Tensor, valid: Tensor | None) -> Tensor:
+        if convention != "reference" and not torch.equal(fixations, fixations.round()):
+            raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")
+        if convention == "mit":
+            fixations = (fixations > 0).to(fixations.dtype)
+        centred = _centred(one, valid)
+        pixels = _pixels(one, valid) - (0 if convention == "gazelit" else 1)
+        deviation = (_dot(centred, centred) / pixels).sqrt()
+        return _dot(centred, fixations) / _sum(fixations) / torch.where(deviation > 0, deviation, 1.0)
+
+    result = _each(value, prediction, counts, mask)
+    return torch.where(_constant(prediction, mask) & ~result.isnan(), 0.0, result)
 
 
-def auc_judd(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) -> Tensor:
+def emd(prediction: Tensor, target: Tensor, mask: Tensor | None = None, cell: int = 32) -> Tensor:
+    """Earth mover's distance of two densities: the least work to make one of the other, in pixels.
+
+    Exact optimal transport (network simplex, POT) between sums over cells, with the Euclidean distance of the cells'
+    centres. MIT's code does the same on images reduced to 1/32.
+
+    Args:
+        prediction: (B, H, W), not negative.
+        target: (B, H, W), not negative.
+        mask: (B, H, W) bool; see :func:`cc`.
+        cell: Side of a cell in pixels; cells at the right and lower border may be smaller.
+
+    Returns:
+        (B,) float64, at least 0; 0 for equal densities, NaN for an empty map.
+    """
+    height, width = prediction.shape[-2:]
+    edges = [np.append(np.arange(0, size, cell), size) for size in (height, width)]
+    centres = [(one[:-1] + one[1:] - 1) / 2 for one in edges]
+    places = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2)
+    work = np.linalg.norm(places[:, None] - places[None, :], axis=-1)
+    valid = torch.ones_like(prediction, dtype=torch.bool) if mask is None else mask
+    pad = (0, -width % cell, 0, -height % cell)
+    coarse = [
+        F.pad(torch.where(valid, one, 0.0).double(), pad)
+        .unflatten(2, (-1, cell))
+        .unflatten(1, (-1, cell))
+        .sum(dim=(2, 4))
+        .flatten(1)
+        .cpu()
+        .numpy()
+        for one in (prediction, target)
+    ]
+    values = []
+    for one, other in zip(*coarse, strict=True):
+        if not (one.sum() > 0 and other.sum() > 0):
+            values.append(float("nan"))
+            continue
+        values.append(float(ot.emd2(one / one.sum(), other / other.sum(), work)))
+    return torch.tensor(values, dtype=torch.float64, device=prediction.device)
+
+
+def auc_judd(
+    prediction: Tensor, counts: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit"
+) -> Tensor:
     """Area under the ROC curve of fixated against unfixated pixels, by exact ranks; ties count one half.
 
     Every fixation is a positive, also when several share a pixel; the negatives are the pixels without fixation.
-    There is no jitter, so the value is a function of the maps.
+    There is no jitter, so the value is a function of the maps. ``mit`` draws the curve through the thresholds at the
+    fixated pixels' values, each pixel counting once, without its random jitter.
 
     Args:
         prediction: (B, H, W).
         counts: (B, H, W) number of fixations on each pixel.
         mask: (B, H, W) bool; see :func:`cc`.
+        convention: ``gazelit`` or ``mit``.
 
     Returns:
-        (B,) float64 in [0, 1]; 0.5 for a constant prediction, NaN without fixations.
+        (B,) float64 in [0, 1]; 0.5 for a constant prediction (``gazelit``), NaN without fixations.
     """
     one, fixations, valid = _flat(prediction, counts, mask)
+    if convention == "mit":
+        rows = [_threshold_auc(p[v], f[v] > 0) for p, f, v in zip(one, fixations, valid, strict=True)]
+        return torch.stack(rows)
     return _rank_auc(one, fixations * valid, ((fixations == 0) & valid).double())
 
 
@@ -136,25 +242,38 @@ def sauc(prediction: Tensor, counts: Tensor, others: Tensor, mask: Tensor | None
     return _rank_auc(one, fixations * valid, others.expand_as(prediction).double().flatten(1) * valid)
 
 
-def ig(prediction: Tensor, counts: Tensor, baseline: Tensor, mask: Tensor | None = None) -> Tensor:
+def ig(
+    prediction: Tensor,
+    counts: Tensor,
+    baseline: Tensor,
+    mask: Tensor | None = None,
+    convention: Convention = "gazelit",
+) -> Tensor:
     """Information gain over a baseline: the mean over fixations of log2 p − log2 b, in bits a fixation.
 
-    Prediction and baseline are densities over the valid pixels (pysaliency's definition; MIT's stretches both maps to
-    [0, 1] first, which makes it a function of their extremes).
+    Prediction and baseline are densities over the valid pixels. ``mit`` stretches both maps to [0, 1] instead and adds
+    2⁻⁵², over fixated pixels: a function of the maps' extremes.
 
     Args:
         prediction: (B, H, W), not negative.
         counts: (B, H, W) number of fixations on each pixel.
         baseline: (B, H, W) or (H, W), not negative, such as the mean training map.
         mask: (B, H, W) bool; see :func:`cc`.
+        convention: ``gazelit`` or ``mit``.
 
     Returns:
         (B,) float64; 0 for the baseline itself, −inf for a prediction of zero at a fixation, NaN without fixations.
     """
     one, fixations, valid = _flat(prediction, counts, mask)
     fixations = fixations * valid
-    gain = _density(one, valid).log2() - _density(baseline.expand_as(prediction).double().flatten(1), valid).log2()
-    return torch.where(fixations > 0, gain * fixations, 0.0).sum(1) / fixations.sum(1)
+    base = baseline.expand_as(prediction).double().flatten(1)
+    if convention == "mit":
+        fixations = (fixations > 0).double()
+        logs = [(_EPS + _stretched(values, valid)).log2() for values in (one, base)]
+    else:
+        logs = [_density(torch.where(valid, values, 0.0)).log2() for values in (one, base)]
+    gain = torch.where(fixations > 0, (logs[0] - logs[1]) * fixations, 0.0)
+    return gain.sum(1) / fixations.sum(1)
 
 
 def _rank_auc(saliency: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -169,27 +288,114 @@ def _rank_auc(saliency: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     return torch.stack(values)
 
 
+def _threshold_auc(values: Tensor, fixated: Tensor) -> Tensor:
+    """MIT's AUC-Judd of one map: hits and false alarms at the values of the fixated pixels, by trapezoids."""
+    hits = values[fixated].sort(descending=True).values
+    count = len(hits)
+    if count == 0 or count == len(values):
+        return values.new_tensor(torch.nan)
+    ordered = values.sort().values
+    above = len(values) - torch.searchsorted(ordered, hits)
+    rank = torch.arange(1, count + 1, device=values.device)
+    edge = values.new_zeros(1)
+    true = torch.cat([edge, rank.to(values.dtype) / count, edge + 1])
+    false = torch.cat([edge, (above - rank).to(values.dtype) / (len(values) - count), edge + 1])
+    return torch.trapezoid(true, false)
+
+
+def _each(
+    value: Callable[[Tensor, Tensor, Tensor | None], Tensor], one: Tensor, other: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Values of two batches of maps, computed on parts that a processor's cache holds."""
+    return torch.cat([value(*part) for part in _parts(one, other, mask)])
+
+
+def _parts(one: Tensor, other: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    _check_shapes(one, other)
+    pixels = one[0].numel() if len(one) else 0
+    small = pixels <= _SMALL or torch.float64 in (one.dtype, other.dtype)
+    # On a GPU all at once; on a CPU map by map, because what goes through memory is what costs.
+    size = max(1, len(one)) if one.is_cuda or pixels <= _SMALL else 1
+    dtype = torch.float64 if small else torch.float32
+    if not len(one):
+        yield one.flatten(1).to(dtype), other.flatten(1).to(dtype), None
+    for start in range(0, len(one), size):
+        part = slice(start, start + size)
+        a, b = one[part].flatten(1).to(dtype), other[part].flatten(1).to(dtype)
+        valid = None if mask is None else mask[part].flatten(1)
+        if valid is not None and bool(valid.all()):
+            valid = None
+        if valid is not None:
+            a, b = torch.where(valid, a, 0.0), torch.where(valid, b, 0.0)
+        yield a, b, valid
+
+
 def _flat(one: Tensor, other: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    if one.shape != other.shape or one.ndim != 3:
-        raise ValueError(f"maps must both be (B, H, W), not {tuple(one.shape)} and {tuple(other.shape)}")
+    _check_shapes(one, other)
     valid = torch.ones_like(one, dtype=torch.bool) if mask is None else mask
     return one.double().flatten(1), other.double().flatten(1), valid.flatten(1)
 
 
-def _centred(values: Tensor, valid: Tensor) -> Tensor:
-    mean = torch.where(valid, values, 0.0).sum(1) / valid.sum(1)
-    return torch.where(valid, values - mean[:, None], 0.0)
+def _check_shapes(one: Tensor, other: Tensor) -> None:
+    if one.shape != other.shape or one.ndim != 3:
+        raise ValueError(f"maps must both be (B, H, W), not {tuple(one.shape)} and {tuple(other.shape)}")
 
 
-def _density(values: Tensor, valid: Tensor) -> Tensor:
-    values = torch.where(valid, values, 0.0)
+def _sum(values: Tensor) -> Tensor:
+    """Row sums as float64; torch adds float32 in cascades, which lose nothing to speak of."""
+    return values.sum(1).double()
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Row-wise inner products as float64."""
+    return _sum(one * other)
+
+
+def _log_(values: Tensor) -> Tensor:
+    """The natural logarithm of normal numbers, in place."""
+    if values.is_cuda or values.dtype == torch.float64:
+        return values.log_()
+    # On a CPU OpenCV's is as exact as torch's and six times as fast.
+    array = values.numpy()
+    cv2.log(array, dst=array)
+    return values
+
+
+def _pixels(values: Tensor, valid: Tensor | None) -> Tensor:
+    if valid is None:
+        return torch.full((len(values),), values.shape[1], dtype=torch.float64, device=values.device)
+    return valid.sum(1).double()
+
+
+def _centred(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Values less their mean over the valid pixels; zero elsewhere."""
+    mean = (_sum(values) / _pixels(values, valid)).to(values.dtype)[:, None]
+    centred = values - mean
+    if valid is not None:
+        return torch.where(valid, centred, 0.0)
+    # The mean is rounded to the maps' type; what it missed is a constant.
+    return centred.sub_(centred.mean(1, keepdim=True))
+
+
+def _density(values: Tensor) -> Tensor:
     return values / values.sum(1, keepdim=True)
+
+
+def _stretched(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Values stretched to [0, 1] over the valid pixels; zero elsewhere, NaN for a constant map."""
+    inside = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+    low = torch.where(inside, values, torch.inf).amin(1, keepdim=True)
+    high = torch.where(inside, values, -torch.inf).amax(1, keepdim=True)
+    return torch.where(inside, (values - low) / (high - low), 0.0)
 
 
 def _constant(values: Tensor, mask: Tensor | None) -> Tensor:
     """Whether each map has one value only; exact, where a variance would keep rounding errors."""
-    flat = values.double().flatten(1)
+    flat = values.flatten(1)
+    start = flat[:, :_GLANCE]
+    if mask is None and bool((start != start[:, :1]).any(1).all()):
+        return torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     if mask is None:
-        return flat.amax(1) == flat.amin(1)
+        return (flat == flat[:, :1]).all(1)
     valid = mask.flatten(1)
     return torch.where(valid, flat, -torch.inf).amax(1) == torch.where(valid, flat, torch.inf).amin(1)

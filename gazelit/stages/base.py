@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -22,6 +22,7 @@ from gazelit.errors import InputError
 from gazelit.losses.saliency import log_density
 from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
+from gazelit.metrics.saliency import names_at_test, values_at_test
 from gazelit.models.execution import Execution, apply_execution, shard, unreached
 from gazelit.models.network import Network
 
@@ -41,6 +42,8 @@ class Stage(L.LightningModule):
         lr_scheduler: Makes the learning-rate scheduler, stepped once an epoch.
         frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
         learning_rates: Learning rate by component; the others, and what the objective learns, have the optimiser's.
+        conventions: Conventions besides gazelit's own that saliency metrics are also told in at test, such as ``mit``
+            (``docs/metrics.md``).
         execution: Which components are compiled or recompute their activations, and how maps lie in memory; plain
             unless given.
 
@@ -65,6 +68,7 @@ class Stage(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         frozen: Sequence[str] = (),
         learning_rates: dict[str, float] | None = None,
+        conventions: Sequence[Literal["mit", "reference"]] = (),
         execution: Execution | None = None,
     ) -> None:
         super().__init__()
@@ -74,6 +78,7 @@ class Stage(L.LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.frozen = tuple(frozen)
         self.learning_rates = dict(learning_rates or {})
+        self.conventions = tuple(conventions)
         self.execution = execution if execution is not None else Execution()
         #: The hand-off this run started from, see :meth:`take_over`.
         self.hand_off: lineage.HandOff | None = None
@@ -150,7 +155,10 @@ class Stage(L.LightningModule):
                 )
             self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
         if "saliency" in self.measures:
-            self.saliency_metrics = _per_split(SaliencyMetrics)
+            at_test = SaliencyMetrics(names_at_test(self.conventions))
+            self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
+            if stage == TrainerFn.TESTING:
+                self._bias = self._datamodule.centre_bias()  # type: ignore[union-attr]
         self._load_pretrained()
         if stage == TrainerFn.FITTING:
             size = tuple(provenance.get("size", (64, 64)))
@@ -246,12 +254,14 @@ class Stage(L.LightningModule):
             if self._exclusive:
                 per_case["label"] = batch["label"]
         if "saliency" in self.measures:
-            values = saliency_values(
+            maps = (
                 log_density(outputs["saliency_logits"]).exp()[:, 0],
                 batch["heatmap"][:, 0],
                 fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
                 batch["valid_mask"][:, 0],
             )
+            at_test = split == "test"
+            values = values_at_test(*maps, self._bias, self.conventions) if at_test else saliency_values(*maps)
             self._metrics("saliency", split).update(values)
             # σ decides what a map metric means; it is logged beside them.
             seen = batch["has_gaze"]

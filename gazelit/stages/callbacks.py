@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -90,17 +93,24 @@ class RunRecord(Callback):
 
 
 class PredictionWriter(Callback):
-    """Collects per-case predictions of ``test`` and ``predict`` and writes them as Parquet, with ``metrics.json``.
+    """Writes per-case predictions of ``test`` and ``predict`` as Parquet, with ``metrics.json``.
 
-    Case ids are looked up in the data module, so that they never pass through a logger.
+    In one process rows are written as they come, so that memory does not grow with the number of cases; several
+    processes' rows are gathered at the end. Case ids are looked up in the data module, so that they never pass through
+    a logger.
     """
+
+    #: Cases that are written at a time.
+    rows = 4096
 
     def __init__(self) -> None:
         self._batches: list[dict[str, Tensor]] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._open = ExitStack()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets an earlier run."""
-        self._batches = []
+        self._batches, self._writer, self._open = [], None, ExitStack()
 
     def on_test_batch_end(
         self,
@@ -113,33 +123,52 @@ class PredictionWriter(Callback):
     ) -> None:
         """Keeps the small per-case values of a batch."""
         self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
+        if trainer.world_size == 1 and sum(len(one["index"]) for one in self._batches) >= self.rows:
+            self._flush(trainer, run_folder(trainer))
 
     on_predict_start = on_test_start
     on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the table and the metrics."""
+        """Completes the table and writes the metrics."""
         folder = run_folder(trainer)
-        self._write_table(trainer, folder)
+        self._finish(trainer, folder)
         if trainer.is_global_zero:
             metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
             write_json(folder / METRICS_FILE, metrics)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the table."""
-        self._write_table(trainer, run_folder(trainer))
+        """Completes the table."""
+        self._finish(trainer, run_folder(trainer))
 
-    def _write_table(self, trainer: L.Trainer, folder: Path) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leaves no half of a table behind."""
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
+
+    def _table(self, trainer: L.Trainer) -> pd.DataFrame:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        table = prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
-        tables: list[pd.DataFrame | None] = [table]
+        return prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
+
+    def _flush(self, trainer: L.Trainer, folder: Path) -> None:
+        rows = pa.Table.from_pandas(self._table(trainer), preserve_index=False)
+        if self._writer is None:
+            temporary = self._open.enter_context(atomic_path(folder / PREDICTIONS_FILE))
+            self._writer = self._open.enter_context(pq.ParquetWriter(temporary, rows.schema))
+        self._writer.write_table(rows)
+        self._batches = []
+
+    def _finish(self, trainer: L.Trainer, folder: Path) -> None:
         if trainer.world_size > 1:
-            tables = [None] * trainer.world_size
-            torch.distributed.all_gather_object(tables, table)
-        if trainer.is_global_zero:
-            whole = pd.concat([one for one in tables if one is not None]).sort_values("index")
-            with atomic_path(folder / PREDICTIONS_FILE) as temporary:
-                whole.to_parquet(temporary, index=False)
+            tables: list[pd.DataFrame | None] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(tables, self._table(trainer))
+            if trainer.is_global_zero:
+                whole = pd.concat([one for one in tables if one is not None]).sort_values("index")
+                with atomic_path(folder / PREDICTIONS_FILE) as temporary:
+                    whole.to_parquet(temporary, index=False)
+            return
+        if self._batches:
+            self._flush(trainer, folder)
+        self._open.close()
 
 
 def prediction_table(batches: list[dict[str, Tensor]], class_names: list[str], image_ids: Any) -> pd.DataFrame:

@@ -1,43 +1,215 @@
+"""Intervals and tests against scipy, statsmodels and definitions; and what they promise, by simulation."""
+
+import itertools
+
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.multitest import multipletests
 
-from gazelit.evaluation.statistics import auroc, auroc_macro, bootstrap_interval
+from gazelit.errors import InputError
+from gazelit.evaluation.statistics import (
+    auroc_of,
+    average_of,
+    bootstrap_weights,
+    corrected_resampled_t,
+    delong,
+    difference_of,
+    estimate,
+    holm,
+    mean_of,
+    paired_t,
+    permutation,
+    value_of,
+    wilcoxon,
+)
 
 
-def test_auroc_equals_scikit_learn_with_ties():
+def test_auroc_equals_scikit_learn_with_ties_and_repeated_cases():
     rng = np.random.default_rng(0)
     for _ in range(20):
         score, positive = rng.integers(0, 6, 40) / 6, rng.random(40) < 0.4
-        assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score), abs=1e-12)
+        weights = rng.integers(0, 4, (3, 40)).astype(float)
+        expected = [roc_auc_score(positive, score, sample_weight=row) for row in weights]
+        assert auroc_of(score, positive)(weights) == pytest.approx(expected, abs=1e-12)
 
 
 def test_macro_leaves_out_classes_that_are_absent():
     rng = np.random.default_rng(1)
     probabilities, label = rng.random((30, 3)), np.arange(30) % 2
+    macro = average_of([auroc_of(probabilities[:, one], label == one) for one in range(3)])
     expected = np.mean([roc_auc_score(label == one, probabilities[:, one]) for one in (0, 1)])
-    assert auroc_macro(probabilities, label) == pytest.approx(expected)
-    assert np.isnan(auroc(probabilities[:, 0], np.ones(30, bool)))
+    assert value_of(macro, 30) == pytest.approx(expected)
+    assert np.isnan(value_of(auroc_of(probabilities[:, 0], np.ones(30, bool)), 30))
 
 
-def test_interval_of_independent_cases_equals_scipys():
-    values = np.random.default_rng(2).gamma(2.0, size=60)
-    ours = bootstrap_interval(np.arange(60), lambda rows: float(values[rows].mean()), resamples=8000)
-    theirs = bootstrap((values,), np.mean, n_resamples=8000, method="percentile", random_state=0).confidence_interval
-    assert ours == pytest.approx((theirs.low, theirs.high), rel=0.03)
+def test_means_leave_out_cases_without_a_value():
+    values = np.array([1.0, np.nan, 4.0])
+    weights = np.array([[1.0, 5, 1], [2, 0, 1], [0, 1, 0]])
+    assert mean_of(values)(weights) == pytest.approx([2.5, 2.0, np.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_intervals_of_independent_cases_equal_scipys(method):
+    values = np.random.default_rng(2).gamma(1.0, size=60)
+    weights = bootstrap_weights(np.arange(60), resamples=9999)
+    ours = estimate(mean_of(values), np.arange(60), method=method, weights=weights)
+    name = {"percentile": "percentile", "bca": "BCa"}[method]
+    theirs = bootstrap((values,), np.mean, n_resamples=9999, method=name, random_state=0).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
 
 
 def test_cases_of_one_patient_are_drawn_together():
     # Ten patients with twenty equal cases each: the interval is that of ten values, not of two hundred.
     means = np.random.default_rng(3).normal(size=10)
     values, patients = np.repeat(means, 20), np.repeat(np.arange(10), 20)
-    low, high = bootstrap_interval(patients, lambda rows: float(values[rows].mean()))
-    few = bootstrap_interval(np.arange(10), lambda rows: float(means[rows].mean()))
-    many = bootstrap_interval(np.arange(200), lambda rows: float(values[rows].mean()))
-    assert high - low == pytest.approx(few[1] - few[0], rel=0.1)
-    assert high - low > 3 * (many[1] - many[0])
+    weights = bootstrap_weights(patients, resamples=50)
+    assert (weights.reshape(50, 10, 20).std(axis=2) == 0).all()
+    assert (weights.sum(1) == 200).all()
+    one, few, many = (
+        estimate(mean_of(v), g) for v, g in ((values, patients), (means, np.arange(10)), (values, np.arange(200)))
+    )
+    assert one.high - one.low == pytest.approx(few.high - few.low, rel=0.1)
+    assert one.high - one.low > 3 * (many.high - many.low)
 
 
-def test_undefined_draws_are_left_out_and_never_defined_is_nan():
-    assert np.isnan(bootstrap_interval(np.arange(4), lambda rows: float("nan"), resamples=20)).all()
+def test_what_is_never_defined_is_nan():
+    one = estimate(auroc_of(np.arange(4.0), np.ones(4, bool)), np.arange(4))
+    assert np.isnan([one.value, one.low, one.high, one.p]).all()
+    assert np.isnan(value_of(auroc_of(np.zeros(0), np.zeros(0, bool)), 0))
+
+
+def placements(score, positive):
+    """DeLong's structural components, by their definition."""
+    up, down = score[positive], score[~positive]
+    kernel = (up[:, None] > down[None, :]) + (up[:, None] == down[None, :]) / 2
+    return kernel.mean(1), kernel.mean(0)
+
+
+def test_delong_is_its_definition_with_ties():
+    rng = np.random.default_rng(4)
+    positive = rng.random(60) < 0.4
+    one = np.round(rng.normal(size=60) + positive, 1)
+    other = np.round(rng.normal(size=60) + 0.5 * positive + 0.5 * one, 1)
+    v10, v01 = zip(*(placements(score, positive) for score in (one, other)), strict=True)
+    covariance = np.cov(v10) / positive.sum() + np.cov(v01) / (~positive).sum()
+    difference = roc_auc_score(positive, one) - roc_auc_score(positive, other)
+    z = difference / np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    ours = delong(one, other, positive)
+    assert ours.effect == pytest.approx(difference, abs=1e-12)
+    assert ours.statistic == pytest.approx(z, rel=1e-9)
+    assert ours.p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-9)
+    assert delong(one, one, positive).p == 1
+
+
+def test_delong_refuses_what_it_cannot_compare():
+    positive = np.array([True, True, False, False])
+    with pytest.raises(InputError, match="a score is NaN"):
+        delong(np.array([1, 2, 3, np.nan]), np.arange(4.0), positive)
+    with pytest.raises(InputError, match="two cases of each class"):
+        delong(np.arange(3.0), np.arange(3.0), np.array([True, False, False]))
+
+
+def test_paired_tests_equal_scipys():
+    rng = np.random.default_rng(5)
+    one, other = rng.normal(size=30), rng.normal(size=30)
+    t, w = paired_t(one - other), wilcoxon(one - other)
+    theirs = stats.ttest_rel(one, other)
+    assert (t.statistic, t.p) == pytest.approx((theirs.statistic, theirs.pvalue))
+    theirs = stats.wilcoxon(one, other)
+    assert (w.statistic, w.p) == pytest.approx((theirs.statistic, theirs.pvalue))
+    assert t.effect == pytest.approx((one - other).mean() / (one - other).std(ddof=1))
+
+
+def test_permutation_equals_all_sign_patterns_and_flips_patients_whole():
+    d = np.array([0.3, 1.2, -0.4, 0.8, 0.5, 1.1, -0.2, 0.9])
+    sums = [abs(np.dot(signs, d)) for signs in itertools.product((-1, 1), repeat=8)]
+    exact = np.mean(np.array(sums) >= abs(d.sum()) - 1e-12)
+    assert permutation(d, resamples=40_000).p == pytest.approx(exact, abs=0.01)
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    pairs = d.reshape(4, 2).sum(1)
+    sums = [abs(np.dot(signs, pairs)) for signs in itertools.product((-1, 1), repeat=4)]
+    exact = np.mean(np.array(sums) >= abs(d.sum()) - 1e-12)
+    assert permutation(d, groups, resamples=40_000).p == pytest.approx(exact, abs=0.01)
+
+
+def test_the_corrected_t_is_nadeau_and_bengios():
+    d = np.array([0.02, 0.01, 0.03, -0.01, 0.02])
+    ours = corrected_resampled_t(d, test_share=0.25)
+    t = d.mean() / np.sqrt((1 / 5 + 0.25) * d.var(ddof=1))
+    assert ours.statistic == pytest.approx(t)
+    assert ours.p == pytest.approx(2 * stats.t.sf(abs(t), 4))
+    # Without overlap it is the plain t-test.
+    assert corrected_resampled_t(d, 0.0).p == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
+
+
+def test_holm_equals_statsmodels_and_leaves_nan_out():
+    p = [0.01, 0.04, 0.03, 0.005, 0.2]
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
+    with_gap = holm([0.01, float("nan"), 0.04])
+    assert with_gap[0] == pytest.approx(0.02)
+    assert np.isnan(with_gap[1])
+
+
+@pytest.mark.parametrize("test", [paired_t, wilcoxon, permutation])
+def test_too_few_differences_are_one_error_and_zeros_are_no_difference(test):
+    with pytest.raises(InputError, match="at least two paired differences"):
+        test(np.array([1.0, np.nan]))
+    assert test(np.zeros(5)).p == 1
+
+
+#: Of 200 simulations at a level of 5 %, as many rejections as a binomial count has in 99.9 % of all cases.
+LOWEST, HIGHEST = stats.binom.ppf([0.0005, 0.9995], 200, 0.05)
+
+
+def equal_models(rng):
+    """Scores of two equally good models on 80 cases of 60 patients, and maps' values with a patient's share."""
+    patient = np.r_[np.arange(60), np.arange(20)]
+    positive = rng.random(60)[patient] < 0.4
+    common = rng.normal(size=60)[patient] + 1.2 * positive
+    one, other = (common + rng.normal(size=80) for _ in range(2))
+    maps = rng.normal(size=60)[patient] * 0.5 + rng.normal(size=80)
+    return patient, positive, one, other, maps
+
+
+def test_tests_reject_equal_models_at_their_level():
+    rng = np.random.default_rng(6)
+    rejected = dict.fromkeys(("DeLong", "bootstrap AUC", "paired t", "Wilcoxon", "permutation by patient"), 0)
+    for _ in range(200):
+        patient, positive, one, other, maps = equal_models(rng)
+        weights = bootstrap_weights(patient, resamples=500, seed=int(rng.integers(2**31)))
+        auc = estimate(
+            difference_of(auroc_of(one, positive), auroc_of(other, positive)), patient, weights=weights,
+            is_difference=True,
+        )  # fmt: skip
+        independent = rng.normal(size=60)
+        p = {
+            "DeLong": delong(one, other, positive).p,
+            "bootstrap AUC": auc.p,
+            "paired t": paired_t(independent).p,
+            "Wilcoxon": wilcoxon(independent).p,
+            "permutation by patient": permutation(maps, patient, resamples=499).p,
+        }
+        for name, value in p.items():
+            rejected[name] += value < 0.05
+    assert {name: count for name, count in rejected.items() if not LOWEST <= count <= HIGHEST} == {}
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_intervals_cover_at_their_level(method):
+    rng = np.random.default_rng(7)
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    missed = {"mean": 0, "AUC": 0}
+    for _ in range(200):
+        values, positive = rng.gamma(4.0, size=80), np.arange(120) < 60
+        mean = estimate(mean_of(values), np.arange(80), method=method, weights=bootstrap_weights(np.arange(80), 800))
+        score = rng.normal(size=120) + positive
+        auc = estimate(
+            auroc_of(score, positive), np.arange(120), method=method, weights=bootstrap_weights(np.arange(120), 800)
+        )
+        missed["mean"] += not mean.low <= 4.0 <= mean.high
+        missed["AUC"] += not auc.low <= truth <= auc.high
+    assert {name: count for name, count in missed.items() if not LOWEST <= count <= HIGHEST} == {}
