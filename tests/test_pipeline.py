@@ -96,8 +96,19 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
         "sigma_px",
     ]
     assert [key for key in wanted if key not in metrics] == []
+    further = ["test/sauc", "test/ig", "test/emd", "test/auc_borji", "test/ece", "test/brier", "test/ap_macro"]
+    assert [key for key in further if key not in metrics] == []
+    assert metrics["baseline/centre/ig"] == pytest.approx(0, abs=1e-6)
+    page = (out / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') >= 4
+    assert "http" not in page.replace("http-equiv", "")
+    assert "Measured on SYNTHETIC data" in page
+    table = (out / "report.csv").read_text().splitlines()
+    assert table[0] == "arm,metric,value,low,high"
     text = (out / "report.md").read_text()
     assert "synthetic" in text.lower()
+    assert "## Subgroups" in text
+    assert "AUC 0.93, CC 0.58" in text
     for stage in ("contrastive", "saliency", "joint"):
         assert stage in text
     figures = [line.split("(")[1].split(")")[0] for line in text.splitlines() if line.startswith("![")]
@@ -244,6 +255,9 @@ def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, s
     assert "synthetic" in text.lower()
     assert "| both |" in text
     assert "| diagnosis |" in text
+    assert "corrected resampled t" in text
+    assert "Every model was tested once." in text
+    assert (out / "report.html").stat().st_size > 50_000
 
 
 @pytest.mark.parametrize(

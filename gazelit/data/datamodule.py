@@ -16,6 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from gazelit.data.dataset import (
     Example,
+    GazeControl,
     GazeDataset,
     GazeKind,
     GazeOptions,
@@ -68,6 +69,10 @@ class GazeDataModule(L.LightningDataModule):
             or in training one, ``drawn`` anew each epoch.
         window: The part of each reading that counts, such as its first seconds; all of it unless given.
         detection: Method and thresholds of ``detected``.
+        gaze_control: What the training and validation cases are given as their gaze, to find out what a model learns
+            from it: their own (``true``), that of another patient's film (``shuffled``), points drawn from all of
+            them (``centre``), or ``none``. Test cases keep their own.
+        gaze_cases: Number of training cases that keep their gaze, for learning curves; all unless given.
         split_method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
             reference implementation, in which patients overlap (for comparison alone).
         split_file: CSV with ``image_id`` and ``split``; without it patients are split by ``split_seed`` and fractions.
@@ -99,6 +104,8 @@ class GazeDataModule(L.LightningDataModule):
         readings: Readings = "pooled",
         window: TimeWindow | None = None,
         detection: Detection | None = None,
+        gaze_control: GazeControl = "true",
+        gaze_cases: int | None = None,
         split_method: Method = "patient",
         split_file: str | None = None,
         split_seed: int = 0,
@@ -127,6 +134,10 @@ class GazeDataModule(L.LightningDataModule):
         self.gaze = GazeOptions(
             gaze_kind, weight, sigma, sigma_unit, readings, window, Detection() if detection is None else detection
         )
+        self.gaze_control = gaze_control
+        self.gaze_cases = gaze_cases
+        if gaze_cases is not None and gaze_cases < 0:
+            raise InputError(f"gaze_cases: must be at least 0, not {gaze_cases}")
         self.split_file = split_file
         self.split = SplitOptions(split_method, split_seed, val_fraction, test_fraction, folds, fold)
         self.predict_split = predict_split
@@ -152,9 +163,21 @@ class GazeDataModule(L.LightningDataModule):
             strata = [str(label) if is_class else "" for label in self._labels.tolist()]
             self._split = make_split(store.cases, strata, self.split)
         check_downscale(store, self.downscale)
-        self._gaze = WorkingGaze.of(store, self.gaze, self.downscale)
+        self._gaze = self._controlled(WorkingGaze.of(store, self.gaze, self.downscale), store)
         self._store = store
         self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
+
+    def _controlled(self, gaze: WorkingGaze, store: Store) -> WorkingGaze:
+        """The gaze as ``gaze_control`` and ``gaze_cases`` have it."""
+        patients = store.cases["patient_id"].to_numpy()
+        for number, split in enumerate(("train", "val")):
+            rows = np.flatnonzero(self._split == split)
+            gaze = gaze.controlled(self.gaze_control, rows, patients, self.split.seed + number)
+            if split == "train" and self.gaze_cases is not None:
+                # One order for all numbers, so that a larger training set holds the smaller.
+                order = np.random.default_rng(self.split.seed).permutation(rows)
+                gaze = gaze.controlled("none", np.sort(order[self.gaze_cases :]), patients, 0)
+        return gaze
 
     @property
     def store(self) -> Store:
@@ -206,6 +229,8 @@ class GazeDataModule(L.LightningDataModule):
             "sigma_px": sigma_px,
             "sigma_deg": self._sigma_deg(sigma_px),
             "readings": self.gaze.readings,
+            "gaze_control": self.gaze_control,
+            "gaze_cases": self.gaze_cases,
             "window": None if self.gaze.window is None else asdict(self.gaze.window),
             "detection": asdict(self.gaze.detection) if self.gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
@@ -256,6 +281,24 @@ class GazeDataModule(L.LightningDataModule):
             density += fixation_density(points, size, torch.from_numpy(self._gaze.sigma[part])[None])[0]
             counts += fixation_counts(points, size)[0]
         return CentreBias((density / density.sum().clamp(min=1e-12)).float(), counts.float())
+
+    def valid_mask(self, row: int) -> Tensor:
+        """(H, W) bool: which pixels of a case are no padding."""
+        self.setup()
+        return torch.from_numpy(self._datasets["test"].mask(row))
+
+    def readings(self, row: int) -> list[tuple[Tensor, Tensor]]:
+        """Every reading of a case apart: points (N, 3) and their σ (N, 2), in working pixels."""
+        self.setup()
+        part = slice(self._gaze.starts[row], self._gaze.starts[row + 1])
+        reading = self._gaze.reading[part]
+        return [
+            (
+                torch.from_numpy(self._gaze.points[part][reading == one]),
+                torch.from_numpy(self._gaze.sigma[part][reading == one]),
+            )
+            for one in np.unique(reading)
+        ]
 
     def dataset(self, split: str) -> GazeDataset:
         """A split's cases, without augmentation."""

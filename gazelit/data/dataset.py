@@ -22,6 +22,7 @@ Example = dict[str, Tensor]
 SigmaUnit = Literal["deg", "px", "image_px"]
 GazeKind = Literal["fixation", "sample", "detected"]
 Readings = Literal["pooled", "equal", "drawn"]
+GazeControl = Literal["true", "shuffled", "centre", "none"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,56 @@ class WorkingGaze:
         points = np.column_stack([xy, weight]).astype(np.float32)
         return cls(points, sigma.astype(np.float32), reading, starts)
 
+    def controlled(
+        self, control: GazeControl, rows: NDArray[np.int64], patients: NDArray[np.generic], seed: int
+    ) -> WorkingGaze:
+        """The same gaze, except that some cases have another's or none: what a model learns from it is then known.
+
+        Args:
+            control: ``shuffled``: each case has the gaze of a case of another patient; ``centre``: points drawn from
+                all these cases' points, as many as the case has; ``none``: no gaze; ``true``: its own.
+            rows: The cases that are changed, and that gaze is taken from.
+            patients: (N,) patient of every case.
+            seed: Of the shuffling.
+
+        Raises:
+            InputError: Gaze cannot be shuffled because one patient has most of the cases.
+        """
+        if control == "true" or not len(rows):
+            return self
+        generator = np.random.default_rng(seed)
+        taken = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
+        pool = np.concatenate([taken[row] for row in rows])
+        if control == "shuffled":
+            donors = _others(rows, patients, generator)
+        for place, row in enumerate(rows):
+            own = self.starts[row + 1] - self.starts[row]
+            if control == "none":
+                taken[row] = pool[:0]
+            elif control == "centre":
+                taken[row] = np.sort(generator.choice(pool, own)) if len(pool) else pool
+            else:
+                donor = donors[place]
+                taken[row] = np.arange(self.starts[donor], self.starts[donor + 1])
+        order = np.concatenate(taken)
+        starts = np.concatenate([[0], np.cumsum([len(one) for one in taken])])
+        reading = self.reading[order] * (control != "centre")
+        return WorkingGaze(self.points[order], self.sigma[order], reading, starts.astype(np.int64))
+
+
+def _others(
+    rows: NDArray[np.int64], patients: NDArray[np.generic], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """For every row another row, each once, of another patient."""
+    # Sorted by patient and turned by the most that one patient has, nobody meets himself.
+    shuffled = generator.permutation(rows)
+    _, codes, counts = np.unique(patients[shuffled], return_inverse=True, return_counts=True)
+    if counts.max() * 2 > len(rows):
+        raise InputError("gaze_control: one patient has more than half of the cases; there is nobody to shuffle with")
+    ordered = shuffled[np.argsort(codes, kind="stable")]
+    donor = dict(zip(ordered.tolist(), np.roll(ordered, counts.max()).tolist(), strict=True))
+    return np.array([donor[row] for row in rows.tolist()])
+
 
 def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
     if options.kind == "detected":
@@ -168,7 +219,7 @@ class GazeDataset(Dataset[Example]):
         epoch, position = key
         row = int(self.rows[position])
         image = self._image(row)
-        mask = self._mask(row)
+        mask = self.mask(row)
         seeds = np.random.SeedSequence([self.seed, epoch, row]).generate_state(2)
         views = {}
         if self._other_view is not None:
@@ -219,7 +270,8 @@ class GazeDataset(Dataset[Example]):
             image = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
         return image
 
-    def _mask(self, row: int) -> NDArray[np.bool_]:
+    def mask(self, row: int) -> NDArray[np.bool_]:
+        """(H, W) bool: which pixels of a store's row are no padding."""
         mask = self.store.letterboxes[row].valid_mask()
         if self.downscale == 1:
             return mask

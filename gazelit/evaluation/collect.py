@@ -19,19 +19,21 @@ from gazelit.data.dataset import GazeDataset, collate
 from gazelit.data.store import Store
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
-from gazelit.evaluation.compare import Result, compare
+from gazelit.evaluation.compare import Result, compare, pooled
 from gazelit.evaluation.figures import Panel
 from gazelit.evaluation.report import RunRecord, write_comparison, write_report
+from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.losses.saliency import log_density
 from gazelit.pipeline import RUN_FILE
+from gazelit.steps import LOG_FILE
 
 logger = logging.getLogger("gazelit")
 
 
 def report(run: list[str]) -> None:
-    """Writes ``report.md``, ``metrics.json`` and figures into run folders.
+    """Writes ``report.html``, ``report.md``, ``report.csv``, ``metrics.json`` and figures into run folders.
 
     Args:
         run: Folders that ``gazelit run`` made.
@@ -41,11 +43,15 @@ def report(run: list[str]) -> None:
     """
     for folder in map(Path, run):
         results = load_results(folder)
+        names = results[0].stamp["data"]["class_names"]
+        cases = Store.open(read_json(folder / RUN_FILE)["store"]).cases
+        arm = [one for one in results if one.arm == results[0].arm]
+        groups = subgroups(list(pooled(arm).values()), cases, names)
+        record = collect(results[0])
         if len(results) == 1:
-            write_report(collect(results[0]), folder)
+            write_report(record, groups, folder)
         else:
-            names = results[0].stamp["data"]["class_names"]
-            write_comparison(compare(results, names), results, read_json(folder / RUN_FILE)["commands"], folder)
+            write_comparison(compare(results, names), results, record, groups, folder)
         logger.info("%s", folder / "report.md")
 
 
@@ -80,6 +86,7 @@ def load_results(run: Path) -> list[Result]:
                 metrics=read_json(run / record["test"] / "metrics.json"),
                 predictions=predictions.assign(patient=patients[predictions["index"]]),
                 stamp=stamp,
+                times_tested=(run / record["test"] / LOG_FILE).read_text(encoding="utf-8").count("\n$ gazelit test "),
             )
         )
     return results

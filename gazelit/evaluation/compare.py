@@ -54,6 +54,7 @@ class Result:
         metrics: As `gazelit test` logged them.
         predictions: One row a test case, with ``patient``.
         stamp: Of its checkpoint.
+        times_tested: How often it was tested, by the log of the step.
     """
 
     run: Path
@@ -66,6 +67,7 @@ class Result:
     metrics: dict[str, float]
     predictions: pd.DataFrame
     stamp: dict[str, Any]
+    times_tested: int = 1
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,17 @@ def compare(results: Sequence[Result], class_names: Sequence[str]) -> list[ArmSu
         class_names: Names of the classes.
 
     Raises:
-        InputError: Arms were tested on other cases, or with other targets.
+        InputError: Arms were tested on other cases, or with other targets, or a prediction is not a number.
     """
     arms = {name: [one for one in results if one.arm == name] for name in dict.fromkeys(one.arm for one in results)}
     _check_targets(results)
+    for result in results:
+        columns = [f"p_{name}" for name in class_names if f"p_{name}" in result.predictions]
+        bad = int(result.predictions[columns].isna().any(axis=1).sum())
+        if bad:
+            raise InputError(
+                f"{bad} predictions of arm '{result.arm}' are not numbers; its training has diverged: train it anew"
+            )
     tables = {name: pooled(members) for name, members in arms.items()}
     cases = next(iter(next(iter(tables.values())).values()))
     patients = cases["patient"].to_numpy()

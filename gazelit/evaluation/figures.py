@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,3 +153,80 @@ def _line(axis: object, table: pd.DataFrame, key: str, label: str, number: int) 
             linewidth=1.2,
             label=label,
         )
+
+
+def roc_band_figure(
+    arms: Mapping[str, tuple[Sequence[NDArray[np.floating]], NDArray[np.integer]]],
+    class_names: Sequence[str],
+    weights: NDArray[np.floating],
+) -> Figure:
+    """One-versus-rest ROC curves of several arms, a class a panel: the mean over seeds with its 95 % bootstrap band.
+
+    Args:
+        arms: By name, the probabilities (N, K) of each seed, and the labels (N,).
+        class_names: Names of the K classes.
+        weights: (R, N) bootstrap draws.
+    """
+    figure = Figure(figsize=(3.7 * len(class_names), 3.9), layout="constrained")
+    grid = np.linspace(0, 1, 101)
+    for number, (name, axis) in enumerate(
+        zip(class_names, figure.subplots(1, len(class_names), squeeze=False)[0], strict=True)
+    ):
+        axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="chance")
+        for place, (arm, (seeds, label)) in enumerate(arms.items()):
+            positive = label == number
+            if positive.all() or not positive.any():
+                continue
+            plain = np.mean(
+                [_roc(one[:, number], positive, np.ones((1, len(label))), grid)[0] for one in seeds], axis=0
+            )
+            draws = np.mean([_roc(one[:, number], positive, weights, grid) for one in seeds], axis=0)
+            low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
+            colour = COLOURS[place % len(COLOURS)]
+            axis.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(grid, plain, ("-", "--", "-.")[place % 3], color=colour, label=arm)
+        axis.set_title(f"{name} (n = {int((next(iter(arms.values()))[1] == number).sum())})", fontsize=10)
+        axis.set_xlabel("1 − specificity")
+        axis.set_ylabel("sensitivity" if number == 0 else "")
+        axis.set_aspect("equal")
+        axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def _roc(
+    score: NDArray[np.floating], positive: NDArray[np.bool_], weights: NDArray[np.floating], grid: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Sensitivity (R, G) at each rate of false alarms; NaN for draws with one class only."""
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.diff(score[order]) != 0, True)
+    curves = np.full((len(weights), len(grid)), np.nan)
+    for number, row in enumerate(weights[:, order]):
+        hits, alarms = np.cumsum(row * positive[order])[last], np.cumsum(row * ~positive[order])[last]
+        if hits[-1] > 0 and alarms[-1] > 0:
+            curves[number] = np.interp(grid, np.append(0, alarms / alarms[-1]), np.append(0, hits / hits[-1]))
+    return curves
+
+
+def reliability_figure(
+    arms: Mapping[str, tuple[Sequence[NDArray[np.floating]], NDArray[np.integer]]], bins: int = 8
+) -> Figure:
+    """How often the likeliest class is right, by its probability, in bins with as many cases each; seeds pooled."""
+    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="calibrated")
+    for place, (arm, (seeds, label)) in enumerate(arms.items()):
+        confidence = np.concatenate([one.max(1) for one in seeds])
+        right = np.concatenate([one.argmax(1) == label for one in seeds]).astype(float)
+        parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
+        x, y = [confidence[part].mean() for part in parts], [right[part].mean() for part in parts]
+        error = [1.96 * np.sqrt(max(value * (1 - value), 0) / len(part)) for value, part in zip(y, parts, strict=True)]
+        axis.errorbar(
+            x, y, yerr=error, color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], markersize=4,
+            linewidth=1.1, elinewidth=0.7, label=arm,
+        )  # fmt: skip
+    axis.set_xlim(0, 1.02)
+    axis.set_ylim(0, 1.05)
+    axis.set_xlabel("probability of the likeliest class")
+    axis.set_ylabel("share of cases where it is right")
+    axis.legend(fontsize=8, loc="upper left")
+    return figure

@@ -1,4 +1,4 @@
-"""``report.md``, ``metrics.json`` and figures of one run."""
+"""The report of a run: Markdown, one HTML page, CSV, ``metrics.json`` and figures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazelit.evaluation.compare import MAP_METRICS, ArmSummary, Result, case_statistics, comparison_lines
-from gazelit.evaluation.figures import Panel, curve_figure, panel_figure, roc_figure, save
-from gazelit.evaluation.statistics import bootstrap_weights, estimate
+from gazelit.evaluation.compare import MAP_METRICS, ArmSummary, Result, case_statistics, comparison_lines, pooled
+from gazelit.evaluation.figures import (
+    Panel,
+    curve_figure,
+    panel_figure,
+    reliability_figure,
+    roc_band_figure,
+    roc_figure,
+    save,
+)
+from gazelit.evaluation.page import to_page
+from gazelit.evaluation.statistics import bootstrap_weights, corrected_resampled_t, estimate
+from gazelit.evaluation.subgroups import Subgroup, subgroup_lines
+from gazelit.evaluation.yardsticks import share_of_the_way
 from gazelit.files import atomic_path, write_json
 
 
@@ -39,8 +50,23 @@ class RunRecord:
     commands: list[str]
 
 
-def write_report(record: RunRecord, out: Path) -> None:
-    """Writes ``report.md``, ``metrics.json`` and ``figures/`` into a folder.
+#: How many arms a figure takes before its lines cannot be told apart.
+DRAWN = 3
+#: What can be cited on EGD-CXR, each with what it was measured on.
+PUBLISHED = (
+    (
+        "Qiu, Rivaz and Xiao 2025",
+        "AUC 0.93, CC 0.58",
+        "one split of images; their code reports the images that selected",
+    ),
+    ("GazeGNN (Wang et al. 2023)", "AUC 0.923, accuracy 0.832", "107 images of one split, which also selected"),
+    ("VCC-Net 2026", "accuracy 0.851", "the same 107 images"),
+    ("EGD-CXR's authors, temporal model 2021", "AUC 0.807", "one test split, best of 20 epochs on it"),
+)
+
+
+def write_report(record: RunRecord, groups: Sequence[Subgroup], out: Path) -> None:
+    """Writes ``report.md``, ``report.html``, ``report.csv``, ``metrics.json`` and ``figures/`` of one model.
 
     The report carries no image id: cases are numbered.
     """
@@ -56,45 +82,90 @@ def write_report(record: RunRecord, out: Path) -> None:
     if "test/auroc_macro" in metrics and "label" in record.predictions:
         probabilities, label = _diagnosis(record)
         save(roc_figure(probabilities, label, classes), figures / "roc.png")
-    text = "\n".join(_lines(record, metrics, intervals))
-    with atomic_path(out / "report.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        save(reliability_figure({"model": ([probabilities], label)}), figures / "reliability.png")
+    table = pd.DataFrame(
+        [
+            {"arm": "model", "metric": key.removeprefix("test/"), "value": metrics[key], "low": low, "high": high}
+            for key, (low, high) in intervals.items()
+        ]
+    )
+    _write(out, "gazelit report", _lines(record, metrics, intervals, groups), table)
     write_json(out / "metrics.json", metrics)
 
 
 def write_comparison(
-    summaries: Sequence[ArmSummary], results: Sequence[Result], commands: Sequence[str], out: Path
+    summaries: Sequence[ArmSummary],
+    results: Sequence[Result],
+    record: RunRecord,
+    groups: Sequence[Subgroup],
+    out: Path,
 ) -> None:
-    """Writes ``report.md`` and ``metrics.json`` of several arms, seeds or folds side by side."""
+    """Writes the same files of several arms, seeds or folds side by side.
+
+    Args:
+        summaries: The arms.
+        results: All trained models.
+        record: Of the first of them, for the pictures and what is told of one model.
+        groups: Subgroups of the first arm.
+        out: The folder.
+    """
     data = results[0].stamp["data"]
-    lines = ["# gazelit comparison", "", *_synthetic_lines(data)]
+    classes: list[str] = data["class_names"]
+    figures = out / "figures"
+    tables = {one.name: pooled([result for result in results if result.arm == one.name]) for one in summaries}
+    diagnosing = {
+        arm: ([table[[f"p_{name}" for name in classes]].to_numpy() for table in by_seed.values()], _labels(by_seed))
+        for arm, by_seed in tables.items()
+        if {"label", f"p_{classes[0]}"} <= set(next(iter(by_seed.values())))
+    }
+    save(curve_figure(record.curves), figures / "curves.png")
+    if record.panels:
+        save(panel_figure(record.panels), figures / "cases.png")
+    shown = dict(list(diagnosing.items())[:DRAWN])
+    if diagnosing:
+        patients = next(iter(next(iter(tables.values())).values()))["patient"].to_numpy()
+        save(roc_band_figure(shown, classes, bootstrap_weights(patients, 200)), figures / "roc.png")
+        save(reliability_figure(shown), figures / "reliability.png")
     cases = sum(len(one.predictions) for one in results if (one.arm, one.seed) == (results[0].arm, results[0].seed))
+    lines = ["# gazelit comparison", "", *_synthetic_lines(data)]
     lines += [
-        f"{cases} test cases, {len(summaries[0].seeds)} seeds ({', '.join(map(str, summaries[0].seeds))}), "
+        f"{cases} test cases, {len(summaries[0].seeds)} seed(s) ({', '.join(map(str, summaries[0].seeds))}), "
         f"{summaries[0].folds} fold(s). Values: mean over seeds of the value over all test cases, folds pooled. "
         "Intervals: 95 %, bootstrap over patients (2,000 draws, the same for all arms), without the spread over "
-        "seeds. Checkpoints were selected on the validation split alone.",
+        "seeds. Checkpoints were selected on the validation split alone. "
+        f"{_openings(results)}",
+        "",
+        "## Arms",
         "",
         *comparison_lines(summaries),
+        *_corrected_lines(results, summaries),
         "",
-        "## Data and commands",
-        "",
-        f"- source: {data['source']}{' (synthetic)' if data['synthetic'] else ''}, store fingerprint "
-        f"`{data['fingerprint'][:16]}`",
-        "",
-        "As run from the run folder:",
-        "",
-        "```sh",
-        *commands,
-        "```",
     ]
-    with atomic_path(out / "report.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if diagnosing:
+        lines += [
+            "## Diagnosis",
+            "",
+            f"The figures show {', '.join(f'`{arm}`' for arm in shown)}.",
+            "",
+            "![ROC curves with 95 % bands, one class versus the rest](figures/roc.png)",
+            "",
+            "![How often the likeliest class is right, by its probability](figures/reliability.png)",
+            "",
+        ]
+    if "baseline/centre/cc" in record.metrics and "cc" in summaries[0].estimates:
+        bounds = {f"test/{key}": (one.low, one.high) for key, one in summaries[0].estimates.items()}
+        values = {f"test/{key}": one.value for key, one in summaries[0].estimates.items()}
+        metrics = {**record.metrics, **values}
+        lines += [*_map_lines(record.provenance, metrics, bounds, f"`{summaries[0].name}`")]
+    lines += [*_subgroup_section(groups, f"`{summaries[0].name}`"), *_published_lines(data["synthetic"])]
+    lines += _closing_lines(record)
+    _write(out, "gazelit comparison", lines, _long_table(summaries))
     write_json(
         out / "metrics.json",
         {
             "synthetic": data["synthetic"],
             "n_test": cases,
+            "baselines": {key: value for key, value in record.metrics.items() if key.startswith("baseline/")},
             "arms": {
                 one.name: {
                     "seeds": one.seeds,
@@ -108,6 +179,126 @@ def write_comparison(
             },
         },
     )
+
+
+def _write(out: Path, title: str, lines: Sequence[str], table: pd.DataFrame) -> None:
+    text = "\n".join(lines) + "\n"
+    for name, content in (("report.md", text), ("report.html", to_page(text, out, title))):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    with atomic_path(out / "report.csv") as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _labels(by_seed: Mapping[int, pd.DataFrame]) -> np.ndarray:
+    return next(iter(by_seed.values()))["label"].to_numpy()
+
+
+def _long_table(summaries: Sequence[ArmSummary]) -> pd.DataFrame:
+    rows = []
+    for arm in summaries:
+        for metric, one in arm.estimates.items():
+            row = {"arm": arm.name, "metric": metric, "value": one.value, "low": one.low, "high": one.high}
+            row["sd_over_seeds"] = arm.spread[metric]
+            if metric in arm.differences:
+                other = arm.differences[metric]
+                row |= {
+                    "difference": other.value,
+                    "difference_low": other.low,
+                    "difference_high": other.high,
+                    "p": other.p,
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _openings(results: Sequence[Result]) -> str:
+    """How often test splits were opened, by the logs of the test steps."""
+    times = [result.times_tested for result in results]
+    if max(times) == 1:
+        return "Every model was tested once."
+    return f"Models were tested up to {max(times)} times: what was chosen after a test is biased by it."
+
+
+def _corrected_lines(results: Sequence[Result], summaries: Sequence[ArmSummary]) -> list[str]:
+    """The corrected resampled t-test over folds and seeds, where there are several."""
+    first = {(one.seed, one.fold): one for one in results if one.arm == summaries[0].name}
+    if len(first) < 2 or len(summaries) < 2 or next(iter(first))[1] is None:
+        return []
+    n = results[0].stamp["data"]["n"]
+    lines = [
+        "",
+        f"Over {len(first)} folds and seeds, whose training sets overlap (corrected resampled t, Nadeau and Bengio):",
+        "",
+        "| arm | metric | mean difference | t | p |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in summaries[1:]:
+        for metric, name in (("auroc_macro", "macro AUC"), ("cc", "CC")):
+            pairs = [
+                (one.metrics.get(f"test/{metric}"), first[one.seed, one.fold].metrics.get(f"test/{metric}"))
+                for one in results
+                if one.arm == arm.name
+            ]
+            known = [one - other for one, other in pairs if one is not None and other is not None]
+            if len(known) < 2 or np.isnan(known).any():
+                continue
+            test = corrected_resampled_t(np.array(known), n["test"] / n["train"])
+            lines.append(_row([arm.name, name, f"{test.effect:+.3f}", f"{test.statistic:.2f}", f"{test.p:.3f}"]))
+    return lines if len(lines) > 5 else []
+
+
+def _subgroup_section(groups: Sequence[Subgroup], what: str) -> list[str]:
+    if not groups:
+        return []
+    return ["## Subgroups", "", f"Of {what}, with 95 % intervals over patients.", "", *subgroup_lines(groups), ""]
+
+
+def _published_lines(synthetic: bool) -> list[str]:
+    lines = ["## Published figures on EGD-CXR", ""]
+    if synthetic:
+        lines += ["For orientation only: the figures above are of simulated data and cannot be held against them.", ""]
+    lines += ["| source | figures | measured on |", "|---|---|---|", *(_row(row) for row in PUBLISHED), ""]
+    return [
+        *lines,
+        "None has an interval, seeds or folds; a CC belongs to the σ of its target, which is 75.5 pixels of the "
+        "original image in the first row.",
+        "",
+    ]
+
+
+def _closing_lines(record: RunRecord) -> list[str]:
+    """Training, lineage, data and commands."""
+    provenance = record.provenance
+    lines = ["## Training", "", "![Loss and validation metrics of every stage](figures/curves.png)", ""]
+    lines += [
+        "## Lineage",
+        "",
+        "| stage | checkpoint (sha256) | seed | gazelit | torch | lightning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for stamp in record.lineage:
+        versions = stamp["versions"]
+        cells = [stamp["stage"], f"`{stamp['sha256'][:16]}`", stamp["seed"], stamp["version"]]
+        lines.append(_row([*cells, versions["torch"], versions["lightning"]]))
+    return [
+        *lines,
+        "",
+        "Newest first; each stage took its shared components from the one below it.",
+        "",
+        "## Data and commands",
+        "",
+        f"- source: {provenance['source']}{' (synthetic)' if provenance['synthetic'] else ''}, "
+        f"store fingerprint `{provenance['fingerprint'][:16]}`",
+        f"- split: {_split(provenance)}, sha256 `{provenance['split_sha256'][:16]}`",
+        f"- working size: {provenance['size'][0]} × {provenance['size'][1]} pixels",
+        "",
+        "As run from the run folder:",
+        "",
+        "```sh",
+        *record.commands,
+        "```",
+    ]
 
 
 def _synthetic_lines(data: Mapping[str, Any]) -> list[str]:
@@ -133,7 +324,12 @@ def _intervals(record: RunRecord) -> dict[str, tuple[float, float]]:
     return {f"test/{name}": (one.low, one.high) for name, one in bounds.items()}
 
 
-def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
+def _lines(
+    record: RunRecord,
+    metrics: dict[str, Any],
+    intervals: dict[str, tuple[float, float]],
+    groups: Sequence[Subgroup],
+) -> list[str]:
     provenance = record.provenance
     lines = ["# gazelit report", "", *_synthetic_lines(provenance)]
     n = provenance["n"]
@@ -149,35 +345,12 @@ def _lines(record: RunRecord, metrics: dict[str, Any], intervals: dict[str, tupl
         lines += _diagnosis_lines(record, metrics, intervals)
     if "test/cc" in metrics:
         lines += _map_lines(provenance, metrics, intervals)
-    lines += ["## Training", "", "![Loss and validation metrics of every stage](figures/curves.png)", ""]
-    lines += [
-        "## Lineage",
-        "",
-        "| stage | checkpoint (sha256) | seed | gazelit | torch | lightning |",
-        "|---|---|---|---|---|---|",
+    return [
+        *lines,
+        *_subgroup_section(groups, "the model"),
+        *_published_lines(provenance["synthetic"]),
+        *_closing_lines(record),
     ]
-    for stamp in record.lineage:
-        versions = stamp["versions"]
-        cells = [stamp["stage"], f"`{stamp['sha256'][:16]}`", stamp["seed"], stamp["version"]]
-        lines.append(_row([*cells, versions["torch"], versions["lightning"]]))
-    lines += [
-        "",
-        "Newest first; each stage took its shared components from the one below it.",
-        "",
-        "## Data and commands",
-        "",
-        f"- source: {provenance['source']}{' (synthetic)' if provenance['synthetic'] else ''}, "
-        f"store fingerprint `{provenance['fingerprint'][:16]}`",
-        f"- split: sha256 `{provenance['split_sha256'][:16]}`",
-        f"- working size: {provenance['size'][0]} × {provenance['size'][1]} pixels",
-        "",
-        "As run from the run folder:",
-        "",
-        "```sh",
-        *record.commands,
-        "```",
-    ]
-    return lines
 
 
 def _diagnosis_lines(
@@ -192,6 +365,13 @@ def _diagnosis_lines(
         share = record.predictions["label"].value_counts(normalize=True).max()
         most = f"{share:.3f} (commonest class)"
     rows.append(("accuracy", "test/accuracy", most))
+    further = {
+        "test/ap_macro": "macro average precision",
+        "test/balanced_accuracy": "balanced accuracy",
+        "test/brier": "Brier score (lower is better)",
+        "test/ece": "expected calibration error (lower is better)",
+    }
+    rows += [(name, key, "") for key, name in further.items() if key in metrics]
     lines += [
         f"| {name} | {_number(metrics[key])} | {_interval(intervals.get(key))} | {chance} |"
         for name, key, chance in rows
@@ -209,7 +389,12 @@ def _diagnosis_lines(
         for number, name in enumerate(classes):
             counts = [int(((label == number) & (chosen == other)).sum()) for other in range(len(classes))]
             lines.append(f"| **{name}** | " + " | ".join(map(str, counts)) + " |")
-        lines += ["", "![ROC curves, one class versus the rest](figures/roc.png)"]
+        lines += [
+            "",
+            "![ROC curves, one class versus the rest](figures/roc.png)",
+            "",
+            "![How often the likeliest class is right, by its probability](figures/reliability.png)",
+        ]
     return [*lines, ""]
 
 
@@ -229,26 +414,48 @@ def _split(provenance: dict[str, Any]) -> str:
 
 
 def _map_lines(
-    provenance: dict[str, Any], metrics: dict[str, Any], intervals: dict[str, tuple[float, float]]
+    provenance: dict[str, Any],
+    metrics: dict[str, Any],
+    intervals: dict[str, tuple[float, float]],
+    what: str = "model",
 ) -> list[str]:
     x, y = provenance["sigma_px"]
     degrees = provenance["sigma_deg"]
     angle = "" if degrees is None or provenance["sigma_unit"] == "deg" else f", {np.mean(degrees):.2f}° of visual angle"
+    read_twice = "baseline/reader/n" in metrics
+    header = [
+        "metric",
+        what,
+        "95 % interval",
+        "centre bias (mean training map)",
+        "difference",
+        "Gaussian centre",
+        "uniform",
+    ]
+    if read_twice:
+        header += ["another reader", "share of the way from centre bias to reader"]
     lines = [
         "## Gaze",
         "",
         f"Targets: {provenance['gaze_kind']}s weighted by {provenance['weight']}, σ = {provenance['sigma']:g} "
         f"{provenance['sigma_unit']} (on average {x:.2f} × {y:.2f} pixels of the working image{angle}). "
-        "CC, KLD and SIM of another σ are not comparable.",
+        "CC, KLD, SIM and EMD of another σ are not comparable.",
         "",
-        "| metric | model | 95 % interval | centre bias (mean training map) | difference | Gaussian centre | uniform |",
-        "|---|---|---|---|---|---|---|",
     ]
+    if read_twice:
+        lines += [f"Another reader: {metrics['baseline/reader/n']:.0f} readings of films that were read twice.", ""]
+    lines += [_row(header), "|---" * len(header) + "|"]
     for key, (name, direction) in MAP_METRICS.items():
+        if f"test/{key}" not in metrics or f"baseline/centre/{key}" not in metrics:
+            continue
         centre = metrics[f"baseline/centre/{key}"]
         value = metrics[f"test/{key}"]
         cells = [f"{name}, {direction}", _number(value), _interval(intervals.get(f"test/{key}")), _number(centre)]
         others = [_number(metrics[f"baseline/{baseline}/{key}"]) for baseline in ("gaussian", "uniform")]
+        if read_twice:
+            reader = metrics[f"baseline/reader/{key}"]
+            share = share_of_the_way(value, centre, reader)
+            others += [_number(reader), "–" if share is None else f"{share:.0%}"]
         lines.append(_row([*cells, f"{value - centre:+.3f}", *others]))
     if metrics["n_panels"]:
         lines += [

@@ -25,7 +25,7 @@ def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, flo
         split: Which split to score on.
 
     Returns:
-        ``baseline/<name>/<metric>``, and 0.5 as ``baseline/chance/auroc_macro``.
+        ``baseline/<name>/<metric>``, those of :func:`another_reader`, and 0.5 as ``baseline/chance/auroc_macro``.
     """
     height, width = datamodule.size
     bias = datamodule.centre_bias()
@@ -37,7 +37,45 @@ def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, flo
     }
     scores = score_maps(maps, (datamodule.render(batch) for batch in datamodule.loader(split)), bias)
     flat = {f"baseline/{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
-    return {**flat, "baseline/chance/auroc_macro": 0.5}
+    return {**flat, **another_reader(datamodule, split), "baseline/chance/auroc_macro": 0.5}
+
+
+def another_reader(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
+    """How well the other readers' pooled map predicts each reader's: the human ceiling, where films were read twice.
+
+    Args:
+        datamodule: The data.
+        split: Which split to score on.
+
+    Returns:
+        ``baseline/reader/<metric>``, the mean over readings, and ``baseline/reader/n``, their number; empty where no
+        film of the split has two readings.
+    """
+    bias, size = datamodule.centre_bias(), datamodule.size
+    metrics = SaliencyMetrics(names_at_test(()))
+    count = 0
+    for row in datamodule.rows(split):
+        readings = datamodule.readings(int(row))
+        if len(readings) < 2:
+            continue
+        mask = datamodule.valid_mask(int(row))[None]
+        maps = [fixation_density(points[None], size, sigma[None]) for points, sigma in readings]
+        for place, (points, _) in enumerate(readings):
+            others = torch.stack([one for number, one in enumerate(maps) if number != place]).mean(0)
+            counts = fixation_counts(points[None], size)
+            metrics.update(values_at_test(others, maps[place], counts, mask, bias))
+            count += 1
+    if not count:
+        return {}
+    values = {key: float(value) for key, value in metrics.compute().items() if not key.startswith("n_")}
+    return {**{f"baseline/reader/{key}": value for key, value in values.items()}, "baseline/reader/n": float(count)}
+
+
+def share_of_the_way(value: float, centre: float, reader: float | None) -> float | None:
+    """How far a score is from the centre bias (0) to another reader (1); None where there is no such way."""
+    if reader is None or reader == centre:
+        return None
+    return (value - centre) / (reader - centre)
 
 
 def score_maps(

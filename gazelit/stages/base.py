@@ -267,7 +267,7 @@ class Stage(L.LightningModule):
             seen = batch["has_gaze"]
             sigma = torch.where(seen, batch["sigma_px"], 0.0).sum() / seen.sum().clamp(min=1)
             self._metrics("mean", split).update({"sigma_px": sigma}, int(seen.sum()))
-            per_case |= values
+            per_case |= values | {"gaze_points": (batch["points"][..., 2] > 0).sum(1)}
         return per_case
 
     def _metrics(self, kind: str, split: str) -> Any:

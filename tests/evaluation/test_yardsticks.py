@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.evaluation.yardsticks import score_maps, yardsticks
+from gazelit.data.heatmap import fixation_density
+from gazelit.evaluation.yardsticks import score_maps, share_of_the_way, yardsticks
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +44,37 @@ def test_a_map_that_is_the_target_is_perfect(datamodule):
     assert (scores["cc"], scores["sim"]) == pytest.approx((1, 1))
     assert scores["kld"] == pytest.approx(0, abs=1e-9)
     assert len(dataset) > 0
+
+
+def test_another_reader_is_scored_on_films_that_were_read_twice(reflacx, tmp_path):
+    from gazelit.data.prepare import prepare
+    from gazelit.data.sources import REFLACX
+    from gazelit.evaluation.yardsticks import another_reader
+    from gazelit.metrics.functional import cc
+
+    store = prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), tmp_path / "s", size=(64, 64), workers=1).path
+    module = GazeDataModule(str(store), labels=[], exclusive=False, num_workers=0, split_method="official")
+    values, expected = {}, []
+    for split in ("train", "val", "test"):
+        values[split] = another_reader(module, split)
+        for row in module.rows(split):
+            readings = module.readings(int(row))
+            if len(readings) < 2:
+                assert len(readings) == 1
+                continue
+            maps = [fixation_density(points[None], (64, 64), sigma[None])[0] for points, sigma in readings]
+            mask = module.valid_mask(int(row))
+            for place, one in enumerate(maps):
+                others = torch.stack(maps[:place] + maps[place + 1 :]).mean(0)
+                expected.append(cc(others[None], one[None], mask[None]).item())
+    read = {split: one for split, one in values.items() if one}
+    assert sum(one["baseline/reader/n"] for one in read.values()) == len(expected) > 0
+    mean = sum(one["baseline/reader/cc"] * one["baseline/reader/n"] for one in read.values()) / len(expected)
+    assert mean == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+def test_the_share_of_the_way_from_centre_bias_to_reader():
+    assert share_of_the_way(0.6, 0.5, 0.7) == pytest.approx(0.5)
+    # Also where lower is better.
+    assert share_of_the_way(0.4, 0.8, 0.3) == pytest.approx(0.8)
+    assert share_of_the_way(0.6, 0.5, None) is None

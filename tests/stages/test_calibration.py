@@ -96,3 +96,44 @@ def test_a_stage_without_a_classifier_has_nothing_to_calibrate(store, run_gazeli
                           "--out=c.ckpt", code=2)  # fmt: skip
     assert "has no classifier" in printed
     assert not (tmp_path / "c.ckpt").exists()
+
+
+def test_conventions_have_their_names_in_the_log_and_the_table(trained, run_gazelit, tmp_path):
+    best = trained / "checkpoints" / "best.ckpt"
+    run_gazelit("test", f"--config={trained / 'config.yaml'}", f"--ckpt_path={best}", "--trainer.logger=false",
+                f"--trainer.default_root_dir={tmp_path / 'mit'}", "--model.conventions=[mit, reference]")  # fmt: skip
+    metrics = json.loads((tmp_path / "mit" / "metrics.json").read_text())
+    table = pd.read_parquet(tmp_path / "mit" / "predictions.parquet")
+    for name in ("kld_mit", "sim_mit", "nss_mit", "auc_judd_mit", "ig_mit", "nss_reference"):
+        assert metrics[f"test/{name}"] == pytest.approx(table[name].mean(), rel=1e-5)
+    assert metrics["test/sim_mit"] != metrics["test/sim"]
+
+
+def test_predictions_written_as_they_come_are_those_written_at_once(trained, run_gazelit, tmp_path, monkeypatch):
+    from gazelit.stages.callbacks import PredictionWriter
+
+    best = trained / "checkpoints" / "best.ckpt"
+    whole, _ = predictions(run_gazelit, trained, best, tmp_path / "whole")
+    monkeypatch.setattr(PredictionWriter, "rows", 2)
+    kept = []
+    flush = PredictionWriter._flush
+    monkeypatch.setattr(
+        PredictionWriter, "_flush", lambda self, *options: (kept.append(len(self._batches)), flush(self, *options))
+    )
+    parts, _ = predictions(run_gazelit, trained, best, tmp_path / "parts")
+    # No more than a batch is ever held.
+    assert len(kept) > 0
+    assert set(kept) == {1}
+    pd.testing.assert_frame_equal(whole, parts)
+
+
+def test_a_test_that_fails_leaves_no_half_of_a_table(trained, run_gazelit, tmp_path, monkeypatch):
+    from gazelit.stages.base import Stage
+
+    def fail(self, batch, batch_idx):
+        raise RuntimeError("lost the GPU")
+
+    monkeypatch.setattr(Stage, "test_step", fail)
+    with pytest.raises(RuntimeError, match="lost the GPU"):
+        predictions(run_gazelit, trained, trained / "checkpoints" / "best.ckpt", tmp_path / "broken")
+    assert not list((tmp_path / "broken").rglob("*predictions*"))

@@ -1,0 +1,110 @@
+"""Arms side by side, subgroups, the page: from tables made here."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from gazelit.errors import InputError
+from gazelit.evaluation.compare import Result, compare, comparison_lines, pooled
+from gazelit.evaluation.page import to_page
+from gazelit.evaluation.subgroups import SMALL, subgroup_lines, subgroups
+
+NAMES = ["a", "b", "c"]
+DATA = {
+    "fingerprint": "f", "gaze_kind": "fixation", "weight": "duration", "sigma": 1.0, "sigma_unit": "deg",
+    "size": [64, 64], "readings": "pooled", "class_names": NAMES, "synthetic": True, "n": {"train": 60, "test": 20},
+}  # fmt: skip
+
+
+def result(arm, seed, fold=None, *, skill=1.0, indexes=range(60), **data):
+    rng = np.random.default_rng([seed, len(arm), int(10 * skill)])
+    index = np.array(indexes)
+    label = index % 3
+    logits = rng.normal(size=(len(index), 3)) + skill * np.eye(3)[label]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    table = pd.DataFrame(
+        {"index": index, "patient": index // 2, "label": label, "cc": rng.normal(0.5, 0.1, len(index))}
+    )
+    table[[f"p_{name}" for name in NAMES]] = probabilities
+    return Result(Path("run"), arm, seed, fold, ["s"], Path("c"), 60.0, {}, table, {"data": {**DATA, **data}})
+
+
+def test_values_are_means_over_seeds_and_differences_are_paired():
+    results = [result(arm, seed, skill=skill) for arm, skill in (("one", 2.0), ("two", 0.2)) for seed in (0, 1)]
+    one, two = compare(results, NAMES)
+    expected = [
+        np.mean([roc_auc_score(r.predictions["label"] == k, r.predictions[f"p_{NAMES[k]}"]) for k in range(3)])
+        for r in results
+    ]
+    assert one.estimates["auroc_macro"].value == pytest.approx(np.mean(expected[:2]))
+    assert one.spread["auroc_macro"] == pytest.approx(np.std(expected[:2], ddof=1))
+    assert one.differences == {}
+    difference = two.differences["auroc_macro"]
+    assert difference.value == pytest.approx(np.mean(expected[2:]) - np.mean(expected[:2]))
+    assert difference.low < difference.value < difference.high < 0
+    assert difference.p < 0.01
+    lines = comparison_lines([one, two])
+    assert any(line.startswith("| two | -") for line in lines)
+
+
+def test_folds_are_pooled_to_every_case_once():
+    folds = [result("one", 0, fold, indexes=range(fold, 60, 3)) for fold in range(3)]
+    assert pooled(folds)[0]["index"].tolist() == list(range(60))
+    with pytest.raises(InputError, match="seed 0 tested a case twice"):
+        pooled([*folds, folds[0]])
+    with pytest.raises(InputError, match="seed 1 was tested on other cases"):
+        pooled([*folds, result("one", 1, 0, indexes=range(20))])
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(
+        InputError, match=r"another sigma than 'one' \(sigma 2\.0 and 1\.0\); their numbers cannot be compared"
+    ):
+        compare([result("one", 0), result("two", 0, sigma=2.0)], NAMES)
+    with pytest.raises(InputError, match="'two' was tested on other cases than 'one'"):
+        compare([result("one", 0), result("two", 0, indexes=range(1, 61))], NAMES)
+
+
+def test_a_class_that_is_absent_and_predictions_that_are_no_numbers_leave_defined_values():
+    absent = result("one", 0, indexes=[one for one in range(60) if one % 3])
+    (summary,) = compare([absent], NAMES)
+    assert np.isnan(summary.estimates["auroc_a"].value)
+    assert 0.5 < summary.estimates["auroc_macro"].value < 1
+    broken = result("one", 0)
+    broken.predictions.loc[3, "p_a"] = np.nan
+    with pytest.raises(InputError, match="1 predictions of arm 'one' are not numbers"):
+        compare([broken], NAMES)
+
+
+def test_subgroups_have_the_metrics_of_their_cases_alone():
+    table = result("one", 0, skill=1.0, indexes=range(200)).predictions
+    cases = pd.DataFrame({"gender": ["F", "M", "F", "M", None] * 40, "view": "PA", "age": np.arange(200) % 80 + 10})
+    found = {(one.kind, one.name): one for one in subgroups([table], cases, NAMES)}
+    rows = table[cases["gender"].eq("F").to_numpy()]
+    female = found["sex", "F"]
+    assert female.n == 80
+    assert female.estimates["cc"].value == pytest.approx(rows["cc"].mean())
+    assert not female.is_small
+    # One view only makes no groups; a class has no AUC within itself.
+    assert not [key for key in found if key[0] == "view"]
+    assert "auroc_macro" not in found["class", "a"].estimates
+    assert sum(one.n for one in found.values() if one.kind == "age") == 200
+    small = [one for one in found.values() if one.n < SMALL]
+    assert all("few" in line for one in small for line in subgroup_lines([one])[2:])
+
+
+def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(tmp_path):
+    from matplotlib.figure import Figure
+
+    from gazelit.evaluation.figures import save
+
+    save(Figure(figsize=(1, 1)), tmp_path / "figures" / "a.png")
+    page = to_page("# T\n\n| a | b |\n|---|---|\n| <script> | 2 |\n\n![x](figures/a.png)\n", tmp_path, "T")
+    assert 'src="data:image/png;base64,iVBOR' in page
+    assert "figures/a.png" not in page
+    assert "<script>" not in page
+    assert "<td>2</td>" in page
+    assert "http" not in page
