@@ -156,7 +156,9 @@ def write_comparison(
         bounds = {f"test/{key}": (one.low, one.high) for key, one in summaries[0].estimates.items()}
         values = {f"test/{key}": one.value for key, one in summaries[0].estimates.items()}
         metrics = {**record.metrics, **values}
-        lines += [*_map_lines(record.provenance, metrics, bounds, f"`{summaries[0].name}`")]
+        lines += _map_lines(record.provenance, metrics, bounds, f"`{summaries[0].name}`")
+        if summaries[0].folds > 1:
+            lines += ["Yardsticks and cases are those of the first fold; the arm's values are of all folds.", ""]
     lines += [*_subgroup_section(groups, f"`{summaries[0].name}`"), *_published_lines(data["synthetic"])]
     lines += _closing_lines(record)
     _write(out, "gazelit comparison", lines, _long_table(summaries))

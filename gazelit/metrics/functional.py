@@ -75,9 +75,9 @@ def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
             p, g = _density(one.double()), _density(other.double())
             return (g * (_EPS + g / (p + _EPS)).log()).sum(1)
         totals = _sum(one), _sum(other)
-        # 0 · ln 0 is 0, also where neither has anything (0 / 0, which fmax passes over).
-        ratio = torch.div(other, one)
-        torch.fmax(ratio, ratio.new_tensor(torch.finfo(ratio.dtype).tiny), out=ratio)
+        # 0 · ln 0 is 0, also where neither has anything: 0 / 0, which clamp keeps and the slower fmax passes over.
+        ratio, tiny = torch.div(other, one), torch.finfo(one.dtype).tiny
+        ratio = ratio.clamp_(min=tiny) if bool((one.amin() > 0).all()) else ratio.fmax(ratio.new_tensor(tiny))
         return _dot(other, _log_(ratio)) / totals[1] + (totals[0] / totals[1]).log()
 
     return _each(value, prediction, target, mask)
@@ -127,7 +127,7 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, conventi
     """
 
     def value(one: Tensor, fixations: Tensor, valid: Tensor | None) -> Tensor:
-        if convention != "reference" and not torch.equal(fixations, fixations.round()):
+        if convention != "reference" and bool(fixations.frac().sum() != 0):
             raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")
         if convention == "mit":
             fixations = (fixations > 0).to(fixations.dtype)
