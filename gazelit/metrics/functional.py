@@ -5,8 +5,8 @@ thresholds and jitter. ``mit`` has those of the MIT saliency benchmark's MATLAB 
 reference implementation of Qiu, Rivaz and Xiao 2025; where a metric does not name them, they are the same or do not
 exist. ``docs/metrics.md`` puts them side by side.
 
-Values are those of float64 to 1e-6: large maps of float32 are worked on as they are, with sums in cascades. Maps need
-not be normalised. Where an image has nothing to compare with (no fixation, an empty target), its value is NaN.
+Everything is computed in float64; :mod:`gazelit.metrics.fused` has the four commonest together, and fast. Maps need not
+be normalised. Where an image has nothing to compare with (no fixation, an empty target), its value is NaN.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-import cv2
 import numpy as np
 import ot
 import torch
@@ -25,8 +24,6 @@ Convention = Literal["gazelit", "mit", "reference"]
 
 #: MATLAB's eps, which MIT's code adds.
 _EPS = 2.0**-52
-#: Pixels of a map up to which float64 costs nothing worth mentioning.
-_SMALL = 2**15
 #: Pixels after which most maps are known not to be constant.
 _GLANCE = 1024
 
@@ -72,13 +69,10 @@ def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
 
     def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
         if convention == "mit":
-            p, g = _density(one.double()), _density(other.double())
+            p, g = _density(one), _density(other)
             return (g * (_EPS + g / (p + _EPS)).log()).sum(1)
-        totals = _sum(one), _sum(other)
-        # 0 · ln 0 is 0, also where neither has anything: 0 / 0, which clamp keeps and the slower fmax passes over.
-        ratio, tiny = torch.div(other, one), torch.finfo(one.dtype).tiny
-        ratio = ratio.clamp_(min=tiny) if bool((one.amin() > 0).all()) else ratio.fmax(ratio.new_tensor(tiny))
-        return _dot(other, _log_(ratio)) / totals[1] + (totals[0] / totals[1]).log()
+        terms = torch.where(other > 0, other * (other.log() - one.log()), 0.0)
+        return terms.sum(1) / other.sum(1) + (one.sum(1) / other.sum(1)).log()
 
     return _each(value, prediction, target, mask)
 
@@ -101,7 +95,7 @@ def sim(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
     def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
         if convention == "mit":
             one, other = (_stretched(values, valid) for values in (one, other))
-        return _sum(torch.minimum(_density(one), _density(other)))
+        return torch.minimum(_density(one), _density(other)).sum(1)
 
     return _each(value, prediction, target, mask)
 
@@ -134,7 +128,7 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, conventi
         centred = _centred(one, valid)
         pixels = _pixels(one, valid) - (0 if convention == "gazelit" else 1)
         deviation = (_dot(centred, centred) / pixels).sqrt()
-        return _dot(centred, fixations) / _sum(fixations) / torch.where(deviation > 0, deviation, 1.0)
+        return _dot(centred, fixations) / fixations.sum(1) / torch.where(deviation > 0, deviation, 1.0)
 
     result = _each(value, prediction, counts, mask)
     return torch.where(_constant(prediction, mask) & ~result.isnan(), 0.0, result)
@@ -312,16 +306,11 @@ def _each(
 
 def _parts(one: Tensor, other: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     _check_shapes(one, other)
-    pixels = one[0].numel() if len(one) else 0
-    small = pixels <= _SMALL or torch.float64 in (one.dtype, other.dtype)
     # On a GPU all at once; on a CPU map by map, because what goes through memory is what costs.
-    size = max(1, len(one)) if one.is_cuda or pixels <= _SMALL else 1
-    dtype = torch.float64 if small else torch.float32
-    if not len(one):
-        yield one.flatten(1).to(dtype), other.flatten(1).to(dtype), None
-    for start in range(0, len(one), size):
+    size = max(1, len(one)) if one.is_cuda or not len(one) else 1
+    for start in range(0, max(1, len(one)), size):
         part = slice(start, start + size)
-        a, b = one[part].flatten(1).to(dtype), other[part].flatten(1).to(dtype)
+        a, b = one[part].double().flatten(1), other[part].double().flatten(1)
         valid = None if mask is None else mask[part].flatten(1)
         if valid is not None and bool(valid.all()):
             valid = None
@@ -341,24 +330,9 @@ def _check_shapes(one: Tensor, other: Tensor) -> None:
         raise ValueError(f"maps must both be (B, H, W), not {tuple(one.shape)} and {tuple(other.shape)}")
 
 
-def _sum(values: Tensor) -> Tensor:
-    """Row sums as float64; torch adds float32 in cascades, which lose nothing to speak of."""
-    return values.sum(1).double()
-
-
 def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Row-wise inner products as float64."""
-    return _sum(one * other)
-
-
-def _log_(values: Tensor) -> Tensor:
-    """The natural logarithm of normal numbers, in place."""
-    if values.is_cuda or values.dtype == torch.float64:
-        return values.log_()
-    # On a CPU OpenCV's is as exact as torch's and six times as fast.
-    array = values.numpy()
-    cv2.log(array, dst=array)
-    return values
+    """Row-wise inner products."""
+    return (one * other).sum(1)
 
 
 def _pixels(values: Tensor, valid: Tensor | None) -> Tensor:
@@ -369,12 +343,9 @@ def _pixels(values: Tensor, valid: Tensor | None) -> Tensor:
 
 def _centred(values: Tensor, valid: Tensor | None) -> Tensor:
     """Values less their mean over the valid pixels; zero elsewhere."""
-    mean = (_sum(values) / _pixels(values, valid)).to(values.dtype)[:, None]
+    mean = (values.sum(1) / _pixels(values, valid))[:, None]
     centred = values - mean
-    if valid is not None:
-        return torch.where(valid, centred, 0.0)
-    # The mean is rounded to the maps' type; what it missed is a constant.
-    return centred.sub_(centred.mean(1, keepdim=True))
+    return centred if valid is None else torch.where(valid, centred, 0.0)
 
 
 def _density(values: Tensor) -> Tensor:
@@ -398,4 +369,4 @@ def _constant(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return (flat == flat[:, :1]).all(1)
     valid = mask.flatten(1)
-    return torch.where(valid, flat, -torch.inf).amax(1) == torch.where(valid, flat, torch.inf).amin(1)
+    return torch.where(valid, flat, -torch.inf).amax(1) <= torch.where(valid, flat, torch.inf).amin(1)

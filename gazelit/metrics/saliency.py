@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from gazelit.metrics import functional
+from gazelit.metrics.fused import cc_kld_sim_nss
 
-#: Metrics of density maps, and metrics of a map at fixations.
-MAP_METRICS: dict[str, Callable[..., Tensor]] = {
-    "cc": functional.cc,
-    "kld": functional.kld,
-    "sim": functional.sim,
-}
-FIXATION_METRICS: dict[str, Callable[..., Tensor]] = {"nss": functional.nss, "auc_judd": functional.auc_judd}
 #: What every validation computes.
-NAMES = (*MAP_METRICS, *FIXATION_METRICS)
+NAMES = ("cc", "kld", "sim", "nss", "auc_judd")
 #: What a convention defines otherwise than gazelit.
 OTHERWISE = {"mit": ("kld", "sim", "nss", "auc_judd", "ig"), "reference": ("nss",)}
 
@@ -58,8 +52,8 @@ def saliency_values(
     Returns:
         By metric, (B,) float64; NaN where an image has no gaze.
     """
-    values = {name: metric(prediction, target, mask) for name, metric in MAP_METRICS.items()}
-    return values | {name: metric(prediction, counts, mask) for name, metric in FIXATION_METRICS.items()}
+    values = cc_kld_sim_nss(prediction, target, counts, mask)
+    return values | {"auc_judd": functional.auc_judd(prediction, counts, mask)}
 
 
 def values_at_test(

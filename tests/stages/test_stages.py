@@ -271,10 +271,11 @@ def test_open_choices_train_on_two_processes(options, store, tmp_path):
 
 
 def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path):
-    # With gradients averaged over processes, sharding parameters changes where they lie and nothing else. Two steps move
-    # a weight by some 2e-3; more of them would make rounding errors grow through the batch statistics of two films.
+    # With gradients averaged over processes, sharding parameters changes where they lie and nothing else. Two steps
+    # move a weight by some 2e-3; more of them would make rounding errors grow through the statistics of two films.
     options = [
-        "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.augment=false", "--trainer.deterministic=false",
+        "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.augment=false",
+        "--trainer.deterministic=false",
         "--model.frozen=[encoder]", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
     ]  # fmt: skip
     weights = []

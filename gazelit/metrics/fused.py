@@ -1,0 +1,212 @@
+"""CC, KLD, SIM and NSS of many maps in two passes over them.
+
+The four functions of :mod:`gazelit.metrics.functional` say what is computed; here it is computed at the speed of the
+memory. On a CPU the maps' sums, moments and logarithms are gathered block by block while a block is in the cache, by
+code that numba compiles; elsewhere the four functions do it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from gazelit.metrics import functional
+
+#: Pixels of a map from which compiled code is worth its start.
+_LARGE = 2**15
+#: How many threads numba can start.
+_MOST_THREADS: int = numba.get_num_threads()
+#: Pixels that are summed in float32 before their sum is added in float64.
+_BLOCK = 2048
+#: Ratios of densities whose logarithm is taken by :func:`_log_sum`; float32 is normal between them.
+_LOWEST, _HIGHEST = np.float32(1e-37), np.float32(1e38)
+# The bits of float32: √½, 1, the exponent's and the mantissa's.
+_HALF_ROOT, _ONE = np.int32(0x3F3504F3), np.int32(0x3F800000)
+_EXPONENT, _MANTISSA = np.int32(0x7F800000), np.int32(0x007FFFFF)
+_LN2 = np.float32(math.log(2) * 2.0**-23)
+
+
+def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """The four metrics together; each as its function of the same name has it, to 1e-6.
+
+    Args:
+        prediction: Predicted densities (B, H, W).
+        target: Fixation densities (B, H, W).
+        counts: Fixation counts (B, H, W).
+        mask: Pixels that count (B, H, W) bool; all unless given.
+
+    Returns:
+        ``cc``, ``kld``, ``sim`` and ``nss``, each (B,) float64.
+
+    Raises:
+        ValueError: Shapes differ, or counts are not whole numbers.
+    """
+    maps = (prediction, target, counts)
+    is_small = prediction.ndim != 3 or prediction[:1].numel() < _LARGE
+    if is_small or prediction.is_cuda or any(one.dtype == torch.float64 for one in maps):
+        pairs = (("cc", target), ("kld", target), ("sim", target), ("nss", counts))
+        return {name: getattr(functional, name)(prediction, other, mask) for name, other in pairs}
+    if not prediction.shape == target.shape == counts.shape:
+        raise ValueError(f"maps must all be (B, H, W), not {', '.join(str(tuple(one.shape)) for one in maps)}")
+    rows = [one.detach().float().flatten(1).contiguous().numpy() for one in maps]
+    valid = np.empty((0, 0), bool) if mask is None or bool(mask.all()) else mask.flatten(1).contiguous().numpy()
+    table = np.empty((len(prediction), 4))
+    # Not more than Lightning or the user gave torch: other processes train beside this one.
+    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
+    _values(*rows, valid, table)
+    if np.isinf(table[:, 3]).any():
+        raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")
+    return {name: torch.from_numpy(table[:, place].copy()) for place, name in enumerate(("cc", "kld", "sim", "nss"))}
+
+
+def _compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
+    # Sums may be reordered, so that they fill vector registers; NaN and infinity keep their meaning.
+    options: dict[str, Any] = {"fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy", "parallel": parallel}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        # There is no folder to keep compiled code in: it is compiled anew in every process.
+        return numba.njit(**options)(function)
+
+
+@_compiled
+def _block_moments(one, other, fixations, shift, shift_target, ratio, sums):  # type: ignore[no-untyped-def]
+    zero = np.float32(0)
+    x, y, xx, yy, xy, hits, xf, fraction = zero, zero, zero, zero, zero, zero, zero, zero
+    odd = zero
+    for place in range(len(one)):
+        a, b, f = one[place], other[place], fixations[place]
+        left, right = a - shift, b - shift_target
+        x += left
+        y += right
+        xx += left * left
+        yy += right * right
+        xy += left * right
+        hits += f
+        xf += left * f
+        fraction += abs(f - np.floor(f))
+        quotient = b / a
+        ratio[place] = quotient
+        odd += zero if (b == zero) | ((quotient >= _LOWEST) & (quotient <= _HIGHEST)) else np.float32(1)
+    for number, value in enumerate((x, y, xx, yy, xy, hits, xf, fraction)):
+        sums[number] += value
+    return odd
+
+
+@_compiled
+def _split(bits, exponent, mantissa):  # type: ignore[no-untyped-def]
+    # r = 2^e · m with m in [√½, √2): e times 2^23 as an integer, and the bits of m.
+    for place in range(len(bits)):
+        moved = np.int32(bits[place] + np.int32(_ONE - _HALF_ROOT))
+        exponent[place] = np.int32(np.int32(moved & _EXPONENT) - _ONE)
+        mantissa[place] = np.int32(np.int32(moved & _MANTISSA) + _HALF_ROOT)
+
+
+@_compiled
+def _log_sum(weight, mantissa, exponent):  # type: ignore[no-untyped-def]
+    # Σ w (e ln 2 + ln m), with ln m = 2 artanh t and t = (m − 1) / (m + 1), whose series errs by 2e-9 here.
+    one, total = np.float32(1), np.float32(0)
+    for place in range(len(weight)):
+        m = mantissa[place]
+        t = (m - one) / (m + one)
+        s = t * t
+        series = np.float32(1 / 3) + s * (np.float32(1 / 5) + s * (np.float32(1 / 7) + s * np.float32(1 / 9)))
+        total += weight[place] * (np.float32(2) * t * (one + s * series) + np.float32(exponent[place]) * _LN2)
+    return total
+
+
+@_compiled
+def _moments(one, other, fixations, shift, shift_target, sums):  # type: ignore[no-untyped-def]
+    ratio, exponent = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
+    mantissa = np.empty(_BLOCK, np.int32)
+    log_sum = 0.0
+    for start in range(0, len(one), _BLOCK):
+        size = min(_BLOCK, len(one) - start)
+        a, b, f = one[start : start + size], other[start : start + size], fixations[start : start + size]
+        odd = _block_moments(a, b, f, shift, shift_target, ratio, sums)
+        if odd == 0:
+            _split(ratio[:size].view(np.int32), exponent, mantissa)
+            log_sum += _log_sum(b, mantissa.view(np.float32), exponent)
+            continue
+        for place in range(size):
+            if b[place] > 0:
+                log_sum += b[place] * (math.log(b[place]) - math.log(a[place]))
+    return log_sum
+
+
+@_compiled
+def _block_common(one, other, scale, scale_target):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for place in range(len(one)):
+        total += min(one[place] * scale, other[place] * scale_target)
+    return total
+
+
+@_compiled
+def _common(one, other, scale, scale_target):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for start in range(0, len(one), _BLOCK):
+        total += _block_common(one[start : start + _BLOCK], other[start : start + _BLOCK], scale, scale_target)
+    return total
+
+
+@_compiled
+def _is_flat(values):  # type: ignore[no-untyped-def]
+    # Exact, where a variance would keep rounding errors.
+    place = 0
+    while place < len(values) and values[place] == values[0]:
+        place += 1
+    return place == len(values)
+
+
+@_compiled
+def _pressed(values, valid):  # type: ignore[no-untyped-def]
+    kept = np.empty_like(values)
+    count = 0
+    for place in range(len(values)):
+        kept[count] = values[place]
+        count += valid[place]
+    return kept[:count]
+
+
+@partial(_compiled, parallel=True)
+def _values(prediction, target, counts, valid, table):  # type: ignore[no-untyped-def]
+    # An NSS of infinity stands for counts that are not whole numbers.
+    for row in numba.prange(len(table)):
+        one, other, fixations = prediction[row], target[row], counts[row]
+        if len(valid):
+            one, other, fixations = (
+                _pressed(one, valid[row]),
+                _pressed(other, valid[row]),
+                _pressed(fixations, valid[row]),
+            )
+        n = len(one)
+        table[row] = math.nan
+        if n == 0:
+            continue
+        # Near the mean; what is subtracted needs to be no more than that.
+        shift, shift_target = one[:: max(1, n // 64)].mean(), other[:: max(1, n // 64)].mean()
+        sums = np.zeros(8)
+        log_sum = _moments(one, other, fixations, np.float32(shift), np.float32(shift_target), sums)
+        x, y, xx, yy, xy, hits, xf, fraction = sums
+        total, total_target = x + np.float32(shift) * n, y + np.float32(shift_target) * n
+        variance, variance_target = max(xx - x * x / n, 0.0), max(yy - y * y / n, 0.0)
+        flat, sound, sound_target = _is_flat(one), not math.isnan(total), not math.isnan(total_target)
+        if sound and sound_target and not _is_flat(other):
+            scale = math.sqrt(variance * variance_target)
+            table[row, 0] = 0.0 if flat or scale == 0 else min(1.0, max(-1.0, (xy - x * y / n) / scale))
+        if sound and total_target > 0:
+            table[row, 1] = log_sum / total_target + math.log(total / total_target)
+            table[row, 2] = _common(one, other, np.float32(1 / total), np.float32(1 / total_target))
+        if sound and hits > 0:
+            deviation = math.sqrt(variance / n)
+            table[row, 3] = 0.0 if flat or deviation == 0 else (xf - x / n * hits) / hits / deviation
+        if fraction > 0:
+            table[row, 3] = math.inf
