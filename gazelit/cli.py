@@ -72,6 +72,11 @@ COMMANDS = {
     "validate-manifest": Command("gazelit.data.sources.manifest:validate", "check your own tables of images and gaze"),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "agreement": Command(
+        "gazelit.evaluation.agreement:agreement",
+        "score class-activation and predicted maps against the reader's gaze and the marked regions",
+        positional="ckpt",
+    ),
     "encoders": Command(
         "gazelit.models.catalogue:encoders",
         "list the encoders, with parameters, channels and whether weights are at hand",

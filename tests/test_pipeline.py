@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
+from gazelit.data.store import Store
 from gazelit.errors import InputError
 from gazelit.pipeline import StageStep, run
 from tests.tiny import tiny
@@ -170,6 +173,31 @@ def test_infer_reads_the_good_files_and_names_the_bad_one(interrupted, real_data
     assert "1 of 2 files could not be read" in printed
     assert "broken.dcm" in printed
     assert (tmp_path / "read" / "nih_00000001_000.json").is_file()
+
+
+def test_agreement_scores_the_maps_of_a_trained_model(interrupted, store, run_gazelit, tmp_path):
+    out = interrupted[1]
+    ckpt = out / "joint" / "checkpoints" / "best.ckpt"
+    run_gazelit("agreement", str(ckpt), "--out", str(tmp_path / "a"))
+    text = (tmp_path / "a" / "agreement.md").read_text()
+    assert "SYNTHETIC" in text
+    assert "![Film with regions" in text
+    assert "data:image/png;base64" in (tmp_path / "a" / "agreement.html").read_text()
+    cases = pd.read_parquet(tmp_path / "a" / "agreement_gaze.parquet")
+    tested = pd.read_parquet(out / "test" / "predictions.parquet").set_index("index")
+    ours = cases[cases["map"] == "predicted gaze"].set_index("index")
+    for metric in ("cc", "nss", "auc_judd", "sauc"):
+        assert np.allclose(ours[metric], tested.loc[ours.index, metric], atol=1e-5, equal_nan=True)
+    ids = Store.open(store).cases[["image_id", "patient_id"]].to_numpy().ravel().tolist()
+    for path in (tmp_path / "a").rglob("*"):
+        if path.suffix in (".md", ".html", ".csv"):
+            assert not [one for one in ids if one in path.read_text()]
+    for options, message in (
+        (["--methods", "[cam]"], "cam is none of gradcam"),
+        (["--stage_config", "nowhere.yaml"], "name the config.yaml"),
+    ):
+        assert message in run_gazelit("agreement", str(ckpt), "--out", "b", *options, code=2)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path, store, monkeypatch):

@@ -28,6 +28,7 @@ from gazelit.data.dataset import (
 )
 from gazelit.data.gaze import Detection, TimeWindow
 from gazelit.data.heatmap import fixation_counts, fixation_density
+from gazelit.data.regions import region_masks
 from gazelit.data.splits import SPLITS, Method, SplitOptions, load_split, make_split
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
@@ -143,6 +144,7 @@ class GazeDataModule(L.LightningDataModule):
         self.predict_split = predict_split
         self.seed = seed
         self._store: Store | None = None
+        self._regions: pd.DataFrame | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store and splits it; cheap when called again.
@@ -299,6 +301,14 @@ class GazeDataModule(L.LightningDataModule):
             )
             for one in np.unique(reading)
         ]
+
+    def regions(self, row: int) -> dict[str, Tensor]:
+        """Boxes and ellipses of a case by name, (H, W) bool each; of all its readers together."""
+        if self._regions is None:
+            self._regions = self.store.table("regions")
+        mine = self._regions[self._regions["row"] == row]
+        masks = region_masks(mine, self.store.letterboxes[row], self.downscale)
+        return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
     def dataset(self, split: str) -> GazeDataset:
         """A split's cases, without augmentation."""

@@ -13,7 +13,7 @@ import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from gazelit import __version__, lineage
 from gazelit.data.dicom import read_radiograph
@@ -21,7 +21,7 @@ from gazelit.data.geometry import Letterbox
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.metrics.calibration import probabilities as probabilities_of
-from gazelit.models.network import rebuild
+from gazelit.models.network import Network, rebuild
 
 logger = logging.getLogger("gazelit")
 
@@ -40,7 +40,7 @@ class LoadedModel:
         temperature: (K,) what divides the logits; empty without a classifier.
     """
 
-    network: nn.Module
+    network: Network
     stamp: dict[str, Any]
     sha256: str
     temperature: Tensor

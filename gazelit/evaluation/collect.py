@@ -95,7 +95,7 @@ def load_results(run: Path) -> list[Result]:
 def collect(result: Result) -> RunRecord:
     """Gathers what the report of one model is made of."""
     model = load_model(result.checkpoint)
-    datamodule = _datamodule(result.run / result.stages[-1] / "config.yaml")
+    datamodule = saved_datamodule(result.run / result.stages[-1] / "config.yaml")
     provenance = datamodule.provenance
     panels = _panels(model, datamodule, result.predictions)
     metrics: dict[str, Any] = {
@@ -121,10 +121,18 @@ def collect(result: Result) -> RunRecord:
     )
 
 
-def _datamodule(config: Path) -> GazeDataModule:
+def saved_datamodule(config: Path, store: Path | None = None) -> GazeDataModule:
+    """The data module of a training's ``config.yaml``, set up.
+
+    Args:
+        config: The file.
+        store: Another prepared store for it to read, if given.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningDataModule, "data")
     data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+    if store is not None:
+        data["init_args"]["store"] = str(store)
     datamodule = parser.instantiate_classes(parser.parse_object({"data": data})).data
     datamodule.setup()
     return datamodule

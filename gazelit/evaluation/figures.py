@@ -38,6 +38,23 @@ class Panel:
     points: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Localisation:
+    """One case of the figure of maps and regions.
+
+    Attributes:
+        title: Case number; no id.
+        image: (H, W) in [0, 1].
+        maps: By name, (H, W), not negative.
+        regions: By name, (H, W) bool.
+    """
+
+    title: str
+    image: NDArray[np.float32]
+    maps: Mapping[str, NDArray[np.float32]]
+    regions: Mapping[str, NDArray[np.bool_]]
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)
@@ -74,6 +91,25 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
             axis.set_axis_off()
             axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)
             axis.set_ylim(panel.image.shape[0] - 0.5, -0.5)
+    return figure
+
+
+def localisation_figure(cases: Sequence[Localisation]) -> Figure:
+    """The film with its regions outlined, and each map on a colour scale of its own; a case a row."""
+    across = 1 + max(len(case.maps) for case in cases)
+    figure = Figure(figsize=(2.1 * across, 2.6 * len(cases)), layout="constrained")
+    axes = figure.subplots(len(cases), across, squeeze=False)
+    for row, case in zip(axes, cases, strict=True):
+        for axis in row:
+            axis.set_axis_off()
+        for axis, (name, values) in zip(row, [(case.title, None), *case.maps.items()], strict=False):
+            axis.imshow(case.image, cmap="gray", vmin=0, vmax=1)
+            axis.set_title(name.replace("_", " "), fontsize=8)
+            if values is not None and values.max() > 0:
+                share = values / values.max()
+                axis.imshow(share, cmap="viridis", vmin=0, vmax=1, alpha=np.clip(share, 0, 1) ** 0.6 * 0.8)
+        for number, inside in enumerate(case.regions.values()):
+            row[0].contour(inside, levels=[0.5], colors=[COLOURS[number % len(COLOURS)]], linewidths=0.7)
     return figure
 
 
