@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -35,6 +37,8 @@ from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
 from gazelit.metrics.saliency import CentreBias
+
+logger = logging.getLogger("gazelit")
 
 Batch = dict[str, Tensor]
 Sampling = Literal["shuffled", "balanced"]
@@ -75,7 +79,9 @@ class GazeDataModule(L.LightningDataModule):
             them (``centre``), or ``none``. Test cases keep their own.
         gaze_cases: Number of training cases that keep their gaze, for learning curves; all unless given.
         split_method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
-            reference implementation, in which patients overlap (for comparison alone).
+            reference implementation, in which patients overlap (for comparison alone); or ``external``: every case is
+            a test case of a model that was trained on other data.
+        trained_on: With ``external``, the store that the model was trained on: its patients are left out.
         split_file: CSV with ``image_id`` and ``split``; without it patients are split by ``split_seed`` and fractions.
         split_seed: Seed of the split; runs that hand over to each other must share it.
         val_fraction: Share of patients for validation.
@@ -108,6 +114,7 @@ class GazeDataModule(L.LightningDataModule):
         gaze_control: GazeControl = "true",
         gaze_cases: int | None = None,
         split_method: Method = "patient",
+        trained_on: str | None = None,
         split_file: str | None = None,
         split_seed: int = 0,
         val_fraction: float = 0.1,
@@ -141,10 +148,14 @@ class GazeDataModule(L.LightningDataModule):
             raise InputError(f"gaze_cases: must be at least 0, not {gaze_cases}")
         self.split_file = split_file
         self.split = SplitOptions(split_method, split_seed, val_fraction, test_fraction, folds, fold)
+        self.trained_on = trained_on
+        if trained_on is not None and split_method != "external":
+            raise InputError("trained_on: goes with split_method external; leave it out")
         self.predict_split = predict_split
         self.seed = seed
         self._store: Store | None = None
         self._regions: pd.DataFrame | None = None
+        self._biases: tuple[list[CentreBias], Tensor] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store and splits it; cheap when called again.
@@ -155,9 +166,15 @@ class GazeDataModule(L.LightningDataModule):
         if self._store is not None:
             return
         store = Store.open(self.store_path)
-        self._labels = _labels(store, self.class_names, self.exclusive, self.uncertain)
+        self._labels, usable = _labels(store, self.class_names, self.exclusive, self.uncertain)
+        is_external = self.split.method == "external" and self.split_file is None
+        if not usable.all() and not is_external:
+            what = f"exactly one of {', '.join(self.class_names)}" if self.class_names else "a label, as none is named"
+            raise InputError(f"labels: {int((~usable).sum())} cases do not have {what}; set exclusive: false")
         if self.split_file is not None:
             self._split = load_split(self.split_file, store.cases)
+        elif is_external:
+            self._split = self._external_split(store, usable)
         else:
             values = self._labels.float()
             is_class = self.exclusive or bool((values.isnan() | (values == 0) | (values == 1)).all())
@@ -168,6 +185,23 @@ class GazeDataModule(L.LightningDataModule):
         self._gaze = self._controlled(WorkingGaze.of(store, self.gaze, self.downscale), store)
         self._store = store
         self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
+
+    def _external_split(self, store: Store, usable: NDArray[np.bool_]) -> pd.Series:
+        """Every case for the test, but those without a usable label and those of patients that were trained on."""
+        split = make_split(store.cases, [], self.split)
+        known = np.zeros(len(split), bool)
+        if self.trained_on is not None:
+            known = store.cases["patient_id"].isin(Store.open(self.trained_on).cases["patient_id"]).to_numpy()
+        split[known | ~usable] = np.nan
+        if split.isna().any():
+            logger.info(
+                "external test: of %d cases %d are left out because their patients are in the store that was trained "
+                "on, and %d more because they do not have exactly one of the classes",
+                len(split), known.sum(), (~usable & ~known).sum(),
+            )  # fmt: skip
+        if split.isna().all():
+            raise InputError(f"{self.store_path}: no case is left for an external test")
+        return split
 
     def _controlled(self, gaze: WorkingGaze, store: Store) -> WorkingGaze:
         """The gaze as ``gaze_control`` and ``gaze_cases`` have it."""
@@ -244,9 +278,9 @@ class GazeDataModule(L.LightningDataModule):
         }
 
     def _train_points(self) -> np.ndarray:
-        """Which points of the gaze belong to training cases: (M,) bool."""
+        """Which points of the gaze belong to training cases, or to test cases where there are none: (M,) bool."""
         is_train = np.zeros(len(self.store.cases), bool)
-        is_train[self.rows("train")] = True
+        is_train[self.rows("train" if len(self.rows("train")) else "test")] = True
         return np.repeat(is_train, np.diff(self._gaze.starts))
 
     def _sigma_px(self) -> list[float] | None:
@@ -271,18 +305,47 @@ class GazeDataModule(L.LightningDataModule):
         self.setup()
         return np.flatnonzero(self._split == split)
 
-    def centre_bias(self) -> CentreBias:
-        """Where the training cases were looked at on average, without augmentation; from their gaze alone."""
-        rows, size = self.rows("train"), self.size
-        density, counts = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
+        """Where some cases were looked at on average, without augmentation."""
+        density, counts = (torch.zeros(self.size, dtype=torch.float64) for _ in range(2))
         for row in rows:
             part = slice(self._gaze.starts[row], self._gaze.starts[row + 1])
             if part.start == part.stop:
                 continue
             points = torch.from_numpy(self._gaze.points[part])[None]
-            density += fixation_density(points, size, torch.from_numpy(self._gaze.sigma[part])[None])[0]
-            counts += fixation_counts(points, size)[0]
+            density += fixation_density(points, self.size, torch.from_numpy(self._gaze.sigma[part])[None])[0]
+            counts += fixation_counts(points, self.size)[0]
         return CentreBias((density / density.sum().clamp(min=1e-12)).float(), counts.float())
+
+    def centre_bias(self, index: Tensor) -> CentreBias:
+        """Where the training cases were looked at on average, for cases to be scored against it.
+
+        Of an external test, which has no training cases, the others: those of the other half of the patients.
+
+        Args:
+            index: (B,) the store's rows of the cases to be scored.
+
+        Returns:
+            Maps (B, H, W).
+        """
+        if self._biases is None:
+            rows = self.rows("train")
+            halves = self._halves() if not len(rows) else np.zeros(len(self.store.cases), int)
+            sources = [rows] if len(rows) else [np.flatnonzero(halves == other) for other in (1, 0)]
+            self._biases = [self.mean_map(one) for one in sources], torch.from_numpy(halves)
+        maps, group = self._biases
+        chosen = group[index].tolist()
+        return CentreBias(
+            torch.stack([maps[one].density for one in chosen]), torch.stack([maps[one].counts for one in chosen])
+        )
+
+    def _halves(self) -> NDArray[np.int64]:
+        """Which half of the test's patients each case is of, −1 for others."""
+        rows = self.rows("test")
+        half = np.full(len(self.store.cases), -1)
+        patients, codes = np.unique(self.store.cases["patient_id"].to_numpy()[rows], return_inverse=True)
+        half[rows] = np.random.default_rng(self.split.seed).permutation(len(patients))[codes] % 2
+        return half
 
     def valid_mask(self, row: int) -> Tensor:
         """(H, W) bool: which pixels of a case are no padding."""
@@ -435,7 +498,8 @@ def _unit(image: Tensor) -> Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
-def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str) -> Tensor:
+def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str) -> tuple[Tensor, NDArray[np.bool_]]:
+    """Labels of all rows, and which rows have usable ones: of exclusive classes exactly one."""
     known = store.about["label_columns"]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -445,9 +509,7 @@ def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str)
     )
     if not exclusive:
         values[values == -1] = {"unknown": torch.nan, "positive": 1.0, "negative": 0.0}[uncertain]
-        return values
-    bad = int(((torch.nan_to_num(values, nan=-1.0).sum(dim=1) != 1) | (values < 0).any(dim=1)).sum())
-    if bad:
-        what = f"exactly one of {', '.join(names)}" if names else "a label, as none is named"
-        raise InputError(f"labels: {bad} cases do not have {what}; set exclusive: false")
-    return values.argmax(dim=1)
+        return values, np.ones(len(values), bool)
+    usable = (torch.nan_to_num(values, nan=-1.0).sum(dim=1) == 1) & ~(values < 0).any(dim=1)
+    classes = torch.nan_to_num(values).argmax(dim=1) if names else torch.zeros(len(values), dtype=torch.long)
+    return classes, usable.numpy()

@@ -22,7 +22,7 @@ SPLIT_COLUMNS = ("image_id", "patient_id", "study_id", "split")
 #: What a split keeps apart; the reference implementation's keeps images apart and nothing else.
 GROUPS = ("patient_id", "study_id", "image_id")
 
-Method = Literal["patient", "official", "reference_image_level"]
+Method = Literal["patient", "official", "reference_image_level", "external"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class SplitOptions:
     Attributes:
         method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
             reference implementation, which splits images and so puts patients with several films into several
-            splits: for comparison with it alone.
+            splits: for comparison with it alone; ``external``: every case is a test case, of a model that was trained
+            on other data.
         seed: Of the shuffle of patients.
         val_fraction: Share of patients for validation, with ``patient`` and no folds.
         test_fraction: Share of patients for the test, with ``patient`` and no folds.
@@ -72,6 +73,8 @@ def make_split(images: pd.DataFrame, strata: Sequence[object], options: SplitOpt
         split = images["official_split"].rename("split")
         check_split(images, split)
         return split
+    if options.method == "external":
+        return pd.Series("test", index=images.index, name="split", dtype=object)
     if options.method == "reference_image_level":
         return split_like_reference(images, strata, options.seed)
     return split_by_patient(images, strata, options.val_fraction, options.test_fraction, options.seed)
@@ -265,6 +268,8 @@ def write_split(
     Raises:
         InputError: A store or option cannot be used, or patients of an official split overlap.
     """
+    if method == "external":
+        raise InputError("method: external has every case in the test and needs no file; see --data.split_method")
     cases = pd.concat([Store.open(store).cases for store in stores], ignore_index=True)
     cases = cases.drop_duplicates("image_id", ignore_index=True)
     names = stratify or []

@@ -127,7 +127,6 @@ def measure(model: LoadedModel, datamodule: GazeDataModule, methods: Sequence[st
     """
     if not methods and "saliency_head" not in model.network.specs:
         raise InputError("the model has neither a classifier nor a saliency head: it makes no map to score")
-    bias = datamodule.centre_bias()
     patients = datamodule.store.cases["patient_id"].to_numpy()
     gaze: list[dict[str, Any]] = []
     regions: list[dict[str, Any]] = []
@@ -135,6 +134,7 @@ def measure(model: LoadedModel, datamodule: GazeDataModule, methods: Sequence[st
     seen = 0
     for batch in datamodule.loader(split):
         rendered = datamodule.render(batch)
+        bias = datamodule.centre_bias(rendered["index"])
         maps, right = _maps(model, rendered, methods)
         gaze += _gaze_rows(maps, rendered, bias, right)
         for place, row in enumerate(rendered["index"].tolist()):
@@ -193,7 +193,7 @@ def _gaze_rows(
 ) -> Iterator[dict[str, Any]]:
     target, mask = batch["heatmap"][:, 0], batch["valid_mask"][:, 0]
     counts = fixation_counts(batch["points"], (target.shape[1], target.shape[2]))
-    for name, one in {**maps, CENTRE: bias.density.expand_as(target)}.items():
+    for name, one in {**maps, CENTRE: bias.density}.items():
         values = {
             "cc": cc(one, target, mask),
             "nss": nss(one, counts, mask),
@@ -224,7 +224,7 @@ def _region_rows(
             mine |= {method: _attributed(model, one_case, named, method)[0] for method in methods}
         if bool(batch["has_gaze"][place]):
             mine[READER] = batch["heatmap"][place, 0]
-        for name, one in {**mine, CENTRE: bias.density}.items():
+        for name, one in {**mine, CENTRE: bias.density[place]}.items():
             values = localisation_values(one[None], inside[None], mask)
             cells = {key: float(value[0]) for key, value in values.items()}
             yield {"index": int(batch["index"][place]), "region": region, "map": name, **cells}

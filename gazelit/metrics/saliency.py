@@ -24,8 +24,8 @@ class CentreBias:
     """Where people look whatever the image.
 
     Attributes:
-        density: (H, W), the mean training map.
-        counts: (H, W), the training cases' fixations.
+        density: (H, W) or (B, H, W), the mean map of other cases.
+        counts: The same shape, those cases' fixations.
     """
 
     density: Tensor

@@ -157,8 +157,6 @@ class Stage(L.LightningModule):
         if "saliency" in self.measures:
             at_test = SaliencyMetrics(names_at_test(self.conventions))
             self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
-            if stage == TrainerFn.TESTING:
-                self._bias = self._datamodule.centre_bias()  # type: ignore[union-attr]
         self._load_pretrained()
         if stage == TrainerFn.FITTING:
             size = tuple(provenance.get("size", (64, 64)))
@@ -260,8 +258,11 @@ class Stage(L.LightningModule):
                 fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
                 batch["valid_mask"][:, 0],
             )
-            at_test = split == "test"
-            values = values_at_test(*maps, self._bias, self.conventions) if at_test else saliency_values(*maps)
+            if split == "test":
+                bias = self._datamodule.centre_bias(batch["index"].cpu())  # type: ignore[union-attr]
+                values = values_at_test(*maps, bias, self.conventions)
+            else:
+                values = saliency_values(*maps)
             self._metrics("saliency", split).update(values)
             # σ decides what a map metric means; it is logged beside them.
             seen = batch["has_gaze"]

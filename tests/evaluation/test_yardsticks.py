@@ -4,6 +4,7 @@ import torch
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.heatmap import fixation_density
+from gazelit.errors import InputError
 from gazelit.evaluation.yardsticks import score_maps, share_of_the_way, yardsticks
 
 
@@ -17,7 +18,10 @@ def datamodule(store):
 def test_the_centre_bias_is_the_mean_of_the_training_maps_alone(datamodule):
     maps = torch.cat([datamodule.render(batch)["heatmap"] for batch in datamodule.loader("train")])
     expected = maps.mean(dim=(0, 1))
-    bias = datamodule.centre_bias()
+    bias = datamodule.mean_map(datamodule.rows("train"))
+    both = datamodule.centre_bias(torch.tensor([0, 1]))
+    assert torch.equal(both.density, bias.density.expand(2, -1, -1))
+    assert torch.equal(both.counts, bias.counts.expand(2, -1, -1))
     assert torch.allclose(bias.density, expected / expected.sum(), atol=1e-8)
     points = torch.cat([batch["points"].flatten(0, 1) for batch in datamodule.loader("train")])
     assert bias.counts.sum() == (points[:, 2] > 0).sum()
@@ -37,13 +41,40 @@ def test_yardsticks_have_their_known_values(datamodule):
 
 
 def test_a_map_that_is_the_target_is_perfect(datamodule):
-    dataset = datamodule.dataset("test")
-    batch = datamodule.render(next(iter(datamodule.loader("test"))))
-    first = {key: value[:1] for key, value in batch.items()}
-    scores = score_maps({"itself": first["heatmap"][0, 0]}, [first], datamodule.centre_bias())["itself"]
+    scores = score_maps(datamodule, lambda batch, bias: {"itself": batch["heatmap"][:, 0]})["itself"]
     assert (scores["cc"], scores["sim"]) == pytest.approx((1, 1))
     assert scores["kld"] == pytest.approx(0, abs=1e-9)
-    assert len(dataset) > 0
+
+
+def test_the_class_centre_is_the_mean_of_the_maps_of_the_cases_class(datamodule):
+    train = [datamodule.render(one) for one in datamodule.loader("train")]
+    maps, labels = (torch.cat([one[key] for one in train]) for key in ("heatmap", "label"))
+    by_class = torch.stack([maps[labels == one, 0].mean(0) for one in range(3)])
+    expected = score_maps(datamodule, lambda batch, bias: {"c": by_class[batch["label"]]})["c"]
+    scores = yardsticks(datamodule)
+    for metric in ("cc", "kld", "nss"):
+        assert scores[f"baseline/class_centre/{metric}"] == pytest.approx(expected[metric], rel=1e-4)
+
+
+def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_centre_bias(store, datamodule):
+    external = GazeDataModule(str(store), num_workers=0, batch_size=5, split_method="external")
+    assert len(external.rows("test")) == len(external.store.cases)
+    assert len(external.rows("train")) == len(external.rows("val")) == 0
+    index = torch.arange(len(external.store.cases))
+    bias, patients = external.centre_bias(index), external.store.cases["patient_id"].to_numpy()
+    # Of two halves of patients, and no case in the map that it is scored against.
+    planes = bias.density.flatten(1).unique(dim=0)
+    assert len(planes) == 2
+    for row in range(len(patients)):
+        same = [other for other in range(len(patients)) if torch.equal(bias.density[other], bias.density[row])]
+        others = np.setdiff1d(np.arange(len(patients)), same)
+        assert not set(patients[same]) & set(patients[others])
+        assert torch.allclose(external.mean_map(others).density, bias.density[row], atol=1e-9)
+    assert "baseline/class_centre/cc" not in yardsticks(external)
+    with pytest.raises(InputError, match="no case is left"):
+        GazeDataModule(str(store), split_method="external", trained_on=str(store)).setup()
+    with pytest.raises(InputError, match="goes with split_method external"):
+        GazeDataModule(str(store), trained_on=str(store))
 
 
 def test_another_reader_is_scored_on_films_that_were_read_twice(reflacx, tmp_path):
