@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from gazelit.configs import find_config
+from gazelit.data.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
 from gazelit.steps import DONE_FILE, Step, exclusive, run_step
@@ -43,6 +44,20 @@ class StageStep:
     calibrate: bool = False
 
 
+@dataclass
+class ExternalTest:
+    """A test of every arm on data of another source.
+
+    Attributes:
+        store: The prepared store: all its cases, but those of patients that are in the store that was trained on.
+        overrides: Options added to the test's command line, such as ``--data.labels=[No Finding,Edema,Pneumonia]``,
+            the same classes in the same order under the names they have there.
+    """
+
+    store: Path
+    overrides: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class _Member:
     """One training of all stages: a seed and a fold."""
@@ -63,6 +78,7 @@ def run(
     folds: int | None = None,
     checkpoint: str = "best",
     overrides: list[str] | None = None,
+    external: dict[str, ExternalTest] | None = None,
 ) -> None:
     """Runs the stages one after another, tests the last one (or each arm's) and writes the report.
 
@@ -77,33 +93,51 @@ def run(
         folds: Number of folds of patients: everything is trained with each as the test split.
         checkpoint: Which checkpoint of a stage is handed over and tested: ``best`` by the validation loss, or ``last``.
         overrides: Options added to every stage's command line, such as ``--trainer.precision=bf16-mixed``.
+        external: By name, other sources that every arm is tested on besides.
 
     Raises:
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
     """
     _check(stages, checkpoint, seeds, folds)
     tested = _arms(stages, arms)
-    if not (store / "store.json").is_file():
-        raise InputError(f"{store}: no prepared store; make one with `gazelit prepare`")
+    others = external or {}
+    for name, path in (("store", store), *((f"external: {name}", one.store) for name, one in others.items())):
+        if not (path / "store.json").is_file():
+            raise InputError(f"{name}: {path} is no prepared store; make one with `gazelit prepare`")
+    for name, one in others.items():
+        if not name.isidentifier():
+            raise InputError(f"external: '{name}' is not a plain name; use letters, digits and underscores")
+        if Store.open(one.store).size != Store.open(store).size:
+            raise InputError(f"external: {one.store} has images of another size than {store}; prepare it with the same")
     out = out.resolve()
     with exclusive(out) as lock:
         console = Console(stderr=True)
         members = _members(out, seed, seeds, folds)
         finals = set(tested.values())
-        each = len(stages) + sum(stage.calibrate and stage.name in finals for stage in stages) + len(tested)
+        each = len(stages) + sum(stage.calibrate and stage.name in finals for stage in stages)
+        each += len(tested) * (1 + len(others))
         total = len(members) * each + 1
         number = 0
         trained: list[dict[str, Any]] = []
         commands: list[str] = []
         for member in members:
-            for step in _steps(stages, tested, member, store, checkpoint, overrides or [], trained, out):
+            for step in _steps(stages, tested, member, store, checkpoint, overrides or [], others, trained, out):
                 number += 1
                 commands.append(run_step(step, out, f"[{number}/{total}]", console, lock))
-        write_json(
-            out / RUN_FILE, {"store": str(store.resolve()), "folds": folds, "trained": trained, "commands": commands}
-        )
-        results = {record["test"]: sha256_file(out / record["test"] / "metrics.json") for record in trained}
-        report = Step(out / "report", ["report", str(out)], {"tests": sha256_json(results)})
+        about = {
+            "store": str(store.resolve()),
+            "folds": folds,
+            "trained": trained,
+            "commands": commands,
+            "external": {
+                name: {"store": str(one.store.resolve()), "overrides": _external_options(one, store)}
+                for name, one in others.items()
+            },
+        }
+        write_json(out / RUN_FILE, about)
+        tests = [one for record in trained for one in (record["test"], *record["external"].values())]
+        results = {one: sha256_file(out / one / "metrics.json") for one in tests}
+        report = Step(out / "report", ["report", str(out)], {"tests": sha256_json(results)}, is_derived=True)
         run_step(report, out, f"[{total}/{total}]", console, lock)
         console.print(f"report: {out / 'report.md'}")
 
@@ -127,6 +161,7 @@ def _steps(
     store: Path,
     checkpoint: str,
     overrides: Sequence[str],
+    others: Mapping[str, ExternalTest],
     trained: list[dict[str, Any]],
     out: Path,
 ) -> Iterator[Step]:
@@ -170,13 +205,14 @@ def _steps(
     for arm, name in tested.items():
         folder = member.folder / (TEST if len(tested) == 1 else f"{TEST}_{arm}")
         config = member.folder / name / "config.yaml"
-        arguments = [
-            "test",
-            f"--config={config}",
-            f"--trainer.default_root_dir={folder}",
-            "--trainer.logger=false",
-        ]
-        yield Step(folder, arguments, {"checkpoint": sha256_file(final[name])}, final[name])
+        inputs = {"checkpoint": sha256_file(final[name])}
+        yield Step(folder, _test(config, folder), inputs, final[name])
+        elsewhere: dict[str, str] = {}
+        for other, external in others.items():
+            place = folder.with_name(f"{folder.name}_on_{other}")
+            arguments = [*_test(config, place), *_external_options(external, store)]
+            yield Step(place, arguments, {**inputs, "store": sha256_file(external.store / "store.json")}, final[name])
+            elsewhere[other] = str(place.relative_to(out))
         stage_folders = [member.folder / stage for stage in chains[name]]
         trained.append(
             {
@@ -186,9 +222,26 @@ def _steps(
                 "stages": [str(one.relative_to(out)) for one in stage_folders],
                 "checkpoint": str(final[name].relative_to(out)),
                 "test": str(folder.relative_to(out)),
+                "external": elsewhere,
                 "seconds": sum(read_json(one / DONE_FILE)["seconds"] for one in stage_folders),
             }
         )
+
+
+def _test(config: Path, folder: Path) -> list[str]:
+    return ["test", f"--config={config}", f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
+
+
+def _external_options(one: ExternalTest, store: Path) -> list[str]:
+    """What a test on another source changes in the configuration of the training."""
+    return [
+        f"--data.store={one.store.resolve()}",
+        "--data.split_method=external",
+        f"--data.trained_on={store.resolve()}",
+        "--data.split_file=null",
+        "--data.folds=null",
+        *one.overrides,
+    ]
 
 
 def _check(stages: Sequence[StageStep], checkpoint: str, seeds: int, folds: int | None) -> None:

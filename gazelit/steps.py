@@ -42,12 +42,14 @@ class Step:
         arguments: The command line behind ``gazelit``.
         inputs: What the result depends on besides the arguments.
         start_from: Checkpoint that a training takes over, or that is tested.
+        is_derived: Whether it only shows what other steps made, as a report: with other inputs it is made anew.
     """
 
     folder: Path
     arguments: list[str]
     inputs: dict[str, str]
     start_from: Path | None = None
+    is_derived: bool = False
 
 
 def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str]) -> str:
@@ -66,7 +68,9 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str])
     folder = step.folder
     name = str(folder.relative_to(out))
     # Configuration and store count by their content, not by where they lie.
-    counted = [one for one in step.arguments if not one.startswith(("--config=", "--data.store="))]
+    counted = [
+        one for one in step.arguments if not one.startswith(("--config=", "--data.store=", "--data.trained_on="))
+    ]
     key = sha256_json({"arguments": _portable(counted, out), "inputs": step.inputs})
     start_from = step.start_from
     resume = folder / "checkpoints" / "last.ckpt"
@@ -78,7 +82,11 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str])
     # A step that failed before its first checkpoint may be tried again with other settings.
     half_done = resume.is_file()
     for marker in (done, folder / STARTED_FILE) if half_done else (done,):
-        if marker.is_file() and read_json(marker)["key"] != key:
+        if not marker.is_file() or read_json(marker)["key"] == key:
+            continue
+        if step.is_derived:
+            marker.unlink()
+        else:
             raise InputError(
                 f"{folder}: made with other settings (options, configuration, data or parent checkpoint changed); "
                 "choose another --out, or remove this folder and the steps after it"

@@ -2,19 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from gazelit.data.prepare import prepare
+from gazelit.data.sources import EGDCXR
 from gazelit.data.store import Store
 from gazelit.errors import InputError
-from gazelit.pipeline import StageStep, run
+from gazelit.pipeline import ExternalTest, StageStep, run
+from gazelit.synthetic.cohort import write_cohort
 from tests.tiny import tiny
 
 
@@ -41,6 +46,16 @@ def command(path, store, out):
         "--out",
         str(out),
     ]
+
+
+@pytest.fixture(scope="module")
+def external_store(tmp_path_factory):
+    """Nine films of other patients, of the same size."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    write_cohort(folder / "cohort", cases=9, seed=8, max_side=128, workers=1)
+    source = EGDCXR(folder / "cohort" / "egd-cxr", folder / "cohort" / "mimic-cxr")
+    prepare(source, folder / "store", size=(64, 64), workers=1)
+    return folder / "store"
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +215,41 @@ def test_agreement_scores_the_maps_of_a_trained_model(interrupted, store, run_ga
     assert not (tmp_path / "b").exists()
 
 
+def test_a_test_on_another_source_can_follow(interrupted, store, external_store, run_gazelit):
+    path, out, _, _ = interrupted
+    external = {"elsewhere": {"store": str(external_store)}}
+    result = subprocess.run(
+        [*command(path, store, out), f"--external={json.dumps(external)}"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("done before, skipped") == 5
+    table = pd.read_parquet(out / "test_on_elsewhere" / "predictions.parquet")
+    cases = Store.open(external_store).cases
+    assert table["image_id"].tolist() == cases["image_id"].tolist()
+    text = (out / "report.md").read_text()
+    assert "## External test: elsewhere" in text
+    right = (
+        table[[f"p_{name}" for name in ("Normal", "CHF", "pneumonia")]].to_numpy().argmax(1) == table["label"]
+    ).mean()
+    assert json.loads((out / "test_on_elsewhere" / "metrics.json").read_text())["test/accuracy"] == pytest.approx(right)
+    assert f"{table['cc'].mean():.3f} (" in text.split("## External test")[1]
+
+
+def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path):
+    out = interrupted[1]
+    shutil.copytree(out, tmp_path / "again")
+    run_gazelit("report", str(out), "again", "--out", "both")
+    arms = json.loads((tmp_path / "both" / "metrics.json").read_text())["arms"]
+    assert list(arms) == ["run: joint", "again: joint"]
+    for name, one in arms["again: joint"]["differences"].items():
+        assert one["value"] == 0, name
+    text = (tmp_path / "both" / "report.md").read_text()
+    assert "| again: joint | accuracy | +0.000 | 1.000 | 1.000 |" in text
+    assert "Wilcoxon" in text
+    assert text.count("gazelit test ") >= 2
+    assert "named twice" in run_gazelit("report", str(out), str(out), code=2)
+
+
 def test_a_second_run_at_the_same_time_is_refused(tmp_path, store, monkeypatch):
     import fcntl
 
@@ -296,6 +346,7 @@ def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, s
         ({"arms": {}}, "arms: there is none"),
         ({"seeds": 0}, "seeds: must be at least 1"),
         ({"folds": 2}, "folds: must be at least 3"),
+        ({"external": {"there": ExternalTest(Path("nowhere"))}}, "external: there: nowhere is no prepared store"),
     ],
 )
 def test_arms_seeds_and_folds_that_cannot_be(options, message, store, tmp_path):

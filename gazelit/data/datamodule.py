@@ -274,6 +274,7 @@ class GazeDataModule(L.LightningDataModule):
             "split_seed": self.split.seed if self.split_file is None else None,
             "fold": self.split.fold if self.split_file is None and self.split.folds is not None else None,
             "folds": self.split.folds if self.split_file is None else None,
+            "trained_on": None if self.trained_on is None else Store.open(self.trained_on).about["fingerprint"],
             "n": {split: len(self.rows(split)) for split in SPLITS},
         }
 
@@ -306,8 +307,14 @@ class GazeDataModule(L.LightningDataModule):
         return np.flatnonzero(self._split == split)
 
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
-        """Where some cases were looked at on average, without augmentation."""
-        density, counts = (torch.zeros(self.size, dtype=torch.float64) for _ in range(2))
+        """Where some cases were looked at on average, without augmentation.
+
+        One case more counts that was looked at evenly, so that no pixel is impossible: a KLD or an information gain
+        would be infinite there.
+        """
+        height, width = self.size
+        density = torch.full(self.size, 1 / (height * width), dtype=torch.float64)
+        counts = torch.zeros(self.size, dtype=torch.float64)
         for row in rows:
             part = slice(self._gaze.starts[row], self._gaze.starts[row + 1])
             if part.start == part.stop:
@@ -315,7 +322,7 @@ class GazeDataModule(L.LightningDataModule):
             points = torch.from_numpy(self._gaze.points[part])[None]
             density += fixation_density(points, self.size, torch.from_numpy(self._gaze.sigma[part])[None])[0]
             counts += fixation_counts(points, self.size)[0]
-        return CentreBias((density / density.sum().clamp(min=1e-12)).float(), counts.float())
+        return CentreBias((density / density.sum()).float(), counts.float())
 
     def centre_bias(self, index: Tensor) -> CentreBias:
         """Where the training cases were looked at on average, for cases to be scored against it.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from torch import Tensor
 
 from gazelit.data.datamodule import GazeDataModule
@@ -72,7 +73,8 @@ def agreement(
         ckpt: A checkpoint of ``gazelit fit``.
         out: Folder for the results.
         stage_config: The ``config.yaml`` of its training; the one beside its ``checkpoints`` unless given.
-        store: Another prepared store to read; the configuration's own unless given.
+        store: Another prepared store, all of whose cases are read but those of patients that were trained on; the
+            configuration's own store unless given.
         methods: Any of gradcam, integrated_gradients, occlusion; gradcam alone unless given.
         split: Which split is read.
 
@@ -83,7 +85,14 @@ def agreement(
     found = stage_config or Path(ckpt).resolve().parent.parent / "config.yaml"
     if not found.is_file():
         raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
-    datamodule = saved_datamodule(found, store)
+    elsewhere: list[str] = []
+    if store is not None:
+        own = yaml.safe_load(found.read_text(encoding="utf-8"))["data"]["init_args"]["store"]
+        elsewhere = [
+            f"--data.store={store}", "--data.split_method=external", f"--data.trained_on={own}",
+            "--data.split_file=null", "--data.folds=null",
+        ]  # fmt: skip
+    datamodule = saved_datamodule(found, elsewhere)
     chosen = ["gradcam"] if methods is None else methods
     unknown = [name for name in chosen if name not in METHODS]
     if unknown:

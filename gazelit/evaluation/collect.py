@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import Result, compare, pooled
 from gazelit.evaluation.figures import Panel
-from gazelit.evaluation.report import RunRecord, write_comparison, write_report
+from gazelit.evaluation.report import ExternalRecord, RunRecord, write_comparison, write_report
 from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
@@ -32,31 +35,50 @@ from gazelit.steps import LOG_FILE
 logger = logging.getLogger("gazelit")
 
 
-def report(run: list[str]) -> None:
-    """Writes ``report.html``, ``report.md``, ``report.csv``, ``metrics.json`` and figures into run folders.
+def report(run: list[str], out: Path | None = None) -> None:
+    """Writes ``report.html``, ``report.md``, ``report.csv``, ``metrics.json`` and figures of finished runs.
 
     Args:
-        run: Folders that ``gazelit run`` made.
+        run: Folders that ``gazelit run`` made. Several of them are compared: the arms of all stand side by side, the
+            first run's first arm being what the others are compared with.
+        out: Where the files go; the run folder, or for several runs ``comparison`` beside the first, unless given.
 
     Raises:
-        InputError: A folder is no finished run.
+        InputError: A folder is no finished run, or runs were tested on other cases or with other targets.
     """
-    for folder in map(Path, run):
-        results = load_results(folder)
-        names = results[0].stamp["data"]["class_names"]
-        cases = Store.open(read_json(folder / RUN_FILE)["store"]).cases
-        arm = [one for one in results if one.arm == results[0].arm]
-        groups = subgroups(list(pooled(arm).values()), cases, names)
-        record = collect(results[0])
-        if len(results) == 1:
-            write_report(record, groups, folder)
-        else:
-            write_comparison(compare(results, names), results, record, groups, folder)
-        logger.info("%s", folder / "report.md")
+    folders = [Path(one) for one in run]
+    if len({one.resolve() for one in folders}) < len(folders):
+        raise InputError("report: a run is named twice; name each once")
+    results = [one for folder in folders for one in load_results(folder, _prefix(folder, folders))]
+    target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
+    names = results[0].stamp["data"]["class_names"]
+    cases = Store.open(read_json(folders[0] / RUN_FILE)["store"]).cases
+    first = [one for one in results if one.arm == results[0].arm]
+    groups = subgroups(list(pooled(first).values()), cases, names)
+    record = collect([one for one in first if one.seed == first[0].seed])
+    record.commands.extend(one for folder in folders[1:] for one in read_json(folder / RUN_FILE)["commands"])
+    elsewhere = [_external_test(name, folders, results) for name in _external_names(folders)]
+    if len(results) == 1:
+        write_report(record, groups, elsewhere, target)
+    else:
+        write_comparison(compare(results, names), results, record, groups, elsewhere, target)
+    logger.info("%s", target / "report.md")
 
 
-def load_results(run: Path) -> list[Result]:
+def _prefix(folder: Path, folders: list[Path]) -> str:
+    """What tells the arms of several runs apart: the run folder's name."""
+    if len(folders) == 1:
+        return ""
+    same = [one for one in folders if one.resolve().name == folder.resolve().name]
+    return f"{folder if len(same) > 1 else folder.resolve().name}: "
+
+
+def load_results(run: Path, prefix: str = "") -> list[Result]:
     """The tested models of a run, in the order of its arms.
+
+    Args:
+        run: The run folder.
+        prefix: Put before the names of the arms.
 
     Raises:
         InputError: The folder is no finished run, or its store is gone or changed.
@@ -65,10 +87,8 @@ def load_results(run: Path) -> list[Result]:
         raise InputError(f"{run}: no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
     about = read_json(run / RUN_FILE)
     store = Store.open(about["store"])
-    patients = store.cases["patient_id"].to_numpy()
     results = []
     for record in about["trained"]:
-        predictions = pd.read_parquet(run / record["test"] / "predictions.parquet")
         stamp = lineage.read_checkpoint(run / record["checkpoint"])[lineage.STAMP_KEY]
         if stamp["data"]["fingerprint"] != store.about["fingerprint"]:
             raise InputError(
@@ -77,30 +97,73 @@ def load_results(run: Path) -> list[Result]:
         results.append(
             Result(
                 run=run,
-                arm=record["arm"],
+                arm=f"{prefix}{record['arm']}",
                 seed=record["seed"],
                 fold=record["fold"],
                 stages=record["stages"],
                 checkpoint=run / record["checkpoint"],
                 seconds=record["seconds"],
                 metrics=read_json(run / record["test"] / "metrics.json"),
-                predictions=predictions.assign(patient=patients[predictions["index"]]),
+                predictions=_predictions(run / record["test"], store, stamp["data"]["class_names"]),
                 stamp=stamp,
                 times_tested=(run / record["test"] / LOG_FILE).read_text(encoding="utf-8").count("\n$ gazelit test "),
+                external={name: run / folder for name, folder in record.get("external", {}).items()},
             )
         )
     return results
 
 
-def collect(result: Result) -> RunRecord:
-    """Gathers what the report of one model is made of."""
+def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.DataFrame:
+    """The table of a test, with the patients, and with the classes under the names they have in training."""
+    table = pd.read_parquet(folder / "predictions.parquet")
+    for kind in ("p_", "logit_"):
+        columns = [name for name in table if name.startswith(kind)]
+        table = table.rename(columns=dict(zip(columns, [f"{kind}{name}" for name in class_names], strict=False)))
+    return table.assign(patient=store.cases["patient_id"].to_numpy()[table["index"]])
+
+
+def _external_names(folders: Sequence[Path]) -> list[str]:
+    """Sources that all runs were tested on besides their own."""
+    each = [read_json(folder / RUN_FILE).get("external", {}) for folder in folders]
+    return [name for name in each[0] if all(name in one for one in each)]
+
+
+def _external_test(name: str, folders: Sequence[Path], results: Sequence[Result]) -> ExternalRecord:
+    about = read_json(folders[0] / RUN_FILE)["external"][name]
+    store = Store.open(about["store"])
+    names = results[0].stamp["data"]["class_names"]
+    replicas = dict.fromkeys((one.arm for one in results), 0)
+    tested = []
+    for one in results:
+        # Every model of every seed and fold has read all cases: they are replicas of one another.
+        tested.append(
+            replace(
+                one,
+                seed=replicas[one.arm],
+                fold=None,
+                metrics=read_json(one.external[name] / "metrics.json"),
+                predictions=_predictions(one.external[name], store, names),
+            )
+        )
+        replicas[one.arm] += 1
+    datamodule = saved_datamodule(results[0].run / results[0].stages[-1] / "config.yaml", about["overrides"])
+    return ExternalRecord(name, datamodule.provenance, compare(tested, names), yardsticks(datamodule))
+
+
+def collect(results: Sequence[Result]) -> RunRecord:
+    """Gathers what the report tells of one arm with one seed.
+
+    Args:
+        results: Of its folds; pictures, curves and lineage are the first one's, yardsticks those of all test cases.
+    """
+    result = results[0]
     model = load_model(result.checkpoint)
-    datamodule = saved_datamodule(result.run / result.stages[-1] / "config.yaml")
-    provenance = datamodule.provenance
+    datamodules = [saved_datamodule(one.run / one.stages[-1] / "config.yaml") for one in results]
+    datamodule, provenance = datamodules[0], datamodules[0].provenance
     panels = _panels(model, datamodule, result.predictions)
     metrics: dict[str, Any] = {
         **result.metrics,
-        **yardsticks(datamodule),
+        **_over_folds([(yardsticks(one), len(one.rows("test"))) for one in datamodules]),
         **{f"n_{split}": count for split, count in provenance["n"].items()},
         "n_test_patients": int(result.predictions["patient"].nunique()),
         "n_panels": len(panels),
@@ -117,23 +180,36 @@ def collect(result: Result) -> RunRecord:
         curves={Path(stage).name: pd.read_csv(result.run / stage / "epochs.csv") for stage in result.stages},
         lineage=list(lineage.chain({**model.stamp, "sha256": model.sha256})),
         provenance=provenance,
-        commands=read_json(result.run / RUN_FILE)["commands"],
+        commands=list(read_json(result.run / RUN_FILE)["commands"]),
     )
 
 
-def saved_datamodule(config: Path, store: Path | None = None) -> GazeDataModule:
+def _over_folds(scores: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
+    """Yardsticks of all folds together: means over their test cases, and the number of readings added up."""
+    together = {}
+    for key in scores[0][0]:
+        known = [(values[key], count) for values, count in scores if key in values and not np.isnan(values[key])]
+        if key == "baseline/reader/n":
+            together[key] = float(sum(value for value, _ in known))
+        elif known:
+            together[key] = sum(value * count for value, count in known) / sum(count for _, count in known)
+        else:
+            together[key] = float("nan")
+    return together
+
+
+def saved_datamodule(config: Path, overrides: Sequence[str] = ()) -> GazeDataModule:
     """The data module of a training's ``config.yaml``, set up.
 
     Args:
         config: The file.
-        store: Another prepared store for it to read, if given.
+        overrides: Options that win over the file's, such as ``--data.store=STORE``.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningDataModule, "data")
     data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-    if store is not None:
-        data["init_args"]["store"] = str(store)
-    datamodule = parser.instantiate_classes(parser.parse_object({"data": data})).data
+    parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])
+    datamodule = parser.instantiate_classes(parsed).data
     datamodule.setup()
     return datamodule
 

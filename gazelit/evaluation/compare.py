@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Result:
         predictions: One row a test case, with ``patient``.
         stamp: Of its checkpoint.
         times_tested: How often it was tested, by the log of the step.
+        external: By name of another source, the folder of its test on that.
     """
 
     run: Path
@@ -68,6 +69,7 @@ class Result:
     predictions: pd.DataFrame
     stamp: dict[str, Any]
     times_tested: int = 1
+    external: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gazelit.evaluation.statistics import Estimate
 from gazelit.files import atomic_path
 
 #: Okabe and Ito's palette, without yellow, which print loses.
@@ -151,6 +152,29 @@ def curve_figure(curves: dict[str, pd.DataFrame]) -> Figure:
         metrics.set_ylabel("validation" if column == 0 else "")
         metrics.set_xlabel("epoch")
         losses.legend(fontsize=8)
+    return figure
+
+
+def learning_curve_figure(curve: Mapping[str, Sequence[tuple[int, str, Estimate]]]) -> Figure:
+    """Metrics by the number of training cases with gaze, with 95 % intervals.
+
+    Args:
+        curve: By metric, (number of cases, arm, estimate), ascending.
+    """
+    figure = Figure(figsize=(4.2 * len(curve), 3.6), layout="constrained")
+    for number, (name, axis) in enumerate(zip(curve, figure.subplots(1, len(curve), squeeze=False)[0], strict=True)):
+        points = curve[name]
+        values = [one.value for _, _, one in points]
+        error = np.abs([[one.value - one.low, one.high - one.value] for _, _, one in points]).T
+        cases = [count for count, _, _ in points]
+        axis.errorbar(
+            cases, values, yerr=error, color=COLOURS[number], marker=MARKERS[number], capsize=3, linewidth=1.2
+        )
+        for count, arm, one in points:
+            axis.annotate(arm, (count, one.value), textcoords="offset points", xytext=(5, 5), fontsize=7)
+        axis.margins(x=0.15)
+        axis.set_xlabel("training cases with gaze")
+        axis.set_ylabel(name)
     return figure
 
 

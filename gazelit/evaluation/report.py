@@ -14,6 +14,7 @@ from gazelit.evaluation.compare import MAP_METRICS, ArmSummary, Result, case_sta
 from gazelit.evaluation.figures import (
     Panel,
     curve_figure,
+    learning_curve_figure,
     panel_figure,
     reliability_figure,
     roc_band_figure,
@@ -21,7 +22,8 @@ from gazelit.evaluation.figures import (
     save,
 )
 from gazelit.evaluation.page import to_page
-from gazelit.evaluation.statistics import bootstrap_weights, corrected_resampled_t, estimate
+from gazelit.evaluation.paired import paired_lines
+from gazelit.evaluation.statistics import Estimate, bootstrap_weights, corrected_resampled_t, estimate
 from gazelit.evaluation.subgroups import Subgroup, subgroup_lines
 from gazelit.evaluation.yardsticks import share_of_the_way
 from gazelit.files import atomic_path, write_json
@@ -50,6 +52,23 @@ class RunRecord:
     commands: list[str]
 
 
+@dataclass(frozen=True)
+class ExternalRecord:
+    """A test of the same models on another source.
+
+    Attributes:
+        name: As the pipeline calls it.
+        provenance: Of its data.
+        summaries: The arms; every model of every seed and fold has read all cases.
+        baselines: Yardsticks on its cases.
+    """
+
+    name: str
+    provenance: dict[str, Any]
+    summaries: Sequence[ArmSummary]
+    baselines: Mapping[str, float]
+
+
 #: How many arms a figure takes before its lines cannot be told apart.
 DRAWN = 3
 #: What can be cited on EGD-CXR, each with what it was measured on.
@@ -65,7 +84,7 @@ PUBLISHED = (
 )
 
 
-def write_report(record: RunRecord, groups: Sequence[Subgroup], out: Path) -> None:
+def write_report(record: RunRecord, groups: Sequence[Subgroup], external: Sequence[ExternalRecord], out: Path) -> None:
     """Writes ``report.md``, ``report.html``, ``report.csv``, ``metrics.json`` and ``figures/`` of one model.
 
     The report carries no image id: cases are numbered.
@@ -89,7 +108,7 @@ def write_report(record: RunRecord, groups: Sequence[Subgroup], out: Path) -> No
             for key, (low, high) in intervals.items()
         ]
     )
-    _write(out, "gazelit report", _lines(record, metrics, intervals, groups), table)
+    _write(out, "gazelit report", _lines(record, metrics, intervals, groups, external), table)
     write_json(out / "metrics.json", metrics)
 
 
@@ -98,6 +117,7 @@ def write_comparison(
     results: Sequence[Result],
     record: RunRecord,
     groups: Sequence[Subgroup],
+    external: Sequence[ExternalRecord],
     out: Path,
 ) -> None:
     """Writes the same files of several arms, seeds or folds side by side.
@@ -107,6 +127,7 @@ def write_comparison(
         results: All trained models.
         record: Of the first of them, for the pictures and what is told of one model.
         groups: Subgroups of the first arm.
+        external: Tests on other sources.
         out: The folder.
     """
     data = results[0].stamp["data"]
@@ -139,8 +160,20 @@ def write_comparison(
         "",
         *comparison_lines(summaries),
         *_corrected_lines(results, summaries),
+        *paired_lines(tables, classes),
         "",
     ]
+    curve = _learning_curve(results, summaries)
+    if curve:
+        save(learning_curve_figure(curve), figures / "learning_curve.png")
+        lines += [
+            "## Learning curve",
+            "",
+            "Arms that differ in how many training cases have their gaze; the other cases have only their label.",
+            "",
+            "![Metrics by the number of training cases with gaze](figures/learning_curve.png)",
+            "",
+        ]
     if diagnosing:
         lines += [
             "## Diagnosis",
@@ -152,14 +185,17 @@ def write_comparison(
             "![How often the likeliest class is right, by its probability](figures/reliability.png)",
             "",
         ]
+        for arm, (scores, label) in shown.items():
+            lines += _confusion_lines(scores, label, classes, f"`{arm}`")
     if "baseline/centre/cc" in record.metrics and "cc" in summaries[0].estimates:
         bounds = {f"test/{key}": (one.low, one.high) for key, one in summaries[0].estimates.items()}
         values = {f"test/{key}": one.value for key, one in summaries[0].estimates.items()}
         metrics = {**record.metrics, **values}
         lines += _map_lines(record.provenance, metrics, bounds, f"`{summaries[0].name}`")
         if summaries[0].folds > 1:
-            lines += ["Yardsticks and cases are those of the first fold; the arm's values are of all folds.", ""]
-    lines += [*_subgroup_section(groups, f"`{summaries[0].name}`"), *_published_lines(data["synthetic"])]
+            lines += ["Yardsticks and values are of all folds; the cases shown are of the first.", ""]
+    lines += _subgroup_section(groups, f"`{summaries[0].name}`")
+    lines += [*_external_lines(external), *_published_lines(data["synthetic"])]
     lines += _closing_lines(record)
     _write(out, "gazelit comparison", lines, _long_table(summaries))
     write_json(
@@ -167,6 +203,12 @@ def write_comparison(
         {
             "synthetic": data["synthetic"],
             "n_test": cases,
+            "external": {
+                one.name: {
+                    arm.name: {key: asdict(value) for key, value in arm.estimates.items()} for arm in one.summaries
+                }
+                for one in external
+            },
             "baselines": {key: value for key, value in record.metrics.items() if key.startswith("baseline/")},
             "arms": {
                 one.name: {
@@ -250,6 +292,69 @@ def _corrected_lines(results: Sequence[Result], summaries: Sequence[ArmSummary])
     return lines if len(lines) > 5 else []
 
 
+def _learning_curve(
+    results: Sequence[Result], summaries: Sequence[ArmSummary]
+) -> dict[str, list[tuple[int, str, Estimate]]]:
+    """By metric, each arm with its readers' own gaze: (training cases with gaze, name, estimate); {} for one number."""
+    gaze: dict[str, int] = {}
+    for one in results:
+        data = one.stamp["data"]
+        # Stages before the last may have had another number; an arm is told by the stage that is tested.
+        if data.get("gaze_control", "true") in ("true", "none"):
+            n = data["n"]["train"]
+            asked = 0 if data.get("gaze_control") == "none" else data.get("gaze_cases")
+            gaze[one.arm] = n if asked is None else min(asked, n)
+    if len(set(gaze.values())) < 2:
+        return {}
+    curve = {}
+    for key, name in (("auroc_macro", "macro AUC"), ("cc", "CC")):
+        points = [
+            (gaze[arm.name], arm.name, arm.estimates[key])
+            for arm in summaries
+            if arm.name in gaze and key in arm.estimates
+        ]
+        if len({count for count, _, _ in points}) > 1:
+            curve[name] = sorted(points, key=lambda point: point[0])
+    return curve
+
+
+def _confusion_lines(scores: Sequence[np.ndarray], label: np.ndarray, classes: Sequence[str], what: str) -> list[str]:
+    """Counts of true and predicted classes; over several seeds their mean."""
+    lines = [f"Confusion of {what}; rows are the true class, columns the predicted one:", ""]
+    lines += ["| | " + " | ".join(classes) + " |", "|---" * (len(classes) + 1) + "|"]
+    for number, name in enumerate(classes):
+        counts = [
+            np.mean([((label == number) & (one.argmax(1) == other)).sum() for one in scores])
+            for other in range(len(classes))
+        ]
+        cells = [f"{count:.0f}" if len(scores) == 1 else f"{count:.1f}" for count in counts]
+        lines.append(f"| **{name}** | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _external_lines(external: Sequence[ExternalRecord]) -> list[str]:
+    lines: list[str] = []
+    for one in external:
+        data = one.provenance
+        lines += [
+            f"## External test: {one.name}",
+            "",
+            f"{data['n']['test']} cases of {data['source']}{' (synthetic)' if data['synthetic'] else ''}, none of a "
+            "patient of the store that was trained on. Every model of every seed and fold has read all of them; values "
+            "are means over models.",
+            "",
+            *comparison_lines(one.summaries),
+            "",
+        ]
+        if "cc" in one.summaries[0].estimates and "baseline/centre/cc" in one.baselines:
+            lines += [
+                f"Mean map of the other half of these patients: CC {one.baselines['baseline/centre/cc']:.3f}, "
+                f"NSS {one.baselines['baseline/centre/nss']:.3f}.",
+                "",
+            ]
+    return lines
+
+
 def _subgroup_section(groups: Sequence[Subgroup], what: str) -> list[str]:
     if not groups:
         return []
@@ -331,6 +436,7 @@ def _lines(
     metrics: dict[str, Any],
     intervals: dict[str, tuple[float, float]],
     groups: Sequence[Subgroup],
+    external: Sequence[ExternalRecord],
 ) -> list[str]:
     provenance = record.provenance
     lines = ["# gazelit report", "", *_synthetic_lines(provenance)]
@@ -350,6 +456,7 @@ def _lines(
     return [
         *lines,
         *_subgroup_section(groups, "the model"),
+        *_external_lines(external),
         *_published_lines(provenance["synthetic"]),
         *_closing_lines(record),
     ]
@@ -380,19 +487,8 @@ def _diagnosis_lines(
     ]
     if "label" in record.predictions:
         probabilities, label = _diagnosis(record)
-        chosen = probabilities.argmax(1)
+        lines += ["", *_confusion_lines([probabilities], label, classes, "the model")]
         lines += [
-            "",
-            "Rows are the true class, columns the predicted one:",
-            "",
-            "| | " + " | ".join(classes) + " |",
-        ]
-        lines += ["|---" * (len(classes) + 1) + "|"]
-        for number, name in enumerate(classes):
-            counts = [int(((label == number) & (chosen == other)).sum()) for other in range(len(classes))]
-            lines.append(f"| **{name}** | " + " | ".join(map(str, counts)) + " |")
-        lines += [
-            "",
             "![ROC curves, one class versus the rest](figures/roc.png)",
             "",
             "![How often the likeliest class is right, by its probability](figures/reliability.png)",
@@ -434,6 +530,9 @@ def _map_lines(
         "Gaussian centre",
         "uniform",
     ]
+    told_class = "baseline/class_centre/cc" in metrics
+    if told_class:
+        header.append("mean map of the true class")
     if read_twice:
         header += ["another reader", "share of the way from centre bias to reader"]
     lines = [
@@ -454,6 +553,8 @@ def _map_lines(
         value = metrics[f"test/{key}"]
         cells = [f"{name}, {direction}", _number(value), _interval(intervals.get(f"test/{key}")), _number(centre)]
         others = [_number(metrics[f"baseline/{baseline}/{key}"]) for baseline in ("gaussian", "uniform")]
+        if told_class:
+            others.append(_number(metrics[f"baseline/class_centre/{key}"]))
         if read_twice:
             reader = metrics[f"baseline/reader/{key}"]
             share = share_of_the_way(value, centre, reader)

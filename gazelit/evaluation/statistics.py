@@ -215,6 +215,26 @@ def delong(one: NDArray[np.floating], other: NDArray[np.floating], positive: NDA
     return Test("DeLong", float(z), float(2 * stats.norm.sf(abs(z))), difference)
 
 
+def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Test:
+    """McNemar's exact test that two classifiers are right equally often on the same cases.
+
+    The statistic is the number of cases that only the first gets right, less those that only the second does; the
+    effect is that number's share of all cases, the difference of the accuracies.
+
+    Args:
+        one: (N,) where the first is right.
+        other: (N,) where the second is right.
+
+    Raises:
+        InputError: There is no case.
+    """
+    if not len(one):
+        raise InputError("McNemar: there is no case")
+    first, second = int((one & ~other).sum()), int((other & ~one).sum())
+    p = float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0
+    return Test("McNemar", float(first - second), p, (first - second) / len(one))
+
+
 def paired_t(differences: NDArray[np.floating]) -> Test:
     """Student's t-test that paired differences have mean zero; the effect is Cohen's d of the differences."""
     d = _known(differences, "paired t")

@@ -253,7 +253,8 @@ class Stage(L.LightningModule):
                 per_case["label"] = batch["label"]
         if "saliency" in self.measures:
             maps = (
-                log_density(outputs["saliency_logits"]).exp()[:, 0],
+                # A softmax is never zero; float32's is, and a KLD would be infinite.
+                log_density(outputs["saliency_logits"]).exp().clamp(min=torch.finfo(torch.float32).tiny)[:, 0],
                 batch["heatmap"][:, 0],
                 fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
                 batch["valid_mask"][:, 0],

@@ -38,6 +38,7 @@ class Plan:
         image: Which of the patient's images it is, from 0.
         size: (W, H) pixels.
         session: Recording session.
+        seed: Of the cohort: patients of different cohorts are different people.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Plan:
     image: int
     size: tuple[int, int]
     session: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
             images[number],
             _scaled(SIZES[sizes[number]][0], max_side),
             session[number],
+            seed,
         )
         for number in range(cases)
     ]

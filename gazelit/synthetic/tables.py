@@ -127,9 +127,10 @@ _INDICATIONS = (
 
 def identifiers(plan: Plan) -> dict[str, str]:
     """Invented ids of a case, in the shapes of the real ones."""
-    patient = f"1{plan.patient:07d}"
-    study = f"5{plan.patient:07d}"
-    image = f"00000000-{plan.number:08x}-{plan.patient:08x}-{plan.image:08x}-{(plan.number * 2654435761) % 2**32:08x}"
+    number = (plan.seed * 100_003 + plan.patient) % 10**7
+    patient, study = f"1{number:07d}", f"5{number:07d}"
+    parts = (plan.seed % 2**32, plan.number, plan.patient, plan.image, (plan.number * 2654435761) % 2**32)
+    image = "-".join(f"{part:08x}" for part in parts)
     return {
         "dicom_id": image,
         "patient_id": patient,

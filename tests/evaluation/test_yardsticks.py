@@ -22,7 +22,10 @@ def test_the_centre_bias_is_the_mean_of_the_training_maps_alone(datamodule):
     both = datamodule.centre_bias(torch.tensor([0, 1]))
     assert torch.equal(both.density, bias.density.expand(2, -1, -1))
     assert torch.equal(both.counts, bias.counts.expand(2, -1, -1))
-    assert torch.allclose(bias.density, expected / expected.sum(), atol=1e-8)
+    # And one case more that was looked at evenly.
+    expected = (expected * len(maps) + 1 / expected.numel()) / (len(maps) + 1)
+    assert torch.allclose(bias.density, expected, atol=1e-8)
+    assert bias.density.min() > 0
     points = torch.cat([batch["points"].flatten(0, 1) for batch in datamodule.loader("train")])
     assert bias.counts.sum() == (points[:, 2] > 0).sum()
 
@@ -49,7 +52,8 @@ def test_a_map_that_is_the_target_is_perfect(datamodule):
 def test_the_class_centre_is_the_mean_of_the_maps_of_the_cases_class(datamodule):
     train = [datamodule.render(one) for one in datamodule.loader("train")]
     maps, labels = (torch.cat([one[key] for one in train]) for key in ("heatmap", "label"))
-    by_class = torch.stack([maps[labels == one, 0].mean(0) for one in range(3)])
+    even = torch.full_like(maps[:1, 0], 1 / maps[0].numel())
+    by_class = torch.stack([torch.cat([maps[labels == one, 0], even]).mean(0) for one in range(3)])
     expected = score_maps(datamodule, lambda batch, bias: {"c": by_class[batch["label"]]})["c"]
     scores = yardsticks(datamodule)
     for metric in ("cc", "kld", "nss"):
