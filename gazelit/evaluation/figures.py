@@ -171,8 +171,13 @@ def learning_curve_figure(curve: Mapping[str, Sequence[tuple[int, str, Estimate]
             cases, values, yerr=error, color=COLOURS[number], marker=MARKERS[number], capsize=3, linewidth=1.2
         )
         for count, arm, one in points:
-            axis.annotate(arm, (count, one.value), textcoords="offset points", xytext=(5, 5), fontsize=7)
-        axis.margins(x=0.15)
+            # Beside the point and towards the middle, so that no name leaves the axes.
+            is_right = count > max(cases) / 2
+            axis.annotate(
+                arm, (count, one.value), textcoords="offset points", xytext=(-6 if is_right else 6, -11), fontsize=7,
+                ha="right" if is_right else "left",
+            )  # fmt: skip
+        axis.margins(x=0.1)
         axis.set_xlabel("training cases with gaze")
         axis.set_ylabel(name)
     return figure

@@ -163,7 +163,7 @@ def write_comparison(
         *paired_lines(tables, classes),
         "",
     ]
-    curve = _learning_curve(results, summaries)
+    curve = learning_curve(results, summaries)
     if curve:
         save(learning_curve_figure(curve), figures / "learning_curve.png")
         lines += [
@@ -292,7 +292,7 @@ def _corrected_lines(results: Sequence[Result], summaries: Sequence[ArmSummary])
     return lines if len(lines) > 5 else []
 
 
-def _learning_curve(
+def learning_curve(
     results: Sequence[Result], summaries: Sequence[ArmSummary]
 ) -> dict[str, list[tuple[int, str, Estimate]]]:
     """By metric, each arm with its readers' own gaze: (training cases with gaze, name, estimate); {} for one number."""

@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import Result, compare, comparison_lines, pooled
+from gazelit.evaluation.figures import learning_curve_figure
 from gazelit.evaluation.page import to_page
+from gazelit.evaluation.paired import paired_lines
+from gazelit.evaluation.report import learning_curve
 from gazelit.evaluation.subgroups import SMALL, subgroup_lines, subgroups
 
 NAMES = ["a", "b", "c"]
@@ -48,6 +52,50 @@ def test_values_are_means_over_seeds_and_differences_are_paired():
     assert difference.p < 0.01
     lines = comparison_lines([one, two])
     assert any(line.startswith("| two | -") for line in lines)
+
+
+def test_paired_tests_are_those_of_the_mean_over_seeds():
+    results = [result(arm, seed, skill=skill) for arm, skill in (("one", 2.0), ("two", 0.2)) for seed in (0, 1)]
+    tables = {name: pooled([one for one in results if one.arm == name]) for name in ("one", "two")}
+    lines = paired_lines(tables, NAMES)
+    label = tables["one"][0]["label"].to_numpy()
+    one, two = (
+        np.mean([table[[f"p_{name}" for name in NAMES]] for table in tables[arm].values()], axis=0)
+        for arm in ("one", "two")
+    )
+    difference = roc_auc_score(label == 1, two[:, 1]) - roc_auc_score(label == 1, one[:, 1])
+    assert any(line.startswith(f"| two | AUC b | {difference:+.3f} |") for line in lines)
+    accuracy = (two.argmax(1) == label).mean() - (one.argmax(1) == label).mean()
+    assert any(line.startswith(f"| two | accuracy | {accuracy:+.3f} |") for line in lines)
+    cc = [np.mean([table["cc"] for table in tables[arm].values()], axis=0) for arm in ("two", "one")]
+    p = stats.wilcoxon(cc[0] - cc[1]).pvalue
+    row = next(line for line in lines if line.startswith("| two | CC |"))
+    assert row.split(" | ")[2:4] == [f"{(cc[0] - cc[1]).mean():+.3f}", f"{p:.3f}"]
+    assert paired_lines({"one": tables["one"]}, NAMES) == []
+
+
+def test_paired_tests_leave_out_what_an_arm_or_a_class_does_not_have():
+    one, two = result("one", 0), result("two", 0)
+    maps_only = two.predictions.drop(columns=[f"p_{name}" for name in NAMES])
+    lines = "\n".join(paired_lines({"one": {0: one.predictions}, "two": {0: maps_only}}, NAMES))
+    assert "AUC" not in lines
+    assert "| two | CC |" in lines
+    absent = [table.predictions.assign(label=table.predictions["label"].replace(2, 1)) for table in (one, two)]
+    lines = "\n".join(paired_lines({"one": {0: absent[0]}, "two": {0: absent[1]}}, NAMES))
+    assert "| two | AUC b |" in lines
+    assert "| two | AUC c |" not in lines
+    assert "nan" not in lines
+
+
+def test_alearning_curve_has_a_point_for_every_number_of_cases_with_gaze():
+    results = [
+        result("all", 0), result("few", 0, gaze_cases=20), result("none", 0, gaze_control="none"),
+        result("shuffled", 0, gaze_control="shuffled"),
+    ]  # fmt: skip
+    curve = learning_curve(results, compare(results, NAMES))
+    assert [(count, arm) for count, arm, _ in curve["macro AUC"]] == [(0, "none"), (20, "few"), (60, "all")]
+    assert len(learning_curve_figure(curve).axes) == 2
+    assert learning_curve(results[:1], compare(results[:1], NAMES)) == {}
 
 
 def test_folds_are_pooled_to_every_case_once():

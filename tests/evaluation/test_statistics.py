@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from gazelit.errors import InputError
@@ -19,6 +20,7 @@ from gazelit.evaluation.statistics import (
     difference_of,
     estimate,
     holm,
+    mcnemar,
     mean_of,
     paired_t,
     permutation,
@@ -144,6 +146,23 @@ def test_the_corrected_t_is_nadeau_and_bengios():
     assert ours.p == pytest.approx(2 * stats.t.sf(abs(t), 4))
     # Without overlap it is the plain t-test.
     assert corrected_resampled_t(d, 0.0).p == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
+
+
+def test_mcnemar_equals_statsmodels():
+    rng = np.random.default_rng(3)
+    one, other = rng.random(80) < 0.7, rng.random(80) < 0.6
+    table = [[(one & other).sum(), (one & ~other).sum()], [(~one & other).sum(), (~one & ~other).sum()]]
+    ours = mcnemar(one, other)
+    assert ours.p == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+    assert ours.effect == pytest.approx(one.mean() - other.mean())
+    assert mcnemar(one, one).p == 1
+    # 89 against 91 of 107 (GazeGNN and VCC-Net) can never be significant, whichever cases they share.
+    assert (
+        min(mcnemar(np.arange(107) < 91, (np.arange(107) < 89 - k) | (np.arange(107) >= 107 - k)).p for k in range(17))
+        > 0.4
+    )
+    with pytest.raises(InputError, match="no case"):
+        mcnemar(one[:0], other[:0])
 
 
 def test_holm_equals_statsmodels_and_leaves_nan_out():
