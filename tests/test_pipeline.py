@@ -247,6 +247,10 @@ def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path
     assert "| again: joint | accuracy | +0.000 | 1.000 | 1.000 |" in text
     assert "Wilcoxon" in text
     assert text.count("gazelit test ") >= 2
+    table = pd.read_parquet(tmp_path / "again" / "test" / "predictions.parquet")
+    table.loc[3, "p_CHF"] = np.nan
+    table.to_parquet(tmp_path / "again" / "test" / "predictions.parquet")
+    assert "1 predictions of arm 'joint' are not numbers" in run_gazelit("report", "again", code=2)
     assert "named twice" in run_gazelit("report", str(out), str(out), code=2)
 
 

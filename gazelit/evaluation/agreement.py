@@ -331,4 +331,6 @@ def _table(table: pd.DataFrame, by: list[str], metrics: dict[str, str]) -> list[
 def _cell(one: pd.Series) -> str:
     if np.isnan(one["value"]):
         return "–"
+    if np.isnan(one["low"]):
+        return f"{one['value']:.3f}"
     return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"

@@ -22,7 +22,7 @@ from gazelit.data.dataset import GazeDataset, collate
 from gazelit.data.store import Store
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
-from gazelit.evaluation.compare import Result, compare, pooled
+from gazelit.evaluation.compare import Result, check_predictions, compare, pooled
 from gazelit.evaluation.figures import Panel
 from gazelit.evaluation.report import ExternalRecord, RunRecord, write_comparison, write_report
 from gazelit.evaluation.subgroups import subgroups
@@ -50,6 +50,7 @@ def report(run: list[str], out: Path | None = None) -> None:
     if len({one.resolve() for one in folders}) < len(folders):
         raise InputError("report: a run is named twice; name each once")
     results = [one for folder in folders for one in load_results(folder, _prefix(folder, folders))]
+    check_predictions(results, results[0].stamp["data"]["class_names"])
     target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
     names = results[0].stamp["data"]["class_names"]
     cases = Store.open(read_json(folders[0] / RUN_FILE)["store"]).cases

@@ -145,13 +145,7 @@ def compare(results: Sequence[Result], class_names: Sequence[str]) -> list[ArmSu
     """
     arms = {name: [one for one in results if one.arm == name] for name in dict.fromkeys(one.arm for one in results)}
     _check_targets(results)
-    for result in results:
-        columns = [f"p_{name}" for name in class_names if f"p_{name}" in result.predictions]
-        bad = int(result.predictions[columns].isna().any(axis=1).sum())
-        if bad:
-            raise InputError(
-                f"{bad} predictions of arm '{result.arm}' are not numbers; its training has diverged: train it anew"
-            )
+    check_predictions(results, class_names)
     tables = {name: pooled(members) for name, members in arms.items()}
     cases = next(iter(next(iter(tables.values())).values()))
     patients = cases["patient"].to_numpy()
@@ -184,6 +178,21 @@ def compare(results: Sequence[Result], class_names: Sequence[str]) -> list[ArmSu
         )
         reference = reference or metrics
     return summaries
+
+
+def check_predictions(results: Sequence[Result], class_names: Sequence[str]) -> None:
+    """Checks that every probability is a number.
+
+    Raises:
+        InputError: One is not.
+    """
+    for result in results:
+        columns = [f"p_{name}" for name in class_names if f"p_{name}" in result.predictions]
+        bad = int(result.predictions[columns].isna().any(axis=1).sum())
+        if bad:
+            raise InputError(
+                f"{bad} predictions of arm '{result.arm}' are not numbers; its training has diverged: train it anew"
+            )
 
 
 def _check_targets(results: Sequence[Result]) -> None:
@@ -226,14 +235,17 @@ def _p(differences: Mapping[str, Estimate], key: str) -> float:
 
 
 def _cell(one: Estimate | None, spread: float | None) -> str:
-    if one is None:
+    if one is None or np.isnan(one.value):
         return "–"
-    text = f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f}"
-    return text + (f"; {spread:.3f})" if spread is not None and not np.isnan(spread) else ")")
+    parts = [] if np.isnan(one.low) else [f"{one.low:.3f} to {one.high:.3f}"]
+    parts += [] if spread is None or np.isnan(spread) else [f"{spread:.3f}"]
+    return f"{one.value:.3f}" + (f" ({'; '.join(parts)})" if parts else "")
 
 
 def _difference_cell(one: Estimate | None, p: float) -> str:
-    if one is None:
+    if one is None or np.isnan(one.value):
         return "–"
+    if np.isnan(one.low):
+        return f"{one.value:+.3f}"
     # A hundred-thousandth would be more than 2,000 draws can say.
     return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f}), p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"

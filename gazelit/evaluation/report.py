@@ -104,10 +104,16 @@ def write_report(record: RunRecord, groups: Sequence[Subgroup], external: Sequen
         save(reliability_figure({"model": ([probabilities], label)}), figures / "reliability.png")
     table = pd.DataFrame(
         [
-            {"arm": "model", "metric": key.removeprefix("test/"), "value": metrics[key], "low": low, "high": high}
+            {"data": "test", "arm": "model", "metric": key.removeprefix("test/"), "value": metrics[key]}
+            | {"low": low, "high": high}
             for key, (low, high) in intervals.items()
         ]
     )
+    table = pd.concat([table, *(_long_table(one.summaries, one.name) for one in external)], ignore_index=True)
+    for one in external:
+        for key, value in one.summaries[0].estimates.items():
+            cells = {"": value.value, "_low": value.low, "_high": value.high}
+            metrics |= {f"external/{one.name}/{key}{end}": cell for end, cell in cells.items()}
     _write(out, "gazelit report", _lines(record, metrics, intervals, groups, external), table)
     write_json(out / "metrics.json", metrics)
 
@@ -197,7 +203,8 @@ def write_comparison(
     lines += _subgroup_section(groups, f"`{summaries[0].name}`")
     lines += [*_external_lines(external), *_published_lines(data["synthetic"])]
     lines += _closing_lines(record)
-    _write(out, "gazelit comparison", lines, _long_table(summaries))
+    tables_of_all = [_long_table(summaries, "test"), *(_long_table(one.summaries, one.name) for one in external)]
+    _write(out, "gazelit comparison", lines, pd.concat(tables_of_all, ignore_index=True))
     write_json(
         out / "metrics.json",
         {
@@ -238,11 +245,18 @@ def _labels(by_seed: Mapping[int, pd.DataFrame]) -> np.ndarray:
     return next(iter(by_seed.values()))["label"].to_numpy()
 
 
-def _long_table(summaries: Sequence[ArmSummary]) -> pd.DataFrame:
+def _long_table(summaries: Sequence[ArmSummary], data: str) -> pd.DataFrame:
     rows = []
     for arm in summaries:
         for metric, one in arm.estimates.items():
-            row = {"arm": arm.name, "metric": metric, "value": one.value, "low": one.low, "high": one.high}
+            row = {
+                "data": data,
+                "arm": arm.name,
+                "metric": metric,
+                "value": one.value,
+                "low": one.low,
+                "high": one.high,
+            }
             row["sd_over_seeds"] = arm.spread[metric]
             if metric in arm.differences:
                 other = arm.differences[metric]

@@ -29,7 +29,7 @@ class Estimate:
 
     Attributes:
         value: Of the cases as they are.
-        low: Lower bound; NaN if the statistic was hardly ever defined.
+        low: Lower bound; NaN if the statistic was never defined, and of a single patient.
         high: Upper bound.
         p: Of a difference: two-sided, that it is zero; NaN of other numbers.
     """
@@ -133,6 +133,8 @@ def estimate(
         is_difference: Whether to test that the value is zero: by the share of draws on either side of it.
     """
     value = value_of(statistic, len(groups))
+    if len(np.unique(groups)) < 2:
+        return Estimate(value, float("nan"), float("nan"))
     draws = statistic(bootstrap_weights(groups) if weights is None else weights)
     draws = draws[~np.isnan(draws)]
     if not len(draws) or np.isnan(value):

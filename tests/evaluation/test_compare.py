@@ -127,6 +127,17 @@ def test_a_class_that_is_absent_and_predictions_that_are_no_numbers_leave_define
         compare([broken], NAMES)
 
 
+def test_a_single_case_has_values_but_no_interval_and_no_silent_nan():
+    one, two = (result(arm, 0, indexes=[4]) for arm in ("one", "two"))
+    summaries = compare([one, two], NAMES)
+    assert summaries[0].estimates["cc"].value == one.predictions["cc"][0]
+    assert np.isnan(summaries[0].estimates["cc"].low)
+    tables = {"one": {0: one.predictions}, "two": {0: two.predictions}}
+    text = "\n".join([*comparison_lines(summaries), *paired_lines(tables, NAMES)])
+    assert "nan" not in text
+    assert f"| one | – | {one.predictions['cc'][0]:.3f} |" in text
+
+
 def test_subgroups_have_the_metrics_of_their_cases_alone():
     table = result("one", 0, skill=1.0, indexes=range(200)).predictions
     cases = pd.DataFrame({"gender": ["F", "M", "F", "M", None] * 40, "view": "PA", "age": np.arange(200) % 80 + 10})

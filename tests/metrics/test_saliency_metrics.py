@@ -108,6 +108,17 @@ def test_precision_is_not_lost_on_large_maps_that_sum_to_one():
     assert cc(one / one.sum(), other / other.sum()).item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_half_precision_maps_are_scored_in_full_precision():
+    # 2.2e-16 is zero in float16, and bfloat16 keeps three digits: neither may be what a sum is computed in.
+    for dtype in (torch.float16, torch.bfloat16):
+        one, other = (values / values.sum((1, 2), keepdim=True) for values in (PREDICTION + 0.1, TARGET + 0.1))
+        one, other = one.to(dtype), other.to(dtype)
+        values = saliency_values(one, other, COUNTS)
+        exact = saliency_values(one.double(), other.double(), COUNTS.double())
+        for name, value in exact.items():
+            assert torch.allclose(values[name], value, atol=1e-9), name
+
+
 def test_shapes_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match="maps must both be"):
         cc(PREDICTION, TARGET[:, :5])
