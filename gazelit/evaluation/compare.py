@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gazelit.evaluation.statistics import (
     estimate,
     holm,
     mean_of,
+    remembered,
     value_of,
 )
 
@@ -84,6 +85,8 @@ class ArmSummary:
         estimates: By metric, the mean over seeds of the value over all test cases, folds pooled.
         spread: By metric, the standard deviation over seeds; NaN with one.
         differences: By metric, the arm less the first one, on the same cases; empty for the first.
+        others: By the name of each arm between the first and this one, the arm less that one, for what arms are
+            compared by.
     """
 
     name: str
@@ -93,6 +96,7 @@ class ArmSummary:
     estimates: dict[str, Estimate]
     spread: dict[str, float]
     differences: dict[str, Estimate]
+    others: dict[str, dict[str, Estimate]]
 
 
 def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Statistic]:
@@ -151,17 +155,21 @@ def compare(results: Sequence[Result], class_names: Sequence[str]) -> list[ArmSu
     patients = cases["patient"].to_numpy()
     weights = bootstrap_weights(patients)
     summaries: list[ArmSummary] = []
-    reference: dict[str, Statistic] = {}
+    arm_metrics: dict[str, dict[str, Statistic]] = {}
+
+    def less(one: dict[str, Statistic], other: dict[str, Statistic], keys: Iterable[str]) -> dict[str, Estimate]:
+        return {
+            key: estimate(difference_of(one[key], other[key]), patients, weights=weights, is_difference=True)
+            for key in keys
+            if key in one and key in other
+        }
+
     for name, by_seed in tables.items():
         if not next(iter(by_seed.values()))["index"].equals(cases["index"]):
             raise InputError(f"arm '{name}' was tested on other cases than '{next(iter(tables))}'; use one split")
         each = [case_statistics(table, class_names) for table in by_seed.values()]
-        metrics = {key: average_of([one[key] for one in each]) for key in each[0]}
-        differences = {
-            key: estimate(difference_of(metrics[key], reference[key]), patients, weights=weights, is_difference=True)
-            for key in metrics
-            if key in reference
-        }
+        metrics = {key: remembered(average_of([one[key] for one in each]), weights) for key in each[0]}
+        first, *between = arm_metrics.values() or [{}]
         values = {key: [value_of(one[key], len(cases)) for one in each] for key in metrics}
         summaries.append(
             ArmSummary(
@@ -173,10 +181,14 @@ def compare(results: Sequence[Result], class_names: Sequence[str]) -> list[ArmSu
                 spread={
                     key: float(np.std(one, ddof=1)) if len(one) > 1 else float("nan") for key, one in values.items()
                 },
-                differences=differences,
+                differences=less(metrics, first, metrics),
+                others={
+                    other: less(metrics, theirs, COMPARED)
+                    for other, theirs in zip(list(arm_metrics)[1:], between, strict=True)
+                },
             )
         )
-        reference = reference or metrics
+        arm_metrics[name] = metrics
     return summaries
 
 
@@ -227,6 +239,25 @@ def comparison_lines(summaries: Sequence[ArmSummary]) -> list[str]:
     for number, one in enumerate(others):
         cells = [_difference_cell(one.differences.get(key), adjusted[key][number]) for key in shown]
         lines.append("| " + " | ".join([one.name, *cells]) + " |")
+    return [*lines, *_other_pairs(summaries, shown)]
+
+
+def _other_pairs(summaries: Sequence[ArmSummary], shown: Mapping[str, str]) -> list[str]:
+    """Differences of all pairs without the first arm; p-values corrected for all pairs, those with it too."""
+    pairs = [(one.name, other, values) for one in summaries for other, values in one.others.items()]
+    if not pairs:
+        return []
+    against_first = [one.differences for one in summaries if one.differences]
+    header = ["arm", "less", *shown.values()]
+    lines = ["", "The other pairs (p after Holm over all pairs of a column):", ""]
+    lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    adjusted = {
+        key: holm([*(_p(values, key) for _, _, values in pairs), *(_p(one, key) for one in against_first)])
+        for key in shown
+    }
+    for number, (arm, other, values) in enumerate(pairs):
+        cells = [_difference_cell(values.get(key), adjusted[key][number]) for key in shown]
+        lines.append("| " + " | ".join([arm, other, *cells]) + " |")
     return lines
 
 

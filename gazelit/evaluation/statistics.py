@@ -90,6 +90,12 @@ def difference_of(one: Statistic, other: Statistic) -> Statistic:
     return lambda weights: one(weights) - other(weights)
 
 
+def remembered(statistic: Statistic, weights: Floats) -> Statistic:
+    """The same statistic, evaluated on these draws once: for many differences that share them."""
+    draws = statistic(weights)
+    return lambda asked: draws if asked is weights else statistic(asked)
+
+
 def value_of(statistic: Statistic, cases: int) -> float:
     """A statistic of the cases as they are."""
     return float(statistic(np.ones((1, cases)))[0])

@@ -54,6 +54,19 @@ def test_values_are_means_over_seeds_and_differences_are_paired():
     assert any(line.startswith("| two | -") for line in lines)
 
 
+def test_every_pair_of_arms_is_compared():
+    results = [result(arm, 0, skill=skill) for arm, skill in (("one", 2.0), ("two", 1.0), ("three", 0.1))]
+    summaries = compare(results, NAMES)
+    values = [one.estimates["auroc_macro"].value for one in summaries]
+    assert summaries[0].others == summaries[1].others == {}
+    pair = summaries[2].others["two"]["auroc_macro"]
+    assert pair.value == pytest.approx(values[2] - values[1])
+    alone = compare(results[1:], NAMES)[1].differences["auroc_macro"]
+    assert (pair.low, pair.high, pair.p) == pytest.approx((alone.low, alone.high, alone.p))
+    text = "\n".join(comparison_lines(summaries))
+    assert f"| three | two | {pair.value:+.3f} (" in text
+
+
 def test_paired_tests_are_those_of_the_mean_over_seeds():
     results = [result(arm, seed, skill=skill) for arm, skill in (("one", 2.0), ("two", 0.2)) for seed in (0, 1)]
     tables = {name: pooled([one for one in results if one.arm == name]) for name in ("one", "two")}
