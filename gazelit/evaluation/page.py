@@ -17,6 +17,7 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d5dae0
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0 1rem; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #e3e7eb; text-align: left; vertical-align: top; }
+td.n { white-space: nowrap; }
 th { border-bottom: 2px solid #9aa4af; font-weight: 600; }
 blockquote { margin: 1rem 0; padding: .5rem 1rem; border-left: 5px solid #D55E00; background: #fff5ec; }
 img { max-width: 100%; height: auto; }
@@ -35,6 +36,9 @@ def to_page(markdown: str, folder: Path, title: str) -> str:
     """
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+
+    # A number stays with its interval; text may be broken.
+    body = re.sub(r"<td>(?=[^<]*\d)(?![^<]*[A-Za-z]{3})", '<td class="n">', body)
 
     def embedded(match: re.Match[str]) -> str:
         data = base64.b64encode((folder / match[1]).read_bytes()).decode()
