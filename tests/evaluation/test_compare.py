@@ -178,5 +178,5 @@ def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(
     assert 'src="data:image/png;base64,iVBOR' in page
     assert "figures/a.png" not in page
     assert "<script>" not in page
-    assert "<td class="n">2</td>" in page
+    assert '<td class="n">2</td>' in page
     assert "http" not in page
