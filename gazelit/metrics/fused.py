@@ -15,14 +15,13 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba.core.config import NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 from torch import Tensor
 
 from gazelit.metrics import functional
 
 #: Pixels of a map from which compiled code is worth its start.
 _LARGE = 2**15
-#: How many threads numba can start.
-_MOST_THREADS: int = numba.get_num_threads()
 #: Pixels that are summed in float32 before their sum is added in float64.
 _BLOCK = 2048
 #: Ratios of densities whose logarithm is taken by :func:`_log_sum`; float32 is normal between them.
@@ -50,7 +49,7 @@ def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Ten
     """
     maps = (prediction, target, counts)
     is_small = prediction.ndim != 3 or prediction[:1].numel() < _LARGE
-    if is_small or prediction.is_cuda or any(one.dtype == torch.float64 for one in maps):
+    if is_small or prediction.device.type != "cpu" or any(one.dtype == torch.float64 for one in maps):
         pairs = (("cc", target), ("kld", target), ("sim", target), ("nss", counts))
         return {name: getattr(functional, name)(prediction, other, mask) for name, other in pairs}
     if not prediction.shape == target.shape == counts.shape:
@@ -59,7 +58,7 @@ def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Ten
     valid = np.empty((0, 0), bool) if mask is None or bool(mask.all()) else mask.flatten(1).contiguous().numpy()
     table = np.empty((len(prediction), 4))
     # Not more than Lightning or the user gave torch: other processes train beside this one.
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), NUMBA_NUM_THREADS))
     _values(*rows, valid, table)
     if np.isinf(table[:, 3]).any():
         raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")
