@@ -122,7 +122,7 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     assert "http" not in page.replace("http-equiv", "")
     assert "Measured on SYNTHETIC data" in page
     table = (out / "report.csv").read_text().splitlines()
-    assert table[0] == "arm,metric,value,low,high"
+    assert table[0] == "data,arm,metric,value,low,high"
     text = (out / "report.md").read_text()
     assert "synthetic" in text.lower()
     assert "## Subgroups" in text
