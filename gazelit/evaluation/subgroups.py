@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -90,9 +91,14 @@ def _groups(table: pd.DataFrame, cases: pd.DataFrame, class_names: Sequence[str]
             yield kind, values.map(lambda one: None if one is None else str(one))
     if "gaze_points" in table and table["gaze_points"].nunique() > 3:
         third = pd.qcut(table["gaze_points"], 3, duplicates="drop")
-        yield "gaze points", third.map(lambda one: f"{one.left:g} to {one.right:g}").astype("object")
+        yield "gaze points", third.map(_whole_numbers).astype("object")
     if "label" in table:
         yield "class", table["label"].map(lambda one: class_names[int(one)])
+
+
+def _whole_numbers(interval: pd.Interval) -> str:
+    """The whole numbers in an interval that is open on the left."""
+    return f"{math.floor(interval.left) + 1} to {math.floor(interval.right)}"
 
 
 def subgroup_lines(groups: Sequence[Subgroup]) -> list[str]:
