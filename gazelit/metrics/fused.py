@@ -58,8 +58,14 @@ def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Ten
     valid = np.empty((0, 0), bool) if mask is None or bool(mask.all()) else mask.flatten(1).contiguous().numpy()
     table = np.empty((len(prediction), 4))
     # Not more than Lightning or the user gave torch: other processes train beside this one.
-    numba.set_num_threads(min(torch.get_num_threads(), NUMBA_NUM_THREADS))
-    _values(*rows, valid, table)
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, NUMBA_NUM_THREADS))
+    try:
+        _values(*rows, valid, table)
+    finally:
+        # When numba starts, it sets the number in the OpenMP library that torch uses too: training would go on with
+        # other rounding.
+        torch.set_num_threads(threads)
     if np.isinf(table[:, 3]).any():
         raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")
     return {name: torch.from_numpy(table[:, place].copy()) for place, name in enumerate(("cc", "kld", "sim", "nss"))}

@@ -1,5 +1,9 @@
 """The four metrics in compiled code against their definitions in float64."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +75,17 @@ def test_together_they_equal_pysaliency():
         expected = {"cc": CC(p, g), "kld": MIT_KLDiv(p, g), "sim": SIM(p, g), "nss": NSS(p, x, y).mean()}
         for name, value in expected.items():
             assert values[name][number].item() == pytest.approx(value, abs=1e-6), name
+
+
+def test_torch_keeps_its_number_of_threads():
+    # In a process of its own, because numba starts its threads once.
+    code = (
+        "import torch; from gazelit.metrics.fused import cc_kld_sim_nss; one = torch.rand(2, 256, 256);"
+        "cc_kld_sim_nss(one, one, torch.ones(2, 256, 256)); print(torch.get_num_threads())"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.split() == ["1"]
 
 
 def test_what_does_not_fit_is_refused():
