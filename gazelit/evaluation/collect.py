@@ -117,7 +117,7 @@ def load_results(run: Path, prefix: str = "") -> list[Result]:
 def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.DataFrame:
     """The table of a test, with the patients, and with the classes under the names they have in training."""
     table = pd.read_parquet(folder / "predictions.parquet")
-    for kind in ("p_", "logit_"):
+    for kind in ("p_", "logit_", "y_"):
         columns = [name for name in table if name.startswith(kind)]
         table = table.rename(columns=dict(zip(columns, [f"{kind}{name}" for name in class_names], strict=False)))
     return table.assign(patient=store.cases["patient_id"].to_numpy()[table["index"]])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gazelit.errors import InputError
 from gazelit.evaluation.statistics import (
@@ -111,7 +112,21 @@ def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str
         }
         right = (probabilities.argmax(1) == label).astype(float)
         statistics |= {"auroc_macro": average_of(list(curves.values())), "accuracy": mean_of(right), **curves}
+    truths = [f"y_{name}" for name in class_names]
+    if class_names and {*columns, *truths} <= set(table):
+        curves = {
+            f"auroc_{name}": _auroc_of_known(table[score].to_numpy(), table[truth].to_numpy())
+            for name, score, truth in zip(class_names, columns, truths, strict=True)
+        }
+        statistics |= {"auroc_macro": average_of(list(curves.values())), **curves}
     return statistics | {name: mean_of(table[name].to_numpy()) for name in MAP_METRICS if name in table}
+
+
+def _auroc_of_known(score: NDArray[np.floating], truth: NDArray[np.floating]) -> Statistic:
+    """AUC of one label of several, over the cases where it is known."""
+    known = ~np.isnan(truth)
+    statistic = auroc_of(score[known], truth[known] == 1)
+    return lambda weights: statistic(weights[:, known])
 
 
 def pooled(results: Sequence[Result]) -> dict[int, pd.DataFrame]:

@@ -249,8 +249,7 @@ class Stage(L.LightningModule):
         per_case: Outputs = {}
         if "diagnosis" in self.measures:
             self._metrics("diagnosis", split).update(self._predictions(outputs)["probabilities"], batch["label"])
-            if self._exclusive:
-                per_case["label"] = batch["label"]
+            per_case["label" if self._exclusive else "labels"] = batch["label"]
         if "saliency" in self.measures:
             maps = (
                 # A softmax is never zero; float32's is, and a KLD would be infinite.

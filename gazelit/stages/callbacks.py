@@ -172,15 +172,22 @@ class PredictionWriter(Callback):
 
 
 def prediction_table(batches: list[dict[str, Tensor]], class_names: list[str], image_ids: Any) -> pd.DataFrame:
-    """One row a case: ``index``, ``image_id``, ``p_<class>``, ``logit_<class>`` and every other per-case value.
+    """One row a case, with every per-case value.
+
+    Columns are ``index``, ``image_id``, ``p_<class>``, ``logit_<class>``, and of several labels ``y_<class>``, NaN
+    where a label is unknown.
 
     Args:
-        batches: Per batch, tensors (B,) by column name, and ``probabilities`` and ``logits`` (B, K).
+        batches: Per batch, tensors (B,) by column name, and ``probabilities``, ``logits`` and ``labels`` (B, K).
         class_names: Names of the K classes.
         image_ids: Image id by index.
     """
     columns: dict[str, Any] = {key: torch.cat([batch[key] for batch in batches]).numpy() for key in batches[0]}
-    by_class = {"p": columns.pop("probabilities", None), "logit": columns.pop("logits", None)}
+    by_class = {
+        "p": columns.pop("probabilities", None),
+        "logit": columns.pop("logits", None),
+        "y": columns.pop("labels", None),
+    }
     table = pd.DataFrame(columns)
     table.insert(1, "image_id", [image_ids[int(index)] for index in table["index"]])
     for kind, values in by_class.items():

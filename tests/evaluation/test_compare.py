@@ -1,5 +1,6 @@
 """Arms side by side, subgroups, the page: from tables made here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,21 @@ def test_values_are_means_over_seeds_and_differences_are_paired():
     assert difference.p < 0.01
     lines = comparison_lines([one, two])
     assert any(line.startswith("| two | -") for line in lines)
+
+
+def test_several_labels_have_intervals_over_the_cases_where_they_are_known():
+    one = result("one", 0)
+    truth = np.eye(3)[one.predictions["label"]]
+    truth[::4, 1] = np.nan
+    table = one.predictions.drop(columns="label")
+    table[[f"y_{name}" for name in NAMES]] = truth
+    estimates = compare([replace(one, predictions=table)], NAMES)[0].estimates
+    known = ~np.isnan(truth[:, 1])
+    assert estimates["auroc_b"].value == pytest.approx(roc_auc_score(truth[known, 1], table["p_b"][known]))
+    assert estimates["auroc_b"].low < estimates["auroc_b"].value < estimates["auroc_b"].high
+    three = [estimates[f"auroc_{name}"].value for name in NAMES]
+    assert estimates["auroc_macro"].value == pytest.approx(np.mean(three))
+    assert "accuracy" not in estimates
 
 
 def test_every_pair_of_arms_is_compared():

@@ -181,6 +181,11 @@ def test_the_joint_stage_learns_several_labels_with_unknowns(multi_label, run_ga
     assert probabilities.lt(1).all().all()
     assert (probabilities.sum(axis=1) - 1).abs().max() > 1e-3
     assert predictions["image_id"].is_unique
+    names = ["Consolidation", "Pulmonary edema", "Enlarged hilum"]
+    expected = pd.read_parquet(multi_label / "cases.parquet").set_index("image_id").loc[predictions["image_id"], names]
+    told = expected.to_numpy(float, copy=True)
+    told[told == -1] = np.nan
+    assert np.array_equal(predictions[[f"y_{name}" for name in names]].to_numpy(), told, equal_nan=True)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
