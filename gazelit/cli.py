@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from gazelit import __version__
 from gazelit.configs import resolve_config_arguments
 from gazelit.errors import InputError
+from gazelit.trust import trust, trust_until_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gazelit")
 
 TRAINER_COMMANDS = {
-    "fit": "train a stage; --ckpt_path of the same stage resumes it, of another stage hands its components over",
+    "fit": "train a stage; --ckpt_path resumes it or takes another stage's components over, --start_from begins anew",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split and write its predictions",
     "predict": "write a checkpoint's predictions without evaluating them",
@@ -90,6 +91,11 @@ COMMANDS = {
         "turn a checkpoint of the paper's reference implementation into one of gazelit's",
         positional="file",
     ),
+    "export-weights": Command(
+        "gazelit.exporting:export_weights",
+        "write a checkpoint's weights as safetensors with their description as JSON",
+        positional="ckpt",
+    ),
     "infer": Command(
         "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
     ),
@@ -114,25 +120,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _log_to_stderr()
     name, *rest = arguments
+    debug = "--debug" in rest
     try:
-        if name in TRAINER_COMMANDS:
-            from gazelit.trainer_cli import GazeCLI
+        with trust_until_end():
+            rest = _take_trust([argument for argument in rest if argument != "--debug"])
+            if name in TRAINER_COMMANDS:
+                from gazelit.parsing import guard_parser
+                from gazelit.trainer_cli import GazeCLI
 
-            GazeCLI(args=[name, *resolve_config_arguments(rest)])
-        elif name in COMMANDS:
-            _run_command(name, rest)
-        else:
-            raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
+                rest = resolve_config_arguments(rest)
+                guard_parser(rest, saved=name != "fit")
+                GazeCLI(args=[name, *rest])
+            elif name in COMMANDS:
+                _run_command(name, rest)
+            else:
+                raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
     except KeyboardInterrupt:
         sys.stderr.write("gazelit: interrupted\n")
         return 130
     except Exception as error:
-        mistake = _input_error(error)
+        mistake = None if debug else _input_error(error)
         if mistake is None:
             raise
         sys.stderr.write(f"gazelit: error: {mistake}\n")
         return 2
     return 0
+
+
+def _take_trust(arguments: Sequence[str]) -> list[str]:
+    """Trusts the modules that ``--trust`` names; returns the other arguments."""
+    rest: list[str] = []
+    expects_module = False
+    for argument in arguments:
+        flag, separator, value = argument.partition("=")
+        if expects_module or (flag == "--trust" and separator):
+            trust(argument if expects_module else value)
+            expects_module = False
+        elif argument == "--trust":
+            expects_module = True
+        else:
+            rest.append(argument)
+    if expects_module:
+        raise InputError("--trust: names no module; write --trust my_project.networks")
+    return rest
 
 
 def _input_error(error: BaseException | None) -> str | None:
@@ -145,12 +175,15 @@ def _input_error(error: BaseException | None) -> str | None:
             return f"{error.filename}: {error.strerror}"
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"the disk is full or a file may not grow ({error.strerror}); make room and run the command again"
-        error = error.__cause__ or error.__context__
+        # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
+        error = error.__cause__
     return None
 
 
 def _run_command(name: str, arguments: list[str]) -> None:
     from jsonargparse import ActionConfigFile, ArgumentParser
+
+    from gazelit.parsing import guard_parser
 
     command = COMMANDS[name]
     function = command.load()
@@ -171,6 +204,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
     )
     arguments = [_with_underscores(argument) for argument in resolve_config_arguments(arguments)]
+    guard_parser(arguments, saved=False)
     parsed = parser.instantiate_classes(parser.parse_args(arguments))
     options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
     function(**options)
@@ -193,6 +227,8 @@ def _usage() -> str:
         "Chest X-ray diagnosis and radiologist gaze, learned together in stages.\n\n"
         "commands:\n" + "\n".join(lines) + "\n\n"
         "`gazelit COMMAND --help` lists a command's options. --version prints the version.\n"
+        "Every command takes --trust MODULE (a checkpoint or saved configuration may name classes of it; repeatable)\n"
+        "and --debug (an error shows where it was raised).\n"
     )
 
 

@@ -1,13 +1,23 @@
-"""Finding the configuration files that ship with gazelit."""
+"""Configuration files: finding the shipped ones, and reading YAML that may come from anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from gazelit.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parent
+#: Nodes that a configuration may have once its aliases are written out; the shipped ones have under 200.
+MAX_NODES = 100_000
+#: Levels of nesting, which readers of YAML follow by recursion.
+MAX_DEPTH = 100
+#: Bytes of a configuration file.
+MAX_BYTES = 4_000_000
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def config_root() -> Path:
@@ -50,3 +60,74 @@ def resolve_config_arguments(arguments: Sequence[str]) -> list[str]:
             expects_value = argument in ("--config", "-c")
             resolved.append(argument)
     return resolved
+
+
+def config_files(arguments: Sequence[str]) -> list[Path]:
+    """The files that ``--config``/``-c`` name, in order."""
+    files = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, separator, value = argument.partition("=")
+        if flag in ("--config", "-c"):
+            files.append(Path(value if separator else following))
+    return files
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file of a bounded size.
+
+    Raises:
+        InputError: The file is missing, too large, no YAML, or grows without bound when its aliases are written out.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{path}: {size} bytes are no configuration (at most {MAX_BYTES})")
+        text = path.read_text(encoding="utf-8")
+        check_growth(text, str(path))
+        return yaml.load(text, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        raise InputError(f"{path}: no readable YAML{where} ({getattr(error, 'problem', None) or error})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no readable YAML (not UTF-8)") from error
+
+
+def check_growth(text: str, what: str) -> None:
+    """Checks that YAML stays small when its aliases are written out, as whoever walks through it does.
+
+    Args:
+        text: The YAML.
+        what: Begins the message: the file.
+
+    Raises:
+        InputError: It has more than :data:`MAX_NODES` nodes or :data:`MAX_DEPTH` levels, or contains itself.
+        yaml.YAMLError: It is no YAML.
+    """
+    sizes: dict[str, int] = {}
+    # Of each open list or mapping its anchor and the nodes counted so far; the document is the first.
+    levels: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+            levels.append((event.anchor, 1))
+            if len(levels) > MAX_DEPTH:
+                raise InputError(f"{what}: nested more than {MAX_DEPTH} levels deep")
+            continue
+        if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+            anchor, count = levels.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, count = event.anchor, 1
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise InputError(f"{what}: the alias *{event.anchor} stands within what it names")
+            anchor, count = None, sizes[event.anchor]
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = count
+        parent, total = levels[-1]
+        levels[-1] = (parent, total + count)
+        if total + count > MAX_NODES:
+            raise InputError(f"{what}: has more than {MAX_NODES} values once its aliases are written out")

@@ -20,11 +20,27 @@ import torch
 
 from gazelit import __version__
 from gazelit.errors import InputError
-from gazelit.files import atomic_path, sha256_file
+from gazelit.files import atomic_path, read_json, sha256_file
 from gazelit.models.network import Network
 from gazelit.models.weights import check_fit, read_tensors
 
 STAMP_KEY = "gazelit"
+#: Collections whose films are those of a larger one: whoever has seen that one may have seen their patients.
+ORIGINS = {"egd-cxr": "mimic-cxr", "reflacx": "mimic-cxr"}
+#: Generations that a stamp may hold.
+MAX_GENERATIONS = 64
+#: Of exported weights, and of the file beside them that describes them.
+WEIGHTS_SUFFIX, STAMP_SUFFIX = ".safetensors", ".json"
+#: What every stamp holds, and of what type.
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "stage": str,
+    "network": dict,
+    "components": dict,
+    "data": dict,
+    "version": str,
+    "versions": dict,
+    "parent": (dict, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -89,17 +105,52 @@ def make_stamp(
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Loads a stamped checkpoint onto the CPU.
+    """Loads a stamped checkpoint, or exported weights with the stamp beside them, onto the CPU.
+
+    Args:
+        path: A ``.ckpt``, or the ``.safetensors`` of :func:`gazelit.exporting.export_weights`.
 
     Raises:
-        InputError: The file is missing, is not a checkpoint, or carries no stamp.
+        InputError: The file is missing, is not a checkpoint, or carries no stamp or a malformed one.
     """
-    checkpoint = read_tensors(path)
-    if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint or "state_dict" not in checkpoint:
+    if Path(path).suffix == WEIGHTS_SUFFIX:
+        checkpoint = _read_exported(Path(path))
+    else:
+        checkpoint = read_tensors(path)
+    if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint:
         raise InputError(
             f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`"
         )
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path}: not a gazelit checkpoint (it holds no weights)")
+    _check_stamp(path, checkpoint[STAMP_KEY])
     return checkpoint
+
+
+def _read_exported(path: Path) -> dict[str, Any]:
+    state = read_tensors(path)
+    about = read_json(path.with_suffix(STAMP_SUFFIX))
+    if not isinstance(about, dict) or STAMP_KEY not in about:
+        raise InputError(f"{path.with_suffix(STAMP_SUFFIX)}: not what `gazelit export-weights` writes")
+    if about.get("sha256") != sha256_file(path):
+        raise InputError(f"{path}: not the weights that {path.with_suffix(STAMP_SUFFIX).name} describes; export them anew")
+    return {"state_dict": state, STAMP_KEY: about[STAMP_KEY]}
+
+
+def _check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
+    """Checks the form of a stamp, which may be a stranger's: whatever reads it relies on these types."""
+    current, generations = stamp, 0
+    while current is not None:
+        generations += 1
+        if generations > MAX_GENERATIONS:
+            raise InputError(f"{path}: its stamp holds more than {MAX_GENERATIONS} generations of checkpoints")
+        for field, kind in _FIELDS.items():
+            if not isinstance(current, dict) or not isinstance(current.get(field), kind):
+                raise InputError(f"{path}: its stamp is malformed (field '{field}'); it was not written by gazelit")
+        if not all(isinstance(one, dict) for one in current["components"].values()):
+            raise InputError(f"{path}: its stamp is malformed (field 'components'); it was not written by gazelit")
+        current = current["parent"]
 
 
 def component_state(checkpoint: Mapping[str, Any], component: str) -> dict[str, torch.Tensor]:
@@ -126,8 +177,14 @@ def write_calibrated(
     checkpoint = read_checkpoint(path)
     checkpoint["state_dict"]["temperature"] = temperature
     checkpoint[STAMP_KEY]["calibration"] = {"of": sha256_file(path), **record}
-    with atomic_path(Path(out)) as temporary:
-        torch.save(checkpoint, temporary)
+    save_checkpoint(checkpoint, Path(out))
+
+
+def save_checkpoint(checkpoint: Mapping[str, Any], out: Path) -> None:
+    """Writes a checkpoint, whole or not at all; the same content gives the same bytes."""
+    # Given a path, torch.save puts the temporary file's name into the archive.
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        torch.save(dict(checkpoint), file)
 
 
 def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -135,14 +192,14 @@ def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
     return _without_weights(one) == _without_weights(other)
 
 
-def hand_over(path: str | os.PathLike[str], network: Network, stage: str, other_split: bool = False) -> HandOff:
+def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_note: str | None = None) -> HandOff:
     """Loads into ``network`` exactly the components that it shares with the checkpoint, strictly.
 
     Args:
         path: Checkpoint of another stage.
         network: The receiving network; untouched unless every shared component fits.
         stage: Name of the receiving stage, for messages.
-        other_split: Whether a checkpoint of another split was insisted on; recorded.
+        split_note: What :func:`check_split` says of it; recorded, so that reports repeat it.
 
     Raises:
         InputError: Nothing is shared, a shared component is specified otherwise, or its tensors do not fit.
@@ -169,7 +226,7 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, other_
         loaded=shared,
         new=tuple(name for name in ours if name not in theirs),
         left_behind=tuple(name for name in theirs if name not in ours),
-        parent={"sha256": sha256_file(path), "other_split": other_split, **stamp},
+        parent={**stamp, "sha256": sha256_file(path), "split_note": split_note},
     )
 
 
@@ -192,7 +249,10 @@ def check_components(path: str | os.PathLike[str], theirs: Mapping[str, Any], ou
 def check_split(
     path: str | os.PathLike[str], stamp: Mapping[str, Any], data: Mapping[str, Any], allowed: bool = False
 ) -> str | None:
-    """Checks that neither a checkpoint nor its ancestors were trained on another split of the data at hand.
+    """Checks that neither a checkpoint nor its ancestors may have seen patients of the test split at hand.
+
+    They have not if they were trained on the same split of the same data, or on data of the same split file
+    (``gazelit split``), or if the data at hand leave the patients of their store out (an external test).
 
     Args:
         path: The checkpoint, for messages.
@@ -201,34 +261,76 @@ def check_split(
         allowed: Whether the user insists.
 
     Returns:
-        What the user should know, if anything.
+        What the user should know, if anything; without the path, because it is recorded.
 
     Raises:
-        InputError: One of them was, and may so have been trained on patients that are tested now.
+        InputError: One of them was trained on another split of the same data, on a collection that the data at hand
+            are part of or that is part of them, or on patients nobody recorded.
     """
-    ours, sources = data.get("split_sha256"), set(str(data.get("source", "")).split("+"))
     note = None
     for ancestor in chain(stamp):
-        theirs = ancestor["data"].get("split_sha256")
-        if theirs is None or theirs == ours:
+        problem = _overlap(ancestor, data)
+        if problem is None:
             continue
-        if data.get("trained_on") is not None and data["trained_on"] == ancestor["data"].get("fingerprint"):
-            # An external test leaves the patients of these data out.
-            continue
-        if not sources & set(str(ancestor["data"]["source"]).split("+")):
-            note = (
-                f"{path}: stage '{ancestor['stage']}' was trained on {ancestor['data']['source']}; whether it has seen "
-                "patients of this test split is not known"
-            )
+        text = f"stage '{ancestor['stage']}' {problem}"
+        if not _shares_patients(ancestor["data"], data):
+            note = note or text
         elif allowed:
-            note = f"{path}: stage '{ancestor['stage']}' was trained on another split of these data, which is allowed"
+            note = f"{text}; this is allowed (--allow_other_split)"
         else:
             raise InputError(
-                f"{path}: stage '{ancestor['stage']}' was trained on another split of {data['source']} (seed "
-                f"{ancestor['data'].get('split_seed')}, now {data.get('split_seed')}), so it may have seen patients of "
-                "this test split; use its split, or insist with --allow_other_split=true"
+                f"{path}: {text}, so it may have seen patients of this test split; train both on one split "
+                "(`gazelit split STORE STORE --out FILE`, --data.split_file=FILE), or insist with "
+                "--allow_other_split=true"
             )
     return note
+
+
+def _overlap(ancestor: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
+    """What is amiss between the data that a stage was trained on and those at hand."""
+    theirs = ancestor["data"]
+    split = theirs.get("split_sha256")
+    if split is not None and split == data.get("split_sha256"):
+        return None
+    joint = theirs.get("split_file_sha256")
+    if joint is not None and joint == data.get("split_file_sha256"):
+        return None
+    if data.get("trained_on") is not None and data["trained_on"] == theirs.get("fingerprint"):
+        return None
+    source, ours = theirs.get("source"), data.get("source", "these data")
+    if split is None:
+        return f"was trained on {source or 'data it does not name'}, and on which of their patients is not recorded"
+    if not _shares_patients(theirs, data):
+        return f"was trained on {source}; whether it has seen patients of this test split is not known"
+    if source != ours:
+        return f"was trained on {source}, which shares patients with {ours}"
+    return f"was trained on another split of {ours} ({_split_differences(theirs, data)})"
+
+
+def _shares_patients(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether two data sets may hold the same patients: parts of one collection, and not one simulated, one real."""
+    if bool(theirs.get("synthetic")) != bool(ours.get("synthetic")):
+        return False
+    return bool(_collections(theirs) & _collections(ours))
+
+
+def _collections(data: Mapping[str, Any]) -> set[str]:
+    names = {name for name in str(data.get("source") or "").split("+") if name}
+    names |= {ORIGINS[name] for name in names if name in ORIGINS}
+    return names | set(data.get("origin") or [])
+
+
+def _split_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The settings in which two splits differ, by name."""
+    settings = sorted(
+        key for key in {*theirs, *ours} if key in ("fold", "folds", "fingerprint") or key.startswith("split_")
+    )
+    differences = [
+        f"{key.removeprefix('split_')} {theirs.get(key)}, now {ours.get(key)}"
+        for key in settings
+        if theirs.get(key) != ours.get(key) and key != "split_sha256"
+    ]
+    return "; ".join(differences) or "the settings are the same, the cases are not"
 
 
 def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -265,9 +367,9 @@ def _describe(stamp: Mapping[str, Any]) -> str:
         "components": ", ".join(stamp["components"]),
         "data": f"{data.get('source', 'unknown')}{' (synthetic)' if data.get('synthetic') else ''}",
         "fingerprint": data.get("fingerprint", "unknown"),
-        "split": f"{data.get('split_sha256', 'unknown')} (seed {data.get('split_seed')})"
-        + (", other than its child's, as was insisted" if stamp.get("other_split") else ""),
-        "seed": stamp["seed"],
+        "split": f"{data.get('split_sha256', 'unknown')} (seed {data.get('split_seed')})",
+        **({"note": stamp["split_note"]} if stamp.get("split_note") else {}),
+        "seed": stamp.get("seed"),
         **({"calibration": _calibration(stamp["calibration"])} if "calibration" in stamp else {}),
         "versions": f"gazelit {stamp['version']}, {versions}",
     }

@@ -76,7 +76,9 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str])
     resume = folder / "checkpoints" / "last.ckpt"
     if step.arguments[0] == "fit" and resume.is_file():
         start_from = resume
-    arguments = [*step.arguments, f"--ckpt_path={start_from}"] if start_from else step.arguments
+    # A training begins anew from the step before it, whichever stage that was, and goes on from its own checkpoint.
+    flag = "--start_from" if step.arguments[0] == "fit" and start_from != resume else "--ckpt_path"
+    arguments = [*step.arguments, f"{flag}={start_from}"] if start_from else step.arguments
     command = shlex.join(["gazelit", *_portable(arguments, out)])
     done = folder / DONE_FILE
     # A step that failed before its first checkpoint may be tried again with other settings.

@@ -18,18 +18,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from gazelit import lineage
+from gazelit.configs import config_files
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import read_json
 from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
+from gazelit.models.weights import check_fit
 from gazelit.stages import Stage
 from gazelit.stages.callbacks import WANDB_FILE, PredictionWriter, RunRecord
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 
 logger = logging.getLogger("gazelit")
 
-#: Names that Lightning resolves itself.
-LIGHTNING_CHECKPOINTS = ("last", "best", "hpc")
+BEST, LAST = "best.ckpt", "last.ckpt"
+#: Names that Lightning would resolve itself, each in its own way.
+_NAMES = ("last", "best", "hpc")
 
 
 class GazeTrainer(L.Trainer):
@@ -75,11 +78,14 @@ class GazeTrainer(L.Trainer):
 class GazeCLI(LightningCLI):
     """``gazelit fit|validate|test|predict|calibrate``.
 
-    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything, and options given now win over those
-    stored in it; a checkpoint of another stage hands over exactly the components both have, and training starts at
-    epoch 0. Which of the two happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's
-    hyperparameters, its class included, replace the configuration, and so would run the earlier stage again
-    (Lightning pull requests 21116 and 21246, issue 21255).
+    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything; a checkpoint of another stage hands over
+    exactly the components both have, and training starts at epoch 0, as it always does with ``--start_from FILE``. Which
+    of these happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's hyperparameters,
+    its class included, replace the configuration, and so would run the earlier stage again (Lightning pull requests
+    21116 and 21246, issue 21255).
+
+    The other commands read the checkpoint that ``--ckpt_path`` names on the command line, or else ``checkpoints/best.ckpt``
+    beside the given configuration: never the one that the saved configuration records, from which that run started.
 
     Args:
         args: Command-line arguments, the subcommand first.
@@ -87,6 +93,7 @@ class GazeCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self._ckpt_path: str | None = None
+        self._arguments = list(args)
         super().__init__(
             model_class=Stage,
             datamodule_class=L.LightningDataModule,
@@ -118,10 +125,17 @@ class GazeCLI(LightningCLI):
             }
         )
         parser.add_argument(
+            "--start_from",
+            type=str | None,
+            default=None,
+            help="Of fit: a checkpoint of any stage, this one too, whose shared components are taken over; training "
+            "starts at epoch 0.",
+        )
+        parser.add_argument(
             "--allow_other_split",
             type=bool,
             default=False,
-            help="Take a checkpoint although it, or one it came from, was trained on another split of these data.",
+            help="Take a checkpoint although it, or one it came from, may have seen patients of this test split.",
         )
         parser.set_defaults({"data": {"class_path": f"{GazeDataModule.__module__}.{GazeDataModule.__qualname__}"}})
 
@@ -129,16 +143,63 @@ class GazeCLI(LightningCLI):
         """Parses, and hides the checkpoint from LightningCLI until it can no longer change the configuration."""
         self.config = parser.parse_args(args)
         chosen = self.config[self.config.subcommand]
-        self._ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
+        ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
+        if self.config.subcommand == "fit":
+            given = [option for option in ("--ckpt_path", "--start_from") if _option_values(self._arguments, option)]
+            if given == ["--ckpt_path"]:
+                chosen.start_from = None
+            elif given == ["--start_from"]:
+                ckpt_path = None
+            if ckpt_path is not None and chosen.start_from is not None:
+                raise InputError(
+                    "--ckpt_path and --start_from: give one of them; --ckpt_path resumes a checkpoint of this stage, "
+                    "--start_from begins a new training from its weights"
+                )
+            self._ckpt_path = self._last_of_this_run(ckpt_path, chosen) if ckpt_path in _NAMES else ckpt_path
+            return
+        if _option_values(self._arguments, "--start_from"):
+            raise InputError(f"--start_from: belongs to fit; {self.config.subcommand} reads --ckpt_path")
+        self._ckpt_path = self._checkpoint_to_read()
+
+    def _last_of_this_run(self, name: str, chosen: Any) -> str:
+        """What ``fit --ckpt_path last`` means."""
+        if name != "last":
+            raise InputError("--ckpt_path: write the file, such as RUN/checkpoints/best.ckpt, or `last` for this run's own")
+        folders = [Path(chosen.checkpoint.dirpath)] if chosen.checkpoint.dirpath else []
+        folders += [path.resolve().parent / "checkpoints" for path in config_files(self._arguments)]
+        for folder in folders:
+            if (folder / LAST).is_file():
+                return str(folder / LAST)
+        where = f"{folders[0]} holds no {LAST}" if chosen.checkpoint.dirpath else "this run has no folder yet"
+        raise InputError(
+            f"--ckpt_path last: {where}; name the folder with --checkpoint.dirpath, or the file itself, such as "
+            f"RUN/checkpoints/{LAST}"
+        )
+
+    def _checkpoint_to_read(self) -> str:
+        """The checkpoint of ``test`` and its like: the one named on the command line, or the run's own best."""
+        named = _option_values(self._arguments, "--ckpt_path")
+        if named:
+            if named[-1] in _NAMES:
+                raise InputError(f"--ckpt_path: write the file, such as RUN/checkpoints/{BEST}, not '{named[-1]}'")
+            return named[-1]
+        beside = [path.resolve().parent / "checkpoints" / BEST for path in config_files(self._arguments)]
+        for path in reversed(beside):
+            if path.is_file():
+                return str(path)
+        searched = f"; there is no {beside[-1]}" if beside else ""
+        raise InputError(
+            "--ckpt_path is missing: without it the network would have untrained weights" + searched
+        )
 
     def before_instantiate_classes(self) -> None:
         """Puts the checkpoint back, so that the saved configuration records it, and a resumed run's W&B id."""
         chosen = self.config[self.config.subcommand]
         chosen.ckpt_path = self._ckpt_path
-        logger = chosen.trainer.logger
-        for one in logger if isinstance(logger, list) else [logger]:
-            if self._ckpt_path and str(getattr(one, "class_path", "")).endswith(".WandbLogger"):
-                self._keep_wandb_run(one.init_args, chosen.model.class_path)
+        loggers = chosen.trainer.logger if isinstance(chosen.trainer.logger, list) else [chosen.trainer.logger]
+        for logger in loggers:
+            if self._ckpt_path and str(getattr(logger, "class_path", "")).endswith(".WandbLogger"):
+                self._keep_wandb_run(logger.init_args, chosen.model.class_path)
 
     def _keep_wandb_run(self, arguments: Any, model: str) -> None:
         """Lets a resumed stage go on as the W&B run it was, unless another is asked for."""
@@ -146,8 +207,8 @@ class GazeCLI(LightningCLI):
         if not record.is_file() or arguments.get("id") or arguments.get("version"):
             return
         about = read_json(record)
-        if about["stage"] == _stage_class(model).name:
-            arguments["id"] = about["id"]
+        if isinstance(about, dict) and about.get("stage") == _stage_class(model).name:
+            arguments["id"] = str(about.get("id"))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer: checkpoints are written whole and metrics go to CSV, unless configured otherwise."""
@@ -162,18 +223,22 @@ class GazeCLI(LightningCLI):
 
     def fit(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Trains, after deciding what the checkpoint means."""
+        start_from = self._get(self.config, "start_from")
         _say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
-        if ckpt_path is not None and ckpt_path not in LIGHTNING_CHECKPOINTS:
+        if start_from is not None:
+            note = self._check_split(start_from, lineage.read_checkpoint(start_from)[lineage.STAMP_KEY])
+            _say(str(model.take_over(start_from, note)))
+        elif ckpt_path is not None:
             checkpoint = lineage.read_checkpoint(ckpt_path)
             stamp = checkpoint[lineage.STAMP_KEY]
-            other_split = self._check_split(ckpt_path, stamp)
+            note = self._check_split(ckpt_path, stamp)
             # Without an optimiser's state (weights only, imported) there is nothing to resume, only weights to take.
             if stamp["stage"] == model.name and "optimizer_states" in checkpoint:
                 lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
                 model.resumes = True
                 _say(f"resuming '{model.name}' from {ckpt_path}")
             else:
-                _say(str(model.take_over(ckpt_path, other_split)))
+                _say(str(model.take_over(ckpt_path, note)))
                 ckpt_path = None
         if model.frozen:
             _say(f"frozen: {', '.join(model.frozen)}")
@@ -181,17 +246,17 @@ class GazeCLI(LightningCLI):
 
     def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluates a checkpoint of the configured stage."""
-        self.trainer.validate(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
+        self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **options)
 
     def test(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Tests a checkpoint of the configured stage."""
-        self.trainer.test(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
+        self.trainer.test(model, ckpt_path=self._loaded(model, ckpt_path), **options)
 
     def predict(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Predicts with a checkpoint of the configured stage."""
         # Predictions are small and PredictionWriter keeps them; Lightning need not keep them a second time.
         options["return_predictions"] = False
-        self.trainer.predict(model, ckpt_path=self._own_checkpoint(model, ckpt_path), **options)
+        self.trainer.predict(model, ckpt_path=self._loaded(model, ckpt_path), **options)
 
     def calibrate(
         self,
@@ -203,33 +268,53 @@ class GazeCLI(LightningCLI):
     ) -> None:
         """Calibrates a checkpoint of the configured stage."""
         path = self._own_checkpoint(model, ckpt_path)
+        if Path(path).suffix == lineage.WEIGHTS_SUFFIX:
+            raise InputError(f"{path}: calibrate writes the checkpoint anew, and so needs the .ckpt that this came from")
         # What is predicted here is the validation split, of which no table is wanted.
         callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
-        callbacks[:] = [one for one in callbacks if not isinstance(one, PredictionWriter)]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, PredictionWriter)]
         self.trainer.datamodule = datamodule  # type: ignore[attr-defined]
         cast(GazeTrainer, self.trainer).calibrate(model, out, path, **options)
 
+    def _loaded(self, model: Stage, ckpt_path: str | None) -> str | None:
+        """The checkpoint that Lightning is to load; None where exported weights are in the model already."""
+        path = self._own_checkpoint(model, ckpt_path)
+        if Path(path).suffix != lineage.WEIGHTS_SUFFIX:
+            return path
+        state = lineage.read_checkpoint(path)["state_dict"]
+        check_fit(state, model.state_dict(), path)
+        model.load_state_dict(state)
+        return None
+
     def _own_checkpoint(self, model: Stage, ckpt_path: str | None) -> str:
-        if ckpt_path is None:
-            raise InputError("--ckpt_path is missing: without it the network would have untrained weights")
-        stamp = lineage.read_checkpoint(ckpt_path)[lineage.STAMP_KEY]
+        path = str(ckpt_path)
+        stamp = lineage.read_checkpoint(path)[lineage.STAMP_KEY]
         if stamp["stage"] != model.name:
             raise InputError(
-                f"{ckpt_path}: written by stage '{stamp['stage']}', but the configuration is of stage '{model.name}'; "
+                f"{path}: written by stage '{stamp['stage']}', but the configuration is of stage '{model.name}'; "
                 "give the configuration the checkpoint was trained with (config.yaml beside its checkpoints folder)"
             )
-        lineage.check_components(ckpt_path, stamp["components"], model.network.specs)
-        self._check_split(ckpt_path, stamp)
-        return ckpt_path
+        lineage.check_components(path, stamp["components"], model.network.specs)
+        self._check_split(path, stamp)
+        return path
 
-    def _check_split(self, ckpt_path: str, stamp: dict[str, Any]) -> bool:
-        """Refuses a checkpoint of another split unless it is allowed; returns whether that was made use of."""
+    def _check_split(self, ckpt_path: str, stamp: dict[str, Any]) -> str | None:
+        """Refuses a checkpoint that may have seen the test split unless it is allowed; returns what is to be known."""
         allowed = bool(self._get(self.config, "allow_other_split"))
-        data = getattr(self.datamodule, "provenance", {})
-        note = lineage.check_split(ckpt_path, stamp, data, allowed)
+        note = lineage.check_split(ckpt_path, stamp, getattr(self.datamodule, "provenance", {}), allowed)
         if note is not None:
-            _say(note)
-        return note is not None and allowed
+            _say(f"{ckpt_path}: {note}")
+        return note
+
+
+def _option_values(arguments: Sequence[str], option: str) -> list[str]:
+    """The values that an option has on the command line, in order."""
+    values = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, separator, value = argument.partition("=")
+        if flag == option:
+            values.append(value if separator else following)
+    return values
 
 
 def _stage_class(path: str) -> type[Stage]:

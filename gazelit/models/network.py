@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from gazelit import trust
 from gazelit.errors import InputError
 from gazelit.models.registry import EncoderSpec, load_pretrained
 
@@ -31,7 +31,7 @@ class Network(nn.Module):
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` from which :func:`rebuild` makes the network."""
         # Sharding puts a class of torch's own in front.
-        cls = next(one for one in type(self).__mro__ if not issubclass(one, FSDPModule))
+        cls = next(base for base in type(self).__mro__ if not issubclass(base, FSDPModule))
         return {
             "class_path": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": self.arguments,
@@ -63,17 +63,28 @@ class Network(nn.Module):
             raise InputError(f"image size {tuple(x.shape[-2:])}: height and width must be multiples of {stride}")
 
 
-def rebuild(config: Mapping[str, Any]) -> Network:
+def rebuild(config: Mapping[str, Any], what: str = "network") -> Network:
     """Builds a network from :attr:`Network.config`, with random weights.
 
+    The configuration may come from a stranger's checkpoint: only gazelit's own classes and those of trusted modules
+    (:mod:`gazelit.trust`) are imported, and only networks are built.
+
+    Args:
+        config: ``class_path`` and ``init_args``.
+        what: Begins the message of an error: the file that the configuration comes from.
+
     Raises:
-        InputError: Its class cannot be imported.
+        InputError: It names something else, cannot be imported, or its arguments do not fit.
     """
-    module, _, name = config["class_path"].rpartition(".")
+    path, arguments = config.get("class_path"), config.get("init_args")
+    if not isinstance(path, str) or not isinstance(arguments, Mapping):
+        raise InputError(f"{what}: names no network (class_path and init_args)")
+    trust.check_names({"class_path": path, "init_args": arguments}, what)
+    cls = trust.load_class(path, Network, what)
     try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"the network class {config['class_path']} cannot be imported; install what defines it"
-        ) from error
-    return cls(**config["init_args"])
+        return cls(**arguments)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
+        # The arguments are the file's: what they make a constructor raise is the file's fault.
+        raise InputError(f"{what}: the arguments of {path} do not fit ({type(error).__name__}: {error})") from error

@@ -12,6 +12,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
+from gazelit import trust
 from gazelit.errors import InputError
 from gazelit.models.encoder import Encoder, LibraryEncoder, PyramidAdapter, load_weight_file
 from gazelit.models.transformer import TransformerEncoder
@@ -86,7 +87,7 @@ def build_encoder(spec: EncoderSpec | Mapping[str, Any]) -> Encoder:
         if factory is not None:
             return factory(**spec.options)
         if ":" in spec.name:
-            return _adapted(_import_class(spec.name)(**spec.options), spec.name)
+            return _adapted(_own_class(spec.name)(**spec.options), spec.name)
         if spec.name.startswith("tu-"):
             return _timm_encoder(spec)
         if spec.name in smp.encoders.encoders:
@@ -139,12 +140,11 @@ def _import_own() -> None:
         importlib.import_module(f"gazelit.models.{module}")
 
 
-def _import_class(path: str) -> Callable[..., nn.Module]:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"encoder '{path}' cannot be imported: {error}") from error
+def _own_class(path: str) -> type[nn.Module]:
+    """The class behind ``package.module:Class``, which is no library's name with a colon in it."""
+    if path.startswith("tu-"):
+        raise InputError(f"encoder '{path}': models are not fetched from a hub by name; give a local weight file")
+    return trust.load_class(path, nn.Module, "encoder")
 
 
 def _adapted(module: nn.Module, name: str) -> Encoder:

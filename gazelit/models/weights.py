@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import SourceChangeWarning
@@ -29,11 +28,21 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         InputError: The file is missing, damaged, or holds more than tensors and primitive values.
     """
     path = Path(path)
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        hint = f"give the checkpoint in it: {best}" if best.is_file() else "give a checkpoint file"
+        raise InputError(f"{path}: a folder; {hint}")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a readable checkpoint: it is damaged, or holds more than tensors and plain values, which "
+            "is not loaded because that can run code"
+        ) from error
+    except Exception as error:
+        # What a parser of a foreign or broken file raises is of any kind; the file is at fault.
         raise InputError(f"{path}: not a readable checkpoint ({error.__class__.__name__}); is it truncated?") from error
 
 

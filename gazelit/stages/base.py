@@ -25,6 +25,7 @@ from gazelit.metrics.calibration import probabilities
 from gazelit.metrics.saliency import names_at_test, values_at_test
 from gazelit.models.execution import Execution, apply_execution, shard, unreached
 from gazelit.models.network import Network
+from gazelit.stages.resume import apply_options
 
 Batch = dict[str, Tensor]
 Outputs = dict[str, Tensor]
@@ -85,6 +86,7 @@ class Stage(L.LightningModule):
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
         self.resumes = False
         self._parent: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None
 
         for option, named in (("frozen", self.frozen), ("learning_rates", self.learning_rates)):
             unknown = [component for component in named if component not in network.specs]
@@ -293,9 +295,12 @@ class Stage(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self._parameter_groups())
-        if self.make_lr_scheduler is None:
+        scheduler = None if self.make_lr_scheduler is None else self.make_lr_scheduler(optimizer)
+        if self._resumed is not None:
+            apply_options(self._resumed, optimizer, scheduler)
+            self._resumed = None
+        if scheduler is None:
             return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "val/loss")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
@@ -317,7 +322,14 @@ class Stage(L.LightningModule):
         checkpoint[lineage.STAMP_KEY] = self.stamp()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the ancestry of a resumed run."""
+        """Keeps the ancestry of a resumed run, and lets options given now win over the optimiser's stored ones."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._resumed = checkpoint
+            if self.trainer.optimizers:
+                # Sharded modules are restored when their optimisers are there already.
+                configs = self.trainer.lr_scheduler_configs
+                apply_options(checkpoint, self.trainer.optimizers[0], configs[0].scheduler if configs else None)
+                self._resumed = None
         self._parent = checkpoint.get(lineage.STAMP_KEY, {}).get("parent")
 
     def stamp(self) -> dict[str, Any]:
@@ -330,17 +342,17 @@ class Stage(L.LightningModule):
             parent=self.hand_off.parent if self.hand_off else self._parent,
         )
 
-    def take_over(self, path: str | os.PathLike[str], other_split: bool = False) -> lineage.HandOff:
-        """Takes the shared components from another stage's checkpoint; call it before training.
+    def take_over(self, path: str | os.PathLike[str], split_note: str | None = None) -> lineage.HandOff:
+        """Takes the shared components from a checkpoint; call it before training.
 
         Args:
             path: The checkpoint.
-            other_split: Whether a checkpoint of another split was insisted on; recorded.
+            split_note: What is to be known of the split it was trained on; recorded.
 
         Raises:
             InputError: The checkpoint does not fit; the network is then untouched.
         """
-        self.hand_off = lineage.hand_over(path, self.network, self.name, other_split)
+        self.hand_off = lineage.hand_over(path, self.network, self.name, split_note)
         return self.hand_off
 
 

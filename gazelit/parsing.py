@@ -1,0 +1,74 @@
+"""What the command line's parser may read and import.
+
+jsonargparse imports whatever a ``class_path`` names. Here it is told which modules may be named: the known libraries
+and those that the user trusts (:mod:`gazelit.trust`), and to read YAML within bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader, set_parsing_settings
+
+from gazelit import trust
+from gazelit.configs import check_growth, config_files, read_yaml
+
+_read_value = get_loader("yaml")
+#: Entries that an earlier command of this process allowed.
+_allowed: set[str] = set()
+
+
+def guard_parser(arguments: Sequence[str], saved: bool) -> None:
+    """Bounds what the parser may read and import while it parses these arguments.
+
+    Args:
+        arguments: Command-line arguments, with the configuration files' paths.
+        saved: Whether configurations are what a training saved, which may come with a stranger's checkpoint: they may
+            name trusted modules only. Otherwise they are the user's own and count as naming. What stands on the
+            command line itself is always the user's.
+
+    Raises:
+        InputError: A configuration cannot be read or names what it may not.
+    """
+    trust.trust_names([_value(argument) for argument in arguments], "the command line")
+    for path in config_files(arguments):
+        content = read_yaml(path)
+        if saved:
+            trust.check_names(content, str(path))
+        else:
+            trust.trust_names(content, str(path))
+
+    def load(text: str) -> Any:
+        if len(text) > 1000 or "&" in text or "[[" in text:
+            check_growth(text, "a configuration")
+        content = _read_value(text)
+        if isinstance(content, (dict, list)):
+            # A configuration may name another file that holds a part of it.
+            if saved:
+                trust.check_names(content, "a configuration")
+            else:
+                trust.trust_names(content, "a configuration")
+                _allow()
+        return content
+
+    set_loader("yaml", load, exceptions=(yaml.YAMLError,))
+    _allow()
+
+
+def _allow() -> None:
+    """Lets the parser import from the known libraries and trusted modules, and from nothing else."""
+    allow = {*trust.LIBRARIES, *trust.trusted()}
+    set_parsing_settings(import_path_denylist=["*", *(_allowed - allow)], import_path_allowlist=sorted(allow))
+    _allowed.update(allow)
+
+
+def _value(argument: str) -> Any:
+    """The value of an argument, with what stands in it as YAML."""
+    text = argument.partition("=")[2] if argument.startswith("-") else argument
+    try:
+        check_growth(text, "the command line")
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
