@@ -134,7 +134,9 @@ def _read_exported(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or STAMP_KEY not in about:
         raise InputError(f"{path.with_suffix(STAMP_SUFFIX)}: not what `gazelit export-weights` writes")
     if about.get("sha256") != sha256_file(path):
-        raise InputError(f"{path}: not the weights that {path.with_suffix(STAMP_SUFFIX).name} describes; export them anew")
+        raise InputError(
+            f"{path}: not the weights that {path.with_suffix(STAMP_SUFFIX).name} describes; export them anew"
+        )
     return {"state_dict": state, STAMP_KEY: about[STAMP_KEY]}
 
 

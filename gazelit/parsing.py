@@ -7,6 +7,7 @@ and those that the user trusts (:mod:`gazelit.trust`), and to read YAML within b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +15,7 @@ from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 from gazelit import trust
 from gazelit.configs import check_growth, config_files, read_yaml
+from gazelit.errors import InputError
 
 _read_value = get_loader("yaml")
 #: Entries that an earlier command of this process allowed.
@@ -55,6 +57,19 @@ def guard_parser(arguments: Sequence[str], saved: bool) -> None:
 
     set_loader("yaml", load, exceptions=(yaml.YAMLError,))
     _allow()
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """The configuration that a training saved, which may have come with a stranger's checkpoint.
+
+    Raises:
+        InputError: It cannot be read, or names something that is neither gazelit's own nor trusted.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+        raise InputError(f"{path}: no configuration of a training; give the config.yaml of a run's folder")
+    trust.check_names(content, str(path))
+    return content
 
 
 def _allow() -> None:

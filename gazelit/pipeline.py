@@ -14,7 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from gazelit.configs import find_config
+from gazelit import trust
+from gazelit.configs import find_config, read_yaml
 from gazelit.data.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
@@ -99,6 +100,7 @@ def run(
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
     """
     _check(stages, checkpoint, seeds, folds)
+    _trust_configurations(stages, overrides or [])
     tested = _arms(stages, arms)
     others = external or {}
     for name, path in (("store", store), *((f"external: {name}", one.store) for name, one in others.items())):
@@ -137,9 +139,26 @@ def run(
         write_json(out / RUN_FILE, about)
         tests = [one for record in trained for one in (record["test"], *record["external"].values())]
         results = {one: sha256_file(out / one / "metrics.json") for one in tests}
-        report = Step(out / "report", ["report", str(out)], {"tests": sha256_json(results)}, is_derived=True)
+        report = Step(
+            out / "report", ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True
+        )
         run_step(report, out, f"[{total}/{total}]", console, lock)
         console.print(f"report: {out / 'report.md'}")
+
+
+def _trust_configurations(stages: Sequence[StageStep], overrides: Sequence[str]) -> None:
+    """Trusts the modules that the stages' configurations name, which are the user's own.
+
+    The steps that read what the stages saved are told so on their command lines.
+    """
+    for stage in stages:
+        for name in [stage.config] if isinstance(stage.config, str) else stage.config:
+            trust.trust_names(read_yaml(find_config(name)), name)
+        trust.trust_names([option.partition("=")[2] for option in (*overrides, *stage.overrides)], stage.name)
+
+
+def _trusted() -> list[str]:
+    return [f"--trust={module}" for module in trust.trusted()]
 
 
 def _members(out: Path, seed: int, seeds: int, folds: int | None) -> list[_Member]:
@@ -200,6 +219,7 @@ def _steps(
             config = member.folder / stage.name / "config.yaml"
             source, final[stage.name] = checkpoints[stage.name], folder / "calibrated.ckpt"
             arguments = ["calibrate", f"--config={config}", "--trainer.logger=false", f"--out={final[stage.name]}"]
+            arguments += _trusted()
             yield Step(folder, arguments, {"checkpoint": sha256_file(source)}, source)
 
     for arm, name in tested.items():
@@ -229,7 +249,8 @@ def _steps(
 
 
 def _test(config: Path, folder: Path) -> list[str]:
-    return ["test", f"--config={config}", f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
+    plain = [f"--config={config}", f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
+    return ["test", *plain, *_trusted()]
 
 
 def _external_options(one: ExternalTest, store: Path) -> list[str]:

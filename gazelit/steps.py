@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gazelit.configs import config_root
+from gazelit.configs import config_root, read_yaml
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_json, write_json
 
@@ -170,7 +169,7 @@ def _max_epochs(arguments: Sequence[str]) -> int | None:
     if arguments[0] != "fit":
         return None
     configs = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    trainers = [yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("trainer") or {} for config in configs]
+    trainers = [read_yaml(Path(config)).get("trainer") or {} for config in configs]
     return next((one["max_epochs"] for one in reversed(trainers) if "max_epochs" in one), None)
 
 

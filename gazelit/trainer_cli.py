@@ -164,7 +164,9 @@ class GazeCLI(LightningCLI):
     def _last_of_this_run(self, name: str, chosen: Any) -> str:
         """What ``fit --ckpt_path last`` means."""
         if name != "last":
-            raise InputError("--ckpt_path: write the file, such as RUN/checkpoints/best.ckpt, or `last` for this run's own")
+            raise InputError(
+                "--ckpt_path: write the file, such as RUN/checkpoints/best.ckpt, or `last` for this run's own"
+            )
         folders = [Path(chosen.checkpoint.dirpath)] if chosen.checkpoint.dirpath else []
         folders += [path.resolve().parent / "checkpoints" for path in config_files(self._arguments)]
         for folder in folders:
@@ -188,9 +190,7 @@ class GazeCLI(LightningCLI):
             if path.is_file():
                 return str(path)
         searched = f"; there is no {beside[-1]}" if beside else ""
-        raise InputError(
-            "--ckpt_path is missing: without it the network would have untrained weights" + searched
-        )
+        raise InputError("--ckpt_path is missing: without it the network would have untrained weights" + searched)
 
     def before_instantiate_classes(self) -> None:
         """Puts the checkpoint back, so that the saved configuration records it, and a resumed run's W&B id."""
@@ -269,7 +269,9 @@ class GazeCLI(LightningCLI):
         """Calibrates a checkpoint of the configured stage."""
         path = self._own_checkpoint(model, ckpt_path)
         if Path(path).suffix == lineage.WEIGHTS_SUFFIX:
-            raise InputError(f"{path}: calibrate writes the checkpoint anew, and so needs the .ckpt that this came from")
+            raise InputError(
+                f"{path}: calibrate writes the checkpoint anew, and so needs the .ckpt that this came from"
+            )
         # What is predicted here is the validation split, of which no table is wanted.
         callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, PredictionWriter)]

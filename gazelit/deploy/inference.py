@@ -75,7 +75,7 @@ def load_model(ckpt: Path) -> LoadedModel:
     stamp = checkpoint[lineage.STAMP_KEY]
     if "size" not in stamp["data"]:
         raise InputError(f"{ckpt}: does not record the size of its training images; train it with a GazeDataModule")
-    network = rebuild(stamp["network"])
+    network = rebuild(stamp["network"], str(ckpt))
     state = {
         key.removeprefix("network.").replace("_orig_mod.", ""): value
         for key, value in checkpoint["state_dict"].items()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 
 from gazelit.data.datamodule import GazeDataModule
@@ -29,6 +28,7 @@ from gazelit.metrics.functional import auc_judd, cc, nss, sauc
 from gazelit.metrics.localisation import localisation_values
 from gazelit.metrics.saliency import CentreBias
 from gazelit.models.attribution import METHODS, attribute
+from gazelit.parsing import read_saved
 
 logger = logging.getLogger("gazelit")
 
@@ -87,7 +87,7 @@ def agreement(
         raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
     elsewhere: list[str] = []
     if store is not None:
-        own = yaml.safe_load(found.read_text(encoding="utf-8"))["data"]["init_args"]["store"]
+        own = read_saved(found)["data"]["init_args"]["store"]
         elsewhere = [
             f"--data.store={store}", "--data.split_method=external", f"--data.trained_on={own}",
             "--data.split_file=null", "--data.folds=null",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 
 from gazelit import lineage
@@ -29,6 +29,7 @@ from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.losses.saliency import log_density
+from gazelit.parsing import read_saved
 from gazelit.pipeline import RUN_FILE
 from gazelit.steps import LOG_FILE
 
@@ -208,8 +209,12 @@ def saved_datamodule(config: Path, overrides: Sequence[str] = ()) -> GazeDataMod
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningDataModule, "data")
-    data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-    parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])
+    data = read_saved(config)["data"]
+    try:
+        parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])
+    except (ArgumentError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{config}: its data section does not describe a data module ({reason[:300]})") from error
     datamodule = parser.instantiate_classes(parsed).data
     datamodule.setup()
     return datamodule

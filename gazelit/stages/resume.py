@@ -55,7 +55,9 @@ def apply_options(
         if isinstance(scheduler, LambdaLR):
             schedule = schedules[0]
             stored["initial_lr"] = schedule["base_lrs"][position] = rate
-            stored["lr"] = schedule["_last_lr"][position] = rate * scheduler.lr_lambdas[position](schedule["last_epoch"])
+            stored["lr"] = schedule["_last_lr"][position] = rate * scheduler.lr_lambdas[position](
+                schedule["last_epoch"]
+            )
         elif float(rate) != float(stored_rate):
             if scheduler is not None:
                 raise _cannot("learning rate", float(stored_rate), float(rate))
