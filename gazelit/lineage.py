@@ -113,10 +113,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: The file is missing, is not a checkpoint, or carries no stamp or a malformed one.
     """
-    if Path(path).suffix == WEIGHTS_SUFFIX:
-        checkpoint = _read_exported(Path(path))
-    else:
-        checkpoint = read_tensors(path)
+    checkpoint = _read_exported(Path(path)) if Path(path).suffix == WEIGHTS_SUFFIX else read_tensors(path)
     if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint:
         raise InputError(
             f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`"

@@ -78,14 +78,15 @@ class GazeTrainer(L.Trainer):
 class GazeCLI(LightningCLI):
     """``gazelit fit|validate|test|predict|calibrate``.
 
-    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything; a checkpoint of another stage hands over
-    exactly the components both have, and training starts at epoch 0, as it always does with ``--start_from FILE``. Which
-    of these happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's hyperparameters,
-    its class included, replace the configuration, and so would run the earlier stage again (Lightning pull requests
-    21116 and 21246, issue 21255).
+    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything; a checkpoint of another stage hands
+    over exactly the components both have, and training starts at epoch 0, as it always does with ``--start_from FILE``.
+    Which of these happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's
+    hyperparameters, its class included, replace the configuration, and so would run the earlier stage again (Lightning
+    pull requests 21116 and 21246, issue 21255).
 
-    The other commands read the checkpoint that ``--ckpt_path`` names on the command line, or else ``checkpoints/best.ckpt``
-    beside the given configuration: never the one that the saved configuration records, from which that run started.
+    The other commands read the checkpoint that ``--ckpt_path`` names on the command line, or else
+    ``checkpoints/best.ckpt`` beside the given configuration: never the one that the saved configuration records, from
+    which that run started.
 
     Args:
         args: Command-line arguments, the subcommand first.
@@ -269,9 +270,7 @@ class GazeCLI(LightningCLI):
         """Calibrates a checkpoint of the configured stage."""
         path = self._own_checkpoint(model, ckpt_path)
         if Path(path).suffix == lineage.WEIGHTS_SUFFIX:
-            raise InputError(
-                f"{path}: calibrate writes the checkpoint anew, and so needs the .ckpt that this came from"
-            )
+            raise InputError(f"{path}: calibrate writes the checkpoint anew; give the .ckpt that this came from")
         # What is predicted here is the validation split, of which no table is wanted.
         callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, PredictionWriter)]

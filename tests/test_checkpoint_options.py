@@ -237,7 +237,7 @@ def test_exported_weights_stand_for_their_checkpoint(runs, store, run_gazelit, t
     Image.effect_noise((80, 96), 40).save("film.png")
     run_gazelit("infer", "film.png", "--ckpt=model.safetensors", "--out=read")
     printed = run_gazelit("calibrate", config, "--ckpt_path=model.safetensors", "--out=c.ckpt", code=2)
-    assert "needs the .ckpt" in printed.splitlines()[-1]
+    assert "give the .ckpt" in printed.splitlines()[-1]
     about["sha256"] = "0" * 64
     (tmp_path / "model.json").write_text(json.dumps(about))
     assert "not the weights that model.json describes" in run_gazelit("lineage", "model.safetensors", code=2)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -297,7 +298,7 @@ def test_finding_b4_only_what_an_error_was_raised_from_explains_it(monkeypatch, 
 
     def fail(name, arguments):
         try:
-            open("missing-file")
+            Path("missing-file").read_bytes()
         except OSError:
             {}["a fault of our own"]
 
