@@ -19,8 +19,8 @@ from gazelit.models.weights import read_tensors
 
 logger = logging.getLogger("gazelit")
 
-#: What the reference implementation was trained on, as far as its code says. Its patients are some of MIMIC-CXR's; which
-#: of them it held out is not known.
+#: What the reference implementation was trained on, as far as its code says. Its patients are of MIMIC-CXR; which of them
+#: it held out is not known.
 _DATA: dict[str, Any] = {
     "source": "egd-cxr (the reference implementation's own preparation)",
     "origin": ["mimic-cxr"],
@@ -71,7 +71,6 @@ def import_checkpoint(file: list[str], out: Path, stage: ReferenceStage | None =
         "pytorch-lightning_version": lightning.__version__,
         "epoch": 0,
         "global_step": 0,
-        "loops": {},
         lineage.STAMP_KEY: stamp,
     }
     # Into an open file: given a path, torch writes its name, here a random one, into the archive.

@@ -49,7 +49,9 @@ def joint_state():
 
 
 def _scalar(name):
-    return torch.tensor(0.37 if name == "lg_sigma_class" else 0, dtype=torch.float32 if "sigma" in name else torch.int64)
+    return torch.tensor(
+        0.37 if name == "lg_sigma_class" else 0, dtype=torch.float32 if "sigma" in name else torch.int64
+    )
 
 
 def stage_state(joint, stage):

@@ -95,8 +95,8 @@ class LibraryEncoder(PyramidAdapter):
     """A convolutional pyramid of segmentation-models-pytorch, or of timm under ``tu-<name>``.
 
     The embedding is what the library's own classifier sees, where that is a mean of the pyramid's last map. Layers with
-    weights that the library has behind the pyramid (a last 1 × 1 convolution in EfficientNet, MobileNetV3 and GhostNet; a
-    last normalisation in ConvNeXt, Swin and pre-activation ResNets; VGG's linear layers) are left out.
+    weights that the library has behind the pyramid are left out: a last 1 × 1 convolution in EfficientNet, MobileNetV3
+    and GhostNet; a last normalisation in ConvNeXt, Swin and pre-activation ResNets; VGG's linear layers.
 
     Args:
         name: The library's name.
