@@ -19,8 +19,8 @@ from gazelit.models.weights import read_tensors
 
 logger = logging.getLogger("gazelit")
 
-#: What the reference implementation was trained on, as far as its code says. Its patients are of MIMIC-CXR; which of them
-#: it held out is not known.
+#: What the reference implementation was trained on, as far as its code says. Its patients are of MIMIC-CXR; which
+#: of them it held out is not known.
 _DATA: dict[str, Any] = {
     "source": "egd-cxr (the reference implementation's own preparation)",
     "origin": ["mimic-cxr"],

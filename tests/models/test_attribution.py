@@ -79,8 +79,8 @@ def test_occlusion_finds_the_square_that_the_class_lives_on():
 
 @pytest.mark.parametrize("pooling", ["mean", "gaze"])
 def test_gradcam_of_the_joint_network_is_its_formula(pooling):
-    # Selvaraju et al. 2017: feature maps weighted by the mean gradient of the logit. The weights of both poolings sum to 1
-    # over the map, so the mean gradient is that by the pooled vector, divided by the map's size.
+    # Selvaraju et al. 2017: feature maps weighted by the mean gradient of the logit. The weights of both poolings
+    # sum to 1 over the map, so the mean gradient is that by the pooled vector, divided by the map's size.
     torch.manual_seed(0)
     network = DualEncoderUNet(ENCODER, SALIENCY_ENCODER, [8, 8, 8, 4, 4], classifier_pooling=pooling).eval()
     pooled = []
