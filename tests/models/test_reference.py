@@ -25,16 +25,19 @@ def joint():
 
 @pytest.fixture(scope="module")
 def files(joint, tmp_path_factory):
-    """Each training's file, imported from the command line: the original and what was made of it."""
+    """Each training's file, imported from the command line, and stamped with a size that a test can run."""
     from gazelit.cli import main
 
     folder = tmp_path_factory.mktemp("reference")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("gazelit.importing._FULL_SIZE", [64, 96])
     for stage in STAGES:
         torch.save(stage_state(joint, stage), folder / f"{stage}.pt")
         assert (
             main(["import-reference", f"{folder}/{stage}.pt", f"--stage={stage}", f"--out={folder}/{stage}.ckpt"]) == 0
         )
         (folder / f"{stage}.pt").unlink()
+    patch.undo()
     yield folder
     for path in folder.iterdir():
         path.unlink()
@@ -99,19 +102,24 @@ def test_finding_a2_a_trainings_file_gives_what_the_training_learns(joint, stage
 
 
 def test_finding_a2_imported_encoders_and_heads_give_the_reference_outputs(files, joint):
-    from gazelit.deploy.inference import load_model
+    from gazelit.deploy.inference import load_model, read_image
 
     image = film(64, 96)
     with torch.inference_mode():
         supervised = load_model(files / "supervised.ckpt")
-        assert torch.allclose(supervised.network(image)["logits"], classified(joint, image), atol=1e-4)
+        logits = classified(joint, image)
+        assert torch.allclose(supervised.network(image)["logits"], logits, atol=1e-4)
+        read = read_image(supervised, image[0, 0].numpy()).probabilities
+        assert list(read.values()) == pytest.approx(logits[0].softmax(0).tolist(), abs=1e-4)
         # The saliency training's network is the joint one's but for the classifier; its encoder is the supervised one.
         expected = load_reference(joint)(image)
         for stage in ("saliency", "joint"):
             model = load_model(files / f"{stage}.ckpt")
-            assert model.size == (640, 512)
             for key, value in model.network(image).items():
                 assert torch.allclose(value, expected[key], atol=1e-5)
+            reading = read_image(model, image[0, 0].numpy())
+            assert reading.saliency.sum() == pytest.approx(1, abs=1e-4)
+            assert list(reading.probabilities) == ([] if stage == "saliency" else ["Normal", "CHF", "pneumonia"])
     checkpoint = torch.load(files / "joint.ckpt", weights_only=True)
     assert checkpoint["state_dict"]["weighting.log_sigma"].item() == pytest.approx(0.37)
     stamp = checkpoint[STAMP_KEY]
@@ -161,14 +169,16 @@ def test_finding_a2_an_imported_file_is_tested(files, stage, config, store, run_
 def test_finding_a2_what_is_taken_and_dropped_is_printed(joint, tmp_path, capsys):
     from gazelit.cli import main
 
-    torch.save(stage_state(joint, "contrastive"), tmp_path / "NET.pt")
+    torch.save(stage_state(joint, "supervised"), tmp_path / "NET.pt")
     assert main(["import-reference", f"{tmp_path}/NET.pt", f"--out={tmp_path}/net.ckpt"]) == 0
     printed = capsys.readouterr()
     table = [re.split(r"\s{2,}", line.strip()) for line in printed.out.splitlines()]
     assert table[0] == ["part of the file", "tensors", "values", "becomes", "why not"]
-    assert [row[3] for row in table[1:]] == ["encoder", *["dropped"] * 7]
-    assert ["model.classifier", "2", "5,763", "dropped", "not trained in this stage"] in table
-    assert "a checkpoint of stage 'contrastive'" in printed.err
+    assert [row[3] for row in table[1:]] == ["encoder", "linear_classifier", *["dropped"] * 6]
+    assert ["model.classifier", "2", "5,763", "linear_classifier"] in table
+    assert ["out_classification", "4", "65,795", "dropped", "not trained in this stage"] in table
+    assert "a checkpoint of stage 'supervised'" in printed.err
+    assert torch.load(tmp_path / "net.ckpt", weights_only=True)[STAMP_KEY]["data"]["size"] == [640, 512]
 
 
 def test_finding_g6_an_imported_checkpoint_has_the_same_bytes_every_time(joint, tmp_path):
@@ -178,6 +188,7 @@ def test_finding_g6_an_imported_checkpoint_has_the_same_bytes_every_time(joint, 
     for name in ("a.ckpt", "b.ckpt"):
         import_checkpoint([str(tmp_path / "NET.pt")], tmp_path / name)
     assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "b.ckpt").read_bytes()
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)[STAMP_KEY]["data"]["size"] == [320, 256]
 
 
 def test_the_stage_is_asked_for_where_the_file_does_not_tell(joint):
