@@ -45,7 +45,7 @@ def import_checkpoint(file: list[str], out: Path, stage: ReferenceStage | None =
         stage: The training that wrote the file; needed where the file does not tell.
 
     Raises:
-        InputError: The file is no such checkpoint, its stage cannot be told, or a tensor does not fit.
+        InputError: The file is no such checkpoint, it does not tell its stage, or a tensor does not fit.
     """
     if len(file) != 1:
         raise InputError(f"import-reference takes one file, not {len(file)}")

@@ -154,7 +154,9 @@ def test_finding_a3_both_ablation_pipelines_have_the_three_readings_of_stage_3()
     assert arms == quick_arms
     assert {"joint", "joint_from_imagenet", "classifier_only"} <= arms.keys()
     for stage, quick in zip(stages, quick_stages, strict=True):
-        configs, quick_configs = ([one.config] if isinstance(one.config, str) else one.config for one in (stage, quick))
+        configs, quick_configs = (
+            [step.config] if isinstance(step.config, str) else step.config for step in (stage, quick)
+        )
         assert [name.removeprefix("presets/quick/") for name in quick_configs] == [
             name.removeprefix("baselines/") for name in configs
         ]

@@ -157,7 +157,7 @@ def import_reference(state_dict: Mapping[str, Tensor], stage: ReferenceStage | N
             ``model.module.``, or by which BatchNorm layers have counted batches.
 
     Raises:
-        InputError: The stage is unknown, cannot be told or contradicts the file, or a tensor is missing, unknown or of
+        InputError: The stage is unknown, undecided or contradicts the file, or a tensor is missing, unknown or of
             another shape; the message lists them.
     """
     state, in_parallel = _plain_names(state_dict)
@@ -228,8 +228,8 @@ def _stage_of(state: Mapping[str, Tensor], in_parallel: bool) -> ReferenceStage:
         return "contrastive"
     if _decoder_ran(state):
         return "saliency"
-    # Neither the classifier of the contrastive training nor its decoder runs, so that its file, where the prefix was
-    # taken away, looks like that of the supervised one, but for the first level of the saliency encoder.
+    # Where its prefix was taken away, the contrastive file differs from the supervised one in this: its training also runs
+    # the first level of the saliency encoder.
     if _batches(state, "model.features.norm5") > 0 and "Conv1.0.bn1.num_batches_tracked" in state:
         return "contrastive" if _batches(state, "Conv1.0.bn1") > 0 else "supervised"
     raise InputError(

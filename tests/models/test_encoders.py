@@ -40,18 +40,18 @@ def seen_by(module, run):
 
 def torchvisions_densenet(encoder, classes=3):
     """torchvision's own DenseNet, small, with an encoder's weights."""
-    theirs = torchvision.models.DenseNet(16, (2, 4, 4, 3), 16, num_classes=classes).eval()
-    theirs.features.load_state_dict(encoder.features.state_dict())
-    return theirs
+    library = torchvision.models.DenseNet(16, (2, 4, 4, 3), 16, num_classes=classes).eval()
+    library.features.load_state_dict(encoder.features.state_dict())
+    return library
 
 
 def test_finding_a1_the_embedding_is_what_torchvisions_classifier_sees():
     torch.manual_seed(0)
     encoder = build_encoder(EncoderSpec("densenet-small")).eval()
-    theirs = torchvisions_densenet(encoder)
+    library = torchvisions_densenet(encoder)
     image = torch.rand(2, 1, 64, 64)
-    bottleneck = seen_by(theirs.features.norm5, lambda: theirs(image.repeat(1, 3, 1, 1)))
-    expected = seen_by(theirs.classifier, lambda: theirs(image.repeat(1, 3, 1, 1)))
+    bottleneck = seen_by(library.features.norm5, lambda: library(image.repeat(1, 3, 1, 1)))
+    expected = seen_by(library.classifier, lambda: library(image.repeat(1, 3, 1, 1)))
     with torch.no_grad():
         features = encoder(image)
         assert torch.allclose(features[-1], bottleneck)
@@ -66,14 +66,14 @@ def test_finding_a1_the_embedding_is_what_torchvisions_classifier_sees():
 )
 def test_finding_a1_library_encoders_embed_what_torchvisions_classifier_sees(name, head):
     torch.manual_seed(0)
-    theirs = torchvision.models.get_model(name, weights=None).eval()
+    library = torchvision.models.get_model(name, weights=None).eval()
     encoder = build_encoder(EncoderSpec(name)).eval()
-    state = encoder.from_file(theirs.state_dict())
+    state = encoder.from_file(library.state_dict())
     first = next(key for key in state if key.endswith("weight"))
     state[first] = state[first].sum(1, keepdim=True)
     encoder.body.load_state_dict(state)
     image = torch.rand(2, 1, 64, 64)
-    expected = seen_by(theirs.get_submodule(head), lambda: theirs(image.repeat(1, 3, 1, 1)))
+    expected = seen_by(library.get_submodule(head), lambda: library(image.repeat(1, 3, 1, 1)))
     with torch.no_grad():
         assert torch.allclose(encoder.embed(encoder(image)), expected, atol=1e-5)
 
@@ -83,12 +83,12 @@ def test_finding_a1_library_encoders_embed_what_torchvisions_classifier_sees(nam
 )
 def test_finding_a1_timm_encoders_embed_what_timms_classifier_sees(name):
     torch.manual_seed(0)
-    theirs = timm.create_model(name, in_chans=1).eval()
+    library = timm.create_model(name, in_chans=1).eval()
     encoder = build_encoder(EncoderSpec(f"tu-{name}")).eval()
-    encoder.body.load_state_dict(encoder.from_file(theirs.state_dict()))
+    encoder.body.load_state_dict(encoder.from_file(library.state_dict()))
     image = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
-        expected = theirs.forward_head(theirs.forward_features(image), pre_logits=True)
+        expected = library.forward_head(library.forward_features(image), pre_logits=True)
         assert torch.allclose(encoder.embed(encoder(image)), expected, atol=1e-5)
 
 

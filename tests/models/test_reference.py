@@ -223,7 +223,7 @@ def test_data_parallel_prefixes_are_understood(joint, prefix):
         renamed = {f"module.{name}": value for name, value in state.items()}
     else:
         renamed = {name.replace("model.", "model.module.", 1): value for name, value in state.items()}
-    plain, parallel = (import_reference(one).network.state_dict() for one in (state, renamed))
+    plain, parallel = (import_reference(names).network.state_dict() for names in (state, renamed))
     assert all(torch.equal(value, parallel[key]) for key, value in plain.items())
 
 
