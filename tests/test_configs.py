@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 import yaml
 
 from gazelit.configs import config_root, find_config, resolve_config_arguments
@@ -136,13 +137,55 @@ def test_what_an_ablation_changes_trains_a_step(config, name, store, run_gazelit
     stage = next(one for one in steps(config)[0] if one.name == name)
     configs = [stage.config] if isinstance(stage.config, str) else stage.config
     options = small(configs[0], store)
-    if len(configs) > 1:
+    if "ablations/one_encoder.yaml" in configs:
         # Nothing that would bring the second encoder back.
         options = [one for one in options if "saliency_encoder" not in one]
     run_gazelit(
         "fit", *(f"--config={one}" for one in configs), *options, *stage.overrides, "--data.downscale=1",
         "--trainer.fast_dev_run=true",
     )  # fmt: skip
+
+
+def test_finding_a3_both_ablation_pipelines_have_the_three_readings_of_stage_3():
+    (stages, arms), (quick_stages, quick_arms) = (
+        steps("pipelines/ablation.yaml"),
+        steps("pipelines/quick-ablation.yaml"),
+    )
+    assert arms == quick_arms
+    assert {"joint", "joint_from_imagenet", "classifier_only"} <= arms.keys()
+    for stage, quick in zip(stages, quick_stages, strict=True):
+        configs, quick_configs = (
+            [step.config] if isinstance(step.config, str) else step.config for step in (stage, quick)
+        )
+        assert [name.removeprefix("presets/quick/") for name in quick_configs] == [
+            name.removeprefix("baselines/") for name in configs
+        ]
+        assert (stage.name, stage.after, stage.overrides) == (quick.name, quick.after, quick.overrides)
+    after = {stage.name: stage.after for stage in stages}
+    assert [after[name] for name in ("joint", "joint_from_imagenet", "classifier_only")] == [
+        "saliency",
+        None,
+        "saliency",
+    ]
+
+
+def test_finding_a3_with_classifier_only_nothing_but_the_classifier_changes(store, run_gazelit, tmp_path):
+    def weights(*arguments):
+        options = ["--data.downscale=1", "--trainer.max_epochs=2", f"--checkpoint.dirpath={tmp_path / arguments[-1]}"]
+        run_gazelit("fit", *arguments[:-1], *options)
+        return torch.load(tmp_path / arguments[-1] / "best.ckpt", weights_only=True)["state_dict"]
+
+    before = weights("--config=stage2.yaml", *tiny(2, store), "saliency")
+    configs = ["--config=stage3.yaml", "--config=ablations/classifier_only.yaml"]
+    parent = f"--ckpt_path={tmp_path / 'saliency' / 'best.ckpt'}"
+    after = weights(*configs, *tiny(3, store), parent, "classifier_only")
+    changed = {key for key, value in after.items() if key not in before or not torch.equal(value, before[key])}
+    new = {f"network.classifier.layers.{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")}
+    assert changed == new | {"temperature"}
+    assert any(key.endswith("running_var") for key in before)
+    # The classifier itself is trained: a step from the same seed without a learning rate leaves it elsewhere.
+    still = weights(*configs, *tiny(3, store), parent, "--model.optimizer.lr=0.0", "still")
+    assert all(not torch.equal(after[key], still[key]) for key in new)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

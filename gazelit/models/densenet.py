@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import DenseNet, DenseNet201_Weights, densenet201
 
 from gazelit.errors import InputError
@@ -17,9 +18,11 @@ _DENSENET201 = {"growth_rate": 32, "blocks": (6, 12, 48, 32), "stem": 64}
 class DenseNetEncoder(Encoder):
     """torchvision's DenseNet with the two taps of Qiu, Rivaz and Xiao 2025.
 
-    The last map is the last dense block's output before ``norm5``; the embedding is the spatial mean of ``norm5``'s
-    output, before any ReLU. The grey image is repeated to three channels and not normalised, as in the reference
-    implementation. Finer maps are the stem's and the dense blocks' outputs at strides 2, 4, 8 and 16.
+    The last map is the last dense block's output before ``norm5``, which the decoder takes. The embedding is the
+    spatial mean of ``norm5``'s output after ReLU, as torchvision's own classifier has it. (The reference implementation
+    keeps ``norm5``'s output in a hook, and torchvision's forward then applies ReLU to that tensor in place.) The grey
+    image is repeated to three channels and not normalised, as in the reference implementation. Finer maps are the
+    stem's and the dense blocks' outputs at strides 2, 4, 8 and 16.
 
     Args:
         growth_rate: Channels that each dense layer adds.
@@ -54,8 +57,8 @@ class DenseNetEncoder(Encoder):
         return maps
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
-        """``norm5`` of the last map: (B, C, h, w)."""
-        return self.features.norm5(features[-1])
+        """ReLU of ``norm5`` of the last map: (B, C, h, w)."""
+        return F.relu(self.features.norm5(features[-1]))
 
     def weight_target(self) -> nn.Module:
         """The encoder itself: its keys ``features.…`` are torchvision's."""

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from segmentation_models_pytorch.encoders.densenet import DenseNetEncoder as SMPDenseNetEncoder
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gazelit.errors import InputError
 from gazelit.models.weights import check_fit, read_state
@@ -92,6 +94,10 @@ class PyramidAdapter(Encoder):
 class LibraryEncoder(PyramidAdapter):
     """A convolutional pyramid of segmentation-models-pytorch, or of timm under ``tu-<name>``.
 
+    The embedding is what the library's own classifier sees, where that is a mean of the pyramid's last map. Layers with
+    weights that the library has behind the pyramid are left out: a last 1 × 1 convolution in EfficientNet, MobileNetV3
+    and GhostNet; a last normalisation in ConvNeXt, Swin and pre-activation ResNets; VGG's linear layers.
+
     Args:
         name: The library's name.
         depth: Number of down-samplings.
@@ -109,6 +115,10 @@ class LibraryEncoder(PyramidAdapter):
     def forward(self, x: Tensor) -> list[Tensor]:
         """See :class:`Encoder`."""
         return super().forward(rescaled(x, self._low, self._high))
+
+    def embedding_map(self, features: list[Tensor]) -> Tensor:
+        """The coarsest map; of torchvision's DenseNets after the ReLU that their forward has behind the last layer."""
+        return F.relu(features[-1]) if isinstance(self.body, SMPDenseNetEncoder) else features[-1]
 
     def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See :class:`Encoder`; for timm, keys of its whole model, of which the pyramid's part is taken."""

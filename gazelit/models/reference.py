@@ -1,31 +1,42 @@
 """Checkpoints of the paper's reference implementation (github HealthX-Lab/CXRGazeLearn).
 
-Its files are plain state dicts. Stage files hold the DenseNet alone or everything but the classifier; the final one
-holds everything, beside a few tensors that no output uses.
+Each of its four trainings saves ``NET.pt``, the state dict of the whole network, whichever part it trains. What it does
+not train has the values it was built with, and is dropped here.
+
+======================  ==============  ====================================================
+folder of the training  stage here      how its file differs
+======================  ==============  ====================================================
+``CL``                  contrastive     the DenseNet under ``model.module.`` (DataParallel)
+``Classfication``       supervised      the DenseNet's own ``model.classifier`` is trained
+``KL``                  saliency        Res+SE encoder, decoder and saliency head are trained
+``Module``              joint           its classifier takes 1984 inputs, the others' 1024
+======================  ==============  ====================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from gazelit.errors import InputError
+from gazelit.models.classification_net import ClassificationNetwork
 from gazelit.models.contrastive_net import ContrastiveNetwork
 from gazelit.models.dual_unet import DualEncoderUNet
 from gazelit.models.network import Network
 from gazelit.models.registry import EncoderSpec
 from gazelit.models.weights import check_fit
 
+ReferenceStage = Literal["contrastive", "supervised", "saliency", "joint"]
+
 _STEPS = 5
-#: Tensors that no output of the reference network depends on.
-_UNUSED = ("model.classifier.", "conv.", "dummy_tensor", "lg_sigma_image")
-#: log σ of its task weighting: no part of the network, but needed to train on.
-LOG_SIGMA = "lg_sigma_class"
-#: Modules by their names there and here.
+#: Modules by their names in the reference implementation and in gazelit.
 _MODULES: dict[str, str] = {
     "model.features": "encoder.features",
+    "model.classifier": "linear_classifier",
     "out_conv_image.conv2d": "saliency_head.0.0",
     "out_conv_image.BatchNorm2d": "saliency_head.0.1",
     "out_conv_image.conv_last": "saliency_head.1",
@@ -34,7 +45,7 @@ _MODULES: dict[str, str] = {
 }
 for _step in range(1, _STEPS + 1):
     _MODULES |= {
-        # Levels are numbered from the finest there and here; steps from the finest there, from the coarsest here.
+        # Levels are numbered from the finest in both; steps from the finest there, from the coarsest in gazelit.
         f"Conv{_step}.0": f"saliency_encoder.levels.{_step - 1}.0",
         f"Conv{_step}.1": f"saliency_encoder.levels.{_step - 1}.1",
         f"Up{_step}.1": f"decoder.steps.{_STEPS - _step}.up.1.0",
@@ -44,22 +55,78 @@ for _step in range(1, _STEPS + 1):
         f"Up_conv{_step}.3": f"decoder.steps.{_STEPS - _step}.convs.1.0",
         f"Up_conv{_step}.4": f"decoder.steps.{_STEPS - _step}.convs.1.1",
     }
+_NAMES = {name: reference for reference, name in _MODULES.items()}
+#: log σ of the task weighting: no part of the network, but needed to train on.
+_LOG_SIGMA = "lg_sigma_class"
+_WEIGHTING = "weighting"
+_UNUSED = ("conv.", "dummy_tensor", "lg_sigma_image")
+#: Parts of a file as the table names them, by the component that each becomes.
+_PARTS: dict[str | None, str] = {
+    "encoder": "model.features",
+    "linear_classifier": "model.classifier",
+    "saliency_encoder": "Conv1 to Conv5",
+    "decoder": "Up1 to Up5, Up_conv1 to Up_conv5",
+    "saliency_head": "out_conv_image",
+    "classifier": "out_classification",
+    _WEIGHTING: _LOG_SIGMA,
+    None: "conv, dummy_tensor, lg_sigma_image",
+}
+_GAZE = {"saliency_encoder", "decoder", "saliency_head"}
+#: What each training's file is taken for.
+_TAKEN: dict[str, set[str]] = {
+    "contrastive": {"encoder"},
+    "supervised": {"encoder", "linear_classifier"},
+    "saliency": {"encoder", *_GAZE},
+    "joint": {"encoder", *_GAZE, "classifier", _WEIGHTING},
+}
+_NO_OUTPUT = "no output of the network depends on it"
+_UNTRAINED = "not trained in this stage"
+#: Why a component is dropped, where it is not for want of training.
+_WHY = {
+    ("saliency", "linear_classifier"): "frozen here; import the supervised file for it",
+    ("saliency", "classifier"): "takes 1024 inputs and no output depends on it; the joint stage begins a new one",
+    ("joint", "linear_classifier"): _NO_OUTPUT,
+}
+#: Inputs of the classifier in the file of the joint training, and in the others.
+_JOINT_INPUTS = 1984
+_EARLIER_INPUTS = 1024
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A part of a reference file, and what becomes of it.
+
+    Attributes:
+        name: As the reference implementation calls it.
+        tensors: How many tensors it has.
+        values: How many values these have.
+        component: The component that it becomes; None where it is dropped.
+        reason: Why it is dropped; empty where it is taken.
+    """
+
+    name: str
+    tensors: int
+    values: int
+    component: str | None
+    reason: str
 
 
 @dataclass(frozen=True)
 class ReferenceImport:
-    """A reference checkpoint as a network of gazelit's.
+    """A reference checkpoint as a network of gazelit.
 
     Attributes:
         network: With the checkpoint's weights, in evaluation mode.
-        stage: The stage that ends with this network: ``contrastive``, ``saliency`` or ``joint``.
-        unused: Keys that no output depends on.
-        log_sigma: log σ of the task weighting, if the file holds it.
+        stage: The stage that ends with this network.
+        parts: What was taken of the file and what was dropped.
+        doubts: Why the file may belong to another stage than the one that was named.
+        log_sigma: log σ of the task weighting, if the stage is the joint one and the file holds it.
     """
 
     network: Network
-    stage: str
-    unused: tuple[str, ...]
+    stage: ReferenceStage
+    parts: tuple[FilePart, ...]
+    doubts: tuple[str, ...]
     log_sigma: Tensor | None
 
 
@@ -67,73 +134,162 @@ def load_reference(state_dict: Mapping[str, Tensor]) -> DualEncoderUNet:
     """The whole reference network with its weights.
 
     Args:
-        state_dict: Of the final file, with or without ``module.`` in front (DataParallel).
+        state_dict: Of the joint training's file, with or without ``module.`` in front (DataParallel).
 
     Returns:
         The network in evaluation mode; on (B, 1, H, W) it gives ``logits`` (B, 3) and ``saliency_logits`` (B, 1, H, W).
 
     Raises:
-        InputError: A tensor is missing, left over or of another shape; the message lists them.
+        InputError: The file is of another stage, or a tensor is missing, unknown or of another shape; the message lists
+            them.
     """
-    result = import_reference(state_dict)
-    if not isinstance(result.network, DualEncoderUNet) or result.stage != "joint":
-        raise InputError(f"the file ends stage '{result.stage}' and is not the whole network; use import_reference")
-    return result.network
+    network = import_reference(state_dict, "joint").network
+    assert isinstance(network, DualEncoderUNet)
+    return network
 
 
-def import_reference(state_dict: Mapping[str, Tensor]) -> ReferenceImport:
-    """Maps every used tensor of a reference checkpoint, of any of its stages.
+def import_reference(state_dict: Mapping[str, Tensor], stage: ReferenceStage | None = None) -> ReferenceImport:
+    """Maps every tensor that a training of the reference implementation has learned.
 
     Args:
-        state_dict: A stage's file or the final one, with or without ``module.`` in front.
+        state_dict: A file's, with or without ``module.`` in front.
+        stage: The training that wrote the file. Unless given, the file must tell: by the classifier's inputs, by
+            ``model.module.``, or by which BatchNorm layers have counted batches.
 
     Raises:
-        InputError: A tensor is missing, left over or of another shape; the message lists them.
+        InputError: The stage is unknown, undecided or contradicts the file, or a tensor is missing, unknown or of
+            another shape; the message lists them.
     """
-    renamed: dict[str, Tensor] = {}
-    unused: list[str] = []
-    unknown: list[str] = []
-    log_sigma: Tensor | None = None
-    for key, value in state_dict.items():
-        name = key.removeprefix("module.")
-        if name.startswith("model.module."):
-            name = "model." + name.removeprefix("model.module.")
-        ours = _rename(name)
-        if name == LOG_SIGMA:
-            log_sigma = value
-        elif ours is not None:
-            renamed[ours] = value
-        elif name.startswith(_UNUSED):
-            unused.append(key)
-        else:
-            unknown.append(key)
-    components = {key.split(".")[0] for key in renamed}
-    stage = _stage(components)
-    network = _build(stage)
-    check_fit(renamed, network.state_dict(), "the reference checkpoint", unknown)
-    network.load_state_dict(renamed)
-    return ReferenceImport(network.eval(), stage, tuple(unused), log_sigma)
+    state, in_parallel = _plain_names(state_dict)
+    if not any(name.startswith("model.features.") for name in state):
+        raise InputError("not a checkpoint of the reference implementation: it holds no DenseNet under 'model.'")
+    if stage is None:
+        stage = _stage_of(state, in_parallel)
+    elif stage not in get_args(ReferenceStage):
+        raise InputError(f"stage: '{stage}' is none of {', '.join(get_args(ReferenceStage))}")
+    _check_inputs(state, stage)
+
+    names = {name: _gazelit_name(name) for name in state}
+    unknown = [name for name in state if names[name] is None and not name.startswith((_LOG_SIGMA, *_UNUSED))]
+    taken = {name: own for name, own in names.items() if own is not None and own.split(".")[0] in _TAKEN[stage]}
+    with torch.device("meta"):
+        network = _build(stage)
+    expected = {_reference_name(key): value for key, value in network.state_dict().items()}
+    check_fit({name: state[name] for name in taken}, expected, "the reference checkpoint", unknown)
+    network.to_empty(device="cpu")
+    network.load_state_dict({own: state[name] for name, own in taken.items()})
+    return ReferenceImport(
+        network=network.eval(),
+        stage=stage,
+        parts=_parts(state, names, stage),
+        doubts=_doubts(state, in_parallel, stage),
+        log_sigma=state.get(_LOG_SIGMA) if stage == "joint" else None,
+    )
 
 
-def _rename(name: str) -> str | None:
-    for theirs, ours in _MODULES.items():
-        if name.startswith(f"{theirs}."):
-            return ours + name.removeprefix(theirs)
+def _plain_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """The state dict without DataParallel's prefixes, and whether the DenseNet alone had one."""
+    state = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    in_parallel = any(name.startswith("model.module.") for name in state)
+    return {name.replace("model.module.", "model.", 1): value for name, value in state.items()}, in_parallel
+
+
+def _gazelit_name(name: str) -> str | None:
+    for reference, own in _MODULES.items():
+        if name.startswith(f"{reference}."):
+            return own + name.removeprefix(reference)
     return None
 
 
-def _stage(components: set[str]) -> str:
-    if "classifier" in components:
+def _reference_name(name: str) -> str:
+    prefix = next(own for own in _NAMES if name.startswith(f"{own}."))
+    return _NAMES[prefix] + name.removeprefix(prefix)
+
+
+def _classifier_inputs(state: Mapping[str, Tensor]) -> int | None:
+    weight = state.get("out_classification.linear_1.weight")
+    return weight.shape[1] if weight is not None and weight.ndim == 2 else None
+
+
+def _batches(state: Mapping[str, Tensor], norm: str) -> int:
+    """Batches that a BatchNorm layer has counted; 0 also where the file has no counter."""
+    counter = state.get(f"{norm}.num_batches_tracked")
+    return int(counter) if counter is not None and counter.numel() == 1 else 0
+
+
+def _decoder_ran(state: Mapping[str, Tensor]) -> bool:
+    return _batches(state, "Up1.2") > 0
+
+
+def _stage_of(state: Mapping[str, Tensor], in_parallel: bool) -> ReferenceStage:
+    if _classifier_inputs(state) == _JOINT_INPUTS:
         return "joint"
-    if components - {"encoder"}:
-        return "saliency"
-    if components:
+    if in_parallel:
         return "contrastive"
-    raise InputError("not a checkpoint of the reference implementation: none of its tensors is known")
+    if _decoder_ran(state):
+        return "saliency"
+    # Where its prefix was taken away, the contrastive file differs from the supervised one in this: its training also runs
+    # the first level of the saliency encoder.
+    if _batches(state, "model.features.norm5") > 0 and "Conv1.0.bn1.num_batches_tracked" in state:
+        return "contrastive" if _batches(state, "Conv1.0.bn1") > 0 else "supervised"
+    raise InputError(
+        "the file does not tell which training wrote it; say --stage contrastive (folder CL), supervised "
+        "(Classfication), saliency (KL) or joint (Module)"
+    )
 
 
-def _build(stage: str) -> Network:
+def _check_inputs(state: Mapping[str, Tensor], stage: ReferenceStage) -> None:
+    inputs = _classifier_inputs(state)
+    if inputs == _JOINT_INPUTS and stage != "joint":
+        raise InputError(
+            f"stage: the file's classifier takes {inputs} inputs, as the joint training alone has it, so the file does "
+            f"not end stage '{stage}'; say --stage joint"
+        )
+    if inputs == _EARLIER_INPUTS and stage == "joint":
+        raise InputError(
+            f"stage: the file's classifier takes {inputs} inputs and not {_JOINT_INPUTS}, so an earlier training wrote "
+            "it; say --stage contrastive (folder CL), supervised (Classfication) or saliency (KL)"
+        )
+
+
+def _doubts(state: Mapping[str, Tensor], in_parallel: bool, stage: ReferenceStage) -> tuple[str, ...]:
+    doubts = []
+    if stage in ("contrastive", "supervised") and _decoder_ran(state):
+        doubts.append("its decoder has counted batches, which only the saliency and joint trainings make it do")
+    if stage in ("saliency", "joint") and not _decoder_ran(state):
+        doubts.append("its decoder has counted no batch, so that it may be untrained")
+    if stage in ("supervised", "saliency") and in_parallel:
+        doubts.append("its DenseNet stands under 'model.module.', as the contrastive training writes it")
+    return tuple(doubts)
+
+
+def _parts(state: Mapping[str, Tensor], names: Mapping[str, str | None], stage: ReferenceStage) -> tuple[FilePart, ...]:
+    members: dict[str | None, list[Tensor]] = {component: [] for component in _PARTS}
+    for name, value in state.items():
+        own = _WEIGHTING if name == _LOG_SIGMA else names[name]
+        members[own.split(".")[0] if own is not None else None].append(value)
+    parts = []
+    for component, tensors in members.items():
+        if not tensors:
+            continue
+        reason = _NO_OUTPUT if component is None else _WHY.get((stage, component), _UNTRAINED)
+        is_taken = component in _TAKEN[stage]
+        parts.append(
+            FilePart(
+                name=_PARTS[component],
+                tensors=len(tensors),
+                values=sum(tensor.numel() for tensor in tensors),
+                component=component if is_taken else None,
+                reason="" if is_taken else reason,
+            )
+        )
+    return tuple(parts)
+
+
+def _build(stage: ReferenceStage) -> Network:
     encoder = EncoderSpec("paper-densenet201")
     if stage == "contrastive":
         return ContrastiveNetwork(encoder)
+    if stage == "supervised":
+        return ClassificationNetwork(encoder)
     return DualEncoderUNet(encoder, EncoderSpec("res-se"), classes=3 if stage == "joint" else None)

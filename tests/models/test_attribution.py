@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models import DenseNet
 
 from gazelit.errors import InputError
 from gazelit.models.attribution import attribute
@@ -36,10 +37,16 @@ def test_gradcam_of_a_pooled_linear_classifier_is_its_class_activation_map():
     network = ClassificationNetwork(ENCODER, classes=3).eval()
     classes = torch.tensor([2, 0])
     maps = attribute(network, images(), classes, "gradcam")
+    # torchvision's own DenseNet with the same weights, whose forward has a ReLU behind its features.
+    densenet = DenseNet(16, (2, 4, 4, 3), 16, num_classes=3).eval()
+    densenet.features.load_state_dict(network.encoder.features.state_dict())
+    densenet.classifier.load_state_dict(network.linear_classifier.state_dict())
     with torch.no_grad():
-        features = network.encoder.embedding_map(network.encoder(images()))
-        rows = network.linear_classifier.weight[classes]
-        expected = torch.einsum("bchw,bc->bhw", features, rows).relu() / features[0, 0].numel()
+        three = images().repeat(1, 3, 1, 1)
+        assert torch.allclose(network(images())["logits"], densenet(three), atol=1e-6)
+        features = densenet.features(three).relu()
+        expected = torch.einsum("bchw,bc->bhw", features, densenet.classifier.weight[classes]).relu()
+        expected = expected / features[0, 0].numel()
     expected = nn.functional.interpolate(expected[:, None], (64, 64), mode="bilinear")[:, 0]
     assert maps.shape == (2, 64, 64)
     assert torch.allclose(maps, expected, atol=1e-6)
@@ -71,13 +78,28 @@ def test_occlusion_finds_the_square_that_the_class_lives_on():
 
 
 @pytest.mark.parametrize("pooling", ["mean", "gaze"])
-def test_the_joint_network_has_a_map_for_every_class(pooling):
+def test_gradcam_of_the_joint_network_is_its_formula(pooling):
+    # Selvaraju et al. 2017: feature maps weighted by the mean gradient of the logit. The weights of both poolings
+    # sum to 1 over the map, so the mean gradient is that by the pooled vector, divided by the map's size.
     torch.manual_seed(0)
     network = DualEncoderUNet(ENCODER, SALIENCY_ENCODER, [8, 8, 8, 4, 4], classifier_pooling=pooling).eval()
-    maps = torch.stack([attribute(network, images(), torch.full((2,), one), "gradcam") for one in range(3)])
-    assert torch.isfinite(maps).all()
-    assert maps.min() >= 0
-    assert len(maps.flatten(1).unique(dim=0)) == 3
+    pooled = []
+    handle = network.classifier.register_forward_pre_hook(lambda _, inputs: pooled.extend(inputs[0]))
+    with torch.no_grad():
+        network(images())
+        features = network.encoder.features(images().repeat(1, 3, 1, 1)).relu()
+    handle.remove()
+    vectors = [vector.detach().requires_grad_() for vector in pooled]
+    logits = network.classifier(vectors)
+    evidence = 0
+    for number in range(3):
+        (gradient,) = torch.autograd.grad(logits[:, number].sum(), vectors[0], retain_graph=True)
+        expected = torch.einsum("bchw,bc->bhw", features, gradient).relu() / features[0, 0].numel()
+        expected = nn.functional.interpolate(expected[:, None], (64, 64), mode="bilinear")[:, 0]
+        maps = attribute(network, images(), torch.full((2,), number), "gradcam")
+        assert torch.allclose(maps, expected, atol=1e-7)
+        evidence += (maps > 1e-4).sum()
+    assert evidence > 0
 
 
 def test_what_cannot_be_explained_is_refused():

@@ -139,11 +139,13 @@ def test_what_the_classifier_sees(features):
     network = DualEncoderUNet(**SMALL, classifier_features=features).eval()
     image = torch.rand(2, 1, 64, 64)
     maps = network.encoder(image)
+    # torchvision's stack of layers, and the ReLU that its forward has behind them.
+    embedding = network.encoder.features(image.repeat(1, 3, 1, 1)).relu().mean((2, 3))
     skips = dict(zip(network.saliency_encoder.strides, network.saliency_encoder(image), strict=True))
     decoded = network.decoder(maps[-1], skips)[-1].mean((2, 3))
     seen = {
-        "fused": [network.encoder.embed(maps), decoded],
-        "encoder": [network.encoder.embed(maps)],
+        "fused": [embedding, decoded],
+        "encoder": [embedding],
         "decoder": [decoded],
     }
     expected = network.classifier.layers(torch.cat(seen[features], 1))
@@ -156,7 +158,7 @@ def test_gaze_pooling_weighs_the_encoders_map_by_the_predicted_or_given_density(
     image = torch.rand(2, 1, 96, 64)
     outputs = network(image)
     density = outputs["saliency_logits"].flatten(1).softmax(1).reshape(2, 1, 96, 64)
-    features = network.encoder.embedding_map(network.encoder(image))
+    features = network.encoder.features(image.repeat(1, 3, 1, 1)).relu()
 
     def pooled(one):
         weight = one.reshape(2, 1, 3, 32, 2, 32).sum(dim=(3, 5))

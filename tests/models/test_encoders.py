@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from gazelit.errors import InputError
-from gazelit.models import EncoderSpec, build_encoder, list_encoders, register_encoder
+from gazelit.models import ContrastiveNetwork, EncoderSpec, build_encoder, list_encoders, register_encoder
 from gazelit.models.registry import load_pretrained
 from gazelit.models.res_se import SqueezeExcitation
 
@@ -28,22 +28,68 @@ def test_contract(name):
     assert encoder.embed(features).shape == (2, encoder.embedding_channels)
 
 
-def test_densenet_taps_are_torchvisions():
+def seen_by(module, run):
+    """What enters a module while something runs."""
+    seen = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        run()
+    handle.remove()
+    return seen[0]
+
+
+def torchvisions_densenet(encoder, classes=3):
+    """torchvision's own DenseNet, small, with an encoder's weights."""
+    library = torchvision.models.DenseNet(16, (2, 4, 4, 3), 16, num_classes=classes).eval()
+    library.features.load_state_dict(encoder.features.state_dict())
+    return library
+
+
+def test_finding_a1_the_embedding_is_what_torchvisions_classifier_sees():
     torch.manual_seed(0)
     encoder = build_encoder(EncoderSpec("densenet-small")).eval()
+    library = torchvisions_densenet(encoder)
     image = torch.rand(2, 1, 64, 64)
-    activations = {}
-    for name in ("denseblock4", "norm5"):
-        encoder.features.get_submodule(name).register_forward_hook(
-            lambda _, __, out, name=name: activations.__setitem__(name, out)
-        )
-    features = encoder(image)
-    embedding = encoder.embed(features)
-    # torchvision's own forward of the feature stack, on the image repeated to three channels.
-    whole = encoder.features(image.repeat(1, 3, 1, 1))
-    assert torch.allclose(features[-1], activations["denseblock4"])
-    assert torch.allclose(embedding, whole.mean((2, 3)), atol=1e-6)
-    assert (embedding < 0).any(), "norm5's output must be taken before any ReLU"
+    bottleneck = seen_by(library.features.norm5, lambda: library(image.repeat(1, 3, 1, 1)))
+    expected = seen_by(library.classifier, lambda: library(image.repeat(1, 3, 1, 1)))
+    with torch.no_grad():
+        features = encoder(image)
+        assert torch.allclose(features[-1], bottleneck)
+        assert torch.allclose(encoder.embed(features), expected, atol=1e-6)
+        contrastive = ContrastiveNetwork(EncoderSpec("densenet-small")).eval()
+        contrastive.encoder.load_state_dict(encoder.state_dict())
+        assert torch.allclose(contrastive(image)["embedding"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("densenet121", "classifier"), ("resnet18", "fc"), ("mobilenet_v2", "classifier")]
+)
+def test_finding_a1_library_encoders_embed_what_torchvisions_classifier_sees(name, head):
+    torch.manual_seed(0)
+    library = torchvision.models.get_model(name, weights=None).eval()
+    encoder = build_encoder(EncoderSpec(name)).eval()
+    state = encoder.from_file(library.state_dict())
+    first = next(key for key in state if key.endswith("weight"))
+    state[first] = state[first].sum(1, keepdim=True)
+    encoder.body.load_state_dict(state)
+    image = torch.rand(2, 1, 64, 64)
+    expected = seen_by(library.get_submodule(head), lambda: library(image.repeat(1, 3, 1, 1)))
+    with torch.no_grad():
+        assert torch.allclose(encoder.embed(encoder(image)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "densenet121", "regnetx_002", "mobilevit_xxs", "pvt_v2_b0", "repvit_m0_9"]
+)
+def test_finding_a1_timm_encoders_embed_what_timms_classifier_sees(name):
+    torch.manual_seed(0)
+    library = timm.create_model(name, in_chans=1).eval()
+    encoder = build_encoder(EncoderSpec(f"tu-{name}")).eval()
+    encoder.body.load_state_dict(encoder.from_file(library.state_dict()))
+    image = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        expected = library.forward_head(library.forward_features(image), pre_logits=True)
+        assert torch.allclose(encoder.embed(encoder(image)), expected, atol=1e-5)
 
 
 def test_paper_encoder_has_torchvisions_keys():
@@ -284,10 +330,12 @@ def test_torchxrayvisions_pickled_model_is_read_without_running_its_code(legacy,
     encoder = build_encoder(spec).eval()
     load_pretrained(encoder, spec)
     image = torch.rand(1, 1, 64, 64)
-    expected = theirs.features(image * 2048 - 1024)
-    assert torch.allclose(encoder(image)[-1], expected.relu(), atol=1e-4) or torch.allclose(
-        encoder(image)[-1], expected, atol=1e-4
-    )
+    with torch.no_grad():
+        features = encoder(image)
+        expected = theirs.features(image * 2048 - 1024)
+        assert torch.allclose(features[-1], expected, atol=1e-4)
+        # torchxrayvision's classifier sees the mean after ReLU (its ``features2``).
+        assert torch.allclose(encoder.embed(features), expected.relu().mean((2, 3)), atol=1e-4)
 
 
 class _Evil:
