@@ -59,6 +59,7 @@ class EarlyEnd(Callback):
 
     def __init__(self) -> None:
         self._ended = threading.Event()
+        self._terminated = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Watches over the process that started this one."""
@@ -66,6 +67,28 @@ class EarlyEnd(Callback):
             self._ended.clear()
             parent = os.getppid()
             threading.Thread(target=self._watch, args=(parent,), daemon=True, name="parent-watch").start()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes SIGTERM over where there are several processes.
+
+        Lightning's handler exchanges a message, and hangs where it interrupts two processes at different points of the
+        step, as it does when a batch system signals all of them.
+        """
+        self._terminated = False
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
+
+    on_sanity_check_start = on_train_start
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends all processes at the same step if one of them got SIGTERM."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
+            raise SIGTERMException
+
+    def _note(self, *_: Any) -> None:
+        self._terminated = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the watch."""
