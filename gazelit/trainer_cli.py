@@ -26,6 +26,7 @@ from gazelit.stages import Stage
 from gazelit.stages.callbacks import WANDB_FILE, PredictionWriter, RunRecord
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
+from gazelit.stages.privacy import withhold_from_wandb
 
 logger = logging.getLogger("gazelit")
 
@@ -88,6 +89,7 @@ class GazeCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self._ckpt_path: str | None = None
+        withhold_from_wandb()
         super().__init__(
             model_class=Stage,
             datamodule_class=L.LightningDataModule,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         # In memory first: torch reports a full disk as an error of its own archive, and names it after the file.
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        torch.save(_canonical(checkpoint), content)
         try:
             with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
                 file.write(content.getbuffer())
@@ -48,3 +50,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path}: cannot be written ({error.strerror or error}); make room and resume, an earlier checkpoint "
                 "of this name is untouched"
             ) from error
+
+
+def _canonical(value: Any) -> Any:
+    """The same content, so that equal contents give equal bytes.
+
+    A pickle refers back to strings and containers that are one object; those of a resumed run are one or several
+    otherwise than those of an undisturbed one.
+    """
+    if isinstance(value, str):
+        return sys.intern(value) if type(value) is str else value
+    if type(value) in (list, tuple):
+        return type(value)(_canonical(item) for item in value)
+    if type(value) in (dict, OrderedDict):
+        copy = type(value)((_canonical(key), _canonical(item)) for key, item in value.items())
+        if hasattr(value, "_metadata"):
+            copy._metadata = _canonical(value._metadata)
+        return copy
+    return value

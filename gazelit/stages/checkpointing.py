@@ -45,6 +45,11 @@ class StageCheckpoint(ModelCheckpoint):
             self.last_model_path = str(path)
             trainer.save_checkpoint(path, self.save_weights_only)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes all of it over, so that a resumed run ends in the same bytes; Lightning forgets the current score."""
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]
+
 
 class EarlyEnd(Callback):
     """Ends a process with the exit code of what ended it, and in bounded time where another process is gone.

@@ -95,7 +95,7 @@ class ContrastivePretraining(Stage):
 
     def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         if "loss" not in means:
-            if self.global_rank == 0 and self.current_epoch == 0:
+            if self.global_rank == 0 and self.current_epoch == 0 and not self.trainer.sanity_checking:
                 logger.warning(
                     "no validation batch has an image with both a positive and a negative: val/selection is 0 in every "
                     "epoch and selects the first; hold out more cases, or go on from last.ckpt"
