@@ -7,6 +7,7 @@ match.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from gazelit.configs import find_config, read_yaml
 from gazelit.data.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
-from gazelit.steps import DONE_FILE, Step, exclusive, run_step
+from gazelit.steps import DONE_FILE, STARTED_FILE, Step, exclusive, run_step
 
 RUN_FILE = "run.json"
 TEST = "test"
@@ -80,6 +81,7 @@ def run(
     checkpoint: str = "best",
     overrides: list[str] | None = None,
     external: dict[str, ExternalTest] | None = None,
+    accept_versions: bool = False,
 ) -> None:
     """Runs the stages one after another, tests the last one (or each arm's) and writes the report.
 
@@ -92,9 +94,11 @@ def run(
         seed: Seed of every stage: weights, order and augmentation. The split has its own (``--data.split_seed``).
         seeds: Number of seeds, from ``seed`` on: everything is trained with each.
         folds: Number of folds of patients: everything is trained with each as the test split.
-        checkpoint: Which checkpoint of a stage is handed over and tested: ``best`` by the validation loss, or ``last``.
+        checkpoint: Which checkpoint of a stage is handed over and tested: ``best`` by the stage's
+            ``checkpoint.monitor`` (``val/selection`` unless configured), or ``last``, that of the last epoch.
         overrides: Options added to every stage's command line, such as ``--trainer.precision=bf16-mixed``.
         external: By name, other sources that every arm is tested on besides.
+        accept_versions: Whether steps that other versions of gazelit or torch made are taken as they are.
 
     Raises:
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
@@ -125,7 +129,7 @@ def run(
         for member in members:
             for step in _steps(stages, tested, member, store, checkpoint, overrides or [], others, trained, out):
                 number += 1
-                commands.append(run_step(step, out, f"[{number}/{total}]", console, lock))
+                commands.append(run_step(step, out, f"[{number}/{total}]", console, lock, accept_versions))
         about = {
             "store": str(store.resolve()),
             "folds": folds,
@@ -165,12 +169,28 @@ def _members(out: Path, seed: int, seeds: int, folds: int | None) -> list[_Membe
     members = []
     for one in range(seed, seed + seeds):
         for fold in [None] if folds is None else range(folds):
-            name = [f"seed-{one}"] * (seeds > 1) + [f"fold-{fold}"] * (fold is not None)
             options = [f"--seed_everything={one}", f"--data.seed={one}"]
             if fold is not None:
                 options += [f"--data.folds={folds}", f"--data.fold={fold}"]
-            members.append(_Member(out / "_".join(name) if name else out, one, fold, options))
+            members.append(_Member(_member_folder(out, one, seeds, fold), one, fold, options))
     return members
+
+
+def _member_folder(out: Path, seed: int, seeds: int, fold: int | None) -> Path:
+    """Where a seed and fold are trained: where they were before, whatever number of seeds was asked for then."""
+    of_fold = [f"fold-{fold}"] * (fold is not None)
+    alone = out / "_".join(of_fold) if of_fold else out
+    among_seeds = out / "_".join([f"seed-{seed}", *of_fold])
+    if _holds(alone, seed):
+        return alone
+    return among_seeds if seeds > 1 or among_seeds.is_dir() else alone
+
+
+def _holds(folder: Path, seed: int) -> bool:
+    """Whether stages directly in a folder were trained with a seed."""
+    records = [read_json(path) for path in sorted(folder.glob(f"*/{STARTED_FILE}"))]
+    words = [word for record in records for word in shlex.split(str(record["command"]))]
+    return f"--seed_everything={seed}" in words
 
 
 def _steps(

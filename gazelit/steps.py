@@ -21,9 +21,10 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gazelit.configs import config_root, read_yaml
+from gazelit.configs import read_yaml
 from gazelit.errors import InputError
-from gazelit.files import read_json, sha256_json, write_json
+from gazelit.files import read_json, write_json
+from gazelit.step_key import check_versions, portable, step_key, versions
 
 DONE_FILE = "done.json"
 STARTED_FILE = "started.json"
@@ -51,7 +52,7 @@ class Step:
     is_derived: bool = False
 
 
-def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str]) -> str:
+def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str], accept_versions: bool = False) -> str:
     """Runs a step unless it is done; returns its command line, as seen from the run folder.
 
     Args:
@@ -60,17 +61,14 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str])
         label: Its number among all steps, for what is shown.
         console: Where progress is shown.
         lock: See :func:`exclusive`.
+        accept_versions: Whether a step that other versions of gazelit or torch made, or began, is taken as it is.
 
     Raises:
-        InputError: It failed, or was done with other settings.
+        InputError: It failed, or was done with other settings or versions.
     """
     folder = step.folder
     name = str(folder.relative_to(out))
-    # Configuration and store count by their content, not by where they lie.
-    counted = [
-        one for one in step.arguments if not one.startswith(("--config=", "--data.store=", "--data.trained_on="))
-    ]
-    key = sha256_json({"arguments": _portable(counted, out), "inputs": step.inputs})
+    key = step_key(step.arguments, step.inputs, out)
     start_from = step.start_from
     resume = folder / "checkpoints" / "last.ckpt"
     if step.arguments[0] == "fit" and resume.is_file():
@@ -78,25 +76,35 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str])
     # A training begins anew from the step before it, whichever stage that was, and goes on from its own checkpoint.
     flag = "--start_from" if step.arguments[0] == "fit" and start_from != resume else "--ckpt_path"
     arguments = [*step.arguments, f"{flag}={start_from}"] if start_from else step.arguments
-    command = shlex.join(["gazelit", *_portable(arguments, out)])
+    command = shlex.join(["gazelit", *portable(arguments, out)])
     done = folder / DONE_FILE
     # A step that failed before its first checkpoint may be tried again with other settings.
     half_done = resume.is_file()
     for marker in (done, folder / STARTED_FILE) if half_done else (done,):
-        if not marker.is_file() or read_json(marker)["key"] == key:
+        if not marker.is_file():
             continue
-        if step.is_derived:
+        record = read_json(marker)
+        if record["key"] == key:
+            if not step.is_derived:
+                note = check_versions(folder, record.get("versions"), accept_versions)
+                if note is not None:
+                    console.print(note)
+        elif step.is_derived:
             marker.unlink()
         else:
             raise InputError(
-                f"{folder}: made with other settings (options, configuration, data or parent checkpoint changed); "
-                "choose another --out, or remove this folder and the steps after it"
+                f"{folder}: made with other settings (options, files they name, configuration, data or parent "
+                "checkpoint changed); choose another --out, or remove this folder and the steps after it"
             )
     if done.is_file():
         console.print(f"{label} {name}: done before, skipped")
         return str(read_json(done)["command"])
 
-    write_json(folder / STARTED_FILE, {"key": key, "command": command})
+    made_with = versions()
+    if start_from is not None and start_from == resume and (folder / STARTED_FILE).is_file():
+        # What an earlier version began stays known as such.
+        made_with = read_json(folder / STARTED_FILE).get("versions", made_with)
+    write_json(folder / STARTED_FILE, {"key": key, "command": command, "versions": made_with})
     resumed = start_from is not None and start_from.parent.parent == folder
     started = time.monotonic()
     with (folder / LOG_FILE).open("ab") as log:
@@ -120,7 +128,8 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str])
             raise
     if process.returncode != 0:
         raise InputError(f"step '{name}' failed ({_exit(process.returncode)}): {_reason(folder / LOG_FILE)}")
-    write_json(done, {"key": key, "command": command, "seconds": round(time.monotonic() - started, 1)})
+    seconds = round(time.monotonic() - started, 1)
+    write_json(done, {"key": key, "command": command, "seconds": seconds, "versions": made_with})
     return command
 
 
@@ -143,7 +152,7 @@ def _show_progress(
                 shown = len(rows)
                 state = f"epoch {shown}/{epochs}" + "".join(
                     f" · {key} {float(rows[-1][key]):.3f}"
-                    for key in ("val/loss", "val/auroc_macro", "val/cc")
+                    for key in ("val/selection", "val/auroc_macro", "val/cc")
                     if rows[-1].get(key)
                 )
                 progress.update(task, completed=shown, state=state)
@@ -171,20 +180,6 @@ def _max_epochs(arguments: Sequence[str]) -> int | None:
     configs = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
     trainers = [read_yaml(Path(config)).get("trainer") or {} for config in configs]
     return next((one["max_epochs"] for one in reversed(trainers) if "max_epochs" in one), None)
-
-
-def _portable(arguments: Sequence[str], out: Path) -> list[str]:
-    """Arguments as seen from the run folder: shipped configurations by name, other paths relative to it."""
-    portable = []
-    for argument in arguments:
-        flag, separator, value = argument.rpartition("=")
-        path = Path(value)
-        if path.is_absolute() and path.is_relative_to(config_root()):
-            value = str(path.relative_to(config_root()))
-        elif path.is_absolute():
-            value = os.path.relpath(path, out)
-        portable.append(f"{flag}{separator}{value}")
-    return portable
 
 
 def _exit(code: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,6 +27,8 @@ from gazelit.models.weights import check_fit
 from gazelit.stages import Stage
 from gazelit.stages.callbacks import WANDB_FILE, PredictionWriter, RunRecord
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
+from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
+from gazelit.stages.privacy import withhold_from_wandb
 
 logger = logging.getLogger("gazelit")
 
@@ -95,6 +97,7 @@ class GazeCLI(LightningCLI):
     def __init__(self, args: Sequence[str]) -> None:
         self._ckpt_path: str | None = None
         self._arguments = list(args)
+        withhold_from_wandb()
         super().__init__(
             model_class=Stage,
             datamodule_class=L.LightningDataModule,
@@ -102,7 +105,7 @@ class GazeCLI(LightningCLI):
             subclass_mode_data=True,
             trainer_class=GazeTrainer,
             save_config_callback=RunRecord,  # type: ignore[arg-type]
-            trainer_defaults={"callbacks": [PredictionWriter()]},
+            trainer_defaults={"callbacks": [PredictionWriter(), EarlyEnd()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             args=list(args),
@@ -115,12 +118,11 @@ class GazeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the checkpoint callback that hand-offs and resumes rely on: ``best.ckpt`` and ``last.ckpt``."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
-                "checkpoint.monitor": "val/loss",
-                "checkpoint.save_last": True,
+                "checkpoint.monitor": "val/selection",
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.enable_version_counter": False,
             }

@@ -433,12 +433,16 @@ class GazeDataModule(L.LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         classes = self.labels[dataset.rows] if self.sampling == "balanced" else None
+        # Lightning leaves a process without a batch out of an evaluation that the others wait for: it gets an empty one.
+        without_case = not shuffle and rank >= len(dataset) > 0
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(dataset, shuffle, self.seed, world_size, rank, classes if shuffle else None),
+            sampler=EpochSampler(
+                dataset, shuffle, self.seed, world_size, 0 if without_case else rank, classes if shuffle else None
+            ),
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=_collate_none if without_case else collate,
             # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
             drop_last=shuffle and len(dataset) >= self.batch_size * world_size,
             persistent_workers=self.num_workers > 0,
@@ -498,6 +502,11 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __len__(self) -> int:
         return super().__len__() if self._fixed is None else len(self._fixed)
+
+
+def _collate_none(examples: list[Example]) -> Batch:
+    """A batch without cases, of the shape and type of one with."""
+    return {key: value[:0] for key, value in collate(examples).items()}
 
 
 def _unit(image: Tensor) -> Tensor:

@@ -58,6 +58,10 @@ class ReferenceWeighting(nn.Module):
         sigma = self.log_sigma.exp()
         return losses["diagnosis"] / sigma.square() + torch.log1p(sigma) + losses["saliency"] / 2 + math.log(2)
 
+    def learned(self) -> dict[str, Tensor]:
+        """σ, for logs."""
+        return {"sigma_diagnosis": self.log_sigma.detach().exp()}
+
 
 class UncertaintyWeighting(nn.Module):
     """Homoscedastic uncertainty: Σ L_t / (2 σ_t²) + log σ_t with each s_t = log σ_t learned.
@@ -84,6 +88,10 @@ class UncertaintyWeighting(nn.Module):
             )
         terms = [loss / (2 * (2 * self.log_sigma[task]).exp()) + self.log_sigma[task] for task, loss in losses.items()]
         return torch.stack(terms).sum()
+
+    def learned(self) -> dict[str, Tensor]:
+        """The tasks' σ, for logs."""
+        return {f"sigma_{task}": value.detach().exp() for task, value in self.log_sigma.items()}
 
 
 class DynamicWeightAverage(nn.Module):
@@ -131,6 +139,10 @@ class DynamicWeightAverage(nn.Module):
                 distributed.all_reduce(noted)
             self.sums += noted
         return (self.weights * values).sum()
+
+    def learned(self) -> dict[str, Tensor]:
+        """The tasks' weights, for logs."""
+        return {f"weight_{task}": weight for task, weight in zip(self.tasks, self.weights, strict=True)}
 
     def end_epoch(self) -> None:
         """Sets the weights of the next epoch from the losses noted since the last call, if there are any."""

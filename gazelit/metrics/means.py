@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from collections.abc import Mapping
+from itertools import chain
+
+import torch
+from torch import Tensor, distributed, nn
 
 
 class ImageMeans(nn.Module):
-    """Means of named values over images.
+    """Weighted means of named values, over the images that have what a value is about.
 
     Lightning's own mean over processes truncates the mean number of images a process to an integer (2.6.6), so that
-    shares of 3 and 2 images count as 2 and 2.
+    shares of 3 and 2 images count as 2 and 2; and it would count images without a target.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Made where their values are, so they need not move with a module.
-        self._means: dict[str, MeanMetric] = {}
+        # Tells a process that has seen no image on which device the others' sums lie.
+        self.register_buffer("_anchor", torch.zeros((), dtype=torch.float64), persistent=False)
+        self._sums: dict[str, Tensor] = {}
 
-    def update(self, values: dict[str, Tensor], images: int) -> None:
-        """Adds a batch: by name, a scalar mean over ``images`` images."""
+    _anchor: Tensor
+
+    def update(self, values: Mapping[str, Tensor], weights: Mapping[str, Tensor | int] | Tensor | int) -> None:
+        """Adds a batch, without waiting for the device.
+
+        Args:
+            values: By name, a scalar mean of the batch.
+            weights: How many images each is a mean over, by name or for all; a value without any is not looked at.
+        """
         for name, value in values.items():
-            if name not in self._means:
-                self._means[name] = MeanMetric().to(value.device)
-            self._means[name].update(value.detach().float(), images)
+            given = weights[name] if isinstance(weights, Mapping) else weights
+            weight = torch.as_tensor(given, dtype=torch.float64, device=value.device).detach()
+            total = torch.where(weight > 0, value.detach().double() * weight, 0.0)
+            added = torch.stack([total, weight])
+            self._sums[name] = self._sums[name] + added if name in self._sums else added
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name."""
-        return {name: mean.compute() for name, mean in self._means.items()}
+        """The means by name, over all processes, of what any image counts for. Every process must call it."""
+        names = list(self._sums)
+        several = distributed.is_initialized() and distributed.get_world_size() > 1
+        if several:
+            gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+            distributed.all_gather_object(gathered, names)
+            names = list(dict.fromkeys(chain.from_iterable(gathered)))
+        if not names:
+            return {}
+        empty = self._anchor.new_zeros(2)
+        sums = torch.stack([self._sums.get(name, empty).to(empty.device) for name in names])
+        if several:
+            distributed.all_reduce(sums)
+        counted = (sums[:, 1] > 0).tolist()
+        return {
+            name: total / weight for name, (total, weight), counts in zip(names, sums, counted, strict=True) if counts
+        }
 
     def reset(self) -> None:
         """Forgets everything."""
-        for mean in self._means.values():
-            mean.reset()
+        self._sums = {}

@@ -1,13 +1,11 @@
-"""What every stage shares: one network of named components, one step, metrics by output, the checkpoint's stamp."""
+"""What every stage shares: one network of named components, one training step, the checkpoint's stamp."""
 
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -17,21 +15,16 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gazelit import lineage
-from gazelit.data.heatmap import fixation_counts
 from gazelit.errors import InputError
-from gazelit.losses.saliency import log_density
-from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
-from gazelit.metrics.calibration import probabilities
-from gazelit.metrics.saliency import names_at_test, values_at_test
 from gazelit.models.execution import Execution, apply_execution, shard, unreached
 from gazelit.models.network import Network
+from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
+from gazelit.stages.nonfinite import OnNonFinite, StepGuard, check_checkpoint
+from gazelit.stages.optimisation import average_gradient, global_seed, parameter_groups, seed_batch
 from gazelit.stages.resume import apply_options
 
-Batch = dict[str, Tensor]
-Outputs = dict[str, Tensor]
 
-
-class Stage(L.LightningModule):
+class Stage(EvaluatedModule):
     """A training stage: a network, what it is trained on, and which of its components stay as they are.
 
     A subclass names its stage and implements :meth:`_step`; nothing has to be registered. The network's components
@@ -42,23 +35,25 @@ class Stage(L.LightningModule):
         optimizer: Makes the optimiser from the trainable parameters; Adam with learning rate 1e-4 unless given.
         lr_scheduler: Makes the learning-rate scheduler, stepped once an epoch.
         frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
-        learning_rates: Learning rate by component; the others, and what the objective learns, have the optimiser's.
+        learning_rates: Learning rate by component, or by a part of the objective that the stage names; the others have
+            the optimiser's.
         conventions: Conventions besides gazelit's own that saliency metrics are also told in at test, such as ``mit``
             (``docs/metrics.md``).
         execution: Which components are compiled or recompute their activations, and how maps lie in memory; plain
             unless given.
+        on_nonfinite: What a loss or gradient that is not finite does: ``stop`` the training at that step, or ``skip``
+            the step.
+        max_skipped: How many steps of an epoch may be skipped.
 
     Raises:
         InputError: ``frozen`` or ``learning_rates`` names a component the network lacks, a learning rate is negative or
-            of a frozen component, or nothing is left to train.
+            of a frozen component, nothing is left to train, or an option is impossible.
     """
 
-    #: Name in checkpoints, logs and run folders.
-    name: ClassVar[str]
-    #: What the outputs are measured by: ``diagnosis``, ``saliency``.
-    measures: ClassVar[tuple[str, ...]] = ()
     #: Beginning of the names of the outputs that the objective depends on.
     trains: ClassVar[str] = ""
+    #: Parts of the objective that ``learning_rates`` may name besides the network's components.
+    learned_parts: ClassVar[tuple[str, ...]] = ()
     #: Constructor arguments that are objects; kept out of the checkpoint when the stage is built from Python.
     injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler", "execution")
 
@@ -71,6 +66,8 @@ class Stage(L.LightningModule):
         learning_rates: dict[str, float] | None = None,
         conventions: Sequence[Literal["mit", "reference"]] = (),
         execution: Execution | None = None,
+        on_nonfinite: OnNonFinite = "stop",
+        max_skipped: int = 10,
     ) -> None:
         super().__init__()
         self._save_primitive_hyperparameters()
@@ -81,6 +78,7 @@ class Stage(L.LightningModule):
         self.learning_rates = dict(learning_rates or {})
         self.conventions = tuple(conventions)
         self.execution = execution if execution is not None else Execution()
+        self.guard = StepGuard(on_nonfinite, max_skipped)
         #: The hand-off this run started from, see :meth:`take_over`.
         self.hand_off: lineage.HandOff | None = None
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
@@ -88,12 +86,14 @@ class Stage(L.LightningModule):
         self._parent: dict[str, Any] | None = None
         self._resumed: dict[str, Any] | None = None
 
-        for option, named in (("frozen", self.frozen), ("learning_rates", self.learning_rates)):
-            unknown = [component for component in named if component not in network.specs]
+        rated = (*network.specs, *self.learned_parts)
+        for option, named, known in (
+            ("frozen", self.frozen, tuple(network.specs)),
+            ("learning_rates", self.learning_rates, rated),
+        ):
+            unknown = [component for component in named if component not in known]
             if unknown:
-                raise InputError(
-                    f"{option}: no component {', '.join(unknown)}; the network has {', '.join(network.specs)}"
-                )
+                raise InputError(f"{option}: no component {', '.join(unknown)}; the network has {', '.join(known)}")
         for component, rate in self.learning_rates.items():
             if not rate >= 0 or component in self.frozen:
                 raise InputError(f"learning_rates: {component} must be at least 0, and not of a frozen component")
@@ -108,22 +108,12 @@ class Stage(L.LightningModule):
             #: Divides the logits of what is predicted; 1 until `gazelit calibrate` has fitted it.
             self.register_buffer("temperature", torch.ones(network.classes))
 
-    temperature: Tensor
-
     def _save_primitive_hyperparameters(self) -> None:
         # Under the CLI Lightning stores the parsed configuration, which is primitive; built from Python the arguments
         # are live objects, which a checkpoint read with weights_only=True must not hold.
         self.save_hyperparameters(ignore=list(self.injected), logger=False)
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
-
-    @abstractmethod
-    def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
-        """Runs the network and its objective on a batch.
-
-        Returns:
-            The loss to minimise, the network's outputs, and further scalars to log beside the loss.
-        """
 
     def forward(self, image: Tensor, *arguments: Tensor | None) -> Outputs:
         """Runs the network on images (B, 1, H, W)."""
@@ -144,31 +134,13 @@ class Stage(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Makes the metrics and loads the pretrained weights of components that no checkpoint fills."""
-        provenance = getattr(self._datamodule, "provenance", {})
-        self._exclusive = bool(provenance.get("exclusive", True))
-        self.mean_metrics = _per_split(ImageMeans)
-        if "diagnosis" in self.measures:
-            classes = int(self.network.classes or 0)
-            names = provenance.get("class_names") or [str(one) for one in range(classes)]
-            if len(names) != classes:
-                raise InputError(
-                    f"labels: the data have {len(names)}, but the network tells {classes} classes apart; set "
-                    f"--model.network.classes={len(names)}, or name other --data.labels"
-                )
-            self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
-        if "saliency" in self.measures:
-            at_test = SaliencyMetrics(names_at_test(self.conventions))
-            self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
+        self._make_metrics()
         self._load_pretrained()
         if stage == TrainerFn.FITTING:
-            size = tuple(provenance.get("size", (64, 64)))
+            size = tuple(getattr(self._datamodule, "provenance", {}).get("size", (64, 64)))
             for parameter in unreached(self.network, self.trains, size):
                 parameter.requires_grad_(False)
             apply_execution(self.network, self.execution, size)
-
-    @property
-    def _datamodule(self) -> L.LightningDataModule | None:
-        return getattr(self._trainer, "datamodule", None)
 
     def _load_pretrained(self) -> None:
         if self.trainer.state.fn != TrainerFn.FITTING or self.resumes:
@@ -194,103 +166,54 @@ class Stage(L.LightningModule):
             shard(self.network, self.device_mesh["data_parallel"])
             for parameter in set(self.parameters()) - set(self.network.parameters()):
                 # What the objective learns is a few numbers: every process holds them and they agree on the gradient.
-                parameter.register_post_accumulate_grad_hook(_average_gradient)
+                parameter.register_post_accumulate_grad_hook(average_gradient)
 
     def on_fit_start(self) -> None:
         """Forgets the temperature of a calibrated checkpoint: other weights will need another."""
         if "diagnosis" in self.measures:
             self.temperature.fill_(1.0)
 
+    def on_train_epoch_start(self) -> None:
+        """Begins the epoch's count of skipped steps."""
+        self.guard.skipped = 0
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes a step's random numbers (dropout) a function of seed and step, so that a resumed run repeats them."""
-        seed = torch.initial_seed() if (stored := _global_seed()) is None else stored
-        torch.manual_seed(((seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank) % 2**63)
+        """Makes a batch's random numbers repeat in a resumed run."""
+        seed_batch(self.current_epoch, batch_idx, self.global_rank)
+        self.guard.begin_batch(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimisation step; logs ``train/loss``, the objective's parts and gaze that augmentation moved away."""
+        """One batch's loss; notes ``train/loss``, the objective's parts and gaze that augmentation moved away."""
         loss, _, parts = self._step(batch)
-        size = batch["image"].shape[0]
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
+        self.guard.add(batch_idx, batch, loss, parts)
+        weights = self._weights(batch, loss, parts)
+        # A step that is skipped does not count.
+        usable = {name: torch.where(loss.isfinite(), weight, 0.0) for name, weight in weights.items()}
+        self.train_means.update({"loss": loss, **parts}, usable)
         moved = batch["points_off_image"].float().mean()
-        self.log_dict(
-            {f"train/{key}": value for key, value in {**parts, "points_off_image": moved}.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=size,
-            sync_dist=True,
-        )
+        self.train_means.update({"points_off_image": moved}, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs ``val/loss``, the objective's parts and the metrics."""
-        self._evaluate(batch, "val")
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Looks at the losses and gradients of the step.
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Outputs:
-        """Logs the same under ``test/`` and returns per-case values for the prediction table."""
-        return self._evaluate(batch, "test")
+        Raises:
+            NonFiniteError: One is not finite, see ``on_nonfinite``.
+        """
+        self.guard.check(self, optimizer)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Outputs:
-        """Returns per-case predictions."""
-        return {"index": batch["index"], **self._predictions(self(batch["image"]))}
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs the epoch's values behind its last batch, so that they are there for callbacks at the epoch's end."""
+        if not self.trainer.is_last_batch and not 0 < self.trainer.max_steps <= self.global_step:
+            return
+        values = {**self.train_means.compute(), **self._epoch_values()}
+        self.train_means.reset()
+        for name, value in values.items():
+            self._log_once(f"train/{name}", value, prog_bar=name == "loss")
 
-    def _evaluate(self, batch: Batch, split: str) -> Outputs:
-        loss, outputs, parts = self._step(batch)
-        self._metrics("mean", split).update({"loss": loss, **parts}, len(batch["image"]))
-        per_case = self._update_metrics(split, batch, outputs)
-        return {"index": batch["index"], **self._predictions(outputs), **per_case}
-
-    def _predictions(self, outputs: Outputs) -> Outputs:
-        """Per-case predictions for the table: ``logits`` as the network gives them, and ``probabilities``, (B, K)."""
-        if "diagnosis" not in self.measures:
-            return {}
-        logits = outputs["logits"].float()
-        return {"logits": logits, "probabilities": probabilities(logits, self.temperature, self._exclusive)}
-
-    def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
-        """Updates a split's metrics and returns its per-case values, each (B,)."""
-        per_case: Outputs = {}
-        if "diagnosis" in self.measures:
-            self._metrics("diagnosis", split).update(self._predictions(outputs)["probabilities"], batch["label"])
-            per_case["label" if self._exclusive else "labels"] = batch["label"]
-        if "saliency" in self.measures:
-            maps = (
-                # A softmax is never zero; float32's is, and a KLD would be infinite.
-                log_density(outputs["saliency_logits"]).exp().clamp(min=torch.finfo(torch.float32).tiny)[:, 0],
-                batch["heatmap"][:, 0],
-                fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
-                batch["valid_mask"][:, 0],
-            )
-            if split == "test":
-                bias = self._datamodule.centre_bias(batch["index"].cpu())  # type: ignore[union-attr]
-                values = values_at_test(*maps, bias, self.conventions)
-            else:
-                values = saliency_values(*maps)
-            self._metrics("saliency", split).update(values)
-            # σ decides what a map metric means; it is logged beside them.
-            seen = batch["has_gaze"]
-            sigma = torch.where(seen, batch["sigma_px"], 0.0).sum() / seen.sum().clamp(min=1)
-            self._metrics("mean", split).update({"sigma_px": sigma}, int(seen.sum()))
-            per_case |= values | {"gaze_points": (batch["points"][..., 2] > 0).sum(1)}
-        return per_case
-
-    def _metrics(self, kind: str, split: str) -> Any:
-        return getattr(self, f"{kind}_metrics")[split]
-
-    def _log_metrics(self, split: str) -> None:
-        for kind in ("mean", *self.measures):
-            metrics = self._metrics(kind, split)
-            values = {f"{split}/{name}": value.float() for name, value in metrics.compute().items()}
-            # compute() has gathered over processes, so that all hold the same value, and so has their mean.
-            self.log_dict(values, prog_bar=split == "val" and kind == "mean", sync_dist=True)
-            metrics.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation metrics."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test metrics."""
-        self._log_metrics("test")
+    def _epoch_values(self) -> dict[str, Tensor]:
+        """What a training epoch is told by besides means over images; equal in all processes."""
+        return {"skipped_steps": torch.tensor(float(self.guard.skipped))} if self.guard.skips else {}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""
@@ -302,23 +225,25 @@ class Stage(L.LightningModule):
         if scheduler is None:
             return optimizer
         if isinstance(scheduler, ReduceLROnPlateau):
-            monitor = getattr(scheduler, "monitor", "val/loss")
+            monitor = getattr(scheduler, "monitor", "val/selection")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def _parameter_groups(self) -> list[Any]:
-        """What is trained: a group for each component with a learning rate of its own, and one for the rest."""
-        groups = []
-        apart: set[int] = set()
-        for component, rate in self.learning_rates.items():
-            parameters = [one for one in self.network.get_submodule(component).parameters() if one.requires_grad]
-            groups.append({"params": parameters, "lr": rate})
-            apart |= {id(parameter) for parameter in parameters}
-        rest = [one for one in self.parameters() if one.requires_grad and id(one) not in apart]
-        return [{"params": rest}, *groups] if groups else rest
+        """What is trained: a group for each part with a learning rate of its own, and one for the rest."""
+        parts: dict[str, tuple[nn.Module, float]] = {}
+        for name, rate in self.learning_rates.items():
+            part = getattr(self, name) if name in self.learned_parts else self.network.get_submodule(name)
+            parts[name] = (part, rate)
+        return parameter_groups(self, parts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stamps the checkpoint."""
+        """Stamps the checkpoint.
+
+        Raises:
+            NonFiniteError: Its weights or the optimiser's state are not finite.
+        """
+        check_checkpoint(checkpoint, self)
         checkpoint[lineage.STAMP_KEY] = self.stamp()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -338,7 +263,7 @@ class Stage(L.LightningModule):
             stage=self.name,
             network=self.network,
             data=getattr(self._datamodule, "provenance", {}),
-            seed=_global_seed(),
+            seed=global_seed(),
             parent=self.hand_off.parent if self.hand_off else self._parent,
         )
 
@@ -354,19 +279,3 @@ class Stage(L.LightningModule):
         """
         self.hand_off = lineage.hand_over(path, self.network, self.name, split_note)
         return self.hand_off
-
-
-def _global_seed() -> int | None:
-    # Lightning's own record of seed_everything, which it passes to the processes of a DDP run.
-    seed = os.environ.get("PL_GLOBAL_SEED")
-    return int(seed) if seed is not None else None
-
-
-def _average_gradient(parameter: Tensor) -> None:
-    if parameter.grad is not None:
-        torch.distributed.all_reduce(parameter.grad)
-        parameter.grad /= torch.distributed.get_world_size()
-
-
-def _per_split(make: Callable[[], nn.Module]) -> nn.ModuleDict:
-    return nn.ModuleDict({split: make() for split in ("val", "test")})

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from gazelit.files import atomic_path, sha256_file, write_json
+from gazelit.stages.privacy import without_paths
 
 CONFIG_FILE = "config.yaml"
 WANDB_FILE = "wandb.json"
@@ -54,15 +55,16 @@ class RunRecord(Callback):
         self.config = config
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the configuration and logs it to the logger."""
+        """Writes the configuration; loggers, which may upload, get it without paths."""
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
         with atomic_path(folder / CONFIG_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        shown = without_paths(yaml.safe_load(text))
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+            logger.log_hyperparams(shown)
             if isinstance(logger, WandbLogger):
                 # So that a resumed run goes on as the same W&B run.
                 write_json(folder / WANDB_FILE, {"id": logger.experiment.id, "stage": pl_module.name})
@@ -122,6 +124,8 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the small per-case values of a batch."""
+        if not outputs:
+            return
         self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
         if trainer.world_size == 1 and sum(len(one["index"]) for one in self._batches) >= self.rows:
             self._flush(trainer, run_folder(trainer))
@@ -160,7 +164,8 @@ class PredictionWriter(Callback):
     def _finish(self, trainer: L.Trainer, folder: Path) -> None:
         if trainer.world_size > 1:
             tables: list[pd.DataFrame | None] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(tables, self._table(trainer))
+            # A process without a case has no table.
+            torch.distributed.all_gather_object(tables, self._table(trainer) if self._batches else None)
             if trainer.is_global_zero:
                 whole = pd.concat([one for one in tables if one is not None]).sort_values("index")
                 with atomic_path(folder / PREDICTIONS_FILE) as temporary:

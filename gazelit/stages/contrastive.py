@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
-from gazelit.losses.contrastive import BatchAllTripletLoss
+from gazelit.losses.contrastive import BatchAllTripletLoss, pairs
 from gazelit.losses.gather import gather_rows
 from gazelit.losses.pairing import SameClass
 from gazelit.models.execution import recomputed
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
+
+logger = logging.getLogger("gazelit")
 
 
 class ContrastivePretraining(Stage):
@@ -56,6 +59,7 @@ class ContrastivePretraining(Stage):
         self.loss = loss if loss is not None else BatchAllTripletLoss()
         self.pairing = pairing if pairing is not None else getattr(self.loss, "pairing", SameClass)()
         self.micro_batch = micro_batch
+        self._without_pairs = torch.zeros(())
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         embedding = self._embed(batch["image"])
@@ -65,10 +69,48 @@ class ContrastivePretraining(Stage):
         if "other_view" in batch:
             other = self._embed(batch["other_view"])
             compared = torch.cat([compared, gather_rows(other) if self.training else other])
-            together = together.repeat(2) if together.ndim == 1 else together.repeat(2, 2)
+            together = _twice(together)
         elif getattr(self.loss, "pairing", None) is type(self.pairing):
             raise InputError(f"{type(self.loss).__name__} compares two views of an image; set --data.views=2")
+        if self.training:
+            self._without_pairs = self._without_pairs.to(embedding.device) + (_anchors(together) == 0)
         return self.loss(compared, together), {"embedding": embedding}, {}
+
+    def on_train_epoch_start(self) -> None:
+        """Begins the epoch's count of batches that teach nothing."""
+        super().on_train_epoch_start()
+        self._without_pairs = torch.zeros(())
+
+    def _epoch_values(self) -> dict[str, Tensor]:
+        count, batches = int(self._without_pairs), int(self.trainer.num_training_batches)
+        if count and self.global_rank == 0:
+            logger.warning(
+                "epoch %d: %d of %d batches had no image with both a positive and a negative, and taught nothing; "
+                "larger batches or --data.sampling=balanced mend that",
+                self.current_epoch,
+                count,
+                batches,
+            )
+        return {**super()._epoch_values(), "batches_without_pairs": self._without_pairs}
+
+    def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "loss" not in means:
+            if self.global_rank == 0 and self.current_epoch == 0 and not self.trainer.sanity_checking:
+                logger.warning(
+                    "no validation batch has an image with both a positive and a negative: val/selection is 0 in every "
+                    "epoch and selects the first; hold out more cases, or go on from last.ckpt"
+                )
+            means = {**means, "loss": torch.zeros((), device=self.device)}
+        return super()._with_selection(means)
+
+    def _targets(self, batch: Batch) -> dict[str, Tensor]:
+        if self.training:
+            return {}
+        # A batch without an anchor costs zero, and would flatter the mean.
+        together = self.pairing(batch, gather=False)
+        if "other_view" in batch:
+            together = _twice(together)
+        return {self.name: _anchors(together)}
 
     def _embed(self, image: Tensor) -> Tensor:
         if self.micro_batch is None or not self.training:
@@ -78,3 +120,14 @@ class ContrastivePretraining(Stage):
             for part in image.split(self.micro_batch)
         ]
         return torch.cat(parts)
+
+
+def _twice(together: Tensor) -> Tensor:
+    """Which of two views of each image belong together."""
+    return together.repeat(2) if together.ndim == 1 else together.repeat(2, 2)
+
+
+def _anchors(together: Tensor) -> Tensor:
+    """How many images have both a positive and a negative in the batch."""
+    positive, same = pairs(together)
+    return (positive.any(1) & (~same).any(1)).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
@@ -12,6 +13,9 @@ from gazelit.losses.multitask import DynamicWeightAverage, GradientSurgery, Refe
 from gazelit.losses.saliency import KLDivergenceLoss, saliency_loss
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
+
+#: Learning rate of what a weighting learns, see :class:`JointFinetuning`.
+WEIGHTING_RATE = 1e-2
 
 
 class JointFinetuning(Stage):
@@ -27,7 +31,9 @@ class JointFinetuning(Stage):
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
             implementation's uncertainty weighting unless given. Its own parameters are trained along; a
             :class:`gazelit.losses.DynamicWeightAverage` is told when an epoch begins, and
-            :class:`gazelit.losses.GradientSurgery` what is trained.
+            :class:`gazelit.losses.GradientSurgery` what is trained. ``learning_rates`` may name it; its σ has the rate
+            1e-2 unless given, so that it finds its balance within the first epochs whatever the network's rate: Adam
+            moves log σ by no more than the rate a step, and with a network's 1e-4 a training can end before it has.
         teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's.
         options: See :class:`Stage`.
 
@@ -37,6 +43,7 @@ class JointFinetuning(Stage):
 
     name: ClassVar[str] = "joint"
     measures: ClassVar[tuple[str, ...]] = ("diagnosis", "saliency")
+    learned_parts: ClassVar[tuple[str, ...]] = ("weighting",)
     injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "diagnosis_loss", "saliency_loss", "weighting")
 
     def __init__(
@@ -54,6 +61,7 @@ class JointFinetuning(Stage):
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
+        self.learning_rates.setdefault("weighting", WEIGHTING_RATE)
         self.teacher_forcing = teacher_forcing
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
@@ -72,5 +80,17 @@ class JointFinetuning(Stage):
 
     def on_train_epoch_start(self) -> None:
         """Lets the weighting learn from the last epoch; here, because checkpoints are written before an epoch's end."""
+        super().on_train_epoch_start()
         if isinstance(self.weighting, DynamicWeightAverage):
             self.weighting.end_epoch()
+
+    def _epoch_values(self) -> dict[str, Tensor]:
+        learned = self.weighting.learned() if hasattr(self.weighting, "learned") else {}
+        return {**super()._epoch_values(), **learned}
+
+    def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        losses = {task: means.get(f"{task}_loss", torch.zeros((), device=self.device)) for task in self.measures}
+        if "loss" in means:
+            # The batches' weighted sums are no mean over images where targets are missing; that of the means is.
+            means["loss"] = self.weighting({task: loss.float() for task, loss in losses.items()})
+        return super()._with_selection(means)

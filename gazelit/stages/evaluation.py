@@ -1,0 +1,207 @@
+"""How a stage is evaluated: losses as means over images, metrics by output, one fixed criterion of selection."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from gazelit.data.heatmap import fixation_counts
+from gazelit.errors import InputError
+from gazelit.losses.saliency import log_density
+from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
+from gazelit.metrics.calibration import probabilities
+from gazelit.metrics.saliency import names_at_test, values_at_test
+from gazelit.models.network import Network
+from gazelit.stages.nonfinite import NonFiniteError
+
+Batch = dict[str, Tensor]
+Outputs = dict[str, Tensor]
+
+
+class EvaluatedModule(L.LightningModule):
+    """A module whose outputs are measured by what they are: diagnoses, saliency maps."""
+
+    #: Name in checkpoints, logs and run folders.
+    name: ClassVar[str]
+    #: What the outputs are measured by: ``diagnosis``, ``saliency``.
+    measures: ClassVar[tuple[str, ...]] = ()
+
+    network: Network
+    conventions: tuple[str, ...]
+    temperature: Tensor
+
+    @abstractmethod
+    def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        """Runs the network and its objective on a batch.
+
+        Returns:
+            The loss to minimise, the network's outputs, and further scalars to log beside the loss.
+        """
+
+    @property
+    def _datamodule(self) -> L.LightningDataModule | None:
+        return getattr(self._trainer, "datamodule", None)
+
+    def _make_metrics(self) -> None:
+        """Makes the metrics of every split.
+
+        Raises:
+            InputError: The data have another number of classes than the network.
+        """
+        provenance = getattr(self._datamodule, "provenance", {})
+        self._exclusive = bool(provenance.get("exclusive", True))
+        self.train_means = ImageMeans()
+        self.mean_metrics = _per_split(ImageMeans)
+        if "diagnosis" in self.measures:
+            classes = int(self.network.classes or 0)
+            names = provenance.get("class_names") or [str(one) for one in range(classes)]
+            if len(names) != classes:
+                raise InputError(
+                    f"labels: the data have {len(names)}, but the network tells {classes} classes apart; set "
+                    f"--model.network.classes={len(names)}, or name other --data.labels"
+                )
+            self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
+        if "saliency" in self.measures:
+            at_test = SaliencyMetrics(names_at_test(self.conventions))
+            self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
+
+    def _weights(self, batch: Batch, loss: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How many images of a batch the loss and its parts are means over: those that have the target."""
+        images = torch.tensor(float(len(batch["image"])), device=loss.device)
+        weights = dict.fromkeys(("loss", *parts), images)
+        targets = self._targets(batch)
+        for task, weight in targets.items():
+            # A stage of one task has no loss but its own.
+            name = f"{task}_loss" if f"{task}_loss" in parts else "loss"
+            weights[name] = weight.to(loss.device, torch.float32)
+        return weights
+
+    def _targets(self, batch: Batch) -> dict[str, Tensor]:
+        """By task, what a batch counts in a mean: its images with the target, or of several labels the known ones."""
+        targets: dict[str, Tensor] = {}
+        if "diagnosis" in self.measures:
+            label = batch["label"]
+            class_weights = getattr(getattr(self, "diagnosis_loss", None), "class_weights", None)
+            if label.is_floating_point():
+                targets["diagnosis"] = (~label.isnan()).sum()
+            else:
+                # torch divides by the weights of the images' classes.
+                targets["diagnosis"] = torch.tensor(len(label)) if class_weights is None else class_weights[label].sum()
+        if "saliency" in self.measures:
+            targets["saliency"] = batch["has_gaze"].sum()
+        return targets
+
+    def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds the criterion by which checkpoints are selected: the plain sum of the tasks' losses.
+
+        It is the same quantity in every epoch, whatever the tasks are weighted by. A task of which no image has the
+        target is left out; without any the criterion is missing.
+        """
+        names = [f"{task}_loss" for task in self.measures if f"{task}_loss" in means] if len(self.measures) > 1 else []
+        names = names or [name for name in ("loss",) if name in means]
+        return {**means, **({"selection": torch.stack([means[name] for name in names]).sum()} if names else {})}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Notes ``val/loss``, the objective's parts and the metrics."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Outputs:
+        """Notes the same under ``test/`` and returns per-case values for the prediction table."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Outputs:
+        """Returns per-case predictions."""
+        if not len(batch["image"]):
+            return {}
+        return {"index": batch["index"], **self._predictions(self(batch["image"]))}
+
+    def _evaluate(self, batch: Batch, split: str) -> Outputs:
+        if not len(batch["image"]):
+            # The share of a process without a case: it only has to take part in what all processes compute together.
+            return {}
+        loss, outputs, parts = self._step(batch)
+        self._metrics("mean", split).update({"loss": loss, **parts}, self._weights(batch, loss, parts))
+        per_case = self._update_metrics(split, batch, outputs)
+        return {"index": batch["index"], **self._predictions(outputs), **per_case}
+
+    def _predictions(self, outputs: Outputs) -> Outputs:
+        """Per-case predictions for the table: ``logits`` as the network gives them, and ``probabilities``, (B, K)."""
+        if "diagnosis" not in self.measures:
+            return {}
+        logits = outputs["logits"].float()
+        return {"logits": logits, "probabilities": probabilities(logits, self.temperature, self._exclusive)}
+
+    def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
+        """Updates a split's metrics and returns its per-case values, each (B,)."""
+        per_case: Outputs = {}
+        if "diagnosis" in self.measures:
+            self._metrics("diagnosis", split).update(self._predictions(outputs)["probabilities"], batch["label"])
+            per_case["label" if self._exclusive else "labels"] = batch["label"]
+        if "saliency" in self.measures:
+            maps = (
+                # A softmax is never zero; float32's is, and a KLD would be infinite.
+                log_density(outputs["saliency_logits"]).exp().clamp(min=torch.finfo(torch.float32).tiny)[:, 0],
+                batch["heatmap"][:, 0],
+                fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
+                batch["valid_mask"][:, 0],
+            )
+            if split == "test":
+                bias = self._datamodule.centre_bias(batch["index"].cpu())  # type: ignore[union-attr]
+                values = values_at_test(*maps, bias, self.conventions)
+            else:
+                values = saliency_values(*maps)
+            self._metrics("saliency", split).update(values)
+            # σ decides what a map metric means; it is logged beside them.
+            seen = batch["has_gaze"]
+            sigma = torch.where(seen, batch["sigma_px"], 0.0).sum() / seen.sum().clamp(min=1)
+            self._metrics("mean", split).update({"sigma_px": sigma}, seen.sum())
+            per_case |= values | {"gaze_points": (batch["points"][..., 2] > 0).sum(1)}
+        return per_case
+
+    def _metrics(self, kind: str, split: str) -> Any:
+        return getattr(self, f"{kind}_metrics")[split]
+
+    def _log_metrics(self, split: str) -> None:
+        for kind in ("mean", *self.measures):
+            metrics = self._metrics(kind, split)
+            values = metrics.compute()
+            if kind == "mean":
+                values = self._with_selection(values)
+                self._check_selection(split, values)
+            for name, value in values.items():
+                self._log_once(f"{split}/{name}", value, prog_bar=split == "val" and kind == "mean")
+            metrics.reset()
+
+    def _log_once(self, name: str, value: Tensor, prog_bar: bool = False) -> None:
+        """Logs an epoch's value that all processes hold, so that its mean over them is the value."""
+        self.log(name, value.float().to(self.device), on_step=False, on_epoch=True, prog_bar=prog_bar, sync_dist=True)
+
+    def _check_selection(self, split: str, means: dict[str, Tensor]) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING or ("selection" in means and means["selection"].isfinite()):
+            return
+        at = f"stage '{self.name}', epoch {self.current_epoch}: {split}/selection"
+        if "selection" in means:
+            values = ", ".join(f"{name} {float(value)}" for name, value in means.items() if name.endswith("loss"))
+            raise NonFiniteError(
+                f"{at} is {float(means['selection'])} ({values}), so that no checkpoint can be selected by it; lower "
+                "the learning rate, or look at the images of the validation split"
+            )
+        raise InputError(f"{at} is undefined: no image of the validation split has a target; choose another split")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self._log_metrics("test")
+
+
+def _per_split(make: Callable[[], nn.Module]) -> nn.ModuleDict:
+    return nn.ModuleDict({split: make() for split in ("val", "test")})

@@ -1,0 +1,59 @@
+"""What a stage optimises: groups of parameters with a learning rate each, and random numbers that repeat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def parameter_groups(module: nn.Module, apart: Mapping[str, tuple[nn.Module, float]]) -> list[Any]:
+    """What is trained: a group for each part with a learning rate of its own, and one for the rest.
+
+    Args:
+        module: The stage.
+        apart: By name, a part of it and its learning rate.
+
+    Returns:
+        Groups of parameters, or without any part the parameters themselves.
+    """
+    groups = []
+    seen: set[int] = set()
+    for part, rate in apart.values():
+        parameters = _trained(part.parameters())
+        if parameters:
+            groups.append({"params": parameters, "lr": rate})
+            seen |= {id(parameter) for parameter in parameters}
+    rest = [parameter for parameter in _trained(module.parameters()) if id(parameter) not in seen]
+    return [{"params": rest}, *groups] if groups else rest
+
+
+def seed_batch(epoch: int, batch: int, rank: int) -> None:
+    """Makes the random numbers of a batch (dropout) a function of the run's seed, the epoch, the batch and the process.
+
+    A resumed run then repeats them, and the batches that are accumulated for one step draw different ones.
+    """
+    seed = torch.initial_seed() if (stored := global_seed()) is None else stored
+    for number, base in ((epoch, 1_000_003), (batch, 1_000_003), (rank, 4_099)):
+        seed = seed * base + number
+    torch.manual_seed(seed % 2**63)
+
+
+def global_seed() -> int | None:
+    """Lightning's own record of seed_everything, which it passes to the processes of a DDP run."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed is not None else None
+
+
+def average_gradient(parameter: Tensor) -> None:
+    """Averages a parameter's gradient over processes."""
+    if parameter.grad is not None:
+        torch.distributed.all_reduce(parameter.grad)
+        parameter.grad /= torch.distributed.get_world_size()
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
