@@ -186,7 +186,7 @@ def test_finding_c4_options_given_now_win(schedule, store, run_gazelit, tmp_path
         (["--model.lr_scheduler.T_max=9"], "the lr_scheduler's T_max was 4 and is 9 now"),
         (["--model.lr_scheduler=null"], "the lr_scheduler was one and is none now"),
         (["--model.optimizer=torch.optim.SGD"], "the optimizer, or what it trains, was another"),
-        (["--model.learning_rates={encoder: 0.1}"], "the number of learning_rates was 1 and is 2 now"),
+        (["--model.learning_rates={encoder: 0.1}"], "the number of learning_rates was 2 and is 3 now"),
     ],
 )
 def test_finding_c4_what_cannot_change_is_named(changed, message, cosine, store, run_gazelit, tmp_path):
