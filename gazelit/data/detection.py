@@ -17,7 +17,9 @@ FEWEST_INSTANTS = 3
 Spans = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def velocity_events(degrees: NDArray[np.float64], t: NDArray[np.float64], runs: NDArray[np.int64], most: float) -> Spans:
+def velocity_events(
+    degrees: NDArray[np.float64], t: NDArray[np.float64], runs: NDArray[np.int64], most: float
+) -> Spans:
     """I-VT: stretches of samples in which the eye is slower than a threshold.
 
     Velocity is the derivative of the parabola through a sample and its two neighbours, from their own times; at the ends
@@ -66,7 +68,9 @@ def _velocity(place: NDArray[np.float64], t: NDArray[np.float64], run: NDArray[n
     return velocity
 
 
-def dispersion_events(degrees: NDArray[np.float64], runs: NDArray[np.int64], most: float, least: NDArray[np.int64]) -> Spans:
+def dispersion_events(
+    degrees: NDArray[np.float64], runs: NDArray[np.int64], most: float, least: NDArray[np.int64]
+) -> Spans:
     """I-DT: stretches of samples whose extent in x plus extent in y stays within a threshold.
 
     A stretch begins with the first window of ``least`` samples within the threshold and grows until a sample breaks it.

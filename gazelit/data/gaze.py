@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gazelit.data.detection import Spans, dispersion_events, velocity_events
 from gazelit.errors import InputError
 
+
 @dataclass(frozen=True)
 class Detection:
     """How fixations are found in raw samples (Salvucci and Goldberg 2000).

@@ -35,9 +35,7 @@ def test_finding_g10_idt_finds_what_pymovements_found(name):
     degrees, t = arrays(RECORDINGS[name])
     for expected in (found for found in RECORDINGS[name]["found"] if found["method"] == "idt"):
         most = expected["dispersion"]
-        spans = [
-            [a, b - 1 if np.ptp(degrees[a : b + 1], axis=0).sum() > most else b] for a, b in expected["spans"]
-        ]
+        spans = [[a, b - 1 if np.ptp(degrees[a : b + 1], axis=0).sum() > most else b] for a, b in expected["spans"]]
         first, last = dispersion_events(degrees, np.array([0, len(t)]), most, np.array([expected["samples"]]))
         assert np.column_stack([first, last]).tolist() == spans
 
