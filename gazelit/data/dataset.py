@@ -101,7 +101,7 @@ class WorkingGaze:
             )
         if len(sigma) and not sigma.min() >= SMALLEST_SIGMA:
             raise InputError(
-                f"sigma: comes to {sigma.min():.3g} working pixels for some gaze; it must be at least {SMALLEST_SIGMA}. "
+                f"sigma: comes to {sigma.min():.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is needed. "
                 "Are the pixels per degree right?"
             )
         points = np.column_stack([xy, weight]).astype(np.float32)

@@ -22,8 +22,8 @@ def velocity_events(
 ) -> Spans:
     """I-VT: stretches of samples in which the eye is slower than a threshold.
 
-    Velocity is the derivative of the parabola through a sample and its two neighbours, from their own times; at the ends
-    of a run that of the line to the one neighbour. Samples of one instant count as one, at their mean.
+    Velocity is the derivative of the parabola through a sample and its two neighbours, from their own times; at the
+    ends of a run that of the line to the one neighbour. Samples of one instant count as one, at their mean.
 
     Args:
         degrees: (N, 2) places in degrees.

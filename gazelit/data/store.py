@@ -25,13 +25,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gazelit.data.geometry import Letterbox
-from gazelit.data.schema import GAZE_TEXT
+from gazelit.data.schema import GAZE_TEXT, LETTERBOX_COLUMNS
 from gazelit.errors import InputError
 from gazelit.files import read_json
 
 FORMAT = 2
 STORE_FILE = "store.json"
-LETTERBOX_COLUMNS = ("inner_height", "inner_width", "top", "left")
 
 
 @dataclass(frozen=True)
