@@ -52,9 +52,9 @@ class Manifest(Source):
 
     ``images`` needs ``image_id``, ``patient_id`` and ``path``; it may have ``study_id``, ``view``, ``official_split``
     (train, val, test), ``sex`` and ``age`` (for subgroups), and label columns. Further columns stay out of the store.
-    ``gaze`` needs ``image_id``, ``x``, ``y`` and ``duration`` (s); it may have ``t`` (s; without it, rows are in order and end
-    to end), ``reading_id``, ``reader_id``, ``recording_id``, ``kind`` (``fixation`` unless given, or ``sample``),
-    ``valid``, ``ppd_x``, ``ppd_y`` and ``pupil``.
+    ``gaze`` needs ``image_id``, ``x``, ``y`` and ``duration`` (s); it may have ``t`` (s; without it, rows are in order
+    and end to end), ``reading_id``, ``reader_id``, ``recording_id``, ``kind`` (``fixation`` unless given, or
+    ``sample``), ``valid``, ``ppd_x``, ``ppd_y`` and ``pupil``.
 
     Args:
         images: The table of images, ``.csv``, ``.csv.gz`` or ``.parquet``.
