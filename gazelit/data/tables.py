@@ -170,6 +170,9 @@ def _what_is_wrong(path: Path, columns: Mapping[str, str], error: Exception) -> 
 
 
 def _read(path: Path, **options: Any) -> pd.DataFrame:
+    # A pipe would be waited for.
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file")
     try:
         table = pd.read_csv(path, **options)
     except FileNotFoundError as error:
