@@ -67,6 +67,11 @@ COMMANDS = {
     "inspect": Command(
         "gazelit.data.inspect:inspect", "print what a store holds and draw a contact sheet", positional="store"
     ),
+    "verify": Command(
+        "gazelit.data.verify:verify",
+        "compare every film and table of a store with what was written",
+        positional="store",
+    ),
     "split": Command(
         "gazelit.data.splits:write_split", "split the patients of one or several stores together", positional="stores"
     ),

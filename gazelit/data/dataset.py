@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from gazelit.data.gaze import Detection, TimeWindow, clip_to_window, detect_fixations
+from gazelit.data.heatmap import SMALLEST_SIGMA
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
@@ -97,6 +98,11 @@ class WorkingGaze:
         if not np.isfinite(sigma).all():
             raise InputError(
                 "sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"
+            )
+        if len(sigma) and not sigma.min() >= SMALLEST_SIGMA:
+            raise InputError(
+                f"sigma: comes to {sigma.min():.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is needed. "
+                "Are the pixels per degree right?"
             )
         points = np.column_stack([xy, weight]).astype(np.float32)
         return cls(points, sigma.astype(np.float32), reading, starts)
@@ -225,14 +231,14 @@ class GazeDataset(Dataset[Example]):
         if self._other_view is not None:
             epoch = epoch if self.augmentation is not None else 0
             seed = np.random.SeedSequence([self.seed, epoch, row, 2]).generate_state(1)[0]
-            nowhere = np.zeros((0, 3), np.float32)
-            other = self._other_view(image, mask, nowhere, int(seed))[0]
+            nowhere = np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)
+            other = self._other_view(image, mask, *nowhere, int(seed)).image
             views["other_view"] = torch.from_numpy(np.ascontiguousarray(other))[None]
         points, sigma = self._points(row, int(seeds[1]))
         off_image = 0
         if self.augmentation is not None:
-            image, mask, points, inside = self.augmentation(image, mask, points, int(seeds[0]))
-            sigma, off_image = sigma[inside], int((~inside).sum())
+            image, mask, points, sigma, inside = self.augmentation(image, mask, points, sigma, int(seeds[0]))
+            off_image = int((~inside).sum())
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image))[None],
             "points": torch.from_numpy(np.ascontiguousarray(points)),

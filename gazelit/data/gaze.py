@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gazelit.data.detection import Spans, dispersion_events, velocity_events
 from gazelit.errors import InputError
-
-#: Time goes to pymovements as whole microseconds.
-_TICKS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -95,17 +92,18 @@ def detect_fixations(samples: pd.DataFrame, detection: Detection) -> pd.DataFram
     ppd = samples[["ppd_x", "ppd_y"]].to_numpy(np.float64)
     if not np.isfinite(ppd).all():
         raise InputError("detection: needs pixels per degree, which this source does not give")
-    t, duration = samples["t"].to_numpy(), samples["duration"].to_numpy()
+    runs = _runs(samples, detection.longest_gap)
+    t, duration = samples["t"].to_numpy(np.float64), samples["duration"].to_numpy(np.float64)
+    run = np.repeat(np.arange(len(runs) - 1), np.diff(runs))
+    mean = np.stack([np.bincount(run, ppd[:, axis]) / np.diff(runs) for axis in (0, 1)], axis=1)
+    first, last = _spans(samples[["x", "y"]].to_numpy(np.float64) / mean[run], t, runs, detection)
+    long_enough = t[last] + duration[last] - t[first] >= detection.min_duration
+    first, last = first[long_enough], last[long_enough]
     event = np.full(len(samples), -1, np.int64)
-    count = 0
-    for begin, end in _runs(samples, detection.longest_gap):
-        degrees = samples[["x", "y"]].to_numpy(np.float64)[begin:end] / ppd[begin:end].mean(axis=0)
-        for first, last in _find(degrees, t[begin:end], detection):
-            if t[begin + last] + duration[begin + last] - t[begin + first] < detection.min_duration:
-                continue
-            event[begin + first : begin + last + 1] = count
-            count += 1
-    return _summarise(samples, event, count)
+    length = last - first + 1
+    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    event[np.repeat(first, length) + within] = np.repeat(np.arange(len(first)), length)
+    return _summarise(samples, event, len(first))
 
 
 def saccades(fixations: pd.DataFrame) -> pd.DataFrame:
@@ -186,46 +184,26 @@ def _overlap_with_phrases(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFram
     return inside
 
 
-def _runs(samples: pd.DataFrame, longest_gap: float) -> list[tuple[int, int]]:
-    """Stretches without a gap: [begin, end) of each."""
+def _runs(samples: pd.DataFrame, longest_gap: float) -> NDArray[np.int64]:
+    """Where each stretch without a gap begins, and the number of samples."""
     row, reading = samples["row"].to_numpy(), samples["reading_id"].astype("category").cat.codes.to_numpy()
     breaks = (np.diff(row) != 0) | (np.diff(reading) != 0) | (np.diff(samples["t"].to_numpy()) > longest_gap)
-    edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(samples)]
-    return list(pairwise(edges))
+    return np.concatenate([[0], np.flatnonzero(breaks) + 1, [len(samples)]]).astype(np.int64)
 
 
-def _find(degrees: NDArray[np.float64], t: NDArray[np.float64], detection: Detection) -> list[tuple[int, int]]:
-    """First and last sample of each fixation within a run."""
-    # Imported here, because it takes two seconds and most runs use published fixations.
-    from pymovements.events import idt, ivt
-
-    if len(t) < 3:
-        return []
-    ticks = np.round((t - t[0]) * _TICKS).astype(np.int64)
+def _spans(
+    degrees: NDArray[np.float64], t: NDArray[np.float64], runs: NDArray[np.int64], detection: Detection
+) -> Spans:
+    """First and last sample of each fixation, however short."""
     if detection.method == "ivt":
-        if not (np.diff(ticks) > 0).all():
-            return []
-        # From the times themselves: trackers are not as regular as their name plate.
-        velocity = np.gradient(degrees, ticks / _TICKS, axis=0)
-        found = ivt(velocity, ticks, minimum_duration=1, velocity_threshold=detection.velocity)
-        first, last = (np.searchsorted(ticks, found.frame[name].to_numpy()) for name in ("onset", "offset"))
-        return list(zip(first.tolist(), last.tolist(), strict=True))
-    # pymovements' I-DT wants equal steps; a run has them but for jitter, so samples are counted instead.
-    interval = float(np.median(np.diff(t)))
-    least = max(2, round(detection.min_duration / interval))
-    if len(t) < least:
-        return []
-    found = idt(degrees, minimum_duration=least, dispersion_threshold=detection.dispersion)
-    first, last = (found.frame[name].to_numpy().astype(int) for name in ("onset", "offset"))
-    # A fixation that dispersion ended holds the sample that ended it, unless it is the run's last.
-    return [
-        (a, b - 1 if b > a and _dispersion(degrees[a : b + 1]) > detection.dispersion else b)
-        for a, b in zip(first.tolist(), last.tolist(), strict=True)
-    ]
-
-
-def _dispersion(degrees: NDArray[np.float64]) -> float:
-    return float(np.ptp(degrees, axis=0).sum())
+        return velocity_events(degrees, t, runs, detection.velocity)
+    # I-DT counts samples; a run has equal steps but for jitter, hence its usual one.
+    least = np.full(len(runs) - 1, len(t) + 1)
+    for number in np.flatnonzero(np.diff(runs) >= 3):
+        interval = float(np.median(np.diff(t[runs[number] : runs[number + 1]])))
+        wanted = detection.min_duration / interval if interval > 0 else len(t)
+        least[number] = max(2, round(min(wanted, len(t))))
+    return dispersion_events(degrees, runs, detection.dispersion, least)
 
 
 def _summarise(samples: pd.DataFrame, event: NDArray[np.int64], count: int) -> pd.DataFrame:

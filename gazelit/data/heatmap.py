@@ -5,36 +5,55 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gazelit.data.binning import BINNED, add_binned
+from gazelit.errors import InputError
+
 #: Exponent below which float32 has no normal numbers: computing with what lies below takes ten times as long.
 FLOOR = -87.0
+#: A point that lies further beside the grid than this many σ has no part in the map: float64 would have no mass either.
+REACH = 38.0
+#: A narrower Gaussian is asked for by mistake alone; of a wider one float32 knows its height at the pixels (pixels).
+SMALLEST_SIGMA = 0.01
 #: From this many points on, parts of them, sorted by y, are added up over the rows they reach: those where their
 #: Gaussian is above exp(−46) = 1e-20 of its peak.
 DENSE = 512
 DENSE_FLOOR = -46.0
 DENSE_PART = 256
+#: Elsewhere than on the CPU, parts of the points are added up, so that a part's profiles stay within this many numbers.
+PART_NUMBERS = 2**28
 
 
 def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple[float, float] | Tensor) -> Tensor:
     """Fixation density maps: the sum of Gaussians at the pixel centres, normalised over the grid.
 
     Every point adds a Gaussian whose integral is its weight. A Gaussian is separable, so a map is the product of the
-    points' row profiles and column profiles, and its sum is known before it is formed. Points whose Gaussian has no
-    mass on the grid in float32 have no part in it.
+    points' row profiles and column profiles, and its sum is known before it is formed. Profiles are relative to the
+    pixel nearest to the point, and what is left of a point's Gaussian there is added to the logarithm of its weight:
+    so a map is right where every point lies many σ beside the grid or between the pixels, too.
+
+    On the CPU, very many points of one image are binned before they are rendered
+    (:mod:`gazelit.data.binning`), which moves less than 1e-4 of the map's mass.
 
     Args:
         points: (…, N, 3) x, y and weight in pixels of the grid (centres at integers); points of weight 0, whatever
-            their coordinates, do not count. Differentiable.
+            their coordinates, do not count, nor do points more than 38 σ beside the grid. Differentiable.
         size: (H, W) of the grid.
         sigma: Standard deviation in pixels: a number, (σx, σy), a tensor that broadcasts to (…, 2), or one of (…, N, 2)
             for a σ of each point, as a reader who zooms needs.
 
     Returns:
         (…, H, W) float32 densities that sum to 1; zero where no point has weight on the grid.
+
+    Raises:
+        InputError: A weight is negative or not finite, or a point that counts has a coordinate that is not finite or a
+            σ that is not finite or below 0.01. On a GPU, where looking at the values would wait for it, the whole map
+            is NaN instead.
     """
     with torch.autocast(points.device.type, enabled=False), _exact_products():
         points = points.float()
@@ -42,32 +61,64 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
         if 0 < sigma.dim() < points.dim():
             sigma = sigma.unsqueeze(-2)
         sigma = sigma.expand(*points.shape[:-1], 2)
-        grid = torch.tensor([size[1], size[0]], dtype=torch.float32, device=points.device)
-        reach = sigma * (-2 * FLOOR) ** 0.5
-        on_grid = ((points[..., :2] > -reach) & (points[..., :2] < grid - 1 + reach)).all(-1)
-        # Padding may hold anything, NaN included, which a zero weight would not make vanish.
-        counts = (points[..., 2] > 0) & on_grid
-        weight = torch.where(counts, points[..., 2], 0.0) / sigma.prod(-1)
-        place = torch.where(counts[..., None], points[..., :2], 0.0)
+        if not points.shape[-2]:
+            return points.new_zeros(*points.shape[:-2], *size)
         differentiable = torch.is_grad_enabled() and (points.requires_grad or sigma.requires_grad)
-        if points.device.type == "cpu" and points.shape[-2] >= DENSE and not differentiable:
-            count = points.shape[-2]
-            density = torch.zeros(*points.shape[:-2], *size)
-            images = place.view(-1, count, 2), weight.view(-1, count), sigma.reshape(-1, count, 2)
-            for one in zip(density.view(-1, *size), *images, strict=True):
-                _add_dense(*one)
-            return density
-        scale = -0.5 / sigma.square()
-        columns = _profiles(place[..., 0], 0, size[1], scale[..., 0], FLOOR)
-        rows = _profiles(place[..., 1], 0, size[0], scale[..., 1], FLOOR)
-        mass = (weight * rows.sum(-1) * columns.sum(-1)).sum(-1)
-        share = weight / torch.where(mass > 0, mass, 1.0)[..., None]
+        placed = _place(points, size, sigma)
+        if points.shape[-2] >= DENSE and not differentiable:
+            add = _add_dense if points.device.type == "cpu" else _add_parts
+            return add(placed, points.shape[:-2], size)
+        columns = _profiles(placed.nearest[..., 0], placed.offset[..., 0], 0, size[1], placed.scale[..., 0], FLOOR)
+        rows = _profiles(placed.nearest[..., 1], placed.offset[..., 1], 0, size[0], placed.scale[..., 1], FLOOR)
+        mass = (placed.weight * rows.sum(-1) * columns.sum(-1)).sum(-1)
+        share = placed.weight / torch.where(mass == 0, 1.0, mass)[..., None]
         if differentiable or points.device.type != "cpu":
             return (rows * share[..., None]).transpose(-1, -2) @ columns
         rows.mul_(share[..., None])
         # NumPy asks the kernel for huge pages and torch does not: half of the time went into page faults.
         density = torch.from_numpy(np.empty((*points.shape[:-2], *size), np.float32))
         return torch.matmul(rows.transpose(-1, -2), columns, out=density)
+
+
+class Placed(NamedTuple):
+    """Points as they are rendered: each is the pixel nearest to it and the way there.
+
+    Attributes:
+        nearest: (…, N, 2) nearest pixel of the grid.
+        offset: (…, N, 2) from the point to it.
+        scale: (…, N, 2) −1/2σ².
+        weight: (…, N) height of the point's Gaussian at the nearest pixel over the highest of the image; 0 where the
+            point does not count.
+    """
+
+    nearest: Tensor
+    offset: Tensor
+    scale: Tensor
+    weight: Tensor
+
+
+def _place(points: Tensor, size: tuple[int, int], sigma: Tensor) -> Placed:
+    weight = points[..., 2]
+    # Padding may hold anything, NaN included, which a zero weight would not make vanish.
+    counts = weight != 0
+    sound = (weight >= 0) & (weight < torch.inf)
+    sound &= ~counts | (points[..., :2].isfinite().all(-1) & ((sigma >= SMALLEST_SIGMA) & (sigma < torch.inf)).all(-1))
+    if points.device.type == "cpu" and not sound.all():
+        raise InputError(_meaningless(points, sigma))
+    position = torch.where(counts[..., None], points[..., :2], 0.0)
+    sigma = torch.where(counts[..., None], sigma, 1.0)
+    last = torch.tensor([size[1] - 1, size[0] - 1], dtype=torch.float32, device=points.device)
+    nearest = torch.minimum(position.detach().round().clamp_(min=0), last)
+    offset = nearest - position
+    counts = counts & (offset.abs() <= torch.maximum(REACH * sigma, offset.new_tensor(0.5))).all(-1)
+    precise = torch.float32 if points.device.type == "mps" else torch.float64
+    height = torch.where(counts, weight, 1.0).to(precise).log() - sigma.to(precise).log().sum(-1)
+    height = height - 0.5 * (offset.to(precise) / sigma.to(precise)).square().sum(-1)
+    highest = torch.where(counts, height.detach(), -torch.inf).amax(-1, keepdim=True)
+    relative = (height - torch.where(highest.isfinite(), highest, 0.0)).float()
+    share = torch.where(counts & (relative >= FLOOR), relative, -torch.inf).exp()
+    share = torch.where(sound, share, torch.nan)
+    return Placed(nearest, offset, -0.5 / sigma.square(), share)
 
 
 @contextmanager
@@ -81,25 +132,63 @@ def _exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _add_dense(density: Tensor, place: Tensor, weight: Tensor, sigma: Tensor) -> None:
-    """Adds the density of one image's many points, (N, 2), (N,), (N, 2), to an empty map (H, W)."""
+def _meaningless(points: Tensor, sigma: Tensor) -> str:
+    weight = points[..., 2]
+    if not ((weight >= 0) & (weight < torch.inf)).all():
+        return "fixation density: a weight is negative or not finite; weights are durations or counts"
+    if not points[..., :2][weight > 0].isfinite().all():
+        return "fixation density: a point with weight has no finite x and y; give it weight 0"
+    return f"sigma: must be finite and at least {SMALLEST_SIGMA:g} pixels for every point"
+
+
+def _add_dense(placed: Placed, lead: torch.Size, size: tuple[int, int]) -> Tensor:
+    """Densities of images with many points each, on the CPU, image by image."""
+    density = torch.from_numpy(np.zeros((math.prod(lead), *size), np.float32))
+    count = placed.weight.shape[-1]
+    for image in range(len(density)):
+        one = Placed(*(part.reshape(-1, count, *part.shape[len(lead) + 1 :])[image] for part in placed))
+        counts = one.weight > 0
+        if not counts.all():
+            one = Placed(*(part[counts] for part in one))
+        rest = add_binned(density[image], *one) if len(one.weight) >= BINNED else None
+        _add_sorted(density[image], one if rest is None else Placed(*(part[rest] for part in one)))
+        total = density[image].sum()
+        if total > 0:
+            density[image].div_(total)
+    return density.view(*lead, *size)
+
+
+def _add_sorted(density: Tensor, placed: Placed) -> None:
+    """Adds one image's points to a map (H, W), each a Gaussian of the height ``weight``."""
     height, width = density.shape
-    order = place[:, 1].argsort()
-    x, y = place[order].unbind(1)
-    weight, sigma = weight[order, None], sigma[order]
-    scale = -0.5 / sigma.square()
-    reach = float(sigma[:, 1].max()) * (-2 * DENSE_FLOOR) ** 0.5
+    order = placed.nearest[:, 1].argsort()
+    nearest, offset, scale, weight = (part[order] for part in placed)
     # In parts that fit into the processor's cache and reach a part of the rows alone.
-    for first in range(0, len(y), DENSE_PART):
+    for first in range(0, len(weight), DENSE_PART):
         part = slice(first, first + DENSE_PART)
-        top = max(0, math.floor(float(y[part][0]) - reach))
-        bottom = min(height, math.ceil(float(y[part][-1]) + reach) + 1)
-        columns = _profiles(x[part], 0, width, scale[part, 0], DENSE_FLOOR)
-        rows = _profiles(y[part], top, max(0, bottom - top), scale[part, 1], DENSE_FLOOR).mul_(weight[part])
-        density[top:bottom].addmm_(rows.T, columns)
-    total = density.sum()
-    if total > 0:
-        density.div_(total)
+        reach = math.sqrt(DENSE_FLOOR / float(scale[part, 1].max())) + 1
+        top = max(0, math.floor(float(nearest[part][0, 1]) - reach))
+        bottom = min(height, math.ceil(float(nearest[part][-1, 1]) + reach) + 1)
+        columns = _profiles(nearest[part, 0], offset[part, 0], 0, width, scale[part, 0], DENSE_FLOOR)
+        rows = _profiles(nearest[part, 1], offset[part, 1], top, bottom - top, scale[part, 1], DENSE_FLOOR)
+        density[top:bottom].addmm_(rows.mul_(weight[part, None]).T, columns)
+
+
+def _add_parts(placed: Placed, lead: torch.Size, size: tuple[int, int]) -> Tensor:
+    """Densities of images with many points each, on another device, all images at once and part after part."""
+    count = placed.weight.shape[-1]
+    nearest, offset, scale, weight = (part.reshape(-1, count, *part.shape[len(lead) + 1 :]) for part in placed)
+    density = weight.new_zeros(len(weight), *size)
+    length = max(DENSE_PART, PART_NUMBERS // (sum(size) * max(1, len(weight))))
+    for first in range(0, count, length):
+        part = slice(first, first + length)
+        columns, rows = (
+            _profiles(nearest[:, part, axis], offset[:, part, axis], 0, size[1 - axis], scale[:, part, axis], FLOOR)
+            for axis in (0, 1)
+        )
+        density.baddbmm_(rows.mul_(weight[:, part, None]).transpose(1, 2), columns)
+    total = density.sum((1, 2), keepdim=True)
+    return density.div_(torch.where(total == 0, 1.0, total)).view(*lead, *size)
 
 
 def fixation_counts(points: Tensor, size: tuple[int, int]) -> Tensor:
@@ -171,8 +260,9 @@ def _reference_profiles(position: Tensor, length: int, canvas: int) -> Tensor:
     return torch.where((place >= 0) & (place < length), torch.where(own, profile / 2, profile), 0.0)
 
 
-def _profiles(position: Tensor, start: int, length: int, scale: Tensor, floor: float) -> Tensor:
-    """exp(scale · (i − position)²), at least exp(floor), at ``length`` pixel centres i from ``start`` on."""
-    centres = torch.arange(start, start + length, dtype=torch.float32, device=position.device)
+def _profiles(nearest: Tensor, offset: Tensor, start: int, length: int, scale: Tensor, floor: float) -> Tensor:
+    """exp(scale · ((i − position)² − (nearest − position)²)), at least exp(floor), at pixels i ≥ ``start``."""
+    centres = torch.arange(start, start + length, dtype=torch.float32, device=nearest.device)
     # In place: fresh memory costs more than the arithmetic, and autograd keeps what it needs.
-    return (centres - position[..., None]).square_().mul_(scale[..., None]).clamp_(min=floor).exp_()
+    distance = (centres - (nearest - offset)[..., None]).square_().sub_(offset.square()[..., None])
+    return distance.mul_(scale[..., None]).clamp_(min=floor).exp_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,12 @@ from gazelit.data.geometry import on_image
 from gazelit.data.heatmap import fixation_density
 from gazelit.data.schema import GAZE_KINDS
 from gazelit.data.store import Store
+from gazelit.data.suspicion import Suspicion, suspicions
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
 
-#: What makes a case suspicious.
-FLAT_IMAGE = 0.03
-LEAST_VALID = 0.3
-MOST_OFF_IMAGE = 0.3
-SHORTEST_READING = 2.0
-FEWEST_FIXATIONS = 5
+#: The console shows this many suspicious cases of a kind; the CSV has all.
+SHOWN_OF_A_KIND = 5
 LARGEST_CALIBRATION_ERROR = 2.0
 
 
@@ -40,9 +38,10 @@ class Inspection:
         counts: By name.
         labels: Per label: present, absent, uncertain, unknown.
         sizes: Images by size, photometric interpretation and view.
-        readings: One row a reading and kind: rows, valid and off-image shares, rate (Hz), length (s).
+        readings: One row a reading and kind: rows, valid and off-image shares, rate (Hz), length (s), longest
+            row (s), and extent of the valid ones (pixels).
         recordings: One row a run of the tracker.
-        suspicious: The store's row and what is suspicious about it.
+        suspicious: Cases to look at, by kind and row.
     """
 
     counts: dict[str, int]
@@ -50,13 +49,14 @@ class Inspection:
     sizes: pd.DataFrame
     readings: pd.DataFrame
     recordings: pd.DataFrame
-    suspicious: list[tuple[int, str]]
+    suspicious: list[Suspicion]
 
 
 def inspect(store: str, sheet: Path | None = None, cases: int = 24, seed: int = 0) -> None:
     """Prints what a store holds and draws a contact sheet of cases with their heatmaps and scanpaths.
 
-    Cases are named by their row in the store, not by their id.
+    Every suspicious case, by kind, goes into ``suspicious.csv`` in the folder of the contact sheet. Cases are named by
+    their row in the store, not by their id.
 
     Args:
         store: The prepared store.
@@ -73,11 +73,26 @@ def inspect(store: str, sheet: Path | None = None, cases: int = 24, seed: int = 
     found = examine(opened)
     _print(opened, found)
     path = sheet if sheet is not None else opened.path.with_name(f"{opened.path.name}-contact.png")
-    rows = list(dict.fromkeys(row for row, _ in found.suspicious))[: cases // 2]
+    listed = path.with_name("suspicious.csv" if sheet is not None else f"{opened.path.name}-suspicious.csv")
+    with atomic_path(listed) as temporary:
+        pd.DataFrame(found.suspicious, columns=Suspicion._fields).to_csv(temporary, index=False)
+    rows = _to_draw(found.suspicious, cases // 2)
     others = np.random.default_rng(seed).permutation(len(opened.cases)).tolist()
     rows += [row for row in others if row not in rows][: cases - len(rows)]
     draw_sheet(opened, sorted(rows), path)
-    Console().print(f"contact sheet: {path}", highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    console.print(f"all suspicious cases: {listed}", soft_wrap=True)
+    console.print(f"contact sheet: {path}", soft_wrap=True)
+
+
+def _to_draw(suspicious: list[Suspicion], most: int) -> list[int]:
+    """Rows of suspicious cases, of each kind in turn."""
+    turns: dict[str, int] = {}
+    ranked = []
+    for suspicion in suspicious:
+        turn = turns[suspicion.kind] = turns.get(suspicion.kind, 0) + 1
+        ranked.append((turn, suspicion.kind, suspicion.row))
+    return list(dict.fromkeys(row for _, _, row in sorted(ranked)))[:most]
 
 
 def examine(store: Store) -> Inspection:
@@ -101,7 +116,7 @@ def examine(store: Store) -> Inspection:
         .reset_index(name="n"),
         readings,
         _recordings(store, readings),
-        _suspicious(store, readings),
+        suspicions(store, readings),
     )
 
 
@@ -118,6 +133,7 @@ def _readings(store: Store) -> pd.DataFrame:
             x, y = gaze["x"].to_numpy(), gaze["y"].to_numpy()
             gaze["off_image"] = np.isfinite(x) & ~on_image(x, y, width, height)
             gaze["end"] = gaze["t"] + gaze["duration"]
+            gaze[["x", "y"]] = gaze[["x", "y"]].where(gaze["valid"])
             parts.append(
                 gaze.groupby(keys, sort=False).agg(
                     rows=("t", "size"),
@@ -126,15 +142,21 @@ def _readings(store: Store) -> pd.DataFrame:
                     first=("t", "min"),
                     last=("t", "max"),
                     end=("end", "max"),
+                    longest=("duration", "max"),
+                    **{f"{side}_{axis}": (axis, side) for side in ("min", "max") for axis in "xy"},
                 )
             )
     if not parts:
-        return pd.DataFrame(columns=[*keys, "rows", "valid", "off_image", "rate", "length"])
+        columns = [*keys, "rows", "valid", "off_image", "rate", "length", "longest", "extent_x", "extent_y"]
+        return pd.DataFrame(columns=columns)
     how = {"rows": "sum", "valid": "sum", "off_image": "sum", "first": "min", "last": "max", "end": "max"}
+    how |= {"longest": "max", "min_x": "min", "min_y": "min", "max_x": "max", "max_y": "max"}
     table = pd.concat(parts).groupby(level=keys, sort=False).agg(how)
     span = (table["last"] - table["first"]).where(table["rows"] > 1)
     table["rate"] = (table["rows"] - 1) / span
     table["length"] = table["end"] - table["first"]
+    for axis in "xy":
+        table[f"extent_{axis}"] = table.pop(f"max_{axis}") - table.pop(f"min_{axis}")
     return table.drop(columns=["first", "last", "end"]).reset_index()
 
 
@@ -151,33 +173,6 @@ def _recordings(store: Store, readings: pd.DataFrame) -> pd.DataFrame:
     table[["valid", "off_image"]] = table[["valid", "off_image"]].div(table.pop("rows"), axis=0)
     error = store.table("recordings").set_index("recording_id")["calibration_error"]
     return table.join(error.astype("float64")).reset_index()
-
-
-def _suspicious(store: Store, readings: pd.DataFrame) -> list[tuple[int, str]]:
-    found: list[tuple[int, str]] = []
-    images = store.images()
-    seen: dict[int, int] = {}
-    for row in range(len(images)):
-        image = images[row]
-        box = store.letterboxes[row]
-        inner = image[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-        if inner.std() / store.largest < FLAT_IMAGE:
-            found.append((row, "image has hardly any contrast"))
-        digest = hash(image.tobytes())
-        if digest in seen:
-            found.append((row, f"same pixels as row {seen[digest]}"))
-        seen.setdefault(digest, row)
-    for reading in readings.itertuples():
-        row, rows = int(reading.row), int(reading.rows)
-        if reading.valid < LEAST_VALID * rows:
-            found.append((row, f"{reading.kind}s: {reading.valid / rows:.0%} valid"))
-        if reading.off_image > MOST_OFF_IMAGE * rows:
-            found.append((row, f"{reading.kind}s: {reading.off_image / rows:.0%} off the image"))
-        if reading.length < SHORTEST_READING:
-            found.append((row, f"{reading.kind}s: reading of {reading.length:.1f} s"))
-        if reading.kind == "fixation" and rows < FEWEST_FIXATIONS:
-            found.append((row, f"{rows} fixations"))
-    return sorted(found)
 
 
 def _print(store: Store, found: Inspection) -> None:
@@ -223,12 +218,23 @@ def _print(store: Store, found: Inspection) -> None:
         _table(console, f"gaze: {kind}s", ["what", "value"], rows)
     if len(found.recordings):
         _print_recordings(console, found.recordings)
-    rows = [[str(row), what] for row, what in found.suspicious[:20]]
-    more = f"; {len(found.suspicious) - 20} more" if len(found.suspicious) > 20 else ""
-    if rows:
-        _table(console, f"suspicious cases{more}", ["row", "what"], rows)
-    else:
+    _print_suspicious(console, found.suspicious)
+
+
+def _print_suspicious(console: Console, suspicious: list[Suspicion]) -> None:
+    """The first of each kind, and how many there are."""
+    if not suspicious:
         console.print("no suspicious case")
+        return
+    rows = []
+    for kind, group in groupby(suspicious, lambda suspicion: suspicion.kind):
+        of_kind = list(group)
+        rows += [[str(suspicion.row), kind, suspicion.what] for suspicion in of_kind[:SHOWN_OF_A_KIND]]
+        more = len(of_kind) - SHOWN_OF_A_KIND
+        if more > 0:
+            rows.append(["", kind, f"and {more} more"])
+    cases = len({suspicion.row for suspicion in suspicious})
+    _table(console, f"suspicious: {cases} cases, by kind", ["row", "kind", "what"], rows)
 
 
 def _print_recordings(console: Console, table: pd.DataFrame) -> None:

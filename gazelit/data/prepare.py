@@ -28,11 +28,12 @@ from rich.progress import track
 
 from gazelit import __version__
 from gazelit.data.decoding import Decoded, Job, Outcome, decode
+from gazelit.data.digests import record_digests
 from gazelit.data.geometry import Letterbox
 from gazelit.data.schema import GAZE_COLUMNS, GAZE_KINDS, GAZE_TEXT, Recording, Source
 from gazelit.data.store import FORMAT, LETTERBOX_COLUMNS, STORE_FILE, Store
 from gazelit.errors import InputError
-from gazelit.files import is_free, read_json, resumable_folder, sha256_file, sha256_json, write_json
+from gazelit.files import is_free, read_json, resumable_folder, sha256_json, write_json
 
 logger = logging.getLogger("gazelit")
 
@@ -153,7 +154,7 @@ def prepare(
             "pixels_per_degree": ppd,
             "bytes": {name: (building / name).stat().st_size for name in names},
             "request": request,
-            "fingerprint": sha256_json({name: sha256_file(building / name) for name in names}),
+            **record_digests(building, names),
         }
         write_json(building / STORE_FILE, about)
         if out.exists():

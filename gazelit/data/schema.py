@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,25 @@ READING_COLUMNS = ("image_id", "reading_id", "reader_id")
 RECORDING_COLUMNS = ("recording_id", "calibration_samples", "calibration_error")
 
 
+#: How a case was fitted into the working resolution; a store's table of cases has them beside the images' columns.
+LETTERBOX_COLUMNS = ("inner_height", "inner_width", "top", "left")
+#: Columns that a store writes itself: a label of such a name would be lost, or lose what it stands for.
+RESERVED_COLUMNS = (*IMAGE_COLUMNS, *LETTERBOX_COLUMNS, "official_split", "photometric", "row", "bytes")
+
+
+def check_label_names(labels: Sequence[str]) -> None:
+    """Raises InputError if a label is named twice, or like a column that a store writes itself."""
+    twice = sorted({name for name in labels if labels.count(name) > 1})
+    if twice:
+        raise InputError(f"labels: {', '.join(twice)} is named more than once")
+    reserved = [name for name in labels if name in RESERVED_COLUMNS]
+    if reserved:
+        raise InputError(
+            f"labels: {', '.join(reserved)} is a column that every store has; rename the label, "
+            f"for example to {reserved[0]}_label"
+        )
+
+
 def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:
     return lambda: pd.DataFrame(columns=list(columns))
 
@@ -99,9 +118,11 @@ class Recording:
         """Checks the tables, but for the gaze, against the schema.
 
         Raises:
-            InputError: A column is missing, an image id repeats, or a row belongs to no image.
+            InputError: A column is missing, a label's name repeats or is taken, an image id repeats, or a row belongs
+                to no image.
         """
         _require("images", self.images, IMAGE_COLUMNS)
+        check_label_names(self.label_columns)
         missing = [column for column in self.label_columns if column not in self.images]
         if missing:
             raise InputError(f"table of images: label column {', '.join(missing)} is missing; the source must give it")

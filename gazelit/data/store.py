@@ -9,6 +9,7 @@ A store is a folder that :func:`gazelit.data.prepare.prepare` writes:
 - ``regions.parquet``, ``phrases.parquet``, ``readings.parquet``, ``recordings.parquet``: boxes and ellipses, what was
   said when, who read what, and the tracker's runs;
 - ``masks.npy``, ``masks.parquet``: (M, H, W / 8) bits, and whose they are;
+- ``digests.json``: a digest of every film and mask, for :func:`gazelit.data.verify.verify`;
 - ``skipped.csv``: what was left out, with the reason.
 """
 
@@ -24,14 +25,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gazelit.data.digests import sample_digest
 from gazelit.data.geometry import Letterbox
-from gazelit.data.schema import GAZE_TEXT
+from gazelit.data.schema import GAZE_TEXT, LETTERBOX_COLUMNS
 from gazelit.errors import InputError
 from gazelit.files import read_json
 
 FORMAT = 2
 STORE_FILE = "store.json"
-LETTERBOX_COLUMNS = ("inner_height", "inner_width", "top", "left")
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,17 @@ class Store:
     about: dict[str, Any]
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
+    def open(cls, path: str | Path, check: bool = True) -> Store:
         """Opens a store.
 
+        Args:
+            path: Its folder.
+            check: Whether to compare the files' sizes and samples of their content with what was written, which takes
+                milliseconds; ``gazelit verify`` compares all of it.
+
         Raises:
-            InputError: There is none, it was written by another version of the format, or a file of it is missing.
+            InputError: There is none, it was written by another version of the format, or a file of it is missing or
+                damaged.
         """
         path = Path(path)
         if not (path / STORE_FILE).is_file():
@@ -61,11 +68,8 @@ class Store:
             raise InputError(
                 f"{path}: store format {about.get('format')}, but this version reads {FORMAT}; prepare it anew"
             )
-        for name, size in about["bytes"].items():
-            found = (path / name).stat().st_size if (path / name).is_file() else None
-            if found != size:
-                state = "is missing" if found is None else "is not as long as it was written"
-                raise InputError(f"{path / name}: {state}; the store is damaged, remove it and prepare it anew")
+        if check:
+            _check(path, about)
         return cls(path, about)
 
     @property
@@ -127,3 +131,22 @@ class Store:
             Letterbox(height, width, self.size, (inner_height, inner_width), top, left)
             for height, width, inner_height, inner_width, top, left in table.itertuples(index=False)
         ]
+
+
+def _check(path: Path, about: dict[str, Any]) -> None:
+    """Raises InputError if a file is missing or its size, or a sample of its content, is not as it was written."""
+    # A store of an earlier version has no samples.
+    samples = about.get("samples", {})
+    for name, size in about["bytes"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found is None:
+            raise InputError(f"{file}: is missing; the store is damaged, remove it and prepare it anew")
+        if found != size:
+            raise InputError(
+                f"{file}: is not as long as it was written; the store is damaged, remove it and prepare it anew"
+            )
+        if name in samples and sample_digest(file) != samples[name]:
+            raise InputError(
+                f"{file}: its content is not what was written; `gazelit verify {path}` says where, prepare it anew"
+            )

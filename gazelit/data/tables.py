@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ from numpy.typing import NDArray
 from gazelit.errors import InputError
 
 CHUNK_ROWS = 200_000
+#: No film has more rows or columns.
+LARGEST_SIDE = 100_000
+#: Separators of tables that are called CSV all the same.
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+#: What reading a damaged CSV raises; Python's own gzip has one more of its own.
+READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, OverflowError, MemoryError)
 
 
 def find_table(root: Path, name: str, dataset: str) -> Path:
@@ -44,11 +52,40 @@ def read_text(path: Path, needed: Iterable[str], dataset: str) -> pd.DataFrame:
 
 
 def require_columns(path: Path, columns: Iterable[str], needed: Iterable[str], dataset: str) -> None:
-    """Raises InputError if a needed column is missing."""
-    there = set(columns)
+    """Raises InputError if a needed column is missing, with the cause where the header shows it."""
+    there = list(columns)
     missing = [name for name in needed if name not in there]
     if missing:
-        raise InputError(f"{path}: column {', '.join(missing)} is missing; is this {dataset}?")
+        raise InputError(f"{path}: column {', '.join(missing)} is missing{separator_hint(there)}; is this {dataset}?")
+
+
+def separator_hint(columns: Iterable[str]) -> str:
+    """Says so if a header is one cell that another separator would part."""
+    names = [str(name) for name in columns]
+    for separator, name in OTHER_SEPARATORS.items():
+        if len(names) <= 2 and any(separator in one for one in names):
+            return f" (its header is separated by {name}: write the table with commas and decimal points)"
+    return ""
+
+
+def number_hint(text: str) -> str:
+    """What a cell that is no number may have been meant as; never its content."""
+    if re.fullmatch(r"[-+]?\d+,\d*", text.strip()):
+        return " (a decimal comma? write 0.5, not 0,5)"
+    if text.strip().lower() in ("true", "false", "yes", "no"):
+        return " (write 1 and 0)"
+    return ""
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a string that a file can hold: JSON lets halves of characters (surrogates) through."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def numbers(path: Path, table: pd.DataFrame, column: str, blank: bool = False) -> NDArray[np.float64]:
@@ -67,7 +104,22 @@ def numbers(path: Path, table: pd.DataFrame, column: str, blank: bool = False) -
     values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, copy=True)
     wrong = np.flatnonzero(~np.isfinite(values) & ~(blank & (text == "").to_numpy()))
     if len(wrong):
-        raise InputError(f"{path}: record {wrong[0] + 1}: {column} is not a number")
+        cell = text.iloc[wrong[0]]
+        what = "is empty" if cell == "" else f"is not a number{number_hint(cell)}"
+        raise InputError(f"{path}: record {wrong[0] + 1}: {column} {what}")
+    return values
+
+
+def sides(path: Path, table: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A text column of heights or widths in pixels, as float64.
+
+    Raises:
+        InputError: A cell is no whole number from 1 to 100,000.
+    """
+    values = numbers(path, table, column)
+    wrong = np.flatnonzero((values < 1) | (values > LARGEST_SIDE) | (values % 1 != 0))
+    if len(wrong):
+        raise InputError(f"{path}: record {wrong[0] + 1}: {column} is no size in pixels")
     return values
 
 
@@ -92,11 +144,12 @@ def read_chunks(path: Path, columns: Mapping[str, str], dataset: str) -> Iterato
     Raises:
         InputError: The file cannot be read, lacks a column, or holds text where a number belongs.
     """
-    require_columns(path, _read(path, nrows=0).columns, columns, dataset)
+    # The first record too: where it has more fields than the header, pandas would take the first for an index.
+    require_columns(path, _read(path, nrows=1, dtype=str).columns, columns, dataset)
     try:
         with pd.read_csv(path, usecols=list(columns), dtype=dict(columns), chunksize=CHUNK_ROWS) as reader:
             yield from reader
-    except (ValueError, UnicodeDecodeError, OSError, EOFError) as error:
+    except READ_ERRORS as error:
         raise InputError(_what_is_wrong(path, columns, error)) from error
 
 
@@ -109,19 +162,28 @@ def _what_is_wrong(path: Path, columns: Mapping[str, str], error: Exception) -> 
                 for name in floats:
                     wrong = np.flatnonzero(chunk[name].notna() & pd.to_numeric(chunk[name], errors="coerce").isna())
                     if len(wrong):
-                        return f"{path}: record {chunk.index[wrong[0]] + 1}: {name} is not a number"
-    except (ValueError, UnicodeDecodeError, OSError, EOFError):
+                        hint = number_hint(chunk[name].iloc[wrong[0]])
+                        return f"{path}: record {chunk.index[wrong[0]] + 1}: {name} is not a number{hint}"
+    except READ_ERRORS:
         pass
     return f"{path}: {_reason(error)}"
 
 
 def _read(path: Path, **options: Any) -> pd.DataFrame:
+    # A pipe would be waited for.
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file")
     try:
-        return pd.read_csv(path, **options)
+        table = pd.read_csv(path, **options)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+    except READ_ERRORS as error:
         raise InputError(f"{path}: {_reason(error)}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputError(
+            f"{path}: its records have more fields than its header (a comma too many at the end of a line?)"
+        )
+    return table
 
 
 def _reason(error: Exception) -> str:

@@ -183,7 +183,7 @@ def test_augmentation_moves_image_and_points_together(dtype):
         image[39:42, 29:32] = 1 if dtype == np.float32 else 255
         mask = np.ones((96, 80), bool)
         points = np.array([[30, 40, 0.7]], np.float32)
-        moved, _, landed, inside = augmentation(image, mask, points, seed)
+        moved, _, landed, _, inside = augmentation(image, mask, points, np.ones((1, 2), np.float32), seed)
         ys, xs = np.mgrid[:96, :80]
         bright = np.where(moved > 0.5 * moved.max(), moved, 0)
         centroid = [(xs * bright).sum() / bright.sum(), (ys * bright).sum() / bright.sum()]
@@ -196,7 +196,8 @@ def test_augmentation_drops_and_counts_points_that_leave_the_image():
     points = np.array([[0, 0, 1], [79, 95, 1], [40, 48, 1]], np.float32)
     left = 0
     for seed in range(20):
-        _, _, landed, kept = Augmentation()(np.zeros((96, 80), np.float32), np.ones((96, 80), bool), points, seed)
+        film, sigma = np.zeros((96, 80), np.float32), np.ones((3, 2), np.float32)
+        _, _, landed, _, kept = Augmentation()(film, np.ones((96, 80), bool), points, sigma, seed)
         assert len(landed) == kept.sum()
         assert np.array_equal(landed[:, 2], points[kept, 2])
         left += int((~kept).sum())
@@ -207,10 +208,10 @@ def test_augmentation_drops_and_counts_points_that_leave_the_image():
 
 def test_augmentation_of_stored_integers_is_that_of_floats():
     image = np.random.default_rng(0).integers(0, 256, (96, 80)).astype(np.uint8)
-    mask, points = np.ones((96, 80), bool), np.array([[30, 40, 1]], np.float32)
+    rest = np.ones((96, 80), bool), np.array([[30, 40, 1]], np.float32), np.ones((1, 2), np.float32)
     for seed in range(8):
-        integer, mask_a, points_a, _ = Augmentation()(image, mask, points, seed)
-        number, mask_b, points_b, _ = Augmentation()((image / 255).astype(np.float32), mask, points, seed)
+        integer, mask_a, points_a, *_ = Augmentation()(image, *rest, seed)
+        number, mask_b, points_b, *_ = Augmentation()((image / 255).astype(np.float32), *rest, seed)
         assert integer.dtype == np.uint8
         # Each of three steps rounds to a 255th.
         assert np.abs(integer / 255 - number).max() < 0.03
@@ -233,7 +234,8 @@ def test_augmentation_never_mirrors():
     image = np.zeros((96, 80), np.float32)
     image[:, :40] = 1
     for seed in range(20):
-        moved, *_ = Augmentation()(image, np.ones((96, 80), bool), np.zeros((0, 3), np.float32), seed)
+        nowhere = np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)
+        moved, *_ = Augmentation()(image, np.ones((96, 80), bool), *nowhere, seed)
         assert moved[:, 10:30].mean() > moved[:, 50:70].mean()
 
 

@@ -242,3 +242,22 @@ def _set(path, column, value):
 def test_wrong_roots_say_which_one(cohort, root, images, message):
     with pytest.raises(InputError, match=message):
         EGDCXR(cohort / root, cohort / images).read()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"phrase": "\\ud800", "begin_time": 0, "end_time": 1}',
+        '{"phrase": "x", "begin_time": 1' + "0" * 400 + ', "end_time": 1}',
+        '{"phrase": "x", "begin_time": NaN, "end_time": 1}',
+        '["phrase"]',
+        '{"phrase": "x", "begin_time": [], "end_time": 1}',
+    ],
+)
+def test_finding_g7_a_damaged_transcript_is_left_out_and_listed(cohort, tmp_path, entry):
+    shutil.copytree(cohort, tmp_path / "tree")
+    folder = sorted((tmp_path / "tree" / "egd-cxr" / "audio_segmentation_transcripts").iterdir())[0]
+    (folder / "transcript.json").write_text('{"time_stamped_text": [' + entry + "]}")
+    recording = EGDCXR(tmp_path / "tree" / "egd-cxr", tmp_path / "tree" / "mimic-cxr", kinds=("fixation",)).read()
+    assert folder.name not in set(recording.phrases["image_id"])
+    assert [image for image, reason in recording.skipped if "not a transcript" in reason] == [folder.name]

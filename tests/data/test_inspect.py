@@ -4,9 +4,11 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from PIL import Image
 
+from gazelit.cli import main
 from gazelit.data.inspect import examine
 from gazelit.data.prepare import prepare
 from gazelit.data.sources import EGDCXR, Manifest
@@ -65,21 +67,68 @@ def test_suspicious_cases_are_named_by_row(tmp_path):
     (tmp_path / "gaze.csv").write_text(f"image_id,x,y,duration\nflat,9,9,0.5\n{off}\ntwin,5,5,0.5\n{good}\n")
     source = Manifest(tmp_path / "images.csv", tmp_path / "gaze.csv")
     found = examine(prepare(source, tmp_path / "s", size=(64, 64), workers=1)).suspicious
-    assert [what for row, what in found if row == 0] == [
+    assert [what for row, _, what in found if row == 0] == [
         "1 fixations",
         "fixations: reading of 0.5 s",
-        "image has hardly any contrast",
+        "image has hardly any contrast (SD 0.000)",
     ]
-    assert not [what for row, what in found if row == 1]
+    assert not [what for row, kind, what in found if row == 1 and "one spot" not in kind]
     assert {"same pixels as row 1", "fixations: 89% off the image", "fixations: 11% valid"} == {
-        what for row, what in found if row == 2
+        what for row, kind, what in found if row == 2 and "one spot" not in kind
     }
+    assert [row for row, kind, _ in found if kind == "same pixels, other patient"] == [2]
+    # Eight looks at one pixel are no reading of a film.
+    assert {row for row, kind, _ in found if kind == "fixations: all in one spot"} == {1, 2}
+
+
+def test_finding_d7_every_kind_is_shown_and_all_are_listed(tmp_path, capfd):
+    """Thirty duplicates do not hide behind forty readings of one fixation, and the CSV has them all."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / "twin.png")
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / f"{number}.png")
+    names = [*(f"{number}.png" for number in range(40)), *["twin.png"] * 31]
+    rows = "\n".join(f"i{number},p{number},{name}" for number, name in enumerate(names))
+    (tmp_path / "images.csv").write_text(f"image_id,patient_id,path\n{rows}\n")
+    gaze = "\n".join(f"i{number},9,5,3.0" for number in range(71))
+    (tmp_path / "gaze.csv").write_text(f"image_id,x,y,duration\n{gaze}\n")
+    prepare(Manifest(tmp_path / "images.csv", tmp_path / "gaze.csv"), tmp_path / "s", size=(64, 64), workers=1)
+    capfd.readouterr()
+    assert main(["inspect", str(tmp_path / "s"), "--sheet", str(tmp_path / "out" / "sheet.png"), "--cases", "4"]) == 0
+    printed = capfd.readouterr().out
+    assert "same pixels as row 40" in printed
+    assert "and 25 more" in printed
+    listed = pd.read_csv(tmp_path / "out" / "suspicious.csv")
+    assert (listed["kind"] == "same pixels, other patient").sum() == 30
+    assert (listed["kind"] == "few fixations").sum() == 71
+
+
+def test_finding_d7_a_lateral_view_is_kept_and_suspicious(tmp_path):
+    for name, view in (("a", "PA"), ("b", "LL"), ("c", "")):
+        film = np.random.default_rng(0).integers(0, 4000, (64, 64)).astype(np.uint16)
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = (
+            pydicom.uid.DigitalXRayImageStorageForPresentation
+        )
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = pydicom.uid.generate_uid()
+        dataset.Rows = dataset.Columns = 64
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+        dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.ViewPosition = view
+        dataset.PixelData = film.tobytes()
+        dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    (tmp_path / "images.csv").write_text("image_id,patient_id,path\na,1,a.dcm\nb,2,b.dcm\nc,3,c.dcm\n")
+    made = prepare(Manifest(tmp_path / "images.csv"), tmp_path / "s", size=(64, 64), workers=1)
+    assert made.cases["view"].tolist() == ["PA", "LL", ""]
+    found = examine(made).suspicious
+    assert [(row, what) for row, kind, what in found if kind == "lateral view"] == [(1, "view is LL")]
 
 
 def test_the_command_prints_no_ids_and_draws_the_sheet(store, tmp_path, run_gazelit, capfd):
     sheet = tmp_path / "sheet.png"
-    from gazelit.cli import main
-
     assert main(["inspect", str(store), "--sheet", str(sheet), "--cases", "8"]) == 0
     printed = capfd.readouterr().out
     assert "SYNTHETIC" in printed

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from gazelit.data.prepare import prepare
 from gazelit.data.sources import Manifest
+from gazelit.data.sources.plausible import doubts_about_units
 from gazelit.errors import InputError
 
 IMAGES = "image_id,patient_id,path,sick\na,1,a.png,1\nb,2,b.png,\n"
@@ -147,3 +150,103 @@ def test_a_missing_image_is_left_out_and_its_gaze_counted(folder):
     assert "gone.png" in recording.skipped[0][1]
     with pytest.raises(InputError, match="none of the 2 images can be used"):
         source(folder, IMAGES.replace(".png", ".gone")).read()
+
+
+def units(x=1.0, y=1.0, duration=1.0):
+    """The gaze of ``UNITS`` in other units."""
+    rows = [f"a,{(10 + 3 * k) * x:.6f},{(20 + 2 * k) * y:.6f},{0.2 * duration}" for k in range(20)]
+    return "image_id,x,y,duration\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("gaze", "coordinates", "message"),
+    [
+        (units(0.01, 1 / 80), "pixel", "are these fractions"),
+        (units(40, 40), "pixel", "beside their image"),
+        (units(duration=1000), "pixel", "are these milliseconds"),
+        (units(1, 1.25), "normalised", "are these percent"),
+        (units(10, 10), "normalised", "are these pixels"),
+    ],
+)
+def test_finding_d12_gaze_in_other_units_is_noticed(folder, gaze, coordinates, message):
+    with pytest.raises(InputError, match=message):
+        source(folder, gaze=gaze, coordinates=coordinates).read()
+    assert any(message in fault for fault in source(folder, gaze=gaze, coordinates=coordinates).faults())
+
+
+def test_finding_d12_gaze_in_the_right_units_is_not_doubted(folder):
+    assert source(folder, gaze=units()).faults() == []
+    assert source(folder, gaze=units(0.01, 1 / 80), coordinates="normalised").faults() == []
+
+
+def test_finding_d12_milliseconds_of_t_and_percent_of_a_film_are_noticed():
+    rng = np.random.default_rng(0)
+    gaze = pd.DataFrame({"x": rng.uniform(0, 90, 60), "y": rng.uniform(0, 90, 60), "duration": 0.2, "kind": "fixation"})
+    film = np.full((60, 2), (2544.0, 3056.0))
+    assert "are these percent" in doubts_about_units(gaze, film, "pixel")[0]
+    gaze = gaze.assign(x=gaze["x"] * 25, y=gaze["y"] * 30, t=np.arange(60) * 220.0, reading_id="r")
+    assert "is t in milliseconds" in doubts_about_units(gaze, film, "pixel")[0]
+    assert doubts_about_units(gaze.assign(t=np.arange(60) * 0.22), film, "pixel") == []
+
+
+def test_finding_d_true_and_false_are_labels(folder):
+    images = "image_id,patient_id,path,sick\na,1,a.png,True\nb,2,b.png,false\n"
+    assert source(folder, images).read().images["sick"].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("images", "gaze", "message"),
+    [
+        (IMAGES.replace(",", ";"), GAZE, r"images\.csv: .*separated by semicolons"),
+        (IMAGES, GAZE.replace(",", "\t"), r"gaze\.csv: .*separated by tabs"),
+        (IMAGES, 'image_id,x,y,duration\na,"10,5",2,1\n', "record 1: x is not a number .a decimal comma"),
+        (IMAGES.replace("a.png,1", "a.png,yes"), GAZE, r"sick is not a number .write 1 and 0"),
+    ],
+)
+def test_finding_d_separators_and_decimal_commas_give_the_cause(folder, images, gaze, message):
+    with pytest.raises(InputError, match=message):
+        source(folder, images, gaze).read()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(["height"], "rename the label"), (["photometric"], "rename the label"), (["sick", "sick"], "more than once")],
+)
+def test_finding_d10_label_names_that_cannot_be_are_refused(folder, labels, message):
+    with pytest.raises(InputError, match=message):
+        source(folder, labels=labels)
+
+
+def test_finding_d10_repeated_labels_on_the_command_line_are_one_error(folder, run_gazelit):
+    source(folder)
+    command = ["--images", str(folder / "images.csv"), "--labels", "[sick,sick]"]
+    assert "labels: sick is named more than once" in run_gazelit("validate-manifest", *command, code=2)
+
+
+def test_finding_g8_paths_that_leave_the_root_are_refused(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    Image.fromarray(np.zeros((80, 100), np.uint8)).save(elsewhere / "c.png")
+    (folder / "link.png").symlink_to(elsewhere / "c.png")
+    for path in (f"../{elsewhere.name}/c.png", str(elsewhere / "c.png"), "link.png"):
+        images = IMAGES.replace("b.png", path)
+        with pytest.raises(InputError, match=r"record 2: path leads out of .* as root"):
+            source(folder, images).read()
+        assert len(source(folder, images, root=str(folder.parent)).read().images) == 2
+    with pytest.raises(InputError, match="record 2: path is no file name"):
+        source(folder, IMAGES.replace("b.png", "b\0.png")).read()
+    # An absolute path within the root is as good as a relative one.
+    assert len(source(folder, IMAGES.replace("b.png", str(folder / "b.png"))).read().images) == 2
+
+
+def test_finding_g10_free_text_does_not_reach_the_store(folder, tmp_path):
+    images = "image_id,patient_id,path,sick,comment,sex\na,1,a.png,1,Mrs Smith,F\nb,2,b.png,0,,M\n"
+    made = prepare(source(folder, images), tmp_path / "s", size=(64, 64), workers=1)
+    assert "comment" not in made.cases
+    assert made.cases["sex"].tolist() == ["F", "M"]
+
+
+def test_two_columns_of_one_name_in_parquet_are_one_error(folder):
+    table = pa.table([["a"], ["1"], ["a.png"], ["a.png"]], names=["image_id", "patient_id", "path", "path"])
+    pq.write_table(table, folder / "images.parquet")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        Manifest(folder / "images.parquet").read()

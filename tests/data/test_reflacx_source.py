@@ -162,7 +162,7 @@ def _edit(path, column, value, row=0):
         ("Support devices", "perhaps", "record 1: Support devices is neither True nor False"),
         ("split", "dev", "record 1: split is none of"),
         ("eye_tracking_data_discarded", "?", "record 1: eye_tracking_data_discarded is neither"),
-        ("image_size_x", "", "record 1: image_size_x is not a number"),
+        ("image_size_x", "", "record 1: image_size_x is empty"),
         ("id", "", "record 1: id is empty"),
     ],
 )
@@ -203,3 +203,18 @@ def test_a_damaged_reading_is_left_out_and_listed(copy, tmp_path):
     ):
         assert reasons.str.contains(text).sum() == 1, text
     assert not set(Store.open(store.path).gaze("fixation")["reading_id"]) & set(names[:4])
+
+
+@pytest.mark.parametrize(("value", "what"), [("", "is empty"), ("0", "is not above 0"), ("-3", "is not above 0")])
+def test_finding_d11_angular_resolution_is_checked(copy, value, what):
+    path = next(iter(sorted((copy / "reflacx" / "main_data").glob("*/fixations.csv"))))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    seen = table.index[table["x_position"] != ""][3]
+    table.loc[seen, "angular_resolution_x_pixels_per_degree"] = value
+    table.to_csv(path, index=False)
+    recording = REFLACX(copy / "reflacx", copy / "mimic-cxr").read()
+    rest = recording.gaze()
+    reasons = [reason for _, reason in recording.skipped if str(path) in reason]
+    assert reasons == [f"{path}: record {seen + 1}: angular_resolution_x_pixels_per_degree {what}"]
+    assert path.parent.name not in set(rest["reading_id"])
+    assert (rest.loc[rest["valid"], "ppd_x"] > 0).all()

@@ -15,7 +15,8 @@ from gazelit.data.dicom import image_size, is_dicom
 from gazelit.data.geometry import on_image
 from gazelit.data.schema import Recording, Source
 from gazelit.data.sources.mimic import require_folder
-from gazelit.data.tables import read_text
+from gazelit.data.sources.views import view_position
+from gazelit.data.tables import is_text, read_text
 from gazelit.errors import InputError
 from gazelit.files import read_json
 
@@ -64,7 +65,9 @@ class CXRP(Source):
             except InputError as error:
                 skipped.append((image, str(error)))
                 continue
-            rows.append((image, patient, image, self.name, str(files[image]), height, width, ""))
+            rows.append(
+                (image, patient, image, self.name, str(files[image]), height, width, view_position(files[image]))
+            )
         if not rows:
             raise InputError(
                 f"{self.images}: holds none of the {len(records)} images of {self.gaze}; they are named after image_id"
@@ -111,16 +114,20 @@ def read_cxr_p(path: Path) -> list[dict[str, Any]]:
         lists = [record[key] for key in KEYS[1:]]
         if not all(isinstance(one, list) for one in lists) or len({len(one) for one in lists}) != 1:
             raise InputError(f"{path}: record {number}: gaze_x, gaze_y and time must be lists of one length")
+        if not is_text(record["image_id"]):
+            raise InputError(f"{path}: record {number}: image_id is not text")
         try:
             values = np.array(lists, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{path}: record {number}: holds a value that is not a number") from error
+        if values.ndim != 2:
+            raise InputError(f"{path}: record {number}: holds a list where a number belongs")
         if not np.isfinite(values).all() or (values[2] < 0).any():
             raise InputError(f"{path}: record {number}: holds an infinite value or a negative time")
-    ids = [str(record["image_id"]) for record in content]
-    if len(set(ids)) < len(ids):
-        raise InputError(f"{path}: {len(ids) - len(set(ids))} image_id are listed more than once")
-    return [{**record, "image_id": image} for record, image in zip(content, ids, strict=True)]
+    ids = {record["image_id"] for record in content}
+    if len(ids) < len(content):
+        raise InputError(f"{path}: {len(content) - len(ids)} image_id are listed more than once")
+    return content
 
 
 def _gaze(records: list[dict[str, Any]], sizes: dict[str, tuple[int, int]]) -> Iterator[pd.DataFrame]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,8 @@ from gazelit.data.schema import (
     is_synthetic,
 )
 from gazelit.data.sources.mimic import image_file, require_folder
-from gazelit.data.tables import find_table, numbers, read_chunks, read_text, unique
+from gazelit.data.sources.views import view_position
+from gazelit.data.tables import find_table, is_text, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
 from gazelit.files import read_json
 
@@ -124,6 +125,12 @@ class EGDCXR(Source):
         unique(path, sheet, "dicom_id")
         for column in (*PADS, *CLASSES):
             sheet[column] = numbers(path, sheet, column)
+        top, bottom, left, right = sheet[PADS].to_numpy(float).T
+        wrong = np.flatnonzero(
+            (sheet[PADS] < 0).any(axis=1) | (left + right >= SCREEN[0]) | (top + bottom >= SCREEN[1])
+        )
+        if len(wrong):
+            raise InputError(f"{path}: record {wrong[0] + 1}: the pads are negative or leave nothing of the screen")
         wrong = np.flatnonzero(sheet[CLASSES].sum(axis=1) != 1)
         if len(wrong):
             raise InputError(f"{path}: record {wrong[0] + 1}: exactly one of {', '.join(CLASSES)} must be 1")
@@ -161,7 +168,8 @@ class EGDCXR(Source):
                 "path": [str(paths[row]) for row in kept],
                 "height": np.array([height for height, _ in sizes], np.int64),
                 "width": np.array([width for _, width in sizes], np.int64),
-                "view": "PA",
+                # The authors took PA films alone; a header that says otherwise is believed.
+                "view": [view_position(paths[row], "PA") for row in kept],
                 **labels,
                 **{name: sheet[name] for name in ("gender", "anchor_age") if name in sheet},
             }
@@ -356,15 +364,20 @@ def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> 
             continue
         try:
             content = read_json(path)
-            said = [
-                (image, image, str(one["phrase"]), float(one["begin_time"]), float(one["end_time"]))
-                for one in content["time_stamped_text"]
-            ]
-        except (InputError, KeyError, TypeError, ValueError):
+            said = [(image, image, *_phrase(one)) for one in content["time_stamped_text"]]
+        except (InputError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
             skipped.append((image, f"{path}: not a transcript with phrase, begin_time and end_time; the image is kept"))
             continue
         rows += said
     return pd.DataFrame(rows, columns=list(PHRASE_COLUMNS))
+
+
+def _phrase(entry: Any) -> tuple[str, float, float]:
+    """Text, begin and end (s); raises ValueError if they are not these."""
+    text, begin, end = str(entry["phrase"]), float(entry["begin_time"]), float(entry["end_time"])
+    if not is_text(text) or not np.isfinite([begin, end]).all():
+        raise ValueError("no text, or no times")
+    return text, begin, end
 
 
 def _masks(folders: Path, films: pd.Index) -> pd.DataFrame:

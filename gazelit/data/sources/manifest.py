@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,24 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gazelit.data.dicom import image_size
 from gazelit.data.geometry import on_image
-from gazelit.data.schema import GAZE_KINDS, SPLITS, Recording, Source, is_synthetic
-from gazelit.data.tables import read_text
+from gazelit.data.schema import (
+    GAZE_KINDS,
+    IMAGE_COLUMNS,
+    SPLITS,
+    Recording,
+    Source,
+    check_label_names,
+    is_synthetic,
+)
+from gazelit.data.sources.plausible import doubts_about_units
+from gazelit.data.sources.views import view_position
+from gazelit.data.tables import number_hint, read_text, separator_hint
 from gazelit.errors import InputError
 
 logger = logging.getLogger("gazelit")
@@ -25,6 +38,8 @@ IMAGE_NEEDED = ("image_id", "patient_id", "path")
 GAZE_NEEDED = ("image_id", "x", "y", "duration")
 #: Where the whole image stood on the screen, in screen pixels: its outer edges.
 SCREEN_COLUMNS = ("screen_left", "screen_top", "screen_right", "screen_bottom")
+#: What a report makes groups of cases by; no other column goes into a store but those above and the labels.
+GROUP_COLUMNS = ("sex", "gender", "age", "anchor_age")
 _NUMBERS = ("t", "ppd_x", "ppd_y", "pupil")
 _FALSE = ("0", "0.0", "false")
 _TRUE = ("1", "1.0", "true", "")
@@ -35,20 +50,22 @@ SHOWN_FAULTS = 5
 class Manifest(Source):
     """Images and gaze listed in two tables; ``docs/data.md`` describes every column.
 
-    ``images`` needs ``image_id``, ``patient_id`` and ``path`` (relative to the table's folder, or absolute); it may
-    have ``study_id``, ``view``, ``official_split`` (train, val, test), label columns, and further columns. ``gaze``
-    needs ``image_id``, ``x``, ``y`` and ``duration`` (s); it may have ``t`` (s; without it, rows are in order and end
-    to end), ``reading_id``, ``reader_id``, ``recording_id``, ``kind`` (``fixation`` unless given, or ``sample``),
-    ``valid``, ``ppd_x``, ``ppd_y`` and ``pupil``.
+    ``images`` needs ``image_id``, ``patient_id`` and ``path``; it may have ``study_id``, ``view``, ``official_split``
+    (train, val, test), ``sex`` and ``age`` (for subgroups), and label columns. Further columns stay out of the store.
+    ``gaze`` needs ``image_id``, ``x``, ``y`` and ``duration`` (s); it may have ``t`` (s; without it, rows are in order
+    and end to end), ``reading_id``, ``reader_id``, ``recording_id``, ``kind`` (``fixation`` unless given, or
+    ``sample``), ``valid``, ``ppd_x``, ``ppd_y`` and ``pupil``.
 
     Args:
         images: The table of images, ``.csv``, ``.csv.gz`` or ``.parquet``.
         gaze: The table of gaze, likewise; none for images alone.
-        labels: Columns of ``images`` that are labels: 1, 0, −1 uncertain, blank unknown.
+        labels: Columns of ``images`` that are labels: 1 or True, 0 or False, −1 uncertain, blank unknown.
         coordinates: Of ``x`` and ``y``: ``pixel`` of the image (centres at integers), ``normalised`` (0 and 1 are the
             image's outer edges), or ``screen`` pixels; these need ``screen_left``, ``screen_top``, ``screen_right``
             and ``screen_bottom`` in ``images``, the edges of the whole image on the screen.
         name: Short name of the dataset.
+        root: Folder in which every image must lie, links followed; the folder of ``images`` unless given. A relative
+            ``path`` starts from the folder of ``images``, an absolute one may name any file within ``root``.
     """
 
     def __init__(
@@ -58,28 +75,26 @@ class Manifest(Source):
         labels: Sequence[str] = (),
         coordinates: Coordinates = "pixel",
         name: str = "manifest",
+        root: str | None = None,
     ) -> None:
         self.images = Path(images)
         self.gaze = Path(gaze) if gaze is not None else None
         self.labels = list(labels)
         self.coordinates = coordinates
         self.name = name
+        self.root = Path(root) if root is not None else self.images.parent
+        check_label_names(self.labels)
 
     def read(self) -> Recording:
         """See :class:`gazelit.data.schema.Source`."""
         faults: list[str] = []
         images = self._image_table(faults)
         gaze = self._gaze_table(images, faults) if self.gaze is not None else None
-        if faults:
-            shown = "; ".join(faults[:SHOWN_FAULTS])
-            more = (
-                f"; {len(faults) - SHOWN_FAULTS} more: `gazelit validate-manifest` lists them"
-                if len(faults) > SHOWN_FAULTS
-                else ""
-            )
-            raise InputError(shown + more)
+        _raise(faults)
         assert images is not None
         images, skipped = self._with_sizes(images)
+        if gaze is not None:
+            _raise(self._doubts(gaze, images))
         notes = {}
         readings = pd.DataFrame(columns=["image_id", "reading_id", "reader_id"])
         if gaze is not None:
@@ -92,11 +107,16 @@ class Manifest(Source):
         return Recording(images, self.labels, read_gaze, synthetic, skipped, notes, readings=readings)
 
     def faults(self) -> list[str]:
-        """Everything that is wrong with the two tables, a line each; files that images name are not opened."""
+        """Everything that is wrong with the two tables, a line each; of the images only the size is read."""
         faults: list[str] = []
         images = self._image_table(faults)
-        if self.gaze is not None:
-            self._gaze_table(images, faults)
+        gaze = self._gaze_table(images, faults) if self.gaze is not None else None
+        if images is not None and not faults:
+            images, skipped = self._with_sizes(images)
+            if skipped:
+                logger.warning("%d images cannot be used and would be left out; the first: %s", *_first(skipped))
+            if gaze is not None:
+                faults += self._doubts(gaze, images)
         return faults
 
     def _image_table(self, faults: list[str]) -> pd.DataFrame | None:
@@ -108,25 +128,55 @@ class Manifest(Source):
         if table.empty:
             faults.append(f"{path}: lists no image")
         for column in IMAGE_NEEDED:
-            _each(path, table[column] == "", f"{column} is empty", faults)
+            _each(path, table[column].str.strip() == "", f"{column} is empty", faults)
         _each(path, table["image_id"].duplicated(), "image_id was listed before", faults)
+        for column in self.labels:
+            table[column] = table[column].str.strip().replace({"True": "1", "true": "1", "TRUE": "1"})
+            table[column] = table[column].replace({"False": "0", "false": "0", "FALSE": "0"})
         for column in (*self.labels, *screen):
             table[column] = _numbers(path, table, column, column in self.labels, faults)
         if screen and not faults:
             for low, high in (screen[0::2], screen[1::2]):
                 _each(path, table[high] <= table[low], f"{high} is not above {low}", faults)
         for column in self.labels:
-            wrong = ~table[column].isin((0.0, 1.0, -1.0)) & table[column].notna()
+            # What is no number has been told.
+            wrong = ~table[column].isin((0.0, 1.0, -1.0)) & np.isfinite(table[column])
             _each(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
         if "official_split" in table:
             wrong = ~table["official_split"].isin((*SPLITS, ""))
             _each(path, wrong, f"official_split is none of {', '.join(SPLITS)}", faults)
             table["official_split"] = table["official_split"].replace("", None)
-        table["path"] = [str(path.parent / one) for one in table["path"]]
+        table["path"] = self._files(table["path"], faults)
         for column, default in (("study_id", table["image_id"]), ("view", "")):
             if column not in table:
                 table[column] = default
-        return table.assign(source=self.name)
+        known = {*IMAGE_COLUMNS, "official_split", *GROUP_COLUMNS, *screen, *self.labels}
+        return table[[name for name in table if name in known]].assign(source=self.name)
+
+    def _files(self, paths: pd.Series, faults: list[str]) -> list[str]:
+        """Every image's file, which must lie in the root wherever its links lead."""
+        root = os.path.realpath(self.root)
+        files = []
+        for row, path in enumerate(paths):
+            file = str(self.images.parent / path)
+            files.append(file)
+            try:
+                inside = Path(os.path.realpath(file)).is_relative_to(root)
+            except (OSError, ValueError):
+                faults.append(f"{self.images}: record {row + 1}: path is no file name")
+                continue
+            if not inside:
+                faults.append(
+                    f"{self.images}: record {row + 1}: path leads out of {self.root} (by .., as an absolute path, or "
+                    "by a link); give the folder that holds all images as root"
+                )
+        return files
+
+    def _doubts(self, gaze: pd.DataFrame, images: pd.DataFrame) -> list[str]:
+        size = images.set_index("image_id")[["width", "height"]].reindex(gaze["image_id"]).to_numpy(np.float64)
+        opened = np.isfinite(size).all(axis=1)
+        found = doubts_about_units(gaze[opened].reset_index(drop=True), size[opened], self.coordinates)
+        return [f"{self.gaze}: {doubt}" for doubt in found]
 
     def _with_sizes(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
         """The images that can be opened, with their sizes, and the others with the reason."""
@@ -143,7 +193,9 @@ class Manifest(Source):
         if table.empty:
             raise InputError(f"{self.images}: none of the {len(sizes)} images can be used; the first: {skipped[0][1]}")
         found = [size for size in sizes if size is not None]
-        return table.assign(height=[height for height, _ in found], width=[width for _, width in found]), skipped
+        heights, widths = zip(*found, strict=True)
+        view = [str(view) or view_position(path) for view, path in zip(table["view"], table["path"], strict=True)]
+        return table.assign(height=heights, width=widths, view=view), skipped
 
     def _gaze_table(self, images: pd.DataFrame | None, faults: list[str]) -> pd.DataFrame | None:
         path = self.gaze
@@ -199,25 +251,46 @@ class Manifest(Source):
 
 
 def validate(
-    images: str, gaze: str | None = None, labels: list[str] | None = None, coordinates: Coordinates = "pixel"
+    images: str,
+    gaze: str | None = None,
+    labels: list[str] | None = None,
+    coordinates: Coordinates = "pixel",
+    root: str | None = None,
 ) -> None:
     """Checks a manifest and lists every fault by file and row.
+
+    Gaze is compared with the sizes of its images and with what a look can last, so that fractions, percent, screen
+    pixels and milliseconds are noticed.
 
     Args:
         images: The table of images.
         gaze: The table of gaze.
         labels: Columns of ``images`` that are labels.
         coordinates: Of the gaze: ``pixel``, ``normalised`` or ``screen``.
+        root: Folder that every image must lie in; that of ``images`` unless given.
 
     Raises:
         InputError: There are faults; their number and where they are listed.
     """
-    faults = Manifest(images, gaze, labels or (), coordinates).faults()
+    faults = Manifest(images, gaze, labels or (), coordinates, root=root).faults()
     for fault in faults:
         logger.error("%s", fault)
     if faults:
         raise InputError(f"{len(faults)} faults, listed above; mend them and validate again")
     logger.info("%s: no fault found", images if gaze is None else f"{images}, {gaze}")
+
+
+def _first(skipped: list[tuple[str, str]]) -> tuple[int, str]:
+    return len(skipped), skipped[0][1]
+
+
+def _raise(faults: list[str]) -> None:
+    """Raises InputError with the first faults, if there are any."""
+    if not faults:
+        return
+    more = len(faults) - SHOWN_FAULTS
+    told = f"; {more} more: `gazelit validate-manifest` lists them" if more > 0 else ""
+    raise InputError("; ".join(faults[:SHOWN_FAULTS]) + told)
 
 
 def _parts(gaze: pd.DataFrame | None) -> Iterator[pd.DataFrame]:
@@ -229,34 +302,39 @@ def _read(path: Path, faults: list[str]) -> pd.DataFrame | None:
     """A table as text, or None and a fault."""
     try:
         if path.suffix == ".parquet":
-            try:
-                table = pd.read_parquet(path)
-            except FileNotFoundError as error:
-                raise InputError(f"{path}: no such file") from error
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path}: cannot be read as Parquet ({error.__class__.__name__})") from error
-            # Numbers become the text a CSV would hold, so that both are checked alike.
-            return table.astype(object).where(table.notna(), "").astype(str)
+            return _read_parquet(path)
         return read_text(path, [], "a manifest")
     except InputError as error:
         faults.append(str(error))
         return None
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """A table as the text a CSV would hold, so that both are checked alike."""
+    try:
+        table = pq.read_table(path).to_pandas(ignore_metadata=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError, LookupError, MemoryError, OverflowError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as Parquet ({error.__class__.__name__})") from error
+    return table.astype(object).where(table.notna(), "").astype(str)
+
+
 def _has(path: Path, table: pd.DataFrame, needed: Sequence[str], faults: list[str]) -> bool:
     missing = [name for name in needed if name not in table]
     if missing:
-        faults.append(f"{path}: column {', '.join(missing)} is missing (see Manifest in docs/data.md)")
+        cause = separator_hint(table.columns)
+        faults.append(f"{path}: column {', '.join(missing)} is missing{cause} (see Manifest in docs/data.md)")
     return not missing
 
 
 def _numbers(path: Path, table: pd.DataFrame, column: str, blank: bool, faults: list[str]) -> NDArray[np.float64]:
     text = table[column].str.strip()
-    values = pd.to_numeric(text, errors="coerce")
-    _each(
-        path, ~np.isfinite(values) & ~(blank & text.str.lower().isin(("", "nan"))), f"{column} is not a number", faults
-    )
-    return values.to_numpy(np.float64, copy=True)
+    values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, copy=True)
+    allowed = (blank & text.str.lower().isin(("", "nan"))).to_numpy()
+    for row in np.flatnonzero(~np.isfinite(values) & ~allowed):
+        faults.append(f"{path}: record {row + 1}: {column} is not a number{number_hint(text.iloc[row])}")
+    return values
 
 
 def _each(path: Path, wrong: pd.Series | NDArray[np.bool_], what: str, faults: list[str]) -> None:

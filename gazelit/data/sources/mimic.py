@@ -12,7 +12,7 @@ import pandas as pd
 
 from gazelit.data.dicom import image_size
 from gazelit.data.schema import Recording, Source, is_synthetic
-from gazelit.data.tables import find_table, numbers, read_text, unique
+from gazelit.data.tables import find_table, numbers, read_text, sides, unique
 from gazelit.errors import InputError
 
 DATASET = "MIMIC-CXR 2.0.0 or MIMIC-CXR-JPG"
@@ -117,8 +117,8 @@ class MIMICCXR(Source):
                 "study_id": table["study_id"],
                 "source": self.name,
                 "path": image_paths(table["subject_id"], table["study_id"], table["dicom_id"]),
-                "height": numbers(path, table, "Rows") if extra else np.nan,
-                "width": numbers(path, table, "Columns") if extra else np.nan,
+                "height": sides(path, table, "Rows") if extra else np.nan,
+                "width": sides(path, table, "Columns") if extra else np.nan,
                 "view": table["ViewPosition"] if extra else "",
             }
         )

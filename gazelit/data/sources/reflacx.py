@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gazelit.data.geometry import on_image
 from gazelit.data.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source, is_synthetic
 from gazelit.data.sources.mimic import OFFICIAL_SPLITS, image_file, require_folder
-from gazelit.data.tables import find_table, numbers, read_chunks, read_text, unique
+from gazelit.data.sources.views import view_position
+from gazelit.data.tables import find_table, numbers, read_chunks, read_text, sides, unique
 from gazelit.errors import InputError
 
 DATASET = "REFLACX 1.0.0"
@@ -140,8 +141,8 @@ class REFLACX(Source):
                         "path": meta["image"],
                         "official_split": meta["split"].map(OFFICIAL_SPLITS),
                         "discarded": _boolean(path, meta, "eye_tracking_data_discarded") == 1,
-                        "height": numbers(path, meta, "image_size_y"),
-                        "width": numbers(path, meta, "image_size_x"),
+                        "height": sides(path, meta, "image_size_y"),
+                        "width": sides(path, meta, "image_size_x"),
                         **labels,
                     }
                 )
@@ -186,7 +187,7 @@ class REFLACX(Source):
                 "path": [str(file) for file in files],
                 "height": firsts["height"].astype(np.int64),
                 "width": firsts["width"].astype(np.int64),
-                "view": "",
+                "view": [view_position(file) if found else "" for file, found in zip(files, there, strict=True)],
                 **{name: votes.loc[firsts["image_id"], name].to_numpy() for name in labels},
                 "official_split": firsts["official_split"],
             }
@@ -210,18 +211,20 @@ class REFLACX(Source):
         wrong = np.flatnonzero(~(end >= start))
         if len(wrong):
             raise InputError(f"{path}: record {wrong[0] + 1}: a fixation ends before it starts, or has no time")
-        return _canonical(reading, rows, "fixation", start, end - start)
+        return _canonical(path, reading, rows, "fixation", start, end - start)
 
     def _samples(self, reading: Any) -> pd.DataFrame:
         path = self.root / "gaze_data" / reading.reading_id / "gaze.csv"
         rows = _gaze_rows(path, ["timestamp_sample"])
         time = rows["timestamp_sample"].to_numpy()
-        if not np.isfinite(time).all():
-            raise InputError(f"{path}: a sample has no time")
+        wrong = np.flatnonzero(~np.isfinite(time))
+        if len(wrong):
+            raise InputError(f"{path}: record {wrong[0] + 1}: timestamp_sample is not a time")
         order = np.argsort(time, kind="stable")
         rows, time = rows.iloc[order], time[order]
         interval = np.diff(time, append=np.nan)
-        return _canonical(reading, rows, "sample", time, np.where(interval <= LONGEST_SAMPLE, interval, SAMPLE_SECONDS))
+        duration = np.where(interval <= LONGEST_SAMPLE, interval, SAMPLE_SECONDS)
+        return _canonical(path, reading, rows, "sample", time, duration)
 
     def _regions(self, readings: pd.DataFrame) -> pd.DataFrame:
         """Ellipses (an ellipse of several labels is listed under each) and the box of the chest."""
@@ -286,9 +289,22 @@ def _gaze_rows(path: Path, times: list[str]) -> pd.DataFrame:
 
 
 def _canonical(
-    reading: Any, rows: pd.DataFrame, kind: str, start: NDArray[np.float64], duration: NDArray[np.float64]
+    path: Path,
+    reading: Any,
+    rows: pd.DataFrame,
+    kind: str,
+    start: NDArray[np.float64],
+    duration: NDArray[np.float64],
 ) -> pd.DataFrame:
     x, y = rows["x_position"].to_numpy(), rows["y_position"].to_numpy()
+    # Not clipped by the authors: gaze on the margins lies off the image.
+    valid = on_image(x, y, reading.width, reading.height)
+    for column in ANGLES.values():
+        # A blink has blanks; σ of a look would be 0 or unknown.
+        wrong = np.flatnonzero(valid & ~((rows[column] > 0) & (rows[column] < np.inf)).to_numpy())
+        if len(wrong):
+            what = "is empty" if np.isnan(rows[column].iloc[wrong[0]]) else "is not above 0"
+            raise InputError(f"{path}: record {rows.index[wrong[0]] + 1}: {column} {what}")
     return pd.DataFrame(
         {
             "image_id": reading.image_id,
@@ -298,8 +314,7 @@ def _canonical(
             "duration": duration,
             "x": x,
             "y": y,
-            # Not clipped by the authors: gaze on the margins lies off the image.
-            "valid": on_image(x, y, reading.width, reading.height),
+            "valid": valid,
             "kind": kind,
             "pupil": rows["pupil_area_normalized"].to_numpy(),
             **{new: rows[old].to_numpy() for new, old in {**ANGLES, **SHOWN}.items()},

@@ -1,0 +1,91 @@
+"""Digests of a store's files: what was written can be told from what is there.
+
+``store.json`` has the SHA-256 of every file, and one of samples of each, which is compared whenever a store is opened;
+``digests.json`` has one of every film and mask, so that ``gazelit verify`` names those that differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gazelit.errors import InputError
+from gazelit.files import read_json, sha256_file, sha256_json, write_json
+
+DIGESTS_FILE = "digests.json"
+#: Hexadecimal digits of an item's digest: 64 bits tell damage, which is no forgery.
+ITEM_DIGITS = 16
+#: A file's samples: so many blocks of so many bytes, from its beginning to its end.
+SAMPLES, SAMPLE_BYTES = 16, 4096
+
+
+def record_digests(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Writes ``digests.json`` of a store that is being built.
+
+    Args:
+        folder: Of the store.
+        names: Its files.
+
+    Returns:
+        Entries of ``store.json``: ``sha256`` and ``samples`` by file, ``digests`` (of ``digests.json``), and
+        ``fingerprint``, one for all files.
+    """
+    items = {name: item_digests(folder / name) for name in names if name.endswith(".npy")}
+    write_json(folder / DIGESTS_FILE, items)
+    whole = {name: sha256_file(folder / name) for name in names}
+    return {
+        "sha256": whole,
+        "samples": {name: sample_digest(folder / name) for name in names},
+        "digests": sha256_file(folder / DIGESTS_FILE),
+        "fingerprint": sha256_json(whole),
+    }
+
+
+def item_digests(path: Path) -> list[str]:
+    """A digest of each item along the first axis of a ``.npy`` file.
+
+    Raises:
+        InputError: The file is not as it was written.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else np.zeros(0)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as an array ({error.__class__.__name__})") from error
+    return [hashlib.sha256(np.ascontiguousarray(item)).hexdigest()[:ITEM_DIGITS] for item in array]
+
+
+def sample_digest(path: Path) -> str:
+    """SHA-256 of blocks of a file, evenly from its beginning to its end; of all of a small file."""
+    length = path.stat().st_size
+    starts = np.linspace(0, max(0, length - SAMPLE_BYTES), SAMPLES).astype(np.int64)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in starts.tolist():
+            file.seek(start)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def changed_items(folder: Path, name: str, expected_digests: str) -> list[int] | None:
+    """Which items of a ``.npy`` file differ from what ``digests.json`` says; None if they cannot be told.
+
+    Args:
+        folder: Of the store.
+        name: The file.
+        expected_digests: SHA-256 that ``digests.json`` should have.
+    """
+    path = folder / DIGESTS_FILE
+    if not path.is_file() or sha256_file(path) != expected_digests:
+        return None
+    expected = read_json(path)[name]
+    try:
+        found = item_digests(folder / name)
+    except InputError:
+        return None
+    if len(found) != len(expected):
+        return None
+    return [row for row, (now, then) in enumerate(zip(found, expected, strict=True)) if now != then]
