@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -11,10 +11,10 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
 
 from gazelit.data.dataset import (
     Example,
@@ -30,18 +30,30 @@ from gazelit.data.dataset import (
 )
 from gazelit.data.gaze import Detection, TimeWindow
 from gazelit.data.heatmap import fixation_counts, fixation_density
+from gazelit.data.identity import find_people, pixel_hashes
+from gazelit.data.labels import Uncertain, explain_unusable, read_labels
 from gazelit.data.regions import region_masks
-from gazelit.data.splits import SPLITS, Method, SplitOptions, load_split, make_split
+from gazelit.data.sampling import EpochSampler, Sampling
+from gazelit.data.schema import SPLITS
+from gazelit.data.split_table import check_classes, count_split, format_table, warnings
+from gazelit.data.splits import (
+    Method,
+    SplitOptions,
+    external_split,
+    label_columns,
+    load_split,
+    make_split,
+    twins_note,
+)
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
-from gazelit.files import sha256_json
+from gazelit.files import sha256_file, sha256_json
 from gazelit.metrics.saliency import CentreBias
 
 logger = logging.getLogger("gazelit")
 
 Batch = dict[str, Tensor]
-Sampling = Literal["shuffled", "balanced"]
 Split = Literal["train", "val", "test"]
 
 
@@ -88,6 +100,10 @@ class GazeDataModule(L.LightningDataModule):
         test_fraction: Share of patients for the test.
         folds: Number of folds of patients instead of the two shares; fold ``fold`` is the test, the next validation.
         fold: Which fold is the test, from 0.
+        stratify: Label columns whose prevalence is the same in every split, whatever ``labels`` the stage trains on;
+            unless given, all the store's label columns that have a positive and no measurements. Stages that hand over
+            to each other must share it.
+        allow_empty: Go on although a class has no positive case in some split.
         predict_split: Which split `gazelit predict` reads.
         seed: Of order and augmentation.
     """
@@ -97,7 +113,7 @@ class GazeDataModule(L.LightningDataModule):
         store: str = "stores/egd-cxr",
         labels: Sequence[str] = ("Normal", "CHF", "pneumonia"),
         exclusive: bool = True,
-        uncertain: Literal["unknown", "positive", "negative"] = "unknown",
+        uncertain: Uncertain = "unknown",
         batch_size: int = 16,
         num_workers: int = 2,
         downscale: int = 1,
@@ -121,6 +137,8 @@ class GazeDataModule(L.LightningDataModule):
         test_fraction: float = 0.2,
         folds: int | None = None,
         fold: int = 0,
+        stratify: Sequence[str] | None = None,
+        allow_empty: bool = False,
         predict_split: Split = "test",
         seed: int = 0,
     ) -> None:
@@ -148,6 +166,8 @@ class GazeDataModule(L.LightningDataModule):
             raise InputError(f"gaze_cases: must be at least 0, not {gaze_cases}")
         self.split_file = split_file
         self.split = SplitOptions(split_method, split_seed, val_fraction, test_fraction, folds, fold)
+        self.stratify = stratify
+        self.allow_empty = allow_empty
         self.trained_on = trained_on
         if trained_on is not None and split_method != "external":
             raise InputError("trained_on: goes with split_method external; leave it out")
@@ -155,53 +175,84 @@ class GazeDataModule(L.LightningDataModule):
         self.seed = seed
         self._store: Store | None = None
         self._regions: pd.DataFrame | None = None
+        self._notes: list[str] = []
         self._biases: tuple[list[CentreBias], Tensor] | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the store and splits it; cheap when called again.
+        """Opens the store and splits it, cheap when called again; before training says what is in each split.
 
         Raises:
             InputError: The store, a label or the split cannot be used.
         """
-        if self._store is not None:
-            return
+        if self._store is None:
+            self._open()
+        if stage == "fit":
+            self._tell()
+
+    def _open(self) -> None:
         store = Store.open(self.store_path)
-        self._labels, usable = _labels(store, self.class_names, self.exclusive, self.uncertain)
-        is_external = self.split.method == "external" and self.split_file is None
-        if not usable.all() and not is_external:
-            what = f"exactly one of {', '.join(self.class_names)}" if self.class_names else "a label, as none is named"
-            raise InputError(f"labels: {int((~usable).sum())} cases do not have {what}; set exclusive: false")
-        if self.split_file is not None:
-            self._split = load_split(self.split_file, store.cases)
-        elif is_external:
-            self._split = self._external_split(store, usable)
-        else:
-            values = self._labels.float()
-            is_class = self.exclusive or bool((values.isnan() | (values == 0) | (values == 1)).all())
-            # Rows of NaN differ from each other as numbers, and not as text; measurements are no strata.
-            strata = [str(label) if is_class else "" for label in self._labels.tolist()]
-            self._split = make_split(store.cases, strata, self.split)
+        self._labels, usable = read_labels(store, self.class_names, self.exclusive, self.uncertain)
+        self._stratified: list[str] | None = None
+        self._split = self._split_cases(store, usable)
+        cases = np.flatnonzero(self._split.notna())
+        if not usable[cases].all():
+            reason = explain_unusable(store, self.class_names, cases)
+            raise InputError(f"labels: {reason}; set exclusive: false, or leave them out of a split_file")
+        self._counts = count_split(store.cases, self._split, self._class_table())
+        if self._is_external:
+            for line in warnings(self._counts, ["test"]):
+                logger.warning("%s", line)
+        elif not self.allow_empty:
+            check_classes(self._counts, self._remedy())
         check_downscale(store, self.downscale)
-        self._gaze = self._controlled(WorkingGaze.of(store, self.gaze, self.downscale), store)
+        self._own_gaze = WorkingGaze.of(store, self.gaze, self.downscale)
+        self._gaze = self._controlled(self._own_gaze, store)
         self._store = store
         self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
 
-    def _external_split(self, store: Store, usable: NDArray[np.bool_]) -> pd.Series:
-        """Every case for the test, but those without a usable label and those of patients that were trained on."""
-        split = make_split(store.cases, [], self.split)
-        known = np.zeros(len(split), bool)
-        if self.trained_on is not None:
-            known = store.cases["patient_id"].isin(Store.open(self.trained_on).cases["patient_id"]).to_numpy()
-        split[known | ~usable] = np.nan
-        if split.isna().any():
-            logger.info(
-                "external test: of %d cases %d are left out because their patients are in the store that was trained "
-                "on, and %d more because they do not have exactly one of the classes",
-                len(split), known.sum(), (~usable & ~known).sum(),
-            )  # fmt: skip
-        if split.isna().all():
-            raise InputError(f"{self.store_path}: no case is left for an external test")
+    def _split_cases(self, store: Store, usable: NDArray[np.bool_]) -> pd.Series:
+        """The split of every case, NaN for none; keeps what is to be said of it."""
+        pixels = pixel_hashes(store)
+        if self._is_external:
+            trained_on = None if self.trained_on is None else Store.open(self.trained_on)
+            split, note = external_split(store.cases, usable, pixels, trained_on)
+            if note:
+                logger.info("%s", note)
+            if split.isna().all():
+                raise InputError(f"{self.store_path}: no case is left for an external test")
+            return split
+        people = find_people(store.cases, pixels)
+        self._notes += people.notes
+        if self.split_file is not None:
+            split = load_split(self.split_file, store.cases)
+        else:
+            labels = label_columns([store], self.stratify, self.split.method)
+            split = make_split(store.cases, labels, self.split, people)
+            if self.split.method != "official":
+                self._stratified = list(labels.columns)
+        self._notes += [note for note in [twins_note(split, pixels)] if note]
         return split
+
+    def _class_table(self) -> pd.DataFrame:
+        """The classes of all rows, a column each, 1 for positive and 0 for negative."""
+        values = self._labels.numpy()
+        if self.exclusive:
+            values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
+        return pd.DataFrame(values, columns=self.class_names)
+
+    def _remedy(self) -> str:
+        """What a user can do where a class is missing in a split."""
+        if self.split_file is not None:
+            return "make another split_file, or set allow_empty: true"
+        if self.split.method == "official":
+            return "take split_method: patient, or set allow_empty: true"
+        return "name the classes in stratify, take larger shares or another split_seed, or set allow_empty: true"
+
+    @rank_zero_only
+    def _tell(self) -> None:
+        logger.info("what is in each split:\n%s", format_table(self._counts))
+        for line in [*self._notes, *warnings(self._counts)]:
+            logger.warning("%s", line)
 
     def _controlled(self, gaze: WorkingGaze, store: Store) -> WorkingGaze:
         """The gaze as ``gaze_control`` and ``gaze_cases`` have it."""
@@ -214,6 +265,10 @@ class GazeDataModule(L.LightningDataModule):
                 order = np.random.default_rng(self.split.seed).permutation(rows)
                 gaze = gaze.controlled("none", np.sort(order[self.gaze_cases :]), patients, 0)
         return gaze
+
+    @property
+    def _is_external(self) -> bool:
+        return self.split_file is None and self.split.method == "external"
 
     @property
     def store(self) -> Store:
@@ -270,23 +325,36 @@ class GazeDataModule(L.LightningDataModule):
             "window": None if self.gaze.window is None else asdict(self.gaze.window),
             "detection": asdict(self.gaze.detection) if self.gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
-            "split_method": self.split.method if self.split_file is None else "file",
-            "split_seed": self.split.seed if self.split_file is None else None,
-            "fold": self.split.fold if self.split_file is None and self.split.folds is not None else None,
-            "folds": self.split.folds if self.split_file is None else None,
+            **self._split_settings(),
             "trained_on": None if self.trained_on is None else Store.open(self.trained_on).about["fingerprint"],
             "n": {split: len(self.rows(split)) for split in SPLITS},
         }
 
+    def _split_settings(self) -> dict[str, Any]:
+        """What decided the split; None for what had no say."""
+        drawn = self.split_file is None
+        options = self.split
+        shared = drawn and options.method == "patient" and options.folds is None
+        return {
+            "split_method": options.method if drawn else "file",
+            "split_file_sha256": None if self.split_file is None else sha256_file(self.split_file),
+            "split_seed": options.seed if drawn else None,
+            "val_fraction": options.val_fraction if shared else None,
+            "test_fraction": options.test_fraction if shared else None,
+            "folds": options.folds if drawn else None,
+            "fold": options.fold if drawn and options.folds is not None else None,
+            "stratify": self._stratified,
+        }
+
     def _train_points(self) -> np.ndarray:
-        """Which points of the gaze belong to training cases, or to test cases where there are none: (M,) bool."""
+        """Which points of the readers' own gaze belong to training cases, or to test cases where there are none: (M,) bool."""
         is_train = np.zeros(len(self.store.cases), bool)
         is_train[self.rows("train" if len(self.rows("train")) else "test")] = True
-        return np.repeat(is_train, np.diff(self._gaze.starts))
+        return np.repeat(is_train, np.diff(self._own_gaze.starts))
 
     def _sigma_px(self) -> list[float] | None:
         """Mean σ of the training cases in working pixels (x, y); None without gaze."""
-        sigma = self._gaze.sigma[self._train_points()]
+        sigma = self._own_gaze.sigma[self._train_points()]
         return [round(float(value), 4) for value in sigma.mean(axis=0, dtype=np.float64)] if len(sigma) else None
 
     def _sigma_deg(self, sigma: list[float] | None) -> float | list[float] | None:
@@ -307,8 +375,9 @@ class GazeDataModule(L.LightningDataModule):
         return np.flatnonzero(self._split == split)
 
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
-        """Where some cases were looked at on average, without augmentation.
+        """Where some cases were looked at on average, without augmentation and whatever ``gaze_control`` says.
 
+        It is what maps are scored against, which must be the same for models that were given other gaze.
         One case more counts that was looked at evenly, so that no pixel is impossible: a KLD or an information gain
         would be infinite there.
         """
@@ -316,11 +385,11 @@ class GazeDataModule(L.LightningDataModule):
         density = torch.full(self.size, 1 / (height * width), dtype=torch.float64)
         counts = torch.zeros(self.size, dtype=torch.float64)
         for row in rows:
-            part = slice(self._gaze.starts[row], self._gaze.starts[row + 1])
+            part = slice(self._own_gaze.starts[row], self._own_gaze.starts[row + 1])
             if part.start == part.stop:
                 continue
-            points = torch.from_numpy(self._gaze.points[part])[None]
-            density += fixation_density(points, self.size, torch.from_numpy(self._gaze.sigma[part])[None])[0]
+            points = torch.from_numpy(self._own_gaze.points[part])[None]
+            density += fixation_density(points, self.size, torch.from_numpy(self._own_gaze.sigma[part])[None])[0]
             counts += fixation_counts(points, self.size)[0]
         return CentreBias((density / density.sum()).float(), counts.float())
 
@@ -446,77 +515,6 @@ class GazeDataModule(L.LightningDataModule):
         )
 
 
-class EpochSampler(DistributedSampler[Any]):
-    """Yields (epoch, position), so that workers that live for several epochs know the epoch.
-
-    Training shares are padded to equal length, as gradients need it; others are not, so that no case is evaluated
-    twice.
-
-    Args:
-        dataset: What to sample.
-        shuffle: Whether to shuffle by seed and epoch, for training.
-        seed: Of the order.
-        world_size: Number of processes.
-        rank: Of this process.
-        classes: (N,) class of each case, to draw as many of every class; all cases alike unless given.
-    """
-
-    def __init__(
-        self,
-        dataset: GazeDataset,
-        shuffle: bool,
-        seed: int,
-        world_size: int,
-        rank: int,
-        classes: Tensor | None = None,
-    ) -> None:
-        super().__init__(dataset, world_size, rank, shuffle=shuffle, seed=seed)
-        self._fixed = None if shuffle else range(rank, len(dataset), world_size)
-        self._classes = classes
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        if self._classes is not None:
-            positions = iter(self._balanced(self._classes)[self.rank : self.total_size : self.num_replicas].tolist())
-        else:
-            positions = super().__iter__() if self._fixed is None else iter(self._fixed)
-        return ((self.epoch, position) for position in positions)
-
-    def _balanced(self, classes: Tensor) -> Tensor:
-        """``total_size`` positions, as many of every class; a class is gone through before one of its cases repeats."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        present = classes.unique()
-        share = -(-self.total_size // len(present))
-        drawn = []
-        for one in present:
-            members = torch.nonzero(classes == one).flatten()
-            rounds = -(-share // len(members))
-            orders = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
-            drawn.append(torch.cat(orders)[:share])
-        # A case more of some classes than of others at most.
-        positions = torch.stack(drawn, dim=1).flatten()[: self.total_size]
-        return positions[torch.randperm(len(positions), generator=generator)]
-
-    def __len__(self) -> int:
-        return super().__len__() if self._fixed is None else len(self._fixed)
-
-
 def _unit(image: Tensor) -> Tensor:
     """float32 in [0, 1]."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image
-
-
-def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str) -> tuple[Tensor, NDArray[np.bool_]]:
-    """Labels of all rows, and which rows have usable ones: of exclusive classes exactly one."""
-    known = store.about["label_columns"]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"labels: the store has no label {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
-    values = torch.from_numpy(
-        store.cases[list(names)].to_numpy(np.float32, copy=True).reshape(len(store.cases), len(names))
-    )
-    if not exclusive:
-        values[values == -1] = {"unknown": torch.nan, "positive": 1.0, "negative": 0.0}[uncertain]
-        return values, np.ones(len(values), bool)
-    usable = (torch.nan_to_num(values, nan=-1.0).sum(dim=1) == 1) & ~(values < 0).any(dim=1)
-    classes = torch.nan_to_num(values).argmax(dim=1) if names else torch.zeros(len(values), dtype=torch.long)
-    return classes, usable.numpy()

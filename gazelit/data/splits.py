@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from gazelit.data.identity import People, find_people, identity, pixel_hashes
 from gazelit.data.schema import SPLITS
+from gazelit.data.split_table import check_classes, count_split, format_table, save_counts, warnings
 from gazelit.data.store import Store
+from gazelit.data.stratification import deal
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
 
@@ -35,8 +41,8 @@ class SplitOptions:
             splits: for comparison with it alone; ``external``: every case is a test case, of a model that was trained
             on other data.
         seed: Of the shuffle of patients.
-        val_fraction: Share of patients for validation, with ``patient`` and no folds.
-        test_fraction: Share of patients for the test, with ``patient`` and no folds.
+        val_fraction: Share of patients, and of films, for validation, with ``patient`` and no folds.
+        test_fraction: Share of patients, and of films, for the test, with ``patient`` and no folds.
         folds: Number of folds with ``patient``: fold ``fold`` is the test, the next one validation.
         fold: Which fold is the test, from 0.
     """
@@ -49,13 +55,16 @@ class SplitOptions:
     fold: int = 0
 
 
-def make_split(images: pd.DataFrame, strata: Sequence[object], options: SplitOptions) -> pd.Series:
+def make_split(
+    images: pd.DataFrame, labels: pd.DataFrame, options: SplitOptions, people: People | None = None
+) -> pd.Series:
     """Splits a table of images.
 
     Args:
         images: Table with ``image_id``, ``patient_id``, ``study_id``, and ``official_split`` for that method.
-        strata: One value an image, such as its class.
+        labels: The labels whose prevalence is kept, a column each: 1, 0, −1 (uncertain) or NaN (unknown).
         options: How.
+        people: Which films belong together; by ``patient_id`` unless given.
 
     Returns:
         The split of every image, indexed as ``images``; NaN where the official split names none.
@@ -63,10 +72,8 @@ def make_split(images: pd.DataFrame, strata: Sequence[object], options: SplitOpt
     Raises:
         InputError: An option is out of range, a split is empty, or patients overlap.
     """
-    if options.folds is not None:
-        if options.method != "patient":
-            raise InputError(f"folds: goes with method patient, not {options.method}")
-        return split_into_folds(images, strata, options.folds, options.fold, options.seed)
+    if options.folds is not None and options.method != "patient":
+        raise InputError(f"folds: goes with method patient, not {options.method}")
     if options.method == "official":
         if "official_split" not in images or images["official_split"].isna().all():
             raise InputError("split: this source has no official split; take method patient")
@@ -76,50 +83,47 @@ def make_split(images: pd.DataFrame, strata: Sequence[object], options: SplitOpt
     if options.method == "external":
         return pd.Series("test", index=images.index, name="split", dtype=object)
     if options.method == "reference_image_level":
-        return split_like_reference(images, strata, options.seed)
-    return split_by_patient(images, strata, options.val_fraction, options.test_fraction, options.seed)
+        return split_like_reference(images, labels, options.seed)
+    people = find_people(images) if people is None else people
+    if options.folds is None:
+        return split_by_patient(images, labels, options, people)
+    return split_into_folds(images, labels, options, people)
 
 
-def split_by_patient(images: pd.DataFrame, strata: Sequence[object], val: float, test: float, seed: int) -> pd.Series:
-    """Splits patients, within strata, into train, val and test.
-
-    A patient belongs to the stratum of their first image. Within a stratum patients are shuffled and each split gets
-    its share to the nearest patient.
+def split_by_patient(images: pd.DataFrame, labels: pd.DataFrame, options: SplitOptions, people: People) -> pd.Series:
+    """Splits patients into train, val and test so that each has its share of patients, films and of every label.
 
     Args:
-        images: Table with ``image_id`` and ``patient_id``.
-        strata: One value an image, such as its class.
-        val: Share of patients for validation.
-        test: Share of patients for the test.
-        seed: Of the shuffle.
+        images: Table of images.
+        labels: The labels, a column each.
+        options: Shares and seed.
+        people: Which films belong together.
 
     Returns:
         The split of every image, indexed as ``images``.
 
     Raises:
-        InputError: The shares leave a split empty.
+        InputError: The shares are out of range or leave a split empty.
     """
+    val, test = options.val_fraction, options.test_fraction
     if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise InputError("val_fraction and test_fraction must be above 0, with a sum below 1")
-    assigned: dict[str, str] = {}
-    for names in _shuffled_patients(images, strata, seed):
-        n_test, n_val = round(test * len(names)), round(val * len(names))
-        for position, name in enumerate(names):
-            assigned[name] = "test" if position < n_test else "val" if position < n_test + n_val else "train"
-    return _assign(images, assigned)
+    assigned = _dealt(labels, people, (1 - val - test, val, test), options.seed)
+    split = pd.Series(np.array(SPLITS, object)[assigned], index=images.index, name="split")
+    check_split(images, split)
+    return split
 
 
-def split_into_folds(images: pd.DataFrame, strata: Sequence[object], folds: int, fold: int, seed: int) -> pd.Series:
+def split_into_folds(images: pd.DataFrame, labels: pd.DataFrame, options: SplitOptions, people: People) -> pd.Series:
     """Fold ``fold`` of the patients for the test, the next for validation, the rest for training.
 
     Over all folds every patient is in the test once and in validation once.
 
     Args:
-        images: Table with ``image_id`` and ``patient_id``.
-        strata: One value an image, such as its class.
-        folds: Number of folds, at least 3.
-        fold: Which one, from 0.
-        seed: Of the shuffle; the folds of one seed belong together.
+        images: Table of images.
+        labels: The labels, a column each.
+        options: Number of folds, at least 3, which one, and the seed; the folds of one seed belong together.
+        people: Which films belong together.
 
     Returns:
         The split of every image, indexed as ``images``.
@@ -127,22 +131,39 @@ def split_into_folds(images: pd.DataFrame, strata: Sequence[object], folds: int,
     Raises:
         InputError: ``folds`` or ``fold`` is out of range, or a fold is empty.
     """
+    folds, fold = options.folds or 0, options.fold
     if folds < 3:
         raise InputError(f"folds: must be at least 3 (train, val and test), not {folds}")
     if not 0 <= fold < folds:
         raise InputError(f"fold: must be 0 to {folds - 1}, not {fold}")
-    place: dict[str, int] = {}
-    count = 0
-    for names in _shuffled_patients(images, strata, seed):
-        # Dealt on from stratum to stratum, so that small ones do not all fall into the first folds.
-        for name in names:
-            place[name] = count % folds
-            count += 1
-    splits = {fold: "test", (fold + 1) % folds: "val"}
-    return _assign(images, {name: splits.get(one, "train") for name, one in place.items()})
+    assigned = _dealt(labels, people, (1 / folds,) * folds, options.seed)
+    values = np.full(len(images), "train", object)
+    values[assigned == fold], values[assigned == (fold + 1) % folds] = "test", "val"
+    split = pd.Series(values, index=images.index, name="split")
+    check_split(images, split)
+    return split
 
 
-def split_like_reference(images: pd.DataFrame, strata: Sequence[object], seed: int) -> pd.Series:
+def _dealt(labels: pd.DataFrame, people: People, shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """The part of each film, from 0; a function of seed, patients and labels, and not of the order of a file."""
+    columns, everywhere = [np.ones(len(labels), np.int64)], [False, False]
+    for _, values in labels.items():
+        # What is uncertain or unknown is spread evenly too, so that prevalence is kept whatever becomes of it.
+        for value in (1, 0, -1):
+            columns.append((values == value).to_numpy(np.int64))
+            everywhere.append(value == 1)
+    counts = np.zeros((len(people.keys), len(columns)), np.int64)
+    np.add.at(counts, people.groups, np.column_stack(columns))
+    patients = pd.Series(people.patients).groupby(people.groups).nunique().to_numpy(np.int64)
+    counts = np.insert(counts, 1, patients, axis=1)
+    # An order by hash is the same on every platform and in every version of NumPy.
+    order = np.argsort([hashlib.sha256(f"{seed}:{key}".encode()).hexdigest() for key in people.keys])
+    of_group = np.empty(len(order), np.int64)
+    of_group[order] = deal(counts[order], shares, np.array(everywhere))
+    return of_group[people.groups]
+
+
+def split_like_reference(images: pd.DataFrame, labels: pd.DataFrame, seed: int) -> pd.Series:
     """The reference implementation's split of images: shuffled, then by a counter in each class (70/10/20).
 
     Of ten images of a class two go to the test, one to validation, seven to training. Patients with several films are
@@ -150,29 +171,57 @@ def split_like_reference(images: pd.DataFrame, strata: Sequence[object], seed: i
 
     Args:
         images: Table with ``image_id`` and ``patient_id``.
-        strata: The class of each image.
+        labels: The exclusive classes, a column each.
         seed: Of the shuffle.
 
     Returns:
         The split of every image, indexed as ``images``.
     """
-    order = np.random.default_rng(seed).permutation(len(images))
+    # As text, because rows of NaN differ from each other as numbers.
+    strata = [str(row) for row in labels.to_numpy(float).tolist()]
     counter: dict[str, int] = {}
     split = np.empty(len(images), object)
-    for place in order:
-        stratum = str(strata[place])
-        number = counter.get(stratum, 0)
-        counter[stratum] = number + 1
-        split[place] = ("test", "test", "val", *["train"] * 7)[number % 10]
+    for position in np.random.default_rng(seed).permutation(len(images)):
+        number = counter.get(strata[position], 0)
+        counter[strata[position]] = number + 1
+        split[position] = ("test", "test", "val", *["train"] * 7)[number % 10]
     result = pd.Series(split, index=images.index, name="split")
     check_split(images, result, ("image_id",))
-    shared = int((result.groupby(images["patient_id"].astype(str)).nunique() > 1).sum())
+    shared = int((result.groupby(identity(images["patient_id"])).nunique() > 1).sum())
     logger.warning(
         "reference_image_level split: %d patients are in more than one split; figures on it are too good and serve for "
         "comparison with the reference implementation alone",
         shared,
     )
     return result
+
+
+def external_split(
+    cases: pd.DataFrame, usable: NDArray[np.bool_], pixels: NDArray[np.bytes_], trained_on: Store | None
+) -> tuple[pd.Series, str]:
+    """Every case for the test, but those without a usable label and those of patients that were trained on.
+
+    Args:
+        cases: The cases of the store.
+        usable: (N,) which have a usable label.
+        pixels: (N,) hashes of their pixels.
+        trained_on: The store that was trained on, if it is at hand: its patients and its films are left out.
+
+    Returns:
+        The split of every case, NaN for those left out; and what is to be said of those, empty if there are none.
+    """
+    known = np.zeros(len(cases), bool)
+    if trained_on is not None:
+        known = identity(cases["patient_id"]).isin(identity(trained_on.cases["patient_id"])).to_numpy()
+        known |= np.isin(pixels, pixel_hashes(trained_on)) & (pixels != b"")
+    split = pd.Series("test", index=cases.index, name="split", dtype=object)
+    split[known | ~usable] = np.nan
+    note = (
+        f"external test: of {len(split)} cases {known.sum()} are left out because their patients or films are in the "
+        f"store that was trained on, and {(~usable & ~known).sum()} more because they do not have exactly one of the "
+        "classes"
+    )
+    return split, note if split.isna().any() else ""
 
 
 def check_split(images: pd.DataFrame, split: pd.Series, groups: Sequence[str] = GROUPS) -> None:
@@ -199,10 +248,18 @@ def _check_overlap(images: pd.DataFrame, split: pd.Series, groups: Sequence[str]
     for column in groups:
         if column in images:
             # A source without study ids has blanks, which are nobody's.
-            known = images[column].astype(str).replace("", np.nan)
+            ids = identity(images[column]) if column == "patient_id" else images[column].astype(str)
+            known = ids.replace("", np.nan)
             shared = int((split.groupby(known).nunique() > 1).sum())
             if shared:
                 raise InputError(f"split: {shared} {column} are in more than one split; split by patient")
+
+
+def twins_note(split: pd.Series, pixels: NDArray[np.bytes_]) -> str:
+    """Says how many films have the same pixels as one of another split; empty if none has."""
+    table = pd.DataFrame({"pixels": pixels, "split": split.to_numpy()})[pixels != b""]
+    apart = int((table.groupby("pixels")["split"].transform("nunique") > 1).sum())
+    return f"{apart} films have the same pixels as a film in another split: figures on it are too good" if apart else ""
 
 
 def save_split(path: str | Path, images: pd.DataFrame, split: pd.Series) -> None:
@@ -213,7 +270,7 @@ def save_split(path: str | Path, images: pd.DataFrame, split: pd.Series) -> None
 
 
 def load_split(path: str | Path, images: pd.DataFrame) -> pd.Series:
-    """Reads a split file for a table of images; images that it does not name are in no split (NaN).
+    """Reads a split file for a table of images; images that it does not name are in no split (NaN), which is said.
 
     The file may name images of other stores too: overlap is looked for in all of it.
 
@@ -240,7 +297,42 @@ def load_split(path: str | Path, images: pd.DataFrame) -> pd.Series:
         check_split(images, split)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    if split.isna().any():
+        logger.warning(
+            "%s: %d of the store's %d images are in no split and so left out; make the file anew with `gazelit split` "
+            "if it is of an earlier store",
+            path, int(split.isna().sum()), len(split),
+        )  # fmt: skip
     return split
+
+
+def label_columns(stores: Sequence[Store], stratify: Sequence[str] | None, method: Method) -> pd.DataFrame:
+    """The labels whose prevalence a split keeps, for the cases of some stores one after the other.
+
+    Args:
+        stores: The stores; what one does not have is unknown there.
+        stratify: Label columns. Unless given, every label column that has a positive and no other values than 1, 0, −1
+            and blank: those of the store, whatever a stage trains on, so that all its stages have one split.
+        method: How cases are split.
+
+    Raises:
+        InputError: A column is no label of the stores or holds other values; or the method needs them named.
+    """
+    if stratify is None and method == "reference_image_level":
+        raise InputError("stratify: reference_image_level needs the exclusive classes by name, such as [Normal, CHF]")
+    known = list(dict.fromkeys(name for store in stores for name in store.about["label_columns"]))
+    names = known if stratify is None else list(stratify)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        which = "the store has" if len(stores) == 1 else "the stores have"
+        raise InputError(f"stratify: {which} no label {', '.join(unknown)}; labels are {', '.join(known) or 'none'}")
+    labels = pd.concat([store.cases.reindex(columns=names) for store in stores], ignore_index=True).astype(float)
+    measured = [name for name in names if not (labels[name].isin((0, 1, -1)) | labels[name].isna()).all()]
+    if stratify is None:
+        return labels[[name for name in names if name not in measured and (labels[name] == 1).any()]]
+    if measured:
+        raise InputError(f"stratify: {', '.join(measured)} has values other than 1, 0, -1 and blank; leave it out")
+    return labels
 
 
 def write_split(
@@ -252,8 +344,11 @@ def write_split(
     test_fraction: float = 0.2,
     folds: int | None = None,
     stratify: list[str] | None = None,
+    allow_empty: bool = False,
 ) -> None:
     """Splits the patients of one or several stores together and writes the split to be given to ``split_file``.
+
+    What each split holds is printed, and written beside it as ``<name>.counts.csv``.
 
     Args:
         stores: Prepared stores; a patient of several is in one split.
@@ -263,47 +358,41 @@ def write_split(
         val_fraction: Share of patients for validation.
         test_fraction: Share of patients for the test.
         folds: Number of folds: every patient is in the test of one of them.
-        stratify: Label columns whose combinations are spread evenly; what a store does not have counts as unknown.
+        stratify: Label columns whose prevalence is the same in every split; what a store does not have counts as
+            unknown. Unless given, all label columns that have a positive.
+        allow_empty: Go on although a split has no positive case of one of them.
 
     Raises:
-        InputError: A store or option cannot be used, or patients of an official split overlap.
+        InputError: A store or option cannot be used, patients of an official split overlap, or a split has no positive
+            case of a label.
     """
     if method == "external":
         raise InputError("method: external has every case in the test and needs no file; see --data.split_method")
-    cases = pd.concat([Store.open(store).cases for store in stores], ignore_index=True)
-    cases = cases.drop_duplicates("image_id", ignore_index=True)
-    names = stratify or []
-    unknown = [name for name in names if name not in cases]
-    if unknown:
-        raise InputError(f"stratify: no store has the label {', '.join(unknown)}")
-    strata = [str(row) for row in cases[names].to_numpy().tolist()] if names else [""] * len(cases)
+    opened = [Store.open(store) for store in stores]
+    labels = label_columns(opened, stratify, method)
+    cases = pd.concat([store.cases for store in opened], ignore_index=True)
+    people = find_people(cases, np.concatenate([pixel_hashes(store) for store in opened]))
+    # An image of several stores is one, with what any of them knows of it.
+    if len(labels.columns):
+        labels = labels.groupby(cases["image_id"]).transform("first")
+    once = ~cases["image_id"].duplicated().to_numpy()
+    cases, labels, people = cases[once], labels[once], people.of(once)
+    for note in people.notes:
+        logger.info("%s", note)
+    written = []
     for fold in range(folds or 1):
         options = SplitOptions(method, seed, val_fraction, test_fraction, folds, fold)
-        split = make_split(cases, strata, options)
+        split = make_split(cases, labels, options, people)
+        table = count_split(cases, split, labels)
         path = Path(out).with_stem(f"{Path(out).stem}-{fold}") if folds else Path(out)
+        sys.stdout.write(f"{path}\n{format_table(table)}\n")
+        if not allow_empty:
+            check_classes(
+                table, "name the classes that you train on with --stratify, take larger shares, or give --allow_empty"
+            )
+        for line in warnings(table):
+            logger.warning("%s", line)
+        written.append((path, split, table))
+    for path, split, table in written:
         save_split(path, cases, split)
-        counts = ", ".join(f"{name} {int((split == name).sum())}" for name in SPLITS)
-        logger.info("%s: %s images", path, counts)
-
-
-def _shuffled_patients(images: pd.DataFrame, strata: Sequence[object], seed: int) -> list[list[str]]:
-    """Patients of each stratum, shuffled; a function of who they are and not of the order of a file."""
-    patients = pd.DataFrame(
-        {
-            "patient": images["patient_id"].astype(str),
-            "image": images["image_id"].astype(str),
-            "stratum": [str(value) for value in strata],
-        }
-    )
-    firsts = patients.sort_values(["patient", "image"]).drop_duplicates("patient")
-    generator = np.random.default_rng(seed)
-    return [
-        group["patient"].to_numpy()[generator.permutation(len(group))].tolist()
-        for _, group in firsts.groupby("stratum", sort=True)
-    ]
-
-
-def _assign(images: pd.DataFrame, assigned: dict[str, str]) -> pd.Series:
-    split = images["patient_id"].astype(str).map(assigned).rename("split")
-    check_split(images, split)
-    return split
+        save_counts(path, table)
