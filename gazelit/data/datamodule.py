@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from gazelit.data.case_split import split_cases
+from gazelit.data.centre_bias import CentreBiases, mean_map
 from gazelit.data.dataset import (
     Example,
     GazeControl,
@@ -29,26 +31,18 @@ from gazelit.data.dataset import (
     collate,
 )
 from gazelit.data.gaze import Detection, TimeWindow
-from gazelit.data.heatmap import fixation_counts, fixation_density
-from gazelit.data.identity import find_people, pixel_hashes
+from gazelit.data.heatmap import fixation_density
+from gazelit.data.identity import identity
 from gazelit.data.labels import Uncertain, explain_unusable, read_labels
 from gazelit.data.regions import region_masks
 from gazelit.data.sampling import EpochSampler, Sampling
 from gazelit.data.schema import SPLITS
 from gazelit.data.split_table import check_classes, count_split, format_table, warnings
-from gazelit.data.splits import (
-    Method,
-    SplitOptions,
-    external_split,
-    label_columns,
-    load_split,
-    make_split,
-    twins_note,
-)
+from gazelit.data.splits import Method, SplitOptions
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
-from gazelit.files import sha256_file, sha256_json
+from gazelit.files import sha256_json
 from gazelit.metrics.saliency import CentreBias
 
 logger = logging.getLogger("gazelit")
@@ -164,19 +158,18 @@ class GazeDataModule(L.LightningDataModule):
         self.gaze_cases = gaze_cases
         if gaze_cases is not None and gaze_cases < 0:
             raise InputError(f"gaze_cases: must be at least 0, not {gaze_cases}")
-        self.split_file = split_file
-        self.split = SplitOptions(split_method, split_seed, val_fraction, test_fraction, folds, fold)
-        self.stratify = stratify
+        self.split = SplitOptions(
+            split_method, split_seed, val_fraction, test_fraction, folds, fold, stratify, split_file, trained_on
+        )
         self.allow_empty = allow_empty
-        self.trained_on = trained_on
         if trained_on is not None and split_method != "external":
             raise InputError("trained_on: goes with split_method external; leave it out")
         self.predict_split = predict_split
         self.seed = seed
         self._store: Store | None = None
         self._regions: pd.DataFrame | None = None
-        self._notes: list[str] = []
-        self._biases: tuple[list[CentreBias], Tensor] | None = None
+        self._announced = False
+        self._biases: CentreBiases | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store and splits it, cheap when called again; before training says what is in each split.
@@ -186,52 +179,29 @@ class GazeDataModule(L.LightningDataModule):
         """
         if self._store is None:
             self._open()
-        if stage == "fit":
-            self._tell()
+        if stage == "fit" and not self._announced:
+            self._announced = True
+            rank_zero_only(logger.info)("what is in each split:\n%s", format_table(self._counts))
+            self._warn()
 
     def _open(self) -> None:
         store = Store.open(self.store_path)
         self._labels, usable = read_labels(store, self.class_names, self.exclusive, self.uncertain)
-        self._stratified: list[str] | None = None
-        self._split = self._split_cases(store, usable)
-        cases = np.flatnonzero(self._split.notna())
+        self._split = split_cases(store, self.split, usable)
+        cases = np.flatnonzero(self._split.of_case.notna())
         if not usable[cases].all():
             reason = explain_unusable(store, self.class_names, cases)
             raise InputError(f"labels: {reason}; set exclusive: false, or leave them out of a split_file")
-        self._counts = count_split(store.cases, self._split, self._class_table())
-        if self._is_external:
-            for line in warnings(self._counts, ["test"]):
-                logger.warning("%s", line)
+        self._counts = count_split(store.cases, self._split.of_case, self._class_table())
+        if self._split.settings["split_method"] == "external":
+            self._warn(["test"])
         elif not self.allow_empty:
-            check_classes(self._counts, self._remedy())
+            check_classes(self._counts, self._split.remedy)
         check_downscale(store, self.downscale)
         self._own_gaze = WorkingGaze.of(store, self.gaze, self.downscale)
         self._gaze = self._controlled(self._own_gaze, store)
         self._store = store
         self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
-
-    def _split_cases(self, store: Store, usable: NDArray[np.bool_]) -> pd.Series:
-        """The split of every case, NaN for none; keeps what is to be said of it."""
-        pixels = pixel_hashes(store)
-        if self._is_external:
-            trained_on = None if self.trained_on is None else Store.open(self.trained_on)
-            split, note = external_split(store.cases, usable, pixels, trained_on)
-            if note:
-                logger.info("%s", note)
-            if split.isna().all():
-                raise InputError(f"{self.store_path}: no case is left for an external test")
-            return split
-        people = find_people(store.cases, pixels)
-        self._notes += people.notes
-        if self.split_file is not None:
-            split = load_split(self.split_file, store.cases)
-        else:
-            labels = label_columns([store], self.stratify, self.split.method)
-            split = make_split(store.cases, labels, self.split, people)
-            if self.split.method != "official":
-                self._stratified = list(labels.columns)
-        self._notes += [note for note in [twins_note(split, pixels)] if note]
-        return split
 
     def _class_table(self) -> pd.DataFrame:
         """The classes of all rows, a column each, 1 for positive and 0 for negative."""
@@ -240,35 +210,22 @@ class GazeDataModule(L.LightningDataModule):
             values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
         return pd.DataFrame(values, columns=self.class_names)
 
-    def _remedy(self) -> str:
-        """What a user can do where a class is missing in a split."""
-        if self.split_file is not None:
-            return "make another split_file, or set allow_empty: true"
-        if self.split.method == "official":
-            return "take split_method: patient, or set allow_empty: true"
-        return "name the classes in stratify, take larger shares or another split_seed, or set allow_empty: true"
-
     @rank_zero_only
-    def _tell(self) -> None:
-        logger.info("what is in each split:\n%s", format_table(self._counts))
-        for line in [*self._notes, *warnings(self._counts)]:
+    def _warn(self, splits: Sequence[str] = SPLITS) -> None:
+        for line in [*self._split.notes, *warnings(self._counts, splits)]:
             logger.warning("%s", line)
 
     def _controlled(self, gaze: WorkingGaze, store: Store) -> WorkingGaze:
         """The gaze as ``gaze_control`` and ``gaze_cases`` have it."""
         patients = store.cases["patient_id"].to_numpy()
         for number, split in enumerate(("train", "val")):
-            rows = np.flatnonzero(self._split == split)
+            rows = np.flatnonzero(self._split.of_case == split)
             gaze = gaze.controlled(self.gaze_control, rows, patients, self.split.seed + number)
             if split == "train" and self.gaze_cases is not None:
                 # One order for all numbers, so that a larger training set holds the smaller.
                 order = np.random.default_rng(self.split.seed).permutation(rows)
                 gaze = gaze.controlled("none", np.sort(order[self.gaze_cases :]), patients, 0)
         return gaze
-
-    @property
-    def _is_external(self) -> bool:
-        return self.split_file is None and self.split.method == "external"
 
     @property
     def store(self) -> Store:
@@ -305,7 +262,7 @@ class GazeDataModule(L.LightningDataModule):
         """What checkpoints and reports record of the data, in primitives; no ids."""
         store = self.store
         sigma_px = self._sigma_px()
-        assigned = {str(image): str(split) for image, split in zip(self.image_ids, self._split, strict=True)}
+        assigned = {str(image): str(split) for image, split in zip(self.image_ids, self._split.of_case, strict=True)}
         return {
             "fingerprint": store.about["fingerprint"],
             "source": store.about["source"],
@@ -325,29 +282,12 @@ class GazeDataModule(L.LightningDataModule):
             "window": None if self.gaze.window is None else asdict(self.gaze.window),
             "detection": asdict(self.gaze.detection) if self.gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
-            **self._split_settings(),
-            "trained_on": None if self.trained_on is None else Store.open(self.trained_on).about["fingerprint"],
+            **self._split.settings,
             "n": {split: len(self.rows(split)) for split in SPLITS},
         }
 
-    def _split_settings(self) -> dict[str, Any]:
-        """What decided the split; None for what had no say."""
-        drawn = self.split_file is None
-        options = self.split
-        shared = drawn and options.method == "patient" and options.folds is None
-        return {
-            "split_method": options.method if drawn else "file",
-            "split_file_sha256": None if self.split_file is None else sha256_file(self.split_file),
-            "split_seed": options.seed if drawn else None,
-            "val_fraction": options.val_fraction if shared else None,
-            "test_fraction": options.test_fraction if shared else None,
-            "folds": options.folds if drawn else None,
-            "fold": options.fold if drawn and options.folds is not None else None,
-            "stratify": self._stratified,
-        }
-
     def _train_points(self) -> np.ndarray:
-        """Which points of the readers' own gaze belong to training cases, or to test cases where there are none: (M,) bool."""
+        """(M,) bool: which points of the readers' own gaze are of training cases, else, without any, of test cases."""
         is_train = np.zeros(len(self.store.cases), bool)
         is_train[self.rows("train" if len(self.rows("train")) else "test")] = True
         return np.repeat(is_train, np.diff(self._own_gaze.starts))
@@ -372,31 +312,18 @@ class GazeDataModule(L.LightningDataModule):
         if split not in SPLITS:
             raise InputError(f"split: '{split}' is none of {', '.join(SPLITS)}")
         self.setup()
-        return np.flatnonzero(self._split == split)
+        return np.flatnonzero(self._split.of_case == split)
 
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
-        """Where some cases were looked at on average, without augmentation and whatever ``gaze_control`` says.
-
-        It is what maps are scored against, which must be the same for models that were given other gaze.
-        One case more counts that was looked at evenly, so that no pixel is impossible: a KLD or an information gain
-        would be infinite there.
-        """
-        height, width = self.size
-        density = torch.full(self.size, 1 / (height * width), dtype=torch.float64)
-        counts = torch.zeros(self.size, dtype=torch.float64)
-        for row in rows:
-            part = slice(self._own_gaze.starts[row], self._own_gaze.starts[row + 1])
-            if part.start == part.stop:
-                continue
-            points = torch.from_numpy(self._own_gaze.points[part])[None]
-            density += fixation_density(points, self.size, torch.from_numpy(self._own_gaze.sigma[part])[None])[0]
-            counts += fixation_counts(points, self.size)[0]
-        return CentreBias((density / density.sum()).float(), counts.float())
+        """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze_control`` says."""
+        self.setup()
+        return mean_map(self._own_gaze, rows, self.size)
 
     def centre_bias(self, index: Tensor) -> CentreBias:
         """Where the training cases were looked at on average, for cases to be scored against it.
 
-        Of an external test, which has no training cases, the others: those of the other half of the patients.
+        It is that of the readers' own gaze, whatever ``gaze_control`` and ``gaze_cases`` say, and in an external test
+        that of the other half of the patients; see :class:`gazelit.data.centre_bias.CentreBiases`.
 
         Args:
             index: (B,) the store's rows of the cases to be scored.
@@ -405,23 +332,11 @@ class GazeDataModule(L.LightningDataModule):
             Maps (B, H, W).
         """
         if self._biases is None:
-            rows = self.rows("train")
-            halves = self._halves() if not len(rows) else np.zeros(len(self.store.cases), int)
-            sources = [rows] if len(rows) else [np.flatnonzero(halves == other) for other in (1, 0)]
-            self._biases = [self.mean_map(one) for one in sources], torch.from_numpy(halves)
-        maps, group = self._biases
-        chosen = group[index].tolist()
-        return CentreBias(
-            torch.stack([maps[one].density for one in chosen]), torch.stack([maps[one].counts for one in chosen])
-        )
-
-    def _halves(self) -> NDArray[np.int64]:
-        """Which half of the test's patients each case is of, −1 for others."""
-        rows = self.rows("test")
-        half = np.full(len(self.store.cases), -1)
-        patients, codes = np.unique(self.store.cases["patient_id"].to_numpy()[rows], return_inverse=True)
-        half[rows] = np.random.default_rng(self.split.seed).permutation(len(patients))[codes] % 2
-        return half
+            patients = identity(self.store.cases["patient_id"]).to_numpy()
+            self._biases = CentreBiases(
+                self._own_gaze, self.size, self.rows("train"), self.rows("test"), patients, self.split.seed
+            )
+        return self._biases(index)
 
     def valid_mask(self, row: int) -> Tensor:
         """(H, W) bool: which pixels of a case are no padding."""

@@ -106,9 +106,9 @@ def _notes(images: pd.DataFrame, patients: pd.Series, pixels: NDArray[np.bytes_]
     notes = []
     spellings = images["patient_id"].astype(str).groupby(patients.to_numpy()).nunique()
     if (spellings > 1).any():
+        several = spellings[spellings > 1]
         notes.append(
-            f"{int((spellings > 1).sum())} patients have ids in several spellings ({int(spellings[spellings > 1].sum())} "
-            "in all); each counts as one patient"
+            f"{len(several)} patients have ids in several spellings ({several.sum()}); each counts as one patient"
         )
     if pixels is not None:
         table = pd.DataFrame({"pixels": pixels, "patient": patients.to_numpy()})[pixels != b""]

@@ -13,7 +13,7 @@ from gazelit.data.schema import SPLITS
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
 
-#: A class with fewer positives than this in a split is said to be rare: one case then moves its sensitivity by 20 points.
+#: A class with fewer positives than this in a split is said to be rare: one case moves its sensitivity by 20 points.
 RARE = 5
 
 
@@ -26,8 +26,8 @@ def count_split(images: pd.DataFrame, split: pd.Series, labels: pd.DataFrame) ->
         labels: Labels of each image: 1, 0, −1 (uncertain) or NaN (unknown).
 
     Returns:
-        Columns ``train``, ``val``, ``test``; rows by ``count`` (``cases``, ``patients``, ``positive``, ``negative``) and
-        ``label`` (empty for the first two).
+        Columns ``train``, ``val``, ``test``; rows by ``count`` (``cases``, ``patients``, ``positive``, ``negative``)
+        and ``label`` (empty for the first two).
     """
     patients = identity(images["patient_id"])
     rows = {("cases", ""): [int((split == name).sum()) for name in SPLITS]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.identity import People, find_people, identity, pixel_hashes
+from gazelit.data.identity import People, find_people, identity
 from gazelit.data.schema import SPLITS
-from gazelit.data.split_table import check_classes, count_split, format_table, save_counts, warnings
 from gazelit.data.store import Store
 from gazelit.data.stratification import deal
 from gazelit.errors import InputError
@@ -45,6 +43,9 @@ class SplitOptions:
         test_fraction: Share of patients, and of films, for the test, with ``patient`` and no folds.
         folds: Number of folds with ``patient``: fold ``fold`` is the test, the next one validation.
         fold: Which fold is the test, from 0.
+        stratify: Labels whose prevalence is the same in every split; see :func:`stratified_labels`.
+        file: Split file that is taken instead of all this.
+        trained_on: With ``external``, the store that was trained on.
     """
 
     method: Method = "patient"
@@ -53,6 +54,9 @@ class SplitOptions:
     test_fraction: float = 0.2
     folds: int | None = None
     fold: int = 0
+    stratify: Sequence[str] | None = None
+    file: str | None = None
+    trained_on: str | None = None
 
 
 def make_split(
@@ -196,34 +200,6 @@ def split_like_reference(images: pd.DataFrame, labels: pd.DataFrame, seed: int) 
     return result
 
 
-def external_split(
-    cases: pd.DataFrame, usable: NDArray[np.bool_], pixels: NDArray[np.bytes_], trained_on: Store | None
-) -> tuple[pd.Series, str]:
-    """Every case for the test, but those without a usable label and those of patients that were trained on.
-
-    Args:
-        cases: The cases of the store.
-        usable: (N,) which have a usable label.
-        pixels: (N,) hashes of their pixels.
-        trained_on: The store that was trained on, if it is at hand: its patients and its films are left out.
-
-    Returns:
-        The split of every case, NaN for those left out; and what is to be said of those, empty if there are none.
-    """
-    known = np.zeros(len(cases), bool)
-    if trained_on is not None:
-        known = identity(cases["patient_id"]).isin(identity(trained_on.cases["patient_id"])).to_numpy()
-        known |= np.isin(pixels, pixel_hashes(trained_on)) & (pixels != b"")
-    split = pd.Series("test", index=cases.index, name="split", dtype=object)
-    split[known | ~usable] = np.nan
-    note = (
-        f"external test: of {len(split)} cases {known.sum()} are left out because their patients or films are in the "
-        f"store that was trained on, and {(~usable & ~known).sum()} more because they do not have exactly one of the "
-        "classes"
-    )
-    return split, note if split.isna().any() else ""
-
-
 def check_split(images: pd.DataFrame, split: pd.Series, groups: Sequence[str] = GROUPS) -> None:
     """Checks that no patient, study or image is in two splits and none of the three is empty.
 
@@ -253,13 +229,6 @@ def _check_overlap(images: pd.DataFrame, split: pd.Series, groups: Sequence[str]
             shared = int((split.groupby(known).nunique() > 1).sum())
             if shared:
                 raise InputError(f"split: {shared} {column} are in more than one split; split by patient")
-
-
-def twins_note(split: pd.Series, pixels: NDArray[np.bytes_]) -> str:
-    """Says how many films have the same pixels as one of another split; empty if none has."""
-    table = pd.DataFrame({"pixels": pixels, "split": split.to_numpy()})[pixels != b""]
-    apart = int((table.groupby("pixels")["split"].transform("nunique") > 1).sum())
-    return f"{apart} films have the same pixels as a film in another split: figures on it are too good" if apart else ""
 
 
 def save_split(path: str | Path, images: pd.DataFrame, split: pd.Series) -> None:
@@ -306,7 +275,7 @@ def load_split(path: str | Path, images: pd.DataFrame) -> pd.Series:
     return split
 
 
-def label_columns(stores: Sequence[Store], stratify: Sequence[str] | None, method: Method) -> pd.DataFrame:
+def stratified_labels(stores: Sequence[Store], stratify: Sequence[str] | None, method: Method) -> pd.DataFrame:
     """The labels whose prevalence a split keeps, for the cases of some stores one after the other.
 
     Args:
@@ -333,66 +302,3 @@ def label_columns(stores: Sequence[Store], stratify: Sequence[str] | None, metho
     if measured:
         raise InputError(f"stratify: {', '.join(measured)} has values other than 1, 0, -1 and blank; leave it out")
     return labels
-
-
-def write_split(
-    stores: list[str],
-    out: Path,
-    method: Method = "patient",
-    seed: int = 0,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    folds: int | None = None,
-    stratify: list[str] | None = None,
-    allow_empty: bool = False,
-) -> None:
-    """Splits the patients of one or several stores together and writes the split to be given to ``split_file``.
-
-    What each split holds is printed, and written beside it as ``<name>.counts.csv``.
-
-    Args:
-        stores: Prepared stores; a patient of several is in one split.
-        out: The CSV file; with folds, ``<name>-0.csv``, ``<name>-1.csv``, ….
-        method: ``patient``, ``official``, or ``reference_image_level`` (for comparison alone).
-        seed: Of the shuffle of patients.
-        val_fraction: Share of patients for validation.
-        test_fraction: Share of patients for the test.
-        folds: Number of folds: every patient is in the test of one of them.
-        stratify: Label columns whose prevalence is the same in every split; what a store does not have counts as
-            unknown. Unless given, all label columns that have a positive.
-        allow_empty: Go on although a split has no positive case of one of them.
-
-    Raises:
-        InputError: A store or option cannot be used, patients of an official split overlap, or a split has no positive
-            case of a label.
-    """
-    if method == "external":
-        raise InputError("method: external has every case in the test and needs no file; see --data.split_method")
-    opened = [Store.open(store) for store in stores]
-    labels = label_columns(opened, stratify, method)
-    cases = pd.concat([store.cases for store in opened], ignore_index=True)
-    people = find_people(cases, np.concatenate([pixel_hashes(store) for store in opened]))
-    # An image of several stores is one, with what any of them knows of it.
-    if len(labels.columns):
-        labels = labels.groupby(cases["image_id"]).transform("first")
-    once = ~cases["image_id"].duplicated().to_numpy()
-    cases, labels, people = cases[once], labels[once], people.of(once)
-    for note in people.notes:
-        logger.info("%s", note)
-    written = []
-    for fold in range(folds or 1):
-        options = SplitOptions(method, seed, val_fraction, test_fraction, folds, fold)
-        split = make_split(cases, labels, options, people)
-        table = count_split(cases, split, labels)
-        path = Path(out).with_stem(f"{Path(out).stem}-{fold}") if folds else Path(out)
-        sys.stdout.write(f"{path}\n{format_table(table)}\n")
-        if not allow_empty:
-            check_classes(
-                table, "name the classes that you train on with --stratify, take larger shares, or give --allow_empty"
-            )
-        for line in warnings(table):
-            logger.warning("%s", line)
-        written.append((path, split, table))
-    for path, split, table in written:
-        save_split(path, cases, split)
-        save_counts(path, table)
