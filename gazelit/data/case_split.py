@@ -103,7 +103,7 @@ def _external(
     if options.trained_on is not None:
         trained_on = Store.open(options.trained_on)
         known = identity(store.cases["patient_id"]).isin(identity(trained_on.cases["patient_id"])).to_numpy()
-        known |= np.isin(pixels, pixel_hashes(trained_on)) & (pixels != b"")
+        known = known | (np.isin(pixels, pixel_hashes(trained_on)) & (pixels != b""))
     split[known | ~usable] = np.nan
     if split.isna().all():
         raise InputError(f"{store.path}: no case is left for an external test")

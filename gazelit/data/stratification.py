@@ -3,14 +3,16 @@
 The method is that of Sechidis, Tsoumakas and Vlahavas (On the stratification of multi-label data, ECML PKDD 2011): the
 rarest label is dealt first, each of its groups to the split that still wants most of it. Published libraries deal
 single rows; here a group (a patient with several films) is dealt whole, and what that leaves uneven is evened out by
-moving single groups as long as a move brings the counts closer to the wanted ones.
+moving groups and swapping pairs of them as long as that brings the counts closer to the wanted ones.
 
-All arithmetic is on integers, so that the result does not depend on platform or numerical library.
+All arithmetic is on whole numbers, which float64 holds exactly below 2^53, so that the result does not depend on
+platform or numerical library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 SCALE = 100
 #: Every pass brings the counts closer and most gain comes in the first; this bounds the time.
 MAX_PASSES = 20
+#: Groups of each of two splits that are compared with each other for a swap at a time.
+BLOCK = 64
 
 
 def deal(
@@ -81,28 +85,79 @@ def _deal_rarest_first(counts: NDArray[np.int64], missing: NDArray[np.int64]) ->
 def _even_out(
     counts: NDArray[np.int64], shares: Sequence[float], assigned: NDArray[np.int64], missing: NDArray[np.int64]
 ) -> None:
-    """Moves groups, one at a time, while that lowers the weighted sum of the squares of what is missing.
+    """Moves and swaps groups while that lowers the weighted sum of the squares of what is missing.
 
     An error of one film changes the prevalence in a small split more than in a large one: hence 1 over the square of
     the share as weight.
     """
-    weights = [max(1, round(16 / share**2)) for share in shares]
+    weights = [round(16 * (max(shares) / share) ** 2) for share in shares]
+    for number in range(MAX_PASSES):
+        changed = _move(counts, weights, assigned, missing)
+        if (np.abs(missing) < SCALE).all():
+            return
+        for first, second in combinations(range(len(shares)), 2):
+            changed |= _swap(counts, weights, assigned, missing, (first, second), number)
+        if not changed:
+            return
+
+
+def _move(
+    counts: NDArray[np.int64], weights: list[int], assigned: NDArray[np.int64], missing: NDArray[np.int64]
+) -> bool:
+    """Moves each group once to the split where it serves best; returns whether any was moved."""
+    moved = False
     scaled = SCALE * counts
     squares = (scaled * scaled).sum(axis=1).tolist()
-    for _ in range(MAX_PASSES):
-        moved = False
-        for group, square in enumerate(squares):
-            # Python's integers do not overflow.
-            product = (missing @ scaled[group]).tolist()
-            source = int(assigned[group])
-            leaving = weights[source] * (2 * product[source] + square)
-            changes = [leaving + weight * (square - 2 * value) for weight, value in zip(weights, product, strict=True)]
-            changes[source] = 0
-            target = changes.index(min(changes))
-            if target != source and changes[target] < 0:
-                missing[source] += scaled[group]
-                missing[target] -= scaled[group]
-                assigned[group] = target
-                moved = True
-        if not moved:
-            return
+    for group, square in enumerate(squares):
+        # Python's integers do not overflow.
+        product = (missing @ scaled[group]).tolist()
+        source = int(assigned[group])
+        leaving = weights[source] * (2 * product[source] + square)
+        changes = [leaving + weight * (square - 2 * value) for weight, value in zip(weights, product, strict=True)]
+        changes[source] = 0
+        target = changes.index(min(changes))
+        if changes[target] < 0:
+            missing[source] += scaled[group]
+            missing[target] -= scaled[group]
+            assigned[group] = target
+            moved = True
+    return moved
+
+
+def _swap(
+    counts: NDArray[np.int64],
+    weights: list[int],
+    assigned: NDArray[np.int64],
+    missing: NDArray[np.int64],
+    splits: tuple[int, int],
+    number: int,
+) -> bool:
+    """Swaps groups of two splits, block against block, others in each pass ``number``; returns whether any was."""
+    swapped = False
+    smaller, larger = sorted(splits, key=lambda split: int((assigned == split).sum()))
+    of_smaller, of_larger = (_blocks(np.flatnonzero(assigned == split)) for split in (smaller, larger))
+    if not of_smaller:
+        return False
+    both = SCALE**2 * (weights[smaller] + weights[larger])
+    for position, right in enumerate(of_larger):
+        left = of_smaller[(position + number) % len(of_smaller)]
+        while True:
+            here, there = counts[left].astype(float), counts[right].astype(float)
+            slope = 2.0 * SCALE * (weights[smaller] * missing[smaller] - weights[larger] * missing[larger])
+            distance = (here**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * here @ there.T
+            change = (here @ slope)[:, None] - there @ slope + both * distance
+            row, column = divmod(int(change.argmin()), len(right))
+            if change[row, column] >= 0:
+                break
+            leaves, comes = left[row], right[column]
+            difference = SCALE * (counts[leaves] - counts[comes])
+            missing[smaller] += difference
+            missing[larger] -= difference
+            assigned[leaves], assigned[comes] = larger, smaller
+            left[row], right[column] = comes, leaves
+            swapped = True
+    return swapped
+
+
+def _blocks(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [groups[start : start + BLOCK] for start in range(0, len(groups), BLOCK)]

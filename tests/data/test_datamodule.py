@@ -149,7 +149,7 @@ def test_provenance_is_primitive_and_names_no_case(store):
 
 
 def test_multi_label_keeps_unknowns(store):
-    datamodule = module(store, labels=["edema__chx", "consolidation__chx"], exclusive=False)
+    datamodule = module(store, labels=["edema__chx", "consolidation__chx"], exclusive=False, allow_empty=True)
     labels = torch.cat([batch["label"] for batch in datamodule.loader("train")])
     assert labels.shape[1] == 2
     assert torch.isnan(labels).any()
@@ -253,7 +253,9 @@ def readings(reflacx, tmp_path_factory):
     return prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), out, size=(64, 64), workers=1).path
 
 
-OFFICIAL = {"labels": ["Consolidation", "Pulmonary edema"], "exclusive": False, "split_method": "official"}
+OFFICIAL = {
+    "labels": ["Consolidation", "Pulmonary edema"], "exclusive": False, "split_method": "official", "allow_empty": True,
+}  # fmt: skip
 
 
 def test_readings_are_pooled_weighted_equally_or_drawn(readings):
@@ -297,7 +299,7 @@ def test_uncertain_labels_become_what_is_asked(store):
         pytest.skip("the cohort has no uncertain label of this finding")
     values = {}
     for how in ("unknown", "positive", "negative"):
-        datamodule = module(store, labels=[name], exclusive=False, uncertain=how)
+        datamodule = module(store, labels=[name], exclusive=False, uncertain=how, allow_empty=True)
         datamodule.setup()
         values[how] = datamodule._labels[:, 0].numpy()
     uncertain = raw == -1
