@@ -224,40 +224,11 @@ def check_split(
             note = f"{path}: stage '{ancestor['stage']}' was trained on another split of these data, which is allowed"
         else:
             raise InputError(
-                f"{path}: stage '{ancestor['stage']}' was trained on another split of {data['source']} "
-                f"({_split_differences(ancestor['data'], data)}), so it may have seen patients of this test split; use "
-                "its split, or insist with --allow_other_split=true"
+                f"{path}: stage '{ancestor['stage']}' was trained on another split of {data['source']} (seed "
+                f"{ancestor['data'].get('split_seed')}, now {data.get('split_seed')}), so it may have seen patients of "
+                "this test split; use its split, or insist with --allow_other_split=true"
             )
     return note
-
-
-#: What decides a split, as ``GazeDataModule.provenance`` has it, and what it is called to the user.
-SPLIT_FIELDS = {
-    "split_method": "method",
-    "split_seed": "seed",
-    "stratify": "stratify",
-    "val_fraction": "val_fraction",
-    "test_fraction": "test_fraction",
-    "folds": "folds",
-    "fold": "fold",
-    "split_file_sha256": "split file",
-    "fingerprint": "store",
-}
-
-
-def _split_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Names the settings by which two splits of the same source differ."""
-
-    def say(value: Any) -> str:
-        text = ", ".join(value) if isinstance(value, list) else str(value)
-        return f"{text[:12]}…" if len(text) == 64 and " " not in text else text
-
-    differences = [
-        f"{name} {say(before[field])}, now {say(now[field])}"
-        for field, name in SPLIT_FIELDS.items()
-        if field in before and field in now and before[field] != now[field]
-    ]
-    return "; ".join(differences) or "by the same settings, but of other cases"
 
 
 def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

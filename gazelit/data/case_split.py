@@ -27,11 +27,11 @@ SETTINGS = (
     "split_method",
     "split_file_sha256",
     "split_seed",
-    "val_fraction",
-    "test_fraction",
+    "split_val_fraction",
+    "split_test_fraction",
+    "split_stratify",
     "folds",
     "fold",
-    "stratify",
 )
 
 
@@ -65,7 +65,7 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
     """
     pixels = pixel_hashes(store)
     people = find_people(store.cases, pixels)
-    notes = list(people.notes)
+    notes = [people.spellings]
     settings: dict[str, Any] = dict.fromkeys([*SETTINGS, "trained_on"])
     if options.file is not None:
         split = load_split(options.file, store.cases)
@@ -73,7 +73,7 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
         remedy = "make another split_file, or set allow_empty: true"
     elif options.method == "external":
         split, left_out = _external(store, options, usable, pixels)
-        notes += left_out
+        notes.append(left_out)
         settings |= {"split_method": "external", "split_seed": options.seed}
         if options.trained_on is not None:
             settings["trained_on"] = Store.open(options.trained_on).about["fingerprint"]
@@ -85,18 +85,21 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
     else:
         labels = stratified_labels([store], options.stratify, options.method)
         split = make_split(store.cases, labels, options, people)
-        settings |= {"split_method": options.method, "split_seed": options.seed, "stratify": list(labels.columns)}
+        if options.method == "patient" and people.twins:
+            notes.append(f"{people.twins}; they stay in one split")
+        settings |= {"split_method": options.method, "split_seed": options.seed, "split_stratify": list(labels.columns)}
         if options.folds is not None:
             settings |= {"folds": options.folds, "fold": options.fold}
         elif options.method == "patient":
-            settings |= {"val_fraction": options.val_fraction, "test_fraction": options.test_fraction}
+            settings |= {"split_val_fraction": options.val_fraction, "split_test_fraction": options.test_fraction}
         remedy = "name the classes in stratify, take larger shares or another split_seed, or set allow_empty: true"
-    return CaseSplit(split, settings, [*notes, *_twins(split, pixels)], remedy)
+    notes.append(_twins_apart(split, pixels))
+    return CaseSplit(split, settings, [note for note in notes if note], remedy)
 
 
 def _external(
     store: Store, options: SplitOptions, usable: NDArray[np.bool_], pixels: NDArray[np.bytes_]
-) -> tuple[pd.Series, list[str]]:
+) -> tuple[pd.Series, str]:
     """Every case for the test, but those without a usable label and those of patients that were trained on."""
     split = make_split(store.cases, store.cases[[]], options)
     known = np.zeros(len(split), bool)
@@ -108,19 +111,19 @@ def _external(
     if split.isna().all():
         raise InputError(f"{store.path}: no case is left for an external test")
     if split.notna().all():
-        return split, []
-    return split, [
+        return split, ""
+    return split, (
         f"external test: of {len(split)} cases {known.sum()} are left out because their patients or films are in the "
         f"store that was trained on, and {(~usable & ~known).sum()} more because they do not have exactly one of the "
         "classes"
-    ]
+    )
 
 
-def _twins(split: pd.Series, pixels: NDArray[np.bytes_]) -> list[str]:
+def _twins_apart(split: pd.Series, pixels: NDArray[np.bytes_]) -> str:
     """Says how many films have the same pixels as one of another split."""
     table = pd.DataFrame({"pixels": pixels, "split": split.to_numpy()})[pixels != b""]
     apart = int((table.groupby("pixels")["split"].transform("nunique") > 1).sum())
-    return [f"{apart} films have the same pixels as a film in another split: its figures are too good"] if apart else []
+    return f"{apart} films have the same pixels as a film in another split: its figures are too good" if apart else ""
 
 
 def write_split(
@@ -159,14 +162,17 @@ def write_split(
     opened = [Store.open(store) for store in stores]
     labels = stratified_labels(opened, stratify, method)
     cases = pd.concat([store.cases for store in opened], ignore_index=True)
-    people = find_people(cases, np.concatenate([pixel_hashes(store) for store in opened]))
+    pixels = np.concatenate([pixel_hashes(store) for store in opened])
+    people = find_people(cases, pixels)
     # An image of several stores is one, with what any of them knows of it.
     if len(labels.columns):
         labels = labels.groupby(cases["image_id"]).transform("first")
     once = ~cases["image_id"].duplicated().to_numpy()
-    cases, labels, people = cases[once], labels[once], people.of(once)
-    for note in people.notes:
-        logger.info("%s", note)
+    cases, labels, people, pixels = cases[once], labels[once], people.of(once), pixels[once]
+    twins = f"{people.twins}; they stay in one split" if method == "patient" and people.twins else ""
+    for note in (people.spellings, twins):
+        if note:
+            logger.warning("%s", note)
     written = []
     for fold in range(folds or 1):
         options = SplitOptions(method, seed, val_fraction, test_fraction, folds, fold, stratify)
@@ -178,7 +184,8 @@ def write_split(
             check_classes(
                 table, "name the classes that you train on with --stratify, take larger shares, or give --allow_empty"
             )
-        for line in warnings(table):
+        apart = _twins_apart(split, pixels)
+        for line in [*([apart] if apart else []), *warnings(table)]:
             logger.warning("%s", line)
         written.append((path, split, table))
     for path, split, table in written:

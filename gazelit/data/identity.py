@@ -58,13 +58,15 @@ class People:
         groups: (N,) the group of each film, from 0: films of one patient, and of patients who share a film's pixels.
         keys: (G,) a name of each group that depends on its patients alone.
         patients: (N,) normalised id of each film's patient.
-        notes: What the user should know of it, in words and counts.
+        spellings: How many patients have ids in several spellings, in words; empty if none has.
+        twins: How many films have the pixels of another patient's film, in words; empty if none has.
     """
 
     groups: NDArray[np.int64]
     keys: list[str]
     patients: NDArray[np.object_]
-    notes: list[str]
+    spellings: str
+    twins: str
 
     def of(self, rows: NDArray[np.bool_]) -> People:
         """The same of some films, with at least one of each group."""
@@ -99,26 +101,26 @@ def find_people(images: pd.DataFrame, pixels: NDArray[np.bytes_] | None = None) 
     # Numbered by their first patient in alphabetical order, whatever the order of the table.
     of_patient = pd.factorize(of_node[: len(names)])[0]
     keys = [str(names[position]) for position in np.unique(of_patient, return_index=True)[1]]
-    return People(of_patient[number], keys, patients.to_numpy(object), _notes(images, patients, pixels))
+    patient_of_film = patients.to_numpy(object)
+    twins = "" if pixels is None else _twins(patient_of_film, pixels)
+    return People(of_patient[number], keys, patient_of_film, _spellings(images["patient_id"], patient_of_film), twins)
 
 
-def _notes(images: pd.DataFrame, patients: pd.Series, pixels: NDArray[np.bytes_] | None) -> list[str]:
-    notes = []
-    spellings = images["patient_id"].astype(str).groupby(patients.to_numpy()).nunique()
-    if (spellings > 1).any():
-        several = spellings[spellings > 1]
-        notes.append(
-            f"{len(several)} patients have ids in several spellings ({several.sum()}); each counts as one patient"
-        )
-    if pixels is not None:
-        table = pd.DataFrame({"pixels": pixels, "patient": patients.to_numpy()})[pixels != b""]
-        owners = table.groupby("pixels")["patient"].transform("nunique")
-        if (owners > 1).any():
-            notes.append(
-                f"{int((owners > 1).sum())} films have the same pixels as a film of another patient "
-                f"({table.loc[owners > 1, 'patient'].nunique()} patients); these patients stay in one split"
-            )
-    return notes
+def _spellings(ids: pd.Series, patients: NDArray[np.object_]) -> str:
+    spellings = ids.astype(str).groupby(patients).nunique()
+    several = spellings[spellings > 1]
+    if not len(several):
+        return ""
+    return f"{len(several)} patients have ids in several spellings ({several.sum()}); each counts as one patient"
+
+
+def _twins(patients: NDArray[np.object_], pixels: NDArray[np.bytes_]) -> str:
+    table = pd.DataFrame({"pixels": pixels, "patient": patients})[pixels != b""]
+    shared = table[table.groupby("pixels")["patient"].transform("nunique") > 1]
+    if shared.empty:
+        return ""
+    patients_in_it = shared["patient"].nunique()
+    return f"{len(shared)} films have the same pixels as a film of another patient ({patients_in_it} patients)"
 
 
 def pixel_hashes(store: Store) -> NDArray[np.bytes_]:

@@ -176,3 +176,78 @@ def test_several_stores_are_split_together(store, tmp_path, run_gazelit):
     parts = [load_split(tmp_path / f"split-{fold}.csv", Store.open(store).cases) for fold in range(3)]
     assert (sum((part == "test").astype(int) for part in parts) == 1).all()
     assert "the stores have no label x" in run_gazelit(*command, "--stratify=[x]", code=2)
+
+
+def test_finding_c1_counts_are_printed_and_kept_beside_the_split(store, tmp_path, run_gazelit, capfd):
+    from gazelit.data.store import Store
+
+    out = tmp_path / "split.csv"
+    said = run_gazelit("split", str(store), "--out", str(out), "--stratify", "[Normal, CHF, pneumonia]")
+    counts = pd.read_csv(tmp_path / "split.counts.csv", keep_default_na=False)
+    assert counts.columns.tolist() == ["count", "label", "train", "val", "test"]
+    cases = Store.open(store).cases
+    split = load_split(out, cases)
+    for _, row in counts.iterrows():
+        for name in ("train", "val", "test"):
+            inside = cases[split == name]
+            expected = {
+                "cases": len(inside),
+                "patients": inside["patient_id"].nunique(),
+                "positive": (inside.get(row["label"], pd.Series()) == 1).sum(),
+                "negative": (inside.get(row["label"], pd.Series()) == 0).sum(),
+            }
+            assert row[name] == expected[row["count"]]
+    assert "fewer than 5 positive cases of Normal (val 1, test " in said
+    assert not any(image_id in (tmp_path / "split.counts.csv").read_text() for image_id in cases["image_id"])
+
+
+def test_the_table_of_counts():
+    from gazelit.data.split_table import count_split, format_table
+
+    images = table([0, 0, 1, 2, 3]).assign(patient_id=["0", "0.0", "1", "2", "3"])
+    labels = pd.DataFrame({"Edema": [1.0, 0.0, np.nan, -1.0, 1.0]})
+    split = pd.Series(["train", "train", "train", "val", "test"])
+    assert format_table(count_split(images, split, labels)).splitlines() == [
+        "                    train  val        test",
+        "cases                   3    1           1",
+        "patients                2    1           1",
+        "Edema positive  1 (50.0%)    0  1 (100.0%)",
+    ]
+
+
+def test_finding_c1_a_class_without_a_positive_in_a_split_is_an_error_or_allowed(store, tmp_path, run_gazelit):
+    out = tmp_path / "split.csv"
+    command = ["split", str(store), "--out", str(out), "--stratify", "[Normal, support_devices__chx]"]
+    said = run_gazelit(*command, code=2)
+    assert "no positive case of support_devices__chx in " in said
+    assert "--allow_empty" in said
+    assert not list(tmp_path.glob("split*"))
+    assert "no positive case of support_devices__chx" in run_gazelit(*command, "--allow_empty=true")
+    assert out.is_file()
+
+
+def test_labels_that_cannot_be_stratified(store):
+    from gazelit.data.splits import stratified_labels
+    from gazelit.data.store import Store
+
+    opened = Store.open(store)
+    default = stratified_labels([opened], None, "patient")
+    # Those with a positive somewhere, of the store and not of a stage.
+    positive = (opened.cases[opened.about["label_columns"]] == 1).any()
+    assert default.columns.tolist() == positive.index[positive].tolist()
+    with pytest.raises(InputError, match="stratify: the store has no label Cough; labels are Normal, "):
+        stratified_labels([opened], ["Cough"], "patient")
+    with pytest.raises(InputError, match="reference_image_level needs the exclusive classes by name"):
+        stratified_labels([opened], None, "reference_image_level")
+    opened.cases["CHF"] = 0.5
+    with pytest.raises(InputError, match="stratify: CHF has values other than"):
+        stratified_labels([opened], ["CHF"], "patient")
+    assert "CHF" not in stratified_labels([opened], None, "patient")
+
+
+def test_images_that_a_split_file_does_not_name_are_counted(tmp_path, caplog):
+    path = tmp_path / "split.csv"
+    path.write_text("image_id,split\ni0,train\ni1,test\ni2,val\ni3,\n")
+    with caplog.at_level("WARNING", logger="gazelit"):
+        assert load_split(path, table([0, 1, 2, 3, 4])).isna().tolist() == [False, False, False, True, True]
+    assert "2 of the store's 5 images are in no split" in caplog.text

@@ -59,11 +59,11 @@ def test_finding_c1_every_label_keeps_its_prevalence_in_every_fold(folds, seed):
     for fold in range(folds):
         split = make_split(images, labels, SplitOptions(seed=seed, folds=folds, fold=fold))
         tested[split == "test"] = fold
-    assert_shares_and_prevalence_are_kept(images, labels, tested, {fold: 1 / folds for fold in range(folds)})
+    assert_shares_and_prevalence_are_kept(images, labels, tested, dict.fromkeys(range(folds), 1 / folds))
 
 
 def test_finding_c1_films_with_many_findings_are_in_the_test_too():
-    """2,199 patients with 14 independent labels at 15 %: rounding within label rows gave 78, 6 and 15 % of the films."""
+    """2,199 patients with 14 independent labels at 15 %: rounding within label rows gave 78, 6 and 15 % of films."""
     images, labels = cohort(2199, (0.15,) * 14, 0, films=1, unknown=0)
     split = make_split(images, labels, SplitOptions())
     shares = split.value_counts(normalize=True)
