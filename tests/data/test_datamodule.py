@@ -446,7 +446,7 @@ def test_finding_c10_rows_of_several_partial_or_unknown_classes_are_no_class(sto
 
 def test_finding_c1_a_class_without_a_positive_in_a_split_stops_the_training(store):
     options = {"labels": ["Normal", "support_devices__chx"], "exclusive": False}
-    with pytest.raises(InputError, match="no positive case of support_devices__chx in .* or set allow_empty: true"):
+    with pytest.raises(InputError, match=r"no positive case of support_devices__chx in .* or set allow_empty: true"):
         module(store, **options).setup()
     module(store, **options, allow_empty=True).setup()
 

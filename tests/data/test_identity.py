@@ -96,11 +96,13 @@ def test_pixels_are_read_once_and_films_of_one_grey_value_are_nobodys(store, tmp
     assert first[0] == first[3] != first[1]
     assert (first[[7, 8]] == b"").all()
     images = np.load(folder / "images.npy")
-    np.save(folder / "images.npy", images[::-1])
+    images[1] = images[2]
+    np.save(folder / "images.npy", images)
     assert np.array_equal(pixel_hashes(Store.open(folder)), first)
     kept = next(folder.glob("pixel-hashes-*.npy"))
     kept.write_bytes(kept.read_bytes()[:100])
-    assert np.array_equal(pixel_hashes(Store.open(folder)), first[::-1])
+    again = pixel_hashes(Store.open(folder))
+    assert again[1] == again[2] == first[2]
 
 
 def test_hashes_of_a_store_that_cannot_be_written_are_computed_each_time(store, tmp_path, monkeypatch):
