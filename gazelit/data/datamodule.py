@@ -204,11 +204,11 @@ class GazeDataModule(L.LightningDataModule):
         self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
 
     def _class_table(self) -> pd.DataFrame:
-        """The classes of all rows, a column each, 1 for positive and 0 for negative."""
+        """The classes of all rows, a column each: 1 for positive (of labels between, above a half) and 0 otherwise."""
         values = self._labels.numpy()
         if self.exclusive:
             values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
-        return pd.DataFrame(values, columns=self.class_names)
+        return pd.DataFrame(np.where(np.isnan(values), np.nan, values > 0.5), columns=self.class_names)
 
     @rank_zero_only
     def _warn(self, splits: Sequence[str] = SPLITS) -> None:
@@ -217,7 +217,7 @@ class GazeDataModule(L.LightningDataModule):
 
     def _controlled(self, gaze: WorkingGaze, store: Store) -> WorkingGaze:
         """The gaze as ``gaze_control`` and ``gaze_cases`` have it."""
-        patients = store.cases["patient_id"].to_numpy()
+        patients = identity(store.cases["patient_id"]).to_numpy()
         for number, split in enumerate(("train", "val")):
             rows = np.flatnonzero(self._split.of_case == split)
             gaze = gaze.controlled(self.gaze_control, rows, patients, self.split.seed + number)
