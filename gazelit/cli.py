@@ -73,7 +73,9 @@ COMMANDS = {
         positional="store",
     ),
     "split": Command(
-        "gazelit.data.splits:write_split", "split the patients of one or several stores together", positional="stores"
+        "gazelit.data.case_split:write_split",
+        "split the patients of one or several stores together",
+        positional="stores",
     ),
     "validate-manifest": Command("gazelit.data.sources.manifest:validate", "check your own tables of images and gaze"),
     "run": Command("gazelit.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -11,11 +11,13 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
 
+from gazelit.data.case_split import split_cases
+from gazelit.data.centre_bias import CentreBiases, mean_map
 from gazelit.data.dataset import (
     Example,
     GazeControl,
@@ -29,9 +31,14 @@ from gazelit.data.dataset import (
     collate,
 )
 from gazelit.data.gaze import Detection, TimeWindow
-from gazelit.data.heatmap import fixation_counts, fixation_density
+from gazelit.data.heatmap import fixation_density
+from gazelit.data.identity import identity
+from gazelit.data.labels import Uncertain, explain_unusable, read_labels
 from gazelit.data.regions import region_masks
-from gazelit.data.splits import SPLITS, Method, SplitOptions, load_split, make_split
+from gazelit.data.sampling import EpochSampler, Sampling
+from gazelit.data.schema import SPLITS
+from gazelit.data.split_table import check_classes, count_split, format_table, warnings
+from gazelit.data.splits import Method, SplitOptions
 from gazelit.data.store import Store
 from gazelit.data.transforms import Augmentation
 from gazelit.errors import InputError
@@ -41,7 +48,6 @@ from gazelit.metrics.saliency import CentreBias
 logger = logging.getLogger("gazelit")
 
 Batch = dict[str, Tensor]
-Sampling = Literal["shuffled", "balanced"]
 Split = Literal["train", "val", "test"]
 
 
@@ -88,6 +94,10 @@ class GazeDataModule(L.LightningDataModule):
         test_fraction: Share of patients for the test.
         folds: Number of folds of patients instead of the two shares; fold ``fold`` is the test, the next validation.
         fold: Which fold is the test, from 0.
+        stratify: Label columns whose prevalence is the same in every split, whatever ``labels`` the stage trains on;
+            unless given, all the store's label columns that have a positive and no measurements. Stages that hand over
+            to each other must share it.
+        allow_empty: Go on although a class has no positive case in some split.
         predict_split: Which split `gazelit predict` reads.
         seed: Of order and augmentation.
     """
@@ -97,7 +107,7 @@ class GazeDataModule(L.LightningDataModule):
         store: str = "stores/egd-cxr",
         labels: Sequence[str] = ("Normal", "CHF", "pneumonia"),
         exclusive: bool = True,
-        uncertain: Literal["unknown", "positive", "negative"] = "unknown",
+        uncertain: Uncertain = "unknown",
         batch_size: int = 16,
         num_workers: int = 2,
         downscale: int = 1,
@@ -121,6 +131,8 @@ class GazeDataModule(L.LightningDataModule):
         test_fraction: float = 0.2,
         folds: int | None = None,
         fold: int = 0,
+        stratify: Sequence[str] | None = None,
+        allow_empty: bool = False,
         predict_split: Split = "test",
         seed: int = 0,
     ) -> None:
@@ -146,68 +158,68 @@ class GazeDataModule(L.LightningDataModule):
         self.gaze_cases = gaze_cases
         if gaze_cases is not None and gaze_cases < 0:
             raise InputError(f"gaze_cases: must be at least 0, not {gaze_cases}")
-        self.split_file = split_file
-        self.split = SplitOptions(split_method, split_seed, val_fraction, test_fraction, folds, fold)
-        self.trained_on = trained_on
+        self.split = SplitOptions(
+            split_method, split_seed, val_fraction, test_fraction, folds, fold, stratify, split_file, trained_on
+        )
+        self.allow_empty = allow_empty
         if trained_on is not None and split_method != "external":
             raise InputError("trained_on: goes with split_method external; leave it out")
         self.predict_split = predict_split
         self.seed = seed
         self._store: Store | None = None
         self._regions: pd.DataFrame | None = None
-        self._biases: tuple[list[CentreBias], Tensor] | None = None
+        self._announced = False
+        self._biases: CentreBiases | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the store and splits it; cheap when called again.
+        """Opens the store and splits it, cheap when called again; before training says what is in each split.
 
         Raises:
             InputError: The store, a label or the split cannot be used.
         """
-        if self._store is not None:
-            return
+        if self._store is None:
+            self._open()
+        if stage == "fit" and not self._announced:
+            self._announced = True
+            rank_zero_only(logger.info)("what is in each split:\n%s", format_table(self._counts))
+            self._warn()
+
+    def _open(self) -> None:
         store = Store.open(self.store_path)
-        self._labels, usable = _labels(store, self.class_names, self.exclusive, self.uncertain)
-        is_external = self.split.method == "external" and self.split_file is None
-        if not usable.all() and not is_external:
-            what = f"exactly one of {', '.join(self.class_names)}" if self.class_names else "a label, as none is named"
-            raise InputError(f"labels: {int((~usable).sum())} cases do not have {what}; set exclusive: false")
-        if self.split_file is not None:
-            self._split = load_split(self.split_file, store.cases)
-        elif is_external:
-            self._split = self._external_split(store, usable)
-        else:
-            values = self._labels.float()
-            is_class = self.exclusive or bool((values.isnan() | (values == 0) | (values == 1)).all())
-            # Rows of NaN differ from each other as numbers, and not as text; measurements are no strata.
-            strata = [str(label) if is_class else "" for label in self._labels.tolist()]
-            self._split = make_split(store.cases, strata, self.split)
+        self._labels, usable = read_labels(store, self.class_names, self.exclusive, self.uncertain)
+        self._split = split_cases(store, self.split, usable)
+        cases = np.flatnonzero(self._split.of_case.notna())
+        if not usable[cases].all():
+            reason = explain_unusable(store, self.class_names, cases)
+            raise InputError(f"labels: {reason}; set exclusive: false, or leave them out of a split_file")
+        self._counts = count_split(store.cases, self._split.of_case, self._class_table())
+        if self._split.settings["split_method"] == "external":
+            self._warn(["test"])
+        elif not self.allow_empty:
+            check_classes(self._counts, self._split.remedy)
         check_downscale(store, self.downscale)
-        self._gaze = self._controlled(WorkingGaze.of(store, self.gaze, self.downscale), store)
+        self._own_gaze = WorkingGaze.of(store, self.gaze, self.downscale)
+        self._gaze = self._controlled(self._own_gaze, store)
         self._store = store
         self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
 
-    def _external_split(self, store: Store, usable: NDArray[np.bool_]) -> pd.Series:
-        """Every case for the test, but those without a usable label and those of patients that were trained on."""
-        split = make_split(store.cases, [], self.split)
-        known = np.zeros(len(split), bool)
-        if self.trained_on is not None:
-            known = store.cases["patient_id"].isin(Store.open(self.trained_on).cases["patient_id"]).to_numpy()
-        split[known | ~usable] = np.nan
-        if split.isna().any():
-            logger.info(
-                "external test: of %d cases %d are left out because their patients are in the store that was trained "
-                "on, and %d more because they do not have exactly one of the classes",
-                len(split), known.sum(), (~usable & ~known).sum(),
-            )  # fmt: skip
-        if split.isna().all():
-            raise InputError(f"{self.store_path}: no case is left for an external test")
-        return split
+    def _class_table(self) -> pd.DataFrame:
+        """The classes of all rows, a column each: 1 for positive (of labels between, above a half) and 0 otherwise."""
+        values = self._labels.numpy()
+        if self.exclusive:
+            values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
+        return pd.DataFrame(np.where(np.isnan(values), np.nan, values > 0.5), columns=self.class_names)
+
+    @rank_zero_only
+    def _warn(self, splits: Sequence[str] = SPLITS) -> None:
+        for line in [*self._split.notes, *warnings(self._counts, splits)]:
+            logger.warning("%s", line)
 
     def _controlled(self, gaze: WorkingGaze, store: Store) -> WorkingGaze:
         """The gaze as ``gaze_control`` and ``gaze_cases`` have it."""
-        patients = store.cases["patient_id"].to_numpy()
+        patients = identity(store.cases["patient_id"]).to_numpy()
         for number, split in enumerate(("train", "val")):
-            rows = np.flatnonzero(self._split == split)
+            rows = np.flatnonzero(self._split.of_case == split)
             gaze = gaze.controlled(self.gaze_control, rows, patients, self.split.seed + number)
             if split == "train" and self.gaze_cases is not None:
                 # One order for all numbers, so that a larger training set holds the smaller.
@@ -250,7 +262,7 @@ class GazeDataModule(L.LightningDataModule):
         """What checkpoints and reports record of the data, in primitives; no ids."""
         store = self.store
         sigma_px = self._sigma_px()
-        assigned = {str(image): str(split) for image, split in zip(self.image_ids, self._split, strict=True)}
+        assigned = {str(image): str(split) for image, split in zip(self.image_ids, self._split.of_case, strict=True)}
         return {
             "fingerprint": store.about["fingerprint"],
             "source": store.about["source"],
@@ -270,23 +282,19 @@ class GazeDataModule(L.LightningDataModule):
             "window": None if self.gaze.window is None else asdict(self.gaze.window),
             "detection": asdict(self.gaze.detection) if self.gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
-            "split_method": self.split.method if self.split_file is None else "file",
-            "split_seed": self.split.seed if self.split_file is None else None,
-            "fold": self.split.fold if self.split_file is None and self.split.folds is not None else None,
-            "folds": self.split.folds if self.split_file is None else None,
-            "trained_on": None if self.trained_on is None else Store.open(self.trained_on).about["fingerprint"],
+            **self._split.settings,
             "n": {split: len(self.rows(split)) for split in SPLITS},
         }
 
     def _train_points(self) -> np.ndarray:
-        """Which points of the gaze belong to training cases, or to test cases where there are none: (M,) bool."""
+        """(M,) bool: which points of the readers' own gaze are of training cases, else, without any, of test cases."""
         is_train = np.zeros(len(self.store.cases), bool)
         is_train[self.rows("train" if len(self.rows("train")) else "test")] = True
-        return np.repeat(is_train, np.diff(self._gaze.starts))
+        return np.repeat(is_train, np.diff(self._own_gaze.starts))
 
     def _sigma_px(self) -> list[float] | None:
         """Mean σ of the training cases in working pixels (x, y); None without gaze."""
-        sigma = self._gaze.sigma[self._train_points()]
+        sigma = self._own_gaze.sigma[self._train_points()]
         return [round(float(value), 4) for value in sigma.mean(axis=0, dtype=np.float64)] if len(sigma) else None
 
     def _sigma_deg(self, sigma: list[float] | None) -> float | list[float] | None:
@@ -304,30 +312,18 @@ class GazeDataModule(L.LightningDataModule):
         if split not in SPLITS:
             raise InputError(f"split: '{split}' is none of {', '.join(SPLITS)}")
         self.setup()
-        return np.flatnonzero(self._split == split)
+        return np.flatnonzero(self._split.of_case == split)
 
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
-        """Where some cases were looked at on average, without augmentation.
-
-        One case more counts that was looked at evenly, so that no pixel is impossible: a KLD or an information gain
-        would be infinite there.
-        """
-        height, width = self.size
-        density = torch.full(self.size, 1 / (height * width), dtype=torch.float64)
-        counts = torch.zeros(self.size, dtype=torch.float64)
-        for row in rows:
-            part = slice(self._gaze.starts[row], self._gaze.starts[row + 1])
-            if part.start == part.stop:
-                continue
-            points = torch.from_numpy(self._gaze.points[part])[None]
-            density += fixation_density(points, self.size, torch.from_numpy(self._gaze.sigma[part])[None])[0]
-            counts += fixation_counts(points, self.size)[0]
-        return CentreBias((density / density.sum()).float(), counts.float())
+        """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze_control`` says."""
+        self.setup()
+        return mean_map(self._own_gaze, rows, self.size)
 
     def centre_bias(self, index: Tensor) -> CentreBias:
         """Where the training cases were looked at on average, for cases to be scored against it.
 
-        Of an external test, which has no training cases, the others: those of the other half of the patients.
+        It is that of the readers' own gaze, whatever ``gaze_control`` and ``gaze_cases`` say, and in an external test
+        that of the other half of the patients; see :class:`gazelit.data.centre_bias.CentreBiases`.
 
         Args:
             index: (B,) the store's rows of the cases to be scored.
@@ -336,23 +332,11 @@ class GazeDataModule(L.LightningDataModule):
             Maps (B, H, W).
         """
         if self._biases is None:
-            rows = self.rows("train")
-            halves = self._halves() if not len(rows) else np.zeros(len(self.store.cases), int)
-            sources = [rows] if len(rows) else [np.flatnonzero(halves == other) for other in (1, 0)]
-            self._biases = [self.mean_map(one) for one in sources], torch.from_numpy(halves)
-        maps, group = self._biases
-        chosen = group[index].tolist()
-        return CentreBias(
-            torch.stack([maps[one].density for one in chosen]), torch.stack([maps[one].counts for one in chosen])
-        )
-
-    def _halves(self) -> NDArray[np.int64]:
-        """Which half of the test's patients each case is of, −1 for others."""
-        rows = self.rows("test")
-        half = np.full(len(self.store.cases), -1)
-        patients, codes = np.unique(self.store.cases["patient_id"].to_numpy()[rows], return_inverse=True)
-        half[rows] = np.random.default_rng(self.split.seed).permutation(len(patients))[codes] % 2
-        return half
+            patients = identity(self.store.cases["patient_id"]).to_numpy()
+            self._biases = CentreBiases(
+                self._own_gaze, self.size, self.rows("train"), self.rows("test"), patients, self.split.seed
+            )
+        return self._biases(index)
 
     def valid_mask(self, row: int) -> Tensor:
         """(H, W) bool: which pixels of a case are no padding."""
@@ -433,7 +417,8 @@ class GazeDataModule(L.LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         classes = self.labels[dataset.rows] if self.sampling == "balanced" else None
-        # Lightning leaves a process without a batch out of an evaluation that the others wait for: it gets an empty one.
+        # Lightning leaves a process without a batch out of an evaluation that the others wait for: it gets an empty
+        # one.
         without_case = not shuffle and rank >= len(dataset) > 0
         return DataLoader(
             dataset,
@@ -450,60 +435,6 @@ class GazeDataModule(L.LightningDataModule):
         )
 
 
-class EpochSampler(DistributedSampler[Any]):
-    """Yields (epoch, position), so that workers that live for several epochs know the epoch.
-
-    Training shares are padded to equal length, as gradients need it; others are not, so that no case is evaluated
-    twice.
-
-    Args:
-        dataset: What to sample.
-        shuffle: Whether to shuffle by seed and epoch, for training.
-        seed: Of the order.
-        world_size: Number of processes.
-        rank: Of this process.
-        classes: (N,) class of each case, to draw as many of every class; all cases alike unless given.
-    """
-
-    def __init__(
-        self,
-        dataset: GazeDataset,
-        shuffle: bool,
-        seed: int,
-        world_size: int,
-        rank: int,
-        classes: Tensor | None = None,
-    ) -> None:
-        super().__init__(dataset, world_size, rank, shuffle=shuffle, seed=seed)
-        self._fixed = None if shuffle else range(rank, len(dataset), world_size)
-        self._classes = classes
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        if self._classes is not None:
-            positions = iter(self._balanced(self._classes)[self.rank : self.total_size : self.num_replicas].tolist())
-        else:
-            positions = super().__iter__() if self._fixed is None else iter(self._fixed)
-        return ((self.epoch, position) for position in positions)
-
-    def _balanced(self, classes: Tensor) -> Tensor:
-        """``total_size`` positions, as many of every class; a class is gone through before one of its cases repeats."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        present = classes.unique()
-        share = -(-self.total_size // len(present))
-        drawn = []
-        for one in present:
-            members = torch.nonzero(classes == one).flatten()
-            rounds = -(-share // len(members))
-            orders = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
-            drawn.append(torch.cat(orders)[:share])
-        # A case more of some classes than of others at most.
-        positions = torch.stack(drawn, dim=1).flatten()[: self.total_size]
-        return positions[torch.randperm(len(positions), generator=generator)]
-
-    def __len__(self) -> int:
-        return super().__len__() if self._fixed is None else len(self._fixed)
-
-
 def _collate_none(examples: list[Example]) -> Batch:
     """A batch without cases, of the shape and type of one with."""
     return {key: value[:0] for key, value in collate(examples).items()}
@@ -512,20 +443,3 @@ def _collate_none(examples: list[Example]) -> Batch:
 def _unit(image: Tensor) -> Tensor:
     """float32 in [0, 1]."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image
-
-
-def _labels(store: Store, names: Sequence[str], exclusive: bool, uncertain: str) -> tuple[Tensor, NDArray[np.bool_]]:
-    """Labels of all rows, and which rows have usable ones: of exclusive classes exactly one."""
-    known = store.about["label_columns"]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"labels: the store has no label {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
-    values = torch.from_numpy(
-        store.cases[list(names)].to_numpy(np.float32, copy=True).reshape(len(store.cases), len(names))
-    )
-    if not exclusive:
-        values[values == -1] = {"unknown": torch.nan, "positive": 1.0, "negative": 0.0}[uncertain]
-        return values, np.ones(len(values), bool)
-    usable = (torch.nan_to_num(values, nan=-1.0).sum(dim=1) == 1) & ~(values < 0).any(dim=1)
-    classes = torch.nan_to_num(values).argmax(dim=1) if names else torch.zeros(len(values), dtype=torch.long)
-    return classes, usable.numpy()

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -149,7 +150,7 @@ def test_provenance_is_primitive_and_names_no_case(store):
 
 
 def test_multi_label_keeps_unknowns(store):
-    datamodule = module(store, labels=["edema__chx", "consolidation__chx"], exclusive=False)
+    datamodule = module(store, labels=["edema__chx", "consolidation__chx"], exclusive=False, allow_empty=True)
     labels = torch.cat([batch["label"] for batch in datamodule.loader("train")])
     assert labels.shape[1] == 2
     assert torch.isnan(labels).any()
@@ -255,7 +256,9 @@ def readings(reflacx, tmp_path_factory):
     return prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), out, size=(64, 64), workers=1).path
 
 
-OFFICIAL = {"labels": ["Consolidation", "Pulmonary edema"], "exclusive": False, "split_method": "official"}
+OFFICIAL = {
+    "labels": ["Consolidation", "Pulmonary edema"], "exclusive": False, "split_method": "official", "allow_empty": True,
+}  # fmt: skip
 
 
 def test_readings_are_pooled_weighted_equally_or_drawn(readings):
@@ -299,7 +302,7 @@ def test_uncertain_labels_become_what_is_asked(store):
         pytest.skip("the cohort has no uncertain label of this finding")
     values = {}
     for how in ("unknown", "positive", "negative"):
-        datamodule = module(store, labels=[name], exclusive=False, uncertain=how)
+        datamodule = module(store, labels=[name], exclusive=False, uncertain=how, allow_empty=True)
         datamodule.setup()
         values[how] = datamodule._labels[:, 0].numpy()
     uncertain = raw == -1
@@ -369,3 +372,94 @@ def test_shipped_options_can_be_written_in_yaml(store, tmp_path, run_gazelit):
         "    readings: equal\n    folds: 4\n    fold: 1\n"
     )
     run_gazelit("fit", "--config=stage2.yaml", f"--config={config}", *tiny(2, store), "--trainer.fast_dev_run=1")
+
+
+def test_finding_c9_the_split_is_that_of_the_store_whatever_a_stage_trains_on(store):
+    from gazelit.lineage import check_split
+
+    stages = [
+        module(store),
+        module(store, labels=[], exclusive=False),
+        module(store, labels=["CHF", "pneumonia"], exclusive=False),
+        module(store, labels=["edema__chx"], exclusive=False, uncertain="positive", allow_empty=True),
+    ]
+    recorded = [stage.provenance for stage in stages]
+    assert len({record["split_sha256"] for record in recorded}) == 1
+    assert "CHF" in recorded[0]["split_stratify"]
+    for record in recorded[1:]:
+        assert check_split("a.ckpt", {"stage": "contrastive", "data": record}, recorded[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"stratify": ["CHF"], "allow_empty": True}, "split_stratify"),
+        ({"split_seed": 3, "allow_empty": True}, "split_seed"),
+        ({"test_fraction": 0.4}, "split_test_fraction"),
+        ({"val_fraction": 0.2}, "split_val_fraction"),
+    ],
+)
+def test_finding_c9_what_decided_the_split_is_recorded_field_by_field(store, options, field):
+    from gazelit.data.case_split import SETTINGS
+
+    first, second = module(store).provenance, module(store, **options).provenance
+    assert first["split_sha256"] != second["split_sha256"]
+    assert [name for name in SETTINGS if first[name] != second[name]] == [field]
+
+
+def test_a_split_file_is_recorded_by_its_content(store, tmp_path):
+    from gazelit.data.splits import save_split
+    from gazelit.files import sha256_file
+
+    path = tmp_path / "split.csv"
+    drawn = module(store)
+    drawn.setup()
+    save_split(path, drawn.store.cases, drawn._split.of_case)
+    provenance = module(store, split_file=str(path)).provenance
+    assert provenance["split_sha256"] == drawn.provenance["split_sha256"]
+    assert provenance["split_file_sha256"] == sha256_file(path)
+    assert (provenance["split_method"], provenance["split_seed"], provenance["split_stratify"]) == ("file", None, None)
+
+
+def test_finding_c10_rows_of_several_partial_or_unknown_classes_are_no_class(store, tmp_path):
+    from gazelit.data.labels import read_labels
+    from tests.data.test_identity import changed
+
+    names = ["Normal", "CHF", "pneumonia"]
+    cases = Store.open(store).cases[names].to_numpy(float, copy=True)
+    nan = np.nan
+    cases[:6] = [[1, 1, nan], [0.5, 0.5, 0], [1, 0, nan], [0, 0, 0], [1, 1, -1], [1, -1, 0]]
+    folder = changed(store, tmp_path / "s", cases=dict(zip(names, cases.T, strict=True)))
+    labels, usable = read_labels(Store.open(folder), names, True, "unknown")
+    assert usable.tolist() == [False] * 6 + [True] * 18
+    assert (labels[:6] == -1).all()
+    detail = r"2 have several, 1 have a value other than 0 and 1, 3 have none or an unknown"
+    with pytest.raises(InputError, match=rf"6 cases do not have exactly one of Normal, CHF, pneumonia \({detail}\)"):
+        module(folder).setup()
+    external = module(folder, split_method="external")
+    assert external.rows("test").tolist() == list(range(6, 24))
+    # A split file that leaves them out is an answer to the error.
+    drawn = module(store)
+    drawn.setup()
+    split = drawn._split.of_case.copy()
+    pd.DataFrame({"image_id": drawn.store.cases["image_id"], "split": split}).iloc[6:].to_csv(tmp_path / "f.csv")
+    assert set(module(folder, split_file=str(tmp_path / "f.csv"), allow_empty=True).labels.tolist()) == {-1, 0, 1, 2}
+
+
+def test_finding_c1_a_class_without_a_positive_in_a_split_stops_the_training(store):
+    options = {"labels": ["Normal", "support_devices__chx"], "exclusive": False}
+    with pytest.raises(InputError, match=r"no positive case of support_devices__chx in .* or set allow_empty: true"):
+        module(store, **options).setup()
+    module(store, **options, allow_empty=True).setup()
+
+
+def test_finding_c1_fit_says_once_what_is_in_each_split(store, caplog):
+    datamodule = module(store)
+    with caplog.at_level("INFO", logger="gazelit"):
+        datamodule.setup()
+        assert not caplog.text
+        for stage in ("fit", "validate", "fit"):
+            datamodule.setup(stage)
+    assert caplog.text.count("what is in each split") == 1
+    assert "pneumonia positive" in caplog.text
+    assert "fewer than 5 positive cases of Normal (val " in caplog.text

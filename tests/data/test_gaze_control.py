@@ -88,3 +88,22 @@ def test_gaze_reaches_the_model(store, tmp_path):
     heads = [key for key in weights["none"] if key.startswith("saliency_head.1")]
     assert heads
     assert all(np.isfinite(weights["none"][key].numpy()).all() for key in heads)
+
+
+def test_finding_c13_the_centre_bias_is_that_of_the_readers_own_gaze(store):
+    own = module(store)
+    index = torch.from_numpy(own.rows("test"))
+    expected = own.centre_bias(index)
+    assert expected.counts.sum() > 0
+    for options in (
+        {"gaze_control": "shuffled"},
+        {"gaze_control": "centre"},
+        {"gaze_control": "none"},
+        {"gaze_cases": 2},
+    ):
+        controlled = module(store, **options)
+        bias = controlled.centre_bias(index)
+        assert torch.equal(bias.density, expected.density)
+        assert torch.equal(bias.counts, expected.counts)
+        # σ is that of the maps that all models are scored on.
+        assert controlled.provenance["sigma_px"] == own.provenance["sigma_px"]

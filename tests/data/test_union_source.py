@@ -57,7 +57,7 @@ def test_equal_names_of_labels_are_kept_apart(sources):
 
 def test_patients_of_both_are_in_one_split(sources):
     images = Union(sources).read().images
-    split = make_split(images, [""] * len(images), SplitOptions(val_fraction=0.2, test_fraction=0.3))
+    split = make_split(images, images[[]], SplitOptions(val_fraction=0.2, test_fraction=0.3))
     assert (split.groupby(images["patient_id"]).nunique() == 1).all()
 
 

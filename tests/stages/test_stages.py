@@ -164,6 +164,7 @@ def multi_label(reflacx, tmp_path_factory):
 def test_the_joint_stage_learns_several_labels_with_unknowns(multi_label, run_gazelit, tmp_path):
     options = [
         "--data.labels=[Consolidation, Pulmonary edema, Enlarged hilum]", "--data.exclusive=false",
+        "--data.allow_empty=true",
         "--data.split_method=official", "--data.readings=drawn", "--data.batch_size=2",
     ]  # fmt: skip
     run_gazelit(

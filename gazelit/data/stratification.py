@@ -1,0 +1,163 @@
+"""Iterative stratification: groups of films dealt to splits so that every label keeps its share in each.
+
+The method is that of Sechidis, Tsoumakas and Vlahavas (On the stratification of multi-label data, ECML PKDD 2011): the
+rarest label is dealt first, each of its groups to the split that still wants most of it. Published libraries deal
+single rows; here a group (a patient with several films) is dealt whole, and what that leaves uneven is evened out by
+moving groups and swapping pairs of them as long as that brings the counts closer to the wanted ones.
+
+All arithmetic is on whole numbers, which float64 holds exactly below 2^53, so that the result does not depend on
+platform or numerical library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Counts are compared to a hundredth of a film.
+SCALE = 100
+#: Every pass brings the counts closer and most gain comes in the first; this bounds the time.
+MAX_PASSES = 20
+#: Groups of each of two splits that are compared with each other for a swap at a time.
+BLOCK = 64
+
+
+def deal(
+    counts: NDArray[np.int64], shares: Sequence[float], everywhere: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Deals groups to splits.
+
+    Args:
+        counts: (G, C) what each group holds of each quantity, such as films, patients, and films with a finding. The
+            first column is of films, and every group has one at least.
+        shares: (S,) share of each split; their sum is 1.
+        everywhere: (C,) quantities of which every split large enough for a group is to have one, if there are as many
+            groups with it as splits: else the share of a rare finding rounds to none in a small split.
+
+    Returns:
+        (G,) the split of each group, from 0. A function of the order of the groups, which the caller shuffles.
+    """
+    counts = np.asarray(counts, np.int64)
+    missing = _wanted(counts, shares, everywhere)
+    assigned = _deal_rarest_first(counts, missing)
+    _even_out(counts, shares, assigned, missing)
+    return assigned
+
+
+def _wanted(
+    counts: NDArray[np.int64], shares: Sequence[float], everywhere: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
+    """(S, C) how much of each quantity each split wants, in ``SCALE``-ths."""
+    wanted = np.array([[round(SCALE * share * int(total)) for total in counts.sum(axis=0)] for share in shares])
+    if everywhere is None:
+        return wanted
+    roomy = np.array(shares) * len(counts) >= 1
+    for column in np.flatnonzero(everywhere & ((counts > 0).sum(axis=0) >= len(shares))):
+        short = roomy & (wanted[:, column] < SCALE)
+        lacking = int((SCALE - wanted[short, column]).sum())
+        wanted[short, column] = SCALE
+        wanted[np.argmax(wanted[:, column]), column] -= lacking
+    return wanted
+
+
+def _deal_rarest_first(counts: NDArray[np.int64], missing: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Deals every group once; lowers ``missing`` (S, C) by what each split gets."""
+    has = counts > 0
+    left = has.sum(axis=0)
+    assigned = np.full(len(counts), -1)
+    members = [np.flatnonzero(column) for column in has.T]
+    while left.any():
+        rarest = min(np.flatnonzero(left).tolist(), key=lambda column: (left[column], column))
+        for group in members[rarest]:
+            if assigned[group] >= 0:
+                continue
+            # Of splits that want equally much of it, the one that wants most films.
+            want = list(zip(missing[:, rarest].tolist(), missing[:, 0].tolist(), strict=True))
+            assigned[group] = split = want.index(max(want))
+            missing[split] -= SCALE * counts[group]
+            left -= has[group]
+    return assigned
+
+
+def _even_out(
+    counts: NDArray[np.int64], shares: Sequence[float], assigned: NDArray[np.int64], missing: NDArray[np.int64]
+) -> None:
+    """Moves and swaps groups while that lowers the weighted sum of the squares of what is missing.
+
+    An error of one film changes the prevalence in a small split more than in a large one: hence 1 over the square of
+    the share as weight.
+    """
+    weights = [round(16 * (max(shares) / share) ** 2) for share in shares]
+    for number in range(MAX_PASSES):
+        changed = _move(counts, weights, assigned, missing)
+        if (np.abs(missing) < SCALE).all():
+            return
+        for first, second in combinations(range(len(shares)), 2):
+            changed |= _swap(counts, weights, assigned, missing, (first, second), number)
+        if not changed:
+            return
+
+
+def _move(
+    counts: NDArray[np.int64], weights: list[int], assigned: NDArray[np.int64], missing: NDArray[np.int64]
+) -> bool:
+    """Moves each group once to the split where it serves best; returns whether any was moved."""
+    moved = False
+    scaled = SCALE * counts
+    squares = (scaled * scaled).sum(axis=1).tolist()
+    for group, square in enumerate(squares):
+        # Python's integers do not overflow.
+        product = (missing @ scaled[group]).tolist()
+        source = int(assigned[group])
+        leaving = weights[source] * (2 * product[source] + square)
+        changes = [leaving + weight * (square - 2 * value) for weight, value in zip(weights, product, strict=True)]
+        changes[source] = 0
+        target = changes.index(min(changes))
+        if changes[target] < 0:
+            missing[source] += scaled[group]
+            missing[target] -= scaled[group]
+            assigned[group] = target
+            moved = True
+    return moved
+
+
+def _swap(
+    counts: NDArray[np.int64],
+    weights: list[int],
+    assigned: NDArray[np.int64],
+    missing: NDArray[np.int64],
+    splits: tuple[int, int],
+    number: int,
+) -> bool:
+    """Swaps groups of two splits, block against block, others in each pass ``number``; returns whether any was."""
+    swapped = False
+    smaller, larger = sorted(splits, key=lambda split: int((assigned == split).sum()))
+    of_smaller, of_larger = (_blocks(np.flatnonzero(assigned == split)) for split in (smaller, larger))
+    if not of_smaller:
+        return False
+    both = SCALE**2 * (weights[smaller] + weights[larger])
+    for position, right in enumerate(of_larger):
+        left = of_smaller[(position + number) % len(of_smaller)]
+        while True:
+            here, there = counts[left].astype(float), counts[right].astype(float)
+            slope = 2.0 * SCALE * (weights[smaller] * missing[smaller] - weights[larger] * missing[larger])
+            distance = (here**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * here @ there.T
+            change = (here @ slope)[:, None] - there @ slope + both * distance
+            row, column = divmod(int(change.argmin()), len(right))
+            if change[row, column] >= 0:
+                break
+            leaves, comes = left[row], right[column]
+            difference = SCALE * (counts[leaves] - counts[comes])
+            missing[smaller] += difference
+            missing[larger] -= difference
+            assigned[leaves], assigned[comes] = larger, smaller
+            left[row], right[column] = comes, leaves
+            swapped = True
+    return swapped
+
+
+def _blocks(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [groups[start : start + BLOCK] for start in range(0, len(groups), BLOCK)]
