@@ -2,51 +2,151 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import partial
 
+import cv2
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from gazelit.data.dicom import read_radiograph
+from gazelit.data.dicom import MAX_PIXELS, Radiograph, radiograph_of, read_film, read_radiograph
 from gazelit.data.geometry import Letterbox
+from gazelit.data.guard import MEMORY_PER_PIXEL, Workers
 from gazelit.errors import InputError
 
 #: A file, and the (height, width) that the source announced.
 Job = tuple[str, tuple[int, int]]
 
+# A worker is one core's.
+cv2.setNumThreads(1)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells whether a file is the one that was read.
+
+    Attributes:
+        size: Bytes; −1 for a file that could not be read.
+        modified: Time of modification, ns.
+        changed: Time of the last change of content or attributes, ns; unlike the former, no program sets it.
+        content: XXH3 of the bytes, 128 bits as hexadecimal digits; empty if it could not be read.
+    """
+
+    size: int = -1
+    modified: int = 0
+    changed: int = 0
+    content: str = ""
+
+    @classmethod
+    def of(cls, path: str, content: str = "") -> Identity:
+        """Looks at a file, without reading it."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return cls()
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, content)
+
+    def still(self, path: str) -> bool:
+        """Whether a file is still this one: by its times, and by its content where they differ."""
+        now = Identity.of(path)
+        if (now.size, now.modified, now.changed) == (self.size, self.modified, self.changed):
+            return True
+        return now.size == self.size and bool(self.content) and content_hash(path) == self.content
+
+
+def content_hash(path: str) -> str:
+    """XXH3 of a file's bytes; empty if it cannot be read."""
+    digest = xxhash.xxh3_128()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a film: its photometric interpretation, or the reason it failed."""
+    """What became of a film.
+
+    Attributes:
+        photometric: Its photometric interpretation.
+        reason: Why it failed, if it did.
+        file: Which bytes were read.
+    """
 
     photometric: str = ""
     reason: str | None = None
+    file: Identity = Identity()
 
 
 Decoded = tuple[NDArray[np.unsignedinteger] | None, Outcome]
 
 
-def decode(job: Job, size: tuple[int, int], bits: int) -> Decoded:
+def decode(job: Job, size: tuple[int, int], bits: int, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decodes a film to the working resolution.
 
     Args:
         job: The film.
         size: Working resolution (H, W).
         bits: 8 or 16.
+        max_pixels: See :func:`gazelit.data.dicom.read_radiograph`.
 
     Returns:
         (H, W) unsigned integers, or None, and the outcome.
     """
     path, expected = job
+    before = Identity.of(path)
     try:
-        radiograph = read_radiograph(path)
+        content = read_film(path, max_pixels)
     except InputError as error:
-        return None, Outcome(reason=str(error))
+        return None, Outcome(reason=str(error), file=before)
+    file = Identity(before.size, before.modified, before.changed, xxhash.xxh3_128(content).hexdigest())
+    try:
+        radiograph = radiograph_of(content, path, max_pixels)
+    except InputError as error:
+        return None, Outcome(reason=str(error), file=file)
     pixels = radiograph.pixels
     if pixels.shape != expected:
         sizes = [f"{height} × {width}" for height, width in (pixels.shape, expected)]
-        return None, Outcome(reason=f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced")
+        return None, Outcome(reason=f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced", file=file)
     working = Letterbox.fit(*pixels.shape, size).apply(pixels)
     largest = 2**bits - 1
     stored = np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
-    return stored, Outcome(radiograph.photometric)
+    return stored, Outcome(radiograph.photometric, file=file)
+
+
+def read_mask(job: Job, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Reads a mask, a picture of its image's size whose non-zero pixels are inside, to the working resolution.
+
+    Returns:
+        (H, W / 8) packed bits, or None, and the outcome.
+    """
+    path, expected = job
+    before = Identity.of(path)
+    try:
+        content = read_film(path, max_pixels)
+        file = Identity(before.size, before.modified, before.changed, xxhash.xxh3_128(content).hexdigest())
+        pixels = radiograph_of(content, path, max_pixels).pixels
+    except InputError as error:
+        return None, Outcome(reason=f"mask {error}", file=before)
+    if pixels.shape != expected:
+        return None, Outcome(reason=f"{path}: a mask of another size than its image", file=file)
+    mask = Letterbox.fit(*expected, size).apply((pixels > 0).astype(np.float32)) >= 0.5
+    return np.packbits(mask, axis=-1), Outcome(file=file)
+
+
+def read_or_reason(path: str, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
+    """A film, or why it cannot be read."""
+    try:
+        return read_radiograph(path, max_pixels)
+    except InputError as error:
+        return str(error)
+
+
+def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str, Radiograph | str]:
+    """Processes that read whole films apart from this one; see :func:`read_or_reason`."""
+    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, MEMORY_PER_PIXEL * max_pixels)

@@ -4,9 +4,8 @@ import os
 import time
 from collections import Counter
 
-from tests.fuzz.driver import Input, run, table
-
 from gazelit.errors import InputError
+from tests.fuzz.driver import Input, run, table
 
 WAYS = ("accepted", "refused", "traceback", "crash", "hang", "memory")
 
