@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-import cv2
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from gazelit.data.dicom import MAX_PIXELS, Radiograph, radiograph_of, read_film, read_radiograph
+from gazelit.data.dicom import MAX_PIXELS, Radiograph, mask_of, radiograph_of, read_film, read_radiograph
 from gazelit.data.geometry import Letterbox
 from gazelit.data.guard import MEMORY_PER_PIXEL, Workers
 from gazelit.errors import InputError
 
 #: A file, and the (height, width) that the source announced.
 Job = tuple[str, tuple[int, int]]
-
-# A worker is one core's.
-cv2.setNumThreads(1)
 
 
 @dataclass(frozen=True)
@@ -99,12 +95,9 @@ def decode(job: Job, size: tuple[int, int], bits: int, max_pixels: int = MAX_PIX
         (H, W) unsigned integers, or None, and the outcome.
     """
     path, expected = job
-    before = Identity.of(path)
-    try:
-        content = read_film(path, max_pixels)
-    except InputError as error:
-        return None, Outcome(reason=str(error), file=before)
-    file = Identity(before.size, before.modified, before.changed, xxhash.xxh3_128(content).hexdigest())
+    content, file, reason = _content(path, max_pixels)
+    if content is None:
+        return None, Outcome(reason=reason, file=file)
     try:
         radiograph = radiograph_of(content, path, max_pixels)
     except InputError as error:
@@ -126,17 +119,28 @@ def read_mask(job: Job, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> 
         (H, W / 8) packed bits, or None, and the outcome.
     """
     path, expected = job
-    before = Identity.of(path)
+    content, file, reason = _content(path, max_pixels)
+    if content is None:
+        return None, Outcome(reason=reason, file=file)
+    try:
+        values = mask_of(content, path, max_pixels)
+    except InputError as error:
+        return None, Outcome(reason=str(error), file=file)
+    if values.shape != expected:
+        reason = f"{path}: a mask of another size than its image, or not single-channel"
+        return None, Outcome(reason=reason, file=file)
+    mask = Letterbox.fit(*expected, size).apply((values > 0).astype(np.float32)) >= 0.5
+    return np.packbits(mask, axis=-1), Outcome(file=file)
+
+
+def _content(path: str, max_pixels: int) -> tuple[bytes | None, Identity, str | None]:
+    """A file's bytes and identity, or why it cannot be read."""
+    file = Identity.of(path)
     try:
         content = read_film(path, max_pixels)
-        file = Identity(before.size, before.modified, before.changed, xxhash.xxh3_128(content).hexdigest())
-        pixels = radiograph_of(content, path, max_pixels).pixels
     except InputError as error:
-        return None, Outcome(reason=f"mask {error}", file=before)
-    if pixels.shape != expected:
-        return None, Outcome(reason=f"{path}: a mask of another size than its image", file=file)
-    mask = Letterbox.fit(*expected, size).apply((pixels > 0).astype(np.float32)) >= 0.5
-    return np.packbits(mask, axis=-1), Outcome(file=file)
+        return None, file, str(error)
+    return content, replace(file, content=xxhash.xxh3_128(content).hexdigest()), None
 
 
 def read_or_reason(path: str, max_pixels: int = MAX_PIXELS) -> Radiograph | str:

@@ -115,7 +115,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         InputError: The file is missing or is no image.
     """
     if not is_dicom(path):
-        with _faults(path, "neither DICOM nor a PNG or JPEG picture that can be read"), open(path, "rb") as file:
+        with _faults(path, "the picture cannot be read"), open(path, "rb") as file:
             picture = Image.open(file, formats=_PICTURE_FORMATS)
             return picture.height, picture.width
     for length in _HEADER_BYTES:
@@ -183,7 +183,7 @@ def _faults(path: str | Path, fault: str) -> Iterator[None]:
     except MemoryError as error:
         raise InputError(f"{path}: {fault} within the memory allowed") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: neither DICOM nor a PNG or JPEG picture that can be read") from error
+        raise InputError(f"{path}: {fault} (neither DICOM nor PNG nor JPEG)") from error
     except Exception as error:
         raise InputError(f"{path}: {fault} ({error.__class__.__name__})") from error
 
@@ -352,7 +352,7 @@ def _first(value: object) -> float:
 
 
 def _read_picture(content: bytes, path: str | Path, max_pixels: int) -> Radiograph:
-    with _faults(path, "the picture is damaged"):
+    with _faults(path, "the picture cannot be read"):
         # Pillow's other formats run further parsers, and programs, that nobody needs for a film.
         picture = Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS)
         _refuse_too_many(picture.height, picture.width, max_pixels, path)
@@ -362,3 +362,20 @@ def _read_picture(content: bytes, path: str | Path, max_pixels: int) -> Radiogra
             values, largest = np.asarray(picture.convert("L")), 255
         pixels = np.divide(values, np.float32(largest), dtype=np.float32)
         return Radiograph(np.clip(pixels, 0, 1, out=pixels), "MONOCHROME2", 16 if largest > 255 else 8, "")
+
+
+def mask_of(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """The values of a mask's picture, undecorated: (H, W), or (H, W, C) of colour.
+
+    Args:
+        content: The whole PNG or JPEG file.
+        path: Its name, for messages.
+        max_pixels: Refuse, before memory is taken, a picture that claims more.
+
+    Raises:
+        InputError: It is no picture, is damaged, or claims an absurd size.
+    """
+    with _faults(path, "a mask that cannot be read"):
+        picture = Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS)
+        _refuse_too_many(picture.height, picture.width, max_pixels, path)
+        return np.asarray(picture)

@@ -1,6 +1,6 @@
 """Work on files that nobody vouches for, in processes that may crash, hang or run out of memory.
 
-A decoder that dies takes its own process along and costs one film; the parent learns why and goes on with a new process.
+A decoder that dies takes its own process along and costs one film; the parent learns why and goes on with a new one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ SECONDS = 60.0
 MEMORY_PER_PIXEL = 13
 #: Jobs under way in a worker, so that it need not wait for the parent, and results held for their turn, per worker.
 _AHEAD, _WINDOW = 2, 4
+#: A worker is one core's.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 #: From outside, such as by the kernel when memory is short: not surely the film's fault, so it is tried once more.
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -122,7 +124,7 @@ class _Worker:
         self.connection, remote = Pipe()
         self.under_way: deque[tuple[int, Any]] = deque()
         code = f"import sys; sys.path[:] = {sys.path!r}; from gazelit.data.guard import serve; serve({remote.fileno()})"
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        threads = dict.fromkeys(_THREADS, "1")
         with remote:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
