@@ -60,7 +60,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray | bytes:
     syntax = runner.transfer_syntax
     if syntax == uid.RLELossless:
         return imagecodecs.dicomrle_decode(
-            source, np.dtype(f"<u{runner.bits_allocated // 8}"), out=runner.frame_length(unit="bytes")
+            source, np.dtype(f"<u{runner.bits_allocated // 8}"), out=int(runner.frame_length(unit="bytes"))
         )
     # Checked before anything is decoded: the memory a decoder takes follows the codestream, not the DICOM header.
     announced = (runner.rows, runner.columns, runner.samples_per_pixel)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,7 @@ def _count(jobs: list[Job], workers: int | None) -> int:
 
 def _decoded(
     jobs: list[Job], size: tuple[int, int], bits: int, workers: int | None, max_pixels: int
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     work = partial(decode, size=size, bits=bits, max_pixels=max_pixels)
     with Workers(work, _count(jobs, workers), MEMORY_PER_PIXEL * max_pixels) as pool:
         for job, result in zip(jobs, pool.map(jobs), strict=True):
