@@ -153,4 +153,5 @@ def read_or_reason(path: str, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
 
 def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str, Radiograph | str]:
     """Processes that read whole films apart from this one; see :func:`read_or_reason`."""
-    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, MEMORY_PER_PIXEL * max_pixels)
+    # Whole films are large: one is used, one is ready.
+    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, MEMORY_PER_PIXEL * max_pixels, held=2)

@@ -36,8 +36,10 @@ MAX_PIXELS = 64_000_000
 #: Bytes that a file, or what it inflates to, may hold for every pixel of the limit, and besides.
 BYTES_PER_PIXEL, OTHER_BYTES = 4, 64 * 2**20
 #: How far into a file Rows and Columns are looked for: in most films the first is enough.
-_HEADER_BYTES = (64 * 2**10, 16 * 2**20)
-_COLUMNS_TAG = 0x00280011
+_HEADER_BYTES = (64 * 2**10, 2**20)
+_COLUMNS_TAG, _PIXELS_TAG = 0x00280011, 0x7FE00010
+#: A film has some hundred elements; a file that inflates to zeros has millions, each parsed in Python.
+_MOST_ELEMENTS = 20_000
 #: Rec. 601, what Pillow makes grey of colour with.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 _PICTURE_FORMATS = ("PNG", "JPEG")
@@ -191,15 +193,21 @@ def _faults(path: str | Path, fault: str) -> Iterator[None]:
 def _dataset(content: bytes, path: str | Path, limit: int, *, header_only: bool = False) -> Dataset:
     """Parses a file; a deflated one is inflated here, because pydicom's inflating knows no bound."""
 
-    def past_columns(tag: int, vr: str | None, length: int) -> bool:
-        return header_only and tag > _COLUMNS_TAG
+    last, elements = _COLUMNS_TAG if header_only else _PIXELS_TAG, 0
+
+    def enough(tag: int, vr: str | None, length: int) -> bool:
+        nonlocal elements
+        elements += 1
+        if elements > _MOST_ELEMENTS:
+            raise InputError(f"{path}: not a readable DICOM file (more than {_MOST_ELEMENTS} elements)")
+        return tag > last
 
     file = io.BytesIO(content)
     read_preamble(file, force=False)
     meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2))
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         file.seek(0)
-        return read_partial(file, stop_when=past_columns)
+        return read_partial(file, stop_when=enough)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(content[file.tell() :], limit + 1)
     if not header_only and len(inflated) > limit:
@@ -209,7 +217,7 @@ def _dataset(content: bytes, path: str | Path, limit: int, *, header_only: bool 
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return FileDataset(
         file,
-        read_dataset(io.BytesIO(inflated), False, True, stop_when=past_columns),
+        read_dataset(io.BytesIO(inflated), False, True, stop_when=enough),
         file_meta=meta,
         is_implicit_VR=False,
     )

@@ -24,8 +24,8 @@ SECONDS = 60.0
 #: Bytes that a worker may take for every pixel of the limit, besides what its libraries take. Measured: a film of 64
 #: million pixels of 16 bits needs about 9 (file, stored pixels, shown pixels as float32).
 MEMORY_PER_PIXEL = 13
-#: Jobs under way in a worker, so that it need not wait for the parent, and results held for their turn, per worker.
-_AHEAD, _WINDOW = 2, 4
+#: Jobs under way in a worker, so that it need not wait for the parent.
+_AHEAD = 2
 #: A worker is one core's.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 #: From outside, such as by the kernel when memory is short: not surely the film's fault, so it is tried once more.
@@ -50,11 +50,14 @@ class Workers(Generic[JobT, ResultT]):
         count: Number of processes; they start when the first job is given.
         memory: Bytes of address space that each may take besides what its imports take.
         seconds: Longest time for one job.
+        held: Jobs, per process, that may be under way or done before their turn; bounds the memory of the results.
     """
 
-    def __init__(self, function: Callable[[JobT], ResultT], count: int, memory: int, seconds: float = SECONDS) -> None:
+    def __init__(
+        self, function: Callable[[JobT], ResultT], count: int, memory: int, seconds: float = SECONDS, held: int = 4
+    ) -> None:
         self._function, self._memory, self._seconds = function, memory, seconds
-        self._count = count
+        self._count, self._held = count, held
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers[JobT, ResultT]:
@@ -78,7 +81,7 @@ class Workers(Generic[JobT, ResultT]):
                 while not exhausted or again:
                     if position < len(self._workers) and len(self._workers[position].under_way) >= _AHEAD:
                         break
-                    if not again and given - turn >= _WINDOW * self._count:
+                    if not again and given - turn >= self._held * self._count:
                         break
                     if again:
                         number, job = again.popleft()

@@ -162,8 +162,8 @@ def infer(files: list[str], ckpt: Path, out: Path, overwrite: bool = False, max_
             reading = read_image(model, film.pixels)
             if not reading.probabilities and reading.saliency is None:
                 raise InputError(
-                    f"{ckpt}: a checkpoint of stage {model.stamp['stage']} predicts neither classes nor a saliency map; "
-                    "give one of a stage with a classifier or a saliency head, such as the joint fine-tuning"
+                    f"{ckpt}: stage {model.stamp['stage']} predicts neither classes nor a saliency map of a film; "
+                    "give a checkpoint of a stage with a classifier or a saliency head, such as the joint fine-tuning"
                 )
             _write_result(model, path, film, reading, out / name, notice)
             summary = ", ".join(f"{label} {value:.3f}" for label, value in reading.probabilities.items())
