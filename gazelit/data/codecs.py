@@ -1,8 +1,8 @@
 """The one decoder of compressed films: imagecodecs (BSD-3-Clause) behind pydicom's decoder interface.
 
 One package for every compressed transfer syntax: libjpeg-turbo for JPEG of 2 to 16 bits, lossy and lossless; CharLS for
-JPEG-LS; OpenJPEG and OpenJPH for JPEG 2000 and its high-throughput form; and run lengths. Whatever else is installed
-beside (GDCM, pylibjpeg) is never tried, so that a film has the same pixels on every machine.
+JPEG-LS; OpenJPEG for JPEG 2000 and its high-throughput form; and run lengths. Whatever else is installed beside
+(GDCM, pylibjpeg) is never tried, so that a film has the same pixels on every machine.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 PLUGIN = "gazelit"
 _JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-_JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
-_HTJ2K = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
-SYNTAXES = (*_JPEG, *_JPEG_LS, *_JPEG_2000, *_HTJ2K, uid.RLELossless)
+_JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+SYNTAXES = (*_JPEG, *_JPEG_LS, *_JPEG_2000, uid.RLELossless)
 #: What pydicom names when a decoder is missing.
 DECODER_DEPENDENCIES = dict.fromkeys(SYNTAXES, ("imagecodecs",))
 _END_OF_IMAGE = b"\xff\xd9"
@@ -64,17 +63,16 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray | bytes:
         )
     # Checked before anything is decoded: the memory a decoder takes follows the codestream, not the DICOM header.
     announced = (runner.rows, runner.columns, runner.samples_per_pixel)
-    found = _j2k_shape(source) if syntax in (*_JPEG_2000, *_HTJ2K) else _jpeg_shape(source)
+    found = _j2k_shape(source) if syntax in _JPEG_2000 else _jpeg_shape(source)
     if found != announced:
         raise ValueError(f"the codestream holds {found} rows, columns and samples, the header says {announced}")
     if syntax in _JPEG:
         pixels = imagecodecs.jpeg8_decode(source)
     elif syntax in _JPEG_LS:
         pixels = imagecodecs.jpegls_decode(source)
-    elif syntax in _JPEG_2000:
-        pixels = imagecodecs.jpeg2k_decode(source)
     else:
-        pixels = imagecodecs.htj2k_decode(source)
+        # OpenJPEG for the high-throughput form too: imagecodecs loses the errors of its other decoder for it, OpenJPH.
+        pixels = imagecodecs.jpeg2k_decode(source)
     runner.set_option("bits_allocated", 8 * pixels.dtype.itemsize)
     return pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
 

@@ -192,7 +192,6 @@ def _faults(path: str | Path, fault: str) -> Iterator[None]:
 
 def _dataset(content: bytes, path: str | Path, limit: int, *, header_only: bool = False) -> Dataset:
     """Parses a file; a deflated one is inflated here, because pydicom's inflating knows no bound."""
-
     last, elements = _COLUMNS_TAG if header_only else _PIXELS_TAG, 0
 
     def enough(tag: int, vr: str | None, length: int) -> bool:
