@@ -8,6 +8,7 @@ possible: :mod:`gazelit.data.guard` reads films apart from the process that must
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 import warnings
@@ -176,6 +177,8 @@ def _faults(path: str | Path, fault: str) -> Iterator[None]:
     Parsers raise whatever they like on damaged bytes (zlib.error, struct.error, RecursionError, MemoryError, …); it is
     the file's fault. Their warnings and messages quote cells, so neither is passed on.
     """
+    chatter = logging.getLogger("pydicom")
+    silenced, chatter.disabled = chatter.disabled, True
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -188,6 +191,8 @@ def _faults(path: str | Path, fault: str) -> Iterator[None]:
         raise InputError(f"{path}: {fault} (neither DICOM nor PNG nor JPEG)") from error
     except Exception as error:
         raise InputError(f"{path}: {fault} ({error.__class__.__name__})") from error
+    finally:
+        chatter.disabled = silenced
 
 
 def _dataset(content: bytes, path: str | Path, limit: int, *, header_only: bool = False) -> Dataset:
@@ -207,10 +212,14 @@ def _dataset(content: bytes, path: str | Path, limit: int, *, header_only: bool 
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         file.seek(0)
         return read_partial(file, stop_when=enough)
+    if not header_only:
+        header = _dataset(content, path, _HEADER_BYTES[-1], header_only=True)
+        pixels = _positive(header, "Rows", path) * _positive(header, "Columns", path)
+        limit = min(limit, BYTES_PER_PIXEL * pixels + OTHER_BYTES)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(content[file.tell() :], limit + 1)
     if not header_only and len(inflated) > limit:
-        raise InputError(f"{path}: inflates to more than {limit // 10**6} MB; no film is that large (--max_pixels)")
+        raise InputError(f"{path}: inflates to more than {limit // 10**6} MB; no film of its size does")
     if not header_only and not inflater.eof:
         raise InputError(f"{path}: the deflated file is cut short")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
