@@ -32,8 +32,8 @@ def work(job):
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "print":
-        print("a patient's name", flush=True)
-        os.write(2, b"a patient's name")
+        for stream in (1, 2):
+            os.write(stream, b"a patient's name")
     return value
 
 

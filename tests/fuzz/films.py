@@ -61,7 +61,8 @@ ODD_VALUES = {
     "VOILUTFunction": ("SIGMOID", "LINEAR_EXACT", "NONE"),
     "PlanarConfiguration": (1, 9),
 }
-MUTATIONS = ("flip bytes", "flip header", "cut", "tag", "length", "splice", "bomb")
+MUTATIONS = ("flip bytes", "flip header", "cut", "tag", "length", "splice")
+BOMBS = 0.05
 
 
 @cache
@@ -109,7 +110,8 @@ def make(index: int, seed: int, folder: Path, corpus: Path | None) -> Input:
     else:
         number = chance.randrange(WHOLE)
         kind, content = _whole(number)
-        mutation = chance.choice(MUTATIONS)
+        # Bombs take seconds, the others milliseconds.
+        mutation = "bomb" if chance.random() < BOMBS else chance.choice(MUTATIONS)
         if mutation == "tag" and number < len(SYNTAXES):
             content = _with_odd_values(number, chance)
         elif mutation == "bomb":
@@ -152,6 +154,17 @@ def _with_odd_values(number: int, chance: random.Random) -> bytes:
     return content
 
 
+@cache
+def _deflated_zeros(megabytes: int) -> bytes:
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return b"".join(squeeze.compress(bytes(2**20)) for _ in range(megabytes)) + squeeze.flush()
+
+
+@cache
+def _largest(syntax: uid.UID) -> bytes:
+    return encoded(np.zeros((7900, 8000), np.uint8), syntax)
+
+
 def _bomb(chance: random.Random) -> tuple[str, bytes]:
     """A small file that claims to be large."""
     small = np.zeros((32, 32), np.uint16)
@@ -161,10 +174,7 @@ def _bomb(chance: random.Random) -> tuple[str, bytes]:
         # The name grew by two bytes; so do the lengths before it.
         at = head.index(b"1.2.840.10008.1.2.1.99")
         head = head[: at - 2] + struct.pack("<H", 22) + head[at : at + 22]
-        squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-        megabytes = chance.choice((100, 400, 1500))
-        body = b"".join(squeeze.compress(bytes(2**20)) for _ in range(megabytes)) + squeeze.flush()
-        return "deflate", head + body
+        return "deflate", head + _deflated_zeros(chance.choice((100, 400, 1500)))
     if which == 1:
         rows, columns = chance.choice(((60000, 60000), (8000, 7990), (65535, 900)))
         return "claimed size", _saved(small, uid.ExplicitVRLittleEndian, Rows=rows, Columns=columns)
@@ -198,9 +208,8 @@ def _bomb(chance: random.Random) -> tuple[str, bytes]:
         content = _saved(small, uid.ExplicitVRLittleEndian)
         at = content.index(b"\x10\x00\x20\x00")
         return "nested sequences", content[:at] + level * chance.choice((100, 3000, 100_000)) + content[at:]
-    shades = np.zeros((7900, 8000), np.uint8)
     syntax = chance.choice((uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.HTJ2KLossless))
-    stream = encoded(shades, syntax)
+    stream = _largest(syntax)
     attributes = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "Rows": 7900, "Columns": 8000}
     return "largest allowed", _saved(small, syntax, PixelData=encapsulate([stream]), **attributes)
 
