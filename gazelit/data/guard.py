@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Generic, TypeVar
 
@@ -77,23 +78,23 @@ class Workers(Generic[JobT, ResultT]):
         given = turn = 0
         exhausted = False
         while True:
-            for position in range(self._count):
-                while not exhausted or again:
-                    if position < len(self._workers) and len(self._workers[position].under_way) >= _AHEAD:
-                        break
-                    if not again and given - turn >= self._held * self._count:
-                        break
-                    if again:
-                        number, job = again.popleft()
-                    elif (entry := next(numbered, None)) is None:
-                        exhausted = True
-                        break
-                    else:
-                        number, job = entry
-                        given = number + 1
-                    if position == len(self._workers):
-                        self._workers.append(_Worker(self._function, self._memory, self._seconds))
-                    self._workers[position].give(number, job)
+            # Each process gets its first job before any gets its second.
+            for depth, position in product(range(_AHEAD), range(self._count)):
+                if position < len(self._workers) and len(self._workers[position].under_way) > depth:
+                    continue
+                if again:
+                    number, job = again.popleft()
+                elif exhausted or given - turn >= self._held * self._count:
+                    break
+                elif (entry := next(numbered, None)) is None:
+                    exhausted = True
+                    break
+                else:
+                    number, job = entry
+                    given = number + 1
+                if position == len(self._workers):
+                    self._workers.append(_Worker(self._function, self._memory, self._seconds))
+                self._workers[position].give(number, job)
             while turn in results:
                 yield results.pop(turn)
                 turn += 1
@@ -199,7 +200,10 @@ def serve(descriptor: int) -> None:
                 job = connection.recv()
                 # Nobody handles the alarm, so it ends the process, wherever it is.
                 signal.setitimer(signal.ITIMER_REAL, seconds)
-                result = function(job)
+                try:
+                    result = function(job)
+                except Exception as error:
+                    result = Lost(f"the decoder failed ({error.__class__.__name__})")
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 connection.send(result)
             except (EOFError, ConnectionError):

@@ -19,6 +19,8 @@ def work(job):
         time.sleep(60)
     if what == "exit":
         os._exit(3)
+    if what == "raise":
+        raise KeyError("a patient's name")
     if what == "memory":
         try:
             return np.ones(value, np.uint8).nbytes
@@ -40,14 +42,21 @@ def work(job):
 def test_finding_g2_a_job_that_kills_its_worker_costs_that_job_alone(tmp_path, capfd):
     jobs = [
         *(("plain", 0), ("crash", 1), ("plain", 2), ("exit", 3), ("plain", 4), ("hang", 5), ("print", 6)),
-        *(("memory", 10**9), ("memory", 10**6), ("killed once", str(tmp_path / "mark")), ("killed", 0), ("plain", 11)),
+        *(
+            ("memory", 10**9),
+            ("memory", 10**6),
+            ("killed once", str(tmp_path / "mark")),
+            ("killed", 0),
+            ("raise", 11),
+            ("plain", 12),
+        ),
     ]
     with Workers(work, 2, memory=300 * 2**20, seconds=1.5) as pool:
         results = list(pool.map(jobs))
     assert results == [
         *(0, Lost("the decoder crashed (SIGABRT)"), 2, Lost("the decoder ended (exit code 3)"), 4),
         *(Lost("could not be decoded within 1.5 s"), 6, "refused", 10**6, "second time"),
-        *(Lost("the decoder crashed (SIGKILL)"), 11),
+        *(Lost("the decoder crashed (SIGKILL)"), Lost("the decoder failed (KeyError)"), 12),
     ]
     assert "patient" not in "".join(capfd.readouterr())
 
