@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from gazelit.data.dicom import MAX_PIXELS, Radiograph, mask_of, radiograph_of, read_film, read_radiograph
 from gazelit.data.geometry import Letterbox
-from gazelit.data.guard import MEMORY_PER_PIXEL, Workers
+from gazelit.data.guard import Workers
 from gazelit.errors import InputError
 
 #: A file, and the (height, width) that the source announced.
 Job = tuple[str, tuple[int, int]]
+#: Address space that a worker may take for every pixel of the limit, besides what its libraries take.
+_MEMORY_PER_PIXEL = 13
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,11 @@ def _content(path: str, max_pixels: int) -> tuple[bytes | None, Identity, str | 
     return content, replace(file, content=xxhash.xxh3_128(content).hexdigest()), None
 
 
+def memory_for(max_pixels: int) -> int:
+    """Bytes that decoding one film of ``max_pixels`` may take; never less than for a film of the usual limit."""
+    return _MEMORY_PER_PIXEL * max(max_pixels, MAX_PIXELS)
+
+
 def read_or_reason(path: str, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
     """A film, or why it cannot be read."""
     try:
@@ -154,4 +161,4 @@ def read_or_reason(path: str, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
 def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str, Radiograph | str]:
     """Processes that read whole films apart from this one; see :func:`read_or_reason`."""
     # Whole films are large: one is used, one is ready.
-    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, MEMORY_PER_PIXEL * max_pixels, held=2)
+    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, memory_for(max_pixels), held=2)

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from gazelit.data.decoding import Decoded, Identity, Job, Outcome, decode, read_mask
-from gazelit.data.guard import MEMORY_PER_PIXEL, Lost, Workers
+from gazelit.data.decoding import Decoded, Identity, Job, Outcome, decode, memory_for, read_mask
+from gazelit.data.guard import Lost, Workers
 from gazelit.files import read_json, sha256_json, write_json
 
 logger = logging.getLogger("gazelit")
@@ -128,7 +128,7 @@ def write_masks(
     outcomes = []
     work = partial(read_mask, size=size, max_pixels=max_pixels)
     with (
-        Workers(work, _count(jobs, workers), MEMORY_PER_PIXEL * max_pixels) as pool,
+        Workers(work, _count(jobs, workers), memory_for(max_pixels)) as pool,
         (folder / "masks.npy").open("w+b") as file,
     ):
         file.write(bytes(HEADER_BYTES))
@@ -182,7 +182,7 @@ def _decoded(
     jobs: list[Job], size: tuple[int, int], bits: int, workers: int | None, max_pixels: int
 ) -> Generator[Decoded, None, None]:
     work = partial(decode, size=size, bits=bits, max_pixels=max_pixels)
-    with Workers(work, _count(jobs, workers), MEMORY_PER_PIXEL * max_pixels) as pool:
+    with Workers(work, _count(jobs, workers), memory_for(max_pixels)) as pool:
         for job, result in zip(jobs, pool.map(jobs), strict=True):
             yield _or_reason(job, result)
 

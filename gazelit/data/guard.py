@@ -22,9 +22,6 @@ ResultT = TypeVar("ResultT")
 
 #: Longest time for one film; the largest that is believed takes a few seconds.
 SECONDS = 60.0
-#: Bytes that a worker may take for every pixel of the limit, besides what its libraries take. Measured: a film of 64
-#: million pixels of 16 bits needs about 9 (file, stored pixels, shown pixels as float32).
-MEMORY_PER_PIXEL = 13
 #: Jobs under way in a worker, so that it need not wait for the parent.
 _AHEAD = 2
 #: A worker is one core's.

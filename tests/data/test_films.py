@@ -121,11 +121,11 @@ def test_finding_d9_a_film_replaced_by_one_of_the_same_size_is_noticed(tree, tmp
     content[-1] ^= 0xFF
     first.write_bytes(content)
     with pytest.raises(
-        InputError, match="other data or options: the content of 1 of its 24 films and masks has changed"
+        InputError, match="other data or options: the content of 1 of its 120 films and masks has changed"
     ):
         prepared(tree, tmp_path / "s")
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(InputError, match="the content of 1 of its 24 films"):
+    with pytest.raises(InputError, match="the content of 1 of its 120 films"):
         prepared(tree, tmp_path / "s")
     names = [path.stem for path in films(tree)]
     assert not [name for name in names if name in (tmp_path / "s" / "films.csv").read_text()]
