@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -92,10 +93,14 @@ def write_images(
     earlier = _earlier(folder, rest, film_bytes)
     if earlier:
         logger.info("%d films are taken over from an earlier run", len(earlier))
-    decoded = _decoded([job for job in rest if _key(job) not in earlier], size, bits, workers, max_pixels)
+    fresh = [job for job in rest if _key(job) not in earlier]
     outcomes = [outcome for _, outcome in done]
     written = sum(outcome.reason is None for outcome in outcomes)
-    with journal.open("w") as log, path.open("r+b") as file:
+    with (
+        journal.open("w") as log,
+        path.open("r+b") as file,
+        closing(_decoded(fresh, size, bits, workers, max_pixels)) as decoded,
+    ):
         log.writelines(_line(key, outcome) for key, outcome in done)
         file.truncate(end)
         file.seek(end)
@@ -116,7 +121,6 @@ def write_images(
             outcomes.append(outcome)
             log.write(_line(key, outcome))
             log.flush()
-        decoded.close()
         write_header(file, dtype, (written, *size))
     return outcomes
 
