@@ -17,12 +17,14 @@ CXR ?=
 COHORT := $(OUT)/cohort
 EGD := $(or $(DATA),$(COHORT)/egd-cxr)
 IMAGES := $(or $(CXR),$(COHORT)/mimic-cxr)
+# Folder of real films that `make fuzz` mutates besides those it makes.
+CORPUS ?=
 # Working resolution of each preset's store, as height width.
 SIZE_quick := [160, 128]
 SIZE_paper := [640, 512]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format reproduce clean
+.PHONY: help setup test fuzz lint format reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -37,6 +39,11 @@ $(READY): pyproject.toml constraints.txt
 
 test: $(READY) ## run the tests (2 cores, no network, no data needed)
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+fuzz: $(READY) ## read 3,000 mutated films, 2,000 tables and 1,000 JSON files (CORPUS=); minutes
+	$(BIN)/python -m tests.fuzz.films --count 3000 --workers 2 $(if $(CORPUS),--corpus $(CORPUS))
+	$(BIN)/python -m tests.fuzz.tables --count 2000 --workers 2
+	$(BIN)/python -m tests.fuzz.tables --kind json --count 1000 --workers 2
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

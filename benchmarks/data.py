@@ -49,14 +49,19 @@ def main() -> None:
 
 def compress(films: Path) -> None:
     """Makes the films what archives send."""
+    import imagecodecs
     import pydicom
+    from pydicom.encaps import encapsulate
     from pydicom.uid import JPEG2000Lossless
 
     for path in films.rglob("*.dcm"):
         dataset = pydicom.dcmread(path)
-        if dataset.file_meta.TransferSyntaxUID.is_compressed:
-            dataset.decompress()
-        dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+        stream = imagecodecs.jpeg2k_encode(
+            dataset.pixel_array, level=0, reversible=True, codecformat=0, bitspersample=dataset.BitsStored
+        )
+        dataset.PixelData = encapsulate([stream])
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
         dataset.save_as(path)
 
 
@@ -127,6 +132,8 @@ def _pydicom(path: str) -> float:
     """A film as it is shown, by pydicom's own functions."""
     import pydicom
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    import gazelit.data.codecs  # noqa: F401, the same decoder of JPEG 2000
 
     dataset = pydicom.dcmread(path)
     shown = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gazelit.errors import InputError
 
@@ -38,11 +41,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        durable(temporary)
         # mkstemp makes files that only their owner reads; the finished file follows the umask.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        durable(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -59,18 +64,20 @@ def building_folder(out: Path) -> Iterator[Path]:
     try:
         yield building
         building.chmod(0o755)
+        durable_folder(building)
         if out.exists():
             out.rmdir()
         building.replace(out)
+        durable(out.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 @contextmanager
 def resumable_folder(out: Path) -> Iterator[Path]:
-    """Yields ``.<name>-partial`` beside ``out``, which an interruption leaves for the next run to go on with.
+    """Yields ``.<name>-partial`` beside ``out``, which whatever ends the block leaves for the next run to go on with.
 
-    The block makes ``out`` of it by renaming. Bad input (:class:`InputError`) removes it, anything else keeps it.
+    The block makes ``out`` of it by renaming, or removes it if nothing in it is worth keeping.
 
     Args:
         out: The folder that is to exist, whole, in the end.
@@ -81,21 +88,58 @@ def resumable_folder(out: Path) -> Iterator[Path]:
     partial = out.parent / f".{out.name}-partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        lock = (out.parent / f".{out.name}-lock").open("w")
+        lock = _locked(out.parent / f".{out.name}-lock")
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    if lock is None:
+        raise InputError(f"{out}: another process is writing it; wait for it, or choose another folder")
     with lock:
+        try:
+            # Another process may have finished and renamed it since.
+            partial.mkdir(exist_ok=True)
+            yield partial
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The lock file, open and locked; None if another process has the lock.
+
+    A process that opened the file before its holder removed it would lock a file without a name, and the next one
+    another. So the lock counts only if the name still leads to the locked file; removing it is then safe for all.
+    """
+    while True:
+        lock = path.open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{out}: another process is writing it; wait for it, or choose another folder") from error
-        try:
-            yield partial
-        except InputError:
-            shutil.rmtree(partial, ignore_errors=True)
+            lock.close()
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return None
             raise
-        finally:
-            Path(lock.name).unlink(missing_ok=True)
+        try:
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+        except FileNotFoundError:
+            pass
+        lock.close()
+
+
+def durable(path: Path) -> None:
+    """Waits until a file's bytes, or the names in a folder, are on the disk, so that a power cut leaves no half."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def durable_folder(folder: Path) -> None:
+    """Waits until a folder and the files in it and below are on the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            durable(Path(parent) / name)
+        durable(Path(parent))
 
 
 def is_free(out: Path) -> bool:
@@ -104,22 +148,27 @@ def is_free(out: Path) -> bool:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes ``content`` as indented JSON, whole or not at all; NaN is written as null."""
+    """Writes ``content`` as indented JSON, whole or not at all; NaN and infinity are written as null."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: The file is missing, unreadable or not JSON.
+        InputError: The file is missing, unreadable, no regular file or not JSON.
     """
     try:
+        # A pipe would be waited for without an end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{path}: cannot be read as JSON (is not a regular file)")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: cannot be read as JSON ({error.__class__.__name__})") from error
 
 
@@ -135,11 +184,11 @@ def sha256_json(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_nan(content: Any) -> Any:
+def _finite(content: Any) -> Any:
     if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    if isinstance(content, float) and content != content:
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

@@ -2,51 +2,163 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from gazelit.data.dicom import read_radiograph
+from gazelit.data.dicom import MAX_PIXELS, Radiograph, mask_of, radiograph_of, read_film, read_radiograph
 from gazelit.data.geometry import Letterbox
+from gazelit.data.guard import Workers
 from gazelit.errors import InputError
 
 #: A file, and the (height, width) that the source announced.
 Job = tuple[str, tuple[int, int]]
+#: Address space that a worker may take for every pixel of the limit, besides what its libraries take.
+_MEMORY_PER_PIXEL = 13
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells whether a file is the one that was read.
+
+    Attributes:
+        size: Bytes; −1 for a file that could not be read.
+        modified: Time of modification, ns.
+        changed: Time of the last change of content or attributes, ns; unlike the former, no program sets it.
+        content: XXH3 of the bytes, 128 bits as hexadecimal digits; empty if it could not be read.
+    """
+
+    size: int = -1
+    modified: int = 0
+    changed: int = 0
+    content: str = ""
+
+    @classmethod
+    def of(cls, path: str, content: str = "") -> Identity:
+        """Looks at a file, without reading it."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return cls()
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, content)
+
+    def still(self, path: str) -> bool:
+        """Whether a file is still this one: by its times, and by its content where they differ."""
+        now = Identity.of(path)
+        if (now.size, now.modified, now.changed) == (self.size, self.modified, self.changed):
+            return True
+        return now.size == self.size and bool(self.content) and content_hash(path) == self.content
+
+
+def content_hash(path: str) -> str:
+    """XXH3 of a file's bytes; empty if it cannot be read."""
+    digest = xxhash.xxh3_128()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a film: its photometric interpretation, or the reason it failed."""
+    """What became of a film.
+
+    Attributes:
+        photometric: Its photometric interpretation.
+        reason: Why it failed, if it did.
+        file: Which bytes were read.
+    """
 
     photometric: str = ""
     reason: str | None = None
+    file: Identity = Identity()
 
 
 Decoded = tuple[NDArray[np.unsignedinteger] | None, Outcome]
 
 
-def decode(job: Job, size: tuple[int, int], bits: int) -> Decoded:
+def decode(job: Job, size: tuple[int, int], bits: int, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decodes a film to the working resolution.
 
     Args:
         job: The film.
         size: Working resolution (H, W).
         bits: 8 or 16.
+        max_pixels: See :func:`gazelit.data.dicom.read_radiograph`.
 
     Returns:
         (H, W) unsigned integers, or None, and the outcome.
     """
     path, expected = job
+    content, file, reason = _content(path, max_pixels)
+    if content is None:
+        return None, Outcome(reason=reason, file=file)
     try:
-        radiograph = read_radiograph(path)
+        radiograph = radiograph_of(content, path, max_pixels)
     except InputError as error:
-        return None, Outcome(reason=str(error))
+        return None, Outcome(reason=str(error), file=file)
     pixels = radiograph.pixels
     if pixels.shape != expected:
         sizes = [f"{height} × {width}" for height, width in (pixels.shape, expected)]
-        return None, Outcome(reason=f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced")
+        return None, Outcome(reason=f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced", file=file)
     working = Letterbox.fit(*pixels.shape, size).apply(pixels)
     largest = 2**bits - 1
     stored = np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
-    return stored, Outcome(radiograph.photometric)
+    return stored, Outcome(radiograph.photometric, file=file)
+
+
+def read_mask(job: Job, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Reads a mask, a picture of its image's size whose non-zero pixels are inside, to the working resolution.
+
+    Returns:
+        (H, W / 8) packed bits, or None, and the outcome.
+    """
+    path, expected = job
+    content, file, reason = _content(path, max_pixels)
+    if content is None:
+        return None, Outcome(reason=reason, file=file)
+    try:
+        values = mask_of(content, path, max_pixels)
+    except InputError as error:
+        return None, Outcome(reason=str(error), file=file)
+    if values.shape != expected:
+        reason = f"{path}: a mask of another size than its image, or not single-channel"
+        return None, Outcome(reason=reason, file=file)
+    mask = Letterbox.fit(*expected, size).apply((values > 0).astype(np.float32)) >= 0.5
+    return np.packbits(mask, axis=-1), Outcome(file=file)
+
+
+def _content(path: str, max_pixels: int) -> tuple[bytes | None, Identity, str | None]:
+    """A file's bytes and identity, or why it cannot be read."""
+    file = Identity.of(path)
+    try:
+        content = read_film(path, max_pixels)
+    except InputError as error:
+        return None, file, str(error)
+    return content, replace(file, content=xxhash.xxh3_128(content).hexdigest()), None
+
+
+def memory_for(max_pixels: int) -> int:
+    """Bytes that decoding one film of ``max_pixels`` may take; never less than for a film of the usual limit."""
+    return _MEMORY_PER_PIXEL * max(max_pixels, MAX_PIXELS)
+
+
+def read_or_reason(path: str, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
+    """A film, or why it cannot be read."""
+    try:
+        return read_radiograph(path, max_pixels)
+    except InputError as error:
+        return str(error)
+
+
+def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str, Radiograph | str]:
+    """Processes that read whole films apart from this one; see :func:`read_or_reason`."""
+    # Whole films are large: one is used, one is ready.
+    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, memory_for(max_pixels), held=2)

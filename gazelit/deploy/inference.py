@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from gazelit import __version__, lineage
-from gazelit.data.dicom import read_radiograph
+from gazelit.data.decoding import film_readers
+from gazelit.data.dicom import MAX_PIXELS, Radiograph
 from gazelit.data.geometry import Letterbox
+from gazelit.data.guard import Lost
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.metrics.calibration import probabilities as probabilities_of
@@ -124,55 +125,76 @@ def overlay(image: NDArray[np.float32], saliency: NDArray[np.float32]) -> NDArra
     return np.round(255 * np.clip(blended, 0, 1)).astype(np.uint8)
 
 
-def infer(files: list[str], ckpt: Path, out: Path) -> None:
+def infer(files: list[str], ckpt: Path, out: Path, overwrite: bool = False, max_pixels: int = MAX_PIXELS) -> None:
     """Reads DICOM or PNG files with a trained model.
 
     Writes, per file, ``<name>.json`` (class probabilities and where the model comes from), ``<name>_saliency.npy``
-    (float32 density on the image's own pixels, sums to 1) and ``<name>_overlay.png``.
+    (float32 density on the image's own pixels, sums to 1) and ``<name>_overlay.png``. Films are decoded in a process of
+    its own; one that cannot be read, crashes the decoder or hangs is named at the end, after the others were read.
 
     Args:
-        files: DICOM, PNG or JPEG files.
+        files: DICOM, PNG or JPEG files. Of files of the same name, the second is ``<name>_2`` and so on.
         ckpt: A checkpoint written by ``gazelit fit``.
         out: Folder for the results.
+        overwrite: Replace results of the same names in ``out``, rather than refuse to begin.
+        max_pixels: Refuse films that claim more pixels.
 
     Raises:
-        InputError: The checkpoint cannot be used, or a file could not be read (after the others were).
+        InputError: The checkpoint cannot be used or predicts nothing of a film, results are there already, or a file
+            could not be read (after the others were).
     """
+    names = _result_names(files)
+    present = [name for name in names if (out / f"{name}.json").exists()]
+    if present and not overwrite:
+        raise InputError(
+            f"{out}: holds {len(present)} of the {len(names)} results already; "
+            "choose another --out, or replace them with --overwrite true"
+        )
     model = load_model(ckpt)
     notice = _notice(model.stamp)
     logger.info(notice)
     failures: list[str] = []
-    for path, name in zip(files, _result_names(files), strict=True):
-        try:
-            radiograph = read_radiograph(Path(path))
-        except InputError as error:
-            failures.append(str(error))
-            continue
-        reading = read_image(model, radiograph.pixels)
-        result = {
-            "file": Path(path).name,
-            "height": radiograph.pixels.shape[0],
-            "width": radiograph.pixels.shape[1],
-            "probabilities": reading.probabilities,
-            "notice": notice,
-            "model": {
-                "checkpoint_sha256": model.sha256,
-                "stage": model.stamp["stage"],
-                "trained_on_synthetic_data": bool(model.stamp["data"].get("synthetic", False)),
-                "gazelit": __version__,
-            },
-        }
-        if reading.saliency is not None:
-            with atomic_path(out / f"{name}_saliency.npy") as temporary:
-                np.save(temporary, reading.saliency)
-            with atomic_path(out / f"{name}_overlay.png") as temporary:
-                Image.fromarray(overlay(radiograph.pixels, reading.saliency)).save(temporary)
-            result |= {"saliency": f"{name}_saliency.npy", "overlay": f"{name}_overlay.png"}
-        write_json(out / f"{name}.json", result)
-        summary = ", ".join(f"{label} {value:.3f}" for label, value in reading.probabilities.items())
-        logger.info("%s: %s", path, summary or "saliency map written")
+    with film_readers(1, max_pixels) as readers:
+        for path, name, film in zip(files, names, readers.map(files), strict=True):
+            if not isinstance(film, Radiograph):
+                failures.append(f"{path}: {film.reason}" if isinstance(film, Lost) else film)
+                continue
+            reading = read_image(model, film.pixels)
+            if not reading.probabilities and reading.saliency is None:
+                raise InputError(
+                    f"{ckpt}: stage {model.stamp['stage']} predicts neither classes nor a saliency map of a film; "
+                    "give a checkpoint of a stage with a classifier or a saliency head, such as the joint fine-tuning"
+                )
+            _write_result(model, path, film, reading, out / name, notice)
+            summary = ", ".join(f"{label} {value:.3f}" for label, value in reading.probabilities.items())
+            logger.info("%s: %s", name, summary or "saliency map written")
     if failures:
         raise InputError(f"{len(failures)} of {len(files)} files could not be read: " + "; ".join(failures))
+
+
+def _write_result(model: LoadedModel, path: str, film: Radiograph, reading: Reading, stem: Path, notice: str) -> None:
+    """Writes the files of one result, the JSON file that names the others last."""
+    result = {
+        "file": Path(path).name,
+        "height": film.pixels.shape[0],
+        "width": film.pixels.shape[1],
+        "probabilities": reading.probabilities,
+        "notice": notice,
+        "model": {
+            "checkpoint_sha256": model.sha256,
+            "stage": model.stamp["stage"],
+            "trained_on_synthetic_data": bool(model.stamp["data"].get("synthetic", False)),
+            "gazelit": __version__,
+        },
+    }
+    if reading.saliency is not None:
+        saliency, picture = (stem.with_name(f"{stem.name}_{end}") for end in ("saliency.npy", "overlay.png"))
+        with atomic_path(saliency) as temporary:
+            np.save(temporary, reading.saliency)
+        with atomic_path(picture) as temporary:
+            Image.fromarray(overlay(film.pixels, reading.saliency)).save(temporary)
+        result |= {"saliency": saliency.name, "overlay": picture.name}
+    write_json(stem.with_name(f"{stem.name}.json"), result)
 
 
 def _notice(stamp: dict[str, Any]) -> str:
@@ -182,9 +204,19 @@ def _notice(stamp: dict[str, Any]) -> str:
 
 
 def _result_names(files: list[str]) -> list[str]:
+    """A name for each file's results, no two the same, also where the file system knows no capitals."""
     stems = [Path(path).stem for path in files]
-    repeated = {stem for stem, count in Counter(stems).items() if count > 1}
-    return [f"{stem}_{number}" if stem in repeated else stem for number, stem in enumerate(stems, start=1)]
+    # A name that a file has of its own is never given to a namesake of another.
+    taken = {stem.casefold() for stem in stems}
+    seen: set[str] = set()
+    names = []
+    for stem in stems:
+        name, number = stem, 2
+        while name.casefold() in seen or (name != stem and name.casefold() in taken):
+            name, number = f"{stem}_{number}", number + 1
+        seen.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def _resize(array: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

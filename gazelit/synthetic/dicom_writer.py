@@ -100,6 +100,6 @@ def write_film(
     dataset.PixelData = stored.tobytes()
     dataset["PixelData"].VR = "OW"
     if rng.random() < 0.05:
-        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
