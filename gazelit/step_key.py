@@ -45,7 +45,8 @@ def file_hashes(arguments: Sequence[str]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for argument in arguments:
         option, separator, text = argument.partition("=")
-        if not separator or argument.startswith(_BY_INPUT[1:]):
+        # What a step writes is no input of it.
+        if not separator or option == "--out" or argument.startswith(_BY_INPUT[1:]):
             continue
         if option == "--config":
             content = _load(Path(text).read_text(encoding="utf-8"))
@@ -126,7 +127,7 @@ def _files(content: Any, name: str = "") -> Iterator[tuple[str, Path]]:
 def _is_counted_apart(name: str) -> bool:
     # A run's own config.yaml also records the files it was made from.
     first, last = name.split(".")[0], name.split(".")[-1]
-    return first == "config" or last in ("store", "trained_on", "ckpt_path")
+    return first == "config" or last in ("store", "trained_on", "ckpt_path", "start_from")
 
 
 def _is_file(text: str) -> bool:

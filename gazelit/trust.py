@@ -103,7 +103,9 @@ def trust_names(content: Any, what: str) -> None:
     """
     for name, is_class in names_in(content):
         module, attribute = _split(name)
-        if is_class and not is_trusted(module):
+        if is_trusted(module):
+            continue
+        if is_class:
             check_definition(module, attribute, f"{what}: {name}")
         if not _is_standard(module):
             _trusted.add(module.partition(".")[0])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from gazelit.data.case_split import split_cases
+from gazelit.data.digests import record_digests
 from gazelit.data.identity import find_people, identity, pixel_hashes
 from gazelit.data.splits import SplitOptions, load_split, make_split
 from gazelit.data.store import Store
@@ -29,7 +30,7 @@ def changed(store, folder, *, cases=None, copies=(), blank=()):
     np.save(folder / "images.npy", images)
     about = read_json(folder / "store.json")
     about["bytes"] = {name: (folder / name).stat().st_size for name in about["bytes"]}
-    about["fingerprint"] = "f" * 64
+    about |= record_digests(folder, list(about["bytes"]))
     write_json(folder / "store.json", about)
     return folder
 
