@@ -85,6 +85,8 @@ def test_finding_d8_an_external_test_leaves_out_films_that_were_trained_on(store
     images = np.load(other / "images.npy")
     images[5:] = images[5:][:, ::-1]
     np.save(other / "images.npy", images)
+    about = read_json(other / "store.json")
+    write_json(other / "store.json", about | record_digests(other, list(about["bytes"])))
     options = SplitOptions("external", trained_on=str(store))
     split = split_cases(Store.open(other), options, np.ones(24, bool))
     assert split.of_case.isna().tolist() == [True] * 5 + [False] * 19
@@ -99,10 +101,12 @@ def test_pixels_are_read_once_and_films_of_one_grey_value_are_nobodys(store, tmp
     images = np.load(folder / "images.npy")
     images[1] = images[2]
     np.save(folder / "images.npy", images)
-    assert np.array_equal(pixel_hashes(Store.open(folder)), first)
+    # The file is not what was written, which opening it would say.
+    altered = Store.open(folder, check=False)
+    assert np.array_equal(pixel_hashes(altered), first)
     kept = next(folder.glob("pixel-hashes-*.npy"))
     kept.write_bytes(kept.read_bytes()[:100])
-    again = pixel_hashes(Store.open(folder))
+    again = pixel_hashes(altered)
     assert again[1] == again[2] == first[2]
 
 
