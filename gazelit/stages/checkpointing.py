@@ -81,7 +81,6 @@ class EarlyEnd(Callback):
         Lightning's handler exchanges a message, and hangs where it interrupts two processes at different points of the
         step, as it does when a batch system signals all of them.
         """
-        self._terminated = False
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
 
