@@ -417,8 +417,7 @@ class GazeDataModule(L.LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         classes = self.labels[dataset.rows] if self.sampling == "balanced" else None
-        # Lightning leaves a process without a batch out of an evaluation that the others wait for: it gets an empty
-        # one.
+        # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
         without_case = not shuffle and rank >= len(dataset) > 0
         return DataLoader(
             dataset,

@@ -175,7 +175,7 @@ class Stage(EvaluatedModule):
 
     def on_train_epoch_start(self) -> None:
         """Begins the epoch's count of skipped steps."""
-        self.guard.skipped = 0
+        self.guard.begin_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes a batch's random numbers repeat in a resumed run."""

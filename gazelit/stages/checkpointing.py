@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,14 @@ class EarlyEnd(Callback):
     """
 
     def __init__(self) -> None:
-        self._ended = threading.Event()
+        # Not an event: averaging callbacks copy the trainer.
+        self._ended = False
         self._terminated = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Watches over the process that started this one."""
         if trainer.world_size > 1 and trainer.local_rank > 0:
-            self._ended.clear()
+            self._ended = False
             parent = os.getppid()
             threading.Thread(target=self._watch, args=(parent,), daemon=True, name="parent-watch").start()
 
@@ -79,7 +81,6 @@ class EarlyEnd(Callback):
         Lightning's handler exchanges a message, and hangs where it interrupts two processes at different points of the
         step, as it does when a batch system signals all of them.
         """
-        self._terminated = False
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
 
@@ -97,7 +98,7 @@ class EarlyEnd(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the watch."""
-        self._ended.set()
+        self._ended = True
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Sets the exit code, and a time limit on what several processes still do together."""
@@ -112,9 +113,11 @@ class EarlyEnd(Callback):
             timer.start()
 
     def _watch(self, parent: int) -> None:
-        while not self._ended.wait(1.0):
-            if os.getppid() != parent:
-                # A collective of C++ does not look at signals.
-                if not self._ended.wait(GRACE):
-                    os._exit(1)
-                return
+        while os.getppid() == parent and not self._ended:
+            time.sleep(1.0)
+        deadline = time.monotonic() + GRACE
+        while not self._ended and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if not self._ended:
+            # A collective of C++ does not look at signals.
+            os._exit(1)

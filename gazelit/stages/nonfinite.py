@@ -61,8 +61,11 @@ class StepGuard:
         #: Steps of this epoch that were skipped.
         self.skipped = 0
         self._batches: list[_MicroBatch] = []
-        self._unreadable: list[int] = []
         self._buffers: list[Tensor] = []
+
+    def begin_epoch(self) -> None:
+        """Begins the count of skipped steps."""
+        self.skipped, self._batches = 0, []
 
     def begin_batch(self, module: nn.Module) -> None:
         """Notes the buffers before the first batch of a step, where a step may be skipped."""

@@ -31,7 +31,10 @@ class Spoils(GazeDataModule):
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
         stage = self.trainer.lightning_module
         number = self.trainer.fit_loop.epoch_loop.batch_idx + 1
-        if getattr(self.trainer, self.phase) and self.at in ((stage.current_epoch, number), (stage.current_epoch, None)):
+        if getattr(self.trainer, self.phase) and self.at in (
+            (stage.current_epoch, number),
+            (stage.current_epoch, None),
+        ):
             batch["image"] = batch["image"].clone()
             batch["image"][0, 0, 0, 0] = torch.nan
             self.spoilt = sorted(batch["index"].tolist())
@@ -41,9 +44,7 @@ class Spoils(GazeDataModule):
 def train(store, folder, stage, data=Spoils, epochs=3, **options):
     L.seed_everything(0)
     module = data(str(store), batch_size=4, num_workers=0)
-    checkpoint = StageCheckpoint(
-        dirpath=folder, filename="best", monitor="val/selection", enable_version_counter=False
-    )
+    checkpoint = StageCheckpoint(dirpath=folder, filename="best", monitor="val/selection", enable_version_counter=False)
     trainer = L.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         plugins=[AtomicCheckpointIO()], callbacks=[checkpoint], **options,
@@ -125,7 +126,9 @@ def test_finding_g4_weights_that_left_the_numbers_are_not_saved(store, tmp_path)
                 with torch.no_grad():
                     next(self.network.parameters()).fill_(torch.inf)
 
-    with pytest.raises(NonFiniteError, match=r"epoch 1, step \d+: state_dict: network\.\S+ is not finite, and is not saved"):
+    with pytest.raises(
+        NonFiniteError, match=r"epoch 1, step \d+: state_dict: network\.\S+ is not finite, and is not saved"
+    ):
         train(store, tmp_path, Breaks(network()), GazeDataModule)
     finite(tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
