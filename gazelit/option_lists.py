@@ -19,7 +19,7 @@ def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module
     callables = [function]
     if module is not None:
         callables += [value for _, value in inspect.getmembers(module, inspect.isclass)]
-    names = {name for one in callables for name in _lists_of(one)}
+    names = {name for target in callables for name in _lists_of(target)}
     changed = []
     expected = False
     for argument in arguments:

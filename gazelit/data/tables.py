@@ -63,7 +63,7 @@ def separator_hint(columns: Iterable[str]) -> str:
     """Says so if a header is one cell that another separator would part."""
     names = [str(name) for name in columns]
     for separator, name in OTHER_SEPARATORS.items():
-        if len(names) <= 2 and any(separator in one for one in names):
+        if len(names) <= 2 and any(separator in header for header in names):
             return f" (its header is separated by {name}: write the table with commas and decimal points)"
     return ""
 

@@ -289,8 +289,8 @@ def _raise(faults: list[str]) -> None:
     if not faults:
         return
     more = len(faults) - SHOWN_FAULTS
-    told = f"; {more} more: `gazelit validate-manifest` lists them" if more > 0 else ""
-    raise InputError("; ".join(faults[:SHOWN_FAULTS]) + told)
+    rest = f"; {more} more: `gazelit validate-manifest` lists them" if more > 0 else ""
+    raise InputError("; ".join(faults[:SHOWN_FAULTS]) + rest)
 
 
 def _parts(gaze: pd.DataFrame | None) -> Iterator[pd.DataFrame]:
