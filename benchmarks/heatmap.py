@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -44,6 +45,11 @@ def main() -> None:
     ours = least_seconds(lambda: fixation_density(points, SIZE, 15.1), 100)
     theirs = least_seconds(lambda: reference(samples), 5)
     print(f"1,800 samples: reference {theirs * 1e3:.1f} ms, gazelit {ours * 1e3:.2f} ms: {theirs / ours:.0f} times")
+
+    many = torch.rand(50_000, 3) * torch.tensor([SIZE[1], SIZE[0], 1.0])
+    sigma = 15.1 * torch.empty(50_000, 2).uniform_(0.85, 1.15)
+    seconds = [least_seconds(partial(fixation_density, many, SIZE, width), 5) for width in (15.1, sigma)]
+    print(f"50,000 samples: {seconds[0] * 1e3:.0f} ms, with a sigma each {seconds[1] * 1e3:.0f} ms")
 
     batch = torch.rand(32, 45, 3) * torch.tensor([SIZE[1], SIZE[0], 1.0])
     seconds = least_seconds(lambda: fixation_density(batch, SIZE, 15.1), 50)

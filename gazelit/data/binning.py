@@ -18,8 +18,8 @@ SPREAD = 0.1
 #: Fewer points a class are rendered one by one, and so is a σ that is hardly wider than a pixel.
 FEWEST = 1024
 NARROWEST = 2.0
-#: Beyond so many σ a Gaussian has 1e-8 of its mass.
-MARGIN = 6.0
+#: With more nodes than this for each point they would cost more than the points.
+MOST_NODES = 20
 
 
 def add_binned(density: Tensor, nearest: Tensor, offset: Tensor, scale: Tensor, weight: Tensor) -> NDArray[np.bool_]:
@@ -51,15 +51,16 @@ def add_binned(density: Tensor, nearest: Tensor, offset: Tensor, scale: Tensor, 
     steps = np.zeros((len(position), 2), np.int64)
     steps[within] = np.floor(np.log(variance[within] / lowest) / width)
     name = np.where(within, steps[:, 1] * (steps[:, 0].max() + 1) + steps[:, 0], -1)
-    left = ~within
+    left = np.asarray(~within, bool)
     for number, count in zip(*np.unique(name[within], return_counts=True), strict=True):
         members = name == number
-        if count < FEWEST:
-            left |= members
-            continue
-        # The class's own σ² has its lightest and its widest point as far away.
-        least, most = variance[members].min(axis=0), variance[members].max(axis=0)
-        _add_class(density, position[members], variance[members], height[members], (least + most) / 2)
+        # The class's own σ² has that of its narrowest and of its widest point as far away.
+        common = (variance[members].min(axis=0) + variance[members].max(axis=0)) / 2
+        nodes = np.prod(np.ptp(position[members], axis=0) * NODES_PER_SIGMA / np.sqrt(common) + TAPS)
+        if count < FEWEST or nodes > MOST_NODES * count:
+            left[members] = True
+        else:
+            _add_class(density, position[members], variance[members], height[members], common)
     return left
 
 
@@ -85,9 +86,9 @@ def _add_class(
     height = height * np.sqrt((variance / common).prod(axis=1))
     bins = np.zeros(nodes[0] * nodes[1])
     for row in range(TAPS):
-        place = (first[1] + row) * nodes[0] + first[0]
+        node = (first[1] + row) * nodes[0] + first[0]
         for column in range(TAPS):
-            bins += np.bincount(place + column, height * weights[1][row] * weights[0][column], len(bins))
+            bins += np.bincount(node + column, height * weights[1][row] * weights[0][column], len(bins))
     columns, rows = (
         np.exp(-0.5 * ((np.arange(length) - (low[k] + spacing[k] * np.arange(nodes[k]))[:, None]) / sigma[k]) ** 2)
         for k, length in ((0, density.shape[1]), (1, density.shape[0]))
@@ -98,16 +99,16 @@ def _add_class(
 
 
 def _stencil(
-    place: NDArray[np.float64], variance: NDArray[np.float64]
+    position: NDArray[np.float64], variance: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Weights on nodes at integers with the first moments of Gaussians, of any variance, negative too.
 
     Returns:
         (N,) first of the nodes, (TAPS, N) their weights.
     """
-    base = np.floor(place)
+    base = np.floor(position)
     first = base.astype(np.int64) - (TAPS // 2 - 1)
-    mean = place - base - 0.5
+    mean = position - base - 0.5
     moments = [np.ones_like(mean), mean]
     for power in range(1, TAPS - 1):
         moments.append(mean * moments[power] + power * variance * moments[power - 1])

@@ -40,9 +40,9 @@ def velocity_events(
     new[1:] = (np.diff(ticks) != 0) | (np.diff(run) != 0)
     instant = np.cumsum(new) - 1
     count = np.bincount(instant)
-    place = np.stack([np.bincount(instant, degrees[:, axis]) / count for axis in (0, 1)], axis=1)
+    position = np.stack([np.bincount(instant, degrees[:, axis]) / count for axis in (0, 1)], axis=1)
     run_of = run[new]
-    velocity = _velocity(place, ticks[new] * INSTANT, run_of)
+    velocity = _velocity(position, ticks[new] * INSTANT, run_of)
     enough = np.bincount(run_of, minlength=len(runs) - 1) >= FEWEST_INSTANTS
     slow = ((np.hypot(*velocity.T) < most) & enough[run_of])[instant]
     begins = slow & ~(np.append(False, slow[:-1]) & (run == np.append(-1, run[:-1])))
@@ -50,14 +50,14 @@ def velocity_events(
     return np.flatnonzero(begins), np.flatnonzero(ends)
 
 
-def _velocity(place: NDArray[np.float64], t: NDArray[np.float64], run: NDArray[np.int64]) -> NDArray[np.float64]:
+def _velocity(position: NDArray[np.float64], t: NDArray[np.float64], run: NDArray[np.int64]) -> NDArray[np.float64]:
     """(M, 2) degrees per second; NaN in a run of a single instant."""
-    velocity = np.full(place.shape, np.nan)
-    if len(place) < 2:
+    velocity = np.full(position.shape, np.nan)
+    if len(position) < 2:
         return velocity
     step = np.diff(t)[:, None]
     same = run[1:] == run[:-1]
-    slope = np.divide(np.diff(place, axis=0), step, where=same[:, None], out=np.full((len(step), 2), np.nan))
+    slope = np.divide(np.diff(position, axis=0), step, where=same[:, None], out=np.full((len(step), 2), np.nan))
     velocity[1:][same] = slope[same]
     # The first instant of a run takes the slope after it.
     first = same & np.append(True, ~same[:-1])

@@ -55,7 +55,7 @@ def item_digests(path: Path) -> list[str]:
         array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else np.zeros(0)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as an array ({error.__class__.__name__})") from error
-    return [hashlib.sha256(np.ascontiguousarray(item)).hexdigest()[:ITEM_DIGITS] for item in array]
+    return [hashlib.sha256(item.tobytes()).hexdigest()[:ITEM_DIGITS] for item in array]
 
 
 def sample_digest(path: Path) -> str:

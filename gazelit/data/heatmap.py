@@ -64,14 +64,14 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
         if not points.shape[-2]:
             return points.new_zeros(*points.shape[:-2], *size)
         differentiable = torch.is_grad_enabled() and (points.requires_grad or sigma.requires_grad)
-        placed = _place(points, size, sigma)
+        located = _locate(points, size, sigma)
         if points.shape[-2] >= DENSE and not differentiable:
             add = _add_dense if points.device.type == "cpu" else _add_parts
-            return add(placed, points.shape[:-2], size)
-        columns = _profiles(placed.nearest[..., 0], placed.offset[..., 0], 0, size[1], placed.scale[..., 0], FLOOR)
-        rows = _profiles(placed.nearest[..., 1], placed.offset[..., 1], 0, size[0], placed.scale[..., 1], FLOOR)
-        mass = (placed.weight * rows.sum(-1) * columns.sum(-1)).sum(-1)
-        share = placed.weight / torch.where(mass == 0, 1.0, mass)[..., None]
+            return add(located, points.shape[:-2], size)
+        columns = _profiles(located.nearest[..., 0], located.offset[..., 0], 0, size[1], located.scale[..., 0], FLOOR)
+        rows = _profiles(located.nearest[..., 1], located.offset[..., 1], 0, size[0], located.scale[..., 1], FLOOR)
+        mass = (located.weight * rows.sum(-1) * columns.sum(-1)).sum(-1)
+        share = located.weight / torch.where(mass == 0, 1.0, mass)[..., None]
         if differentiable or points.device.type != "cpu":
             return (rows * share[..., None]).transpose(-1, -2) @ columns
         rows.mul_(share[..., None])
@@ -80,7 +80,7 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
         return torch.matmul(rows.transpose(-1, -2), columns, out=density)
 
 
-class Placed(NamedTuple):
+class Located(NamedTuple):
     """Points as they are rendered: each is the pixel nearest to it and the way there.
 
     Attributes:
@@ -97,7 +97,7 @@ class Placed(NamedTuple):
     weight: Tensor
 
 
-def _place(points: Tensor, size: tuple[int, int], sigma: Tensor) -> Placed:
+def _locate(points: Tensor, size: tuple[int, int], sigma: Tensor) -> Located:
     weight = points[..., 2]
     # Padding may hold anything, NaN included, which a zero weight would not make vanish.
     counts = weight != 0
@@ -118,7 +118,7 @@ def _place(points: Tensor, size: tuple[int, int], sigma: Tensor) -> Placed:
     relative = (height - torch.where(highest.isfinite(), highest, 0.0)).float()
     share = torch.where(counts & (relative >= FLOOR), relative, -torch.inf).exp()
     share = torch.where(sound, share, torch.nan)
-    return Placed(nearest, offset, -0.5 / sigma.square(), share)
+    return Located(nearest, offset, -0.5 / sigma.square(), share)
 
 
 @contextmanager
@@ -141,28 +141,30 @@ def _meaningless(points: Tensor, sigma: Tensor) -> str:
     return f"sigma: must be finite and at least {SMALLEST_SIGMA:g} pixels for every point"
 
 
-def _add_dense(placed: Placed, lead: torch.Size, size: tuple[int, int]) -> Tensor:
+def _add_dense(located: Located, lead: torch.Size, size: tuple[int, int]) -> Tensor:
     """Densities of images with many points each, on the CPU, image by image."""
     density = torch.from_numpy(np.zeros((math.prod(lead), *size), np.float32))
-    count = placed.weight.shape[-1]
+    count = located.weight.shape[-1]
     for image in range(len(density)):
-        one = Placed(*(part.reshape(-1, count, *part.shape[len(lead) + 1 :])[image] for part in placed))
-        counts = one.weight > 0
+        image_points = Located(*(part.reshape(-1, count, *part.shape[len(lead) + 1 :])[image] for part in located))
+        counts = image_points.weight > 0
         if not counts.all():
-            one = Placed(*(part[counts] for part in one))
-        rest = add_binned(density[image], *one) if len(one.weight) >= BINNED else None
-        _add_sorted(density[image], one if rest is None else Placed(*(part[rest] for part in one)))
+            image_points = Located(*(part[counts] for part in image_points))
+        if len(image_points.weight) >= BINNED:
+            left = torch.from_numpy(add_binned(density[image], *image_points))
+            image_points = Located(*(part[left] for part in image_points))
+        _add_sorted(density[image], image_points)
         total = density[image].sum()
         if total > 0:
             density[image].div_(total)
     return density.view(*lead, *size)
 
 
-def _add_sorted(density: Tensor, placed: Placed) -> None:
+def _add_sorted(density: Tensor, located: Located) -> None:
     """Adds one image's points to a map (H, W), each a Gaussian of the height ``weight``."""
     height, width = density.shape
-    order = placed.nearest[:, 1].argsort()
-    nearest, offset, scale, weight = (part[order] for part in placed)
+    order = located.nearest[:, 1].argsort()
+    nearest, offset, scale, weight = (part[order] for part in located)
     # In parts that fit into the processor's cache and reach a part of the rows alone.
     for first in range(0, len(weight), DENSE_PART):
         part = slice(first, first + DENSE_PART)
@@ -174,10 +176,10 @@ def _add_sorted(density: Tensor, placed: Placed) -> None:
         density[top:bottom].addmm_(rows.mul_(weight[part, None]).T, columns)
 
 
-def _add_parts(placed: Placed, lead: torch.Size, size: tuple[int, int]) -> Tensor:
+def _add_parts(located: Located, lead: torch.Size, size: tuple[int, int]) -> Tensor:
     """Densities of images with many points each, on another device, all images at once and part after part."""
-    count = placed.weight.shape[-1]
-    nearest, offset, scale, weight = (part.reshape(-1, count, *part.shape[len(lead) + 1 :]) for part in placed)
+    count = located.weight.shape[-1]
+    nearest, offset, scale, weight = (part.reshape(-1, count, *part.shape[len(lead) + 1 :]) for part in located)
     density = weight.new_zeros(len(weight), *size)
     length = max(DENSE_PART, PART_NUMBERS // (sum(size) * max(1, len(weight))))
     for first in range(0, count, length):

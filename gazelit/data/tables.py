@@ -63,7 +63,7 @@ def separator_hint(columns: Iterable[str]) -> str:
     """Says so if a header is one cell that another separator would part."""
     names = [str(name) for name in columns]
     for separator, name in OTHER_SEPARATORS.items():
-        if len(names) <= 2 and any(separator in one for one in names):
+        if len(names) <= 2 and any(separator in header for header in names):
             return f" (its header is separated by {name}: write the table with commas and decimal points)"
     return ""
 
@@ -75,6 +75,14 @@ def number_hint(text: str) -> str:
     if text.strip().lower() in ("true", "false", "yes", "no"):
         return " (write 1 and 0)"
     return ""
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, such as one too long, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_text(value: object) -> bool:

@@ -301,6 +301,6 @@ def test_finding_d16_fifty_thousand_samples_take_no_seconds():
 def test_parts_on_another_device_add_up_to_the_same_map(monkeypatch):
     monkeypatch.setattr(heatmap, "PART_NUMBERS", 1)
     points = torch.rand(2, 700, 3) * torch.tensor([64.0, 96.0, 1.0])
-    placed = heatmap._place(points, (96, 64), torch.tensor([5.0, 4.0]).expand(2, 700, 2))
-    parts = heatmap._add_parts(placed, torch.Size([2]), (96, 64))
+    located = heatmap._locate(points, (96, 64), torch.tensor([5.0, 4.0]).expand(2, 700, 2))
+    parts = heatmap._add_parts(located, torch.Size([2]), (96, 64))
     assert torch.allclose(parts, fixation_density(points, (96, 64), (5.0, 4.0)), rtol=1e-4, atol=1e-9)

@@ -250,3 +250,10 @@ def test_two_columns_of_one_name_in_parquet_are_one_error(folder):
     pq.write_table(table, folder / "images.parquet")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         Manifest(folder / "images.parquet").read()
+
+
+def test_text_in_parquet_that_is_no_text_is_one_error(folder):
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"image_id": text, "patient_id": ["1"], "path": ["a.png"]}), folder / "images.parquet")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        Manifest(folder / "images.parquet").read()

@@ -218,3 +218,9 @@ def test_finding_d11_angular_resolution_is_checked(copy, value, what):
     assert reasons == [f"{path}: record {seen + 1}: angular_resolution_x_pixels_per_degree {what}"]
     assert path.parent.name not in set(rest["reading_id"])
     assert (rest.loc[rest["valid"], "ppd_x"] > 0).all()
+
+
+def test_a_path_that_no_file_can_have_is_a_missing_image(copy):
+    _edit(copy / "reflacx" / "main_data" / "metadata_phase_3.csv", "image", "x" * 5000)
+    recording = REFLACX(copy / "reflacx", copy / "mimic-cxr").read()
+    assert sum("no such file" in reason for _, reason in recording.skipped) == 1

@@ -24,7 +24,7 @@ from gazelit.data.schema import (
 )
 from gazelit.data.sources.mimic import image_file, require_folder
 from gazelit.data.sources.views import view_position
-from gazelit.data.tables import find_table, is_text, numbers, read_chunks, read_text, unique
+from gazelit.data.tables import find_table, is_file, is_text, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
 from gazelit.files import read_json
 
@@ -140,7 +140,7 @@ class EGDCXR(Source):
         self, path: Path, sheet: pd.DataFrame, findings: list[str]
     ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
         paths = [image_file(self.images, published) for published in sheet["path"]]
-        if not any(one.is_file() for one in paths):
+        if not any(is_file(one) for one in paths):
             raise InputError(
                 f"{self.images}: holds none of the {len(sheet)} images that {path} lists as files/pXX/…/<dicom_id>.dcm "
                 "(or .jpg); give the folder that holds files/"
@@ -248,7 +248,7 @@ class EGDCXR(Source):
     def _boxes(self, films: pd.Index) -> pd.DataFrame:
         """Anatomy boxes; their columns come as x1, x2, y1, y2."""
         path = self.root / "bounding_boxes.csv"
-        if not path.is_file():
+        if not is_file(path):
             return pd.DataFrame(columns=list(REGION_COLUMNS))
         table = read_text(path, ["dicom_id", "bbox_name", *BOX_CORNERS], DATASET)
         corners = {name: numbers(path, table, name) for name in BOX_CORNERS}
@@ -275,7 +275,7 @@ class EGDCXR(Source):
         without such a screen has NaN.
         """
         path = self.root / "eye_gaze.csv"
-        if "sample" not in self.kinds or not path.is_file():
+        if "sample" not in self.kinds or not is_file(path):
             return pd.DataFrame(columns=list(RECORDING_COLUMNS))
         columns = {"SESSION_ID": "str", "DICOM_ID": "str", "FPOGX": "float64", "FPOGY": "float64", "FPOGV": "float64"}
         sessions: set[str] = set()
@@ -360,7 +360,7 @@ def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> 
     rows: list[tuple[str, str, str, float, float]] = []
     for image in films:
         path = folders / image / "transcript.json"
-        if not path.is_file():
+        if not is_file(path):
             continue
         try:
             content = read_json(path)
@@ -386,6 +386,6 @@ def _masks(folders: Path, films: pd.Index) -> pd.DataFrame:
         (image, name, str(folders / image / f"{file}.png"))
         for image in films
         for file, name in MASKS.items()
-        if (folders / image / f"{file}.png").is_file()
+        if is_file(folders / image / f"{file}.png")
     ]
     return pd.DataFrame(rows, columns=list(MASK_COLUMNS)).drop_duplicates(["image_id", "name"], ignore_index=True)

@@ -289,8 +289,8 @@ def _raise(faults: list[str]) -> None:
     if not faults:
         return
     more = len(faults) - SHOWN_FAULTS
-    told = f"; {more} more: `gazelit validate-manifest` lists them" if more > 0 else ""
-    raise InputError("; ".join(faults[:SHOWN_FAULTS]) + told)
+    rest = f"; {more} more: `gazelit validate-manifest` lists them" if more > 0 else ""
+    raise InputError("; ".join(faults[:SHOWN_FAULTS]) + rest)
 
 
 def _parts(gaze: pd.DataFrame | None) -> Iterator[pd.DataFrame]:
@@ -313,11 +313,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     """A table as the text a CSV would hold, so that both are checked alike."""
     try:
         table = pq.read_table(path).to_pandas(ignore_metadata=True)
+        # Bytes that are no text are noticed here, not before.
+        return table.astype(object).where(table.notna(), "").astype(str)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (OSError, ValueError, LookupError, MemoryError, OverflowError, TypeError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as Parquet ({error.__class__.__name__})") from error
-    return table.astype(object).where(table.notna(), "").astype(str)
 
 
 def _has(path: Path, table: pd.DataFrame, needed: Sequence[str], faults: list[str]) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gazelit.data.dicom import image_size
 from gazelit.data.schema import Recording, Source, is_synthetic
-from gazelit.data.tables import find_table, numbers, read_text, sides, unique
+from gazelit.data.tables import find_table, is_file, numbers, read_text, sides, unique
 from gazelit.errors import InputError
 
 DATASET = "MIMIC-CXR 2.0.0 or MIMIC-CXR-JPG"
@@ -137,7 +137,7 @@ class MIMICCXR(Source):
             try:
                 if np.isnan(sizes[row]).any():
                     sizes[row] = image_size(file)
-                elif not file.is_file():
+                elif not is_file(file):
                     raise InputError(f"{file}: no such file (nor with .jpg)")
             except InputError as error:
                 skipped.append((images["image_id"].iloc[row], str(error)))
@@ -185,7 +185,7 @@ def image_file(root: Path, published: str) -> Path:
     start = published.rfind("files/p")
     path = root / published[max(start, 0) :]
     jpeg = path.with_suffix(".jpg")
-    return jpeg if jpeg.is_file() else path
+    return jpeg if is_file(jpeg) else path
 
 
 def require_folder(folder: Path, what: str) -> None:

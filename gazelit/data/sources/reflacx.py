@@ -15,7 +15,7 @@ from gazelit.data.geometry import on_image
 from gazelit.data.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source, is_synthetic
 from gazelit.data.sources.mimic import OFFICIAL_SPLITS, image_file, require_folder
 from gazelit.data.sources.views import view_position
-from gazelit.data.tables import find_table, numbers, read_chunks, read_text, sides, unique
+from gazelit.data.tables import find_table, is_file, numbers, read_chunks, read_text, sides, unique
 from gazelit.errors import InputError
 
 DATASET = "REFLACX 1.0.0"
@@ -165,7 +165,7 @@ class REFLACX(Source):
         votes = (share > 0.5).astype("float64").where(share.notna())
         firsts = readings.drop_duplicates("image_id")
         files = [image_file(self.images, published) for published in firsts["path"]]
-        there = np.array([file.is_file() for file in files])
+        there = np.array([is_file(file) for file in files])
         skipped += [
             (image, f"{file}: no such file (nor with .jpg)")
             for image, file, found in zip(firsts["image_id"], files, there, strict=True)
@@ -233,7 +233,7 @@ class REFLACX(Source):
         for reading in readings.itertuples():
             folder = self.root / "main_data" / str(reading.reading_id)
             path = folder / "anomaly_location_ellipses.csv"
-            if path.is_file():
+            if is_file(path):
                 table = read_text(path, [*corners.values(), "certainty"], DATASET)
                 shared = {new: numbers(path, table, old) for new, old in corners.items()}
                 certainty = numbers(path, table, "certainty")
@@ -247,7 +247,7 @@ class REFLACX(Source):
                         ].assign(image_id=reading.image_id, reading_id=reading.reading_id)
                     )
             path = folder / "chest_bounding_box.csv"
-            if path.is_file():
+            if is_file(path):
                 table = read_text(path, corners.values(), DATASET)
                 box = {new: numbers(path, table, old) for new, old in corners.items()}
                 parts.append(
@@ -266,7 +266,7 @@ class REFLACX(Source):
         rows: list[tuple[str, str, str, float, float]] = []
         for reading in readings.itertuples():
             path = self.root / "main_data" / str(reading.reading_id) / "timestamps_transcription.csv"
-            if not path.is_file():
+            if not is_file(path):
                 continue
             table = read_text(path, words, DATASET)
             begin, end = (numbers(path, table, column) for column in words[1:])

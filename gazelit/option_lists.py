@@ -1,0 +1,54 @@
+"""Options that are lists, as people write them: ``--size 640,512`` for ``--size '[640, 512]'``."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module: types.ModuleType | None) -> list[str]:
+    """Puts brackets around values with commas that options which are lists were given without.
+
+    Args:
+        arguments: Of the command line.
+        function: Its parameters are options.
+        module: Whose classes' parameters are nested options, such as ``source.labels``.
+    """
+    callables = [function]
+    if module is not None:
+        callables += [value for _, value in inspect.getmembers(module, inspect.isclass)]
+    names = {name for target in callables for name in _lists_of(target)}
+    changed = []
+    expected = False
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        if argument.startswith("--"):
+            is_list = name[2:].replace("-", "_").rpartition(".")[2] in names
+            expected = is_list and not separator
+            changed.append(f"{name}={_bracketed(value)}" if is_list and separator else argument)
+        else:
+            changed.append(_bracketed(argument) if expected else argument)
+            expected = False
+    return changed
+
+
+def _lists_of(function: Callable[..., Any]) -> list[str]:
+    """Names of the parameters that are lists or tuples, perhaps None."""
+    target = function.__init__ if inspect.isclass(function) else function
+    try:
+        hints = get_type_hints(target)
+    except (NameError, TypeError):
+        return []
+    return [name for name, hint in hints.items() if name != "return" and _is_list(hint)]
+
+
+def _is_list(hint: Any) -> bool:
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(map(_is_list, get_args(hint)))
+    return get_origin(hint) in (list, tuple, Sequence) or hint in (list, tuple)
+
+
+def _bracketed(value: str) -> str:
+    return f"[{value}]" if "," in value and value[:1] not in ("[", "{", "(", "'", '"') else value

@@ -1,0 +1,31 @@
+"""Lists on the command line with and without brackets."""
+
+import pytest
+
+from gazelit.data import sources
+from gazelit.data.prepare import prepare
+from gazelit.option_lists import bracket_lists
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--size", "64,32"], ["--size", "[64,32]"]),
+        (["--size=64,32"], ["--size=[64,32]"]),
+        (["--size", "[64, 32]"], ["--size", "[64, 32]"]),
+        (["--source.labels", "a,b", "--out", "s"], ["--source.labels", "[a,b]", "--out", "s"]),
+        (["--source.root", "a,b", "--out=c,d"], ["--source.root", "a,b", "--out=c,d"]),
+        (["--size", "--strict=true", "64,32"], ["--size", "--strict=true", "64,32"]),
+    ],
+)
+def test_finding_d13_lists_are_taken_without_brackets(given, expected):
+    assert bracket_lists(given, prepare, sources) == expected
+
+
+def test_finding_d13_a_size_with_a_comma_makes_a_store(manifest, run_gazelit, tmp_path):
+    images = str(manifest / "images.csv")
+    run_gazelit(
+        *["prepare", "--source", "Manifest", "--source.images", images, "--source.labels", "Normal,CHF"],
+        *["--size", "64,32", "--out", "s", "--workers", "1"],
+    )
+    assert (tmp_path / "s" / "store.json").is_file()
