@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -104,9 +105,9 @@ def is_free(out: Path) -> bool:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes ``content`` as indented JSON, whole or not at all; NaN is written as null."""
+    """Writes ``content`` as indented JSON, whole or not at all; NaN and infinity are written as null."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -135,11 +136,11 @@ def sha256_json(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_nan(content: Any) -> Any:
+def _finite(content: Any) -> Any:
     if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    if isinstance(content, float) and content != content:
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

@@ -46,10 +46,10 @@ class Judged:
 def calibration_errors(
     models: Sequence[Judged], patients: NDArray[np.generic], weights: Floats, level: float = LEVEL
 ) -> dict[str, Estimate]:
-    """``ece``, bias-corrected, and ``rmsce``, debiased, with intervals over patients; means over models (seeds).
+    """``ece_corrected``, and ``rmsce``, debiased, with intervals over patients; means over models (seeds).
 
-    Intervals are basic bootstrap intervals (Davison and Hinkley 1997): draws of a biased statistic scatter round another
-    number than the corrected one, so their deviations are laid off from that. They end at 0.
+    Intervals are basic bootstrap intervals (Davison and Hinkley 1997): draws of a biased statistic scatter round
+    another number than the corrected one, so their deviations are laid off from that. They end at 0.
 
     Args:
         models: One a seed, of the same cases.
@@ -60,12 +60,12 @@ def calibration_errors(
     Returns:
         Empty without cases.
     """
-    if not len(patients) or not all(len(one.confidence) for one in models):
+    if not models or not all(len(model.confidence) for model in models):
         return {}
-    absolute, square = zip(*(_errors(one, patients, weights) for one in models), strict=True)
+    absolute, square = zip(*(_errors(model, patients, weights) for model in models), strict=True)
     tails = [(1 - level) / 2, (1 + level) / 2]
     found = {}
-    for name, parts in (("ece", absolute), ("rmsce", square)):
+    for name, parts in (("ece_corrected", absolute), ("rmsce", square)):
         value = float(np.mean([corrected for corrected, _ in parts]))
         draws = np.mean([drawn for _, drawn in parts], axis=0)
         draws = draws[np.isfinite(draws)]
@@ -74,7 +74,8 @@ def calibration_errors(
             below, above = np.quantile(draws - draws.mean(), tails)
             ends = [value - above, value - below]
         result = np.array([value, *ends]).clip(min=0)
-        found[name] = Estimate(*(float(one) for one in (np.sqrt(result) if name == "rmsce" else result)))
+        result = np.sqrt(result) if name == "rmsce" else result
+        found[name] = Estimate(float(result[0]), float(result[1]), float(result[2]))
     return found
 
 

@@ -47,10 +47,7 @@ def crossed_difference(
     value = float(np.mean(values[0]) - np.mean(values[1]))
     seeds = min(len(of_arm) for of_arm in values)
     # Of arms with other seeds each has its own term; of the same seeds there is one, that of their differences.
-    if paired:
-        terms = [(values[0] - values[1], draws[0] - draws[1])]
-    else:
-        terms = list(zip(values, draws, strict=True))
+    terms = [(values[0] - values[1], draws[0] - draws[1])] if paired else list(zip(values, draws, strict=True))
     whole = draws[0].mean(axis=0) - draws[1].mean(axis=0)
     drawn = np.isfinite(whole)
     if not np.isfinite(value) or patients < 2 or drawn.sum() < 2:

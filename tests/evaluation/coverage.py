@@ -61,14 +61,15 @@ def misses(kind, setting, seeds, repeats, patients=60, seed=0):
 
 
 def main(repeats):
-    """Prints coverage by statistic, setting and number of seeds."""
+    """Writes coverage by statistic, setting and number of seeds."""
     counts = (1, 2, 3, 5, 10)
-    print("| statistic | what varies | " + " | ".join(f"{count} seeds" for count in counts) + " |")
-    print("|---" * (2 + len(counts)) + "|")
+    sys.stdout.write("| statistic | what varies | " + " | ".join(f"{count} seeds" for count in counts) + " |\n")
+    sys.stdout.write("|---" * (2 + len(counts)) + "|\n")
     for kind in ("mean", "AUC"):
         for setting in SETTINGS:
             cells = [f"{1 - misses(kind, setting, count, repeats):.1%}" for count in counts]
-            print(f"| {kind} | {setting} | " + " | ".join(cells) + " |", flush=True)
+            sys.stdout.write(f"| {kind} | {setting} | " + " | ".join(cells) + " |\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
