@@ -220,7 +220,7 @@ def notes(results: Sequence[Result]) -> list[str]:
         counts = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
         found.append(
             f"The probabilities{some} are scaled by a temperature that was fitted on the {calibrated[0]['split']} "
-            f"split ({counts} cases), the split that also selected the checkpoint: not on test cases, but on cases that the "
+            f"split ({counts} cases), which also selected the checkpoint: not on test cases, but on cases that the "
             "checkpoint suits better than others, so that it is somewhat too sure of itself."
         )
     if any(stamp.get("other_split") for result in results for stamp in lineage.chain(result.stamp)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from urllib.parse import unquote
@@ -45,7 +44,13 @@ def to_page(markdown: str, folder: Path, title: str) -> str:
         title: Of the page.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.add_render_rule("image", partial(_picture, folder.resolve()))
+
+    def picture(
+        _renderer: RendererProtocol, tokens: Sequence[Token], position: int, _options: OptionsDict, _env: EnvType
+    ) -> str:
+        return _picture(folder.resolve(), tokens[position])
+
+    parser.add_render_rule("image", picture)
     body = parser.render(markdown)
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
 
@@ -58,13 +63,11 @@ def to_page(markdown: str, folder: Path, title: str) -> str:
     )
 
 
-def _picture(
-    folder: Path, renderer: RendererProtocol, tokens: Sequence[Token], position: int, options: OptionsDict, env: EnvType
-) -> str:
+def _picture(folder: Path, token: Token) -> str:
     """The HTML of an image: its bytes if it is a picture of this report, its words otherwise."""
-    words = escape(tokens[position].content)
+    words = escape(token.content)
     try:
-        path = (folder / unquote(str(tokens[position].attrs["src"]))).resolve()
+        path = (folder / unquote(str(token.attrs["src"]))).resolve()
         if not path.is_relative_to(folder) or path.suffix != ".png":
             return words
         data = base64.b64encode(path.read_bytes()).decode()

@@ -51,7 +51,7 @@ def paired_lines(tables: Tables, class_names: Sequence[str]) -> list[str]:
         lines += [
             "",
             "AUC by DeLong's test, accuracy by McNemar's exact test. Where an arm has several seeds they test its "
-            "**ensemble**, the mean probability of its seeds' models, which is usually better than the single models of "
+            "**ensemble**, the mean probability of its seeds' models, usually better than the single models of "
             "the tables above; they ask what other patients would change, not what another training would. Both take "
             f"cases for independent: where patients have several images, trust the intervals above{within}. "
             f"p after Holm over the {len(diagnosis)} tests of this table.",

@@ -36,9 +36,9 @@ PROBABILITIES = {
 }
 PROBABILITIES_ARE = (
     "Lower is better but for accuracy and sensitivity. Calibration errors are over at most 15 bins with equal numbers "
-    "of cases, at least ten each: the mean gap of probability and frequency, less its bias from noise (Kumar, Liang and "
-    "Ma 2019; about half of the bias is left where the error is near zero), and the root mean square gap, whose square "
-    "is unbiased. The Brier score is a mean over cases and has no such bias."
+    "of cases, at least ten each: the mean gap of probability and frequency, less its bias from noise (Kumar, Liang "
+    "and Ma 2019; about half of the bias is left where the error is near zero), and the root mean square gap, whose "
+    "square is unbiased. The Brier score is a mean over cases and has no such bias."
 )
 
 
@@ -53,8 +53,8 @@ def banner_lines(data: Mapping[str, Any], has_films: bool) -> list[str]:
     if not has_films:
         return []
     return [
-        "> **This page shows films and gaze of real cases**, because `--films` asked for them. They are under the data use",
-        "> agreement of their source: do not pass the page on to people who have not signed it.",
+        "> **This page shows films and gaze of real cases**, because `--films` asked for them. They are under the data",
+        "> use agreement of their source: do not pass the page on to people who have not signed it.",
         "",
     ]
 

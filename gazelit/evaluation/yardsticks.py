@@ -64,8 +64,8 @@ def _class_maps(datamodule: GazeDataModule) -> Tensor | None:
 def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
     """How well the mean map of the other readers predicts a reader's gaze, by the number of other readers.
 
-    Where the store has gaze of kind ``peer`` (readers drawn from the simulator that drew the case's own reader) these
-    are the others, and the target is the case's own, as the model's is. Elsewhere, of films that were read several times,
+    Where the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader) these are
+    the others, and the target is the case's own, as the model's is. Elsewhere, of films that were read several times,
     each reading in turn is the target. Each reader's map is normalised before the mean.
 
     Args:
