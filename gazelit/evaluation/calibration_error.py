@@ -67,7 +67,7 @@ def calibration_errors(
     tails = [(1 - level) / 2, (1 + level) / 2]
     found = {}
     for name, parts in (("ece_corrected", absolute), ("rmsce", square)):
-        value = float(np.mean([corrected for corrected, _ in parts]))
+        value = max(0.0, float(np.mean([corrected for corrected, _ in parts])))
         draws = np.mean([drawn for _, drawn in parts], axis=0)
         draws = draws[np.isfinite(draws)]
         ends = [float("nan")] * 2

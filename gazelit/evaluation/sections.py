@@ -146,7 +146,7 @@ def map_lines(
     for size in sizes:
         baselines[f"reader_{size}"] = "one other reader" if size == 1 else f"mean of {size} other readers"
     columns = ["metric", what, "95 % interval", baselines["centre"], "difference", *list(baselines.values())[1:]]
-    lines += header([*columns, *["share of the way from centre bias to readers"] * bool(sizes)])
+    lines += header([*columns, *[f"share of the way from centre bias to {list(baselines.values())[-1]}"] * bool(sizes)])
     for key, (name, direction) in MAP_METRICS.items():
         if key not in estimates or f"baseline/centre/{key}" not in metrics:
             continue
@@ -185,10 +185,13 @@ def _target_lines(provenance: Mapping[str, Any]) -> list[str]:
 def _reader_lines(metrics: Mapping[str, Any], sizes: Sequence[int]) -> list[str]:
     if not sizes:
         return []
-    counts = ", ".join(f"{metrics[f'baseline/reader_{size}/n']:.0f} readings for {size}" for size in sizes)
+    readings = {size: round(metrics[f"baseline/reader_{size}/n"]) for size in sizes}
+    counts = ", ".join(f"{count} with {size} other" for size, count in readings.items())
+    if len(set(readings.values())) == 1:
+        counts = str(readings[sizes[0]])
     lines = [
         "Readers: how well the mean map of so many other readers predicts a reader's gaze "
-        f"({counts}). One reader is a noisy guess of where readers look, and the mean of more is a better one: the "
+        f"(readings: {counts}). One reader is a noisy guess of where readers look, and the mean of more is a better one: the "
         "ceiling of a model, which may learn the expected map, is above all of these columns.",
         "",
     ]

@@ -94,6 +94,8 @@ def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str,
             target = fixation_density(points[None], datamodule.size, sigma[None])
             counts = fixation_counts(points[None], datamodule.size)
             maps = torch.cat([fixation_density(xy[None], datamodule.size, each[None]) for xy, each in predictors])
+            # As a model's map: a Gaussian is never zero, float32's is, and a KLD would be infinite.
+            maps = maps.clamp(min=torch.finfo(torch.float32).tiny)
             for size in _sizes(len(maps)):
                 values = [
                     values_at_test(maps[chosen].mean(0, keepdim=True), target, counts, mask, bias)
