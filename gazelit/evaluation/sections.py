@@ -146,7 +146,9 @@ def map_lines(
     for size in sizes:
         baselines[f"reader_{size}"] = "one other reader" if size == 1 else f"mean of {size} other readers"
     columns = ["metric", what, "95 % interval", baselines["centre"], "difference", *list(baselines.values())[1:]]
-    lines += header([*columns, *[f"share of the way from centre bias to {list(baselines.values())[-1]}"] * bool(sizes)])
+    if sizes:
+        columns.append(f"share of the way from centre bias to {baselines[f'reader_{sizes[-1]}']}")
+    lines += header(columns)
     for key, (name, direction) in MAP_METRICS.items():
         if key not in estimates or f"baseline/centre/{key}" not in metrics:
             continue
