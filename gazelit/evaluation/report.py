@@ -40,7 +40,7 @@ from gazelit.evaluation.sections import (
 )
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 from gazelit.evaluation.subgroups import Subgroup
-from gazelit.evaluation.text import code
+from gazelit.evaluation.text import code, is_number
 from gazelit.files import atomic_path, write_json
 from gazelit.spreadsheet import without_formulas
 
@@ -329,7 +329,7 @@ def learning_curve(
         points = [
             (gaze[arm.name], arm.name, arm.estimates[key])
             for arm in summaries
-            if arm.name in gaze and key in arm.estimates
+            if arm.name in gaze and key in arm.estimates and is_number(arm.estimates[key].value)
         ]
         if len({count for count, _, _ in points}) > 1:
             curve[name] = sorted(points, key=lambda point: point[0])

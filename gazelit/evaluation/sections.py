@@ -193,8 +193,8 @@ def _reader_lines(metrics: Mapping[str, Any], sizes: Sequence[int]) -> list[str]
         counts = str(readings[sizes[0]])
     lines = [
         "Readers: how well the mean map of so many other readers predicts a reader's gaze "
-        f"(readings: {counts}). One reader is a noisy guess of where readers look, and the mean of more is a better one: the "
-        "ceiling of a model, which may learn the expected map, is above all of these columns.",
+        f"(readings: {counts}). One reader is a noisy guess of where readers look, and the mean of more is a better "
+        "one: the ceiling of a model, which may learn the expected map, is above all of these columns.",
         "",
     ]
     if metrics.get("baseline/reader/simulated"):
