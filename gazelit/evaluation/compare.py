@@ -74,6 +74,7 @@ class ArmSummary:
         others: By the name of each arm between the first and this one, the arm less that one, for what arms are
             compared by.
         infinite: By map metric, the number of cases of all seeds whose value is infinite; those that have some.
+        undefined: By map metric, the number of cases without a value; those that have some.
         steps: Of one training, on average; None where they are not known.
     """
 
@@ -86,6 +87,7 @@ class ArmSummary:
     differences: dict[str, Estimate]
     others: dict[str, dict[str, Estimate]]
     infinite: dict[str, int]
+    undefined: dict[str, int]
     steps: float | None = None
 
 
@@ -174,6 +176,7 @@ def compare(results: Sequence[Result], class_names: Sequence[str], all_read_all:
                 differences={} if name == first else less(first, scores[name].values),
                 others={reference: less(reference, COMPARED) for reference in between},
                 infinite=scores[name].infinite,
+                undefined=scores[name].undefined,
                 steps=_mean_steps(arms[name]),
             )
         )
@@ -245,7 +248,7 @@ def comparison_lines(summaries: Sequence[ArmSummary]) -> list[str]:
         cells = [_cell(summary.estimates.get(key), summary.spread.get(key)) for key in shown]
         steps = [DASH if summary.steps is None else f"{summary.steps:,.0f}"] * has_steps
         lines.append(row([plain(summary.name), *cells, *steps, f"{summary.seconds / 60:.1f}"]))
-    lines += _infinite_lines(summaries)
+    lines += value_lines({summary.name: (summary.undefined, summary.infinite) for summary in summaries})
     if POOLED_AUC in shown:
         lines += [
             "",
@@ -256,14 +259,25 @@ def comparison_lines(summaries: Sequence[ArmSummary]) -> list[str]:
     return [*lines, *_difference_lines(summaries, compared)]
 
 
-def _infinite_lines(summaries: Sequence[ArmSummary]) -> list[str]:
-    """How many infinite values have made a mean a dash."""
-    counts = [
-        f"{MAP_METRICS[key][0]} of {plain(summary.name)}: {count}"
-        for summary in summaries
-        for key, count in summary.infinite.items()
-    ]
-    return ["", f"Cases with an infinite value, whose mean is a dash: {'; '.join(counts)}."] if counts else []
+def value_lines(counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]]) -> list[str]:
+    """How many cases have no value, and how many an infinite one, which makes a mean a dash.
+
+    Args:
+        counts: By arm, both by map metric.
+    """
+    lines = []
+    words = (
+        "Cases without a value (no gaze, or none defined), left out",
+        "Cases with an infinite value, whose mean is a dash",
+    )
+    for which, what in enumerate(words):
+        found = [
+            f"{MAP_METRICS[key][0]} of {plain(arm)}: {count}"
+            for arm, both in counts.items()
+            for key, count in both[which].items()
+        ]
+        lines += ["", f"{what}: {'; '.join(found)}."] if found else []
+    return lines
 
 
 def _difference_lines(summaries: Sequence[ArmSummary], shown: Mapping[str, str]) -> list[str]:

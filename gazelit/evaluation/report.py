@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazelit.evaluation.compare import ArmSummary, Result, comparison_lines, pooled
+from gazelit.evaluation.compare import ArmSummary, Result, comparison_lines, pooled, value_lines
 from gazelit.evaluation.figures import (
     curve_figure,
     learning_curve_figure,
@@ -55,7 +55,8 @@ def write_report(record: RunRecord, groups: Sequence[Subgroup], external: Sequen
     """
     classes: list[str] = record.provenance["class_names"]
     weights = bootstrap_weights(record.predictions["patient"].to_numpy())
-    estimates = scores_of({0: [record.predictions]}, classes, weights).estimates()
+    scores = scores_of({0: [record.predictions]}, classes, weights)
+    estimates = scores.estimates()
     metrics = dict(record.metrics)
     for key, estimate in estimates.items():
         metrics |= {f"test/{key}_low": estimate.low, f"test/{key}_high": estimate.high}
@@ -80,7 +81,8 @@ def write_report(record: RunRecord, groups: Sequence[Subgroup], external: Sequen
         for key, value in test.summaries[0].estimates.items():
             cells = {"": value.value, "_low": value.low, "_high": value.high}
             metrics |= {f"external/{test.name}/{key}{end}": cell for end, cell in cells.items()}
-    _write(out, "gazelit report", _report_lines(record, metrics, estimates, groups, external), table)
+    counted = value_lines({"the model": (scores.undefined, scores.infinite)})
+    _write(out, "gazelit report", _report_lines(record, metrics, estimates, counted, groups, external), table)
     write_json(out / "metrics.json", metrics)
 
 
@@ -88,6 +90,7 @@ def _report_lines(
     record: RunRecord,
     metrics: Mapping[str, Any],
     estimates: Mapping[str, Estimate],
+    counted: Sequence[str],
     groups: Sequence[Subgroup],
     external: Sequence[ExternalRecord],
 ) -> list[str]:
@@ -104,7 +107,7 @@ def _report_lines(
     if "auroc_macro" in estimates:
         lines += diagnosis_lines(record, estimates)
     if "cc" in estimates:
-        lines += [*map_lines(provenance, metrics, estimates), *films_line(record)]
+        lines += [*map_lines(provenance, metrics, estimates), *counted, "", *films_line(record)]
     return [
         *lines,
         *finding_lines(record, "the model"),
@@ -160,6 +163,7 @@ def write_comparison(
                     "steps": arm.steps,
                     "spread": arm.spread,
                     "infinite": arm.infinite,
+                    "undefined": arm.undefined,
                     "estimates": {key: asdict(value) for key, value in arm.estimates.items()},
                     "differences": {key: asdict(value) for key, value in arm.differences.items()},
                 }

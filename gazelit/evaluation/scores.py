@@ -47,6 +47,7 @@ class Scores:
         calibration: By calibration error, its estimate.
         defined: By map metric, (N,) which cases have a value.
         infinite: By map metric, the number of infinite values of all seeds; those that have some.
+        undefined: By map metric, the number of cases without a value; those that have some.
         patients: Number of patients.
     """
 
@@ -55,6 +56,7 @@ class Scores:
     calibration: dict[str, Estimate]
     defined: dict[str, NDArray[np.bool_]]
     infinite: dict[str, int]
+    undefined: dict[str, int]
     patients: int
 
     def estimates(self) -> dict[str, Estimate]:
@@ -81,6 +83,7 @@ def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequen
     tables = [table for seed in by_seed.values() for table in seed]
     maps = [name for name in MAP_METRICS if name in names]
     endless = {name: sum(int(np.isinf(table[name]).sum()) for table in tables) for name in maps}
+    defined = {name: np.all([table[name].notna() for table in tables], axis=0) for name in maps}
     patients = tables[0]["patient"].to_numpy()
     judged = [judgements(table, class_names) for table in tables]
     everyone = np.ones((1, weights.shape[1]))
@@ -88,8 +91,9 @@ def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequen
         {name: np.array([seed(everyone)[0] for seed in seeds]) for name, seeds in together.items()},
         {name: np.stack([seed(weights) for seed in seeds]) for name, seeds in together.items()},
         calibration_errors([model for model in judged if model is not None], patients, weights),
-        {name: np.all([table[name].notna() for table in tables], axis=0) for name in maps},
+        defined,
         {name: count for name, count in endless.items() if count},
+        {name: int((~known).sum()) for name, known in defined.items() if not known.all()},
         len(np.unique(patients)),
     )
 

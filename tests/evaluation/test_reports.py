@@ -216,6 +216,8 @@ def test_finding_c14_arms_without_training_gaze_and_infinite_values_are_dashes(t
     text = (tmp_path / "single" / "report.md").read_text()
     assert not re.search(r"\b(nan|inf|None)\b", text)
     assert "σ = 1 deg. CC" in text
+    assert "left out: information gain over the centre bias (bits) of the model: 60." in text
+    assert "whose mean is a dash: KLD (nats) of the model: 1." in text
     assert read_json(tmp_path / "single" / "metrics.json")["baseline/centre/kld"] is None
     assert share_of_the_way(0.5, np.inf, 0.7) is None
     assert share_of_the_way(0.5, None, 0.7) is None
