@@ -40,7 +40,8 @@ def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
     sizes = pd.Series(np.nan, index=range(len(store.cases)))
     if not len(regions):
         return sizes
-    regions = regions[[spelt_alike(name) in finding_names(store, class_names) for name in regions["name"]]]
+    names = finding_names(store, class_names)
+    regions = regions[[spelt_alike(name) in names for name in regions["name"]]]
     area = (regions["x2"] - regions["x1"]) * (regions["y2"] - regions["y1"])
     area = area * np.where(regions["shape"] == "ellipse", np.pi / 4, 1.0)
     film = (store.cases["height"] * store.cases["width"]).to_numpy()
