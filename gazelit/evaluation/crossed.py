@@ -11,7 +11,7 @@ three terms taken apart, because each has a known fault where there are few seed
 
 Each term has degrees of freedom of its own, S − 1 of the seeds'. The critical value is the mean of both terms' Student
 quantiles, weighted by the terms (Cochran and Cox 1957), which errs towards wide; Satterthwaite's one number of degrees
-of freedom covered 85 % with two seeds where it promised 95 %. Simulated coverage stands in ``docs/metrics.md``.
+of freedom covers less with two seeds. Simulated coverage stands in ``docs/metrics.md``.
 """
 
 from __future__ import annotations
