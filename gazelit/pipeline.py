@@ -133,6 +133,7 @@ def run(
         about = {
             "store": str(store.resolve()),
             "folds": folds,
+            "checkpoint": checkpoint,
             "trained": trained,
             "commands": commands,
             "external": {

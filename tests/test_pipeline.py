@@ -126,7 +126,9 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     text = (out / "report.md").read_text()
     assert "synthetic" in text.lower()
     assert "## Subgroups" in text
-    assert "AUC 0.93, CC 0.58" in text
+    assert "Published figures" not in text
+    assert "Checkpoints were selected on the validation split alone" in text
+    assert "fitted on the val split" in text
     for stage in ("contrastive", "saliency", "joint"):
         assert stage in text
     figures = [line.split("(")[1].split(")")[0] for line in text.splitlines() if line.startswith("![")]
@@ -215,6 +217,42 @@ def test_agreement_scores_the_maps_of_a_trained_model(interrupted, store, run_ga
     assert not (tmp_path / "b").exists()
 
 
+def test_finding_c19_agreement_takes_no_checkpoint_of_another_split(interrupted, run_gazelit, tmp_path):
+    stage = interrupted[1] / "joint"
+    ckpt = stage / "checkpoints" / "best.ckpt"
+    config = yaml.safe_load((stage / "config.yaml").read_text())
+    config["data"]["init_args"]["split_seed"] = 7
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["agreement", str(ckpt), "--stage_config", "other.yaml", "--out", "a"]
+    assert "was trained on another split" in run_gazelit(*arguments, code=2)
+    assert not (tmp_path / "a").exists()
+    assert "which is allowed" in run_gazelit(*arguments, "--allow_other_split=true")
+    assert "trained on another split of these data, which is allowed" in (tmp_path / "a" / "agreement.md").read_text()
+
+
+def test_finding_b2_films_of_real_cases_leave_neither_report_nor_agreement_unasked(
+    interrupted, store, run_gazelit, tmp_path
+):
+    shutil.copytree(store, tmp_path / "real")
+    about = json.loads((tmp_path / "real" / "store.json").read_text())
+    (tmp_path / "real" / "store.json").write_text(json.dumps({**about, "synthetic": False}))
+    shutil.copytree(interrupted[1], tmp_path / "run")
+    for path in ("run/run.json", "run/joint/config.yaml"):
+        text = (tmp_path / path).read_text()
+        (tmp_path / path).write_text(text.replace(str(store.resolve()), str(tmp_path / "real")))
+    ckpt = "run/joint/checkpoints/best.ckpt"
+    for option in ([], ["--films=true"]):
+        run_gazelit("report", "run", "--out", "r", *option)
+        run_gazelit("agreement", ckpt, "--out", "a", *option)
+        for name in ("r/report", "a/agreement"):
+            text = (tmp_path / f"{name}.md").read_text()
+            assert ("This page shows films and gaze of real cases" in text) == bool(option)
+            assert ("No film is shown" in text) != bool(option)
+        assert (tmp_path / "r" / "figures" / "cases.png").exists() == bool(option)
+        assert (tmp_path / "a" / "figures" / "agreement.png").exists() == bool(option)
+        assert ("base64" in (tmp_path / "a" / "agreement.html").read_text()) == bool(option)
+
+
 def test_a_test_on_another_source_can_follow(interrupted, store, external_store, run_gazelit):
     path, out, _, _ = interrupted
     external = {"elsewhere": {"store": str(external_store)}}
@@ -244,7 +282,8 @@ def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path
     for name, one in arms["again: joint"]["differences"].items():
         assert one["value"] == 0, name
     text = (tmp_path / "both" / "report.md").read_text()
-    assert "| again: joint | accuracy | +0.000 | 1.000 | 1.000 |" in text
+    models = "| again: joint, single model, seed 0 | run: joint, single model, seed 0 |"
+    assert f"{models} accuracy | +0.000 | – (one seed) | – (one seed) |" in text
     assert "Wilcoxon" in text
     assert text.count("gazelit test ") >= 2
     table = pd.read_parquet(tmp_path / "again" / "test" / "predictions.parquet")

@@ -40,7 +40,9 @@ GAZE_COLUMNS: dict[str, str | float | None] = {
     "shown_y2": np.nan,
 }
 GAZE_TEXT = ("image_id", "reading_id", "reader_id", "recording_id", "kind")
-GAZE_KINDS = ("sample", "fixation")
+#: Fixations of further readers of the same film, which nothing is trained on: a yardstick for models.
+PEER = "peer"
+GAZE_KINDS = ("sample", "fixation", PEER)
 SPLITS = ("train", "val", "test")
 #: Marks a dataset's folder as simulated; passed on to everything that is measured.
 SYNTHETIC_MARKER = "SYNTHETIC.json"

@@ -13,14 +13,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gazelit import lineage
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.heatmap import fixation_counts
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.collect import saved_datamodule
 from gazelit.evaluation.figures import Localisation, localisation_figure, save
+from gazelit.evaluation.findings import CENTRE, PREDICTED, READER, REGION_METRICS, spelt_alike, summed
 from gazelit.evaluation.page import to_page
-from gazelit.evaluation.statistics import bootstrap_weights, estimate, mean_of
+from gazelit.evaluation.sections import banner_lines
+from gazelit.evaluation.statistics import Estimate
+from gazelit.evaluation.text import header, plain, row, with_interval
 from gazelit.files import atomic_path
 from gazelit.losses.saliency import log_density
 from gazelit.metrics.calibration import probabilities
@@ -29,13 +33,11 @@ from gazelit.metrics.localisation import localisation_values
 from gazelit.metrics.saliency import CentreBias
 from gazelit.models.attribution import METHODS, attribute
 from gazelit.parsing import read_saved
+from gazelit.spreadsheet import without_formulas
 
 logger = logging.getLogger("gazelit")
 
-#: Maps that need no attribution, as tables call them.
-READER, PREDICTED, CENTRE = "reader's gaze", "predicted gaze", "centre bias"
 GAZE_METRICS = {"cc": "CC", "nss": "NSS", "auc_judd": "AUC-Judd", "sauc": "shuffled AUC"}
-REGION_METRICS = {"pointing": "pointing game", "mass": "mass inside", "iou": "IoU at equal area", "auc": "AUC"}
 #: Cases of the figure.
 SHOWN = 6
 
@@ -63,6 +65,8 @@ def agreement(
     store: Path | None = None,
     methods: list[str] | None = None,
     split: str = "test",
+    films: bool = False,
+    allow_other_split: bool = False,
 ) -> None:
     """Scores a model's class-activation and predicted gaze maps against the reader's gaze and the marked regions.
 
@@ -77,9 +81,13 @@ def agreement(
             configuration's own store unless given.
         methods: Any of gradcam, integrated_gradients, occlusion; gradcam alone unless given.
         split: Which split is read.
+        films: Whether films with gaze are shown although they are of real cases; those of synthetic data always are.
+        allow_other_split: Take a checkpoint although it, or one it came from, was trained on another split of these
+            data, and may have seen the patients that are scored.
 
     Raises:
-        InputError: The checkpoint, its configuration or a method cannot be used, or there is nothing to score.
+        InputError: The checkpoint, its configuration or a method cannot be used, it was trained on another split, or
+            there is nothing to score.
     """
     model = load_model(Path(ckpt))
     found = stage_config or Path(ckpt).resolve().parent.parent / "config.yaml"
@@ -93,6 +101,10 @@ def agreement(
             "--data.split_file=null", "--data.folds=null",
         ]  # fmt: skip
     datamodule = saved_datamodule(found, elsewhere)
+    data = datamodule.provenance
+    note = lineage.check_split(ckpt, model.stamp, data, allow_other_split)
+    if note is not None:
+        logger.info("%s", note)
     chosen = ["gradcam"] if methods is None else methods
     unknown = [name for name in chosen if name not in METHODS]
     if unknown:
@@ -100,19 +112,24 @@ def agreement(
     if model.network.classes is None:
         chosen = []
     tables = measure(model, datamodule, chosen, split)
-    gaze, regions = _summed(tables.gaze, ["map"], GAZE_METRICS), pd.DataFrame()
+    gaze, regions = summed(tables.gaze, ["map"], GAZE_METRICS), pd.DataFrame()
     if len(tables.regions):
-        regions = _summed(tables.regions, ["region", "map"], {**REGION_METRICS, "area": ""})
-    with_figure = bool(tables.shown)
+        regions = summed(tables.regions, ["region", "map"], {**REGION_METRICS, "area": ""})
+    with_figure = bool(tables.shown) and (films or data["synthetic"])
+    picture = out / "figures" / "agreement.png"
     if with_figure:
-        save(localisation_figure(tables.shown), out / "figures" / "agreement.png")
-    lines = _lines(datamodule.provenance, model, chosen, split, gaze, tables.gaze, regions, with_figure)
+        save(localisation_figure(tables.shown), picture)
+    else:
+        # That of an earlier call must not lie beside a text that says there is none.
+        picture.unlink(missing_ok=True)
+    lines = _lines(data, model, chosen, split, gaze, tables.gaze, regions, with_figure, note)
     text = "\n".join(lines) + "\n"
     for name, content in (("agreement.md", text), ("agreement.html", to_page(text, out, "gazelit agreement"))):
         with atomic_path(out / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     with atomic_path(out / "agreement.csv") as temporary:
-        pd.concat([gaze.assign(against="gaze"), regions.assign(against="region")]).to_csv(temporary, index=False)
+        both = pd.concat([gaze.assign(against="gaze"), regions.assign(against="region")], ignore_index=True)
+        without_formulas(both).to_csv(temporary, index=False)
     for name, table in (("gaze", tables.gaze), ("regions", tables.regions)):
         with atomic_path(out / f"agreement_{name}.parquet") as temporary:
             table.drop(columns="patient", errors="ignore").to_parquet(temporary)
@@ -146,8 +163,8 @@ def measure(model: LoadedModel, datamodule: GazeDataModule, methods: Sequence[st
         bias = datamodule.centre_bias(rendered["index"])
         maps, right = _maps(model, rendered, methods)
         gaze += _gaze_rows(maps, rendered, bias, right)
-        for place, row in enumerate(rendered["index"].tolist()):
-            marked = datamodule.regions(row)
+        for place, case in enumerate(rendered["index"].tolist()):
+            marked = datamodule.regions(case)
             if marked:
                 regions += _region_rows(model, rendered, place, methods, maps, bias, marked)
             if len(shown) < SHOWN and bool(rendered["has_gaze"][place]):
@@ -209,9 +226,9 @@ def _gaze_rows(
             "auc_judd": auc_judd(one, counts, mask),
             "sauc": sauc(one, counts, bias.counts, mask),
         }
-        for place, row in enumerate(batch["index"].tolist()):
+        for place, case in enumerate(batch["index"].tolist()):
             cells = {key: float(value[place]) for key, value in values.items()}
-            yield {"index": row, "map": name, "right": right[place], **cells}
+            yield {"index": case, "map": name, "right": right[place], **cells}
 
 
 def _region_rows(
@@ -223,13 +240,13 @@ def _region_rows(
     bias: CentreBias,
     marked: dict[str, Tensor],
 ) -> Iterator[dict[str, Any]]:
-    names = [_plain(name) for name in model.stamp["data"].get("class_names", [])]
+    names = [spelt_alike(name) for name in model.stamp["data"].get("class_names", [])]
     mask = batch["valid_mask"][place]
     one_case = {key: value[place : place + 1] for key, value in batch.items()}
     for region, inside in marked.items():
         mine = {name: one[place] for name, one in maps.items()}
-        if _plain(region) in names:
-            named = torch.tensor([names.index(_plain(region))])
+        if spelt_alike(region) in names:
+            named = torch.tensor([names.index(spelt_alike(region))])
             mine |= {method: _attributed(model, one_case, named, method)[0] for method in methods}
         if bool(batch["has_gaze"][place]):
             mine[READER] = batch["heatmap"][place, 0]
@@ -237,26 +254,6 @@ def _region_rows(
             values = localisation_values(one[None], inside[None], mask)
             cells = {key: float(value[0]) for key, value in values.items()}
             yield {"index": int(batch["index"][place]), "region": region, "map": name, **cells}
-
-
-def _plain(name: str) -> str:
-    """A name without what datasets spell differently."""
-    return " ".join(name.lower().replace("_", " ").split())
-
-
-def _summed(table: pd.DataFrame, by: list[str], metrics: dict[str, str]) -> pd.DataFrame:
-    """Means over cases with 95 % intervals over patients."""
-    rows = []
-    for key, group in table.groupby(by, sort=False):
-        patients = group["patient"].to_numpy()
-        weights = bootstrap_weights(patients)
-        for metric in metrics:
-            values = group[metric].to_numpy()
-            one = estimate(mean_of(values), patients, weights=weights)
-            n = int((~np.isnan(values)).sum())
-            cells = dict(zip(by, key, strict=True))
-            rows.append({**cells, "metric": metric, "n": n, "value": one.value, "low": one.low, "high": one.high})
-    return pd.DataFrame(rows)
 
 
 def _lines(
@@ -268,13 +265,14 @@ def _lines(
     cases: pd.DataFrame,
     regions: pd.DataFrame,
     with_figure: bool,
+    note: str | None,
 ) -> list[str]:
-    lines = ["# Where the model looks", ""]
-    if data["synthetic"]:
-        lines += ["> **Measured on SYNTHETIC data.** It says nothing about clinical performance.", ""]
+    lines = ["# Where the model looks", "", *banner_lines(data, with_figure)]
+    if note is not None:
+        lines += [f"**{plain(note)}**", ""]
     lines += [
-        f"{data['n'][split]} cases of the {split} split of {data['source']}; checkpoint `{model.sha256[:16]}`. Means "
-        "over cases; intervals: 95 %, bootstrap over patients (2,000 draws).",
+        f"{data['n'][split]} cases of the {split} split of {plain(data['source'])}; checkpoint "
+        f"`{model.sha256[:16]}`. Means over cases; intervals: 95 %, bootstrap over patients (2,000 draws).",
         "",
         "## With the reader's gaze",
         "",
@@ -287,13 +285,10 @@ def _lines(
     if methods and cases["right"].nunique() == 2:
         lines += ["CC where the diagnosis is right, and where it is wrong:", ""]
         parts = {name: cases[cases["right"] == value] for name, value in (("right", 1.0), ("wrong", 0.0))}
-        summed = {name: _summed(part, ["map"], {"cc": "CC"}).set_index("map") for name, part in parts.items()}
-        lines += [
-            "| map | " + " | ".join(f"{name} (n = {part['index'].nunique()})" for name, part in parts.items()) + " |",
-            "|---|---|---|",
-        ]
-        for name in summed["right"].index:
-            lines.append(f"| {name} | " + " | ".join(_cell(summed[part].loc[name]) for part in parts) + " |")
+        means = {name: summed(part, ["map"], {"cc": "CC"}).set_index("map") for name, part in parts.items()}
+        lines += header(["map", *(f"{name} (n = {part['index'].nunique()})" for name, part in parts.items())])
+        for name in means["right"].index:
+            lines.append(row([name, *(_cell(means[part].loc[name]) for part in parts)]))
         lines.append("")
     if len(regions):
         lines += [
@@ -316,21 +311,19 @@ def _lines(
             "",
             "![Film with regions, reader's map, predicted map, class-activation maps](figures/agreement.png)",
         ]
+    elif not data["synthetic"]:
+        lines += ["No film is shown, because the data are of real cases; `--films=true` shows some."]
     return lines
 
 
 def _table(table: pd.DataFrame, by: list[str], metrics: dict[str, str]) -> list[str]:
-    lines = ["| " + " | ".join([*by, "n", *metrics.values()]) + " |", "|---" * (len(by) + 1 + len(metrics)) + "|"]
+    lines = header([*by, "n", *metrics.values()])
     for key, group in table.groupby(by, sort=False):
         values = group.set_index("metric")
         n = str(int(values["n"].max()))
-        lines.append("| " + " | ".join([*key, n, *(_cell(values.loc[metric]) for metric in metrics)]) + " |")
+        lines.append(row([*map(plain, key), n, *(_cell(values.loc[metric]) for metric in metrics)]))
     return lines
 
 
-def _cell(one: pd.Series) -> str:
-    if np.isnan(one["value"]):
-        return "–"
-    if np.isnan(one["low"]):
-        return f"{one['value']:.3f}"
-    return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+def _cell(mean: pd.Series) -> str:
+    return with_interval(Estimate(float(mean["value"]), float(mean["low"]), float(mean["high"])))

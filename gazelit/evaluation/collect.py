@@ -24,8 +24,11 @@ from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import Result, check_predictions, compare, pooled
 from gazelit.evaluation.figures import Panel
-from gazelit.evaluation.report import ExternalRecord, RunRecord, write_comparison, write_report
+from gazelit.evaluation.findings import finding_sizes, localisation
+from gazelit.evaluation.records import ExternalRecord, RunRecord
+from gazelit.evaluation.report import write_comparison, write_report
 from gazelit.evaluation.subgroups import subgroups
+from gazelit.evaluation.text import code
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.losses.saliency import log_density
@@ -36,13 +39,15 @@ from gazelit.steps import LOG_FILE
 logger = logging.getLogger("gazelit")
 
 
-def report(run: list[str], out: Path | None = None) -> None:
+def report(run: list[str], out: Path | None = None, films: bool = False) -> None:
     """Writes ``report.html``, ``report.md``, ``report.csv``, ``metrics.json`` and figures of finished runs.
 
     Args:
         run: Folders that ``gazelit run`` made. Several of them are compared: the arms of all stand side by side, the
             first run's first arm being what the others are compared with.
         out: Where the files go; the run folder, or for several runs ``comparison`` beside the first, unless given.
+        films: Whether films with gaze are shown although they are of real cases. The report then begins with a banner
+            that says so. Those of synthetic data are always shown.
 
     Raises:
         InputError: A folder is no finished run, or runs were tested on other cases or with other targets.
@@ -54,10 +59,14 @@ def report(run: list[str], out: Path | None = None) -> None:
     check_predictions(results, results[0].stamp["data"]["class_names"])
     target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
     names = results[0].stamp["data"]["class_names"]
-    cases = Store.open(read_json(folders[0] / RUN_FILE)["store"]).cases
-    first = [one for one in results if one.arm == results[0].arm]
+    store = Store.open(read_json(folders[0] / RUN_FILE)["store"])
+    cases = store.cases
+    if "finding_size" not in cases:
+        cases = cases.assign(finding_size=finding_sizes(store, names))
+    first = [result for result in results if result.arm == results[0].arm]
     groups = subgroups(list(pooled(first).values()), cases, names)
-    record = collect([one for one in first if one.seed == first[0].seed])
+    record = collect([result for result in first if result.seed == first[0].seed], films)
+    record = replace(record, notes=notes(results))
     record.commands.extend(one for folder in folders[1:] for one in read_json(folder / RUN_FILE)["commands"])
     elsewhere = [_external_test(name, folders, results) for name in _external_names(folders)]
     if len(results) == 1:
@@ -110,9 +119,21 @@ def load_results(run: Path, prefix: str = "") -> list[Result]:
                 stamp=stamp,
                 times_tested=(run / record["test"] / LOG_FILE).read_text(encoding="utf-8").count("\n$ gazelit test "),
                 external={name: run / folder for name, folder in record.get("external", {}).items()},
+                steps=_steps([run / stage for stage in record["stages"]]),
             )
         )
     return results
+
+
+def _steps(stages: Sequence[Path]) -> int | None:
+    """Optimiser steps of all stages, by their curves."""
+    total = 0
+    for stage in stages:
+        curve = pd.read_csv(stage / "epochs.csv") if (stage / "epochs.csv").is_file() else pd.DataFrame()
+        if "step" not in curve or curve["step"].dropna().empty:
+            return None
+        total += int(curve["step"].max())
+    return total
 
 
 def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.DataFrame:
@@ -134,38 +155,41 @@ def _external_test(name: str, folders: Sequence[Path], results: Sequence[Result]
     about = read_json(folders[0] / RUN_FILE)["external"][name]
     store = Store.open(about["store"])
     names = results[0].stamp["data"]["class_names"]
-    replicas = dict.fromkeys((one.arm for one in results), 0)
-    tested = []
-    for one in results:
-        # Every model of every seed and fold has read all cases: they are replicas of one another.
-        tested.append(
-            replace(
-                one,
-                seed=replicas[one.arm],
-                fold=None,
-                metrics=read_json(one.external[name] / "metrics.json"),
-                predictions=_predictions(one.external[name], store, names),
-            )
+    tested = [
+        replace(
+            result,
+            metrics=read_json(result.external[name] / "metrics.json"),
+            predictions=_predictions(result.external[name], store, names),
         )
-        replicas[one.arm] += 1
+        for result in results
+    ]
     datamodule = saved_datamodule(results[0].run / results[0].stages[-1] / "config.yaml", about["overrides"])
-    return ExternalRecord(name, datamodule.provenance, compare(tested, names), yardsticks(datamodule))
+    return ExternalRecord(
+        name, datamodule.provenance, compare(tested, names, all_read_all=True), yardsticks(datamodule)
+    )
 
 
-def collect(results: Sequence[Result]) -> RunRecord:
+def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     """Gathers what the report tells of one arm with one seed.
 
     Args:
         results: Of its folds; pictures, curves and lineage are the first one's, yardsticks those of all test cases.
+        films: Whether films of real cases are shown.
     """
     result = results[0]
     model = load_model(result.checkpoint)
-    datamodules = [saved_datamodule(one.run / one.stages[-1] / "config.yaml") for one in results]
+    datamodules = [saved_datamodule(fold.run / fold.stages[-1] / "config.yaml") for fold in results]
     datamodule, provenance = datamodules[0], datamodules[0].provenance
-    panels = _panels(model, datamodule, result.predictions)
+    shown = films or provenance["synthetic"]
+    panels = _panels(model, datamodule, result.predictions) if shown else []
+    findings = []
+    if finding_sizes(datamodule.store, datamodule.class_names).notna().any():
+        # One fold's model at a time: they are large.
+        for fold, cases in zip(results, datamodules, strict=True):
+            findings.append(localisation(model if fold is result else load_model(fold.checkpoint), cases))
     metrics: dict[str, Any] = {
         **result.metrics,
-        **_over_folds([(yardsticks(one), len(one.rows("test"))) for one in datamodules]),
+        **_over_folds([(yardsticks(fold), len(fold.rows("test"))) for fold in datamodules]),
         **{f"n_{split}": count for split, count in provenance["n"].items()},
         "n_test_patients": int(result.predictions["patient"].nunique()),
         "n_panels": len(panels),
@@ -183,15 +207,62 @@ def collect(results: Sequence[Result]) -> RunRecord:
         lineage=list(lineage.chain({**model.stamp, "sha256": model.sha256})),
         provenance=provenance,
         commands=list(read_json(result.run / RUN_FILE)["commands"]),
+        findings=pd.concat(findings, ignore_index=True) if findings else pd.DataFrame(),
     )
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """How the models were selected and calibrated, and what their lineage leaves open, in sentences."""
+    found = [_selection(results)]
+    calibrated = [result.stamp["calibration"] for result in results if result.stamp.get("calibration")]
+    if calibrated:
+        some = "" if len(calibrated) == len(results) else f" of {len(calibrated)} of {len(results)} models"
+        cases = sorted({record["n"] for record in calibrated})
+        counts = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
+        found.append(
+            f"The probabilities{some} are scaled by a temperature that was fitted on the {calibrated[0]['split']} "
+            f"split ({counts} cases), which also selected the checkpoint: not on test cases, but on cases that the "
+            "checkpoint suits better than others, so that it is somewhat too sure of itself."
+        )
+    if any(stamp.get("other_split") for result in results for stamp in lineage.chain(result.stamp)):
+        found.append(
+            "**A model of these was started from a checkpoint of another split (`--allow_other_split`), which may have "
+            "been trained on test patients.**"
+        )
+    return found
+
+
+def _selection(results: Sequence[Result]) -> str:
+    """What chose the checkpoints, by the runs' own records."""
+    kept = {str(read_json(result.run / RUN_FILE).get("checkpoint", _kind(result))) for result in results}
+    if "last" in kept:
+        which = "The checkpoints are" if len(kept) == 1 else "Some of the checkpoints are"
+        return f"{which} those of the last epoch (`checkpoint: last`); nothing was selected."
+    monitors = {_monitor(result) for result in results}
+    if not all(monitor.startswith("val/") for monitor in monitors):
+        return (
+            f"**Checkpoints were selected by {', '.join(map(code, sorted(monitors)))}, not on validation cases alone.**"
+        )
+    return f"Checkpoints were selected on the validation split alone, by {', '.join(map(code, sorted(monitors)))}."
+
+
+def _kind(result: Result) -> str:
+    """``best`` or ``last`` by the name of the checkpoint, for runs that did not note it."""
+    return "last" if result.checkpoint.stem.startswith("last") else "best"
+
+
+def _monitor(result: Result) -> str:
+    """What the last stage's checkpoint was selected by."""
+    config = yaml.safe_load((result.run / result.stages[-1] / "config.yaml").read_text(encoding="utf-8"))
+    return str((config.get("checkpoint") or {}).get("monitor") or "nothing")
 
 
 def _over_folds(scores: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
     """Yardsticks of all folds together: means over their test cases, and the number of readings added up."""
     together = {}
-    for key in scores[0][0]:
+    for key in dict.fromkeys(key for values, _ in scores for key in values):
         known = [(values[key], count) for values, count in scores if key in values and not np.isnan(values[key])]
-        if key == "baseline/reader/n":
+        if key.endswith("/n"):
             together[key] = float(sum(value for value, _ in known))
         elif known:
             together[key] = sum(value * count for value, count in known) / sum(count for _, count in known)

@@ -9,36 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gazelit.errors import InputError
-from gazelit.evaluation.statistics import (
-    Estimate,
-    Statistic,
-    auroc_of,
-    average_of,
-    bootstrap_weights,
-    difference_of,
-    estimate,
-    holm,
-    mean_of,
-    remembered,
-    value_of,
-)
+from gazelit.evaluation.crossed import FEWEST_SEEDS, crossed_difference
+from gazelit.evaluation.scores import MAP_METRICS, POOLED_AUC, Scores, scores_of
+from gazelit.evaluation.statistics import Estimate, bootstrap_weights, holm
+from gazelit.evaluation.text import DASH, header, interval, is_number, number, p_value, plain, row, with_interval
 
-MAP_METRICS = {
-    "cc": ("CC", "higher is better"),
-    "kld": ("KLD (nats)", "lower is better"),
-    "sim": ("SIM", "higher is better"),
-    "nss": ("NSS", "higher is better"),
-    "auc_judd": ("AUC-Judd", "higher is better"),
-    "auc_borji": ("AUC-Borji", "higher is better"),
-    "sauc": ("shuffled AUC", "higher is better"),
-    "ig": ("information gain over the centre bias (bits)", "higher is better"),
-    "emd": ("EMD (pixels)", "lower is better"),
-}
 #: What arms are compared by; the first that an arm has of each task is tested.
 COMPARED = {"auroc_macro": "macro AUC", "cc": "CC", "kld": "KLD", "nss": "NSS"}
+#: What stands beside these in the table of arms, for other publications' sake.
+BESIDE = {POOLED_AUC: "macro AUC, folds pooled"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +39,7 @@ class Result:
         stamp: Of its checkpoint.
         times_tested: How often it was tested, by the log of the step.
         external: By name of another source, the folder of its test on that.
+        steps: Optimiser steps of its training, all stages together; None where its curves do not tell.
     """
 
     run: Path
@@ -72,6 +54,7 @@ class Result:
     stamp: dict[str, Any]
     times_tested: int = 1
     external: dict[str, Path] = field(default_factory=dict)
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +66,16 @@ class ArmSummary:
         seeds: Its seeds.
         folds: Number of folds; 1 without.
         seconds: A training took on average.
-        estimates: By metric, the mean over seeds of the value over all test cases, folds pooled.
+        estimates: By metric, the mean over seeds of the value over all test cases; of AUCs over folds see
+            :func:`gazelit.evaluation.scores.case_statistics`.
         spread: By metric, the standard deviation over seeds; NaN with one.
-        differences: By metric, the arm less the first one, on the same cases; empty for the first.
+        differences: By metric, the arm less the first one, on the same cases, over patients and seeds; empty for the
+            first.
         others: By the name of each arm between the first and this one, the arm less that one, for what arms are
             compared by.
+        infinite: By map metric, the number of cases of all seeds whose value is infinite; those that have some.
+        undefined: By map metric, the number of cases without a value; those that have some.
+        steps: Of one training, on average; None where they are not known.
     """
 
     name: str
@@ -98,46 +86,25 @@ class ArmSummary:
     spread: dict[str, float]
     differences: dict[str, Estimate]
     others: dict[str, dict[str, Estimate]]
-
-
-def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Statistic]:
-    """The metrics that a table of predictions has, by name, as functions of its cases' weights."""
-    statistics: dict[str, Statistic] = {}
-    columns = [f"p_{name}" for name in class_names]
-    if "label" in table and set(columns) <= set(table):
-        probabilities, label = table[columns].to_numpy(), table["label"].to_numpy()
-        curves = {
-            f"auroc_{name}": auroc_of(probabilities[:, number], label == number)
-            for number, name in enumerate(class_names)
-        }
-        right = (probabilities.argmax(1) == label).astype(float)
-        statistics |= {"auroc_macro": average_of(list(curves.values())), "accuracy": mean_of(right), **curves}
-    truths = [f"y_{name}" for name in class_names]
-    if class_names and {*columns, *truths} <= set(table):
-        curves = {
-            f"auroc_{name}": _auroc_of_known(table[score].to_numpy(), table[truth].to_numpy())
-            for name, score, truth in zip(class_names, columns, truths, strict=True)
-        }
-        statistics |= {"auroc_macro": average_of(list(curves.values())), **curves}
-    return statistics | {name: mean_of(table[name].to_numpy()) for name in MAP_METRICS if name in table}
-
-
-def _auroc_of_known(score: NDArray[np.floating], truth: NDArray[np.floating]) -> Statistic:
-    """AUC of one label of several, over the cases where it is known."""
-    known = ~np.isnan(truth)
-    statistic = auroc_of(score[known], truth[known] == 1)
-    return lambda weights: statistic(weights[:, known])
+    infinite: dict[str, int]
+    undefined: dict[str, int]
+    steps: float | None = None
 
 
 def pooled(results: Sequence[Result]) -> dict[int, pd.DataFrame]:
     """By seed, the predictions of all folds: every case once, in the store's order.
+
+    Several folds have a column ``fold``, because their scores are of models that were trained apart.
 
     Raises:
         InputError: A case was tested twice with one seed, or seeds were tested on other cases.
     """
     tables: dict[int, pd.DataFrame] = {}
     for seed in sorted({result.seed for result in results}):
-        parts = [result.predictions for result in results if result.seed == seed]
+        folds = [result for result in results if result.seed == seed]
+        parts = [
+            result.predictions.assign(fold=result.fold) if len(folds) > 1 else result.predictions for result in folds
+        ]
         table = pd.concat(parts).sort_values("index", ignore_index=True)
         if table["index"].duplicated().any():
             raise InputError(f"{results[0].run}: seed {seed} tested a case twice; its folds overlap")
@@ -149,62 +116,95 @@ def pooled(results: Sequence[Result]) -> dict[int, pd.DataFrame]:
     return tables
 
 
-def compare(results: Sequence[Result], class_names: Sequence[str]) -> list[ArmSummary]:
+def _replicas(results: Sequence[Result]) -> dict[int, list[pd.DataFrame]]:
+    """By seed, the predictions of models that have each read all cases, in the store's order."""
+    return {
+        seed: [result.predictions.sort_values("index", ignore_index=True) for result in results if result.seed == seed]
+        for seed in sorted({result.seed for result in results})
+    }
+
+
+def compare(results: Sequence[Result], class_names: Sequence[str], all_read_all: bool = False) -> list[ArmSummary]:
     """Sums up arms, the first being what the others are compared with.
 
-    Intervals are over patients, drawn the same for all arms and seeds; they do not hold the spread over seeds, which
-    stands beside them.
+    Intervals of an arm's values are over patients, drawn the same for all arms and seeds; the spread over seeds stands
+    beside them. Differences have intervals over patients and seeds (:func:`crossed_difference`).
 
     Args:
         results: Of all arms.
         class_names: Names of the classes.
+        all_read_all: Whether every fold's model has read all cases, as in a test on another source.
 
     Raises:
         InputError: Arms were tested on other cases, or with other targets, or a prediction is not a number.
     """
-    arms = {name: [one for one in results if one.arm == name] for name in dict.fromkeys(one.arm for one in results)}
+    arms = {name: [member for member in results if member.arm == name] for name in _names(results)}
     _check_targets(results)
     check_predictions(results, class_names)
-    tables = {name: pooled(members) for name, members in arms.items()}
-    cases = next(iter(next(iter(tables.values())).values()))
-    patients = cases["patient"].to_numpy()
-    weights = bootstrap_weights(patients)
-    summaries: list[ArmSummary] = []
-    arm_metrics: dict[str, dict[str, Statistic]] = {}
-
-    def less(one: dict[str, Statistic], other: dict[str, Statistic], keys: Iterable[str]) -> dict[str, Estimate]:
-        return {
-            key: estimate(difference_of(one[key], other[key]), patients, weights=weights, is_difference=True)
-            for key in keys
-            if key in one and key in other
-        }
-
+    tables: dict[str, dict[int, list[pd.DataFrame]]] = {}
+    for name, members in arms.items():
+        if all_read_all:
+            tables[name] = _replicas(members)
+        else:
+            tables[name] = {seed: [table] for seed, table in pooled(members).items()}
+    cases = next(iter(next(iter(tables.values())).values()))[0]
     for name, by_seed in tables.items():
-        if not next(iter(by_seed.values()))["index"].equals(cases["index"]):
+        if not all(table["index"].equals(cases["index"]) for parts in by_seed.values() for table in parts):
             raise InputError(f"arm '{name}' was tested on other cases than '{next(iter(tables))}'; use one split")
-        each = [case_statistics(table, class_names) for table in by_seed.values()]
-        metrics = {key: remembered(average_of([one[key] for one in each]), weights) for key in each[0]}
-        first, *between = arm_metrics.values() or [{}]
-        values = {key: [value_of(one[key], len(cases)) for one in each] for key in metrics}
+    weights = bootstrap_weights(cases["patient"].to_numpy())
+    scores = {name: scores_of(by_seed, class_names, weights) for name, by_seed in tables.items()}
+    first, *names = tables
+    summaries: list[ArmSummary] = []
+    for name, by_seed in tables.items():
+        between = names[: names.index(name)] if name in names else []
+
+        def less(reference: str, keys: Iterable[str], arm: str = name) -> dict[str, Estimate]:
+            paired = list(tables[arm]) == list(tables[reference])
+            return _differences(scores[arm], scores[reference], keys, paired)
+
         summaries.append(
             ArmSummary(
                 name=name,
                 seeds=list(by_seed),
                 folds=len({result.fold for result in arms[name]}),
                 seconds=float(np.mean([result.seconds for result in arms[name]])),
-                estimates={key: estimate(one, patients, weights=weights) for key, one in metrics.items()},
+                estimates=scores[name].estimates(),
                 spread={
-                    key: float(np.std(one, ddof=1)) if len(one) > 1 else float("nan") for key, one in values.items()
+                    key: float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+                    for key, values in scores[name].values.items()
                 },
-                differences=less(metrics, first, metrics),
-                others={
-                    other: less(metrics, theirs, COMPARED)
-                    for other, theirs in zip(list(arm_metrics)[1:], between, strict=True)
-                },
+                differences={} if name == first else less(first, scores[name].values),
+                others={reference: less(reference, COMPARED) for reference in between},
+                infinite=scores[name].infinite,
+                undefined=scores[name].undefined,
+                steps=_mean_steps(arms[name]),
             )
         )
-        arm_metrics[name] = metrics
     return summaries
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result.arm for result in results))
+
+
+def _mean_steps(results: Sequence[Result]) -> float | None:
+    steps = [result.steps for result in results if result.steps is not None]
+    return float(np.mean(steps)) if len(steps) == len(results) else None
+
+
+def _differences(arm: Scores, reference: Scores, keys: Iterable[str], paired: bool) -> dict[str, Estimate]:
+    """What both have; a map metric that the two define on other cases has no difference."""
+    found = {}
+    for key in keys:
+        if key not in arm.values or key not in reference.values:
+            continue
+        same = key not in arm.defined or np.array_equal(arm.defined[key], reference.defined[key])
+        if same:
+            values = arm.values[key], reference.values[key]
+            found[key] = crossed_difference(values, (arm.draws[key], reference.draws[key]), arm.patients, paired)
+        else:
+            found[key] = Estimate(float("nan"), float("nan"), float("nan"))
+    return found
 
 
 def check_predictions(results: Sequence[Result], class_names: Sequence[str]) -> None:
@@ -238,60 +238,89 @@ def _check_targets(results: Sequence[Result]) -> None:
 
 def comparison_lines(summaries: Sequence[ArmSummary]) -> list[str]:
     """The comparison as Markdown tables."""
-    shown = {key: name for key, name in COMPARED.items() if any(key in one.estimates for one in summaries)}
-    header = ["arm", *(f"{name} (95 %; SD over seeds)" for name in shown.values()), "training (min)"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for one in summaries:
-        cells = [_cell(one.estimates.get(key), one.spread.get(key)) for key in shown]
-        lines.append("| " + " | ".join([one.name, *cells, f"{one.seconds / 60:.1f}"]) + " |")
-    others = [one for one in summaries if one.differences]
-    if not others:
-        return lines
-    lines += ["", f"Differences from `{summaries[0].name}` on the same cases (95 %; p after Holm over a column):", ""]
-    header = ["arm", *shown.values()]
-    lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    adjusted = {key: holm([_p(one.differences, key) for one in others]) for key in shown}
-    for number, one in enumerate(others):
-        cells = [_difference_cell(one.differences.get(key), adjusted[key][number]) for key in shown]
-        lines.append("| " + " | ".join([one.name, *cells]) + " |")
-    return [*lines, *_other_pairs(summaries, shown)]
+    known = {key for summary in summaries for key in summary.estimates}
+    compared = {key: name for key, name in COMPARED.items() if key in known}
+    shown = {key: name for key, name in (COMPARED | BESIDE).items() if key in known}
+    has_steps = any(summary.steps is not None for summary in summaries)
+    columns = ["arm", *(f"{name} (95 % over patients; SD over seeds)" for name in shown.values())]
+    lines = header([*columns, *["steps"] * has_steps, "training (min)"])
+    for summary in summaries:
+        cells = [_cell(summary.estimates.get(key), summary.spread.get(key)) for key in shown]
+        steps = [DASH if summary.steps is None else f"{summary.steps:,.0f}"] * has_steps
+        lines.append(row([plain(summary.name), *cells, *steps, f"{summary.seconds / 60:.1f}"]))
+    lines += value_lines({summary.name: (summary.undefined, summary.infinite) for summary in summaries})
+    if POOLED_AUC in shown:
+        lines += [
+            "",
+            "AUCs compare pairs of cases within a fold. The pooled AUC ranks the scores of all folds' models together, "
+            "although models that were trained apart are calibrated differently (Forman and Scholz 2010); it is here "
+            "to be held against publications that pool, and is not tested.",
+        ]
+    return [*lines, *_difference_lines(summaries, compared)]
 
 
-def _other_pairs(summaries: Sequence[ArmSummary], shown: Mapping[str, str]) -> list[str]:
-    """Differences of all pairs without the first arm; p-values corrected for all pairs, those with it too."""
-    pairs = [(one.name, other, values) for one in summaries for other, values in one.others.items()]
-    if not pairs:
-        return []
-    against_first = [one.differences for one in summaries if one.differences]
-    header = ["arm", "less", *shown.values()]
-    lines = ["", "The other pairs (p after Holm over all pairs of a column):", ""]
-    lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    adjusted = {
-        key: holm([*(_p(values, key) for _, _, values in pairs), *(_p(one, key) for one in against_first)])
-        for key in shown
-    }
-    for number, (arm, other, values) in enumerate(pairs):
-        cells = [_difference_cell(values.get(key), adjusted[key][number]) for key in shown]
-        lines.append("| " + " | ".join([arm, other, *cells]) + " |")
+def value_lines(counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]]) -> list[str]:
+    """How many cases have no value, and how many an infinite one, which makes a mean a dash.
+
+    Args:
+        counts: By arm, both by map metric.
+    """
+    lines = []
+    words = (
+        "Cases without a value (no gaze, or none defined), left out",
+        "Cases with an infinite value, whose mean is a dash",
+    )
+    for which, what in enumerate(words):
+        found = [
+            f"{MAP_METRICS[key][0]} of {plain(arm)}: {count}"
+            for arm, both in counts.items()
+            for key, count in both[which].items()
+        ]
+        lines += ["", f"{what}: {'; '.join(found)}."] if found else []
     return lines
 
 
-def _p(differences: Mapping[str, Estimate], key: str) -> float:
-    return differences[key].p if key in differences else float("nan")
+def _difference_lines(summaries: Sequence[ArmSummary], shown: Mapping[str, str]) -> list[str]:
+    """Differences of all pairs of arms in one table, whose p are one family."""
+    pairs = [(summary.name, summaries[0].name, summary.differences) for summary in summaries if summary.differences]
+    pairs += [
+        (summary.name, reference, values) for summary in summaries for reference, values in summary.others.items()
+    ]
+    if not pairs:
+        return []
+    cells = [values.get(key) for _, _, values in pairs for key in shown]
+    adjusted = iter(holm([float("nan") if estimate is None else estimate.p for estimate in cells]))
+    seeds = min(len(summary.seeds) for summary in summaries)
+    lines = ["", "Differences on the same cases, with 95 % intervals."]
+    if max(len(summary.seeds) for summary in summaries) >= FEWEST_SEEDS:
+        lines[-1] += (
+            " Intervals and p are over patients and seeds, crossed: what other patients and another training would "
+            "change. p after Holm (1979) over all p of this table."
+        )
+    if seeds < FEWEST_SEEDS:
+        lines[-1] += (
+            " Where an arm has one seed, what another training would change is not known: the interval is over "
+            "patients alone and no p is given. Train with more seeds (`--seeds=5`)."
+        )
+    elif seeds < 5:
+        lines[-1] += f" With {seeds} seeds the spread over seeds is poorly known, and intervals are wide for it."
+    lines += ["", *header(["arm", "less", *shown.values()])]
+    for arm, reference, values in pairs:
+        found = [_difference_cell(values.get(key), next(adjusted)) for key in shown]
+        lines.append(row([plain(arm), plain(reference), *found]))
+    return lines
 
 
-def _cell(one: Estimate | None, spread: float | None) -> str:
-    if one is None or np.isnan(one.value):
-        return "–"
-    parts = [] if np.isnan(one.low) else [f"{one.low:.3f} to {one.high:.3f}"]
-    parts += [] if spread is None or np.isnan(spread) else [f"{spread:.3f}"]
-    return f"{one.value:.3f}" + (f" ({'; '.join(parts)})" if parts else "")
+def _cell(estimate: Estimate | None, spread: float | None) -> str:
+    return with_interval(estimate, [number(spread)] if is_number(spread) else [])
 
 
-def _difference_cell(one: Estimate | None, p: float) -> str:
-    if one is None or np.isnan(one.value):
-        return "–"
-    if np.isnan(one.low):
-        return f"{one.value:+.3f}"
-    # A hundred-thousandth would be more than 2,000 draws can say.
-    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f}), p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+def _difference_cell(estimate: Estimate | None, p: float) -> str:
+    if estimate is None or not is_number(estimate.value):
+        return DASH
+    bounds = interval(estimate.low, estimate.high, signed=True)
+    text = number(estimate.value, signed=True) + (f" ({bounds})" if bounds != DASH else "")
+    if estimate.seeds < FEWEST_SEEDS:
+        return f"{text}, no p: one seed"
+    sign = "" if p < 0.001 else "= "
+    return f"{text}, p {sign}{p_value(p)}" if is_number(p) else text

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
+from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererProtocol
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -29,24 +35,42 @@ pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: 12px; } 
 def to_page(markdown: str, folder: Path, title: str) -> str:
     """Markdown with its pictures inside.
 
+    Only PNG files within the folder are put in; of any other picture the page has the words alone, so that a reference
+    that a name has smuggled in shows no file of the machine and asks no server.
+
     Args:
         markdown: The report.
-        folder: What its pictures' paths are relative to.
+        folder: The report's, which its pictures' paths are relative to.
         title: Of the page.
     """
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+    def picture(
+        _renderer: RendererProtocol, tokens: Sequence[Token], position: int, _options: OptionsDict, _env: EnvType
+    ) -> str:
+        return _picture(folder.resolve(), tokens[position])
+
+    parser.add_render_rule("image", picture)
+    body = parser.render(markdown)
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
 
     # A number stays with its interval; text may be broken.
     body = re.sub(r"<td>(?=[^<]*\d)(?![^<]*[A-Za-z]{3})", '<td class="n">', body)
-
-    def embedded(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
-
-    body = re.sub(r'src="([^":]+\.png)"', embedded, body)
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n{body}</body>\n</html>\n"
     )
+
+
+def _picture(folder: Path, token: Token) -> str:
+    """The HTML of an image: its bytes if it is a picture of this report, its words otherwise."""
+    words = escape(token.content)
+    try:
+        path = (folder / unquote(str(token.attrs["src"]))).resolve()
+        if not path.is_relative_to(folder) or path.suffix != ".png":
+            return words
+        data = base64.b64encode(path.read_bytes()).decode()
+    except (OSError, ValueError):
+        return words
+    return f'<img src="data:image/png;base64,{data}" alt="{words}">'

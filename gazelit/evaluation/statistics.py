@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 RESAMPLES = 2000
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -28,72 +28,149 @@ class Estimate:
     """A number with its interval.
 
     Attributes:
-        value: Of the cases as they are.
-        low: Lower bound; NaN if the statistic was never defined, and of a single patient.
+        value: Of the cases as they are; may be infinite.
+        low: Lower bound; NaN where there is none: the statistic undefined or infinite, or a single patient.
         high: Upper bound.
-        p: Of a difference: two-sided, that it is zero; NaN of other numbers.
+        p: Of a difference: two-sided, that it is zero; NaN of other numbers, and where there is none.
+        seeds: Of a difference: the number of seeds its interval and p are over.
     """
 
     value: float
     low: float
     high: float
     p: float = float("nan")
+    seeds: int = 0
 
 
 def mean_of(values: NDArray[np.floating]) -> Statistic:
-    """The mean over cases; those without a value (NaN) do not count."""
-    known = ~np.isnan(values)
-    filled = np.where(known, values, 0.0).astype(np.float64)
+    """The mean over cases; those without a value (NaN) do not count, infinite ones make it infinite."""
+    known = (~np.isnan(values)).astype(np.float64)
+    filled = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
+    endless = {sign: (values == sign * np.inf).astype(np.float64) for sign in (1, -1)}
+    has_endless = bool(np.isinf(values).any())
 
     def statistic(weights: Floats) -> Floats:
         with np.errstate(invalid="ignore"):
-            return (weights @ filled) / (weights @ known.astype(np.float64))
+            mean = (weights @ filled) / (weights @ known)
+            if has_endless:
+                for sign, where in endless.items():
+                    mean = mean + np.where(weights @ where > 0, sign * np.inf, 0.0)
+            return mean
 
     return statistic
 
 
-def auroc_of(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> Statistic:
-    """Area under the ROC curve as the Mann–Whitney statistic, ties counting one half; NaN with one class only."""
-    order = np.argsort(score, kind="stable")
-    _, tie = np.unique(score[order], return_inverse=True)
-    starts = np.flatnonzero(np.diff(tie, prepend=-1))
-    is_positive = positive[order].astype(np.float64)
+def auroc_of(
+    score: NDArray[np.floating], positive: NDArray[np.bool_], fold: NDArray[np.integer] | None = None
+) -> Statistic:
+    """Area under the ROC curve as the Mann–Whitney statistic, ties counting one half; NaN with one class only.
+
+    Args:
+        score: (N,).
+        positive: (N,) which cases are positive.
+        fold: (N,) which model scored each case. Only pairs of one model are then compared: scores of models that were
+            trained apart have no common scale (Forman and Scholz 2010).
+    """
+    parts = [_pairs(score, positive, members) for members in _folds(fold, len(score))]
 
     def statistic(weights: Floats) -> Floats:
+        won, pairs = (sum(column) for column in zip(*(part(weights) for part in parts), strict=True))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(won / pairs, np.float64)
+
+    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
+
+
+def sensitivity_of(
+    score: NDArray[np.floating],
+    positive: NDArray[np.bool_],
+    specificity: float,
+    fold: NDArray[np.integer] | None = None,
+) -> Statistic:
+    """The largest sensitivity at a specificity of at least so much; NaN with one class only.
+
+    The threshold is found anew in every draw, and in every fold where there are several: their scores have no common
+    scale.
+
+    Args:
+        score: (N,).
+        positive: (N,) which cases are positive.
+        specificity: In (0, 1).
+        fold: (N,) which model scored each case.
+    """
+    parts = [_hits(score, positive, members, specificity) for members in _folds(fold, len(score))]
+
+    def statistic(weights: Floats) -> Floats:
+        hits, positives = (sum(column) for column in zip(*(part(weights) for part in parts), strict=True))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(hits / positives, np.float64)
+
+    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
+
+
+def _folds(fold: NDArray[np.integer] | None, cases: int) -> list[NDArray[np.intp]]:
+    if fold is None:
+        return [np.arange(cases)]
+    return [np.flatnonzero(fold == number) for number in np.unique(fold)]
+
+
+def _pairs(
+    score: NDArray[np.floating], positive: NDArray[np.bool_], members: NDArray[np.intp]
+) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """From weights (R, N) to the weight of pairs that are in order, and of all pairs, among the members."""
+    order, starts, is_positive = _ranked(score, positive, members)
+
+    def pairs(weights: Floats) -> tuple[Floats, Floats]:
         drawn = weights[:, order]
         # By distinct score: the weight of positives and of negatives, and of negatives below.
         ups = np.add.reduceat(drawn * is_positive, starts, axis=1)
         downs = np.add.reduceat(drawn * (1 - is_positive), starts, axis=1)
         below = np.cumsum(downs, axis=1) - downs
-        with np.errstate(invalid="ignore"):
-            return (ups * (below + downs / 2)).sum(1) / (ups.sum(1) * downs.sum(1))
+        return (ups * (below + downs / 2)).sum(1), ups.sum(1) * downs.sum(1)
 
-    if not len(score):
-        return lambda weights: np.full(len(weights), np.nan)
-    return statistic
+    return pairs
+
+
+def _hits(
+    score: NDArray[np.floating], positive: NDArray[np.bool_], members: NDArray[np.intp], specificity: float
+) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """From weights (R, N) to the weight of positives found at the specificity, and of all, among the members.
+
+    Draws with one class only have neither.
+    """
+    order, starts, is_positive = _ranked(-score, positive, members)
+
+    def hits(weights: Floats) -> tuple[Floats, Floats]:
+        drawn = weights[:, order]
+        found = np.cumsum(np.add.reduceat(drawn * is_positive, starts, axis=1), axis=1)
+        alarms = np.cumsum(np.add.reduceat(drawn * (1 - is_positive), starts, axis=1), axis=1)
+        both = (found[:, -1] > 0) & (alarms[:, -1] > 0)
+        allowed = alarms <= (1 - specificity) * alarms[:, -1:] + 1e-9
+        best = np.where(allowed, found, 0.0).max(axis=1)
+        return np.where(both, best, 0.0), np.where(both, found[:, -1], 0.0)
+
+    return hits
+
+
+def _ranked(
+    score: NDArray[np.floating], positive: NDArray[np.bool_], members: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+    """Members by ascending score, where each distinct score begins, and which of them are positive."""
+    order = members[np.argsort(score[members], kind="stable")]
+    _, tie = np.unique(score[order], return_inverse=True)
+    return order, np.flatnonzero(np.diff(tie, prepend=-1)), positive[order].astype(np.float64)
 
 
 def average_of(statistics: Sequence[Statistic]) -> Statistic:
     """The mean of several statistics of the same cases, over those that are defined: macro averages, seeds."""
 
     def statistic(weights: Floats) -> Floats:
-        values = np.stack([one(weights) for one in statistics])
+        values = np.stack([member(weights) for member in statistics])
         known = ~np.isnan(values)
         with np.errstate(invalid="ignore"):
             return np.where(known, values, 0.0).sum(0) / known.sum(0)
 
     return statistic
-
-
-def difference_of(one: Statistic, other: Statistic) -> Statistic:
-    """The first statistic less the second, on the same draws."""
-    return lambda weights: one(weights) - other(weights)
-
-
-def remembered(statistic: Statistic, weights: Floats) -> Statistic:
-    """The same statistic, evaluated on these draws once: for many differences that share them."""
-    draws = statistic(weights)
-    return lambda asked: draws if asked is weights else statistic(asked)
 
 
 def value_of(statistic: Statistic, cases: int) -> float:
@@ -119,56 +196,29 @@ def bootstrap_weights(groups: NDArray[np.generic], resamples: int = RESAMPLES, s
 
 
 def estimate(
-    statistic: Statistic,
-    groups: NDArray[np.generic],
-    *,
-    method: Literal["percentile", "bca"] = "percentile",
-    level: float = 0.95,
-    weights: Floats | None = None,
-    is_difference: bool = False,
+    statistic: Statistic, groups: NDArray[np.generic], *, level: float = LEVEL, weights: Floats | None = None
 ) -> Estimate:
-    """A statistic with its bootstrap interval over patients.
+    """A statistic with its percentile bootstrap interval over patients.
 
     Args:
         statistic: What is estimated.
         groups: (N,) the patient of every case.
-        method: ``percentile``, or ``bca``: corrected for bias and for a spread that changes with the value (Efron
-            1987), with a jackknife over patients.
         level: Coverage.
         weights: The draws, where several estimates share them; drawn here unless given.
-        is_difference: Whether to test that the value is zero: by the share of draws on either side of it.
     """
     value = value_of(statistic, len(groups))
     if len(np.unique(groups)) < 2:
         return Estimate(value, float("nan"), float("nan"))
-    draws = statistic(bootstrap_weights(groups) if weights is None else weights)
-    draws = draws[~np.isnan(draws)]
-    if not len(draws) or np.isnan(value):
+    return percentile(value, statistic(bootstrap_weights(groups) if weights is None else weights), level)
+
+
+def percentile(value: float, draws: Floats, level: float = LEVEL) -> Estimate:
+    """A value with the percentile interval of its bootstrap draws (R,); none where it is undefined or infinite."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws) or not np.isfinite(value):
         return Estimate(value, float("nan"), float("nan"))
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    if method == "bca":
-        tails = _bca_tails(tails, draws, value, statistic, groups)
-    low, high = np.quantile(draws, tails)
-    p = float("nan")
-    if is_difference:
-        # Counting the data as they are among the draws keeps p above zero.
-        p = float(min(1.0, 2 * (1 + min((draws <= 0).sum(), (draws >= 0).sum())) / (len(draws) + 1)))
-    return Estimate(value, float(low), float(high), p)
-
-
-def _bca_tails(tails: Floats, draws: Floats, value: float, statistic: Statistic, groups: NDArray[np.generic]) -> Floats:
-    share = ((draws < value).sum() + (draws == value).sum() / 2) / len(draws)
-    if not 0 < share < 1:
-        return tails
-    bias = stats.norm.ppf(share)
-    _, codes = np.unique(groups, return_inverse=True)
-    left_out = (codes[None, :] != np.arange(codes.max() + 1)[:, None]).astype(np.float64)
-    jackknife = statistic(left_out)
-    deviation = np.nanmean(jackknife) - jackknife[~np.isnan(jackknife)]
-    spread = (deviation**2).sum()
-    acceleration = (deviation**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
-    shifted = bias + stats.norm.ppf(tails)
-    return stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -190,57 +240,83 @@ class Test:
     effect: float
 
 
-def delong(one: NDArray[np.floating], other: NDArray[np.floating], positive: NDArray[np.bool_]) -> Test:
+def delong(
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    positive: NDArray[np.bool_],
+    fold: NDArray[np.integer] | None = None,
+) -> Test:
     """Whether two scores of the same cases have the same AUC (DeLong, DeLong and Clarke-Pearson 1988).
 
     In the form of Sun and Xu (2014), which ranks. Cases count as independent: with several images of a patient the
-    bootstrap over patients is the one to trust.
+    bootstrap over patients is the one to trust. It tests these two scores, not the training that made them.
+
+    Where every case's placement differs by the same amount the variance is estimated as zero, as for AUC 1 against 0,
+    and z is infinite. p is then that of the sign test over the N cases, which all speak for the same score: 2^(1 − N).
 
     Args:
-        one: (N,) scores.
-        other: (N,) scores of the same cases.
+        first: (N,) scores.
+        second: (N,) scores of the same cases.
         positive: (N,) which cases are positive.
+        fold: (N,) which models scored each case: the AUC is then that of pairs within a fold (:func:`auroc_of`), and
+            folds count as independent.
 
     Raises:
-        InputError: A score is NaN, or a class has fewer than two cases.
+        InputError: A score is NaN, or a class has fewer than two cases (in every fold).
     """
-    scores = np.stack([one, other]).astype(np.float64)
+    scores = np.stack([first, second]).astype(np.float64)
     if np.isnan(scores).any():
         raise InputError("DeLong: a score is NaN; leave its case out")
-    positives, negatives = scores[:, positive], scores[:, ~positive]
-    if positives.shape[1] < 2 or negatives.shape[1] < 2:
+    parts = []
+    for members in _folds(fold, len(positive)):
+        counts = int(positive[members].sum()), int((~positive[members]).sum())
+        if min(counts) >= 2:
+            parts.append((counts, *_placements(scores[:, members], positive[members])))
+    if not parts:
         raise InputError("DeLong: needs at least two cases of each class")
-    m, n = positives.shape[1], negatives.shape[1]
-    ranks = np.stack([stats.rankdata(np.concatenate(pair)) for pair in zip(positives, negatives, strict=True)])
-    above = (ranks[:, :m] - np.stack([stats.rankdata(row) for row in positives])) / n
-    below = 1 - (ranks[:, m:] - np.stack([stats.rankdata(row) for row in negatives])) / m
-    difference = float(above[0].mean() - above[1].mean())
-    covariance = np.cov(above) / m + np.cov(below) / n
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    shares = np.array([m * n for (m, n), _, _ in parts], np.float64)
+    shares /= shares.sum()
+    difference = float(shares @ [one for _, one, _ in parts])
+    variance = float(shares**2 @ [one for _, _, one in parts])
     if variance <= 1e-20:
-        return Test("DeLong", 0.0, 1.0, difference)
+        if abs(difference) <= 1e-12:
+            return Test("DeLong", 0.0, 1.0, difference)
+        cases = sum(m + n for (m, n), _, _ in parts)
+        return Test("DeLong", float(np.copysign(np.inf, difference)), 2.0 ** (1 - cases), difference)
     z = difference / np.sqrt(variance)
     return Test("DeLong", float(z), float(2 * stats.norm.sf(abs(z))), difference)
 
 
-def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Test:
+def _placements(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, float]:
+    """The difference of two AUCs and its variance after DeLong, of scores (2, N)."""
+    positives, negatives = scores[:, positive], scores[:, ~positive]
+    m, n = positives.shape[1], negatives.shape[1]
+    ranks = np.stack([stats.rankdata(np.concatenate(pair)) for pair in zip(positives, negatives, strict=True)])
+    above = (ranks[:, :m] - np.stack([stats.rankdata(row) for row in positives])) / n
+    below = 1 - (ranks[:, m:] - np.stack([stats.rankdata(row) for row in negatives])) / m
+    covariance = np.cov(above) / m + np.cov(below) / n
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    return float(above[0].mean() - above[1].mean()), float(variance)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Test:
     """McNemar's exact test that two classifiers are right equally often on the same cases.
 
     The statistic is the number of cases that only the first gets right, less those that only the second does; the
     effect is that number's share of all cases, the difference of the accuracies.
 
     Args:
-        one: (N,) where the first is right.
-        other: (N,) where the second is right.
+        first: (N,) where the first is right.
+        second: (N,) where the second is right.
 
     Raises:
         InputError: There is no case.
     """
-    if not len(one):
+    if not len(first):
         raise InputError("McNemar: there is no case")
-    first, second = int((one & ~other).sum()), int((other & ~one).sum())
-    p = float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0
-    return Test("McNemar", float(first - second), p, (first - second) / len(one))
+    alone, beaten = int((first & ~second).sum()), int((second & ~first).sum())
+    p = float(stats.binomtest(alone, alone + beaten).pvalue) if alone + beaten else 1.0
+    return Test("McNemar", float(alone - beaten), p, (alone - beaten) / len(first))
 
 
 def paired_t(differences: NDArray[np.floating]) -> Test:
@@ -316,7 +392,7 @@ def holm(p: Sequence[float]) -> list[float]:
     known = [number for number, value in enumerate(p) if not np.isnan(value)]
     adjusted = [float("nan")] * len(p)
     largest = 0.0
-    for rank, number in enumerate(sorted(known, key=lambda one: p[one])):
+    for rank, number in enumerate(sorted(known, key=lambda place: p[place])):
         largest = max(largest, min(1.0, (len(known) - rank) * p[number]))
         adjusted[number] = largest
     return adjusted

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gazelit.evaluation.compare import case_statistics
-from gazelit.evaluation.statistics import Estimate, average_of, bootstrap_weights, estimate
+from gazelit.evaluation.scores import case_statistics
+from gazelit.evaluation.statistics import Estimate, average_of, bootstrap_weights, estimate, mean_of
+from gazelit.evaluation.text import header, plain, row, with_interval
 
 #: Below so many cases an interval is told to be wide, not read; below so few no number is given.
 SMALL, TOO_FEW = 30, 10
@@ -22,7 +23,14 @@ COLUMNS = {
     "age": "age",
     "view": "view",
     "photometric": "photometric interpretation",
+    "subtlety": "subtlety of the finding",
+    "finding_size": "size of the finding (share of the image)",
 }
+#: Of these, measurements that are cut into thirds.
+IN_THIRDS = ("subtlety", "finding_size")
+#: Metrics of a group, those of maps apart.
+SHOWN = {"auroc_macro": "macro AUC", "accuracy": "accuracy", "cc": "CC", "nss": "NSS"}
+MAPS = ("cc", "nss")
 
 
 @dataclass(frozen=True)
@@ -49,17 +57,18 @@ class Subgroup:
 
 
 def subgroups(tables: Sequence[pd.DataFrame], cases: pd.DataFrame, class_names: Sequence[str]) -> list[Subgroup]:
-    """Metrics by sex, age, view, photometric kind, number of fixations and class, as far as the store knows them.
+    """Metrics by sex, age, view, photometric kind, subtlety and size of the finding, number of fixations and class.
+
+    As far as the store knows them. Map metrics also by right and wrong diagnosis.
 
     Args:
         tables: One model's predictions, a table for each seed, of the same cases in the same order.
         cases: The store's cases, by index.
         class_names: Names of the classes.
     """
-    first = tables[0]
     found = []
-    for kind, group in _groups(first, cases, class_names):
-        for name in sorted(group.dropna().unique()):
+    for kind, group in _groups(tables[0], cases, class_names):
+        for name in group.dropna().drop_duplicates().sort_values():
             rows = np.flatnonzero((group == name).to_numpy())
             if len(rows) < TOO_FEW:
                 found.append(Subgroup(kind, str(name), len(rows), {}))
@@ -68,12 +77,38 @@ def subgroups(tables: Sequence[pd.DataFrame], cases: pd.DataFrame, class_names: 
             patients = parts[0]["patient"].to_numpy()
             weights = bootstrap_weights(patients)
             each = [case_statistics(part, class_names) for part in parts]
-            shown: list[str] = [key for key in ("auroc_macro", "accuracy", "cc", "nss") if key in each[0]]
             estimates = {
-                key: estimate(average_of([one[key] for one in each]), patients, weights=weights) for key in shown
+                key: estimate(average_of([seed[key] for seed in each]), patients, weights=weights)
+                for key in SHOWN
+                if key in each[0]
             }
             defined = {key: value for key, value in estimates.items() if not np.isnan(value.value)}
             found.append(Subgroup(kind, str(name), len(rows), defined))
+    return [*found, *_by_diagnosis(tables, class_names)]
+
+
+def _by_diagnosis(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> list[Subgroup]:
+    """Map metrics where the diagnosis is right and where it is wrong; over seeds the mean, each with its own cases."""
+    metrics = [name for name in MAPS if name in tables[0]]
+    columns = [f"p_{name}" for name in class_names]
+    if not metrics or not class_names or not {"label", *columns} <= set(tables[0]):
+        return []
+    patients = tables[0]["patient"].to_numpy()
+    weights = bootstrap_weights(patients)
+    right = [table[columns].to_numpy().argmax(1) == table["label"].to_numpy() for table in tables]
+    found = []
+    for name, chosen in (("right", right), ("wrong", [~each for each in right])):
+        n = round(float(np.mean([each.sum() for each in chosen])))
+        means = {
+            key: average_of(
+                [mean_of(np.where(each, table[key], np.nan)) for each, table in zip(chosen, tables, strict=True)]
+            )
+            for key in metrics
+        }
+        estimates = {} if n < TOO_FEW else {
+            key: estimate(mean, patients, weights=weights) for key, mean in means.items()
+        }  # fmt: skip
+        found.append(Subgroup("diagnosis", name, n, estimates))
     return found
 
 
@@ -84,6 +119,10 @@ def _groups(table: pd.DataFrame, cases: pd.DataFrame, class_names: Sequence[str]
         if column not in known:
             continue
         values = known[column]
+        if column in IN_THIRDS:
+            if values.nunique() > 3:
+                yield kind, _thirds(values)
+            continue
         if pd.api.types.is_numeric_dtype(values):
             values = pd.cut(values, [0, 40, 60, 80, 200], right=False, labels=["< 40", "40–59", "60–79", "≥ 80"])
         values = values.astype("object").where(values.notna(), None).replace("", None)
@@ -101,24 +140,21 @@ def _whole_numbers(interval: pd.Interval) -> str:
     return f"{math.floor(interval.left) + 1} to {math.floor(interval.right)}"
 
 
+def _thirds(values: pd.Series) -> pd.Series:
+    """Which third of the cases that have a value each is in, named by its limits."""
+    thirds = pd.qcut(values.astype(float), 3, duplicates="drop")
+    named = {part: f"{part.left:.3g} to {part.right:.3g}" for part in thirds.cat.categories}
+    return thirds.cat.rename_categories(named)
+
+
 def subgroup_lines(groups: Sequence[Subgroup]) -> list[str]:
     """The groups as a Markdown table."""
-    shown = [
-        (key, name)
-        for key, name in (("auroc_macro", "macro AUC"), ("accuracy", "accuracy"), ("cc", "CC"), ("nss", "NSS"))
-        if any(key in one.estimates for one in groups)
-    ]
-    lines = [
-        "| by | group | n | " + " | ".join(name for _, name in shown) + " |",
-        "|---" * (3 + len(shown)) + "|",
-    ]
-    for one in groups:
-        cells = [
-            f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})" if value is not None else "–"
-            for value in (one.estimates.get(key) for key, _ in shown)
-        ]
-        n = str(one.n)
-        if one.is_small:
-            n += " (too few)" if one.n < TOO_FEW else " (few: wide intervals)"
-        lines.append("| " + " | ".join([one.kind, one.name.replace("|", "/"), n, *cells]) + " |")
+    shown = {key: name for key, name in SHOWN.items() if any(key in group.estimates for group in groups)}
+    lines = header(["by", "group", "n", *shown.values()])
+    for group in groups:
+        cells = [with_interval(group.estimates.get(key)) for key in shown]
+        n = str(group.n)
+        if group.is_small:
+            n += " (too few)" if group.n < TOO_FEW else " (few: wide intervals)"
+        lines.append(row([group.kind, plain(group.name), n, *cells]))
     return lines

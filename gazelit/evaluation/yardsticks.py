@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.dataset import WorkingGaze
 from gazelit.data.heatmap import fixation_counts, fixation_density
+from gazelit.data.schema import PEER
 from gazelit.metrics.saliency import CentreBias, SaliencyMetrics, names_at_test, values_at_test
 
 #: A Gaussian centre has this share of the image's height and width as its standard deviation.
 CENTRE_SHARE = 0.2
+#: Mean maps of several readers are of at most so many choices of them.
+MOST_CHOICES = 3
 
 
 def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
@@ -27,7 +34,7 @@ def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, flo
         split: Which split to score on.
 
     Returns:
-        ``baseline/<name>/<metric>``, those of :func:`another_reader`, and 0.5 as ``baseline/chance/auroc_macro``.
+        ``baseline/<name>/<metric>``, those of :func:`reader_ceiling`, and 0.5 as ``baseline/chance/auroc_macro``.
     """
     height, width = datamodule.size
     middle = torch.tensor([[(width - 1) / 2, (height - 1) / 2, 1.0]])
@@ -41,7 +48,7 @@ def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, flo
 
     scores = score_maps(datamodule, maps, split)
     flat = {f"baseline/{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
-    return {**flat, **another_reader(datamodule, split), "baseline/chance/auroc_macro": 0.5}
+    return {**flat, **reader_ceiling(datamodule, split), "baseline/chance/auroc_macro": 0.5}
 
 
 def _class_maps(datamodule: GazeDataModule) -> Tensor | None:
@@ -54,41 +61,104 @@ def _class_maps(datamodule: GazeDataModule) -> Tensor | None:
     return torch.stack([one.density for one in maps]) if all(bool(one.counts.any()) for one in maps) else None
 
 
-def another_reader(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
-    """How well the other readers' pooled map predicts each reader's: the human ceiling, where films were read twice.
+def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
+    """How well the mean map of the other readers predicts a reader's gaze, by the number of other readers.
+
+    Where the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader) these are
+    the others, and the target is the case's own, as the model's is. Elsewhere, of films that were read several times,
+    each reading in turn is the target. Each reader's map is normalised before the mean.
 
     Args:
         datamodule: The data.
         split: Which split to score on.
 
     Returns:
-        ``baseline/reader/<metric>``, the mean over readings, and ``baseline/reader/n``, their number; empty where no
-        film of the split has two readings.
+        For several numbers k of other readers ``baseline/reader_<k>/<metric>``, the mean over targets, and
+        ``baseline/reader_<k>/n``, their number; with peers also ``baseline/reader/simulated``. Empty where no film of
+        the split has another reader.
     """
-    size = datamodule.size
-    metrics = SaliencyMetrics(names_at_test(()))
-    count = 0
-    for row in datamodule.rows(split):
-        readings = datamodule.readings(int(row))
-        if len(readings) < 2:
-            continue
-        mask = datamodule.valid_mask(int(row))[None]
-        bias = datamodule.centre_bias(torch.tensor([int(row)]))
-        maps = [fixation_density(points[None], size, sigma[None]) for points, sigma in readings]
-        for place, (points, _) in enumerate(readings):
-            others = torch.stack([one for number, one in enumerate(maps) if number != place]).mean(0)
-            counts = fixation_counts(points[None], size)
-            metrics.update(values_at_test(others, maps[place], counts, mask, bias))
-            count += 1
-    if not count:
-        return {}
-    values = {key: float(value) for key, value in metrics.compute().items() if not key.startswith("n_")}
-    return {**{f"baseline/reader/{key}": value for key, value in values.items()}, "baseline/reader/n": float(count)}
+    peers = _peers(datamodule)
+    metrics: dict[int, SaliencyMetrics] = {}
+    for case in datamodule.rows(split).tolist():
+        readings = datamodule.readings(case)
+        others = [] if peers is None else _readings_of(peers, case)
+        if others and readings:
+            targets = [(_joined(readings), others)]
+        else:
+            targets = [(reading, readings[:order] + readings[order + 1 :]) for order, reading in enumerate(readings)]
+        mask = datamodule.valid_mask(case)[None]
+        for (points, sigma), predictors in targets:
+            if not predictors:
+                continue
+            bias = datamodule.centre_bias(torch.tensor([case]))
+            target = fixation_density(points[None], datamodule.size, sigma[None])
+            counts = fixation_counts(points[None], datamodule.size)
+            maps = torch.cat([fixation_density(xy[None], datamodule.size, each[None]) for xy, each in predictors])
+            # As a model's map: a Gaussian is never zero, float32's is, and a KLD would be infinite.
+            maps = maps.clamp(min=torch.finfo(torch.float32).tiny)
+            for size in _sizes(len(maps)):
+                values = [
+                    values_at_test(maps[chosen].mean(0, keepdim=True), target, counts, mask, bias)
+                    for chosen in _choices(len(maps), size)
+                ]
+                mean = {name: torch.stack([value[name] for value in values]).mean(0) for name in values[0]}
+                metrics.setdefault(size, SaliencyMetrics(names_at_test(()))).update(mean)
+    found: dict[str, float] = {}
+    for size, metric in sorted(metrics.items()):
+        found |= {
+            f"baseline/reader_{size}/{key}": float(value)
+            for key, value in metric.compute().items()
+            if not key.startswith("n_")
+        }
+        found[f"baseline/reader_{size}/n"] = float(metric.images)
+    return found | ({"baseline/reader/simulated": 1.0} if found and peers is not None else {})
 
 
-def share_of_the_way(value: float, centre: float, reader: float | None) -> float | None:
+def reader_sizes(metrics: Mapping[str, object]) -> list[int]:
+    """The numbers of other readers that yardsticks were computed for."""
+    found = (re.fullmatch(r"baseline/reader_(\d+)/n", key) for key in metrics)
+    return sorted(int(match[1]) for match in found if match)
+
+
+Reading = tuple[Tensor, Tensor]
+
+
+def _peers(datamodule: GazeDataModule) -> WorkingGaze | None:
+    """Gaze of readers that no model is trained on, with the options of the targets; None without any."""
+    if datamodule.store.about["counts"].get("peers", 0) == 0:
+        return None
+    options = replace(datamodule.gaze, kind=PEER, window=None)  # type: ignore[arg-type]
+    return WorkingGaze.of(datamodule.store, options, datamodule.downscale)
+
+
+def _readings_of(gaze: WorkingGaze, case: int) -> list[Reading]:
+    part = slice(gaze.starts[case], gaze.starts[case + 1])
+    points, sigma, reading = (torch.from_numpy(of_all[part]) for of_all in (gaze.points, gaze.sigma, gaze.reading))
+    return [(points[reading == number], sigma[reading == number]) for number in reading.unique()]
+
+
+def _joined(readings: list[Reading]) -> Reading:
+    points, sigma = zip(*readings, strict=True)
+    return torch.cat(points), torch.cat(sigma)
+
+
+def _sizes(readers: int) -> list[int]:
+    """One other reader, all of them, and some numbers between."""
+    return sorted({size for size in (1, 2, 5, 10) if size < readers} | {readers})
+
+
+def _choices(readers: int, size: int) -> list[list[int]]:
+    """Which readers make a mean map: every one alone, or a few runs of neighbours in which all occur alike."""
+    if size == readers:
+        return [list(range(readers))]
+    count = readers if size == 1 else min(readers, MOST_CHOICES)
+    begins = [order * readers // count for order in range(count)]
+    return [[(begin + step) % readers for step in range(size)] for begin in begins]
+
+
+def share_of_the_way(value: float, centre: float | None, reader: float | None) -> float | None:
     """How far a score is from the centre bias (0) to another reader (1); None where there is no such way."""
-    if reader is None or reader == centre:
+    if reader is None or centre is None or not all(map(math.isfinite, (value, centre, reader))) or reader == centre:
         return None
     return (value - centre) / (reader - centre)
 

@@ -10,7 +10,8 @@ from gazelit.data.prepare import prepare
 from gazelit.data.sources import REFLACX
 from gazelit.deploy.inference import LoadedModel
 from gazelit.errors import InputError
-from gazelit.evaluation.agreement import CENTRE, PREDICTED, READER, measure
+from gazelit.evaluation.agreement import measure
+from gazelit.evaluation.findings import CENTRE, PREDICTED, READER, finding_sizes, localisation, spelt_alike
 from gazelit.evaluation.yardsticks import score_maps
 from gazelit.metrics.localisation import localisation_values
 from gazelit.models.attribution import attribute
@@ -90,6 +91,34 @@ def test_a_region_with_the_name_of_a_class_is_held_against_the_map_of_that_class
         inside = datamodule.regions(row["index"])[row["region"]]
         values = localisation_values(expected, inside[None], datamodule.valid_mask(row["index"])[None])
         assert row["mass"] == pytest.approx(values["mass"].item(), abs=1e-5)
+
+
+def test_finding_f5_maps_are_held_against_the_marked_findings_and_anatomy_is_none(read_twice, datamodule):
+    names = ["Consolidation", "Pleural abnormality", "Support devices"]
+    marked = GazeDataModule(read_twice, labels=names, exclusive=False, num_workers=0, split_method="external")
+    labels = {spelt_alike(name) for name in marked.store.about["label_columns"]}
+    table = localisation(loaded(marked, 3), marked)
+    expected = [row for row in marked.rows("test") if labels & {spelt_alike(name) for name in marked.regions(int(row))}]
+    assert table.loc[table["map"] == PREDICTED, "index"].tolist() == expected
+    row = expected[0]
+    inside = torch.stack([mask for name, mask in marked.regions(row).items() if spelt_alike(name) in labels]).any(0)
+    dataset = marked.dataset("test")
+    batch = marked.render(collate([dataset[0, int(np.flatnonzero(dataset.rows == row)[0])]]))
+    values = localisation_values(batch["heatmap"][:, 0], inside[None], batch["valid_mask"][:, 0])
+    reader = table[(table["map"] == READER) & (table["index"] == row)].iloc[0]
+    for metric in ("pointing", "mass", "iou", "auc", "area"):
+        assert reader[metric] == pytest.approx(values[metric].item())
+    sizes = finding_sizes(marked.store, names)
+    assert sizes.notna().sum() == len(expected)
+    # Areas are added up over findings and averaged over readers: about the largest single one at least.
+    areas = table[table["map"] == CENTRE].set_index("index")["area"]
+    once = [row for row in expected if len(marked.readings(int(row))) == 1]
+    assert len(once) > 1
+    for row in once:
+        assert 0.5 * areas[row] < sizes[row] < 3 * areas[row]
+    # EGD-CXR's boxes are anatomy.
+    assert localisation(loaded(datamodule, 3), datamodule).empty
+    assert finding_sizes(datamodule.store, datamodule.class_names).isna().all()
 
 
 def _has_region(datamodule, split, names):

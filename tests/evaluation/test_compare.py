@@ -50,9 +50,9 @@ def test_values_are_means_over_seeds_and_differences_are_paired():
     difference = two.differences["auroc_macro"]
     assert difference.value == pytest.approx(np.mean(expected[2:]) - np.mean(expected[:2]))
     assert difference.low < difference.value < difference.high < 0
-    assert difference.p < 0.01
+    assert difference.p < 0.05
     lines = comparison_lines([one, two])
-    assert any(line.startswith("| two | -") for line in lines)
+    assert any(line.startswith("| two | one | -") for line in lines)
 
 
 def test_several_labels_have_intervals_over_the_cases_where_they_are_known():
@@ -78,9 +78,10 @@ def test_every_pair_of_arms_is_compared():
     pair = summaries[2].others["two"]["auroc_macro"]
     assert pair.value == pytest.approx(values[2] - values[1])
     alone = compare(results[1:], NAMES)[1].differences["auroc_macro"]
-    assert (pair.low, pair.high, pair.p) == pytest.approx((alone.low, alone.high, alone.p))
+    assert (pair.low, pair.high) == pytest.approx((alone.low, alone.high))
     text = "\n".join(comparison_lines(summaries))
     assert f"| three | two | {pair.value:+.3f} (" in text
+    assert text.count("| arm | less |") == 1
 
 
 def test_paired_tests_are_those_of_the_mean_over_seeds():
@@ -93,9 +94,10 @@ def test_paired_tests_are_those_of_the_mean_over_seeds():
         for arm in ("one", "two")
     )
     difference = roc_auc_score(label == 1, two[:, 1]) - roc_auc_score(label == 1, one[:, 1])
-    assert any(line.startswith(f"| two | AUC b | {difference:+.3f} |") for line in lines)
+    models = "| two, ensemble of 2 seeds | one, ensemble of 2 seeds |"
+    assert any(line.startswith(f"{models} AUC b | {difference:+.3f} |") for line in lines)
     accuracy = (two.argmax(1) == label).mean() - (one.argmax(1) == label).mean()
-    assert any(line.startswith(f"| two | accuracy | {accuracy:+.3f} |") for line in lines)
+    assert any(line.startswith(f"{models} accuracy | {accuracy:+.3f} |") for line in lines)
     cc = [np.mean([table["cc"] for table in tables[arm].values()], axis=0) for arm in ("two", "one")]
     p = stats.wilcoxon(cc[0] - cc[1]).pvalue
     row = next(line for line in lines if line.startswith("| two | CC |"))
@@ -111,8 +113,8 @@ def test_paired_tests_leave_out_what_an_arm_or_a_class_does_not_have():
     assert "| two | CC |" in lines
     absent = [table.predictions.assign(label=table.predictions["label"].replace(2, 1)) for table in (one, two)]
     lines = "\n".join(paired_lines({"one": {0: absent[0]}, "two": {0: absent[1]}}, NAMES))
-    assert "| two | AUC b |" in lines
-    assert "| two | AUC c |" not in lines
+    assert "| AUC b |" in lines
+    assert "| AUC c |" not in lines
     assert "nan" not in lines
 
 

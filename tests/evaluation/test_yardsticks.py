@@ -5,7 +5,7 @@ import torch
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.heatmap import fixation_density
 from gazelit.errors import InputError
-from gazelit.evaluation.yardsticks import score_maps, share_of_the_way, yardsticks
+from gazelit.evaluation.yardsticks import reader_ceiling, score_maps, share_of_the_way, yardsticks
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +81,16 @@ def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_ce
         GazeDataModule(str(store), trained_on=str(store))
 
 
-def test_another_reader_is_scored_on_films_that_were_read_twice(reflacx, tmp_path):
+def test_finding_f4_readers_are_scored_on_films_that_were_read_several_times(reflacx, tmp_path):
     from gazelit.data.prepare import prepare
     from gazelit.data.sources import REFLACX
-    from gazelit.evaluation.yardsticks import another_reader
     from gazelit.metrics.functional import cc
 
     store = prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), tmp_path / "s", size=(64, 64), workers=1).path
     module = GazeDataModule(str(store), labels=[], exclusive=False, num_workers=0, split_method="official")
-    values, expected = {}, []
+    values, expected = {}, {}
     for split in ("train", "val", "test"):
-        values[split] = another_reader(module, split)
+        values[split] = reader_ceiling(module, split)
         for row in module.rows(split):
             readings = module.readings(int(row))
             if len(readings) < 2:
@@ -100,12 +99,20 @@ def test_another_reader_is_scored_on_films_that_were_read_twice(reflacx, tmp_pat
             maps = [fixation_density(points[None], (64, 64), sigma[None])[0] for points, sigma in readings]
             mask = module.valid_mask(int(row))
             for place, one in enumerate(maps):
-                others = torch.stack(maps[:place] + maps[place + 1 :]).mean(0)
-                expected.append(cc(others[None], one[None], mask[None]).item())
-    read = {split: one for split, one in values.items() if one}
-    assert sum(one["baseline/reader/n"] for one in read.values()) == len(expected) > 0
-    mean = sum(one["baseline/reader/cc"] * one["baseline/reader/n"] for one in read.values()) / len(expected)
-    assert mean == pytest.approx(np.mean(expected), rel=1e-6)
+                others = maps[:place] + maps[place + 1 :]
+                expected.setdefault(len(others), []).append(
+                    cc(torch.stack(others).mean(0)[None], one[None], mask[None]).item()
+                )
+                expected.setdefault(1, []).append(
+                    np.mean([cc(single[None], one[None], mask[None]).item() for single in others])
+                )
+    for size in (1, 4):
+        read = [one for one in values.values() if f"baseline/reader_{size}/n" in one]
+        assert sum(one[f"baseline/reader_{size}/n"] for one in read) == len(expected[size]) > 0
+        total = sum(one[f"baseline/reader_{size}/cc"] * one[f"baseline/reader_{size}/n"] for one in read)
+        assert total / len(expected[size]) == pytest.approx(np.mean(expected[size]), rel=1e-6)
+    # The mean of more readers is the better guess of one.
+    assert np.mean(expected[4]) > np.mean(expected[1])
 
 
 def test_the_share_of_the_way_from_centre_bias_to_reader():

@@ -15,6 +15,7 @@ from gazelit.data.dicom import image_size
 from gazelit.data.geometry import on_image
 from gazelit.data.schema import (
     MASK_COLUMNS,
+    PEER,
     PHRASE_COLUMNS,
     RECORDING_COLUMNS,
     REGION_COLUMNS,
@@ -34,6 +35,8 @@ SCREEN = (1920, 1080)
 #: Screen pixels per degree at 28 inches from a 27-inch 1920 × 1080 screen; EGD-CXR publishes no angular column.
 SCREEN_PIXELS_PER_DEGREE = 39.87
 CLASSES = ["Normal", "CHF", "pneumonia"]
+#: What a synthetic cohort has beside EGD-CXR's files: fixations of further readers of its films.
+PEER_FILE = "peer_fixations.csv"
 PADS = ["image_top_pad", "image_bottom_pad", "image_left_pad", "image_right_pad"]
 #: Samples per second, where a film has too few to tell.
 RATE = 60
@@ -180,6 +183,29 @@ class EGDCXR(Source):
         for kind, file in (("sample", "eye_gaze.csv"), ("fixation", "fixations.csv")):
             if kind in self.kinds:
                 yield from self._gaze(file, kind, films)
+        if is_synthetic(self.root) and (self.root / PEER_FILE).is_file():
+            yield self._peers(films)
+
+    def _peers(self, films: pd.DataFrame) -> pd.DataFrame:
+        """Fixations of further readers that the simulator drew, in pixels of the film; the real dataset has none."""
+        columns = {"dicom_id": "str", "reader": "str", **dict.fromkeys(("t", "duration", "x", "y"), "float64")}
+        rows = pd.concat(read_chunks(self.root / PEER_FILE, columns, DATASET))
+        rows = rows[rows["dicom_id"].isin(films.index)].sort_values(["dicom_id", "reader", "t"], kind="stable")
+        film = films.loc[rows["dicom_id"]].reset_index(drop=True)
+        rows = rows.reset_index(drop=True)
+        ppd_x, ppd_y = _pixels_per_degree(film)
+        return pd.DataFrame(
+            {
+                "image_id": rows["dicom_id"],
+                "reading_id": rows["dicom_id"] + "/" + rows["reader"],
+                "reader_id": rows["reader"],
+                **rows[["t", "duration", "x", "y"]],
+                "valid": on_image(rows["x"], rows["y"], film["width"], film["height"]),
+                "kind": PEER,
+                "ppd_x": ppd_x,
+                "ppd_y": ppd_y,
+            }
+        )
 
     def _gaze(self, file: str, kind: str, films: pd.DataFrame) -> Iterator[pd.DataFrame]:
         path = find_table(self.root, file, DATASET)
@@ -227,7 +253,7 @@ class EGDCXR(Source):
         else:
             point = screen_to_image(point, pads, width, height)
         x, y = point.T
-        top, bottom, left, right = pads.T
+        ppd_x, ppd_y = _pixels_per_degree(film)
         return pd.DataFrame(
             {
                 "image_id": rows["DICOM_ID"],
@@ -240,8 +266,8 @@ class EGDCXR(Source):
                 "y": y,
                 "valid": on_image(x, y, width, height) & looking,
                 "kind": kind,
-                "ppd_x": SCREEN_PIXELS_PER_DEGREE * width / (SCREEN[0] - left - right),
-                "ppd_y": SCREEN_PIXELS_PER_DEGREE * height / (SCREEN[1] - top - bottom),
+                "ppd_x": ppd_x,
+                "ppd_y": ppd_y,
             }
         )
 
@@ -347,6 +373,16 @@ def _sample_times(rows: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.f
     regular = np.append(image[1:] == image[:-1], False)[: len(time)] & (interval <= LONGEST_SAMPLE)
     usual = pd.Series(interval).where(regular).groupby(image).transform("median").fillna(1 / RATE)
     return time, np.where(regular, interval, usual)
+
+
+def _pixels_per_degree(films: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of every row's film, as it stood on the screen (x, y)."""
+    top, bottom, left, right = films[PADS].to_numpy(float).T
+    width, height = films["width"].to_numpy(float), films["height"].to_numpy(float)
+    return (
+        SCREEN_PIXELS_PER_DEGREE * width / (SCREEN[0] - left - right),
+        SCREEN_PIXELS_PER_DEGREE * height / (SCREEN[1] - top - bottom),
+    )
 
 
 def _findings(sheet: pd.DataFrame) -> list[str]:

@@ -1,0 +1,124 @@
+"""How far probabilities are from frequencies, without the bias of binning, and with intervals.
+
+Within a bin the gap between mean probability and frequency is never zero, however good the model: its noise alone gives
+an expected calibration error of about 0.8 standard errors. Three numbers are told apart:
+
+- the plain error, Σ share × |gap|, biased upwards;
+- the same corrected for its bias as a bootstrap would estimate it (Kumar, Liang and Ma 2019, appendix). No estimator of
+  an absolute value is unbiased: half of the bias is left where the model is perfect, and where gaps are as large as
+  their noise the error comes out too small by a tenth of a standard error or less;
+- the root mean square error, whose square is unbiased: Σ share × (gap² − standard error²) (Kumar, Liang and Ma 2019;
+  Bröcker 2012), set to zero where it is negative.
+
+Standard errors are over patients, all their cases together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from gazelit.evaluation.statistics import LEVEL, Estimate, Floats
+from gazelit.metrics.diagnosis import BINS
+
+#: A bin has at least so many cases; fewer cases make fewer bins.
+FEWEST_IN_A_BIN = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Probabilities of one model and what came true.
+
+    Attributes:
+        confidence: (M,) probabilities.
+        right: (M,) 0 or 1.
+        case: (M,) which case each is of; several labels have several.
+    """
+
+    confidence: Floats
+    right: Floats
+    case: NDArray[np.intp]
+
+
+def calibration_errors(
+    models: Sequence[Judged], patients: NDArray[np.generic], weights: Floats, level: float = LEVEL
+) -> dict[str, Estimate]:
+    """``ece_corrected``, and ``rmsce``, debiased, with intervals over patients; means over models (seeds).
+
+    Intervals are basic bootstrap intervals (Davison and Hinkley 1997): draws of a biased statistic scatter round
+    another number than the corrected one, so their deviations are laid off from that. They end at 0.
+
+    Args:
+        models: One a seed, of the same cases.
+        patients: (N,) patient of every case.
+        weights: (R, N) bootstrap draws of patients.
+        level: Coverage.
+
+    Returns:
+        Empty without cases.
+    """
+    if not models or not all(len(model.confidence) for model in models):
+        return {}
+    absolute, square = zip(*(_errors(model, patients, weights) for model in models), strict=True)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    found = {}
+    for name, parts in (("ece_corrected", absolute), ("rmsce", square)):
+        value = max(0.0, float(np.mean([corrected for corrected, _ in parts])))
+        draws = np.mean([drawn for _, drawn in parts], axis=0)
+        draws = draws[np.isfinite(draws)]
+        ends = [float("nan")] * 2
+        if len(np.unique(patients)) > 1 and len(draws):
+            below, above = np.quantile(draws - draws.mean(), tails)
+            ends = [value - above, value - below]
+        result = np.array([value, *ends]).clip(min=0)
+        result = np.sqrt(result) if name == "rmsce" else result
+        found[name] = Estimate(float(result[0]), float(result[1]), float(result[2]))
+    if found["rmsce"].low == 0:
+        # Both errors are zero together, and the mean gap alone could never be found to be: some of its bias is left.
+        found["ece_corrected"] = replace(found["ece_corrected"], low=0.0)
+    return found
+
+
+def _errors(
+    model: Judged, patients: NDArray[np.generic], weights: Floats
+) -> tuple[tuple[float, Floats], tuple[float, Floats]]:
+    """The corrected error and the same in draws, and the debiased mean square with plain ones in draws."""
+    gap = model.confidence - model.right
+    order = np.argsort(model.confidence, kind="stable")
+    bins = np.array_split(order, int(np.clip(len(order) // FEWEST_IN_A_BIN, 1, BINS)))
+    codes = np.unique(patients, return_inverse=True)[1][model.case]
+    absolute = square = 0.0
+    drawn_absolute, drawn_square = np.zeros(len(weights)), np.zeros(len(weights))
+    drawn_total = weights[:, model.case].sum(1)
+    for members in bins:
+        share, mean = len(members) / len(order), float(gap[members].mean())
+        error = _standard_error(gap[members] - mean, codes[members])
+        absolute += share * float(2 * abs(mean) - _folded_mean(np.array(mean), error))
+        square += share * (mean**2 - error**2)
+        drawn = weights[:, model.case[members]]
+        count = drawn.sum(1)
+        with np.errstate(invalid="ignore"):
+            moved = np.where(count > 0, (drawn @ gap[members]) / count, 0.0)
+            drawn_absolute += count / drawn_total * (2 * np.abs(moved) - _folded_mean(moved, error))
+            drawn_square += count / drawn_total * moved**2
+    return (absolute, drawn_absolute), (square, drawn_square)
+
+
+def _standard_error(deviation: Floats, codes: NDArray[np.intp]) -> float:
+    """Of a mean, over patients; s / √n where each has one case. 0 of a single patient, which tells nothing of it."""
+    sums = np.bincount(np.unique(codes, return_inverse=True)[1], deviation)
+    if len(sums) < 2:
+        return 0.0
+    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(deviation))
+
+
+def _folded_mean(mean: Floats, error: float) -> Floats:
+    """The expected absolute value of normal variables."""
+    if error == 0:
+        return np.abs(mean)
+    ratio = mean / error
+    return np.asarray(2 * error * stats.norm.pdf(ratio) + mean * (1 - 2 * stats.norm.cdf(-ratio)))

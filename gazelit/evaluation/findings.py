@@ -1,0 +1,102 @@
+"""Where the findings are: how large, and whether the model's map lies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.dataset import collate
+from gazelit.data.store import Store
+from gazelit.deploy.inference import LoadedModel
+from gazelit.evaluation.statistics import bootstrap_weights, estimate, mean_of
+from gazelit.losses.saliency import log_density
+from gazelit.metrics.localisation import localisation_values
+
+#: Maps as tables call them.
+READER, PREDICTED, CENTRE = "reader's gaze", "predicted gaze", "centre bias"
+REGION_METRICS = {"pointing": "pointing game", "mass": "mass inside", "iou": "IoU at equal area", "auc": "AUC"}
+
+
+def spelt_alike(name: str) -> str:
+    """A name without what datasets spell differently."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def finding_names(store: Store, class_names: Sequence[str]) -> set[str]:
+    """What a region must be called to be a finding, and no piece of anatomy: like a label of the store."""
+    return {spelt_alike(name) for name in (*store.about["label_columns"], *class_names)} | {"finding"}
+
+
+def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
+    """By case, the share of the image that its marked findings take; NaN without any.
+
+    Areas are added up, so that findings that overlap count twice; good enough to tell small from large.
+    """
+    regions = store.table("regions")
+    sizes = pd.Series(np.nan, index=range(len(store.cases)))
+    if not len(regions):
+        return sizes
+    names = finding_names(store, class_names)
+    regions = regions[[spelt_alike(name) in names for name in regions["name"]]]
+    area = (regions["x2"] - regions["x1"]) * (regions["y2"] - regions["y1"])
+    area = area * np.where(regions["shape"] == "ellipse", np.pi / 4, 1.0)
+    film = (store.cases["height"] * store.cases["width"]).to_numpy()
+    # Several readers mark one finding several times: the mean over readers.
+    readers = regions.groupby("row")["reading_id"].nunique()
+    total = area.groupby(regions["row"]).sum() / readers
+    sizes[total.index] = total.to_numpy() / film[total.index]
+    return sizes
+
+
+def localisation(model: LoadedModel, datamodule: GazeDataModule) -> pd.DataFrame:
+    """Where the predicted map of every test case lies with its marked findings, all of them together.
+
+    Args:
+        model: See :func:`gazelit.deploy.inference.load_model`.
+        datamodule: The data.
+
+    Returns:
+        ``index``, ``patient``, ``map`` (predicted, the reader's, the centre bias), ``REGION_METRICS`` and ``area``;
+        empty where the model has no map or the store no region of a finding.
+    """
+    names = finding_names(datamodule.store, datamodule.class_names)
+    if "saliency_head" not in model.network.specs or not len(datamodule.store.table("regions")):
+        return pd.DataFrame()
+    patients = datamodule.store.cases["patient_id"].to_numpy()
+    dataset = datamodule.dataset("test")
+    rows = []
+    for position, case in enumerate(dataset.rows.tolist()):
+        marked = [mask for name, mask in datamodule.regions(case).items() if spelt_alike(name) in names]
+        if not marked:
+            continue
+        inside = torch.stack(marked).any(0)[None]
+        batch = datamodule.render(collate([dataset[0, position]]))
+        with torch.inference_mode():
+            predicted = log_density(model.network(batch["image"])["saliency_logits"]).exp()[:, 0]
+        maps = {PREDICTED: predicted, CENTRE: datamodule.centre_bias(batch["index"]).density}
+        if bool(batch["has_gaze"][0]):
+            maps[READER] = batch["heatmap"][:, 0]
+        for name, density in maps.items():
+            values = localisation_values(density, inside, batch["valid_mask"][:, 0])
+            cells = {key: float(value[0]) for key, value in values.items()}
+            rows.append({"index": case, "patient": patients[case], "map": name, **cells})
+    return pd.DataFrame(rows)
+
+
+def summed(table: pd.DataFrame, by: list[str], metrics: Mapping[str, str]) -> pd.DataFrame:
+    """Means over cases with 95 % intervals over patients: ``by``, ``metric``, ``n``, ``value``, ``low``, ``high``."""
+    rows = []
+    for key, group in table.groupby(by, sort=False):
+        patients = group["patient"].to_numpy()
+        weights = bootstrap_weights(patients)
+        for metric in metrics:
+            values = group[metric].to_numpy()
+            mean = estimate(mean_of(values), patients, weights=weights)
+            n = int((~np.isnan(values)).sum())
+            cells = dict(zip(by, key, strict=True))
+            rows.append({**cells, "metric": metric, "n": n, "value": mean.value, "low": mean.low, "high": mean.high})
+    return pd.DataFrame(rows)

@@ -1,0 +1,175 @@
+"""What predictions are worth: every metric of an arm by seed, as they are and in draws of patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gazelit.evaluation.calibration_error import Judged, calibration_errors
+from gazelit.evaluation.statistics import (
+    Estimate,
+    Floats,
+    Statistic,
+    auroc_of,
+    average_of,
+    mean_of,
+    percentile,
+    sensitivity_of,
+)
+from gazelit.metrics.diagnosis import SPECIFICITY
+
+MAP_METRICS = {
+    "cc": ("CC", "higher is better"),
+    "kld": ("KLD (nats)", "lower is better"),
+    "sim": ("SIM", "higher is better"),
+    "nss": ("NSS", "higher is better"),
+    "auc_judd": ("AUC-Judd", "higher is better"),
+    "auc_borji": ("AUC-Borji", "higher is better"),
+    "sauc": ("shuffled AUC", "higher is better"),
+    "ig": ("information gain over the centre bias (bits)", "higher is better"),
+    "emd": ("EMD (pixels)", "lower is better"),
+}
+#: The macro AUC of all folds' scores ranked together.
+POOLED_AUC = "auroc_macro_pooled"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of an arm.
+
+    Attributes:
+        values: By metric, (S,) of every seed.
+        draws: By metric, (S, R) of every seed in every draw of patients.
+        calibration: By calibration error, its estimate.
+        defined: By map metric, (N,) which cases have a value.
+        infinite: By map metric, the number of infinite values of all seeds; those that have some.
+        undefined: By map metric, the number of cases without a value; those that have some.
+        patients: Number of patients.
+    """
+
+    values: dict[str, Floats]
+    draws: dict[str, Floats]
+    calibration: dict[str, Estimate]
+    defined: dict[str, NDArray[np.bool_]]
+    infinite: dict[str, int]
+    undefined: dict[str, int]
+    patients: int
+
+    def estimates(self) -> dict[str, Estimate]:
+        """By metric, the mean over seeds with its percentile interval over patients."""
+        found = {}
+        for name, values in self.values.items():
+            draws = self.draws[name].mean(axis=0) if self.patients > 1 else np.empty(0)
+            found[name] = percentile(float(values.mean()), draws)
+        return found | self.calibration
+
+
+def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequence[str], weights: Floats) -> Scores:
+    """The metrics of an arm.
+
+    Args:
+        by_seed: Of every seed its tables of predictions, all of the same cases in the same order. Several are models
+            that have each read all cases; their values are averaged.
+        class_names: Names of the classes.
+        weights: (R, N) draws of patients.
+    """
+    each = [[case_statistics(table, class_names) for table in tables] for tables in by_seed.values()]
+    names = [name for name in each[0][0] if all(name in statistics for seed in each for statistics in seed)]
+    together = {name: [average_of([statistics[name] for statistics in seed]) for seed in each] for name in names}
+    tables = [table for seed in by_seed.values() for table in seed]
+    maps = [name for name in MAP_METRICS if name in names]
+    endless = {name: sum(int(np.isinf(table[name]).sum()) for table in tables) for name in maps}
+    defined = {name: np.all([table[name].notna() for table in tables], axis=0) for name in maps}
+    patients = tables[0]["patient"].to_numpy()
+    judged = [judgements(table, class_names) for table in tables]
+    everyone = np.ones((1, weights.shape[1]))
+    return Scores(
+        {name: np.array([seed(everyone)[0] for seed in seeds]) for name, seeds in together.items()},
+        {name: np.stack([seed(weights) for seed in seeds]) for name, seeds in together.items()},
+        calibration_errors([model for model in judged if model is not None], patients, weights),
+        defined,
+        {name: count for name, count in endless.items() if count},
+        {name: int((~known).sum()) for name, known in defined.items() if not known.all()},
+        len(np.unique(patients)),
+    )
+
+
+def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Statistic]:
+    """The metrics that a table of predictions has, by name, as functions of its cases' weights.
+
+    With a column ``fold`` AUCs and sensitivities compare cases of one fold alone, and ``auroc_macro_pooled`` ranks the
+    scores of all folds' models together.
+    """
+    statistics: dict[str, Statistic] = {}
+    fold = table["fold"].to_numpy() if "fold" in table else None
+    truth = truths(table, class_names)
+    if truth is not None:
+        scores = table[[f"p_{name}" for name in class_names]].to_numpy(np.float64)
+        known = ~np.isnan(truth)
+        by_class: dict[str, list[Statistic]] = {"auroc": [], "sensitivity": [], "pooled": []}
+        for number in range(len(class_names)):
+            rows = known[:, number]
+            score, positive = scores[rows, number], truth[rows, number] == 1
+            part = None if fold is None else fold[rows]
+            made = (
+                auroc_of(score, positive, part),
+                sensitivity_of(score, positive, SPECIFICITY, part),
+                auroc_of(score, positive),
+            )
+            for kind, statistic in zip(by_class, made, strict=True):
+                by_class[kind].append(_of_known(statistic, rows))
+        statistics["auroc_macro"] = average_of(by_class["auroc"])
+        if fold is not None:
+            statistics[POOLED_AUC] = average_of(by_class["pooled"])
+        if "label" in table:
+            statistics["accuracy"] = mean_of((scores.argmax(1) == table["label"].to_numpy()).astype(np.float64))
+        for kind in ("auroc", "sensitivity"):
+            statistics |= {
+                f"{kind}_{name}": statistic for name, statistic in zip(class_names, by_class[kind], strict=True)
+            }
+        error = np.where(known, (scores - np.nan_to_num(truth)) ** 2, 0.0).sum(1)
+        counted = np.ones(len(table)) if "label" in table else known.sum(1).astype(np.float64)
+        statistics["brier"] = _ratio(error, counted)
+    return statistics | {name: mean_of(table[name].to_numpy(np.float64)) for name in MAP_METRICS if name in table}
+
+
+def truths(table: pd.DataFrame, class_names: Sequence[str]) -> Floats | None:
+    """(N, K) 0, 1 and NaN for unknown; None for a table without diagnoses."""
+    if not class_names or not {f"p_{name}" for name in class_names} <= set(table):
+        return None
+    if "label" in table:
+        return np.eye(len(class_names))[table["label"].to_numpy()]
+    columns = [f"y_{name}" for name in class_names]
+    return table[columns].to_numpy(np.float64) if set(columns) <= set(table) else None
+
+
+def judgements(table: pd.DataFrame, class_names: Sequence[str]) -> Judged | None:
+    """Of exclusive classes the likeliest one's probability and whether it is right, of several labels all known ones.
+
+    None for a table without diagnoses.
+    """
+    truth = truths(table, class_names)
+    if truth is None:
+        return None
+    scores = table[[f"p_{name}" for name in class_names]].to_numpy(np.float64)
+    if "label" in table:
+        right = (scores.argmax(1) == table["label"].to_numpy()).astype(np.float64)
+        return Judged(scores.max(1), right, np.arange(len(table)))
+    known = ~np.isnan(truth)
+    return Judged(scores[known], truth[known], np.nonzero(known)[0])
+
+
+def _of_known(statistic: Statistic, known: NDArray[np.bool_]) -> Statistic:
+    return statistic if known.all() else lambda weights: statistic(weights[:, known])
+
+
+def _ratio(total: Floats, count: Floats) -> Statistic:
+    def statistic(weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return (weights @ total) / (weights @ count)
+
+    return statistic
