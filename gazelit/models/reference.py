@@ -228,8 +228,8 @@ def _stage_of(state: Mapping[str, Tensor], in_parallel: bool) -> ReferenceStage:
         return "contrastive"
     if _decoder_ran(state):
         return "saliency"
-    # Where its prefix was taken away, the contrastive file differs from the supervised one in this: its training also runs
-    # the first level of the saliency encoder.
+    # Where its prefix was taken away, the contrastive file differs from the supervised one in this: its training also
+    # runs the first level of the saliency encoder.
     if _batches(state, "model.features.norm5") > 0 and "Conv1.0.bn1.num_batches_tracked" in state:
         return "contrastive" if _batches(state, "Conv1.0.bn1") > 0 else "supervised"
     raise InputError(
