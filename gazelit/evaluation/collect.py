@@ -253,7 +253,7 @@ def _kind(result: Result) -> str:
 
 def _monitor(result: Result) -> str:
     """What the last stage's checkpoint was selected by."""
-    config = yaml.safe_load((result.run / result.stages[-1] / "config.yaml").read_text(encoding="utf-8"))
+    config = read_saved(result.run / result.stages[-1] / "config.yaml")
     return str((config.get("checkpoint") or {}).get("monitor") or "nothing")
 
 
