@@ -61,22 +61,22 @@ def add_distractors(rng: Generator, patient: Patient) -> None:
         lung = patient.lungs[int(rng.integers(2))]
         if kind == "nipple":
             x, y = lung.side * rng.uniform(0.55, 0.80) * lung.wall, lung.dome + rng.uniform(-3.2, 0.2)
-            item = Item(kind, False, x, y, rng.uniform(0.4, 0.6), rng.uniform(0.08, 0.17))
+            item = Item(kind, False, x, y, rng.uniform(0.4, 0.6), rng.uniform(0.12, 0.26))
         elif kind == "granuloma":
             x, y = _within(rng, lung, 0.1, 0.95)
-            item = Item(kind, False, x, y, rng.uniform(0.22, 0.42), rng.uniform(0.14, 0.32))
+            item = Item(kind, False, x, y, rng.uniform(0.22, 0.42), rng.uniform(0.22, 0.5))
         elif kind == "electrode":
             x, y = lung.side * rng.uniform(0.3, 0.95) * lung.wall, rng.uniform(-6, 12)
             item = Item(kind, False, x, y, rng.uniform(0.45, 0.6), rng.uniform(0.5, 1.0), angle=rng.uniform(-2.6, -0.5))
         elif kind == "scar":
             x, y = _within(rng, lung, 0.05, 0.6)
             item = Item(
-                kind, False, x, y, 0.55, rng.uniform(0.06, 0.12), angle=rng.uniform(0, np.pi), length=rng.uniform(1, 2)
+                kind, False, x, y, 0.55, rng.uniform(0.10, 0.20), angle=rng.uniform(0, np.pi), length=rng.uniform(1, 2)
             )
         else:
             x, y = _within(rng, lung, 0.72, 0.95)
             item = Item(
-                kind, False, x, y, 0.6, rng.uniform(0.05, 0.11), angle=rng.normal(0, 0.25), length=rng.uniform(3, 5.5)
+                kind, False, x, y, 0.6, rng.uniform(0.08, 0.18), angle=rng.normal(0, 0.25), length=rng.uniform(3, 5.5)
             )
         patient.items.append(item)
 
@@ -95,10 +95,10 @@ def _pneumonia(rng: Generator, patient: Patient) -> None:
     x, y = _within(rng, lung, 0.5, 0.93) if low else _within(rng, lung, 0.15, 0.5)
     subtle = rng.random() < 0.6
     if rng.random() < 0.4:
-        strength = rng.uniform(0.09, 0.15) if subtle else rng.uniform(0.15, 0.26)
+        strength = rng.uniform(0.14, 0.24) if subtle else rng.uniform(0.24, 0.42)
         item = Item("nodule", True, x, y, rng.uniform(0.6, 1.1), strength, subtle)
     else:
-        strength = rng.uniform(0.08, 0.14) if subtle else rng.uniform(0.16, 0.32)
+        strength = rng.uniform(0.12, 0.24) if subtle else rng.uniform(0.24, 0.50)
         item = Item("consolidation", True, x, y, rng.uniform(1.5, 2.7), strength, subtle)
     patient.items.append(item)
 

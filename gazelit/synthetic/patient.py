@@ -125,7 +125,7 @@ class Patient:
 
 def draw_hard_position(rng: Generator, landscape: bool) -> Position:
     """Draws where the patient stands: further off the middle and more tilted than in the easy cohort."""
-    scale = rng.uniform(0.80, 0.93) if landscape else rng.uniform(0.92, 1.10)
+    scale = rng.uniform(0.84, 0.96) if landscape else rng.uniform(0.97, 1.14)
     rise = rng.uniform(-4.2, -0.8) if landscape else rng.uniform(-5.2, -1.0)
     return Position(rng.normal(0, 1.3), rise, scale, np.deg2rad(rng.normal(0, 2.5)))
 

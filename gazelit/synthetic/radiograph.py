@@ -267,7 +267,7 @@ def develop(integral: Image, shape: tuple[int, int], rng: Generator, film_height
         signal = cv2.resize(signal, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     blur = 0.02 / film_height * shape[0]
     signal = cv2.GaussianBlur(np.maximum(signal, 1e-4), (0, 0), max(blur, 0.35))
-    photons = np.float32(rng.uniform(1.0e5, 3.5e5) * (film_height / shape[0] / 0.02) ** 2)
+    photons = np.float32(rng.uniform(1.5e4, 5e4) * (film_height / shape[0] / 0.02) ** 2)
     noise = rng.standard_normal(shape, dtype=np.float32) * np.sqrt(signal / photons)
     density = np.minimum(-np.log(np.maximum(signal + noise, 1e-5)), 8.0)
     step = max(1, shape[0] // 320)
@@ -277,10 +277,10 @@ def develop(integral: Image, shape: tuple[int, int], rng: Generator, film_height
     scale = np.float32(high - low)
     level = (density - np.float32(low)) / scale
     coarse = _coarse_blur(np.clip(level, 0, 1.2), 4.5 / film_height * shape[0])
-    flat = np.float32(rng.uniform(0.3, 0.5))
+    flat = np.float32(rng.uniform(0.42, 0.58))
     level = level - flat * (coarse - np.float32(0.5)) * np.clip(density, 0, 1)
-    shown = 1 / (1 + np.exp(-np.float32(rng.uniform(4.0, 5.2)) * (level - np.float32(rng.uniform(0.42, 0.52)))))
-    return shown.astype(np.float32)
+    shown = 1 / (1 + np.exp(-np.float32(rng.uniform(5.0, 6.2)) * (level - np.float32(rng.uniform(0.42, 0.52)))))
+    return (shown ** np.float32(0.75)).astype(np.float32)
 
 
 def _coarse_blur(image: Image, sigma: float) -> Image:
