@@ -98,7 +98,7 @@ def _pneumonia(rng: Generator, patient: Patient) -> None:
         strength = rng.uniform(0.14, 0.24) if subtle else rng.uniform(0.24, 0.42)
         item = Item("nodule", True, x, y, rng.uniform(0.6, 1.1), strength, subtle)
     else:
-        strength = rng.uniform(0.12, 0.24) if subtle else rng.uniform(0.24, 0.50)
+        strength = rng.uniform(0.16, 0.27) if subtle else rng.uniform(0.27, 0.50)
         item = Item("consolidation", True, x, y, rng.uniform(1.5, 2.7), strength, subtle)
     patient.items.append(item)
 
@@ -111,16 +111,16 @@ def _heart_failure(rng: Generator, patient: Patient) -> None:
     left, _ = heart_edges(patient)
     x, y = patient.landmarks["left heart border"]
     patient.items.append(Item("heart", True, left - 0.5, y, 1.6, patient.heart_ratio, patient.heart_ratio < 0.52))
-    if rng.random() < 0.35 + 0.5 * severity:
-        patient.oedema = 0.006 + 0.018 * severity
+    if rng.random() < 0.25 + 0.5 * severity:
+        patient.oedema = 0.010 + 0.020 * severity
         for name in ("right", "left"):
             x, y = patient.landmarks[f"{name} hilar structures"]
             patient.items.append(
-                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * patient.oedema, patient.oedema < 0.014)
+                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * patient.oedema, patient.oedema < 0.018)
             )
     for lung in patient.lungs:
         if rng.random() < 0.12 + 0.5 * severity:
-            depth = rng.uniform(0.2, 2.6)
+            depth = rng.uniform(0.9, 2.8)
             patient.effusions.append(Effusion(lung.side, lung.dome + lung.fall - depth))
-            place = (lung.side * 0.90 * lung.wall, lung.dome + lung.fall - depth)
-            patient.items.append(Item("effusion", True, *place, 1.3, 0.1 * depth, depth < 1.2))
+            place = (lung.side * 0.90 * lung.wall, lung.dome + lung.fall - depth - 0.6)
+            patient.items.append(Item("effusion", True, *place, 1.3, 0.1 * depth, depth < 1.6))

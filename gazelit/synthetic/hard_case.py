@@ -25,7 +25,7 @@ from gazelit.synthetic.case import (
 from gazelit.synthetic.findings import add_distractors, add_findings
 from gazelit.synthetic.patient import Patient, draw_body, draw_hard_position
 from gazelit.synthetic.projection import Grid, film_grid
-from gazelit.synthetic.radiograph import develop, project
+from gazelit.synthetic.radiograph import develop, draw_exposure, project
 from gazelit.synthetic.reader import Fixations, track
 from gazelit.synthetic.search import (
     CM_PER_DEGREE,
@@ -39,7 +39,7 @@ from gazelit.synthetic.search import (
     readers_of,
     simulate,
 )
-from gazelit.synthetic.visibility import visibility
+from gazelit.synthetic.visibility import show_without, visibility
 
 #: Pull of a noticed item: a lesion, the outline of the heart, a distractor.
 PULL = {"heart": 1.6, "oedema": 0.9, "effusion": 1.6, "nodule": 2.6, "consolidation": 2.6}
@@ -119,14 +119,16 @@ def render(plan: Plan) -> Film:
     position = draw_hard_position(rng, width > height)
     scale = min(1.0, GEOMETRY_ROWS / height)
     grid = film_grid((round(height * scale), round(width * scale)), size, position)
-    integral, right, left = project(patient, grid, rng)
-    shown = develop(integral, (height, width), rng, size[0])
+    projection, exposure = project(patient, grid, rng), draw_exposure(rng)
+    right, left = projection.right, projection.left
+    shown = develop(projection.integral, (height, width), exposure, size[0], rng)
     mark_side(shown, rng)
     lungs = (_full(right > 1.0, plan.size), _full(left > 1.0, plan.size))
     places = np.array([(item.x, item.y, item.radius) for item in patient.items]).reshape(-1, 3)
     pixel = size[0] / height
     x, y = film_pixels(places[:, 0], places[:, 1], position, size, plan.size)
-    seen = visibility(shown, lungs[0] | lungs[1], patient, x, y, pixel)
+    clean = show_without(projection, exposure, size[0])
+    seen = visibility(shown, clean, lungs[0] | lungs[1], patient, np.column_stack([x, y]), pixel)
     between = (right <= 1.0) & (left <= 1.0) & _middle(patient, grid)
     return Film(
         plan,

@@ -125,9 +125,9 @@ class Patient:
 
 def draw_hard_position(rng: Generator, landscape: bool) -> Position:
     """Draws where the patient stands: further off the middle and more tilted than in the easy cohort."""
-    scale = rng.uniform(0.84, 0.96) if landscape else rng.uniform(0.97, 1.14)
-    rise = rng.uniform(-4.2, -0.8) if landscape else rng.uniform(-5.2, -1.0)
-    return Position(rng.normal(0, 1.3), rise, scale, np.deg2rad(rng.normal(0, 2.5)))
+    scale = rng.uniform(0.80, 0.97) if landscape else rng.uniform(0.90, 1.14)
+    rise = rng.uniform(-4.2, -0.8) if landscape else rng.uniform(-5.6, 0.4)
+    return Position(rng.normal(0, 1.7), rise, scale, np.deg2rad(rng.normal(0, 3.0)))
 
 
 def draw_body(rng: Generator, label: str) -> Patient:
@@ -142,8 +142,8 @@ def draw_body(rng: Generator, label: str) -> Patient:
 
     female = rng.random() < 0.5
     size = rng.normal(0.95 if female else 1.03, 0.045)
-    inspiration = rng.normal(1.0, 0.07)
-    rotation = np.deg2rad(rng.normal(0, 3.0))
+    inspiration = float(np.clip(rng.normal(1.0, 0.09), 0.8, 1.2))
+    rotation = np.deg2rad(rng.normal(0, 4.5))
     front = FRONT * np.sin(rotation)
     lungs = (_lung(rng, -1, size, inspiration), _lung(rng, 1, size, inspiration))
     inner_width = lungs[0].wall + lungs[1].wall

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.random import Generator
@@ -15,16 +17,57 @@ from gazelit.synthetic.projection import BONE, LUNG, SOFT, Grid, Image, add_tube
 _MELT = 6.0
 
 
-def project(patient: Patient, grid: Grid, rng: Generator) -> tuple[Image, Image, Image]:
+@dataclass(frozen=True)
+class Projection:
+    """What the rays of a film meet.
+
+    Attributes:
+        integral: (H, W) line integrals of attenuation.
+        added: (H, W) what findings and distractors add to them.
+        right: (H, W) length of aerated right lung (cm).
+        left: (H, W) length of aerated left lung (cm).
+    """
+
+    integral: Image
+    added: Image
+    right: Image
+    left: Image
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How a film was taken and is shown.
+
+    Attributes:
+        scatter: Scattered radiation as a share of the primary.
+        photons: Per pixel of 0.2 mm in air.
+        flat: Share of the coarse contrast that the system takes out.
+        slope: Of the film curve.
+        middle: Of the film curve, as a share of the patient's range.
+    """
+
+    scatter: float
+    photons: float
+    flat: float
+    slope: float
+    middle: float
+
+
+def draw_exposure(rng: Generator) -> Exposure:
+    """Draws how a film is taken."""
+    return Exposure(
+        rng.uniform(0.15, 0.4), rng.uniform(1.5e4, 5e4), rng.uniform(0.42, 0.58), rng.uniform(5.0, 6.2),
+        rng.uniform(0.38, 0.54),
+    )  # fmt: skip
+
+
+def project(patient: Patient, grid: Grid, rng: Generator) -> Projection:
     """Attenuation along every ray, with the air-filled lung length it contains.
 
     Args:
         patient: The patient, findings and distractors included.
         grid: Pixel centres in chest coordinates, (H, W).
         rng: Of the irregularities of outlines and textures.
-
-    Returns:
-        Line integral (H, W), length of aerated right lung (H, W) and of left lung (H, W), in cm.
     """
     waver = [smooth_noise(grid, rng, 5.0) for _ in range(4)]
     cloud = np.clip(0.5 + 0.28 * smooth_noise(grid, rng, 2.5, 1.0, 0.45), 0, 1)
@@ -33,6 +76,7 @@ def project(patient: Patient, grid: Grid, rng: Generator) -> tuple[Image, Image,
     body = _trunk(patient, grid)
     total = np.float32(SOFT) * body
     heart, great = _melted(patient.heart, soft_grid), _melted(patient.vessels_of_mediastinum, soft_grid)
+    added = np.zeros_like(total)
     lengths = []
     for lung in patient.lungs:
         half = np.minimum(_lung_half(lung, lung_grid), 0.42 * body)
@@ -41,7 +85,9 @@ def project(patient: Patient, grid: Grid, rng: Generator) -> tuple[Image, Image,
         length = np.maximum(2 * half - taken, 0) * _above_dome(lung, lung_grid)
         for effusion in patient.effusions:
             if effusion.side == lung.side:
-                length = length * (1 - _fluid(effusion.level, lung, grid))
+                fluid = length * _fluid(effusion.level, lung, grid)
+                added += np.float32(SOFT - LUNG) * fluid
+                length = length - fluid
         lengths.append(length.astype(np.float32))
     air = lengths[0] + lengths[1]
     total -= np.float32(SOFT - LUNG) * air
@@ -52,7 +98,8 @@ def project(patient: Patient, grid: Grid, rng: Generator) -> tuple[Image, Image,
         add_tube(vessels, vessel, grid, 1.5 * (SOFT - LUNG))
     inside = np.clip(air / 3.0, 0, 1)
     total += inside * vessels
-    _add_oedema(total, patient, grid, air, cloud)
+    findings = np.zeros_like(total)
+    _add_oedema(findings, patient, grid, air, cloud)
     for part in patient.soft:
         total += np.float32(SOFT) * half_chord(part, grid) * np.clip(body / 6, 0, 1)
     for bubble in patient.air:
@@ -73,8 +120,9 @@ def project(patient: Patient, grid: Grid, rng: Generator) -> tuple[Image, Image,
     for line, strength in patient.folds:
         total += _fold(line, strength, grid)
     for item in patient.items:
-        add_item(total, item, grid, inside, cloud)
-    return np.where(body > 0, np.maximum(total, 0), 0).astype(np.float32), lengths[0], lengths[1]
+        add_item(findings, item, grid, inside, cloud)
+    total = np.where(body > 0, np.maximum(total + findings, 0), 0).astype(np.float32)
+    return Projection(total, np.where(body > 0, added + findings, 0).astype(np.float32), lengths[0], lengths[1])
 
 
 def add_item(total: Image, item: Item, grid: Grid, inside: Image, cloud: Image) -> None:
@@ -247,7 +295,9 @@ def smooth_noise(grid: Grid, rng: Generator, *centimetres: float) -> Image:
     return field / (field.std() + np.float32(1e-6))
 
 
-def develop(integral: Image, shape: tuple[int, int], rng: Generator, film_height: float) -> Image:
+def develop(
+    integral: Image, shape: tuple[int, int], exposure: Exposure, film_height: float, rng: Generator | None
+) -> Image:
     """From line integrals to the film a digital system shows: bright = dense, in [0, 1].
 
     Primary photons, scatter, detector blur, quantum noise, logarithm; then what such systems do: part of the coarse
@@ -257,19 +307,21 @@ def develop(integral: Image, shape: tuple[int, int], rng: Generator, film_height
     Args:
         integral: (h, w) line integrals, on a grid of at most ``shape``.
         shape: (H, W) of the film.
-        rng: Of exposure and noise.
+        exposure: How the film is taken and shown.
         film_height: Height of the film (cm).
+        rng: Of the noise; without, there is none.
     """
     primary = np.exp(-integral)
     spread = max(1.0, 3.0 / film_height * integral.shape[0])
-    signal = primary + np.float32(rng.uniform(0.15, 0.4)) * _coarse_blur(primary, spread)
+    signal = primary + np.float32(exposure.scatter) * _coarse_blur(primary, spread)
     if signal.shape != shape:
         signal = cv2.resize(signal, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     blur = 0.02 / film_height * shape[0]
     signal = cv2.GaussianBlur(np.maximum(signal, 1e-4), (0, 0), max(blur, 0.35))
-    photons = np.float32(rng.uniform(1.5e4, 5e4) * (film_height / shape[0] / 0.02) ** 2)
-    noise = rng.standard_normal(shape, dtype=np.float32) * np.sqrt(signal / photons)
-    density = np.minimum(-np.log(np.maximum(signal + noise, 1e-5)), 8.0)
+    if rng is not None:
+        photons = np.float32(exposure.photons * (film_height / shape[0] / 0.02) ** 2)
+        signal = signal + rng.standard_normal(shape, dtype=np.float32) * np.sqrt(signal / photons)
+    density = np.minimum(-np.log(np.maximum(signal, 1e-5)), 8.0)
     step = max(1, shape[0] // 320)
     thin = density[::step, ::step]
     patient = thin > 0.8
@@ -277,9 +329,8 @@ def develop(integral: Image, shape: tuple[int, int], rng: Generator, film_height
     scale = np.float32(high - low)
     level = (density - np.float32(low)) / scale
     coarse = _coarse_blur(np.clip(level, 0, 1.2), 4.5 / film_height * shape[0])
-    flat = np.float32(rng.uniform(0.42, 0.58))
-    level = level - flat * (coarse - np.float32(0.5)) * np.clip(density, 0, 1)
-    shown = 1 / (1 + np.exp(-np.float32(rng.uniform(5.0, 6.2)) * (level - np.float32(rng.uniform(0.42, 0.52)))))
+    level = level - np.float32(exposure.flat) * (coarse - np.float32(0.5)) * np.clip(density, 0, 1)
+    shown = 1 / (1 + np.exp(-np.float32(exposure.slope) * (level - np.float32(exposure.middle))))
     return (shown ** np.float32(0.75)).astype(np.float32)
 
 
