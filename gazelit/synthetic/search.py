@@ -120,7 +120,7 @@ def panel_reader(number: int) -> Reader:
         round=int(rng.integers(16, 27)),
         share=float(rng.uniform(0.36, 0.52)),
         speed=float(np.exp(rng.normal(0, 0.15))),
-        threshold=float(rng.normal(0.72, 0.18)),
+        threshold=float(rng.normal(0.62, 0.18)),
         acuity=float(rng.uniform(0.4, 0.7)),
         bias=rng.normal(0, 0.15, 2),
     )
