@@ -6,6 +6,7 @@ detector, origin at the carina, in cm. Rotation of the patient moves a body by i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +57,11 @@ class Lung:
     def spread(self, y: np.ndarray) -> np.ndarray:
         """Width at a height as a share of the greatest."""
         t = np.clip((y - self.top) / (0.72 * (self.bottom - self.top)), 0, 1)
+        return 0.58 + 0.42 * t * (2 - t)
+
+    def width_at(self, y: float) -> float:
+        """:meth:`spread` at a single height."""
+        t = min(max((y - self.top) / (0.72 * (self.bottom - self.top)), 0.0), 1.0)
         return 0.58 + 0.42 * t * (2 - t)
 
     def centre(self, y: np.ndarray) -> np.ndarray:
@@ -291,18 +297,19 @@ def _airways(rng: Generator, front: float) -> list[Tube]:
 def _vessels(rng: Generator, lungs: tuple[Lung, Lung], hila: dict[int, tuple[float, float]]) -> list[Tube]:
     vessels: list[Tube] = []
     for lung in lungs:
-        root = np.array(hila[lung.side])
+        root_x, root_y = hila[lung.side]
         for direction in np.linspace(-1.35, 1.45, 13):
             calibre = rng.uniform(0.26, 0.40) * (0.8 if direction < -0.15 else 1.0)
-            start = root + rng.normal(0, (0.3, 0.9))
-            _branch(rng, vessels, start, direction + rng.normal(0, 0.12), lung, calibre, rng.uniform(2.2, 3.4), 5)
+            start = (root_x + 0.3 * rng.standard_normal(), root_y + 0.9 * rng.standard_normal())
+            heading = float(direction) + 0.12 * rng.standard_normal()
+            _branch(rng, vessels, start, heading, lung, calibre, rng.uniform(2.2, 3.4), 5)
     return vessels
 
 
 def _branch(
     rng: Generator,
     vessels: list[Tube],
-    start: np.ndarray,
+    start: tuple[float, float],
     heading: float,
     lung: Lung,
     radius: float,
@@ -310,23 +317,23 @@ def _branch(
     depth: int,
 ) -> None:
     """A vessel that bends, tapers and forks, until the lung's edge."""
-    bend = rng.normal(0, 0.22)
+    bend, near, far, thin, thick, shorter, longer = rng.random(7).tolist()
+    bend = 0.6 * (bend - 0.5)
+    x, y = start
     points = [start]
     for step in range(3):
         way = heading + bend * step / 2
-        points.append(points[-1] + length / 3 * np.array([lung.side * np.cos(way), np.sin(way)]))
-    end = points[-1]
-    u = (end[0] - lung.centre(end[1])) / (lung.half * lung.spread(end[1]))
-    v = (end[1] - (lung.top + lung.bottom) / 2) / ((lung.bottom - lung.top) / 2)
+        x, y = x + length / 3 * lung.side * math.cos(way), y + length / 3 * math.sin(way)
+        points.append((x, y))
+    width = lung.width_at(y)
+    u = (lung.side * x - lung.inner - lung.half * width) / (lung.half * width)
+    v = (y - (lung.top + lung.bottom) / 2) / ((lung.bottom - lung.top) / 2)
     if depth == 0 or radius < 0.045 or u * u + v * v > 0.92:
         return
-    vessels.append(Tube(np.stack(points), radius, 0.72 * radius))
-    for sign in (1, -1):
-        turn = sign * rng.uniform(0.12, 0.55)
-        _branch(
-            rng, vessels, end, heading + bend + turn, lung, radius * rng.uniform(0.6, 0.76), length * rng.uniform(0.7, 0.95),
-            depth - 1,
-        )  # fmt: skip
+    vessels.append(Tube(np.array(points), radius, 0.72 * radius))
+    for sign, turn, taper, part in ((1, near, thin, shorter), (-1, far, thick, longer)):
+        way = heading + bend + sign * (0.12 + 0.43 * turn)
+        _branch(rng, vessels, (x, y), way, lung, radius * (0.6 + 0.16 * taper), length * (0.7 + 0.25 * part), depth - 1)
 
 
 def _folds(rng: Generator, lungs: tuple[Lung, Lung]) -> list[tuple[np.ndarray, float]]:
