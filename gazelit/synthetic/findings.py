@@ -112,14 +112,14 @@ def _heart_failure(rng: Generator, patient: Patient) -> None:
     x, y = patient.landmarks["left heart border"]
     patient.items.append(Item("heart", True, left - 0.5, y, 1.6, patient.heart_ratio, patient.heart_ratio < 0.52))
     if rng.random() < 0.25 + 0.5 * severity:
-        patient.oedema = 0.010 + 0.020 * severity
+        patient.oedema = 0.010 + 0.015 * severity
         for name in ("right", "left"):
             x, y = patient.landmarks[f"{name} hilar structures"]
             patient.items.append(
-                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * patient.oedema, patient.oedema < 0.018)
+                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * patient.oedema, patient.oedema < 0.016)
             )
     for lung in patient.lungs:
-        if rng.random() < 0.12 + 0.5 * severity:
+        if rng.random() < 0.10 + 0.4 * severity:
             depth = rng.uniform(0.9, 2.8)
             patient.effusions.append(Effusion(lung.side, lung.dome + lung.fall - depth))
             place = (lung.side * 0.90 * lung.wall, lung.dome + lung.fall - depth - 0.6)
