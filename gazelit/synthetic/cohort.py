@@ -87,7 +87,9 @@ def write_cohort(
     if not 1 <= readers <= len(LETTERS):
         raise InputError(f"readers: must be 1 to {len(LETTERS)}, not {readers}")
     if readers > 1 and format != "manifest":
-        raise InputError(f"readers: {format} has its own number of readings; use --format=manifest, or leave readers out")
+        raise InputError(
+            f"readers: {format} has its own number of readings; use --format=manifest, or leave readers out"
+        )
     if difficulty == "hard" and seed >= 2**32:
         raise InputError(f"seed: must be below 2^32 with --difficulty=hard, but is {seed}")
     about: dict[str, Any] = {

@@ -82,7 +82,7 @@ def add_distractors(rng: Generator, patient: Patient) -> None:
 
 
 def _within(rng: Generator, lung: Lung, low: float, high: float) -> tuple[float, float]:
-    """A place in the lung between two shares of its height."""
+    """A point in the lung between two shares of its height."""
     y = lung.top + (lung.dome - lung.top) * rng.uniform(low, high)
     x = lung.centre(np.array(y)) + lung.side * rng.uniform(-0.35, 0.7) * lung.half * lung.spread(np.array(y))
     return float(x), float(y)
@@ -105,12 +105,9 @@ def _pneumonia(rng: Generator, patient: Patient) -> None:
 
 def _heart_failure(rng: Generator, patient: Patient) -> None:
     """A large heart is the rule; oedema about the hila and small effusions are each there or not."""
-    from gazelit.synthetic.patient import heart_edges
-
     severity = rng.beta(1.3, 2.2)
-    left, _ = heart_edges(patient)
     x, y = patient.landmarks["left heart border"]
-    patient.items.append(Item("heart", True, left - 0.5, y, 1.6, patient.heart_ratio, patient.heart_ratio < 0.52))
+    patient.items.append(Item("heart", True, x - 0.2, y, 1.6, patient.heart_ratio, patient.heart_ratio < 0.52))
     if rng.random() < 0.25 + 0.5 * severity:
         patient.oedema = 0.010 + 0.015 * severity
         for name in ("right", "left"):
@@ -122,5 +119,5 @@ def _heart_failure(rng: Generator, patient: Patient) -> None:
         if rng.random() < 0.10 + 0.4 * severity:
             depth = rng.uniform(0.9, 2.8)
             patient.effusions.append(Effusion(lung.side, lung.dome + lung.fall - depth))
-            place = (lung.side * 0.90 * lung.wall, lung.dome + lung.fall - depth - 0.6)
-            patient.items.append(Item("effusion", True, *place, 1.3, 0.1 * depth, depth < 1.6))
+            centre = (lung.side * 0.90 * lung.wall, lung.dome + lung.fall - depth - 0.6)
+            patient.items.append(Item("effusion", True, *centre, 1.3, 0.1 * depth, depth < 1.6))

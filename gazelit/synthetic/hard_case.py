@@ -92,8 +92,8 @@ class HardCase(SyntheticCase):
         reader = readers_of(self.plan.seed, self.plan.number, reading + 1)[reading]
         readings = simulate(self.film_truth.scene, np.array([reader]), rng)
         self.log.append((reading, reader, readings))
-        fixations, places = as_fixations(readings, rng)
-        x, y = to_film_pixels(places, self.plan.size)
+        fixations, points = as_fixations(readings, rng)
+        x, y = to_film_pixels(points, self.plan.size)
         return fixations, x, y
 
     def reader_id(self, reading: int) -> str:
@@ -124,9 +124,9 @@ def render(plan: Plan) -> Film:
     shown = develop(projection.integral, (height, width), exposure, size[0], rng)
     mark_side(shown, rng)
     lungs = (_full(right > 1.0, plan.size), _full(left > 1.0, plan.size))
-    places = np.array([(item.x, item.y, item.radius) for item in patient.items]).reshape(-1, 3)
+    points = np.array([(item.x, item.y, item.radius) for item in patient.items]).reshape(-1, 3)
     pixel = size[0] / height
-    x, y = film_pixels(places[:, 0], places[:, 1], position, size, plan.size)
+    x, y = film_pixels(points[:, 0], points[:, 1], position, size, plan.size)
     clean = show_without(projection, exposure, size[0])
     seen = visibility(shown, clean, lungs[0] | lungs[1], patient, np.column_stack([x, y]), pixel)
     between = (right <= 1.0) & (left <= 1.0) & _middle(patient, grid)
@@ -137,7 +137,7 @@ def render(plan: Plan) -> Film:
         _full(between, plan.size),
         patient,
         position,
-        np.column_stack([x, y, places[:, 2] * position.scale / pixel]),
+        np.column_stack([x, y, points[:, 2] * position.scale / pixel]),
         seen,
         _scene(patient, position, seen),
     )
@@ -195,11 +195,11 @@ def as_fixations(readings: Readings, rng: Generator) -> tuple[Fixations, NDArray
 
 
 def to_film_pixels(
-    places: NDArray[np.float64], size: tuple[int, int]
+    points: NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cm from the film's centre, (N, 2), to pixels from its left and upper edge."""
     height, width = film_size(size)
-    return (places[:, 0] / width + 0.5) * size[0], (places[:, 1] / height + 0.5) * size[1]
+    return (points[:, 0] / width + 0.5) * size[0], (points[:, 1] / height + 0.5) * size[1]
 
 
 def _scene(patient: Patient, position: Position, seen: NDArray[np.float64]) -> Scene:

@@ -91,11 +91,11 @@ def explainable_share(model: ArrayLike, oracle: ArrayLike) -> float:
     Raises:
         ValueError: The oracle has no gain.
     """
-    ours, best = np.asarray(model, float), np.asarray(oracle, float)
-    known = np.isfinite(ours) & np.isfinite(best)
-    if not known.any() or best[known].mean() <= 0:
+    gain, greatest = np.asarray(model, float), np.asarray(oracle, float)
+    known = np.isfinite(gain) & np.isfinite(greatest)
+    if not known.any() or greatest[known].mean() <= 0:
         raise ValueError("explainable_share: the oracle gains nothing over the baseline on these images")
-    return float(ours[known].mean() / best[known].mean())
+    return float(gain[known].mean() / greatest[known].mean())
 
 
 @dataclass(frozen=True)
@@ -141,21 +141,21 @@ class Oracle:
 
         Args:
             x: (N,) pixels of the original image, centres at integers, in the order of time; NaN for a fixation that
-                lay off the film, which counts as a look whose place is not known.
+                lay off the film, which counts as a look at an unknown point.
             y: (N,) likewise.
             duration: (N,) s; how long a look took tells whether it was drawn by an item. Left out unless given.
             particles: Of the filter.
             seed: Of the filter.
 
         Returns:
-            (N,) natural logarithm of the density per cm² of film; NaN where the place is not known. Its expectation
+            (N,) natural logarithm of the density per cm² of film; NaN where the fixation is. Its expectation
             is below the exact value by about var / 2 of the filter's own error, which falls as 1 / particles.
         """
-        places = self._cm(np.asarray(x, float), np.asarray(y, float))
+        points = self._cm(np.asarray(x, float), np.asarray(y, float))
         looks = None if duration is None else np.asarray(duration, float)
         rng = np.random.default_rng(SeedSequence([_SEED, seed]))
         filter_ = _Filter(self, particles, rng)
-        return np.array([filter_.step(place, None if looks is None else looks[n]) for n, place in enumerate(places)])
+        return np.array([filter_.step(point, None if looks is None else looks[n]) for n, point in enumerate(points)])
 
     def information(self, x: ArrayLike, y: ArrayLike, duration: ArrayLike | None = None, **options: int) -> Floats:
         """Bits per fixation over a uniform film, (N,); arguments as in :meth:`log_density`."""
@@ -209,9 +209,9 @@ class Oracle:
         rng = np.random.default_rng(SeedSequence([_SEED, seed, 1]))
         return search.simulate(self.scene, rng.choice(self.readers, readings), rng)
 
-    def pixels(self, places: Floats) -> Floats:
+    def pixels(self, points: Floats) -> Floats:
         """Cm from the film's centre, (…, 2), to pixels of the image, centres at integers."""
-        return (places / self.extent + 0.5) * (self.size[1], self.size[0]) - 0.5
+        return (points / self.extent + 0.5) * (self.size[1], self.size[0]) - 0.5
 
     def bounds(self, shape: tuple[int, int], sigma: float, readings: int = 200, seed: int = 0) -> Bounds:
         """Floor of the KL divergence and ceiling of the correlation with the map of a new reading.
@@ -287,11 +287,11 @@ class Oracle:
         simulated = self.simulate(readings, seed)
         width, height = self.extent
         maps = np.zeros((readings, shape[0] * shape[1]))
-        for number, (places, weight) in enumerate(zip(simulated.tracked, simulated.duration, strict=True)):
-            inside = (np.abs(places) < np.array([width, height]) / 2).all(axis=1) & (weight > 0)
+        for number, (points, weight) in enumerate(zip(simulated.tracked, simulated.duration, strict=True)):
+            inside = (np.abs(points) < np.array([width, height]) / 2).all(axis=1) & (weight > 0)
             spread = np.full(int(inside.sum()), sigma)
-            columns = _cells(places[inside, 0], spread, width, shape[1])
-            rows = _cells(places[inside, 1], spread, height, shape[0])
+            columns = _cells(points[inside, 0], spread, width, shape[1])
+            rows = _cells(points[inside, 1], spread, height, shape[0])
             maps[number] = ((rows * weight[inside, None]).T @ columns).ravel()
         return maps / maps.sum(axis=1, keepdims=True)
 
@@ -320,13 +320,13 @@ class _Filter:
         self.log_weight = np.full(particles, -np.log(particles))
         self.medians = np.array([search.SEARCH_LOOK] * len(NAMES) + [search.ITEM_LOOK] * len(self.scene.pull))
 
-    def step(self, place: Floats, duration: float | None) -> float:
+    def step(self, point: Floats, duration: float | None) -> float:
         """Takes in a fixation, (2,) cm, and returns its log-density given those before."""
         state, scene = self.state, self.scene
         chance = search.target_probabilities(scene, state)
         spread = np.sqrt(scene.spread**2 + NOISE**2 + self.bias_variance[:, None])
-        offset = place - scene.spots - state.bias[:, None]
-        known = bool(np.isfinite(place).all())
+        offset = point - scene.spots - state.bias[:, None]
+        known = bool(np.isfinite(point).all())
         upper = (self.half - scene.spots - state.bias[:, None]) / spread[..., None]
         lower = (-self.half - scene.spots - state.bias[:, None]) / spread[..., None]
         mass = (ndtr(upper) - ndtr(lower)).prod(axis=2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.random import Generator
 
+from gazelit.synthetic import skeleton
 from gazelit.synthetic.anatomy import Effusion, Ellipsoid, Position, Tube
 from gazelit.synthetic.findings import Item
 
@@ -65,7 +66,7 @@ class Lung:
         return 0.58 + 0.42 * t * (2 - t)
 
     def centre(self, y: np.ndarray) -> np.ndarray:
-        """x of the middle at a height."""
+        """Where the lung's middle is at a height (x)."""
         return self.side * (self.inner + self.half * self.spread(y))
 
 
@@ -124,7 +125,7 @@ class Patient:
     texture: float = 1.0
 
     def spine(self, y: np.ndarray) -> np.ndarray:
-        """x of the spine's middle at a height."""
+        """Where the spine's middle is at a height (x)."""
         amplitude, phase = self.curve
         return BACK * np.sin(self.rotation) + amplitude * np.sin(y / 8.0 + phase)
 
@@ -143,9 +144,6 @@ def draw_body(rng: Generator, label: str) -> Patient:
         rng: Of everything.
         label: Class; it decides the distribution of the heart's width, and nothing else.
     """
-    # Skeleton and bones are long; they live beside this module.
-    from gazelit.synthetic import skeleton
-
     female = rng.random() < 0.5
     size = rng.normal(0.95 if female else 1.03, 0.045)
     inspiration = float(np.clip(rng.normal(1.0, 0.09), 0.8, 1.2))
@@ -169,7 +167,9 @@ def draw_body(rng: Generator, label: str) -> Patient:
         1: (3.5 * size + rng.normal(0, 0.25), 1.0 + rng.normal(0, 0.35)),
     }
     great += [
-        Ellipsoid(x + side * rng.normal(0.1, 0.2), y, 0.0, rng.uniform(0.7, 1.1), rng.uniform(1.4, 2.1), 0.9, side * -0.3)
+        Ellipsoid(
+            x + side * rng.normal(0.1, 0.2), y, 0.0, rng.uniform(0.7, 1.1), rng.uniform(1.4, 2.1), 0.9, side * -0.3
+        )
         for side, (x, y) in hila.items()
     ]
     patient = Patient(
@@ -372,7 +372,7 @@ def _landmarks(
 
 
 def heart_edges(patient: Patient) -> tuple[float, float]:
-    """x of the heart's left (film right) and right edge."""
+    """Where the heart's left (film right) and right edges are (x)."""
     reach = [np.hypot(part.rx * np.cos(part.angle), part.ry * np.sin(part.angle)) for part in patient.heart]
     left = max(part.x + r for part, r in zip(patient.heart, reach, strict=True))
     right = min(part.x - r for part, r in zip(patient.heart, reach, strict=True))

@@ -153,7 +153,9 @@ def add_item(total: Image, item: Item, grid: Grid, inside: Image, cloud: Image) 
             way = np.array([np.cos(toward + turn), np.sin(toward + turn)])
             bent = way + 0.25 * np.array([-way[1], way[0]])
             middle = origin + item.radius * way
-            add_tube(bronchi, Tube(np.stack([origin, middle, middle + 0.8 * item.radius * bent]), 0.15, 0.06), grid, 1.0)
+            add_tube(
+                bronchi, Tube(np.stack([origin, middle, middle + 0.8 * item.radius * bent]), 0.15, 0.06), grid, 1.0
+            )
         filled = (0.35 + 1.1 * cloud) * (1 - np.clip(1.8 * bronchi, 0, 0.6))
         total += np.float32(item.strength) * inside * shape * filled
     elif item.kind == "nipple":
@@ -182,7 +184,8 @@ def _wire(item: Item) -> list[list[float]]:
     way = np.array([np.cos(item.angle), np.sin(item.angle)])
     side = np.array([-way[1], way[0]])
     return [
-        [float(v) for v in (item.x, item.y) + length * way + bow * side] for length, bow in ((3, 0.5), (7, 0.2), (14, 1.5))
+        [float(v) for v in (item.x, item.y) + length * way + bow * side]
+        for length, bow in ((3, 0.5), (7, 0.2), (14, 1.5))
     ]
 
 
@@ -384,8 +387,9 @@ def _coarse_blur(image: Image, sigma: float) -> Image:
     """A Gaussian blur by way of a smaller image where σ is large."""
     step = max(1, int(sigma / 4))
     if step == 1:
-        return cv2.GaussianBlur(image, (0, 0), max(sigma, 0.35), borderType=cv2.BORDER_REPLICATE)
+        blurred = cv2.GaussianBlur(image, (0, 0), max(sigma, 0.35), borderType=cv2.BORDER_REPLICATE)
+        return blurred.astype(np.float32, copy=False)
     height, width = image.shape
     small = cv2.resize(image, (max(2, width // step), max(2, height // step)), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma / step, borderType=cv2.BORDER_REPLICATE)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)

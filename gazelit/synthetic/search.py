@@ -1,7 +1,7 @@
 """A reader who sees the film: search in an individual order, items noticed or missed, a tracker with noise and bias.
 
-The model is written so that the density of the next fixation is known in closed form (:mod:`gazelit.synthetic.oracle`):
-a fixation has a target, one of the film's landmarks and items; targets follow each other by
+The model is written so that the density of the next fixation is known in closed form
+(:mod:`gazelit.synthetic.oracle`): a fixation has a target, one of the film's landmarks and items; targets follow each other by
 :func:`target_probabilities`, which depends on the targets before and on the reading's latent state alone; the eye lands
 about the target in a Gaussian, and the tracker adds its bias of the reading and Gaussian noise. Everything here is in cm
 on the film from its centre, x to the right and y down, and vectorised over M readings.
@@ -24,11 +24,25 @@ Floats = NDArray[np.float64]
 PANEL = 8
 _PANEL_SEED = 20250101
 NAMES = tuple(SEARCH)
-#: Zones whose share of the search varies from reading to reading.
+_ZONE_WORDS = (("apical", "upper"), ("mid",), ("lower", "costophrenic"))
+#: Zone of each landmark, whose share of the search varies from reading to reading: upper, middle and lower lung, and
+#: the rest (hila, heart, aorta, trachea, bones).
 ZONES = tuple(
-    3 if "lung" not in name and "apical" not in name and "costo" not in name else 0 if "apical" in name or "upper" in name
-    else 2 if "costo" in name or "lower" in name else 1
-    for name in NAMES
+    next((zone for zone, words in enumerate(_ZONE_WORDS) if any(word in name for word in words)), 3) for name in NAMES
+)
+_R, _L = "right ", "left "
+_APEX, _UPPER, _MID, _LOWER = "apical zone", "upper lung zone", "mid lung zone", "lower lung zone"
+_HILUM, _ANGLE, _CLAVICLE = "hilar structures", "costophrenic angle", "clavicle"
+_MIDDLE = ("trachea", "aortic knob", "cardiac silhouette", "left heart border")
+_DOWN = (_APEX, _UPPER, _MID, _LOWER, _ANGLE)
+#: Orders of search: the lungs from above, side by side, then the middle; the middle first; once round the edges.
+_SCHOOLS = (
+    (*(side + zone for zone in (_APEX, _UPPER, _MID, _HILUM, _LOWER, _ANGLE) for side in (_R, _L)), *_MIDDLE[::-1],
+     _R + _CLAVICLE, _L + _CLAVICLE),
+    (*_MIDDLE, _R + _HILUM, _L + _HILUM, *(_R + zone for zone in _DOWN), *(_L + zone for zone in _DOWN[::-1]),
+     _R + _CLAVICLE, _L + _CLAVICLE),
+    (_R + _CLAVICLE, *(_R + zone for zone in _DOWN), _MIDDLE[2], _MIDDLE[3], *(_L + zone for zone in _DOWN[::-1]),
+     _L + _CLAVICLE, _MIDDLE[0], _MIDDLE[1], _R + _HILUM, _L + _HILUM),
 )  # fmt: skip
 #: Spread of the logarithm of a zone's share, of the share of looks that noticed items draw, of the bias (degrees).
 ZONE_SPREAD, SHARE_SPREAD, BIAS_SPREAD = 0.25, 0.05, 0.15
@@ -105,18 +119,12 @@ def panel_reader(number: int) -> Reader:
     """A reader of the panel, 0 to ``PANEL`` − 1."""
     rng = np.random.default_rng(SeedSequence([_PANEL_SEED, number]))
     base = np.array(list(SEARCH.values()))
-    # Three schools: lungs from above, side by side; heart and middle first; round the edges.
-    school = np.array(
-        [
-            [0.05, 0.10, 0.20, 0.25, 0.35, 0.40, 0.50, 0.55, 0.42, 0.47, 0.65, 0.70, 0.80, 0.85, 0.88, 0.93, 0.95, 0.97],
-            [0.55, 0.60, 0.50, 0.65, 0.45, 0.70, 0.40, 0.75, 0.25, 0.30, 0.82, 0.86, 0.05, 0.10, 0.15, 0.20, 0.92, 0.96],
-            [0.10, 0.90, 0.20, 0.80, 0.28, 0.72, 0.36, 0.64, 0.92, 0.96, 0.44, 0.56, 0.50, 0.60, 0.98, 0.02, 0.14, 0.86],
-        ]
-    )[number % 3]
+    school = _SCHOOLS[number % len(_SCHOOLS)]
+    turns = np.array([school.index(name) for name in NAMES]) / len(NAMES)
     return Reader(
         name="abcdefgh"[number],
         taste=base * rng.gamma(5.0, 0.2, len(base)),
-        order=(school + rng.normal(0, 0.06, len(base))) % 1.0,
+        order=(turns + rng.normal(0, 0.06, len(base))) % 1.0,
         round=int(rng.integers(16, 27)),
         share=float(rng.uniform(0.36, 0.52)),
         speed=float(np.exp(rng.normal(0, 0.15))),
@@ -181,8 +189,17 @@ class State:
 
     def take(self, rows: NDArray[np.int64]) -> State:
         """The given readings."""
-        parts = (self.reader, self.zone, self.share, self.onset, self.bias, self.inhibited, self.looks, self.previous)
-        return State(*(part[rows] for part in parts), number=self.number)  # type: ignore[arg-type]
+        return State(
+            reader=self.reader[rows],
+            zone=self.zone[rows],
+            share=self.share[rows],
+            onset=self.onset[rows],
+            bias=self.bias[rows],
+            inhibited=self.inhibited[rows],
+            looks=self.looks[rows],
+            previous=self.previous[rows],
+            number=self.number,
+        )
 
     @property
     def noticed(self) -> NDArray[np.bool_]:

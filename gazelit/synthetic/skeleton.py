@@ -36,7 +36,12 @@ def ribs(rng: Generator, lungs: tuple[Lung, Lung], front: float) -> list[tuple[T
             # The first ribs are short and close to the apex.
             wall *= 0.66 if number == 0 else 0.86 if number == 1 else 1.0
             x = lung.side * (1.9 + (wall - 1.9) * np.sin(0.5 * np.pi * t))
-            found.append((Tube(np.stack([x - 0.8 * front * (1 - t), y], axis=1), 0.66, 0.55, 0.42), (0.62 if number < 8 else 0.38) * bone))
+            found.append(
+                (
+                    Tube(np.stack([x - 0.8 * front * (1 - t), y], axis=1), 0.66, 0.55, 0.42),
+                    (0.62 if number < 8 else 0.38) * bone,
+                )
+            )
             if number < 8:
                 s = np.linspace(0, 1, 14)
                 reach = 0.62 - 0.02 * number + rng.normal(0, 0.02)
@@ -46,9 +51,7 @@ def ribs(rng: Generator, lungs: tuple[Lung, Lung], front: float) -> list[tuple[T
     return found
 
 
-def clavicles(
-    rng: Generator, size: float, lungs: tuple[Lung, Lung], front: float
-) -> list[tuple[Tube, float]]:
+def clavicles(rng: Generator, size: float, lungs: tuple[Lung, Lung], front: float) -> list[tuple[Tube, float]]:
     """Clavicles with their thick inner ends, and the inner and outer edges of the shoulder blades."""
     found = []
     for lung in lungs:

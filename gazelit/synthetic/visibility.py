@@ -36,7 +36,7 @@ def show_without(projection: Projection, exposure: Exposure, film_height: float)
     size = (max(2, round(columns * scale)), max(2, round(rows * scale)))
     films = []
     for integral in (projection.integral, projection.integral - projection.added):
-        small = cv2.resize(integral, size, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(integral, size, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
         films.append(develop(small, small.shape, exposure, film_height, None))
     return films[0], films[1]
 
@@ -46,7 +46,7 @@ def visibility(
     clean: tuple[Image, Image],
     lungs: NDArray[np.bool_],
     patient: Patient,
-    places: NDArray[np.float64],
+    points: NDArray[np.float64],
     cm: float,
 ) -> NDArray[np.float64]:
     """Local contrast over local noise of each of a patient's items on a film.
@@ -61,7 +61,7 @@ def visibility(
         clean: The film with and without the items, as :func:`show_without` gives them.
         lungs: (H, W) bool, where there is lung.
         patient: Whose ``items`` are looked for.
-        places: (J, 2) x and y of the items in pixels of ``film``, from its left and upper edge.
+        points: (J, 2) x and y of the items in pixels of ``film``, from its left and upper edge.
         cm: Size of a pixel of ``film`` (cm).
 
     Returns:
@@ -76,7 +76,7 @@ def visibility(
     change = clean[0] - clean[1]
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     values = np.zeros(len(patient.items))
-    for number, (item, (x, y)) in enumerate(zip(patient.items, places, strict=True)):
+    for number, (item, (x, y)) in enumerate(zip(patient.items, points, strict=True)):
         if item.kind == "heart":
             values[number] = (patient.heart_ratio - LARGE_HEART) / HEART_ACUITY
             continue

@@ -143,8 +143,8 @@ def scores(oracles):
         marks = np.zeros((1, len(oracle.scene.spots)))
         marks[0] = 1 / marks.size
         plain = oracle._map(np.repeat(marks, len(oracle.readers), axis=0), size, 0.0)
-        for x, y, duration in readings_of(oracle, 12, 60):
-            table["oracle"].append(oracle.information(x, y, duration, particles=300).mean())
+        for x, y, duration in readings_of(oracle, 9, 60):
+            table["oracle"].append(oracle.information(x, y, duration, particles=200).mean())
             row, column = np.round(y).astype(int), np.round(x).astype(int)
             inside = (row >= 0) & (row < size[0]) & (column >= 0) & (column < size[1])
             for name, density in zip(names[1:], (expected, seen, other, plain), strict=True):
@@ -193,10 +193,15 @@ def test_the_ceiling_of_the_information_gain_is_the_metrics_own(oracles):
     density = torch.from_numpy(oracle.expected_map(SHAPE, weighted=False))
     values = []
     for x, y, _ in readings_of(oracle, 150, 5):
-        column, row = ((x + 0.5) / oracle.size[1] * SHAPE[1]).astype(int), ((y + 0.5) / oracle.size[0] * SHAPE[0]).astype(int)
+        column, row = (
+            ((x + 0.5) / oracle.size[1] * SHAPE[1]).astype(int),
+            ((y + 0.5) / oracle.size[0] * SHAPE[0]).astype(int),
+        )
         inside = (x > -0.5) & (y > -0.5) & (column < SHAPE[1]) & (row < SHAPE[0])
         counts = torch.zeros(SHAPE, dtype=torch.float64)
-        counts.index_put_((torch.from_numpy(row[inside]), torch.from_numpy(column[inside])), torch.ones(1).double(), True)
+        counts.index_put_(
+            (torch.from_numpy(row[inside]), torch.from_numpy(column[inside])), torch.ones(1).double(), True
+        )
         values.append(float(ig(density[None], counts[None], torch.from_numpy(baseline))))
     assert np.mean(values) == pytest.approx(ceiling, abs=4 * np.std(values) / 150**0.5)
 
