@@ -1,10 +1,10 @@
 """A reader who sees the film: search in an individual order, items noticed or missed, a tracker with noise and bias.
 
 The model is written so that the density of the next fixation is known in closed form
-(:mod:`gazelit.synthetic.oracle`): a fixation has a target, one of the film's landmarks and items; targets follow each other by
-:func:`target_probabilities`, which depends on the targets before and on the reading's latent state alone; the eye lands
-about the target in a Gaussian, and the tracker adds its bias of the reading and Gaussian noise. Everything here is in cm
-on the film from its centre, x to the right and y down, and vectorised over M readings.
+(:mod:`gazelit.synthetic.oracle`): a fixation has a target, one of the film's landmarks and items; targets follow each
+other by :func:`target_probabilities`, which depends on the targets before and on the reading's latent state alone; the
+eye lands about the target in a Gaussian, and the tracker adds its bias of the reading and Gaussian noise. Everything
+here is in cm on the film from its centre, x to the right and y down, and vectorised over M readings.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Three tables in ``truth/``, rows joined by ``image_id`` and ``item``:
 
 - ``cases.csv``: a film; ``seed``, ``number`` and ``difficulty`` rebuild it (:func:`gazelit.synthetic.oracle.for_case`).
-- ``items.csv``: a finding or distractor; its position and radius in pixels of the film (centres at integers), a box around
-  it, the attenuation it adds, and its visibility (contrast over noise, measured on the film).
+- ``items.csv``: a finding or distractor; its position and radius in pixels of the film (centres at integers), a box
+  around it, the attenuation it adds, and its visibility (contrast over noise, measured on the film).
 - ``readings.csv``: an item in a reading; the reader's chance of noticing it, whether it was noticed, after how many
   looks, and how many looks it had.
 """

@@ -196,8 +196,8 @@ def test_the_store_of_a_hard_cohort_rebuilds_film_and_truth(hard_manifest, tmp_p
     assert density.shape == store.size
     assert density.sum() == pytest.approx(1)
     truth = pd.read_csv(hard_manifest / "truth" / "items.csv")
-    place = truth[truth["image_id"] == case["image_id"]][["x", "y"]].to_numpy()
-    assert np.allclose(oracle.pixels(oracle.scene.spots[-len(place) :]), place, atol=0.02)
+    positions = truth[truth["image_id"] == case["image_id"]][["x", "y"]].to_numpy()
+    assert np.allclose(oracle.pixels(oracle.scene.spots[-len(positions) :]), positions, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["egd-cxr", "reflacx", "mimic-cxr-jpg"])

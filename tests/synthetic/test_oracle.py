@@ -101,7 +101,7 @@ def test_the_mean_information_equals_the_entropy_by_simulation(films):
     oracle = Oracle.of(films[1])
     simulated = oracle.simulate(3000, 1)
     first = simulated.tracked[:, :1]
-    found = np.array([oracle.information(*oracle.pixels(place).T, particles=64)[0] for place in first[:400]])
+    found = np.array([oracle.information(*oracle.pixels(point).T, particles=64)[0] for point in first[:400]])
     width, height = oracle.extent
     cells = (86, 72)
     state = search.draw_state(oracle.scene, np.repeat(oracle.readers, 500), np.random.default_rng(3))
@@ -139,7 +139,7 @@ def scores(oracles):
         size = oracle.size
         expected = oracle.expected_map(size, weighted=False)
         seen = np.mean([_blurred(oracle, *reading[:2]) for reading in readings_of(oracle, 2, 50)], axis=0)
-        other = oracles[(number + 1) % 3].expected_map(size, weighted=False)
+        foreign = oracles[(number + 1) % 3].expected_map(size, weighted=False)
         marks = np.zeros((1, len(oracle.scene.spots)))
         marks[0] = 1 / marks.size
         plain = oracle._map(np.repeat(marks, len(oracle.readers), axis=0), size, 0.0)
@@ -147,7 +147,7 @@ def scores(oracles):
             table["oracle"].append(oracle.information(x, y, duration, particles=200).mean())
             row, column = np.round(y).astype(int), np.round(x).astype(int)
             inside = (row >= 0) & (row < size[0]) & (column >= 0) & (column < size[1])
-            for name, density in zip(names[1:], (expected, seen, other, plain), strict=True):
+            for name, density in zip(names[1:], (expected, seen, foreign, plain), strict=True):
                 density = density / density.sum() * density.size
                 table[name].append(np.log2(np.maximum(density, 1e-6)[row[inside], column[inside]]).mean())
     return {name: np.array(values) for name, values in table.items()}
@@ -188,7 +188,7 @@ def test_the_bounds_hold_for_the_metrics(oracles):
 
 def test_the_ceiling_of_the_information_gain_is_the_metrics_own(oracles):
     oracle = oracles[2]
-    baseline = np.mean([other.expected_map(SHAPE, 2.0) for other in oracles], axis=0) + 1e-7
+    baseline = np.mean([each.expected_map(SHAPE, 2.0) for each in oracles], axis=0) + 1e-7
     ceiling = oracle.information_gain_ceiling(baseline)
     density = torch.from_numpy(oracle.expected_map(SHAPE, weighted=False))
     values = []
