@@ -158,7 +158,7 @@ def draw_body(rng: Generator, label: str) -> Patient:
     great = [
         Ellipsoid(knob.x, knob.y, knob.z, knob.rx * aorta, knob.ry * aorta, 4.5),
         Ellipsoid(-1.3 + 0.25 * front, -2.0, 1.0, rng.uniform(1.3, 2.0), 7.0, 4.5),
-        Ellipsoid(1.8 + 0.3 * front, 1.8, 2.0, 1.6, 2.6, 4.5),
+        Ellipsoid(1.5 + 0.3 * front, 1.6, 2.0, 1.6, 3.0, 4.5, -0.2),
         Ellipsoid(0.4, -6.0, 0.0, rng.uniform(2.2, 3.0), 9.5, 6.5, 0.0, 2.6),
         Ellipsoid(1.3 + BACK * np.sin(rotation), 6.0, -4.0, 1.25 * aorta, 10.0, 1.3, 0.04, 2.5),
     ]
@@ -234,7 +234,7 @@ def _heart(rng: Generator, width: float, dome: float, front: float) -> list[Elli
         Ellipsoid(x + left - reach, y - 0.1, 1.0, rx, 0.80 * rx, 7.5, angle),
         Ellipsoid(x - right + 0.62 * right + 0.4, y - 0.6, 2.0, 0.62 * right + 0.4, 1.0 * tall, 7.0, -0.12),
         Ellipsoid(x + 0.15 * left, y - 0.2, 2.0, 0.42 * width, 1.05 * tall, 8.0, 0.4),
-        Ellipsoid(x + 0.36 * left, y - 0.80 * tall, 2.0, 0.30 * left, 0.80 * tall, 6.5, 0.35),
+        Ellipsoid(x + 0.30 * left, y - 0.62 * tall, 2.0, 0.33 * left, 0.88 * tall, 6.5, -0.35),
     ]
 
 
