@@ -13,6 +13,7 @@ from gazelit.synthetic.anatomy import Position
 from gazelit.synthetic.case import (
     GEOMETRY_ROWS,
     LETTERS,
+    SCREEN,
     Pads,
     Plan,
     SyntheticCase,
@@ -41,6 +42,8 @@ from gazelit.synthetic.search import (
 )
 from gazelit.synthetic.visibility import show_without, visibility
 
+#: Of the tracker's screen.
+PIXELS_PER_DEGREE = 39.87
 #: Pull of a noticed item: a lesion, the outline of the heart, a distractor.
 PULL = {"heart": 1.6, "oedema": 0.9, "effusion": 1.6, "nodule": 2.6, "consolidation": 2.6}
 DISTRACTOR_PULL = 1.1
@@ -153,11 +156,7 @@ def simulate_hard_case(plan: Plan, seed: int) -> HardCase:
     fixations, _ = as_fixations(readings, rng)
     x, y = to_film_pixels(readings.eye[0][: len(fixations.start)], plan.size)
     pads = Pads.of(*plan.size)
-    bias = tuple(
-        part + panel_reader(0).bias[axis] * 39.87 / (1920, 1080)[axis]
-        for axis, part in enumerate(session_bias(seed, plan.session))
-    )
-    samples = track(*to_screen(x, y, pads, plan.size), fixations, (bias[0], bias[1]), rng)
+    samples = track(*to_screen(x, y, pads, plan.size), fixations, tracker_bias(seed, plan.session), rng)
     names = list(patient.landmarks)
     marks = np.array([patient.landmarks[name] for name in names])
     mark_x, mark_y = film_pixels(marks[:, 0], marks[:, 1], position, size, plan.size)
@@ -181,6 +180,12 @@ def simulate_hard_case(plan: Plan, seed: int) -> HardCase:
         film,
         (0, readings),
     )
+
+
+def tracker_bias(seed: int, session: int) -> tuple[float, float]:
+    """The tracker's error in a session of the panel's first reader, as fractions of the screen's width and height."""
+    sitting, own = session_bias(seed, session), panel_reader(0).bias * PIXELS_PER_DEGREE
+    return sitting[0] + float(own[0]) / SCREEN[0], sitting[1] + float(own[1]) / SCREEN[1]
 
 
 def as_fixations(readings: Readings, rng: Generator) -> tuple[Fixations, NDArray[np.float64]]:
