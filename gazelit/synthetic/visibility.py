@@ -18,6 +18,8 @@ REACH, STRUCTURE = 4.0, 0.9
 LARGE_HEART, HEART_ACUITY = 0.462, 0.028
 #: What the radius of a thing must be for its contrast to count in full (cm): small ones need more.
 FULL_RADIUS = 0.8
+#: Visibility of what lies off the film: nobody notices it.
+OFF_FILM = -20.0
 
 
 def show_without(projection: Projection, exposure: Exposure, film_height: float) -> tuple[Image, Image]:
@@ -65,7 +67,7 @@ def visibility(
         cm: Size of a pixel of ``film`` (cm).
 
     Returns:
-        (J,) ratio; 0 or below for what does not stand out.
+        (J,) ratio; 0 or below for what does not stand out, ``OFF_FILM`` for what is not on the film.
     """
     shape = clean[0].shape
     scale = shape[0] / film.shape[0]
@@ -80,12 +82,15 @@ def visibility(
         if item.kind == "heart":
             values[number] = (patient.heart_ratio - LARGE_HEART) / HEART_ACUITY
             continue
+        if not (0 <= x < film.shape[1] and 0 <= y < film.shape[0]):
+            values[number] = OFF_FILM
+            continue
         radius = item.radius / cm
         distance = np.hypot(columns - (x * scale - 0.5), rows - (y * scale - 0.5))
-        around = (distance > radius) & (distance < radius + REACH / cm) & lung
         within, ring = distance <= max(0.6 * radius, 0.8), (distance > 1.3 * radius) & (distance < 2 * radius + 2)
-        if around.sum() < 20:
-            continue
+        around = (distance > radius) & (distance < radius + REACH / cm)
+        # A lead on the shoulder has no lung around it.
+        around = around & lung if (around & lung).sum() >= 20 else around
         noise = 1.4826 * float(np.median(np.abs(structure[around] - np.median(structure[around])))) + 1e-4
         # Of a thin line only the upper part of the changes within its radius is line.
         contrast = float(np.percentile(change[within], 75) - np.median(change[ring]))

@@ -24,9 +24,10 @@ from gazelit.synthetic.findings import add_distractors, add_findings
 from gazelit.synthetic.hard_case import render, simulate_hard_case
 from gazelit.synthetic.oracle import Oracle, for_case
 from gazelit.synthetic.patient import draw_body, heart_edges
-from gazelit.synthetic.search import PANEL, panel_reader, readers_of
+from gazelit.synthetic.search import PANEL, notice, panel_reader, readers_of
 from gazelit.synthetic.tables import identifiers, plan_of
 from gazelit.synthetic.truth import rows
+from gazelit.synthetic.visibility import OFF_FILM, visibility
 
 SEED, CASES, SIDE = 8, 240, 128
 
@@ -48,6 +49,14 @@ def hard():
     number = seen["image_id"].str.split("-").str[1].apply(int, base=16)
     seen["label"] = [CLASSES[case % 3] for case in number]
     return SimpleNamespace(label=np.array(labels), thumbnails=np.array(thumbnails), gaze=np.array(gaze), seen=seen)
+
+
+@pytest.fixture(scope="module")
+def hard_film():
+    """A film of pneumonia with a finding and a distractor or two."""
+    film = render(plan_cohort(9, 1, 96, "hard")[2])
+    assert len(film.patient.items) > 1
+    return film
 
 
 def _concentration(x, y, duration, size):
@@ -112,6 +121,19 @@ def test_the_chance_of_noticing_is_how_often_it_happens(hard):
     assert np.corrcoef(hard.seen["visibility"].clip(-2, 4), noticed)[0, 1] > 0.4
 
 
+def test_what_lies_off_the_film_is_not_seen(hard_film):
+    """A collimated film may cut off a costophrenic angle, with what is in it."""
+    patient, size = hard_film.patient, hard_film.pixels.shape
+    clean = (hard_film.pixels, hard_film.pixels * 0.9)
+    lungs = hard_film.lungs[0] | hard_film.lungs[1]
+    points = np.full((len(patient.items), 2), -30.0)
+    points[0] = (size[1] - 0.5, 0.5)
+    seen = visibility(hard_film.pixels, clean, lungs, patient, points, 0.3)
+    assert np.isfinite(seen).all()
+    assert (seen[1:] == OFF_FILM).all()
+    assert notice(seen[1:], 0.6, 0.5).max() < 1e-6
+
+
 def test_distractors_do_not_depend_on_the_class():
     counts = {}
     for label in CLASSES:
@@ -123,9 +145,8 @@ def test_distractors_do_not_depend_on_the_class():
     assert counts["Normal"] == counts["CHF"] == counts["pneumonia"]
 
 
-def test_readers_have_identities_that_last():
-    film = render(plan_cohort(9, 1, 96, "hard")[2])
-    oracles = [Oracle.of(film, name) for name in "ab"]
+def test_readers_have_identities_that_last(hard_film):
+    oracles = [Oracle.of(hard_film, name) for name in "ab"]
     maps = {number: oracle.expected_map((20, 16)) for number, oracle in enumerate(oracles)}
     again = oracles[0].expected_map((20, 16), seed=5)
     assert np.abs(maps[0] - again).sum() < 0.4 * np.abs(maps[0] - maps[1]).sum()
