@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 from gazelit.synthetic.anatomy import CLASSES, Chest, Position, draw_chest, draw_position
 from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_integral
 from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
+
+Difficulty = Literal["easy", "hard"]
+#: Names of readers.
+LETTERS = "abcdefgh"
 
 #: Film sizes in pixels (W, H) with how often they occur, after EGD-CXR; odd ones included.
 SIZES = (
@@ -39,6 +44,8 @@ class Plan:
         size: (W, H) pixels.
         session: Recording session.
         seed: Of the cohort: patients of different cohorts are different people.
+        difficulty: ``easy`` or ``hard``.
+        readings: Readings per film, where the format holds several.
     """
 
     number: int
@@ -48,6 +55,8 @@ class Plan:
     size: tuple[int, int]
     session: int
     seed: int
+    difficulty: Difficulty = "easy"
+    readings: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,6 @@ class SyntheticCase:
         landmarks: By name, x and y in pixels of the film.
         findings: (K, 3) where the finding is, as x, y in pixels of the film and a weight; empty if there is none.
         spacing: Pixel spacing (mm).
-        chest: The patient.
         position: How the patient stood.
     """
 
@@ -99,22 +107,51 @@ class SyntheticCase:
     landmarks: dict[str, tuple[float, float]]
     findings: NDArray[np.float64]
     spacing: float
-    chest: Chest
     position: Position
 
-    def read(self, rng: Generator) -> tuple[Fixations, NDArray[np.float64], NDArray[np.float64]]:
-        """Another reader's fixations, and their x and y in pixels of the film."""
-        fixations = read_chest(self.chest, rng)
-        return fixations, *self.to_pixels(fixations.x, fixations.y)
+    def read(self, rng: Generator, reading: int = 0) -> tuple[Fixations, NDArray[np.float64], NDArray[np.float64]]:
+        """Another reader's fixations, and their x and y in pixels of the film.
+
+        Args:
+            rng: Of the reading.
+            reading: Its number among the film's readings.
+        """
+        raise NotImplementedError
+
+    def reader_id(self, reading: int) -> str:
+        """Whose a reading is."""
+        raise NotImplementedError
 
     def to_pixels(
         self, x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Chest coordinates to pixels of the film."""
-        return _to_pixels(x, y, self.position, film_size(self.plan.size), self.plan.size)
+        return film_pixels(x, y, self.position, film_size(self.plan.size), self.plan.size)
 
 
-def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
+@dataclass(frozen=True)
+class EasyCase(SyntheticCase):
+    """A case of the easy cohort, whose reader knows the finding.
+
+    Attributes:
+        chest: The patient.
+    """
+
+    chest: Chest
+
+    def read(self, rng: Generator, reading: int = 0) -> tuple[Fixations, NDArray[np.float64], NDArray[np.float64]]:
+        """See the base class; readers have no habits of their own."""
+        fixations = read_chest(self.chest, rng)
+        return fixations, *self.to_pixels(fixations.x, fixations.y)
+
+    def reader_id(self, reading: int) -> str:
+        """A letter for each reading of a film."""
+        return LETTERS[reading]
+
+
+def plan_cohort(
+    cases: int, seed: int, max_side: int | None, difficulty: Difficulty = "easy", readings: int = 1
+) -> list[Plan]:
     """Draws classes, patients, film sizes and sessions; classes are equally frequent."""
     rng = np.random.default_rng(SeedSequence([seed, 1]))
     labels = [CLASSES[number % len(CLASSES)] for number in range(cases)]
@@ -144,13 +181,15 @@ def plan_cohort(cases: int, seed: int, max_side: int | None) -> list[Plan]:
             _scaled(SIZES[sizes[number]][0], max_side),
             session[number],
             seed,
+            difficulty,
+            readings,
         )
         for number in range(cases)
     ]
 
 
-def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
-    """Simulates a case; the same plan and seed give the same bytes."""
+def simulate_case(plan: Plan, seed: int) -> EasyCase:
+    """Simulates a case of the easy cohort; the same plan and seed give the same bytes."""
     body = np.random.default_rng(SeedSequence([seed, 2, plan.patient]))
     rng = np.random.default_rng(SeedSequence([seed, 3, plan.number]))
     width, height = plan.size
@@ -163,7 +202,7 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
     grid = film_grid(shape, film, position)
     integral, right, left = line_integral(chest, grid, rng)
     shown = expose(integral, (height, width), rng, film[0])
-    _mark_side(shown, rng)
+    mark_side(shown, rng)
 
     def full(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
@@ -177,16 +216,16 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
     fixations = read_chest(chest, rng)
     pads = Pads.of(width, height)
     bias = session_bias(seed, plan.session)
-    x, y = _to_pixels(fixations.x, fixations.y, position, film, plan.size)
+    x, y = film_pixels(fixations.x, fixations.y, position, film, plan.size)
     screen_x, screen_y = to_screen(x, y, pads, plan.size)
     samples = track(screen_x, screen_y, fixations, bias, rng)
     names = list(chest.landmarks)
     marks = np.array([chest.landmarks[name] for name in names])
-    mark_x, mark_y = _to_pixels(marks[:, 0], marks[:, 1], position, film, plan.size)
+    mark_x, mark_y = film_pixels(marks[:, 0], marks[:, 1], position, film, plan.size)
     landmarks = {name: (float(u), float(v)) for name, u, v in zip(names, mark_x, mark_y, strict=True)}
     found = np.array(chest.findings).reshape(-1, 3)
-    findings = np.column_stack([*_to_pixels(found[:, 0], found[:, 1], position, film, plan.size), found[:, 2]])
-    return SyntheticCase(
+    findings = np.column_stack([*film_pixels(found[:, 0], found[:, 1], position, film, plan.size), found[:, 2]])
+    return EasyCase(
         plan,
         shown,
         lungs,
@@ -198,8 +237,8 @@ def simulate_case(plan: Plan, seed: int) -> SyntheticCase:
         landmarks,
         findings,
         10 * film[0] / height,
-        chest,
         position,
+        chest,
     )
 
 
@@ -226,18 +265,19 @@ def to_screen(
     return screen_x / SCREEN[0], screen_y / SCREEN[1]
 
 
-def _to_pixels(
+def film_pixels(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     position: Position,
     film: tuple[float, float],
     size: tuple[int, int],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Chest coordinates to pixels of the film, from its left and upper edge."""
     u, v = position.to_film(x, y)
     return (u / film[1] + 0.5) * size[0], (v / film[0] + 0.5) * size[1]
 
 
-def _mark_side(film: NDArray[np.float32], rng: Generator) -> None:
+def mark_side(film: NDArray[np.float32], rng: Generator) -> None:
     """Burns a lead marker into two films of three, in place."""
     if rng.random() < 1 / 3:
         return

@@ -19,7 +19,9 @@ from gazelit.data.schema import SYNTHETIC_MARKER
 from gazelit.errors import InputError
 from gazelit.files import building_folder, is_free, read_json, write_json
 from gazelit.synthetic import egd_tree, manifest_tree, mimic_tree, reflacx_tree
-from gazelit.synthetic.case import Plan, SyntheticCase, plan_cohort, simulate_case
+from gazelit.synthetic import truth as truth_tables
+from gazelit.synthetic.case import LETTERS, Difficulty, Plan, SyntheticCase, plan_cohort, simulate_case
+from gazelit.synthetic.hard_case import simulate_hard_case
 
 
 class Tree(Protocol):
@@ -50,6 +52,8 @@ def write_cohort(
     seed: int = 0,
     max_side: int | None = None,
     workers: int | None = None,
+    difficulty: Difficulty = "easy",
+    readers: int = 1,
 ) -> None:
     """Writes a synthetic cohort in the formats of a real dataset.
 
@@ -65,6 +69,10 @@ def write_cohort(
         seed: Of everything.
         max_side: Longest side of a film in pixels; EGD-CXR's own sizes (up to 3056) unless given.
         workers: Processes that simulate; as many as cores unless given.
+        difficulty: ``easy``, or ``hard``: heart sizes that overlap, faint findings, distractors in every class, and a
+            reader who may miss the one and visit the other. The hard cohort's truth is written beside it, to
+            ``truth/``.
+        readers: Readings of each film, by as many readers; above 1 with ``format: manifest`` alone.
 
     Raises:
         InputError: An option is out of range, or ``out`` holds something else.
@@ -76,7 +84,15 @@ def write_cohort(
         raise InputError(f"seed: must not be negative, but is {seed}")
     if max_side is not None and max_side < 64:
         raise InputError(f"max_side: must be at least 64 pixels, not {max_side}")
-    about = {
+    if not 1 <= readers <= len(LETTERS):
+        raise InputError(f"readers: must be 1 to {len(LETTERS)}, not {readers}")
+    if readers > 1 and format != "manifest":
+        raise InputError(
+            f"readers: {format} has its own number of readings; use --format=manifest, or leave readers out"
+        )
+    if difficulty == "hard" and seed >= 2**32:
+        raise InputError(f"seed: must be below 2^32 with --difficulty=hard, but is {seed}")
+    about: dict[str, Any] = {
         "synthetic": True,
         "generator": "gazelit",
         "version": __version__,
@@ -85,18 +101,23 @@ def write_cohort(
         "cases": cases,
         "max_side": max_side,
     }
+    # Not among the easy cohort's own, whose bytes stay what they were.
+    about |= {} if difficulty == "easy" else {"difficulty": difficulty}
+    about |= {} if readers == 1 else {"readers": readers}
     tree = TREES[format]
     marker = Path(tree.FOLDER, SYNTHETIC_MARKER)
     if not is_free(out):
         if not (out / marker).is_file() or read_json(out / marker) != about:
             raise InputError(f"{out}: exists and is not this cohort; choose another --out, or remove it")
         return
-    plans = plan_cohort(cases, seed, max_side)
+    plans = plan_cohort(cases, seed, max_side, difficulty, readers)
     with building_folder(out) as building:
         (building / tree.FOLDER).mkdir()
         simulated = _simulated(building, plans, format, seed, workers)
         results = list(track(simulated, "simulating", len(plans), console=Console(stderr=True)))
-        tree.write_tables(building, plans, results, seed)
+        tree.write_tables(building, plans, [result for result, _ in results], seed)
+        if difficulty == "hard":
+            truth_tables.write(building / truth_tables.FOLDER, [truth for _, truth in results])
         write_json(building / marker, about)
 
 
@@ -112,4 +133,7 @@ def _simulated(root: Path, plans: list[Plan], format: str, seed: int, workers: i
 
 
 def _write_case(plan: Plan, root: Path, format: str, plans: int, seed: int) -> Any:
-    return TREES[format].write_case(root, simulate_case(plan, seed), plans, seed)
+    if plan.difficulty == "easy":
+        return TREES[format].write_case(root, simulate_case(plan, seed), plans, seed), None
+    case = simulate_hard_case(plan, seed)
+    return TREES[format].write_case(root, case, plans, seed), truth_tables.rows(case, tracked=format == "egd-cxr")

@@ -13,6 +13,7 @@ from numpy.random import SeedSequence
 from gazelit.files import write_json
 from gazelit.synthetic.case import Plan, SyntheticCase, session_bias
 from gazelit.synthetic.dicom_writer import write_case_film
+from gazelit.synthetic.hard_case import tracker_bias
 from gazelit.synthetic.tables import (
     GAZE_COLUMNS,
     SHEET_COLUMNS,
@@ -78,7 +79,8 @@ def _sessions(plans: list[Plan], gaze: list[pd.DataFrame], seed: int) -> pd.Data
             if shown % CALIBRATION_EVERY == 0:
                 # The preparation script named the screen after the next film, less five characters; once with a suffix.
                 name = f"{dicom_id}_calibration" if shown == 0 else dicom_id[:-5]
-                batch.insert(0, calibration_rows(name, session_bias(seed, session), rng))
+                bias = (tracker_bias if plans[number].difficulty == "hard" else session_bias)(seed, session)
+                batch.insert(0, calibration_rows(name, bias, rng))
             shown += 1
             for rows in batch:
                 count = len(rows)

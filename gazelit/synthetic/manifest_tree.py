@@ -32,12 +32,18 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
         "view": "PA",
         **{name: int(name == plan.label) for name in CLASSES},
     }
-    fixations, x, y = case.read(np.random.default_rng(SeedSequence([seed, 10, plan.number, 0])))
-    gaze = pd.DataFrame(
+    gaze = pd.concat([_reading(case, ids["dicom_id"], seed, reading) for reading in range(plan.readings)])
+    return image, gaze
+
+
+def _reading(case: SyntheticCase, image_id: str, seed: int, reading: int) -> pd.DataFrame:
+    plan, reader = case.plan, case.reader_id(reading)
+    fixations, x, y = case.read(np.random.default_rng(SeedSequence([seed, 10, plan.number, reading])), reading)
+    return pd.DataFrame(
         {
-            "image_id": ids["dicom_id"],
-            "reading_id": f"{ids['dicom_id']}-a",
-            "reader_id": "a",
+            "image_id": image_id,
+            "reading_id": f"{image_id}-{reader}",
+            "reader_id": reader,
             "t": np.round(fixations.start, 4),
             "duration": np.round(fixations.duration, 4),
             "x": np.round(x / plan.size[0], 6),
@@ -47,7 +53,6 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
             "ppd_y": round(113 * plan.size[1] / 3056, 3),
         }
     )
-    return image, gaze
 
 
 def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> None:

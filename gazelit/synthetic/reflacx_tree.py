@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gazelit.synthetic.case import Plan, SyntheticCase
 from gazelit.synthetic.dicom_writer import write_case_film
+from gazelit.synthetic.hard_case import HardCase
 from gazelit.synthetic.reader import Fixations
 from gazelit.synthetic.tables import identifiers
 
@@ -106,7 +107,7 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
             pd.DataFrame([{"xmin": xs[0], "ymin": ys[0], "xmax": xs[-1] + 1, "ymax": ys[-1] + 1}]),
         )
         if not discarded:
-            _write_reading(root / FOLDER, folder, case, reading)
+            _write_reading(root / FOLDER, folder, case, reading, reader)
     return phase, rows
 
 
@@ -142,8 +143,11 @@ def _write_ellipses(
     for name, value in certainty.items():
         if name in ("Other", "Support devices", "Quality issue") or not value:
             continue
-        x, y, _ = case.findings[int(rng.integers(len(case.findings)))]
+        number = int(rng.integers(len(case.findings)))
+        x, y, _ = case.findings[number]
         rx, ry = rng.uniform(0.05, 0.12) * width, rng.uniform(0.04, 0.1) * height
+        if isinstance(case, HardCase):
+            rx = ry = case.finding_radius(number) * rng.uniform(0.9, 1.3)
         corners = [round(float(one)) for one in (x - rx, y - ry, x + rx, y + ry)]
         rows.append(
             dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
@@ -154,8 +158,8 @@ def _write_ellipses(
     _csv(folder / "anomaly_location_ellipses.csv", pd.DataFrame(rows, columns=columns))
 
 
-def _write_reading(root: Path, folder: Path, case: SyntheticCase, rng: Generator) -> None:
-    fixations, x, y = case.read(rng)
+def _write_reading(root: Path, folder: Path, case: SyntheticCase, rng: Generator, reading: int) -> None:
+    fixations, x, y = case.read(rng, reading)
     # The clock is the audio's, which begins later than the tracker in some readings.
     offset = -0.2 if rng.random() < 0.2 else 0.0
     zoomed = _zoomed(len(x), rng)

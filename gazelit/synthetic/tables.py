@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from gazelit.errors import InputError
 from gazelit.synthetic.anatomy import CLASSES
-from gazelit.synthetic.case import SCREEN, Pads, Plan, SyntheticCase
+from gazelit.synthetic.case import SCREEN, Difficulty, Pads, Plan, SyntheticCase
 from gazelit.synthetic.reader import RATE, Samples
+
+#: Marks ids of the hard cohort (in the last of their five parts).
+HARD_MARK = 0x68617264
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 
 GAZE_COLUMNS = [
     "SESSION_ID",
@@ -129,7 +136,8 @@ def identifiers(plan: Plan) -> dict[str, str]:
     """Invented ids of a case, in the shapes of the real ones."""
     number = (plan.seed * 100_003 + plan.patient) % 10**7
     patient, study = f"1{number:07d}", f"5{number:07d}"
-    parts = (plan.seed % 2**32, plan.number, plan.patient, plan.image, (plan.number * 2654435761) % 2**32)
+    check = (plan.number * 2654435761) % 2**32 ^ (HARD_MARK if plan.difficulty == "hard" else 0)
+    parts = (plan.seed % 2**32, plan.number, plan.patient, plan.image, check)
     image = "-".join(f"{part:08x}" for part in parts)
     return {
         "dicom_id": image,
@@ -137,6 +145,25 @@ def identifiers(plan: Plan) -> dict[str, str]:
         "study_id": study,
         "path": f"files/p{patient[:2]}/p{patient}/s{study}/{image}.dcm",
     }
+
+
+def plan_of(image_id: str, size: tuple[int, int]) -> Plan:
+    """The plan of a case from its id, but for its session, which is −1.
+
+    Args:
+        image_id: As :func:`identifiers` makes it: seed, number, patient, image of the patient and a check.
+        size: (W, H) of the film in pixels.
+
+    Raises:
+        InputError: It is no id of a synthetic case.
+    """
+    parts = [int(part, 16) for part in image_id.split("-")] if _ID.fullmatch(image_id) else []
+    mark = parts[4] ^ (parts[1] * 2654435761) % 2**32 if parts else None
+    if mark not in (0, HARD_MARK):
+        raise InputError(f"{image_id}: is no image of a synthetic cohort")
+    seed, number, patient, image, _ = parts
+    difficulty: Difficulty = "hard" if mark == HARD_MARK else "easy"
+    return Plan(number, CLASSES[number % len(CLASSES)], patient, image, size, -1, seed, difficulty)
 
 
 def sheet_row(case: SyntheticCase, rng: Generator) -> dict[str, object]:

@@ -1,0 +1,370 @@
+"""What can be known of a reader's eyes on a film of the hard cohort: the best prediction there is, in closed form.
+
+The synthetic reader (:mod:`gazelit.synthetic.search`) has a known law, so the density of the next fixation given the
+film and the fixations before is a mixture of Gaussians whose weights follow from the reading's latent state: who reads,
+how the zones' shares differ today, the share of looks that items draw, which items are noticed and when, the tracker's
+bias. A particle filter integrates over that state (Doucet, de Freitas and Gordon 2001; the bias exactly, by a Kalman
+filter within each particle), so the oracle knows the film's truth and the law, and of the reading only its past.
+
+Units: fixations come in pixels of the original image (centres at integers), as in a prepared store; densities are per
+cm² of film; information is in bits per fixation. Everything is conditional on the fixation lying on the film, because
+a store leaves the others out.
+
+A report takes, for each test image of a store that was prepared from a hard cohort, ``for_case(image_id, (height,
+width))``; the id holds the cohort's seed, the case's number and the difficulty, and the store's table of cases the
+size. With the same baseline (centre bias) and the same fixations for model and oracle, the share of the explainable
+information is :func:`explainable_share`. The law is exact for the ``manifest`` format. In ``egd-cxr`` the tracker's own
+detection splits fixations at blinks and adds glances off the film; in ``reflacx`` coordinates are rounded to pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator, SeedSequence
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp, ndtr
+
+from gazelit.data.geometry import Letterbox
+from gazelit.errors import InputError
+from gazelit.synthetic import search
+from gazelit.synthetic.case import film_size
+from gazelit.synthetic.hard_case import Film, render
+from gazelit.synthetic.search import BIAS_SPREAD, CM_PER_DEGREE, NAMES, NOISE, PANEL, Scene, State
+from gazelit.synthetic.tables import plan_of
+
+Floats = NDArray[np.float64]
+PARTICLES = 1000
+#: Simulated readings behind an expected map.
+READINGS = 1000
+_SEED = 20250102
+#: Effective share of the particles below which they are drawn anew.
+_RESAMPLE = 0.5
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What no map of a film can exceed, for the duration-weighted map of a single new reading.
+
+    Attributes:
+        kld: Least expected KL divergence of a map from a reading's (nats), reached by the expected map.
+        kld_error: Its standard error over the simulated readings.
+        cc: Greatest expected correlation of a map with a reading's.
+        cc_error: Its standard error.
+    """
+
+    kld: float
+    kld_error: float
+    cc: float
+    cc_error: float
+
+
+def for_case(image_id: str, size: tuple[int, int], reader: str | None = None) -> Oracle:
+    """Rebuilds film, truth and law of reading from what a store records.
+
+    Args:
+        image_id: Of the image.
+        size: (H, W) of the original image in pixels (``height`` and ``width`` in the table of cases).
+        reader: ``reader_id`` if it is to be known; any of the panel unless given.
+
+    Raises:
+        InputError: The image is not of a hard cohort, or the reader not of the panel.
+    """
+    plan = plan_of(image_id, (size[1], size[0]))
+    if plan.difficulty != "hard":
+        raise InputError(f"{image_id}: is of an easy cohort; the oracle knows the hard cohort's readers alone")
+    return Oracle.of(render(plan), reader)
+
+
+def explainable_share(model: ArrayLike, oracle: ArrayLike) -> float:
+    """Share of the explainable information that a model has: 0 for the centre bias, 1 for the oracle.
+
+    Args:
+        model: (N,) information gain of the model's maps over the centre bias (bits per fixation), an image each.
+        oracle: (N,) that of the oracle's expected maps over the same baseline at the same fixations.
+
+    Returns:
+        The ratio of the means over images where both are known.
+
+    Raises:
+        ValueError: The oracle has no gain.
+    """
+    gain, greatest = np.asarray(model, float), np.asarray(oracle, float)
+    known = np.isfinite(gain) & np.isfinite(greatest)
+    if not known.any() or greatest[known].mean() <= 0:
+        raise ValueError("explainable_share: the oracle gains nothing over the baseline on these images")
+    return float(gain[known].mean() / greatest[known].mean())
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The best predictor of a film's fixations.
+
+    Attributes:
+        scene: What there is to look at.
+        size: (H, W) of the image in pixels.
+        readers: (R,) numbers in the panel of who may be reading, equally likely.
+        film: The film and its truth, if it was rendered.
+    """
+
+    scene: Scene
+    size: tuple[int, int]
+    readers: NDArray[np.int64]
+    film: Film | None = None
+
+    @classmethod
+    def of(cls, film: Film, reader: str | None = None) -> Oracle:
+        """The oracle of a rendered film; see :func:`for_case`."""
+        names = {search.panel_reader(number).name: number for number in range(PANEL)}
+        if reader is not None and reader not in names:
+            raise InputError(f"reader: {reader} is none of {', '.join(names)}")
+        readers = np.arange(PANEL) if reader is None else np.array([names[reader]])
+        return cls(film.scene, (film.plan.size[1], film.plan.size[0]), readers, film)
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """(width, height) of the film in cm."""
+        height, width = film_size((self.size[1], self.size[0]))
+        return width, height
+
+    def log_density(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        duration: ArrayLike | None = None,
+        particles: int = PARTICLES,
+        seed: int = 0,
+    ) -> Floats:
+        """Log-density of each fixation given those before it.
+
+        Args:
+            x: (N,) pixels of the original image, centres at integers, in the order of time; NaN for a fixation that
+                lay off the film, which counts as a look at an unknown point.
+            y: (N,) likewise.
+            duration: (N,) s; how long a look took tells whether it was drawn by an item. Left out unless given.
+            particles: Of the filter.
+            seed: Of the filter.
+
+        Returns:
+            (N,) natural logarithm of the density per cm² of film; NaN where the fixation is. Its expectation
+            is below the exact value by about var / 2 of the filter's own error, which falls as 1 / particles.
+        """
+        points = self._cm(np.asarray(x, float), np.asarray(y, float))
+        looks = None if duration is None else np.asarray(duration, float)
+        rng = np.random.default_rng(SeedSequence([_SEED, seed]))
+        filter_ = _Filter(self, particles, rng)
+        return np.array([filter_.step(point, None if looks is None else looks[n]) for n, point in enumerate(points)])
+
+    def information(self, x: ArrayLike, y: ArrayLike, duration: ArrayLike | None = None, **options: int) -> Floats:
+        """Bits per fixation over a uniform film, (N,); arguments as in :meth:`log_density`."""
+        width, height = self.extent
+        return (self.log_density(x, y, duration, **options) + np.log(width * height)) / np.log(2)
+
+    def expected_map(
+        self,
+        shape: tuple[int, int],
+        sigma: float = 0.0,
+        weighted: bool = True,
+        readings: int = READINGS,
+        seed: int = 0,
+    ) -> Floats:
+        """Expected fixation density on the film: the mean over readers, latent states and search, past unknown.
+
+        How often each target is looked at is simulated; about each target the density is exact.
+
+        Args:
+            shape: (H, W) of the grid that covers the film (not the padding of a letterbox).
+            sigma: Gaussian blur added, as the target maps have (cm of film; 1° is ``CM_PER_DEGREE``).
+            weighted: Fixations weigh their duration, as in the target maps; each the same if false, as in the
+                information gain.
+            readings: To simulate.
+            seed: Of them.
+
+        Returns:
+            (H, W) float64, sums to 1.
+        """
+        shares = self._shares(readings, seed, weighted)
+        total = self._map(shares.mean(axis=0), shape, sigma)
+        return total / total.sum()
+
+    def store_map(self, letterbox: Letterbox, sigma: float = 0.0, weighted: bool = True) -> Floats:
+        """The expected map at a store's working resolution, (H, W), 0 on the padding; sums to 1.
+
+        Args:
+            letterbox: Of the case (``Store.letterboxes[row]``).
+            sigma: As in :meth:`expected_map`.
+            weighted: As in :meth:`expected_map`.
+        """
+        rows, columns = letterbox.inner
+        canvas = np.zeros(letterbox.size)
+        canvas[letterbox.top : letterbox.top + rows, letterbox.left : letterbox.left + columns] = self.expected_map(
+            letterbox.inner, sigma, weighted
+        )
+        return canvas
+
+    def simulate(self, readings: int, seed: int = 0) -> search.Readings:
+        """New readings of the film by the readers that are possible, M = ``readings``."""
+        rng = np.random.default_rng(SeedSequence([_SEED, seed, 1]))
+        return search.simulate(self.scene, rng.choice(self.readers, readings), rng)
+
+    def pixels(self, points: Floats) -> Floats:
+        """Cm from the film's centre, (…, 2), to pixels of the image, centres at integers."""
+        return (points / self.extent + 0.5) * (self.size[1], self.size[0]) - 0.5
+
+    def bounds(self, shape: tuple[int, int], sigma: float, readings: int = 200, seed: int = 0) -> Bounds:
+        """Floor of the KL divergence and ceiling of the correlation with the map of a new reading.
+
+        The divergence from a reading's map g is least for p = E g. The correlation is greatest for p = E ĝ, where ĝ is
+        the centred map of unit norm, and is then ‖E ĝ‖; both are estimated without bias from pairs of readings or
+        nearly so.
+
+        Args:
+            shape: (H, W) of the grid that covers the film.
+            sigma: Gaussian of the target maps (cm of film).
+            readings: To simulate.
+            seed: Of them.
+        """
+        if readings < 8:
+            raise InputError(f"readings: must be at least 8, not {readings}")
+        maps = self._reading_maps(shape, sigma, readings, seed)
+        expected = self.expected_map(shape, sigma, seed=seed + 1).ravel()
+        terms = np.where(maps > 0, maps * (np.log(np.maximum(maps, 1e-300)) - np.log(np.maximum(expected, 1e-300))), 0)
+        kld = terms.sum(axis=1)
+        centred = maps - maps.mean(axis=1, keepdims=True)
+        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        # Mean correlation of each reading with the others; its mean is ‖E ĝ‖² without bias.
+        others = (unit @ unit.sum(axis=0) - 1) / (readings - 1)
+        cc = float(np.sqrt(max(others.mean(), 0)))
+        # A pair's average has two independent readings: the error of U-statistics of order 2 (Hoeffding 1948).
+        cc_error = float(others.std(ddof=1) / np.sqrt(readings) / max(cc, 1e-6))
+        return Bounds(float(kld.mean()), float(kld.std(ddof=1) / np.sqrt(readings)), cc, cc_error)
+
+    def information_gain_ceiling(self, baseline: Floats, shape: tuple[int, int] | None = None) -> float:
+        """Greatest expected information gain of a static map over a baseline (bits per fixation).
+
+        Args:
+            baseline: (H, W) density on the film, such as the centre bias; positive.
+            shape: Of the grid; the baseline's unless given.
+        """
+        density = self.expected_map(shape or (baseline.shape[0], baseline.shape[1]), weighted=False)
+        base = cv2.resize(baseline, density.shape[::-1], interpolation=cv2.INTER_AREA)
+        base = base / base.sum()
+        return float((density * (np.log2(np.maximum(density, 1e-300)) - np.log2(base))).sum())
+
+    def _cm(self, x: Floats, y: Floats) -> Floats:
+        width, height = self.extent
+        return np.stack([((x + 0.5) / self.size[1] - 0.5) * width, ((y + 0.5) / self.size[0] - 0.5) * height], axis=-1)
+
+    def _shares(self, readings: int, seed: int, weighted: bool) -> Floats:
+        """(R, L + J) mean over simulated readings of the share of each target, by reader; biases differ by reader."""
+        each = max(2, -(-readings // len(self.readers)))
+        rng = np.random.default_rng(SeedSequence([_SEED, seed, 2]))
+        shares = np.zeros((len(self.readers), len(self.scene.spots)))
+        for row, reader in enumerate(self.readers):
+            simulated = search.simulate(self.scene, np.full(each, reader), rng)
+            weight = simulated.duration if weighted else (simulated.duration > 0).astype(float)
+            # Every reading's map is normalised by itself.
+            weight = weight / weight.sum(axis=1, keepdims=True)
+            shares[row] = np.bincount(simulated.target.ravel(), weight.ravel(), len(self.scene.spots)) / each
+        return shares[None]
+
+    def _map(self, shares: Floats, shape: tuple[int, int], sigma: float) -> Floats:
+        """(R, L + J) shares to (H, W): the mixture of Gaussians, exact."""
+        width, height = self.extent
+        total = np.zeros(shape)
+        bias = search.whole_panel().bias[self.readers] * CM_PER_DEGREE
+        spread = np.sqrt(self.scene.spread**2 + NOISE**2 + (BIAS_SPREAD * CM_PER_DEGREE) ** 2 + sigma**2)
+        for share, shift in zip(shares, bias, strict=True):
+            columns = _cells(self.scene.spots[:, 0] + shift[0], spread, width, shape[1])
+            rows = _cells(self.scene.spots[:, 1] + shift[1], spread, height, shape[0])
+            total += (rows * share[:, None]).T @ columns
+        return total
+
+    def _reading_maps(self, shape: tuple[int, int], sigma: float, readings: int, seed: int) -> Floats:
+        """(M, H·W) duration-weighted maps of simulated readings, each of sum 1."""
+        simulated = self.simulate(readings, seed)
+        width, height = self.extent
+        maps = np.zeros((readings, shape[0] * shape[1]))
+        for number, (points, weight) in enumerate(zip(simulated.tracked, simulated.duration, strict=True)):
+            inside = (np.abs(points) < np.array([width, height]) / 2).all(axis=1) & (weight > 0)
+            spread = np.full(int(inside.sum()), sigma)
+            columns = _cells(points[inside, 0], spread, width, shape[1])
+            rows = _cells(points[inside, 1], spread, height, shape[0])
+            maps[number] = ((rows * weight[inside, None]).T @ columns).ravel()
+        return maps / maps.sum(axis=1, keepdims=True)
+
+
+def _cells(centre: Floats, spread: Floats, length: float, cells: int) -> Floats:
+    """Mass of Gaussians (K,) in each of the cells of [−length / 2, length / 2]: (K, cells)."""
+    edges = np.linspace(-length / 2, length / 2, cells + 1)
+    return np.diff(ndtr((edges - centre[:, None]) / spread[:, None]), axis=1)
+
+
+class _Filter:
+    """A particle filter over a reading's latent state, the tracker's bias integrated exactly.
+
+    Args:
+        oracle: Of the film.
+        particles: P.
+        rng: Of the particles.
+    """
+
+    def __init__(self, oracle: Oracle, particles: int, rng: Generator) -> None:
+        self.scene, self.rng = oracle.scene, rng
+        self.half = np.array(oracle.extent) / 2
+        readers = np.resize(oracle.readers, particles)
+        self.state: State = search.draw_state(self.scene, readers, rng)
+        self.bias_variance = np.full(particles, (BIAS_SPREAD * CM_PER_DEGREE) ** 2)
+        self.log_weight = np.full(particles, -np.log(particles))
+        self.medians = np.array([search.SEARCH_LOOK] * len(NAMES) + [search.ITEM_LOOK] * len(self.scene.pull))
+
+    def step(self, point: Floats, duration: float | None) -> float:
+        """Takes in a fixation, (2,) cm, and returns its log-density given those before."""
+        state, scene = self.state, self.scene
+        chance = search.target_probabilities(scene, state)
+        spread = np.sqrt(scene.spread**2 + NOISE**2 + self.bias_variance[:, None])
+        offset = point - scene.spots - state.bias[:, None]
+        known = bool(np.isfinite(point).all())
+        upper = (self.half - scene.spots - state.bias[:, None]) / spread[..., None]
+        lower = (-self.half - scene.spots - state.bias[:, None]) / spread[..., None]
+        mass = (ndtr(upper) - ndtr(lower)).prod(axis=2)
+        with np.errstate(divide="ignore"):
+            log_chance = np.log(chance)
+            log_mass = logsumexp(self.log_weight + np.log((chance * mass).sum(axis=1)))
+            # A look off the film says no more than that it was off.
+            joint = (
+                log_chance - 0.5 * (offset**2).sum(axis=2) / spread**2 - np.log(2 * np.pi * spread**2)
+                if known
+                else log_chance + np.log(np.maximum(1 - mass, 1e-300))
+            )
+        density = logsumexp(self.log_weight + logsumexp(joint, axis=1)) - log_mass if known else np.nan
+        if duration is not None and np.isfinite(duration):
+            # The reader's speed is known to the particle.
+            speed = search.whole_panel().speed[state.reader]
+            lag = np.log(duration) - np.log(self.medians) + np.log(speed)[:, None]
+            joint = joint - 0.5 * (lag / search.LOOK_SPREAD) ** 2
+        evidence = logsumexp(joint, axis=1)
+        target = search.choose(np.exp(joint - evidence[:, None]), self.rng)
+        if known:
+            rows = np.arange(len(target))
+            gain = self.bias_variance / spread[rows, target] ** 2
+            state.bias = state.bias + gain[:, None] * offset[rows, target]
+            self.bias_variance = self.bias_variance * (1 - gain)
+        search.look(state, target)
+        self.log_weight = self.log_weight + evidence
+        self.log_weight -= logsumexp(self.log_weight)
+        if 1 / np.exp(2 * self.log_weight).sum() < _RESAMPLE * len(target):
+            self._resample()
+        return float(density)
+
+    def _resample(self) -> None:
+        """Systematic resampling (Kitagawa 1996)."""
+        count = len(self.log_weight)
+        edges = np.cumsum(np.exp(self.log_weight))
+        points = (np.arange(count) + self.rng.random()) / count * edges[-1]
+        rows = np.minimum(np.searchsorted(edges, points), count - 1)
+        self.state = self.state.take(rows)
+        self.bias_variance = self.bias_variance[rows]
+        self.log_weight = np.full(count, -np.log(count))
