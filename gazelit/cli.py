@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from gazelit import __version__
 from gazelit.configs import resolve_config_arguments
 from gazelit.errors import InputError
-from gazelit.option_lists import bracket_lists
+from gazelit.options import bracket_lists, complete_flags
 from gazelit.trust import trust, trust_until_end
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
     )
     arguments = [_with_underscores(argument) for argument in resolve_config_arguments(arguments)]
+    arguments = complete_flags(arguments, function)
     arguments = bracket_lists(arguments, function, sys.modules[command.imports] if command.imports else None)
     guard_parser(arguments, saved=False)
     parsed = parser.instantiate_classes(parser.parse_args(arguments))

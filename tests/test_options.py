@@ -4,7 +4,7 @@ import pytest
 
 from gazelit.data import sources
 from gazelit.data.prepare import prepare
-from gazelit.option_lists import bracket_lists
+from gazelit.options import bracket_lists, complete_flags
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,12 @@ def test_finding_d13_a_size_with_a_comma_makes_a_store(manifest, run_gazelit, tm
         *["--size", "64,32", "--out", "s", "--workers", "1"],
     )
     assert (tmp_path / "s" / "store.json").is_file()
+
+
+def test_a_flag_needs_no_value_and_takes_one():
+    def command(films: bool = False, strict: bool = False, out: str = "") -> None: ...
+
+    arguments = ["--films", "--strict", "false", "--out", "true", "run"]
+    assert complete_flags(arguments, command) == ["--films=true", "--strict", "false", "--out", "true", "run"]
+    assert complete_flags(["run", "--films"], command) == ["run", "--films=true"]
+    assert complete_flags(["--films=false"], command) == ["--films=false"]

@@ -1,4 +1,4 @@
-"""Options that are lists, as people write them: ``--size 640,512`` for ``--size '[640, 512]'``."""
+"""Options as people write them: ``--size 640,512`` for ``--size '[640, 512]'``, ``--strict`` for ``--strict=true``."""
 
 from __future__ import annotations
 
@@ -52,3 +52,19 @@ def _is_list(hint: Any) -> bool:
 
 def _bracketed(value: str) -> str:
     return f"[{value}]" if "," in value and value[:1] not in ("[", "{", "(", "'", '"') else value
+
+
+def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """Gives options that are yes or no the value true where they have none.
+
+    Args:
+        arguments: Of the command line.
+        function: Its parameters are options.
+    """
+    hints = get_type_hints(function)
+    completed = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        is_flag = argument.startswith("--") and hints.get(argument[2:].replace("-", "_")) is bool
+        has_value = following.lower() in ("true", "false", "yes", "no")
+        completed.append(f"{argument}=true" if is_flag and not has_value else argument)
+    return completed
