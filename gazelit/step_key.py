@@ -29,18 +29,19 @@ def step_key(arguments: Sequence[str], inputs: Mapping[str, str], out: Path) -> 
         out: The run folder.
     """
     counted = portable([one for one in arguments if not one.startswith(_BY_INPUT)], out)
-    files = file_hashes(arguments)
+    files = file_hashes(arguments, out)
     # Without such files the key is what it was before they counted, so that older run folders are gone on with.
     return sha256_json({"arguments": counted, "inputs": dict(inputs), **({"files": files} if files else {})})
 
 
-def file_hashes(arguments: Sequence[str]) -> dict[str, str]:
+def file_hashes(arguments: Sequence[str], out: Path) -> dict[str, str]:
     """SHA-256 of every file that an option names, or a configuration that is named: by option, its content.
 
     Split files, weights and tables change what a step makes although its command stays the same.
 
     Args:
         arguments: The command line behind ``gazelit``.
+        out: The run folder; what lies in it steps have made, and counts through their inputs.
     """
     hashes: dict[str, str] = {}
     for argument in arguments:
@@ -53,7 +54,7 @@ def file_hashes(arguments: Sequence[str]) -> dict[str, str]:
             found = [(name, path) for name, path in _files(content) if not _is_counted_apart(name)]
         else:
             found = list(_files(_load(text), option))
-        hashes |= {name: _digest(path) for name, path in found}
+        hashes |= {name: _digest(path) for name, path in found if not path.resolve().is_relative_to(out.resolve())}
     return hashes
 
 
