@@ -16,6 +16,7 @@ from torch import Tensor
 from gazelit import lineage
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.heatmap import fixation_counts
+from gazelit.data.identity import identity
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.collect import saved_datamodule
@@ -153,7 +154,7 @@ def measure(model: LoadedModel, datamodule: GazeDataModule, methods: Sequence[st
     """
     if not methods and "saliency_head" not in model.network.specs:
         raise InputError("the model has neither a classifier nor a saliency head: it makes no map to score")
-    patients = datamodule.store.cases["patient_id"].to_numpy()
+    patients = identity(datamodule.store.cases["patient_id"]).to_numpy()
     gaze: list[dict[str, Any]] = []
     regions: list[dict[str, Any]] = []
     shown: list[Localisation] = []

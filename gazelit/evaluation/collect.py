@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 from gazelit import lineage
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import GazeDataset, collate
+from gazelit.data.identity import identity
 from gazelit.data.store import Store
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
@@ -142,7 +143,7 @@ def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.D
     for kind in ("p_", "logit_", "y_"):
         columns = [name for name in table if name.startswith(kind)]
         table = table.rename(columns=dict(zip(columns, [f"{kind}{name}" for name in class_names], strict=False)))
-    return table.assign(patient=store.cases["patient_id"].to_numpy()[table["index"]])
+    return table.assign(patient=identity(store.cases["patient_id"]).to_numpy()[table["index"]])
 
 
 def _external_names(folders: Sequence[Path]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
+from gazelit.data.identity import identity
 from gazelit.data.store import Store
 from gazelit.deploy.inference import LoadedModel
 from gazelit.evaluation.statistics import bootstrap_weights, estimate, mean_of
@@ -66,7 +67,7 @@ def localisation(model: LoadedModel, datamodule: GazeDataModule) -> pd.DataFrame
     names = finding_names(datamodule.store, datamodule.class_names)
     if "saliency_head" not in model.network.specs or not len(datamodule.store.table("regions")):
         return pd.DataFrame()
-    patients = datamodule.store.cases["patient_id"].to_numpy()
+    patients = identity(datamodule.store.cases["patient_id"]).to_numpy()
     dataset = datamodule.dataset("test")
     rows = []
     for position, case in enumerate(dataset.rows.tolist()):
