@@ -85,7 +85,7 @@ class JointFinetuning(Stage):
             self.weighting.end_epoch()
 
     def _epoch_values(self) -> dict[str, Tensor]:
-        learned = self.weighting.learned() if hasattr(self.weighting, "learned") else {}
+        learned: dict[str, Tensor] = getattr(self.weighting, "learned", dict)()
         return {**super()._epoch_values(), **learned}
 
     def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
