@@ -41,8 +41,8 @@ class StageCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves what the epoch brought; the best one first, because ``last`` holds which that is."""
         super().on_train_epoch_end(trainer, pl_module)
-        is_trial = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if self.keeps_last and not is_trial and trainer.state.fn == TrainerFn.FITTING:
+        tries_only = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if self.keeps_last and not tries_only and trainer.state.fn == TrainerFn.FITTING:
             path = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
             self.last_model_path = str(path)
             trainer.save_checkpoint(path, self.save_weights_only)

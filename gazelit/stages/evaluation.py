@@ -123,7 +123,11 @@ class EvaluatedModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> Outputs:
         if not len(batch["image"]):
-            # The share of a process without a case: it only has to take part in what all processes compute together.
+            # The share of a process without a case: it only has to take part in what all processes compute together,
+            # with tensors of as many dimensions as the others'.
+            if "diagnosis" in self.measures:
+                none = torch.zeros(0, int(self.network.classes or 0), device=self.device)
+                self._metrics("diagnosis", split).update(none, batch["label"])
             return {}
         loss, outputs, parts = self._step(batch)
         self._metrics("mean", split).update({"loss": loss, **parts}, self._weights(batch, loss, parts))
