@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
 from gazelit.losses.saliency import log_density
 from gazelit.models.decoder import UNetDecoder
-from gazelit.models.heads import CentrePrior, FusionClassifier, SaliencyHead, attention_pooled
+from gazelit.models.heads import CentrePrior, FusionClassifier, SaliencyHead
 from gazelit.models.network import Network
+from gazelit.models.pooling import Pooling, pooled
 from gazelit.models.registry import EncoderSpec, build_encoder
 
 Features = Literal["fused", "encoder", "decoder"]
-Pooling = Literal["mean", "gaze"]
 
 
 class DualEncoderUNet(Network):
@@ -23,8 +23,8 @@ class DualEncoderUNet(Network):
 
     The network of Qiu, Rivaz and Xiao 2025: the diagnosis encoder's coarsest map is the decoder's bottleneck, the
     saliency encoder's maps are its skip connections, and the classifier sees the encoder's embedding and the decoder's
-    mean features together. With ``paper-densenet201`` and ``res-se`` it has 66,637,380 parameters. The last five
-    arguments lead away from the paper.
+    mean features together. With ``paper-densenet201`` and ``res-se`` it has 66,637,380 parameters. The last six
+    arguments lead away from the paper: its classifier sees global means, in which the place of a finding is lost.
 
     Args:
         encoder: The diagnosis encoder; its coarsest map must be at stride 2 ** len(decoder_widths).
@@ -34,10 +34,12 @@ class DualEncoderUNet(Network):
         classes: Number of classes; null builds no classifier (stage 2).
         classifier_hidden: Hidden units of the classifier.
         dropout: Dropout of the classifier.
-        classifier_features: What the classifier sees: the encoder's embedding and the decoder's mean features
-            (``fused``), or one of the two.
-        classifier_pooling: How the encoder's map becomes its embedding: the ``mean``, or the mean weighted by the
-            predicted ``gaze`` (or by the reader's, where ``forward`` is given it).
+        classifier_features: What the classifier sees: the encoder's embedding map and the decoder's maps (``fused``),
+            or one of the two.
+        classifier_pooling: How each of these maps becomes a vector; of several poolings all vectors are seen. ``mean``;
+            the mean weighted by the predicted ``gaze`` (or by the reader's, where ``forward`` is given it); the mean of
+            the ``top`` values; ``logsumexp``, a smooth maximum (:mod:`gazelit.models.pooling`).
+        classifier_strides: Which of the decoder's maps the classifier sees, by their strides: 1 is the last.
         side_heads: Number of further saliency heads, on the decoder's outputs at strides 2, 4, … (deep supervision;
             the objective is then :class:`gazelit.losses.DeepSupervisionLoss`).
         centre_prior: Whether the saliency logits have a learned Gaussian prior.
@@ -55,7 +57,8 @@ class DualEncoderUNet(Network):
         classifier_hidden: int = 64,
         dropout: float = 0.25,
         classifier_features: Features = "fused",
-        classifier_pooling: Pooling = "mean",
+        classifier_pooling: Pooling | Sequence[Pooling] = "mean",
+        classifier_strides: Sequence[int] = (1,),
         side_heads: int = 0,
         centre_prior: bool = False,
     ) -> None:
@@ -63,6 +66,8 @@ class DualEncoderUNet(Network):
         spec = EncoderSpec.of(encoder)
         saliency_spec = None if saliency_encoder is None else EncoderSpec.of(saliency_encoder)
         widths = list(decoder_widths)
+        poolings = [classifier_pooling] if isinstance(classifier_pooling, str) else list(classifier_pooling)
+        strides = list(classifier_strides)
         self.arguments = {
             "encoder": spec.primitives(),
             "saliency_encoder": None if saliency_spec is None else saliency_spec.primitives(),
@@ -71,14 +76,18 @@ class DualEncoderUNet(Network):
             "classifier_hidden": classifier_hidden,
             "dropout": dropout,
             "classifier_features": classifier_features,
-            "classifier_pooling": classifier_pooling,
+            "classifier_pooling": poolings,
+            "classifier_strides": strides,
             "side_heads": side_heads,
             "centre_prior": centre_prior,
         }
         if not 0 <= side_heads < len(widths):
             raise InputError(f"side_heads: must be 0 to {len(widths) - 1} with {len(widths)} decoder steps")
-        if classifier_features == "decoder" and classifier_pooling == "gaze":
-            raise InputError("classifier_pooling: gaze pools the encoder's map, which this classifier does not see")
+        if not poolings or set(poolings) - set(get_args(Pooling)) or len(set(poolings)) < len(poolings):
+            raise InputError(f"classifier_pooling: must be one or several of {', '.join(get_args(Pooling))}, each once")
+        offered = [2**level for level in range(len(widths))]
+        if not strides or set(strides) - set(offered) or len(set(strides)) < len(strides):
+            raise InputError(f"classifier_strides: must be one or several of {', '.join(map(str, offered))}, each once")
         self.encoder = build_encoder(spec)
         if self.encoder.output_stride != 2 ** len(widths):
             raise InputError(
@@ -112,20 +121,24 @@ class DualEncoderUNet(Network):
         if centre_prior:
             self.centre_prior = CentrePrior()
             self.specs["centre_prior"] = {}
-        self._features, self._pooling = classifier_features, classifier_pooling
+        self._features, self._poolings = classifier_features, poolings
+        # The decoder's last map is at stride 1, the one before it at 2.
+        self._levels = [-1 - offered.index(stride) for stride in strides]
         if classes is not None:
-            seen = {
-                "fused": self.encoder.embedding_channels + widths[-1],
-                "encoder": self.encoder.embedding_channels,
-                "decoder": widths[-1],
-            }[classifier_features]
+            channels_of = {
+                "encoder": [self.encoder.embedding_channels],
+                "decoder": [widths[level] for level in self._levels],
+            }
+            channels_of["fused"] = channels_of["encoder"] + channels_of["decoder"]
+            seen = len(poolings) * sum(channels_of[classifier_features])
             self.classifier = FusionClassifier(seen, classifier_hidden, classes, dropout)
             self.specs["classifier"] = {
                 "in_channels": seen,
                 "hidden": classifier_hidden,
                 "classes": classes,
                 "features": classifier_features,
-                "pooling": classifier_pooling,
+                "pooling": poolings,
+                "strides": strides,
             }
 
     def forward(self, x: Tensor, attention: Tensor | None = None) -> dict[str, Tensor]:
@@ -133,8 +146,8 @@ class DualEncoderUNet(Network):
 
         Args:
             x: Images (B, 1, H, W) in [0, 1]; H and W multiples of the encoder's stride.
-            attention: Densities (B, 1, H, W) that the classifier pools by in place of the predicted ones, with
-                ``classifier_pooling: gaze``; an image whose density is zero everywhere is pooled by the prediction.
+            attention: Densities (B, 1, H, W) that the classifier pools by in place of the predicted ones, where it
+                pools by ``gaze``; an image whose density is zero everywhere is pooled by the prediction.
 
         Returns:
             ``saliency_logits`` (B, 1, H, W), whose softmax over the pixels is the predicted density; ``logits``
@@ -149,21 +162,13 @@ class DualEncoderUNet(Network):
         for number, stride in enumerate(self._side_strides):
             outputs[f"saliency_logits_{stride}"] = self.side_heads[number](decoded[-2 - number])
         if self.classes is not None:
-            outputs["logits"] = self.classifier(self._seen(features, decoded[-1], outputs, attention))
+            maps = [] if self._features == "decoder" else [self.encoder.embedding_map(features)]
+            maps += [] if self._features == "encoder" else [decoded[level] for level in self._levels]
+            density = outputs["saliency_logits"]
+            if "gaze" in self._poolings:
+                density = log_density(density).exp()
+                if attention is not None:
+                    density = attention.where(attention.flatten(1).sum(1)[:, None, None, None] > 0, density)
+            vectors = [pooled(each, pooling, density) for each in maps for pooling in self._poolings]
+            outputs["logits"] = self.classifier(vectors)
         return outputs
-
-    def _seen(
-        self, features: list[Tensor], decoded: Tensor, outputs: dict[str, Tensor], attention: Tensor | None
-    ) -> list[Tensor]:
-        """The vectors that the classifier sees."""
-        vectors = []
-        if self._features != "decoder" and self._pooling == "mean":
-            vectors.append(self.encoder.embed(features))
-        elif self._features != "decoder":
-            density = log_density(outputs["saliency_logits"]).exp()
-            if attention is not None:
-                density = attention.where(attention.flatten(1).sum(1)[:, None, None, None] > 0, density)
-            vectors.append(attention_pooled(self.encoder.embedding_map(features), density))
-        if self._features != "encoder":
-            vectors.append(decoded.mean(dim=(2, 3)))
-        return vectors

@@ -23,7 +23,7 @@ class SaliencyHead(nn.Sequential):
 
 
 class FusionClassifier(nn.Module):
-    """Multi-scale feature fusion: the encoder's embedding beside the decoder's mean features.
+    """Multi-scale feature fusion: the encoder's features beside the decoder's.
 
     Linear, dropout, ReLU, linear, in the order of the reference implementation.
 
@@ -43,25 +43,6 @@ class FusionClassifier(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (B, classes) of feature vectors (B, …) whose lengths add up to ``in_channels``."""
         return self.layers(torch.cat(list(features), dim=1))
-
-
-def attention_pooled(features: Tensor, attention: Tensor) -> Tensor:
-    """Mean of a feature map weighted by where one looks.
-
-    Args:
-        features: (B, C, h, w).
-        attention: Density (B, 1, H, W) that sums to 1 per image, H and W multiples of h and w; an image whose
-            attention is zero everywhere is pooled evenly.
-
-    Returns:
-        (B, C) float32.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        coarse = F.adaptive_avg_pool2d(attention.float(), (features.shape[-2], features.shape[-1])).flatten(2)
-        total = coarse.sum(dim=2, keepdim=True)
-        even = torch.full_like(coarse, 1 / coarse.shape[2])
-        weight = torch.where(total > 0, coarse / total.clamp(min=1e-20), even)
-        return (features.float().flatten(2) * weight).sum(dim=2)
 
 
 class CentrePrior(nn.Module):

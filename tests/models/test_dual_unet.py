@@ -1,11 +1,14 @@
 """The paper's network, part by part."""
 
+import math
+
 import pytest
 import torch
 
 from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec, rebuild
 from gazelit.models.heads import CentrePrior
+from gazelit.models.pooling import logsumexp_pooled, pooled
 
 SMALL = {
     "encoder": EncoderSpec("densenet-small"),
@@ -160,17 +163,53 @@ def test_gaze_pooling_weighs_the_encoders_map_by_the_predicted_or_given_density(
     density = outputs["saliency_logits"].flatten(1).softmax(1).reshape(2, 1, 96, 64)
     features = network.encoder.features(image.repeat(1, 3, 1, 1)).relu()
 
-    def pooled(one):
+    def weighted(one):
         weight = one.reshape(2, 1, 3, 32, 2, 32).sum(dim=(3, 5))
         return (features * weight).sum((2, 3)) / weight.sum((2, 3))
 
-    assert torch.allclose(outputs["logits"], network.classifier.layers(pooled(density)), atol=1e-5)
+    assert torch.allclose(outputs["logits"], network.classifier.layers(weighted(density)), atol=1e-5)
     reader = torch.zeros(2, 1, 96, 64)
     reader[0, 0, 70, 40] = 1
     given = network(image, reader)["logits"]
     assert torch.allclose(given[0], network.classifier.layers(features[:1, :, 2, 1])[0], atol=1e-5)
     # A film without gaze is pooled by the prediction.
     assert torch.allclose(given[1], outputs["logits"][1], atol=1e-5)
+
+
+def test_several_poolings_of_several_maps_stand_side_by_side():
+    """Encoder and decoder are pooled alike, so that a finding's place reaches the diagnosis from both."""
+    torch.manual_seed(0)
+    network = DualEncoderUNet(**SMALL, classifier_pooling=["gaze", "top"], classifier_strides=[1, 4]).eval()
+    seen = []
+    network.classifier.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[0]))
+    image = torch.rand(1, 1, 96, 64)
+    reader = torch.zeros(1, 1, 96, 64)
+    reader[0, 0, 70, 40] = 1
+    decoded = []
+    network.decoder.register_forward_hook(lambda module, inputs, outputs: decoded.extend(outputs))
+    network(image, reader)
+    assert [tuple(vector.shape) for vector in seen] == [(1, 102), (1, 102), (1, 4), (1, 4), (1, 8), (1, 8)]
+    assert network.specs["classifier"]["in_channels"] == 228
+    # All of the density lies in one cell, whose features are seen; of the last map a tenth of 6,144 cells at most.
+    assert torch.allclose(seen[2], decoded[-1][:, :, 70, 40], atol=1e-6)
+    assert torch.allclose(seen[4], decoded[-3][:, :, 17, 10], atol=1e-6)
+    strongest = decoded[-1].flatten(2).sort(dim=2, descending=True).values[:, :, :614].mean(2)
+    assert torch.allclose(seen[3], strongest, atol=1e-6)
+
+
+def test_a_small_finding_moves_place_keeping_pools_and_not_the_mean():
+    """One bright cell of 1,000: in the mean it is a thousandth, by gaze it is whole, by the maximum nearly."""
+    features = torch.zeros(1, 1, 25, 40)
+    features[0, 0, 7, 11] = 10.0
+    gaze = torch.zeros(1, 1, 25, 40)
+    gaze[0, 0, 7, 11] = 1.0
+    assert pooled(features, "mean", gaze).item() == pytest.approx(0.01)
+    assert pooled(features, "gaze", gaze).item() == pytest.approx(10)
+    assert pooled(features, "top", gaze).item() == pytest.approx(10 / 100)
+    # ln((999 + e^40) / 1000) / 4
+    assert pooled(features, "logsumexp", gaze).item() == pytest.approx((40 - math.log(1000)) / 4, rel=1e-6)
+    assert logsumexp_pooled(features * 100).isfinite().all()
+    assert torch.allclose(logsumexp_pooled(features, 1e-3), features.mean((2, 3)), atol=1e-3)
 
 
 def test_the_centre_prior_adds_a_gaussians_logarithm_and_begins_almost_flat():
@@ -201,7 +240,11 @@ def test_side_heads_give_coarser_maps():
     ("options", "message"),
     [
         ({"side_heads": 5}, "side_heads: must be 0 to 4"),
-        ({"classifier_features": "decoder", "classifier_pooling": "gaze"}, "classifier_pooling: gaze pools"),
+        ({"classifier_pooling": "median"}, "classifier_pooling: must be one or several of mean, gaze, top, logsumexp"),
+        ({"classifier_pooling": ["gaze", "gaze"]}, "each once"),
+        ({"classifier_pooling": []}, "classifier_pooling: must be"),
+        ({"classifier_strides": [3]}, "classifier_strides: must be one or several of 1, 2, 4, 8, 16"),
+        ({"classifier_strides": [2, 2]}, "each once"),
     ],
 )
 def test_options_that_fit_nothing(options, message):
