@@ -206,7 +206,7 @@ def test_a_small_finding_moves_place_keeping_pools_and_not_the_mean():
     assert pooled(features, "mean", gaze).item() == pytest.approx(0.01)
     assert pooled(features, "gaze", gaze).item() == pytest.approx(10)
     assert pooled(features, "top", gaze).item() == pytest.approx(10 / 100)
-    # ln((999 + e^40) / 1000) / 4
+    # The logarithm of the mean of 999 ones and one e to the 40th, over 4.
     assert pooled(features, "logsumexp", gaze).item() == pytest.approx((40 - math.log(1000)) / 4, rel=1e-6)
     assert logsumexp_pooled(features * 100).isfinite().all()
     assert torch.allclose(logsumexp_pooled(features, 1e-3), features.mean((2, 3)), atol=1e-3)
