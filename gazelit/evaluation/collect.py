@@ -17,6 +17,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from gazelit import lineage
+from gazelit.configs import read_yaml
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import GazeDataset, collate
 from gazelit.data.identity import identity
@@ -29,7 +30,7 @@ from gazelit.evaluation.findings import finding_sizes, localisation
 from gazelit.evaluation.records import ExternalRecord, RunRecord
 from gazelit.evaluation.report import write_comparison, write_report
 from gazelit.evaluation.subgroups import subgroups
-from gazelit.evaluation.text import code
+from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.losses.saliency import log_density
@@ -225,11 +226,12 @@ def notes(results: Sequence[Result]) -> list[str]:
             f"split ({counts} cases), which also selected the checkpoint: not on test cases, but on cases that the "
             "checkpoint suits better than others, so that it is somewhat too sure of itself."
         )
-    if any(stamp.get("other_split") for result in results for stamp in lineage.chain(result.stamp)):
-        found.append(
-            "**A model of these was started from a checkpoint of another split (`--allow_other_split`), which may have "
-            "been trained on test patients.**"
-        )
+    doubts = [stamp.get("split_note") for result in results for stamp in lineage.chain(result.stamp)]
+    found += [
+        f"**Of the checkpoints that training started from: {plain(doubt)}.**"
+        for doubt in dict.fromkeys(doubts)
+        if doubt
+    ]
     return found
 
 
@@ -254,7 +256,7 @@ def _kind(result: Result) -> str:
 
 def _monitor(result: Result) -> str:
     """What the last stage's checkpoint was selected by."""
-    config = read_saved(result.run / result.stages[-1] / "config.yaml")
+    config = read_yaml(result.run / result.stages[-1] / "config.yaml")
     return str((config.get("checkpoint") or {}).get("monitor") or "nothing")
 
 

@@ -174,6 +174,17 @@ def test_finding_f5_the_report_says_what_the_temperature_was_fitted_on(tmp_path)
     assert "fitted on the val split (31 cases), which also selected the checkpoint" in calibrated
 
 
+def test_finding_c15_a_report_repeats_what_is_open_about_a_parent(monkeypatch):
+    monkeypatch.setattr(collecting, "_selection", lambda results: "Selected.")
+    one = result("one", 0)
+    assert collecting.notes([one, one]) == ["Selected."]
+    parent = {**one.stamp, "split_note": "stage 'contrastive' was trained on mimic-cxr; this is allowed"}
+    child = replace(one, stamp={**one.stamp, "parent": parent})
+    _, doubt = collecting.notes([one, child, child])
+    assert doubt.startswith("**Of the checkpoints that training started from: stage")
+    assert "mimic-cxr; this is allowed.**" in doubt
+
+
 def test_finding_c16_selection_is_claimed_only_where_it_is_true(tmp_path):
     run = tmp_path / "run"
     (run / "joint").mkdir(parents=True)
