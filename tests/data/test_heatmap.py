@@ -1,7 +1,5 @@
 """Fixation density against a float64 sum of Gaussians."""
 
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -289,13 +287,15 @@ def test_finding_d16_very_many_samples_are_binned_within_1e_4_of_the_mass(spread
     assert density.min() >= 0
 
 
-def test_finding_d16_fifty_thousand_samples_take_no_seconds():
+def test_finding_d16_of_fifty_thousand_samples_none_is_rendered_by_itself(monkeypatch):
+    """``benchmarks/heatmap.py`` has the times."""
+    left = []
+    add_binned = heatmap.add_binned
+    monkeypatch.setattr(heatmap, "add_binned", lambda *parts: left.append(add_binned(*parts)) or left[-1])
     rng = np.random.default_rng(0)
     points = torch.from_numpy(rng.uniform(0, 1, (50_000, 3)).astype(np.float32)) * torch.tensor([512.0, 640.0, 1.0])
-    start = time.process_time()
     fixation_density(points, (640, 512), 15.0)
-    # Some 40 ms on an idle core; point by point it takes 300.
-    assert time.process_time() - start < 0.2
+    assert [int(each.sum()) for each in left] == [0]
 
 
 def test_parts_on_another_device_add_up_to_the_same_map(monkeypatch):
