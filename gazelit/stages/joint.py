@@ -13,6 +13,7 @@ from gazelit.losses.multitask import DynamicWeightAverage, GradientSurgery, Refe
 from gazelit.losses.saliency import KLDivergenceLoss, saliency_loss
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
+from gazelit.stages.teacher import TeacherForcing
 
 #: Learning rate of what a weighting learns, see :class:`JointFinetuning`.
 WEIGHTING_RATE = 1e-2
@@ -34,7 +35,8 @@ class JointFinetuning(Stage):
             :class:`gazelit.losses.GradientSurgery` what is trained. ``learning_rates`` may name it; its σ has the rate
             1e-2 unless given, so that it finds its balance within the first epochs whatever the network's rate: Adam
             moves log σ by no more than the rate a step, and with a network's 1e-4 a training can end before it has.
-        teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's.
+        teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's: for all films, or
+            for a share that moves from epoch to epoch (:class:`gazelit.stages.teacher.TeacherForcing`).
         options: See :class:`Stage`.
 
     Raises:
@@ -52,7 +54,7 @@ class JointFinetuning(Stage):
         diagnosis_loss: nn.Module | None = None,
         saliency_loss: nn.Module | None = None,
         weighting: nn.Module | None = None,
-        teacher_forcing: bool = False,
+        teacher_forcing: bool | TeacherForcing = False,
         **options: Any,
     ) -> None:
         super().__init__(network, **options)
@@ -62,11 +64,13 @@ class JointFinetuning(Stage):
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
         self.learning_rates.setdefault("weighting", WEIGHTING_RATE)
-        self.teacher_forcing = teacher_forcing
+        self.teacher = TeacherForcing() if teacher_forcing is True else teacher_forcing or None
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
-        attention = (batch["heatmap"],) if self.teacher_forcing and self.training else ()
-        outputs = self(batch["image"], *attention)
+        attention = None
+        if self.teacher is not None and self.training:
+            attention = self.teacher.attention(batch["heatmap"], self.current_epoch)
+        outputs = self(batch["image"], *([] if attention is None else [attention]))
         losses = {
             # float32: under bf16 autocast the logits would lose the digits the loss lives on.
             "diagnosis": self.diagnosis_loss(outputs["logits"].float(), batch["label"]),
@@ -86,7 +90,10 @@ class JointFinetuning(Stage):
 
     def _epoch_values(self) -> dict[str, Tensor]:
         learned: dict[str, Tensor] = getattr(self.weighting, "learned", dict)()
-        return {**super()._epoch_values(), **learned}
+        taught = {}
+        if self.teacher is not None:
+            taught["teacher_forcing"] = torch.tensor(self.teacher.share(self.current_epoch))
+        return {**super()._epoch_values(), **learned, **taught}
 
     def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         losses = {task: means.get(f"{task}_loss", torch.zeros((), device=self.device)) for task in self.measures}
