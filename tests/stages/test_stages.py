@@ -76,8 +76,10 @@ def test_training_lowers_the_loss(name, store, tmp_path):
         def on_train_epoch_end(self, trainer, pl_module):
             losses.append(trainer.callback_metrics["train/loss"].item())
 
-    trainer(tmp_path, max_epochs=6, limit_val_batches=0, callbacks=[Losses()]).fit(stage, data(store))
-    assert min(losses[3:]) < losses[0]
+    # All training films in one batch, as they are: what is left is the optimisation, without the luck of the draw.
+    films = GazeDataModule(str(store), batch_size=24, num_workers=0, augment=False)
+    trainer(tmp_path, max_epochs=10, limit_val_batches=0, callbacks=[Losses()]).fit(stage, films)
+    assert losses[-1] < 0.95 * losses[0]
 
 
 @pytest.mark.parametrize("weighting", [ReferenceWeighting, DynamicWeightAverage])
