@@ -93,6 +93,8 @@ class StepGuard:
         # A gradient scaler finds overflows itself, lowers its scale and leaves the step out.
         scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
         gradients = [] if scaled else [_local(one.grad) for one in module.parameters() if one.grad is not None]
+        # Of a small parameter that is sharded a process may hold nothing.
+        gradients = [gradient for gradient in gradients if gradient.numel()]
         found = [batch.loss.float() for batch in batches]
         if gradients:
             found.append(torch.nn.utils.get_total_norm(gradients, math.inf).float())
