@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -115,20 +116,57 @@ def test_finding_c3_start_from_begins_anew_also_from_the_same_stage(runs, store,
     assert read(best(tmp_path / "again"))[STAMP_KEY]["parent"]["sha256"] == sha256_file(start)
 
 
-def test_finding_c3_two_steps_of_one_stage_in_a_pipeline(store, run_gazelit, tmp_path):
-    (tmp_path / "twice.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "stages": [{"name": name, "config": "presets/quick/stage2.yaml"} for name in ("first", "second")],
-                "overrides": [*tiny(2, store), *SHORT, "--trainer.max_epochs=1"],
-            }
-        )
+def commands_of(pipeline, store, out, monkeypatch, run_gazelit):
+    """The command lines of a pipeline's steps, which are not run: each leaves what the next looks for."""
+    commands = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command, **options):
+            arguments = command[3:]
+            commands.append(arguments)
+            folder = Path(option(arguments, "--trainer.default_root_dir") or out)
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+            (folder / "config.yaml").write_text("{}")
+            (folder / "metrics.json").write_text("{}")
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr("gazelit.steps.subprocess.Popen", Process)
+    run_gazelit("run", str(pipeline), f"--store={store}", f"--out={out}")
+    return commands
+
+
+def option(arguments, name):
+    return next((argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")), None)
+
+
+def test_finding_c3_two_steps_of_one_stage_in_a_pipeline(store, run_gazelit, tmp_path, monkeypatch):
+    """The second begins anew from the first, as a stage of another class would, and does not resume it."""
+    stages = [{"name": name, "config": "presets/quick/stage2.yaml"} for name in ("first", "second")]
+    (tmp_path / "twice.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    first, second, test, _ = commands_of(tmp_path / "twice.yaml", store, tmp_path / "out", monkeypatch, run_gazelit)
+    assert option(first, "--start_from") is option(first, "--ckpt_path") is None
+    assert option(second, "--start_from").endswith("first/checkpoints/best.ckpt")
+    assert option(second, "--ckpt_path") is None
+    assert option(test, "--ckpt_path").endswith("second/checkpoints/best.ckpt")
+
+
+def test_a_pipeline_trusts_what_its_configurations_name(store, run_gazelit, tmp_path, monkeypatch):
+    (tmp_path / "own_stages.py").write_text(
+        "from gazelit.stages import SaliencyWarmup\nclass Own(SaliencyWarmup): ...\n"
     )
-    run_gazelit("run", "twice.yaml", f"--store={store}", "--out=out")
-    second = next((tmp_path / "out").rglob("second/checkpoints/best.ckpt"))
-    assert read(second)["epoch"] == 0
-    assert read(second)["global_step"] == 1
-    assert len(pd.read_csv(second.parent.parent / "epochs.csv")) == 1
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own.yaml").write_text("model: {class_path: own_stages.Own}\n")
+    stages = [{"name": "own", "config": ["presets/quick/stage2.yaml", str(tmp_path / "own.yaml")]}]
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    fit_, test, report = commands_of(tmp_path / "pipeline.yaml", store, tmp_path / "out", monkeypatch, run_gazelit)
+    assert (test[0], report[0]) == ("test", "report")
+    assert option(test, "--trust") == option(report, "--trust") == "own_stages"
+    assert option(fit_, "--trust") is None
 
 
 def test_both_options_at_once_are_an_error_and_the_one_given_wins_over_a_saved_one(runs, store, run_gazelit, tmp_path):

@@ -7,7 +7,6 @@ import sys
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from tests.tiny import tiny
 
@@ -69,14 +68,5 @@ def test_the_pages_dataset_encoder_loss_and_stage_work_from_yaml_alone(outside, 
                       "--checkpoint.dirpath=next/checkpoints")  # fmt: skip
     assert "loaded encoder" in printed
     gazelit(outside, "lineage", "next/checkpoints/best.ckpt")
-    # What a run saved may name the user's classes once their module is trusted; a pipeline does so by itself.
+    # What a run saved may name the user's classes once their module is trusted.
     gazelit(outside, "validate", "--config=run/config.yaml", "--trust=mine", "--trainer.logger=false")
-    (outside / "pipeline.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "stages": [{"name": "age", "config": "mine.yaml"}],
-                "overrides": [*small, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"],
-            }
-        )
-    )
-    gazelit(outside, "run", "pipeline.yaml", "--store=store", "--out=pipeline")

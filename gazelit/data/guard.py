@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.connection import Connection, Pipe, wait
@@ -137,15 +138,15 @@ class _Worker:
                 env={**os.environ, **threads},
             )
         self._started = False
-        self.connection.send((function, memory, seconds))
+        with suppress(ConnectionError):
+            # Where it died at once, reading from it says so.
+            self.connection.send((function, memory, seconds))
 
     def give(self, number: int, job: Any) -> None:
         self.under_way.append((number, job))
-        try:
+        with suppress(ConnectionError):
+            # Where it died over an earlier job, reading from it says so.
             self.connection.send(job)
-        except ConnectionError:
-            # It died over an earlier job; reading from it says so.
-            return
 
     def take(self) -> tuple[int, Any]:
         """The result of the oldest job under way.

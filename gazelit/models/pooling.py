@@ -27,7 +27,7 @@ def pooled(features: Tensor, pooling: Pooling, attention: Tensor) -> Tensor:
         attention: Density (B, 1, H, W), which ``gaze`` alone uses.
 
     Returns:
-        (B, C) float32.
+        (B, C), float32 or wider.
     """
     if pooling == "gaze":
         return attention_pooled(features, attention)
@@ -35,7 +35,7 @@ def pooled(features: Tensor, pooling: Pooling, attention: Tensor) -> Tensor:
         return top_pooled(features)
     if pooling == "logsumexp":
         return logsumexp_pooled(features)
-    return features.float().mean(dim=(2, 3))
+    return _wide(features).mean(dim=(2, 3))
 
 
 def attention_pooled(features: Tensor, attention: Tensor) -> Tensor:
@@ -47,14 +47,14 @@ def attention_pooled(features: Tensor, attention: Tensor) -> Tensor:
             attention is zero everywhere is pooled evenly.
 
     Returns:
-        (B, C) float32.
+        (B, C), float32 or wider.
     """
     with torch.autocast(features.device.type, enabled=False):
-        coarse = F.adaptive_avg_pool2d(attention.float(), (features.shape[-2], features.shape[-1])).flatten(2)
+        coarse = F.adaptive_avg_pool2d(_wide(attention), (features.shape[-2], features.shape[-1])).flatten(2)
         total = coarse.sum(dim=2, keepdim=True)
         even = torch.full_like(coarse, 1 / coarse.shape[2])
         weight = torch.where(total > 0, coarse / total.clamp(min=1e-20), even)
-        return (features.float().flatten(2) * weight).sum(dim=2)
+        return (_wide(features).flatten(2) * weight).sum(dim=2)
 
 
 def top_pooled(features: Tensor, share: float = TOP_SHARE) -> Tensor:
@@ -67,9 +67,9 @@ def top_pooled(features: Tensor, share: float = TOP_SHARE) -> Tensor:
         share: Of the cells; at least one is taken.
 
     Returns:
-        (B, C) float32.
+        (B, C), float32 or wider.
     """
-    cells = features.float().flatten(2)
+    cells = _wide(features).flatten(2)
     count = max(1, round(share * cells.shape[2]))
     return cells.topk(count, dim=2).values.mean(dim=2)
 
@@ -82,8 +82,13 @@ def logsumexp_pooled(features: Tensor, sharpness: float = SHARPNESS) -> Tensor:
         sharpness: r.
 
     Returns:
-        (B, C) float32, between the mean and the maximum of each channel.
+        (B, C), float32 or wider, between the mean and the maximum of each channel.
     """
     with torch.autocast(features.device.type, enabled=False):
-        cells = features.float().flatten(2) * sharpness
+        cells = _wide(features).flatten(2) * sharpness
         return (cells.logsumexp(dim=2) - math.log(cells.shape[2])) / sharpness
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32 at least: a mean over many cells in bfloat16 loses what single cells have."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

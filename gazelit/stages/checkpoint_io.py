@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -43,8 +42,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
                 file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be written ({error.strerror or error}); make room and resume, an earlier checkpoint "

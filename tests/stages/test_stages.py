@@ -279,10 +279,10 @@ def test_open_choices_train_on_two_processes(options, store, tmp_path):
 
 
 def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path):
-    # With gradients averaged over processes, sharding parameters changes where they lie and nothing else. Two steps
-    # move a weight by some 2e-3; more of them would make rounding errors grow through the statistics of two films.
+    # With gradients averaged over processes, sharding parameters changes where they lie and nothing else. One step: in
+    # the next, rounding errors would grow through the statistics of few films.
     options = [
-        "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.augment=false",
+        "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.augment=false",
         "--trainer.deterministic=false",
         "--model.frozen=[encoder]", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
     ]  # fmt: skip
@@ -308,7 +308,7 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path
     for key, value in weights[0].items():
         # BatchNorm statistics are each process's own under DDP until the next step shares rank 0's.
         if "running" not in key:
-            assert torch.allclose(value.float(), weights[1][key].float(), rtol=1e-4, atol=1e-5), key
+            assert torch.allclose(value.float(), weights[1][key].float(), rtol=1e-5, atol=1e-6), key
 
 
 def test_two_torchrun_agents_train_together(store, tmp_path):
