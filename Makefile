@@ -37,8 +37,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# One thread a worker: torch's threads of two workers would wait for each other on two cores.
 test: $(READY) ## run the tests (2 cores, no network, no data needed)
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadscope
 
 fuzz: $(READY) ## read 3,000 mutated films, 2,000 tables and 1,000 JSON files (CORPUS=); minutes
 	$(BIN)/python -m tests.fuzz.films --count 3000 --workers 2 $(if $(CORPUS),--corpus $(CORPUS))
