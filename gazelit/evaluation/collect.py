@@ -61,7 +61,7 @@ def report(run: list[str], out: Path | None = None, films: bool = False) -> None
     check_predictions(results, results[0].stamp["data"]["class_names"])
     target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
     names = results[0].stamp["data"]["class_names"]
-    store = Store.open(read_json(folders[0] / RUN_FILE)["store"])
+    store = Store.open(_read_run(folders[0])["store"])
     cases = store.cases
     if "finding_size" not in cases:
         cases = cases.assign(finding_size=finding_sizes(store, names))
@@ -96,14 +96,12 @@ def load_results(run: Path, prefix: str = "") -> list[Result]:
     Raises:
         InputError: The folder is no finished run, or its store is gone or changed.
     """
-    if not (run / RUN_FILE).is_file():
-        raise InputError(f"{run}: no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
-    about = read_json(run / RUN_FILE)
+    about = _read_run(run)
     store = Store.open(about["store"])
     results = []
     for record in about["trained"]:
         stamp = lineage.read_checkpoint(run / record["checkpoint"])[lineage.STAMP_KEY]
-        if stamp["data"]["fingerprint"] != store.about["fingerprint"]:
+        if stamp["data"].get("fingerprint") != store.about["fingerprint"]:
             raise InputError(
                 f"{about['store']}: changed since {record['checkpoint']} was trained on it; run the pipeline anew"
             )
@@ -136,6 +134,19 @@ def _steps(stages: Sequence[Path]) -> int | None:
             return None
         total += int(curve["step"].max())
     return total
+
+
+def _read_run(run: Path) -> dict[str, Any]:
+    """What a run notes of itself; the folder may be a stranger's."""
+    if not (run / RUN_FILE).is_file():
+        raise InputError(f"{run}: no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
+    about = read_json(run / RUN_FILE)
+    is_run = isinstance(about, dict) and isinstance(about.get("store"), str) and isinstance(about.get("commands"), list)
+    trained = about.get("trained") if is_run else None
+    members = ("arm", "seed", "fold", "stages", "checkpoint", "test", "seconds")
+    if not isinstance(trained, list) or not trained or not all(set(members) <= set(one) for one in trained):
+        raise InputError(f"{run / RUN_FILE}: not what `gazelit run` writes; run the pipeline anew")
+    return about
 
 
 def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from gazelit.data.schema import PEER
+from gazelit.errors import InputError
 from gazelit.evaluation import collect as collecting
 from gazelit.evaluation.compare import compare, comparison_lines, pooled
 from gazelit.evaluation.figures import Panel
@@ -183,6 +184,15 @@ def test_finding_c15_a_report_repeats_what_is_open_about_a_parent(monkeypatch):
     _, doubt = collecting.notes([one, child, child])
     assert doubt.startswith("**Of the checkpoints that training started from: stage")
     assert "mimic-cxr; this is allowed.**" in doubt
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], {"store": "s", "trained": []}, {"store": 3, "trained": [{}], "commands": []}]
+)
+def test_a_folder_of_another_kind_is_one_error(content, tmp_path):
+    write_json(tmp_path / "run.json", content)
+    with pytest.raises(InputError, match=r"run\.json: not what `gazelit run` writes"):
+        collecting.report([tmp_path])
 
 
 def test_finding_c16_selection_is_claimed_only_where_it_is_true(tmp_path):
