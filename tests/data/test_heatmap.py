@@ -293,7 +293,7 @@ def test_finding_d16_of_fifty_thousand_samples_none_is_rendered_by_itself(monkey
     add_binned = heatmap.add_binned
     monkeypatch.setattr(heatmap, "add_binned", lambda *parts: left.append(add_binned(*parts)) or left[-1])
     rng = np.random.default_rng(0)
-    points = torch.from_numpy(rng.uniform(0, 1, (50_000, 3)).astype(np.float32)) * torch.tensor([512.0, 640.0, 1.0])
+    points = torch.from_numpy(rng.uniform(0, 1, (50_000, 3)).astype(np.float32)) * torch.tensor([511.0, 639.0, 1.0])
     fixation_density(points, (640, 512), 15.0)
     assert [int(each.sum()) for each in left] == [0]
 
