@@ -28,7 +28,7 @@ from gazelit.data.films import (
     write_masks,
 )
 from gazelit.data.geometry import Letterbox
-from gazelit.data.schema import GAZE_COLUMNS, GAZE_KINDS, GAZE_TEXT, Recording, Source
+from gazelit.data.schema import GAZE_COLUMNS, GAZE_KINDS, GAZE_TEXT, PEER, Recording, Source
 from gazelit.data.store import FORMAT, LETTERBOX_COLUMNS, STORE_FILE, Store
 from gazelit.errors import InputError
 from gazelit.files import durable, durable_folder, is_free, resumable_folder, sha256_json, write_json
@@ -276,7 +276,8 @@ class _Gaze:
             for part in recording.gaze_parts():
                 part.insert(0, "row", rows.get_indexer(part["image_id"]).astype(np.int32))
                 part = part.drop(columns="image_id")
-                seen[part.loc[part["valid"], "row"]] = True
+                # What further readers saw is no gaze to train on.
+                seen[part.loc[part["valid"] & (part["kind"] != PEER), "row"]] = True
                 digest.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
                 writer.write_table(pa.Table.from_pandas(part, _GAZE_SCHEMA, preserve_index=False))
         return cls(path, digest.hexdigest(), seen)

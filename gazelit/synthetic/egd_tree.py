@@ -26,6 +26,8 @@ from gazelit.synthetic.tables import (
 )
 
 FOLDER = "egd-cxr"
+#: Further readers of each film, whom EGD-CXR does not have: what people agree on bounds what a model can reach.
+PEERS = 5
 #: A calibration screen after this many films, as in EGD-CXR.
 CALIBRATION_EVERY = 20
 
@@ -51,15 +53,33 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
     (folder / "index.html").write_text("<html></html>\n")
     write_json(folder / "transcript.json", transcript(case))
     row = sheet_row(case, rng)
-    return row, gaze_rows(case.samples, ids["dicom_id"], case.pads, plan.size, rng), boxes(case, rng)
+    gaze = gaze_rows(case.samples, ids["dicom_id"], case.pads, plan.size, rng)
+    return row, gaze, boxes(case, rng), pd.concat(_peer(case, ids["dicom_id"], seed, number) for number in range(PEERS))
+
+
+def _peer(case: SyntheticCase, dicom_id: str, seed: int, number: int) -> pd.DataFrame:
+    """Fixations of a further reader, in pixels of the film."""
+    reading = number + 1
+    fixations, x, y = case.read(np.random.default_rng(SeedSequence([seed, 11, case.plan.number, reading])), reading)
+    return pd.DataFrame(
+        {
+            "dicom_id": dicom_id,
+            "reader": case.reader_id(reading),
+            "t": np.round(fixations.start, 4),
+            "duration": np.round(fixations.duration, 4),
+            "x": np.round(x, 2),
+            "y": np.round(y, 2),
+        }
+    )
 
 
 def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> None:
-    """Writes the master sheet, the boxes and the two gaze logs."""
-    sheets, gaze, box_rows = zip(*cases, strict=True)
+    """Writes the master sheet, the boxes, the two gaze logs, and the fixations of further readers."""
+    sheets, gaze, box_rows, peers = zip(*cases, strict=True)
     egd = root / FOLDER
     pd.DataFrame(sheets, columns=SHEET_COLUMNS).to_csv(egd / "master_sheet.csv", index=False)
     pd.DataFrame([row for rows in box_rows for row in rows]).to_csv(egd / "bounding_boxes.csv", index=False)
+    pd.concat(peers).to_csv(egd / "peer_fixations.csv", index=False)
     samples = _sessions(plans, list(gaze), seed)
     samples[GAZE_COLUMNS].to_csv(egd / "eye_gaze.csv", index=False)
     samples.loc[samples["_last"], GAZE_COLUMNS].to_csv(egd / "fixations.csv", index=False)
