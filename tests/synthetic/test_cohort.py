@@ -243,3 +243,14 @@ def test_a_finished_cohort_is_left_alone_and_another_is_not_overwritten(tmp_path
     with pytest.raises(InputError, match="is not this cohort"):
         write_cohort(tmp_path / "out", cases=3, seed=2, max_side=64, workers=1)
     assert digest(tmp_path / "out") == before
+
+
+def test_finding_f4_further_readers_of_every_film_are_drawn(cohort):
+    peers = pd.read_csv(cohort / "egd-cxr" / "peer_fixations.csv")
+    sheet = pd.read_csv(cohort / "egd-cxr" / "master_sheet.csv")
+    assert set(peers["dicom_id"]) == set(sheet["dicom_id"])
+    assert (peers.groupby("dicom_id")["reader"].nunique() == 5).all()
+    looks = peers.groupby(["dicom_id", "reader"])
+    assert looks["t"].apply(lambda times: times.is_monotonic_increasing).all()
+    # Each looks for themselves: no two readings of a film are the same.
+    assert not looks["x"].sum().duplicated().any()
