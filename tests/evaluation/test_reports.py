@@ -359,7 +359,8 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
         pair = zip(ours.readings(row), plain_store.readings(row), strict=True)
         assert all(torch.equal(points, same) for (points, _), (same, _) in pair)
     found = reader_ceiling(ours)
-    assert reader_ceiling(plain_store) == {}
+    # Those of the simulator look at the film, these at random.
+    assert reader_ceiling(plain_store)["baseline/reader_1/cc"] > found["baseline/reader_1/cc"] + 0.2
     cases = len(ours.rows("test"))
     assert {key: value for key, value in found.items() if key.endswith("/n")} == {
         f"baseline/reader_{size}/n": cases for size in (1, 2, 3)
