@@ -13,7 +13,7 @@ import torch
 
 from gazelit import lineage
 from gazelit.errors import InputError
-from gazelit.files import atomic_path, sha256_file
+from gazelit.files import sha256_file
 from gazelit.models.reference import FilePart, ReferenceStage, import_reference
 from gazelit.models.weights import read_tensors
 
@@ -73,9 +73,7 @@ def import_checkpoint(file: list[str], out: Path, stage: ReferenceStage | None =
         "global_step": 0,
         lineage.STAMP_KEY: stamp,
     }
-    # Into an open file: given a path, torch writes its name, here a random one, into the archive.
-    with atomic_path(out) as temporary, temporary.open("wb") as opened:
-        torch.save(checkpoint, opened)
+    lineage.save_checkpoint(checkpoint, out)
     sys.stdout.write(_table(imported.parts))
     for doubt in imported.doubts:
         logger.warning("%s: is this the file of stage '%s'? %s", path, imported.stage, doubt)

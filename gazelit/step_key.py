@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from gazelit import __version__
-from gazelit.configs import config_root
+from gazelit.configs import config_root, read_yaml
 from gazelit.errors import InputError
 from gazelit.files import sha256_file, sha256_json
 
@@ -50,8 +50,7 @@ def file_hashes(arguments: Sequence[str], out: Path) -> dict[str, str]:
         if not separator or option == "--out" or argument.startswith(_BY_INPUT[1:]):
             continue
         if option == "--config":
-            content = _load(Path(text).read_text(encoding="utf-8"))
-            found = [(name, path) for name, path in _files(content) if not _is_counted_apart(name)]
+            found = [(name, path) for name, path in _files(read_yaml(Path(text))) if not _is_counted_apart(name)]
         else:
             found = list(_files(_load(text), option))
         hashes |= {name: _digest(path) for name, path in found if not path.resolve().is_relative_to(out.resolve())}
