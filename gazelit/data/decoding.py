@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -17,6 +19,7 @@ from gazelit.errors import InputError
 
 #: A file, and the (height, width) that the source announced.
 Job = tuple[str, tuple[int, int]]
+ParsedT = TypeVar("ParsedT")
 #: Address space that a worker may take for every pixel of the limit, besides what its libraries take.
 _MEMORY_PER_PIXEL = 13
 
@@ -97,13 +100,9 @@ def decode(job: Job, size: tuple[int, int], bits: int, max_pixels: int = MAX_PIX
         (H, W) unsigned integers, or None, and the outcome.
     """
     path, expected = job
-    content, file, reason = _content(path, max_pixels)
-    if content is None:
+    radiograph, file, reason = _parsed(path, max_pixels, radiograph_of)
+    if radiograph is None:
         return None, Outcome(reason=reason, file=file)
-    try:
-        radiograph = radiograph_of(content, path, max_pixels)
-    except InputError as error:
-        return None, Outcome(reason=str(error), file=file)
     pixels = radiograph.pixels
     if pixels.shape != expected:
         sizes = [f"{height} × {width}" for height, width in (pixels.shape, expected)]
@@ -121,13 +120,9 @@ def read_mask(job: Job, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> 
         (H, W / 8) packed bits, or None, and the outcome.
     """
     path, expected = job
-    content, file, reason = _content(path, max_pixels)
-    if content is None:
+    values, file, reason = _parsed(path, max_pixels, mask_of)
+    if values is None:
         return None, Outcome(reason=reason, file=file)
-    try:
-        values = mask_of(content, path, max_pixels)
-    except InputError as error:
-        return None, Outcome(reason=str(error), file=file)
     if values.shape != expected:
         reason = f"{path}: a mask of another size than its image, or not single-channel"
         return None, Outcome(reason=reason, file=file)
@@ -135,14 +130,17 @@ def read_mask(job: Job, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> 
     return np.packbits(mask, axis=-1), Outcome(file=file)
 
 
-def _content(path: str, max_pixels: int) -> tuple[bytes | None, Identity, str | None]:
-    """A file's bytes and identity, or why it cannot be read."""
+def _parsed(
+    path: str, max_pixels: int, parse: Callable[[bytes, str, int], ParsedT]
+) -> tuple[ParsedT | None, Identity, str | None]:
+    """What a file holds and its identity, or why it cannot be read."""
     file = Identity.of(path)
     try:
         content = read_film(path, max_pixels)
+        file = replace(file, content=xxhash.xxh3_128(content).hexdigest())
+        return parse(content, path, max_pixels), file, None
     except InputError as error:
         return None, file, str(error)
-    return content, replace(file, content=xxhash.xxh3_128(content).hexdigest()), None
 
 
 def memory_for(max_pixels: int) -> int:
