@@ -61,22 +61,22 @@ def add_distractors(rng: Generator, patient: Patient) -> None:
         lung = patient.lungs[int(rng.integers(2))]
         if kind == "nipple":
             x, y = lung.side * rng.uniform(0.55, 0.80) * lung.wall, lung.dome + rng.uniform(-3.2, 0.2)
-            item = Item(kind, False, x, y, rng.uniform(0.4, 0.6), rng.uniform(0.12, 0.26))
+            item = Item(kind, False, x, y, rng.uniform(0.4, 0.6), rng.uniform(0.30, 0.65))
         elif kind == "granuloma":
             x, y = _within(rng, lung, 0.1, 0.95)
-            item = Item(kind, False, x, y, rng.uniform(0.22, 0.42), rng.uniform(0.22, 0.5))
+            item = Item(kind, False, x, y, rng.uniform(0.22, 0.42), rng.uniform(0.55, 1.25))
         elif kind == "electrode":
             x, y = lung.side * rng.uniform(0.3, 0.95) * lung.wall, rng.uniform(-6, 12)
             item = Item(kind, False, x, y, rng.uniform(0.45, 0.6), rng.uniform(0.5, 1.0), angle=rng.uniform(-2.6, -0.5))
         elif kind == "scar":
             x, y = _within(rng, lung, 0.05, 0.6)
             item = Item(
-                kind, False, x, y, 0.55, rng.uniform(0.10, 0.20), angle=rng.uniform(0, np.pi), length=rng.uniform(1, 2)
+                kind, False, x, y, 0.55, rng.uniform(0.25, 0.50), angle=rng.uniform(0, np.pi), length=rng.uniform(1, 2)
             )
         else:
             x, y = _within(rng, lung, 0.72, 0.95)
             item = Item(
-                kind, False, x, y, 0.6, rng.uniform(0.08, 0.18), angle=rng.normal(0, 0.25), length=rng.uniform(3, 5.5)
+                kind, False, x, y, 0.6, rng.uniform(0.20, 0.45), angle=rng.normal(0, 0.25), length=rng.uniform(3, 5.5)
             )
         patient.items.append(item)
 
@@ -95,10 +95,10 @@ def _pneumonia(rng: Generator, patient: Patient) -> None:
     x, y = _within(rng, lung, 0.5, 0.93) if low else _within(rng, lung, 0.15, 0.5)
     subtle = rng.random() < 0.6
     if rng.random() < 0.4:
-        strength = rng.uniform(0.14, 0.24) if subtle else rng.uniform(0.24, 0.42)
+        strength = rng.uniform(0.55, 0.95) if subtle else rng.uniform(0.95, 1.65)
         item = Item("nodule", True, x, y, rng.uniform(0.6, 1.1), strength, subtle)
     else:
-        strength = rng.uniform(0.16, 0.27) if subtle else rng.uniform(0.27, 0.50)
+        strength = rng.uniform(0.60, 1.05) if subtle else rng.uniform(1.05, 1.90)
         item = Item("consolidation", True, x, y, rng.uniform(1.5, 2.7), strength, subtle)
     patient.items.append(item)
 
@@ -109,15 +109,15 @@ def _heart_failure(rng: Generator, patient: Patient) -> None:
     x, y = patient.landmarks["left heart border"]
     patient.items.append(Item("heart", True, x - 0.2, y, 1.6, patient.heart_ratio, patient.heart_ratio < 0.52))
     if rng.random() < 0.25 + 0.5 * severity:
-        patient.oedema = 0.010 + 0.015 * severity
+        patient.oedema = 0.028 + 0.042 * severity
         for name in ("right", "left"):
             x, y = patient.landmarks[f"{name} hilar structures"]
             patient.items.append(
-                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * patient.oedema, patient.oedema < 0.016)
+                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * patient.oedema, patient.oedema < 0.045)
             )
     for lung in patient.lungs:
         if rng.random() < 0.10 + 0.4 * severity:
-            depth = rng.uniform(0.9, 2.8)
+            depth = rng.uniform(1.2, 3.4)
             patient.effusions.append(Effusion(lung.side, lung.dome + lung.fall - depth))
             centre = (lung.side * 0.90 * lung.wall, lung.dome + lung.fall - depth - 0.6)
-            patient.items.append(Item("effusion", True, *centre, 1.3, 0.1 * depth, depth < 1.6))
+            patient.items.append(Item("effusion", True, *centre, 1.3, 0.1 * depth, depth < 2.0))

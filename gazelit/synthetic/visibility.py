@@ -15,7 +15,9 @@ SEEN_ROWS = 384
 #: How far around a thing the noise is measured (cm), beyond its radius, and below which size structure is noise (cm).
 REACH, STRUCTURE = 4.0, 0.9
 #: Ratio of heart to chest that is as wide as normal, and how well the eye tells it.
-LARGE_HEART, HEART_ACUITY = 0.462, 0.028
+LARGE_HEART, HEART_ACUITY = 0.462, 0.024
+#: Contrast that counts as a visibility of 1, in spreads of the structure around.
+UNIT = 3.0
 #: What the radius of a thing must be for its contrast to count in full (cm): small ones need more.
 FULL_RADIUS = 0.8
 #: Visibility of what lies off the film: nobody notices it.
@@ -94,5 +96,5 @@ def visibility(
         noise = 1.4826 * float(np.median(np.abs(structure[around] - np.median(structure[around])))) + 1e-4
         # Of a thin line only the upper part of the changes within its radius is line.
         contrast = float(np.percentile(change[within], 75) - np.median(change[ring]))
-        values[number] = contrast / noise * min(1.0, item.radius / FULL_RADIUS) ** 0.5
+        values[number] = contrast / (UNIT * noise) * min(1.0, item.radius / FULL_RADIUS) ** 0.5
     return values
