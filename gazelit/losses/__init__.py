@@ -1,5 +1,7 @@
 """Objectives, in plain PyTorch."""
 
+from gazelit.losses.attention import AttentionConsistencyLoss
+from gazelit.losses.auxiliary import AuxiliaryLoss
 from gazelit.losses.contrastive import (
     BatchAllTripletLoss,
     BatchHardTripletLoss,
@@ -26,6 +28,8 @@ from gazelit.losses.saliency import (
 )
 
 __all__ = [
+    "AttentionConsistencyLoss",
+    "AuxiliaryLoss",
     "BatchAllTripletLoss",
     "BatchHardTripletLoss",
     "BatchSemiHardTripletLoss",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gazelit.models.network import Network
+from gazelit.models.network import Network, apart
 from gazelit.models.registry import EncoderSpec, build_encoder
 
 
@@ -35,7 +35,8 @@ class ClassificationNetwork(Network):
             x: (B, 1, H, W).
 
         Returns:
-            ``logits`` (B, classes).
+            ``logits`` (B, classes), and ``embedding_map`` (B, C, h, w), whose mean the classifier sees.
         """
         self.check_input(x, self.encoder.output_stride)
-        return {"logits": self.linear_classifier(self.encoder.embed(self.encoder(x)))}
+        seen = apart(self.encoder.embedding_map(self.encoder(x)))
+        return {"logits": self.linear_classifier(seen.mean(dim=(2, 3))), "embedding_map": seen}

@@ -11,7 +11,7 @@ from gazelit.errors import InputError
 from gazelit.losses.saliency import log_density
 from gazelit.models.decoder import UNetDecoder
 from gazelit.models.heads import CentrePrior, FusionClassifier, SaliencyHead
-from gazelit.models.network import Network
+from gazelit.models.network import Network, apart
 from gazelit.models.pooling import Pooling, pooled
 from gazelit.models.registry import EncoderSpec, build_encoder
 
@@ -151,7 +151,8 @@ class DualEncoderUNet(Network):
 
         Returns:
             ``saliency_logits`` (B, 1, H, W), whose softmax over the pixels is the predicted density; ``logits``
-            (B, classes); and ``saliency_logits_2`` (B, 1, H / 2, W / 2), ``…_4``, … of the side heads.
+            (B, classes); ``embedding_map`` (B, C, h, w), the encoder's map that the classifier pools, if it sees it;
+            and ``saliency_logits_2`` (B, 1, H / 2, W / 2), ``…_4``, … of the side heads.
         """
         self.check_input(x, self.encoder.output_stride)
         features = self.encoder(x)
@@ -162,7 +163,10 @@ class DualEncoderUNet(Network):
         for number, stride in enumerate(self._side_strides):
             outputs[f"saliency_logits_{stride}"] = self.side_heads[number](decoded[-2 - number])
         if self.classes is not None:
-            maps = [] if self._features == "decoder" else [self.encoder.embedding_map(features)]
+            maps = []
+            if self._features != "decoder":
+                outputs["embedding_map"] = apart(self.encoder.embedding_map(features))
+                maps.append(outputs["embedding_map"])
             maps += [] if self._features == "encoder" else [decoded[level] for level in self._levels]
             density = outputs["saliency_logits"]
             if "gaze" in self._poolings:

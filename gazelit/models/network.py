@@ -63,6 +63,14 @@ class Network(nn.Module):
             raise InputError(f"image size {tuple(x.shape[-2:])}: height and width must be multiples of {stride}")
 
 
+def apart(features: Tensor) -> Tensor:
+    """The same values as a tensor of its own, whose gradient is that of what follows here alone.
+
+    A decoder may take the map that a classifier pools; evidence for a class is the gradient through the classifier.
+    """
+    return features.view_as(features)
+
+
 def rebuild(config: Mapping[str, Any], what: str = "network") -> Network:
     """Builds a network from :attr:`Network.config`, with random weights.
 

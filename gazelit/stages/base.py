@@ -79,6 +79,7 @@ class Stage(EvaluatedModule):
         self.conventions = tuple(conventions)
         self.execution = execution if execution is not None else Execution()
         self.guard = StepGuard(on_nonfinite, max_skipped)
+        self.auxiliary = nn.ModuleList()
         #: The hand-off this run started from, see :meth:`take_over`.
         self.hand_off: lineage.HandOff | None = None
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.

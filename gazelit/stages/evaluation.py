@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gazelit.data.heatmap import fixation_counts
 from gazelit.errors import InputError
+from gazelit.losses.auxiliary import AuxiliaryLoss, add_auxiliary
 from gazelit.losses.saliency import log_density
 from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
@@ -33,6 +34,8 @@ class EvaluatedModule(L.LightningModule):
     measures: ClassVar[tuple[str, ...]] = ()
 
     network: Network
+    #: Objectives beside those of the tasks, computed in training alone.
+    auxiliary: nn.ModuleList
     conventions: tuple[str, ...]
     temperature: Tensor
 
@@ -43,6 +46,13 @@ class EvaluatedModule(L.LightningModule):
         Returns:
             The loss to minimise, the network's outputs, and further scalars to log beside the loss.
         """
+
+    def _with_auxiliary(self, loss: Tensor, outputs: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """A loss with what the auxiliary objectives add to it in training, and their values by ``<name>_loss``."""
+        if not self.training or not self.auxiliary:
+            return loss, {}
+        added, values = add_auxiliary(cast(Sequence[AuxiliaryLoss], self.auxiliary), outputs, batch)
+        return loss + added, values
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:
@@ -80,6 +90,9 @@ class EvaluatedModule(L.LightningModule):
             # A stage of one task has no loss but its own.
             name = f"{task}_loss" if f"{task}_loss" in parts else "loss"
             weights[name] = weight.to(loss.device, torch.float32)
+        for objective in cast(Sequence[AuxiliaryLoss], self.auxiliary):
+            if f"{objective.name}_loss" in parts:
+                weights[f"{objective.name}_loss"] = objective.counted(batch).float()
         return weights
 
     def _targets(self, batch: Batch) -> dict[str, Tensor]:

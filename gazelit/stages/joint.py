@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
+from gazelit.losses.auxiliary import AuxiliaryLoss, auxiliary_modules
 from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.losses.multitask import DynamicWeightAverage, GradientSurgery, ReferenceWeighting
 from gazelit.losses.saliency import KLDivergenceLoss, saliency_loss
@@ -37,6 +39,8 @@ class JointFinetuning(Stage):
             moves log σ by no more than the rate a step, and with a network's 1e-4 a training can end before it has.
         teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's: for all films, or
             for a share that moves from epoch to epoch (:class:`gazelit.stages.teacher.TeacherForcing`).
+        auxiliary: Objectives beside the tasks', added in training to what ``weighting`` gives, such as
+            :class:`gazelit.losses.AttentionConsistencyLoss`.
         options: See :class:`Stage`.
 
     Raises:
@@ -46,7 +50,9 @@ class JointFinetuning(Stage):
     name: ClassVar[str] = "joint"
     measures: ClassVar[tuple[str, ...]] = ("diagnosis", "saliency")
     learned_parts: ClassVar[tuple[str, ...]] = ("weighting",)
-    injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "diagnosis_loss", "saliency_loss", "weighting")
+    injected: ClassVar[tuple[str, ...]] = (
+        *Stage.injected, "diagnosis_loss", "saliency_loss", "weighting", "auxiliary"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class JointFinetuning(Stage):
         saliency_loss: nn.Module | None = None,
         weighting: nn.Module | None = None,
         teacher_forcing: bool | TeacherForcing = False,
+        auxiliary: Sequence[AuxiliaryLoss] = (),
         **options: Any,
     ) -> None:
         super().__init__(network, **options)
@@ -64,6 +71,7 @@ class JointFinetuning(Stage):
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
         self.learning_rates.setdefault("weighting", WEIGHTING_RATE)
+        self.auxiliary = auxiliary_modules(auxiliary)
         self.teacher = TeacherForcing() if teacher_forcing is True else teacher_forcing or None
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
@@ -79,8 +87,11 @@ class JointFinetuning(Stage):
         logged = {f"{task}_loss": loss.detach() for task, loss in losses.items()}
         if isinstance(self.weighting, GradientSurgery) and self.training:
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            return self.weighting(losses, trained), outputs, logged
-        return self.weighting(losses), outputs, logged
+            total = self.weighting(losses, trained)
+        else:
+            total = self.weighting(losses)
+        total, parts = self._with_auxiliary(total, outputs, batch)
+        return total, outputs, {**logged, **parts}
 
     def on_train_epoch_start(self) -> None:
         """Lets the weighting learn from the last epoch; here, because checkpoints are written before an epoch's end."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from gazelit.losses.auxiliary import AuxiliaryLoss, auxiliary_modules
 from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
@@ -21,18 +23,28 @@ class SupervisedFinetuning(Stage):
         network: Gives ``{"logits": (B, K)}``, such as
             :class:`gazelit.models.classification_net.ClassificationNetwork`.
         diagnosis_loss: As in :class:`gazelit.stages.joint.JointFinetuning`.
+        auxiliary: Objectives beside the diagnosis, as in :class:`gazelit.stages.joint.JointFinetuning`.
         options: See :class:`Stage`.
     """
 
     name: ClassVar[str] = "supervised"
     measures: ClassVar[tuple[str, ...]] = ("diagnosis",)
     trains: ClassVar[str] = "logits"
-    injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "diagnosis_loss")
+    injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "diagnosis_loss", "auxiliary")
 
-    def __init__(self, network: Network, diagnosis_loss: nn.Module | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        network: Network,
+        diagnosis_loss: nn.Module | None = None,
+        auxiliary: Sequence[AuxiliaryLoss] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(network, **options)
+        self.auxiliary = auxiliary_modules(auxiliary)
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])
-        return self.diagnosis_loss(outputs["logits"].float(), batch["label"]), outputs, {}
+        loss = self.diagnosis_loss(outputs["logits"].float(), batch["label"])
+        total, parts = self._with_auxiliary(loss, outputs, batch)
+        return total, outputs, {"diagnosis_loss": loss.detach(), **parts} if parts else {}
