@@ -84,6 +84,8 @@ class GazeDataModule(L.LightningDataModule):
             from it: their own (``true``), that of another patient's film (``shuffled``), points drawn from all of
             them (``centre``), or ``none``. Test cases keep their own.
         gaze_cases: Number of training cases that keep their gaze, for learning curves; all unless given.
+        train_cases: Number of cases of the training split that are trained on, drawn by ``seed``, for learning curves;
+            all unless given. With one seed a larger number holds the smaller.
         split_method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
             reference implementation, in which patients overlap (for comparison alone); or ``external``: every case is
             a test case of a model that was trained on other data.
@@ -99,7 +101,7 @@ class GazeDataModule(L.LightningDataModule):
             to each other must share it.
         allow_empty: Go on although a class has no positive case in some split.
         predict_split: Which split `gazelit predict` reads.
-        seed: Of order and augmentation.
+        seed: Of order and augmentation, and of which cases ``train_cases`` draws.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class GazeDataModule(L.LightningDataModule):
         detection: Detection | None = None,
         gaze_control: GazeControl = "true",
         gaze_cases: int | None = None,
+        train_cases: int | None = None,
         split_method: Method = "patient",
         trained_on: str | None = None,
         split_file: str | None = None,
@@ -158,6 +161,9 @@ class GazeDataModule(L.LightningDataModule):
         self.gaze_cases = gaze_cases
         if gaze_cases is not None and gaze_cases < 0:
             raise InputError(f"gaze_cases: must be at least 0, not {gaze_cases}")
+        self.train_cases = train_cases
+        if train_cases is not None and train_cases < 1:
+            raise InputError(f"train_cases: must be at least 1, not {train_cases}")
         self.split = SplitOptions(
             split_method, split_seed, val_fraction, test_fraction, folds, fold, stratify, split_file, trained_on
         )
@@ -188,11 +194,12 @@ class GazeDataModule(L.LightningDataModule):
         store = Store.open(self.store_path)
         self._labels, usable = read_labels(store, self.class_names, self.exclusive, self.uncertain)
         self._split = split_cases(store, self.split, usable)
+        self._of_case = self._drawn(self._split.of_case)
         cases = np.flatnonzero(self._split.of_case.notna())
         if not usable[cases].all():
             reason = explain_unusable(store, self.class_names, cases)
             raise InputError(f"labels: {reason}; set exclusive: false, or leave them out of a split_file")
-        self._counts = count_split(store.cases, self._split.of_case, self._class_table())
+        self._counts = count_split(store.cases, self._of_case, self._class_table())
         if self._split.settings["split_method"] == "external":
             self._warn(["test"])
         elif not self.allow_empty:
@@ -202,6 +209,16 @@ class GazeDataModule(L.LightningDataModule):
         self._gaze = self._controlled(self._own_gaze, store)
         self._store = store
         self._datasets = {split: self._make_dataset(split, training=split == "train") for split in SPLITS}
+
+    def _drawn(self, of_case: pd.Series) -> pd.Series:
+        """The split of each case that is used: of the training split ``train_cases`` drawn ones."""
+        if self.train_cases is None:
+            return of_case
+        rows = np.flatnonzero(of_case == "train")
+        if self.train_cases > len(rows):
+            raise InputError(f"train_cases: {self.train_cases} are asked for, but the training split has {len(rows)}")
+        left_out = np.random.default_rng(self.seed).permutation(rows)[self.train_cases :]
+        return of_case.mask(np.isin(np.arange(len(of_case)), left_out))
 
     def _class_table(self) -> pd.DataFrame:
         """The classes of all rows, a column each: 1 for positive (of labels between, above a half) and 0 otherwise."""
@@ -219,7 +236,7 @@ class GazeDataModule(L.LightningDataModule):
         """The gaze as ``gaze_control`` and ``gaze_cases`` have it."""
         patients = identity(store.cases["patient_id"]).to_numpy()
         for number, split in enumerate(("train", "val")):
-            rows = np.flatnonzero(self._split.of_case == split)
+            rows = np.flatnonzero(self._of_case == split)
             gaze = gaze.controlled(self.gaze_control, rows, patients, self.split.seed + number)
             if split == "train" and self.gaze_cases is not None:
                 # One order for all numbers, so that a larger training set holds the smaller.
@@ -279,6 +296,7 @@ class GazeDataModule(L.LightningDataModule):
             "readings": self.gaze.readings,
             "gaze_control": self.gaze_control,
             "gaze_cases": self.gaze_cases,
+            "train_cases": self.train_cases,
             "window": None if self.gaze.window is None else asdict(self.gaze.window),
             "detection": asdict(self.gaze.detection) if self.gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
@@ -312,7 +330,7 @@ class GazeDataModule(L.LightningDataModule):
         if split not in SPLITS:
             raise InputError(f"split: '{split}' is none of {', '.join(SPLITS)}")
         self.setup()
-        return np.flatnonzero(self._split.of_case == split)
+        return np.flatnonzero(self._of_case == split)
 
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
         """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze_control`` says."""
