@@ -28,6 +28,9 @@ from gazelit import __version__
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store import Store
 from gazelit.errors import InputError
+from gazelit.evaluation.records import OracleRecord
+from gazelit.evaluation.scores import ORACLE_GAIN
+from gazelit.evaluation.statistics import estimate, mean_of
 from gazelit.evaluation.yardsticks import map_values
 from gazelit.files import atomic_path, sha256_json
 from gazelit.metrics.saliency import CentreBias
@@ -138,6 +141,11 @@ class Oracles:
             self._tables[key] = _scored(datamodule, found)
         return self._tables[key]
 
+    def joined(self, predictions: pd.DataFrame, datamodule: GazeDataModule) -> pd.DataFrame:
+        """A table of predictions with the columns of :meth:`scores`, if there are any."""
+        table = self.scores(datamodule)
+        return predictions if table is None else predictions.merge(table, on="index", how="left", validate="1:1")
+
     def mixtures(self, store: Store, rows: Sequence[int], reader: str | None) -> dict[int, GazeMixture]:
         """By row of the store, the expected density of its fixations.
 
@@ -175,6 +183,21 @@ class Oracles:
         # spawn: forking a process whose libraries run threads can deadlock.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
             yield from pool.map(_make, jobs, chunksize=8)
+
+
+def oracle_record(store: Store, predictions: pd.DataFrame) -> OracleRecord | None:
+    """What can be explained on the test films, from predictions that :meth:`Oracles.joined` has joined."""
+    law = law_of(store) if ORACLE_GAIN in predictions else None
+    if law is None:
+        return None
+    gain = estimate(mean_of(predictions[ORACLE_GAIN].to_numpy()), predictions["patient"].to_numpy())
+    return OracleRecord(law.words, len(predictions), gain)
+
+
+def oracle_yardsticks(predictions: pd.DataFrame) -> dict[str, float]:
+    """``baseline/oracle/<metric>``, means over the cases; empty without the oracle's columns."""
+    columns = [name for name in predictions if name.startswith(PREFIX)]
+    return {f"baseline/oracle/{name.removeprefix(PREFIX)}": float(predictions[name].mean()) for name in columns}
 
 
 def _make(job: Job) -> GazeMixture:
