@@ -128,9 +128,8 @@ def read_curve(path: Path) -> pd.DataFrame | None:
     try:
         curve = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]}); {remedy}"
-        ) from error
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: cannot be read as a table ({reason}); {remedy}") from error
     if "epoch" not in curve or curve.empty:
         raise InputError(f"{path}: has no {'epochs' if 'epoch' in curve else 'column epoch'}; {remedy}")
     for name in curve:
@@ -214,7 +213,7 @@ def asynchrony_section(joint: Sequence[JointTraining]) -> list[str]:
         for task in group[0].tasks:
             found = [one.tasks[task] for one in group if task in one.tasks]
             cells = [
-                f"{', '.join(map(plain, arms))}: {plain(stage)}",
+                plain(label_of(arms, stage)),
                 task,
                 len(group),
                 _range([one.epochs - 1 for one in group]),
@@ -229,18 +228,21 @@ def asynchrony_section(joint: Sequence[JointTraining]) -> list[str]:
     return [*lines, "![Validation losses of the tasks by epoch, and learned weights](figures/asynchrony.png)", ""]
 
 
+def label_of(arms: tuple[str, ...], stage: str) -> str:
+    """What the trainings of a stage are called; the stage's name alone where its arm is called the same."""
+    return stage if arms == (stage,) else f"{', '.join(arms)}: {stage}"
+
+
 def _apart_lines(joint: Sequence[JointTraining]) -> list[str]:
     lines = []
     for (arms, stage), group in grouped(joint).items():
         apart = [one.apart for one in group if math.isfinite(one.apart)]
         if apart:
             length = np.mean([one.epochs for one in group])
-            far = (
-                f"{np.mean(apart):.1f} (from {min(apart):.0f} to {max(apart):.0f})"
-                if len(apart) > 1
-                else f"{apart[0]:.0f}"
-            )
-            name = f"{', '.join(map(plain, arms))}: {plain(stage)}"
+            far = f"{apart[0]:.0f}"
+            if len(apart) > 1:
+                far = f"{np.mean(apart):.1f} (from {min(apart):.0f} to {max(apart):.0f})"
+            name = plain(label_of(arms, stage))
             lines.append(f"- {name}: the tasks' best epochs (by loss) are {far} epochs apart, of {length:.0f}.")
     return [*lines, ""] if lines else []
 
@@ -252,7 +254,7 @@ def _learned_lines(joint: Sequence[JointTraining]) -> list[str]:
         for name in dict.fromkeys(name for one in group for name in one.learned):
             values = np.array([one.learned[name] for one in group if name in one.learned])
             cells = [_spread(values[:, which].tolist()) for which in range(3)]
-            lines.append(row([f"{', '.join(map(plain, arms))}: {plain(stage)}", name.replace("_", " "), *cells]))
+            lines.append(row([plain(label_of(arms, stage)), name.replace("_", " "), *cells]))
     if not lines:
         return []
     columns = ["arm: stage", "learned", "after the first epoch", "at the kept epoch", "after the last epoch"]

@@ -172,7 +172,7 @@ def _external_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
-    """The results with what the oracle says of their test cases, where there is one; a split's centre bias is its own."""
+    """The results with what the oracle says of their test cases, where there is one."""
     stores = {run: Store.open(_read_run(run)["store"]) for run in dict.fromkeys(result.run for result in results)}
     if not all(law_of(store) for store in stores.values()):
         return list(results)

@@ -29,7 +29,7 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store import Store
 from gazelit.errors import InputError
 from gazelit.evaluation.records import OracleRecord
-from gazelit.evaluation.scores import ORACLE_GAIN
+from gazelit.evaluation.scores import ORACLE_GAIN, TARGET_GAIN, share_of
 from gazelit.evaluation.statistics import estimate, mean_of
 from gazelit.evaluation.yardsticks import map_values
 from gazelit.files import atomic_path, sha256_json
@@ -125,8 +125,8 @@ class Oracles:
             datamodule: The data, set up.
 
         Returns:
-            ``index`` and, by metric, ``oracle_<metric>``; None unless the store is of a hard synthetic cohort and its
-            targets of whole readings.
+            ``index``, by metric ``oracle_<metric>``, and ``expected_target_ig``, the information gain of the expected
+            target; None unless the store is of a hard synthetic cohort and its targets are of whole readings.
         """
         law = law_of(datamodule.store)
         if law is None:
@@ -190,14 +190,17 @@ def oracle_record(store: Store, predictions: pd.DataFrame) -> OracleRecord | Non
     law = law_of(store) if ORACLE_GAIN in predictions else None
     if law is None:
         return None
-    gain = estimate(mean_of(predictions[ORACLE_GAIN].to_numpy()), predictions["patient"].to_numpy())
-    return OracleRecord(law.words, len(predictions), gain)
+    gain, target = (predictions[name].to_numpy() for name in (ORACLE_GAIN, TARGET_GAIN))
+    patients = predictions["patient"].to_numpy()
+    means = estimate(mean_of(gain), patients), estimate(mean_of(target), patients)
+    return OracleRecord(law.words, int(np.isfinite(gain).sum()), *means, estimate(share_of(target, gain), patients))
 
 
 def oracle_yardsticks(predictions: pd.DataFrame) -> dict[str, float]:
-    """``baseline/oracle/<metric>``, means over the cases; empty without the oracle's columns."""
+    """``baseline/oracle/<metric>`` and ``baseline/expected_target/ig``, means over the cases; empty without them."""
     columns = [name for name in predictions if name.startswith(PREFIX)]
-    return {f"baseline/oracle/{name.removeprefix(PREFIX)}": float(predictions[name].mean()) for name in columns}
+    known = {"baseline/expected_target/ig": float(predictions[TARGET_GAIN].mean())} if columns else {}
+    return known | {f"baseline/oracle/{name.removeprefix(PREFIX)}": float(predictions[name].mean()) for name in columns}
 
 
 def _make(job: Job) -> GazeMixture:
@@ -269,6 +272,7 @@ def _scored(datamodule: GazeDataModule, mixtures: Mapping[int, GazeMixture]) -> 
             f"{PREFIX}{name}": values["target" if name in _OF_TARGETS else "fixations"][name].numpy()
             for name in values["target"]
         }
+        columns[TARGET_GAIN] = values["target"]["ig"].numpy()
         parts.append(pd.DataFrame({"index": index.numpy(), **columns}))
     return pd.concat(parts, ignore_index=True)
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from gazelit.evaluation.asynchrony import JointTraining
+from gazelit.evaluation.asynchrony import JointTraining, label_of
 from gazelit.evaluation.statistics import Estimate
 from gazelit.files import atomic_path
 
@@ -169,7 +170,8 @@ def asynchrony_figure(groups: Sequence[Sequence[JointTraining]]) -> Figure:
     axes = figure.subplots(2, len(groups), squeeze=False, sharex="col", height_ratios=(3, 2))
     for column, group in enumerate(groups):
         losses, weights = axes[0][column], axes[1][column]
-        losses.set_title("\n".join(["; ".join(group[0].arms), f"stage {group[0].stage}"]), fontsize=9)
+        losses.set_title(label_of(group[0].arms, group[0].stage), fontsize=9)
+        weights.xaxis.set_major_locator(MaxNLocator(integer=True))
         learned = dict.fromkeys(name for one in group for name in one.learned)
         for one in group:
             epochs = one.curve["epoch"] + 1

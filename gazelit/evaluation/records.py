@@ -20,13 +20,17 @@ class OracleRecord:
 
     Attributes:
         words: How exact the oracle is, a sentence.
-        films: Number of test films.
+        films: Number of test films with gaze.
         gain: Mean information gain of the oracle's maps over the centre bias (bits a fixation), over patients.
+        target_gain: The same of the expected target maps, blurred and weighted as the targets of training.
+        target_share: Their share of the explainable information.
     """
 
     words: str
     films: int
     gain: Estimate
+    target_gain: Estimate
+    target_share: Estimate
 
 
 @dataclass(frozen=True)

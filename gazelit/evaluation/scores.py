@@ -37,6 +37,8 @@ MAP_METRICS = {
 SHARE = "explainable_share"
 #: In tables of predictions, the oracle's information gain over the same centre bias at the same fixations.
 ORACLE_GAIN = "oracle_ig"
+#: That of the expected target map, blurred and weighted as the targets that models are trained with.
+TARGET_GAIN = "expected_target_ig"
 #: The macro AUC of all folds' scores ranked together.
 POOLED_AUC = "auroc_macro_pooled"
 

@@ -56,7 +56,7 @@ def share_lines(oracle: OracleRecord | None, explained: Sequence[Explained]) -> 
         "How much of what a map can say of the readers' fixations each model's map says: its information gain over the "
         f"centre bias, by the oracle's, at the same fixations over the same centre bias; means over {oracle.films} "
         f"test films. {oracle.words} Its maps are of {READINGS} simulated readings a film, which costs it about 0.001 "
-        "bits a fixation.",
+        "bits a fixation. A model whose loss is least at the expected target is led to the last row but one.",
         "",
     ]
     has_seeds = any(arm.crossed is not None and arm.crossed.seeds >= FEWEST_SEEDS for arm in explained)
@@ -70,5 +70,8 @@ def share_lines(oracle: OracleRecord | None, explained: Sequence[Explained]) -> 
         if arm.crossed is not None and arm.crossed.seeds >= FEWEST_SEEDS:
             crossed = interval(arm.crossed.low, arm.crossed.high)
         lines.append(row([arm.name, with_interval(arm.gain), with_interval(arm.share, spread), *[crossed] * has_seeds]))
+    blurred = "expected target (blurred and weighted as the targets)"
+    cells = with_interval(oracle.target_gain), with_interval(oracle.target_share)
+    lines.append(row([blurred, *cells, *[DASH] * has_seeds]))
     lines.append(row(["oracle", with_interval(oracle.gain), "1", *[DASH] * has_seeds]))
     return [*lines, ""]
