@@ -84,7 +84,8 @@ def write_report(record: RunRecord, groups: Sequence[Subgroup], external: Sequen
         for key, value in test.summaries[0].estimates.items():
             cells = {"": value.value, "_low": value.low, "_high": value.high}
             metrics |= {f"external/{test.name}/{key}{end}": cell for end, cell in cells.items()}
-    table = pd.concat([table, long_rows(record.joint)], ignore_index=True)
+    asynchrony = long_rows(record.joint).drop(columns="sd_over_seeds", errors="ignore")
+    table = pd.concat([table, asynchrony], ignore_index=True)
     _draw_asynchrony(record, figures)
     counted = value_lines({"the model": (scores.undefined, scores.infinite)})
     _write(out, "gazelit report", _report_lines(record, metrics, estimates, counted, groups, external), table)
