@@ -224,7 +224,7 @@ def _keep(path: Path, made: Mapping[int, GazeMixture]) -> None:
     try:
         with atomic_path(path) as temporary:
             pd.concat(parts).to_parquet(temporary, index=False)
-    except OSError as error:
+    except (OSError, InputError) as error:
         # A report of a run that may not be written to is as good, and takes as long the next time.
         logger.warning("%s: not kept (%s)", path, error)
 
