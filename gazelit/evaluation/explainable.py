@@ -36,7 +36,7 @@ from gazelit.files import atomic_path, sha256_json
 from gazelit.metrics.saliency import CentreBias
 from gazelit.synthetic.case import film_size
 from gazelit.synthetic.mixture import GazeMixture
-from gazelit.synthetic.oracle import for_case
+from gazelit.synthetic.oracle import case_mixture
 from gazelit.synthetic.tables import plan_of
 
 logger = logging.getLogger("gazelit")
@@ -53,8 +53,8 @@ _OF_TARGETS = ("cc", "kld", "sim", "emd")
 _KEPT_EVERY = 200
 #: Fewer films are not worth the start of other processes.
 _WORTH_PROCESSES = 100
-#: Image id, (H, W) of the film in pixels, and the reader if there is only one.
-Job = tuple[str, tuple[int, int], str | None]
+#: Arguments of :func:`gazelit.synthetic.oracle.case_mixture`.
+Job = tuple[str, tuple[int, int], str | None, int]
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,13 @@ class Oracles:
         if made:
             # The law is code: a film made anew says whether what is kept is still of today's.
             probe = next(iter(made))
-            if not _equal(made[probe], _make((*_case(store, probe), reader))):
+            if not _equal(made[probe], case_mixture(*_case(store, probe), reader, READINGS)):
                 logger.info("%s: of another version of the simulated readers; made anew", path)
                 made = {}
         missing = [row for row in rows if row not in made]
         if missing:
             logger.info("oracle: rebuilding %d films of the simulated cohort; kept in %s", len(missing), path)
-            jobs = [(*_case(store, row), reader) for row in missing]
+            jobs = [(*_case(store, row), reader, READINGS) for row in missing]
             shown = track(self._made(jobs), "oracle", len(jobs), console=Console(stderr=True))
             for row, mixture in zip(missing, shown, strict=True):
                 made[row] = mixture
@@ -178,11 +178,11 @@ class Oracles:
     def _made(self, jobs: Sequence[Job]) -> Iterator[GazeMixture]:
         workers = min(self.workers, len(jobs))
         if workers <= 1 or len(jobs) < _WORTH_PROCESSES:
-            yield from map(_make, jobs)
+            yield from (case_mixture(*job) for job in jobs)
             return
         # spawn: forking a process whose libraries run threads can deadlock.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-            yield from pool.map(_make, jobs, chunksize=8)
+            yield from pool.map(case_mixture, *zip(*jobs, strict=True), chunksize=8)
 
 
 def oracle_record(store: Store, predictions: pd.DataFrame) -> OracleRecord | None:
@@ -201,10 +201,6 @@ def oracle_yardsticks(predictions: pd.DataFrame) -> dict[str, float]:
     columns = [name for name in predictions if name.startswith(PREFIX)]
     known = {"baseline/expected_target/ig": float(predictions[TARGET_GAIN].mean())} if columns else {}
     return known | {f"baseline/oracle/{name.removeprefix(PREFIX)}": float(predictions[name].mean()) for name in columns}
-
-
-def _make(job: Job) -> GazeMixture:
-    return for_case(*job).mixture(READINGS)
 
 
 def _case(store: Store, row: int) -> tuple[str, tuple[int, int]]:

@@ -79,6 +79,11 @@ def for_case(image_id: str, size: tuple[int, int], reader: str | None = None) ->
     return Oracle.of(render(plan), reader)
 
 
+def case_mixture(image_id: str, size: tuple[int, int], reader: str | None, readings: int) -> GazeMixture:
+    """The expected density of a case's fixations, for a pool of processes; see :func:`for_case`."""
+    return for_case(image_id, size, reader).mixture(readings)
+
+
 def explainable_share(model: ArrayLike, oracle: ArrayLike) -> float:
     """Share of the explainable information that a model has: 0 for the centre bias, 1 for the oracle.
 

@@ -144,8 +144,8 @@ def test_at_half_the_resolution_maps_are_sums_of_the_stores_pixels(datamodule, s
 def test_maps_are_made_once_and_anew_where_the_law_has_changed(datamodule, scored, tmp_path, monkeypatch, caplog):
     run, table = scored
     made = []
-    make = explainable._make
-    monkeypatch.setattr(explainable, "_make", lambda job: made.append(job) or make(job))
+    make = explainable.case_mixture
+    monkeypatch.setattr(explainable, "case_mixture", lambda *job: made.append(job) or make(*job))
     again = Oracles(run, workers=1).scores(datamodule)
     # One film alone, to see whether what is kept is of today's law.
     assert len(made) == 1
