@@ -258,8 +258,10 @@ def _learned_lines(joint: Sequence[JointTraining]) -> list[str]:
     if not lines:
         return []
     columns = ["arm: stage", "learned", "after the first epoch", "at the kept epoch", "after the last epoch"]
-    what = "What the weighting of the tasks learned; a greater σ is a smaller weight (1/σ² times a constant):"
-    return [what, "", *header(columns), *lines, ""]
+    what = "What the weighting of the tasks learned"
+    if any(name.startswith("sigma") for one in joint for name in one.learned):
+        what += " (a greater σ is a smaller weight: 1/σ² times a constant)"
+    return [f"{what}:", "", *header(columns), *lines, ""]
 
 
 def _range(epochs: Sequence[int | None]) -> str:
