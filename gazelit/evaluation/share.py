@@ -56,7 +56,7 @@ def share_lines(oracle: OracleRecord | None, explained: Sequence[Explained]) -> 
         "How much of what a map can say of the readers' fixations each model's map says: its information gain over the "
         f"centre bias, by the oracle's, at the same fixations over the same centre bias; means over {oracle.films} "
         f"test films. {oracle.words} Its maps are of {READINGS} simulated readings a film, which costs it about 0.001 "
-        "bits a fixation. A model whose loss is least at the expected target is led to the last row but one.",
+        "bits a fixation. A model that learns the expected target perfectly has the share of that row.",
         "",
     ]
     has_seeds = any(arm.crossed is not None and arm.crossed.seeds >= FEWEST_SEEDS for arm in explained)
