@@ -128,6 +128,14 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     assert "## Subgroups" in text
     assert "Published figures" not in text
     assert "Checkpoints were selected on the validation split alone" in text
+    # The joint stage alone measures several tasks, and the easy cohort's readers have no oracle.
+    (joint,) = metrics["asynchrony"]
+    epochs = pd.read_csv(out / "joint" / "epochs.csv")
+    assert (joint["stage"], joint["epochs"]) == ("joint", 3)
+    assert joint["kept_epoch"] == epochs["val/selection"].idxmin()
+    assert joint["tasks"]["saliency"]["best_epoch"] == epochs["val/saliency_loss"].idxmin()
+    assert "## Asynchrony of the tasks" in text
+    assert "explainable" not in text
     assert "fitted on the val split" in text
     for stage in ("contrastive", "saliency", "joint"):
         assert stage in text

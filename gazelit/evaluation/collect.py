@@ -24,7 +24,9 @@ from gazelit.data.identity import identity
 from gazelit.data.store import Store
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
+from gazelit.evaluation.asynchrony import trainings
 from gazelit.evaluation.compare import Result, check_predictions, compare, pooled
+from gazelit.evaluation.explainable import Oracles, law_of, oracle_record, oracle_yardsticks
 from gazelit.evaluation.figures import Panel
 from gazelit.evaluation.findings import finding_sizes, localisation
 from gazelit.evaluation.records import ExternalRecord, RunRecord
@@ -58,7 +60,9 @@ def report(run: list[str], out: Path | None = None, films: bool = False) -> None
     if len({one.resolve() for one in folders}) < len(folders):
         raise InputError("report: a run is named twice; name each once")
     results = [one for folder in folders for one in load_results(folder, _prefix(folder, folders))]
+    oracles = Oracles(folders[0])
     check_predictions(results, results[0].stamp["data"]["class_names"])
+    results = _with_oracle(results, oracles)
     target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
     names = results[0].stamp["data"]["class_names"]
     store = Store.open(_read_run(folders[0])["store"])
@@ -68,9 +72,10 @@ def report(run: list[str], out: Path | None = None, films: bool = False) -> None
     first = [result for result in results if result.arm == results[0].arm]
     groups = subgroups(list(pooled(first).values()), cases, names)
     record = collect([result for result in first if result.seed == first[0].seed], films)
-    record = replace(record, notes=notes(results))
+    together = next(iter(pooled(first).values()))
+    record = replace(record, notes=notes(results), oracle=oracle_record(store, together), joint=trainings(results))
     record.commands.extend(one for folder in folders[1:] for one in read_json(folder / RUN_FILE)["commands"])
-    elsewhere = [_external_test(name, folders, results) for name in _external_names(folders)]
+    elsewhere = [_external_test(name, folders, results, oracles) for name in _external_names(folders)]
     if len(results) == 1:
         write_report(record, groups, elsewhere, target)
     else:
@@ -100,7 +105,8 @@ def load_results(run: Path, prefix: str = "") -> list[Result]:
     store = Store.open(about["store"])
     results = []
     for record in about["trained"]:
-        stamp = lineage.read_checkpoint(run / record["checkpoint"])[lineage.STAMP_KEY]
+        checkpoint = lineage.read_checkpoint(run / record["checkpoint"])
+        stamp = checkpoint[lineage.STAMP_KEY]
         if stamp["data"].get("fingerprint") != store.about["fingerprint"]:
             raise InputError(
                 f"{about['store']}: changed since {record['checkpoint']} was trained on it; run the pipeline anew"
@@ -120,6 +126,7 @@ def load_results(run: Path, prefix: str = "") -> list[Result]:
                 times_tested=(run / record["test"] / LOG_FILE).read_text(encoding="utf-8").count("\n$ gazelit test "),
                 external={name: run / folder for name, folder in record.get("external", {}).items()},
                 steps=_steps([run / stage for stage in record["stages"]]),
+                epoch=checkpoint.get("epoch"),
             )
         )
     return results
@@ -164,21 +171,40 @@ def _external_names(folders: Sequence[Path]) -> list[str]:
     return [name for name in each[0] if all(name in one for one in each)]
 
 
-def _external_test(name: str, folders: Sequence[Path], results: Sequence[Result]) -> ExternalRecord:
+def _with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
+    """The results with what the oracle says of their test cases, where there is one."""
+    stores = {run: Store.open(_read_run(run)["store"]) for run in dict.fromkeys(result.run for result in results)}
+    if not all(law_of(store) for store in stores.values()):
+        return list(results)
+    datamodules: dict[str, GazeDataModule] = {}
+    found = []
+    for result in results:
+        key = str(result.stamp["data"]["split_sha256"])
+        if key not in datamodules:
+            datamodules[key] = saved_datamodule(result.run / result.stages[-1] / "config.yaml")
+        found.append(replace(result, predictions=oracles.joined(result.predictions, datamodules[key])))
+    return found
+
+
+def _external_test(name: str, folders: Sequence[Path], results: Sequence[Result], oracles: Oracles) -> ExternalRecord:
     about = read_json(folders[0] / RUN_FILE)["external"][name]
     store = Store.open(about["store"])
     names = results[0].stamp["data"]["class_names"]
+    datamodule = saved_datamodule(results[0].run / results[0].stages[-1] / "config.yaml", about["overrides"])
     tested = [
         replace(
             result,
             metrics=read_json(result.external[name] / "metrics.json"),
-            predictions=_predictions(result.external[name], store, names),
+            predictions=oracles.joined(_predictions(result.external[name], store, names), datamodule),
         )
         for result in results
     ]
-    datamodule = saved_datamodule(results[0].run / results[0].stages[-1] / "config.yaml", about["overrides"])
     return ExternalRecord(
-        name, datamodule.provenance, compare(tested, names, all_read_all=True), yardsticks(datamodule)
+        name,
+        datamodule.provenance,
+        compare(tested, names, all_read_all=True),
+        yardsticks(datamodule) | oracle_yardsticks(tested[0].predictions),
+        oracle_record(store, tested[0].predictions),
     )
 
 
@@ -203,6 +229,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     metrics: dict[str, Any] = {
         **result.metrics,
         **_over_folds([(yardsticks(fold), len(fold.rows("test"))) for fold in datamodules]),
+        **oracle_yardsticks(pd.concat([fold.predictions for fold in results])),
         **{f"n_{split}": count for split, count in provenance["n"].items()},
         "n_test_patients": int(result.predictions["patient"].nunique()),
         "n_panels": len(panels),

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from gazelit.errors import InputError
-from gazelit.evaluation.crossed import FEWEST_SEEDS, crossed_difference
-from gazelit.evaluation.scores import MAP_METRICS, POOLED_AUC, Scores, scores_of
+from gazelit.evaluation.crossed import FEWEST_SEEDS, crossed_difference, crossed_value
+from gazelit.evaluation.scores import MAP_METRICS, POOLED_AUC, SHARE, Scores, scores_of
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights, holm
 from gazelit.evaluation.text import DASH, header, interval, is_number, number, p_value, plain, row, with_interval
 
@@ -39,6 +39,7 @@ class Result:
         stamp: Of its checkpoint.
         times_tested: How often it was tested, by the log of the step.
         external: By name of another source, the folder of its test on that.
+        epoch: The epoch of its checkpoint, from 0; None where the checkpoint does not tell.
         steps: Optimiser steps of its training, all stages together; None where its curves do not tell.
     """
 
@@ -55,6 +56,7 @@ class Result:
     times_tested: int = 1
     external: dict[str, Path] = field(default_factory=dict)
     steps: int | None = None
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class ArmSummary:
         infinite: By map metric, the number of cases of all seeds whose value is infinite; those that have some.
         undefined: By map metric, the number of cases without a value; those that have some.
         steps: Of one training, on average; None where they are not known.
+        share: Share of the explainable information with its interval over patients and seeds; None where it is not
+            known what can be explained.
     """
 
     name: str
@@ -89,6 +93,7 @@ class ArmSummary:
     infinite: dict[str, int]
     undefined: dict[str, int]
     steps: float | None = None
+    share: Estimate | None = None
 
 
 def pooled(results: Sequence[Result]) -> dict[int, pd.DataFrame]:
@@ -178,9 +183,16 @@ def compare(results: Sequence[Result], class_names: Sequence[str], all_read_all:
                 infinite=scores[name].infinite,
                 undefined=scores[name].undefined,
                 steps=_mean_steps(arms[name]),
+                share=_crossed_share(scores[name]),
             )
         )
     return summaries
+
+
+def _crossed_share(scores: Scores) -> Estimate | None:
+    if SHARE not in scores.values:
+        return None
+    return crossed_value(scores.values[SHARE], scores.draws[SHARE], scores.patients)
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -198,7 +210,8 @@ def _differences(arm: Scores, reference: Scores, keys: Iterable[str], paired: bo
     for key in keys:
         if key not in arm.values or key not in reference.values:
             continue
-        same = key not in arm.defined or np.array_equal(arm.defined[key], reference.defined[key])
+        basis = "ig" if key == SHARE else key
+        same = basis not in arm.defined or np.array_equal(arm.defined[basis], reference.defined[basis])
         if same:
             values = arm.values[key], reference.values[key]
             found[key] = crossed_difference(values, (arm.draws[key], reference.draws[key]), arm.patients, paired)

@@ -73,6 +73,22 @@ def crossed_difference(
     return Estimate(value, value - reach, value + reach, p, seeds)
 
 
+def crossed_value(values: Floats, draws: Floats, patients: int, level: float = LEVEL) -> Estimate:
+    """The mean over seeds with its interval over patients and seeds: the difference from an arm that is 0 throughout.
+
+    Args:
+        values: (S,) the statistic of every seed.
+        draws: (S, R) the same of every seed in every draw of patients.
+        patients: Number of patients.
+        level: Coverage.
+
+    Returns:
+        With one seed the interval is over patients alone. p is that the statistic is zero.
+    """
+    nothing = np.zeros_like(values), np.zeros_like(draws)
+    return crossed_difference((values, nothing[0]), (draws, nothing[1]), patients, True, level)
+
+
 def _critical(alpha: float, parts: Sequence[tuple[float, int]]) -> float:
     """Two-sided critical value of a sum of variances, given as (variance, degrees of freedom)."""
     variances, freedom = np.array(parts).T

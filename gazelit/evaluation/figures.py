@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from gazelit.evaluation.asynchrony import JointTraining, label_of
 from gazelit.evaluation.statistics import Estimate
 from gazelit.files import atomic_path
 
@@ -152,6 +154,50 @@ def curve_figure(curves: dict[str, pd.DataFrame]) -> Figure:
         metrics.set_ylabel("validation" if column == 0 else "")
         metrics.set_xlabel("epoch")
         losses.legend(fontsize=8)
+    return figure
+
+
+def asynchrony_figure(groups: Sequence[Sequence[JointTraining]]) -> Figure:
+    """Validation losses of the tasks of joint trainings, and what their weighting learned.
+
+    A loss is stretched from its lowest (0) to its highest (1) of the training, so that tasks share an axis; a mark
+    stands at each task's own best epoch, a dotted line at the kept one.
+
+    Args:
+        groups: A column each: the trainings of all seeds and folds, a line each.
+    """
+    figure = Figure(figsize=(4.4 * len(groups), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(groups), squeeze=False, sharex="col", height_ratios=(3, 2))
+    for column, group in enumerate(groups):
+        losses, weights = axes[0][column], axes[1][column]
+        losses.set_title(label_of(group[0].arms, group[0].stage), fontsize=9)
+        weights.xaxis.set_major_locator(MaxNLocator(integer=True))
+        learned = dict.fromkeys(name for one in group for name in one.learned)
+        for one in group:
+            epochs = one.curve["epoch"] + 1
+            if one.kept is not None:
+                losses.axvline(one.kept + 1, color="0.5", linewidth=0.8, linestyle=":")
+            for number, (task, convergence) in enumerate(one.tasks.items()):
+                loss = one.curve[f"val/{task}_loss"].where(np.isfinite(one.curve[f"val/{task}_loss"]))
+                spread = loss.max() - loss.min()
+                stretched = (loss - loss.min()) / (spread if spread > 0 else 1.0)
+                label = task if one is group[0] else None
+                losses.plot(epochs, stretched, color=COLOURS[number], linewidth=1.0, alpha=0.8, label=label)
+                best = epochs == (-1 if convergence.best_epoch is None else convergence.best_epoch + 1)
+                losses.plot(epochs[best], stretched[best], MARKERS[number], color=COLOURS[number], markersize=6)
+            for number, name in enumerate(learned):
+                if name in one.learned:
+                    label = name.replace("_", " ") if one is group[0] else None
+                    style = {"color": COLOURS[(number + 2) % len(COLOURS)], "linewidth": 1.0, "label": label}
+                    weights.plot(epochs, one.curve[f"train/{name}"], **style)
+        losses.set_ylabel("validation loss, 0 to 1" if column == 0 else "")
+        losses.legend(fontsize=8)
+        weights.set_xlabel("epoch")
+        weights.set_ylabel("learned" if column == 0 else "")
+        if learned:
+            weights.legend(fontsize=8)
+        else:
+            weights.text(0.5, 0.5, "nothing learned", ha="center", fontsize=8, transform=weights.transAxes)
     return figure
 
 

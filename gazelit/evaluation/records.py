@@ -8,8 +8,29 @@ from typing import Any
 
 import pandas as pd
 
+from gazelit.evaluation.asynchrony import JointTraining
 from gazelit.evaluation.compare import ArmSummary
 from gazelit.evaluation.figures import Panel
+from gazelit.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class OracleRecord:
+    """What a map can say at most of the test films' gaze.
+
+    Attributes:
+        words: How exact the oracle is, a sentence.
+        films: Number of test films with gaze.
+        gain: Mean information gain of the oracle's maps over the centre bias (bits a fixation), over patients.
+        target_gain: The same of the expected target maps, blurred and weighted as the targets of training.
+        target_share: Their share of the explainable information.
+    """
+
+    words: str
+    films: int
+    gain: Estimate
+    target_gain: Estimate
+    target_share: Estimate
 
 
 @dataclass(frozen=True)
@@ -27,6 +48,8 @@ class RunRecord:
         notes: Sentences on how models were selected and calibrated, and what their lineage leaves open.
         findings: Where the model's map lies with the marked findings, as
             :func:`gazelit.evaluation.findings.localisation` has it; empty without regions of findings.
+        oracle: Of the test films; None where it is not known what can be explained.
+        joint: The trainings of several tasks that the reported models went through.
     """
 
     metrics: dict[str, Any]
@@ -38,6 +61,8 @@ class RunRecord:
     commands: list[str]
     notes: Sequence[str] = ()
     findings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    oracle: OracleRecord | None = None
+    joint: Sequence[JointTraining] = ()
 
 
 @dataclass(frozen=True)
@@ -49,9 +74,11 @@ class ExternalRecord:
         provenance: Of its data.
         summaries: The arms; every model of every seed and fold has read all cases.
         baselines: Yardsticks on its cases.
+        oracle: As in :class:`RunRecord`.
     """
 
     name: str
     provenance: dict[str, Any]
     summaries: Sequence[ArmSummary]
     baselines: Mapping[str, float]
+    oracle: OracleRecord | None = None

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gazelit.evaluation.asynchrony import asynchrony_section, grouped, long_rows, records_of
 from gazelit.evaluation.compare import ArmSummary, Result, comparison_lines, pooled, value_lines
 from gazelit.evaluation.figures import (
+    asynchrony_figure,
     curve_figure,
     learning_curve_figure,
     panel_figure,
@@ -23,7 +25,7 @@ from gazelit.evaluation.figures import (
 from gazelit.evaluation.page import to_page
 from gazelit.evaluation.paired import paired_lines, resampled_lines
 from gazelit.evaluation.records import ExternalRecord, RunRecord
-from gazelit.evaluation.scores import scores_of
+from gazelit.evaluation.scores import SHARE, scores_of
 from gazelit.evaluation.sections import (
     banner_lines,
     closing_lines,
@@ -38,6 +40,7 @@ from gazelit.evaluation.sections import (
     split_words,
     subgroup_section,
 )
+from gazelit.evaluation.share import Explained, explained_by, share_section
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 from gazelit.evaluation.subgroups import Subgroup
 from gazelit.evaluation.text import code, is_number
@@ -81,9 +84,12 @@ def write_report(record: RunRecord, groups: Sequence[Subgroup], external: Sequen
         for key, value in test.summaries[0].estimates.items():
             cells = {"": value.value, "_low": value.low, "_high": value.high}
             metrics |= {f"external/{test.name}/{key}{end}": cell for end, cell in cells.items()}
+    asynchrony = long_rows(record.joint).drop(columns="sd_over_seeds", errors="ignore")
+    table = pd.concat([table, asynchrony], ignore_index=True)
+    _draw_asynchrony(record, figures)
     counted = value_lines({"the model": (scores.undefined, scores.infinite)})
     _write(out, "gazelit report", _report_lines(record, metrics, estimates, counted, groups, external), table)
-    write_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", metrics | {"asynchrony": records_of(record.joint)})
 
 
 def _report_lines(
@@ -108,8 +114,11 @@ def _report_lines(
         lines += diagnosis_lines(record, estimates)
     if "cc" in estimates:
         lines += [*map_lines(provenance, metrics, estimates), *counted, "", *films_line(record)]
+    explained = [Explained("the model", estimates["ig"], estimates[SHARE])] if SHARE in estimates else []
     return [
         *lines,
+        *share_section(record.oracle, explained),
+        *asynchrony_section(record.joint),
         *finding_lines(record, "the model"),
         *subgroup_section(groups, "the model"),
         *external_lines(external),
@@ -142,6 +151,7 @@ def write_comparison(
     )
     lines = _comparison_lines(summaries, results, record, groups, external, cases, out / "figures")
     tables = [_long_table(summaries, "test"), *(_long_table(test.summaries, test.name) for test in external)]
+    tables.append(long_rows(record.joint))
     _write(out, "gazelit comparison", lines, pd.concat(tables, ignore_index=True))
     write_json(
         out / "metrics.json",
@@ -154,6 +164,7 @@ def write_comparison(
                 }
                 for test in external
             },
+            "asynchrony": records_of(record.joint),
             "baselines": {key: value for key, value in record.metrics.items() if key.startswith("baseline/")},
             "arms": {
                 arm.name: {
@@ -165,6 +176,7 @@ def write_comparison(
                     "infinite": arm.infinite,
                     "undefined": arm.undefined,
                     "estimates": {key: asdict(value) for key, value in arm.estimates.items()},
+                    **({} if arm.share is None else {f"{SHARE}_over_patients_and_seeds": asdict(arm.share)}),
                     "differences": {key: asdict(value) for key, value in arm.differences.items()},
                 }
                 for arm in summaries
@@ -191,6 +203,7 @@ def _comparison_lines(
     }
     save(curve_figure(record.curves), figures / "curves.png")
     _draw_panels(record, figures)
+    _draw_asynchrony(record, figures)
     seeds = summaries[0].seeds
     lines = ["# gazelit comparison", "", *banner_lines(data, bool(record.panels))]
     lines += [
@@ -218,12 +231,16 @@ def _comparison_lines(
             "",
         ]
     lines += _diagnosis_section(summaries, tables, classes, figures)
-    if "baseline/centre/cc" in record.metrics and "cc" in summaries[0].estimates:
-        lines += [*map_lines(record.provenance, record.metrics, summaries[0].estimates, arm), *films_line(record)]
-        if summaries[0].folds > 1:
+    mapped = next((summary for summary in summaries if "cc" in summary.estimates), None)
+    if "baseline/centre/cc" in record.metrics and mapped is not None:
+        lines += map_lines(record.provenance, record.metrics, mapped.estimates, code(mapped.name))
+        lines += films_line(record)
+        if mapped.folds > 1:
             lines += ["Yardsticks and values are of all folds; the cases shown are of the first.", ""]
     return [
         *lines,
+        *share_section(record.oracle, explained_by(summaries)),
+        *asynchrony_section(record.joint),
         *finding_lines(record, f"{arm} (seed {record.metrics['seed']})"),
         *subgroup_section(groups, arm),
         *external_lines(external),
@@ -272,6 +289,12 @@ def _draw_panels(record: RunRecord, figures: Path) -> None:
     else:
         # That of an earlier report must not lie beside a text that says there is none.
         (figures / "cases.png").unlink(missing_ok=True)
+
+
+def _draw_asynchrony(record: RunRecord, figures: Path) -> None:
+    groups = list(grouped(record.joint).values())
+    if groups:
+        save(asynchrony_figure(groups[:DRAWN]), figures / "asynchrony.png")
 
 
 def _write(out: Path, title: str, lines: Sequence[str], table: pd.DataFrame) -> None:

@@ -33,6 +33,12 @@ MAP_METRICS = {
     "ig": ("information gain over the centre bias (bits)", "higher is better"),
     "emd": ("EMD (pixels)", "lower is better"),
 }
+#: Share of the explainable information: information gain over the oracle's (:mod:`gazelit.evaluation.explainable`).
+SHARE = "explainable_share"
+#: In tables of predictions, the oracle's information gain over the same centre bias at the same fixations.
+ORACLE_GAIN = "oracle_ig"
+#: That of the expected target map, blurred and weighted as the targets that models are trained with.
+TARGET_GAIN = "expected_target_ig"
 #: The macro AUC of all folds' scores ranked together.
 POOLED_AUC = "auroc_macro_pooled"
 
@@ -134,7 +140,26 @@ def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str
         error = np.where(known, (scores - np.nan_to_num(truth)) ** 2, 0.0).sum(1)
         counted = np.ones(len(table)) if "label" in table else known.sum(1).astype(np.float64)
         statistics["brier"] = _ratio(error, counted)
-    return statistics | {name: mean_of(table[name].to_numpy(np.float64)) for name in MAP_METRICS if name in table}
+    statistics |= {name: mean_of(table[name].to_numpy(np.float64)) for name in MAP_METRICS if name in table}
+    if {"ig", ORACLE_GAIN} <= set(table):
+        statistics[SHARE] = share_of(table["ig"].to_numpy(np.float64), table[ORACLE_GAIN].to_numpy(np.float64))
+    return statistics
+
+
+def share_of(gain: Floats, greatest: Floats) -> Statistic:
+    """The ratio of the mean gains over the cases that have both (:func:`gazelit.synthetic.oracle.explainable_share`).
+
+    NaN where the greatest gain is not above 0: there is nothing to explain.
+    """
+    known = ~np.isnan(gain) & ~np.isnan(greatest)
+    means = [mean_of(np.where(known, values, np.nan)) for values in (gain, greatest)]
+
+    def statistic(weights: Floats) -> Floats:
+        model, oracle = (mean(weights) for mean in means)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(oracle > 0, model / oracle, np.nan)
+
+    return statistic
 
 
 def truths(table: pd.DataFrame, class_names: Sequence[str]) -> Floats | None:

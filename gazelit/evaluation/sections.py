@@ -11,6 +11,7 @@ from gazelit.evaluation.compare import ArmSummary, comparison_lines
 from gazelit.evaluation.findings import REGION_METRICS, summed
 from gazelit.evaluation.records import ExternalRecord, RunRecord
 from gazelit.evaluation.scores import MAP_METRICS
+from gazelit.evaluation.share import explained_by, share_lines
 from gazelit.evaluation.statistics import Estimate
 from gazelit.evaluation.subgroups import Subgroup, subgroup_lines
 from gazelit.evaluation.text import DASH, code, header, interval, is_number, number, plain, row, with_interval
@@ -142,6 +143,8 @@ def map_lines(
     baselines = {"centre": "centre bias (mean training map)", "gaussian": "Gaussian centre", "uniform": "uniform"}
     if "baseline/class_centre/cc" in metrics:
         baselines["class_centre"] = "mean map of the true class"
+    if "baseline/oracle/cc" in metrics:
+        baselines["oracle"] = "oracle"
     sizes = reader_sizes(metrics)
     for size in sizes:
         baselines[f"reader_{size}"] = "one other reader" if size == 1 else f"mean of {size} other readers"
@@ -161,6 +164,13 @@ def map_lines(
             cells.append(DASH if share is None else f"{share:.0%}")
         lines.append(row(cells))
     lines += ["", *_reader_lines(metrics, sizes)]
+    if "oracle" in baselines:
+        lines += [
+            "Oracle: the expected map under the law of the simulated readers, which knows what is on the film: as the "
+            "targets are made for CC, KLD, SIM and EMD, of the fixations for the others. No map has a greater "
+            "information gain or a lower KLD in expectation; of CC it is nearly the greatest.",
+            "",
+        ]
     if metrics.get("n_panels"):
         lines += [
             f"{metrics['n_panels']} cases: of each class the best, the middle and the worst by CC. Left the film with "
@@ -244,6 +254,7 @@ def external_lines(external: Sequence[ExternalRecord]) -> list[str]:
             *comparison_lines(test.summaries),
             "",
         ]
+        lines += share_lines(test.oracle, explained_by(test.summaries))
         if "cc" in test.summaries[0].estimates and "baseline/centre/cc" in test.baselines:
             lines += [
                 f"Mean map of the other half of these patients: CC {number(test.baselines['baseline/centre/cc'])}, "

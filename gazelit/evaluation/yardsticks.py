@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -163,29 +163,44 @@ def share_of_the_way(value: float, centre: float | None, reader: float | None) -
     return (value - centre) / (reader - centre)
 
 
-def score_maps(
-    datamodule: GazeDataModule, maps: Callable[[dict[str, Tensor], CentreBias], dict[str, Tensor]], split: str = "test"
-) -> dict[str, dict[str, float]]:
+#: From a rendered batch and its centre bias to maps by name, each (H, W) or (B, H, W).
+Maps = Callable[[dict[str, Tensor], CentreBias], dict[str, Tensor]]
+
+
+def score_maps(datamodule: GazeDataModule, maps: Maps, split: str = "test") -> dict[str, dict[str, float]]:
     """Scores maps on a split as a model is scored.
 
     Args:
         datamodule: The data.
-        maps: From a rendered batch and its centre bias to maps by name, each (H, W) or (B, H, W).
+        maps: See :data:`Maps`.
         split: Which split to score on.
 
     Returns:
         By name, the mean of every saliency metric.
     """
     metrics: dict[str, SaliencyMetrics] = {}
-    for loaded in datamodule.loader(split):
-        batch = datamodule.render(loaded)
-        bias = datamodule.centre_bias(batch["index"])
-        target, mask = batch["heatmap"][:, 0], batch["valid_mask"][:, 0]
-        counts = fixation_counts(batch["points"], (target.shape[1], target.shape[2]))
-        for name, one in maps(batch, bias).items():
-            values = values_at_test(one.expand_as(target), target, counts, mask, bias)
+    for _, scored in map_values(datamodule, maps, split):
+        for name, values in scored.items():
             metrics.setdefault(name, SaliencyMetrics(names_at_test(()))).update(values)
     return {
         name: {key: float(value) for key, value in metric.compute().items() if not key.startswith("n_")}
         for name, metric in metrics.items()
     }
+
+
+def map_values(
+    datamodule: GazeDataModule, maps: Maps, split: str = "test"
+) -> Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]:
+    """Batch by batch, the store's rows of the cases (B,) and, by the maps' name and metric, their values (B,)."""
+    for loaded in datamodule.loader(split):
+        batch = datamodule.render(loaded)
+        bias = datamodule.centre_bias(batch["index"])
+        target, mask = batch["heatmap"][:, 0], batch["valid_mask"][:, 0]
+        counts = fixation_counts(batch["points"], (target.shape[1], target.shape[2]))
+        yield (
+            batch["index"],
+            {
+                name: values_at_test(one.expand_as(target), target, counts, mask, bias)
+                for name, one in maps(batch, bias).items()
+            },
+        )

@@ -1,16 +1,19 @@
 """The oracle against estimates of another kind: enumeration, simulation, the metrics, and models that know less."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from gazelit.errors import InputError
 from gazelit.metrics.functional import cc, ig, kld
 from gazelit.synthetic import search
 from gazelit.synthetic.case import plan_cohort
 from gazelit.synthetic.hard_case import render
+from gazelit.synthetic.mixture import cell_masses
 from gazelit.synthetic.oracle import Oracle, explainable_share, for_case
 from gazelit.synthetic.search import BIAS_SPREAD, CM_PER_DEGREE, NOISE
 from gazelit.synthetic.tables import identifiers
@@ -106,8 +109,7 @@ def test_the_mean_information_equals_the_entropy_by_simulation(films):
     cells = (86, 72)
     state = search.draw_state(oracle.scene, np.repeat(oracle.readers, 500), np.random.default_rng(3))
     chance = search.target_probabilities(oracle.scene, state).reshape(len(oracle.readers), 500, -1).mean(axis=1)
-    density = oracle._map(chance / len(oracle.readers), cells, 0.0)
-    density /= density.sum()
+    density = replace(oracle.mixture(16), by_fixation=chance).density(cells, weighted=False)
     expected = (density * np.log2(np.maximum(density, 1e-300) * density.size)).sum()
     error = found.std(ddof=1) / np.sqrt(len(found))
     assert abs(found.mean() - expected) < 3.5 * error + 0.02
@@ -142,7 +144,8 @@ def scores(oracles):
         foreign = oracles[(number + 1) % 3].expected_map(size, weighted=False)
         marks = np.zeros((1, len(oracle.scene.spots)))
         marks[0] = 1 / marks.size
-        plain = oracle._map(np.repeat(marks, len(oracle.readers), axis=0), size, 0.0)
+        even = np.repeat(marks, len(oracle.readers), axis=0)
+        plain = replace(oracle.mixture(16), by_fixation=even).density(size, weighted=False)
         for x, y, duration in readings_of(oracle, 9, 60):
             table["oracle"].append(oracle.information(x, y, duration, particles=200).mean())
             row, column = np.round(y).astype(int), np.round(x).astype(int)
@@ -228,3 +231,23 @@ def test_readers_that_are_not_of_the_panel(films):
     image = identifiers(films[0].plan)["dicom_id"]
     again = for_case(image, films[0].pixels.shape)
     assert np.array_equal(again.film.pixels, films[0].pixels)
+
+
+def test_the_mass_of_a_cell_is_scipys_normal_in_both_tails():
+    found = cell_masses(np.array([0.0, 3.0]), np.array([0.5, 2.0]), 24.0, 12)
+    edges = np.linspace(-12, 12, 13)
+    for row, (centre, spread) in enumerate(((0.0, 0.5), (3.0, 2.0))):
+        below = stats.norm(centre, spread)
+        assert found[row, :6] == pytest.approx(np.diff(below.cdf(edges))[:6], rel=1e-9)
+    # A Gaussian in the middle is the same on both sides, to its last digits.
+    assert found[0] == pytest.approx(found[0, ::-1], rel=1e-9)
+    assert found[0, -1] > 0
+
+
+def test_few_readings_lose_as_little_as_the_documents_say(oracles):
+    lost = []
+    for oracle in oracles:
+        true = oracle.expected_map(SHAPE, weighted=False, readings=6000, seed=9)
+        few = oracle.mixture(200).density(SHAPE, weighted=False)
+        lost.append((true * np.log2(true / few)).sum())
+    assert 0 < np.mean(lost) < 0.003

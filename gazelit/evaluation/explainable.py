@@ -1,0 +1,298 @@
+"""How much of what can be known of the gaze a model knows: the share of the explainable information.
+
+The readers of a hard synthetic cohort have a known law, so the best map of a film is known: the oracle's expected map
+(:mod:`gazelit.synthetic.oracle`). Its information gain over the centre bias is what a map can explain, and a model's
+share of it lies between the centre bias (0) and the oracle (1).
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from gazelit import __version__
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.store import Store
+from gazelit.errors import InputError
+from gazelit.evaluation.records import OracleRecord
+from gazelit.evaluation.scores import ORACLE_GAIN, TARGET_GAIN, share_of
+from gazelit.evaluation.statistics import estimate, mean_of
+from gazelit.evaluation.yardsticks import map_values
+from gazelit.files import atomic_path, sha256_json
+from gazelit.metrics.saliency import CentreBias
+from gazelit.synthetic.case import film_size
+from gazelit.synthetic.mixture import GazeMixture
+from gazelit.synthetic.oracle import case_mixture
+from gazelit.synthetic.tables import plan_of
+
+logger = logging.getLogger("gazelit")
+
+#: Simulated readings behind the expected map of a film; see :meth:`gazelit.synthetic.oracle.Oracle.mixture`.
+READINGS = 200
+#: Folder beside a run where the oracle of its films is kept.
+FOLDER = "oracle"
+#: In tables of predictions the oracle's metrics have this before their name.
+PREFIX = "oracle_"
+#: Metrics against the target map, for which the oracle predicts as the targets are made; the others ask for fixations.
+_OF_TARGETS = ("cc", "kld", "sim", "emd")
+#: What was made is written after so many films, so that an end loses little.
+_KEPT_EVERY = 200
+#: Fewer films are not worth the start of other processes.
+_WORTH_PROCESSES = 100
+#: Arguments of :func:`gazelit.synthetic.oracle.case_mixture`.
+Job = tuple[str, tuple[int, int], str | None, int]
+
+
+@dataclass(frozen=True)
+class ReaderLaw:
+    """What the oracle knows of who read a store's films.
+
+    Attributes:
+        reader: ``reader_id`` of the only reader; any of the panel if None.
+        words: How exact the law is, a sentence.
+    """
+
+    reader: str | None
+    words: str
+
+
+def law_of(store: Store) -> ReaderLaw | None:
+    """The law of a store's readers; None unless all its films are of a hard synthetic cohort."""
+    if not store.about["synthetic"] or not all(map(_is_hard, store.cases["image_id"])):
+        return None
+    by_source = {
+        "egd-cxr": ("a", "splits fixations at blinks and adds glances off the film, which the law does not have"),
+        "reflacx": (None, "gives coordinates in whole pixels, and its first films have more readings than others"),
+    }
+    source = str(store.about["source"])
+    if source in by_source:
+        reader, reason = by_source[source]
+        return ReaderLaw(reader, f"The oracle is approximate: the tracker of `{source}` {reason}.")
+    return ReaderLaw(None, "The oracle knows the exact law of these readings.")
+
+
+def _is_hard(image_id: str) -> bool:
+    try:
+        return plan_of(str(image_id), (1, 1)).difficulty == "hard"
+    except InputError:
+        return False
+
+
+def why_not(datamodule: GazeDataModule) -> str | None:
+    """What keeps a data module's targets from being of the law of whole readings; None if nothing does."""
+    if datamodule.gaze.kind != "fixation":
+        return f"gaze_kind is {datamodule.gaze.kind}, and the oracle predicts the published fixations"
+    if datamodule.gaze.window is not None:
+        return "a window of each reading is the target, and the oracle predicts whole readings"
+    return None
+
+
+class Oracles:
+    """The oracle's maps of test films, made once and kept beside a run.
+
+    Args:
+        folder: The run folder.
+        workers: Processes that rebuild films; as many as cores unless given.
+    """
+
+    def __init__(self, folder: Path, workers: int | None = None) -> None:
+        self.folder = folder / FOLDER
+        self.workers = workers or os.cpu_count() or 1
+        self._tables: dict[str, pd.DataFrame] = {}
+
+    def scores(self, datamodule: GazeDataModule) -> pd.DataFrame | None:
+        """The oracle's saliency metrics of every test case, scored as a model is.
+
+        CC, KLD, SIM and EMD are of the expected target (fixations weighted and blurred as the targets are); NSS, AUCs
+        and information gain of the expected density of fixations, each counted once, over the data module's own
+        centre bias.
+
+        Args:
+            datamodule: The data, set up.
+
+        Returns:
+            ``index``, by metric ``oracle_<metric>``, and ``expected_target_ig``, the information gain of the expected
+            target; None unless the store is of a hard synthetic cohort and its targets are of whole readings.
+        """
+        law = law_of(datamodule.store)
+        if law is None:
+            return None
+        reason = why_not(datamodule)
+        if reason is not None:
+            logger.info("no share of the explainable information: %s", reason)
+            return None
+        key = sha256_json(datamodule.provenance)
+        if key not in self._tables:
+            found = self.mixtures(datamodule.store, datamodule.rows("test").tolist(), law.reader)
+            self._tables[key] = _scored(datamodule, found)
+        return self._tables[key]
+
+    def joined(self, predictions: pd.DataFrame, datamodule: GazeDataModule) -> pd.DataFrame:
+        """A table of predictions with the columns of :meth:`scores`, if there are any."""
+        table = self.scores(datamodule)
+        return predictions if table is None else predictions.merge(table, on="index", how="left", validate="1:1")
+
+    def mixtures(self, store: Store, rows: Sequence[int], reader: str | None) -> dict[int, GazeMixture]:
+        """By row of the store, the expected density of its fixations.
+
+        Args:
+            store: Of a hard synthetic cohort.
+            rows: The cases.
+            reader: See :class:`ReaderLaw`.
+        """
+        known = sha256_json([store.about["fingerprint"], reader, READINGS, __version__])
+        path = self.folder / f"{known[:16]}.parquet"
+        made = _kept(path, store)
+        if made:
+            # The law is code: a film made anew says whether what is kept is still of today's.
+            probe = next(iter(made))
+            if not _equal(made[probe], case_mixture(*_case(store, probe), reader, READINGS)):
+                logger.info("%s: of another version of the simulated readers; made anew", path)
+                made = {}
+        missing = [row for row in rows if row not in made]
+        if missing:
+            logger.info("oracle: rebuilding %d films of the simulated cohort; kept in %s", len(missing), path)
+            jobs = [(*_case(store, row), reader, READINGS) for row in missing]
+            shown = track(self._made(jobs), "oracle", len(jobs), console=Console(stderr=True))
+            for row, mixture in zip(missing, shown, strict=True):
+                made[row] = mixture
+                if len(made) % _KEPT_EVERY == 0:
+                    _keep(path, made)
+            _keep(path, made)
+        return {row: made[row] for row in rows}
+
+    def _made(self, jobs: Sequence[Job]) -> Iterator[GazeMixture]:
+        workers = min(self.workers, len(jobs))
+        if workers <= 1 or len(jobs) < _WORTH_PROCESSES:
+            yield from (case_mixture(*job) for job in jobs)
+            return
+        # spawn: forking a process whose libraries run threads can deadlock.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+            yield from pool.map(case_mixture, *zip(*jobs, strict=True), chunksize=8)
+
+
+def oracle_record(store: Store, predictions: pd.DataFrame) -> OracleRecord | None:
+    """What can be explained on the test films, from predictions that :meth:`Oracles.joined` has joined."""
+    law = law_of(store) if ORACLE_GAIN in predictions else None
+    if law is None:
+        return None
+    gain, target = (predictions[name].to_numpy() for name in (ORACLE_GAIN, TARGET_GAIN))
+    patients = predictions["patient"].to_numpy()
+    means = estimate(mean_of(gain), patients), estimate(mean_of(target), patients)
+    return OracleRecord(law.words, int(np.isfinite(gain).sum()), *means, estimate(share_of(target, gain), patients))
+
+
+def oracle_yardsticks(predictions: pd.DataFrame) -> dict[str, float]:
+    """``baseline/oracle/<metric>`` and ``baseline/expected_target/ig``, means over the cases; empty without them."""
+    columns = [name for name in predictions if name.startswith(PREFIX)]
+    known = {"baseline/expected_target/ig": float(predictions[TARGET_GAIN].mean())} if columns else {}
+    return known | {f"baseline/oracle/{name.removeprefix(PREFIX)}": float(predictions[name].mean()) for name in columns}
+
+
+def _case(store: Store, row: int) -> tuple[str, tuple[int, int]]:
+    case = store.cases.iloc[row]
+    return str(case["image_id"]), (int(case["height"]), int(case["width"]))
+
+
+def _keep(path: Path, made: Mapping[int, GazeMixture]) -> None:
+    """Writes mixtures as a table with a row for each target of each film."""
+    parts = []
+    for row, mixture in made.items():
+        columns: dict[str, object] = {"row": row, "x": mixture.spots[:, 0], "y": mixture.spots[:, 1]}
+        columns |= {"spread": mixture.spread}
+        for place, reader in enumerate(mixture.readers):
+            columns |= {f"fixations_{reader}": mixture.by_fixation[place], f"time_{reader}": mixture.by_duration[place]}
+        parts.append(pd.DataFrame(columns))
+    try:
+        with atomic_path(path) as temporary:
+            pd.concat(parts).to_parquet(temporary, index=False)
+    except (OSError, InputError) as error:
+        # A report of a run that may not be written to is as good, and takes as long the next time.
+        logger.warning("%s: not kept (%s)", path, error)
+
+
+def _kept(path: Path, store: Store) -> dict[int, GazeMixture]:
+    """What :func:`_keep` wrote; nothing if it is missing or unreadable."""
+    if not path.is_file():
+        return {}
+    try:
+        table = pd.read_parquet(path)
+        readers = [int(name.removeprefix("time_")) for name in table if name.startswith("time_")]
+        return {int(row): _mixture(part, store, int(row), readers) for row, part in table.groupby("row", sort=False)}
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        logger.warning("%s: cannot be read (%s); made anew", path, " ".join(str(error).split())[:200])
+        return {}
+
+
+def _mixture(part: pd.DataFrame, store: Store, row: int, readers: Sequence[int]) -> GazeMixture:
+    _, (height, width) = _case(store, row)
+    tall, wide = film_size((width, height))
+    shares = (part[[f"{kind}_{reader}" for reader in readers]].to_numpy().T for kind in ("fixations", "time"))
+    return GazeMixture(part[["x", "y"]].to_numpy(), part["spread"].to_numpy(), (wide, tall), np.array(readers), *shares)
+
+
+def _equal(kept: GazeMixture, fresh: GazeMixture) -> bool:
+    shape = 16, 16
+    pairs = ((kept.density(shape, weighted=which), fresh.density(shape, weighted=which)) for which in (True, False))
+    return len(kept.spots) == len(fresh.spots) and all(np.allclose(*pair, rtol=1e-6) for pair in pairs)
+
+
+def _scored(datamodule: GazeDataModule, mixtures: Mapping[int, GazeMixture]) -> pd.DataFrame:
+    """The metrics of the oracle's maps of the test cases."""
+
+    def maps(batch: dict[str, Tensor], bias: CentreBias) -> dict[str, Tensor]:
+        rows = batch["index"].tolist()
+        targets = [target_map(datamodule, mixtures[row], row) for row in rows]
+        return {
+            "target": torch.stack(targets),
+            "fixations": torch.stack([fixation_map(datamodule, mixtures[row], row) for row in rows]),
+        }
+
+    parts = []
+    for index, values in map_values(datamodule, maps):
+        columns = {
+            f"{PREFIX}{name}": values["target" if name in _OF_TARGETS else "fixations"][name].numpy()
+            for name in values["target"]
+        }
+        columns[TARGET_GAIN] = values["target"]["ig"].numpy()
+        parts.append(pd.DataFrame({"index": index.numpy(), **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def target_map(datamodule: GazeDataModule, mixture: GazeMixture, row: int) -> Tensor:
+    """(H, W) the expected target of a case: weighted and blurred as the data module's targets are."""
+    letterbox = datamodule.store.letterboxes[row]
+    readings = datamodule.readings(row)
+    if not readings:
+        return fixation_map(datamodule, mixture, row)
+    # Working pixels to cm of film; both directions differ by the rounding of the letterbox alone.
+    size = np.array(letterbox.inner[::-1]) / datamodule.downscale
+    sigma = torch.cat([each for _, each in readings]).double().mean(0).numpy() / size * mixture.extent
+    return _on_grid(datamodule, mixture.on_canvas(letterbox, float(sigma.mean()), datamodule.gaze.weight == "duration"))
+
+
+def fixation_map(datamodule: GazeDataModule, mixture: GazeMixture, row: int) -> Tensor:
+    """(H, W) the expected density of a case's fixations, each counted once, as the information gain counts them."""
+    return _on_grid(datamodule, mixture.on_canvas(datamodule.store.letterboxes[row], weighted=False))
+
+
+def _on_grid(datamodule: GazeDataModule, canvas: NDArray[np.float64]) -> Tensor:
+    step = datamodule.downscale
+    height, width = datamodule.size
+    cells = canvas.reshape(height, step, width, step).sum(axis=(1, 3))
+    # As a model's map: a Gaussian is never zero, float32's is, and a KLD would be infinite.
+    return torch.from_numpy(cells).float().clamp(min=torch.finfo(torch.float32).tiny)
