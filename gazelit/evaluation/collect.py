@@ -62,7 +62,7 @@ def report(run: list[str], out: Path | None = None, films: bool = False) -> None
     results = [one for folder in folders for one in load_results(folder, _prefix(folder, folders))]
     oracles = Oracles(folders[0])
     check_predictions(results, results[0].stamp["data"]["class_names"])
-    results = _with_oracle(results, oracles)
+    results = with_oracle(results, oracles)
     target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
     names = results[0].stamp["data"]["class_names"]
     store = Store.open(_read_run(folders[0])["store"])
@@ -171,7 +171,7 @@ def _external_names(folders: Sequence[Path]) -> list[str]:
     return [name for name in each[0] if all(name in one for one in each)]
 
 
-def _with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
+def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
     """The results with what the oracle says of their test cases, where there is one."""
     stores = {run: Store.open(_read_run(run)["store"]) for run in dict.fromkeys(result.run for result in results)}
     if not all(law_of(store) for store in stores.values()):
@@ -179,7 +179,10 @@ def _with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
     datamodules: dict[str, GazeDataModule] = {}
     found = []
     for result in results:
-        key = str(result.stamp["data"]["split_sha256"])
+        data = result.stamp["data"]
+        # Of a drawn part of the training split, every seed has a centre bias of its own.
+        drawn = None if data.get("train_cases") is None else (data["train_cases"], result.seed)
+        key = f"{data['split_sha256']} {drawn}"
         if key not in datamodules:
             datamodules[key] = saved_datamodule(result.run / result.stages[-1] / "config.yaml")
         found.append(replace(result, predictions=oracles.joined(result.predictions, datamodules[key])))

@@ -178,7 +178,9 @@ class EvaluatedModule(L.LightningModule):
             seen = batch["has_gaze"]
             sigma = torch.where(seen, batch["sigma_px"], 0.0).sum() / seen.sum().clamp(min=1)
             self._metrics("mean", split).update({"sigma_px": sigma}, seen.sum())
-            per_case |= values | {"gaze_points": (batch["points"][..., 2] > 0).sum(1)}
+            # How far the map stands out from an even one, wherever: what it alone says of whether there is a finding.
+            peak = maps[0].amax(dim=(1, 2)) * batch["valid_mask"][:, 0].sum(dim=(1, 2))
+            per_case |= values | {"gaze_points": (batch["points"][..., 2] > 0).sum(1), "map_peak": peak}
         return per_case
 
     def _metrics(self, kind: str, split: str) -> Any:

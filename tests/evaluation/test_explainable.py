@@ -343,7 +343,7 @@ def test_a_report_joins_the_oracle_to_the_models_of_a_run(hard_store, datamodule
     write_json(run / "run.json", {"store": str(hard_store), "commands": [], "trained": [member]})
     rows = table["index"].to_numpy()
     one = result("one", 0, indexes=rows[::-1], split_sha256="s")
-    (found,) = collecting._with_oracle([replace(one, run=run)], Oracles(run, workers=1))
+    (found,) = collecting.with_oracle([replace(one, run=run)], Oracles(run, workers=1))
     assert found.predictions["index"].tolist() == rows[::-1].tolist()
     assert found.predictions["oracle_ig"].tolist() == table["oracle_ig"].tolist()[::-1]
     record_ = oracle_record(datamodule.store, found.predictions)
