@@ -12,7 +12,7 @@ from gazelit.losses.saliency import log_density
 from gazelit.models.decoder import UNetDecoder
 from gazelit.models.heads import CentrePrior, FusionClassifier, SaliencyHead
 from gazelit.models.network import Network, apart
-from gazelit.models.pooling import Pooling, pooled
+from gazelit.models.pooling import Pooling, concentration, pooled
 from gazelit.models.registry import EncoderSpec, build_encoder
 
 Features = Literal["fused", "encoder", "decoder"]
@@ -23,7 +23,7 @@ class DualEncoderUNet(Network):
 
     The network of Qiu, Rivaz and Xiao 2025: the diagnosis encoder's coarsest map is the decoder's bottleneck, the
     saliency encoder's maps are its skip connections, and the classifier sees the encoder's embedding and the decoder's
-    mean features together. With ``paper-densenet201`` and ``res-se`` it has 66,637,380 parameters. The last six
+    mean features together. With ``paper-densenet201`` and ``res-se`` it has 66,637,380 parameters. The last seven
     arguments lead away from the paper: its classifier sees global means, in which the place of a finding is lost.
 
     Args:
@@ -40,6 +40,8 @@ class DualEncoderUNet(Network):
             the mean weighted by the predicted ``gaze`` (or by the reader's, where ``forward`` is given it); the mean of
             the ``top`` values; ``logsumexp``, a smooth maximum (:mod:`gazelit.models.pooling`).
         classifier_strides: Which of the decoder's maps the classifier sees, by their strides: 1 is the last.
+        classifier_concentration: Whether the classifier also sees how concentrated the predicted map is
+            (:func:`gazelit.models.pooling.concentration`): a map that stands out somewhere tells of a finding.
         side_heads: Number of further saliency heads, on the decoder's outputs at strides 2, 4, … (deep supervision;
             the objective is then :class:`gazelit.losses.DeepSupervisionLoss`).
         centre_prior: Whether the saliency logits have a learned Gaussian prior.
@@ -59,6 +61,7 @@ class DualEncoderUNet(Network):
         classifier_features: Features = "fused",
         classifier_pooling: Pooling | Sequence[Pooling] = "mean",
         classifier_strides: Sequence[int] = (1,),
+        classifier_concentration: bool = False,
         side_heads: int = 0,
         centre_prior: bool = False,
     ) -> None:
@@ -78,6 +81,7 @@ class DualEncoderUNet(Network):
             "classifier_features": classifier_features,
             "classifier_pooling": poolings,
             "classifier_strides": strides,
+            "classifier_concentration": classifier_concentration,
             "side_heads": side_heads,
             "centre_prior": centre_prior,
         }
@@ -122,6 +126,7 @@ class DualEncoderUNet(Network):
             self.centre_prior = CentrePrior()
             self.specs["centre_prior"] = {}
         self._features, self._poolings = classifier_features, poolings
+        self._concentration = classifier_concentration
         # The decoder's last map is at stride 1, the one before it at 2.
         self._levels = [-1 - offered.index(stride) for stride in strides]
         if classes is not None:
@@ -130,7 +135,7 @@ class DualEncoderUNet(Network):
                 "decoder": [widths[level] for level in self._levels],
             }
             channels_of["fused"] = channels_of["encoder"] + channels_of["decoder"]
-            seen = len(poolings) * sum(channels_of[classifier_features])
+            seen = len(poolings) * sum(channels_of[classifier_features]) + 3 * classifier_concentration
             self.classifier = FusionClassifier(seen, classifier_hidden, classes, dropout)
             self.specs["classifier"] = {
                 "in_channels": seen,
@@ -139,6 +144,8 @@ class DualEncoderUNet(Network):
                 "features": classifier_features,
                 "pooling": poolings,
                 "strides": strides,
+                # Only where it is so: classifiers of checkpoints without the entry stay interchangeable.
+                **({"concentration": True} if classifier_concentration else {}),
             }
 
     def forward(self, x: Tensor, attention: Tensor | None = None) -> dict[str, Tensor]:
@@ -174,5 +181,7 @@ class DualEncoderUNet(Network):
                 if attention is not None:
                     density = attention.where(attention.flatten(1).sum(1)[:, None, None, None] > 0, density)
             vectors = [pooled(each, pooling, density) for each in maps for pooling in self._poolings]
+            if self._concentration:
+                vectors.append(concentration(log_density(outputs["saliency_logits"]).exp()))
             outputs["logits"] = self.classifier(vectors)
         return outputs

@@ -89,6 +89,24 @@ def logsumexp_pooled(features: Tensor, sharpness: float = SHARPNESS) -> Tensor:
         return (cells.logsumexp(dim=2) - math.log(cells.shape[2])) / sharpness
 
 
+def concentration(attention: Tensor) -> Tensor:
+    """How concentrated a density is, wherever: its highest value, Σp² and negative entropy, each against an even one.
+
+    Args:
+        attention: Density (B, 1, H, W) that sums to 1 per image.
+
+    Returns:
+        (B, 3) natural logarithms, 0 for an even density: ln(N max p), ln(N Σp²) and ln N − entropy over N pixels.
+    """
+    with torch.autocast(attention.device.type, enabled=False):
+        density = _wide(attention).flatten(1).clamp(min=1e-20)
+        size = math.log(density.shape[1])
+        entropy = -(density * density.log()).sum(1)
+        return torch.stack(
+            [density.amax(1).log() + size, density.square().sum(1).log() + size, size - entropy], dim=1
+        )
+
+
 def _wide(values: Tensor) -> Tensor:
     """In float32 at least: a mean over many cells in bfloat16 loses what single cells have."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -8,7 +8,7 @@ import torch
 from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec, rebuild
 from gazelit.models.heads import CentrePrior
-from gazelit.models.pooling import logsumexp_pooled, pooled
+from gazelit.models.pooling import concentration, logsumexp_pooled, pooled
 
 SMALL = {
     "encoder": EncoderSpec("densenet-small"),
@@ -234,6 +234,47 @@ def test_side_heads_give_coarser_maps():
         "saliency_logits_2": (1, 1, 32, 16),
         "saliency_logits_4": (1, 1, 16, 8),
     }
+
+
+def test_concentration_is_zero_of_an_even_density_and_in_closed_form_of_a_gaussian():
+    even = torch.full((1, 1, 20, 30), 1 / 600)
+    assert torch.allclose(concentration(even), torch.zeros(1, 3), atol=1e-5)
+    point = torch.zeros(1, 1, 20, 30)
+    point[..., 3, 4] = 1
+    assert torch.allclose(concentration(point), torch.full((1, 3), math.log(600)), atol=1e-4)
+    sigma, size = 4.0, 96
+    grid = torch.arange(size, dtype=torch.float64) - 47.5
+    gaussian = torch.exp(-(grid[:, None] ** 2 + grid[None] ** 2) / (2 * sigma**2))
+    density = (gaussian / gaussian.sum())[None, None]
+    area = 2 * math.pi * sigma**2
+    # Of the Gaussian on the plane: maximum 1/(2πσ²), Σp² 1/(4πσ²), entropy ln(2πeσ²).
+    expected = [math.log(size**2 / area), math.log(size**2 / (2 * area)), math.log(size**2 / area) - 1]
+    found = concentration(density)[0].tolist()
+    assert found[1:] == pytest.approx(expected[1:], abs=1e-3)
+    assert found[0] == pytest.approx(expected[0], abs=0.02)
+    assert torch.allclose(concentration(density), concentration(density.roll((9, -5), (2, 3))))
+
+
+def test_the_classifier_sees_the_concentration_of_the_predicted_map():
+    torch.manual_seed(0)
+    plain, network = DualEncoderUNet(**SMALL).eval(), DualEncoderUNet(**SMALL, classifier_concentration=True).eval()
+    first = network.classifier.layers[0]
+    assert first.in_features == plain.classifier.layers[0].in_features + 3
+    image = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        first.weight[:, -3:] = 0
+        before = network(image)["logits"]
+        first.weight[0, -3] = 1.0
+        first.bias[0] = 100.0
+        moved = network(image)
+        log_peak = concentration(moved["saliency_logits"].flatten(1).softmax(1).view(2, 1, 64, 64))[:, :1]
+        first.weight[0, -3] = 0.0
+        first.bias[0] = 100.0 + log_peak[0, 0]
+        same = network(image)
+    assert torch.allclose(moved["logits"][0], same["logits"][0], atol=1e-3)
+    assert not torch.allclose(before, moved["logits"])
+    assert "concentration" not in plain.specs["classifier"]
+    assert rebuild(network.config).specs == network.specs
 
 
 @pytest.mark.parametrize(
