@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PRESET ?= quick
 OUT ?= runs/$(PRESET)
 SEED ?= 0
-CASES ?= 360
+CASES ?= 300
 # Further options of `gazelit run`, such as OPTIONS='--overrides=[--trainer.max_epochs=2]'.
 OPTIONS ?=
 DATA ?=
@@ -20,7 +20,7 @@ IMAGES := $(or $(CXR),$(COHORT)/mimic-cxr)
 # Folder of real films that `make fuzz` mutates besides those it makes.
 CORPUS ?=
 # Working resolution of each preset's store, as height width.
-SIZE_quick := [160, 128]
+SIZE_quick := [128, 96]
 SIZE_paper := [640, 512]
 
 .DEFAULT_GOAL := help
@@ -55,10 +55,10 @@ format: $(READY) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce: $(READY) ## train the three stages, test the joint model and write the report (DATA= CXR= PRESET= OUT= SEED= OPTIONS=)
+reproduce: $(READY) ## train the three stages and what they are compared with, test, write the report (DATA= CXR= PRESET= OUT= SEED= OPTIONS=)
 	@if { [ -n "$(DATA)" ] && [ -z "$(CXR)" ]; } || { [ -z "$(DATA)" ] && [ -n "$(CXR)" ]; }; then \
 		echo "give both DATA (EGD-CXR) and CXR (MIMIC-CXR or MIMIC-CXR-JPG), or neither for the synthetic cohort" >&2; exit 2; fi
-	$(if $(DATA),,$(BIN)/gazelit synth --out $(COHORT) --cases $(CASES) --seed $(SEED) --max-side 480)
+	$(if $(DATA),,$(BIN)/gazelit synth --out $(COHORT) --cases $(CASES) --seed $(SEED) --max-side 256 --difficulty hard)
 	$(BIN)/gazelit prepare --source EGDCXR --source.root "$(EGD)" --source.images "$(IMAGES)" --size "$(SIZE_$(PRESET))" --out $(OUT)/store
 	$(BIN)/gazelit run pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run $(OPTIONS)
 

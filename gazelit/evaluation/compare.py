@@ -18,6 +18,8 @@ from gazelit.evaluation.text import DASH, header, interval, is_number, number, p
 
 #: What arms are compared by; the first that an arm has of each task is tested.
 COMPARED = {"auroc_macro": "macro AUC", "cc": "CC", "kld": "KLD", "nss": "NSS"}
+#: What needs no training and stands below the arms, by its name among the baselines.
+YARDSTICKS = {"centre": "centre bias", "oracle": "oracle"}
 #: What stands beside these in the table of arms, for other publications' sake.
 BESIDE = {POOLED_AUC: "macro AUC, folds pooled"}
 
@@ -249,8 +251,14 @@ def _check_targets(results: Sequence[Result]) -> None:
             )
 
 
-def comparison_lines(summaries: Sequence[ArmSummary]) -> list[str]:
-    """The comparison as Markdown tables."""
+def comparison_lines(summaries: Sequence[ArmSummary], baselines: Mapping[str, float] | None = None) -> list[str]:
+    """The comparison as Markdown tables.
+
+    Args:
+        summaries: Of the arms.
+        baselines: ``baseline/<name>/<metric>`` (:mod:`gazelit.evaluation.yardsticks`); those of the centre bias and of
+            the oracle stand below the arms.
+    """
     known = {key for summary in summaries for key in summary.estimates}
     compared = {key: name for key, name in COMPARED.items() if key in known}
     shown = {key: name for key, name in (COMPARED | BESIDE).items() if key in known}
@@ -261,6 +269,11 @@ def comparison_lines(summaries: Sequence[ArmSummary]) -> list[str]:
         cells = [_cell(summary.estimates.get(key), summary.spread.get(key)) for key in shown]
         steps = [DASH if summary.steps is None else f"{summary.steps:,.0f}"] * has_steps
         lines.append(row([plain(summary.name), *cells, *steps, f"{summary.seconds / 60:.1f}"]))
+    for key, name in YARDSTICKS.items():
+        scores = [(baselines or {}).get(f"baseline/{key}/{metric}") for metric in shown]
+        if any(score is not None for score in scores):
+            cells = [DASH if score is None else number(score) for score in scores]
+            lines.append(row([name, *cells, *[DASH] * has_steps, DASH]))
     lines += value_lines({summary.name: (summary.undefined, summary.infinite) for summary in summaries})
     if POOLED_AUC in shown:
         lines += [

@@ -214,7 +214,7 @@ def _comparison_lines(
         "",
         "## Arms",
         "",
-        *comparison_lines(summaries),
+        *comparison_lines(summaries, record.metrics),
         *resampled_lines(results),
         *paired_lines(tables, classes),
         "",

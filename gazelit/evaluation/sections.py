@@ -251,7 +251,7 @@ def external_lines(external: Sequence[ExternalRecord]) -> list[str]:
             "of a patient of the store that was trained on. Every model of every seed and fold has read all of them; "
             "values are means over models, first over the folds of a seed.",
             "",
-            *comparison_lines(test.summaries),
+            *comparison_lines(test.summaries, test.baselines),
             "",
         ]
         lines += share_lines(test.oracle, explained_by(test.summaries))

@@ -102,9 +102,7 @@ def concentration(attention: Tensor) -> Tensor:
         density = _wide(attention).flatten(1).clamp(min=1e-20)
         size = math.log(density.shape[1])
         entropy = -(density * density.log()).sum(1)
-        return torch.stack(
-            [density.amax(1).log() + size, density.square().sum(1).log() + size, size - entropy], dim=1
-        )
+        return torch.stack([density.amax(1).log() + size, density.square().sum(1).log() + size, size - entropy], dim=1)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -198,3 +198,17 @@ def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(
     assert "<script>" not in page
     assert '<td class="n">2</td>' in page
     assert "http" not in page
+
+
+def test_centre_bias_and_oracle_stand_below_the_arms_in_the_same_table():
+    arms = compare([result("one", 0), result("two", 0)], NAMES)
+    text = comparison_lines(arms, {"baseline/centre/cc": 0.25, "baseline/oracle/cc": 0.75, "baseline/reader/cc": 0.5})
+    table = [line for line in text if line.startswith("|")]
+    columns = [cell.strip().split(" ")[0] for cell in table[0].split("|")]
+    rows = {line.split("|")[1].strip(): line.split("|") for line in table}
+    for name, value in (("centre bias", "0.250"), ("oracle", "0.750")):
+        cells = [cell.strip() for cell in rows[name]]
+        assert cells[columns.index("CC")] == value
+        assert cells[columns.index("macro")] == "–"
+    assert "reader" not in rows
+    assert "centre bias" not in "\n".join(comparison_lines(arms))
