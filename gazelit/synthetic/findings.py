@@ -6,7 +6,7 @@ The classes differ in findings alone. Distractors are drawn from the same distri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -46,6 +46,18 @@ class Item:
     length: float = 0.0
 
 
+class Depicted(Protocol):
+    """Whoever is on a film; see :class:`gazelit.synthetic.patient.Patient`."""
+
+    label: str
+    heart_ratio: float
+    lungs: tuple[Lung, Lung]
+    rotation: float
+    oedema: float
+    items: list[Item]
+    landmarks: dict[str, tuple[float, float]]
+
+
 def add_findings(rng: Generator, patient: Patient) -> None:
     """Adds what the patient's class has, in place."""
     if patient.label == "CHF":
@@ -54,7 +66,7 @@ def add_findings(rng: Generator, patient: Patient) -> None:
         _pneumonia(rng, patient)
 
 
-def add_distractors(rng: Generator, patient: Patient) -> None:
+def add_distractors(rng: Generator, patient: Depicted) -> None:
     """Adds what could be taken for a finding, in place: two on average, of the same kinds in every class."""
     for _ in range(int(rng.choice(5, p=(0.08, 0.25, 0.34, 0.22, 0.11)))):
         kind = str(rng.choice(DISTRACTORS, p=(0.25, 0.25, 0.15, 0.17, 0.18)))

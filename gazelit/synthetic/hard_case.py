@@ -23,7 +23,7 @@ from gazelit.synthetic.case import (
     session_bias,
     to_screen,
 )
-from gazelit.synthetic.findings import add_distractors, add_findings
+from gazelit.synthetic.findings import Depicted, add_distractors, add_findings
 from gazelit.synthetic.patient import Patient, draw_body, draw_hard_position
 from gazelit.synthetic.projection import Grid, film_grid
 from gazelit.synthetic.radiograph import develop, draw_exposure, project
@@ -69,7 +69,7 @@ class Film:
     pixels: NDArray[np.float32]
     lungs: tuple[NDArray[np.bool_], NDArray[np.bool_]]
     mediastinum: NDArray[np.bool_]
-    patient: Patient
+    patient: Depicted
     position: Position
     items: NDArray[np.float64]
     visibility: NDArray[np.float64]
@@ -126,7 +126,7 @@ def render(plan: Plan) -> Film:
     right, left = projection.right, projection.left
     shown = develop(projection.integral, (height, width), exposure, size[0], rng)
     mark_side(shown, rng)
-    lungs = (_full(right > 1.0, plan.size), _full(left > 1.0, plan.size))
+    lungs = (full_size(right > 1.0, plan.size), full_size(left > 1.0, plan.size))
     points = np.array([(item.x, item.y, item.radius) for item in patient.items]).reshape(-1, 3)
     pixel = size[0] / height
     x, y = film_pixels(points[:, 0], points[:, 1], position, size, plan.size)
@@ -137,19 +137,24 @@ def render(plan: Plan) -> Film:
         plan,
         shown,
         lungs,
-        _full(between, plan.size),
+        full_size(between, plan.size),
         patient,
         position,
         np.column_stack([x, y, points[:, 2] * position.scale / pixel]),
         seen,
-        _scene(patient, position, seen),
+        scene_of(patient, position, seen),
     )
 
 
 def simulate_hard_case(plan: Plan, seed: int) -> HardCase:
     """Simulates a case; the same plan and seed give the same bytes."""
-    film = render(plan)
-    patient, position, size = film.patient, film.position, film_size(plan.size)
+    return read_film(render(plan), seed)
+
+
+def read_film(film: Film, seed: int) -> HardCase:
+    """A case of a film, with a reading by the panel's first reader; the seed is that of the reading."""
+    plan, patient, position = film.plan, film.patient, film.position
+    size = film_size(plan.size)
     rng = np.random.default_rng(SeedSequence([seed, 12, plan.number]))
     # A tree of samples has a single reader, the first of the panel.
     readings = simulate(film.scene, np.array([0]), rng)
@@ -207,7 +212,8 @@ def to_film_pixels(
     return (points[:, 0] / width + 0.5) * size[0], (points[:, 1] / height + 0.5) * size[1]
 
 
-def _scene(patient: Patient, position: Position, seen: NDArray[np.float64]) -> Scene:
+def scene_of(patient: Depicted, position: Position, seen: NDArray[np.float64]) -> Scene:
+    """What there is to look at on a film of a patient whose items have the given visibility (J,)."""
     items = patient.items
     spots = np.array([*(patient.landmarks[name] for name in NAMES), *((item.x, item.y) for item in items)])
     finding = np.array([item.finding for item in items], bool)
@@ -226,5 +232,6 @@ def _middle(patient: Patient, grid: Grid) -> NDArray[np.bool_]:
     return (np.abs(grid.x) < reach) & (grid.y > -9) & (grid.y < max(lung.dome for lung in patient.lungs))
 
 
-def _full(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def full_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask at a film's size (W, H)."""
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0

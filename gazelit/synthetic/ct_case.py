@@ -1,0 +1,270 @@
+"""A film projected from a chest CT, with the findings, distractors and readers of the hard cohort.
+
+Every film is of the one person in the CT, so all of them have one patient id, the same for every seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator, SeedSequence
+
+from gazelit.synthetic import ct_findings
+from gazelit.synthetic.anatomy import Position, Tube
+from gazelit.synthetic.case import Plan, film_pixels, film_size, mark_side, plan_cohort, scaled
+from gazelit.synthetic.ct_findings import HeartWarp
+from gazelit.synthetic.ct_projection import Floats, Pose, Volume, line_integrals
+from gazelit.synthetic.ct_volume import BELLY, COARSE, FINE, LOBES, Body, LungShape, load, person
+from gazelit.synthetic.findings import Item, add_distractors
+from gazelit.synthetic.hard_case import Film, HardCase, full_size, read_film, scene_of
+from gazelit.synthetic.patient import HEART_RATIO, Lung
+from gazelit.synthetic.projection import SOFT, Grid, Image, add_tube, film_grid
+from gazelit.synthetic.radiograph import Projection, add_item, develop, draw_exposure, smooth_noise
+from gazelit.synthetic.visibility import show_without, visibility
+
+#: Film of every case, (W, H) pixels before ``max_side``: a CT shows no more of a chest.
+SIZE = (2500, 2380)
+#: The CT is no finer: beyond this many rows its projection is interpolated.
+ROWS = 480
+#: How often each lobe has a pneumonia.
+_LOBE_SHARE = {"right upper": 0.2, "right middle": 0.12, "right lower": 0.26, "left upper": 0.18, "left lower": 0.24}
+#: Distractors that lie in the lung; one that would not is left out.
+_IN_LUNG = ("granuloma", "scar", "band")
+
+
+@dataclass
+class Subject:
+    """Who is on the film, in chest coordinates on the plane of the carina; see the analytic ``Patient``.
+
+    Attributes:
+        label: Class.
+        heart_ratio: Width of the heart over the inner width of the chest.
+        lungs: Where distractors lie.
+        rotation: Turn about the long axis (rad).
+        oedema: Extra attenuation per cm of lung about the hila.
+        items: Findings and distractors.
+        landmarks: What a reader searches: (x, y) by name.
+    """
+
+    label: str
+    heart_ratio: float
+    lungs: tuple[Lung, Lung]
+    rotation: float
+    landmarks: dict[str, tuple[float, float]]
+    oedema: float = 0.0
+    items: list[Item] = field(default_factory=list)
+
+
+@dataclass
+class _Scan:
+    """A CT with this film's heart and pose, and what findings add to it.
+
+    Attributes:
+        attenuation: Of the body.
+        masks: As in :class:`gazelit.synthetic.ct_volume.Body`.
+        lungs: Share of aerated right and left lung.
+        warp: Of the heart.
+        pose: Of the body.
+        added: Attenuation of the findings.
+        fluids: Share of fluid, with the number of the lung.
+    """
+
+    attenuation: Volume
+    masks: Volume
+    lungs: tuple[Volume, Volume]
+    warp: HeartWarp
+    pose: Pose
+    added: list[Volume] = field(default_factory=list)
+    fluids: list[tuple[int, Volume]] = field(default_factory=list)
+
+    def to_chest(self, point: Floats) -> tuple[float, float]:
+        """Chest coordinates of a point (y, z, x) of the body as it is now."""
+        x, y = self.pose.to_plane(point[None])[0]
+        return float(x), float(y)
+
+
+def plan_films(folder: Path, cases: int, seed: int, max_side: int | None, readings: int = 1) -> list[Plan]:
+    """Draws classes and sessions; every film is of the same patient."""
+    whose = person(folder)
+    return [
+        replace(plan, patient=whose, image=plan.number, size=scaled(SIZE, max_side), body=str(folder))
+        for plan in plan_cohort(cases, seed, max_side, "hard", readings)
+    ]
+
+
+def simulate_ct_case(plan: Plan, seed: int) -> HardCase:
+    """Simulates a case; the same plan, seed and CT give the same bytes."""
+    return read_film(render(plan), seed)
+
+
+def render(plan: Plan) -> Film:
+    """Projects a case's film; a function of the CT and the plan's seed, number, label and size alone."""
+    body = load(Path(plan.body))
+    rng = np.random.default_rng(SeedSequence([plan.seed, 14, plan.number]))
+    size, height = film_size(plan.size), plan.size[1]
+    rows = min(ROWS, height)
+    shape = (rows, max(1, round(plan.size[0] * rows / height)))
+    scan, subject = _prepare(rng, body, plan.label, float(np.clip(size[0] / rows, FINE, COARSE)))
+    _add_findings(rng, body, scan, subject)
+    position = scan.pose.position
+    grid = film_grid(shape, size, position)
+
+    def rays(volume: Volume) -> Image:
+        return line_integrals(volume, scan.pose, shape, size)
+
+    masks = rays(scan.masks) / np.float32(255)
+    lengths = [masks[..., 0], masks[..., 1]]
+    for number, fluid in scan.fluids:
+        lengths[number] = np.maximum(lengths[number] - rays(fluid), 0)
+    added = sum((rays(part) for part in scan.added), np.zeros(shape, np.float32))
+    air = lengths[0] + lengths[1]
+    add_distractors(rng, subject)
+    subject.items = [item for item in subject.items if item.kind not in _IN_LUNG or _at(air, item, grid) > 2.0]
+    texture = np.clip(0.5 + 0.28 * smooth_noise(grid, rng, 2.5, 1.0, 0.45), 0, 1)
+    if subject.oedema:
+        _add_septal_lines(added, subject, grid, air)
+    for item in subject.items:
+        if not item.finding:
+            add_item(added, item, grid, np.clip(air / 3, 0, 1), texture)
+    whole = line_integrals(scan.attenuation, scan.pose, shape, size, endless=True)
+    projection = Projection(np.maximum(whole + added, 0), added, lengths[0], lengths[1])
+    exposure = draw_exposure(rng)
+    shown = develop(projection.integral, (height, plan.size[0]), exposure, size[0], rng)
+    mark_side(shown, rng)
+    middle = masks[..., 2] > 2.0
+    free = (masks[..., 3] < BELLY) & ~middle
+    lungs = tuple(full_size((length > 1.0) & free, plan.size) for length in lengths)
+    points = np.array([(item.x, item.y, item.radius) for item in subject.items]).reshape(-1, 3)
+    pixel = size[0] / height
+    x, y = film_pixels(points[:, 0], points[:, 1], position, size, plan.size)
+    clean = show_without(projection, exposure, size[0])
+    seen = visibility(shown, clean, lungs[0] | lungs[1], subject, np.column_stack([x, y]), pixel)
+    items = np.column_stack([x, y, points[:, 2] * position.scale / pixel])
+    return Film(
+        plan,
+        shown,
+        (lungs[0], lungs[1]),
+        full_size(middle, plan.size),
+        subject,
+        position,
+        items,
+        seen,
+        scene_of(subject, position, seen),
+    )
+
+
+def _prepare(rng: Generator, body: Body, label: str, spacing: float) -> tuple[_Scan, Subject]:
+    """Draws heart and pose."""
+    ratio = float(np.clip(rng.normal(*HEART_RATIO[label]), 0.36, 0.68))
+    warp, pose = HeartWarp(body.anatomy, ratio), draw_pose(rng, body)
+    attenuation, masks = warp.apply(body.at(spacing)), warp.apply(body.masks)
+    right, left = (
+        replace(masks, values=masks.values[..., number].astype(np.float32) / np.float32(255)) for number in (0, 1)
+    )
+    scan = _Scan(attenuation, masks, (right, left), warp, pose)
+    marks = {name: scan.to_chest(warp.point(point)) for name, point in body.anatomy.landmarks.items()}
+    lungs = body.anatomy.lungs
+    return scan, Subject(label, ratio, (_lung(lungs[0]), _lung(lungs[1])), pose.rotation, marks)
+
+
+def draw_pose(rng: Generator, body: Body) -> Pose:
+    """Draws how the patient stands, so that the film shows no more than the CT has."""
+    _, z, _ = body.attenuation.axes()
+    scale = rng.uniform(1.04, 1.12)
+    rise = -scale * (z[0] + z[-1]) / 2 + rng.normal(0, 0.3)
+    angle = body.anatomy.lean + np.deg2rad(rng.normal(0, 2.5))
+    position = Position(rng.normal(0, 0.8), rise, scale, angle)
+    return Pose(np.deg2rad(rng.normal(0, 4.5)), np.deg2rad(rng.normal(0, 3.0)), position)
+
+
+def _add_findings(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
+    if subject.label == "CHF":
+        _heart_failure(rng, body, scan, subject)
+    elif subject.label == "pneumonia":
+        _pneumonia(rng, body, scan, subject)
+
+
+def _pneumonia(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
+    """One faint opacity in a lobe, of the hard cohort's kinds, sizes and strengths."""
+    number = int(rng.choice(len(LOBES), p=[_LOBE_SHARE[name] for name in LOBES])) + 1
+    lung = body.anatomy.lungs[0 if list(LOBES)[number - 1].startswith("right") else 1]
+    subtle = bool(rng.random() < 0.6)
+    if rng.random() < 0.4:
+        kind, radius = "nodule", rng.uniform(0.6, 1.1)
+        strength = rng.uniform(0.14, 0.24) if subtle else rng.uniform(0.24, 0.42)
+    else:
+        kind, radius = "consolidation", rng.uniform(1.5, 2.7)
+        strength = rng.uniform(0.16, 0.27) if subtle else rng.uniform(0.27, 0.50)
+    lobe = replace(body.lobes, values=body.lobes.values == number)
+    # Above the dome: what lies behind the belly is no finding of a frontal film.
+    low = lung.top + 0.15 * (lung.dome - lung.top)
+    centre = scan.warp.point(ct_findings.spot_in(rng, lobe, radius, low, lung.dome - 0.5 * radius))
+    share = scan.warp.apply(replace(lobe, values=lobe.values.astype(np.float32)))
+    added, through = ct_findings.opacity(rng, kind, scan.attenuation, share, centre, radius, strength)
+    scan.added.append(added)
+    subject.items.append(Item(kind, True, *scan.to_chest(centre), radius, through, subtle))
+
+
+def _heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
+    """A large heart is the rule; oedema about the hila and effusions are each there or not, as in the hard cohort."""
+    severity = rng.beta(1.3, 2.2)
+    x, y = subject.landmarks["left heart border"]
+    subject.items.append(Item("heart", True, x - 0.2, y, 1.6, subject.heart_ratio, subject.heart_ratio < 0.52))
+    if rng.random() < 0.25 + 0.5 * severity:
+        subject.oedema = 0.010 + 0.015 * severity
+        for name in ("right", "left"):
+            x, y = subject.landmarks[f"{name} hilar structures"]
+            subject.items.append(
+                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * subject.oedema, subject.oedema < 0.016)
+            )
+    for number, lung in enumerate(body.anatomy.lungs):
+        if rng.random() < 0.10 + 0.4 * severity:
+            depth = rng.uniform(0.9, 2.8)
+            level = lung.angle - depth
+            fluid = ct_findings.fluid(scan.lungs[number], body.wall, level)
+            scan.fluids.append((number, fluid))
+            scan.added.append(replace(fluid, values=np.float32(SOFT - body.lung) * fluid.values))
+            centre = np.array([0.0, level - 0.6, lung.side * 0.90 * lung.wall])
+            subject.items.append(Item("effusion", True, *scan.to_chest(centre), 1.3, 0.1 * depth, depth < 1.6))
+    if subject.oedema:
+        lungs = replace(scan.lungs[0], values=scan.lungs[0].values + scan.lungs[1].values)
+        for _, fluid in scan.fluids:
+            lungs.values[:, -fluid.values.shape[1] :] -= fluid.values
+        marks = body.anatomy.landmarks
+        hila = (marks["right hilar structures"], marks["left hilar structures"])
+        scan.added.append(ct_findings.oedema(rng, lungs, hila, subject.oedema))
+
+
+def _add_septal_lines(added: Image, subject: Subject, grid: Grid, air: Image) -> None:
+    """Short lines at the chest wall, above the angles, in place."""
+    lines = np.zeros_like(added)
+    for lung in subject.lungs:
+        for number in range(4):
+            edge, height = lung.side * 0.95 * lung.wall, lung.dome + 0.4 * lung.fall - 0.75 * number
+            ends = np.array([[edge, height], [edge - lung.side * 1.3, height + 0.1]])
+            add_tube(lines, Tube(ends, 0.06, 0.05), grid, 12 * subject.oedema)
+    added += lines * np.clip(air / 2, 0, 1)
+
+
+def _lung(shape: LungShape) -> Lung:
+    """The lung in which distractors are drawn, of the shape that the masks have."""
+    inner, fall = 1.1, shape.angle - shape.dome
+    return Lung(
+        side=shape.side,
+        inner=inner,
+        half=(shape.wall - inner) / 2,
+        top=shape.top,
+        bottom=shape.angle + 4.5,
+        depth=8.0,
+        dome=shape.dome,
+        fall=fall,
+        waves=((0.0, 1.0, 0.0), (0.0, 1.0, 0.0)),
+        slant=0.0,
+    )
+
+
+def _at(image: Image, item: Item, grid: Grid) -> float:
+    nearest = np.unravel_index(np.argmin((grid.x - item.x) ** 2 + (grid.y - item.y) ** 2), image.shape)
+    return float(image[nearest])
