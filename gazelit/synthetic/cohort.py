@@ -135,7 +135,7 @@ def _ct_folder(body: str, difficulty: Difficulty, format: str) -> Path:
         raise InputError(f"body: {body} goes with --difficulty=hard; the easy cohort has a body of its own")
     if format not in ("manifest", "egd-cxr"):
         raise InputError(
-            f"body: {body} is one patient, whom the splits of {format} put in one part; take --format=manifest or egd-cxr"
+            f"body: {body} is one patient, and {format} has a split by patient; take --format=manifest or egd-cxr"
         )
     return ct_volume.find(body)
 

@@ -158,7 +158,7 @@ def render(plan: Plan) -> Film:
 def _prepare(rng: Generator, body: Body, label: str, spacing: float) -> tuple[_Scan, Subject]:
     """Draws heart and pose."""
     ratio = float(np.clip(rng.normal(*HEART_RATIO[label]), 0.36, 0.68))
-    warp, pose = HeartWarp(body.anatomy, ratio), draw_pose(rng, body)
+    warp, pose = HeartWarp(body.anatomy, body.masks, ratio), draw_pose(rng, body)
     attenuation, masks = warp.apply(body.at(spacing)), warp.apply(body.masks)
     right, left = (
         replace(masks, values=masks.values[..., number].astype(np.float32) / np.float32(255)) for number in (0, 1)
@@ -172,11 +172,11 @@ def _prepare(rng: Generator, body: Body, label: str, spacing: float) -> tuple[_S
 def draw_pose(rng: Generator, body: Body) -> Pose:
     """Draws how the patient stands, so that the film shows no more than the CT has."""
     _, z, _ = body.attenuation.axes()
-    scale = rng.uniform(1.04, 1.12)
-    rise = -scale * (z[0] + z[-1]) / 2 + rng.normal(0, 0.3)
+    scale = rng.uniform(1.07, 1.15)
+    rise = -scale * (z[0] + z[-1]) / 2 + rng.normal(0, 0.2)
     angle = body.anatomy.lean + np.deg2rad(rng.normal(0, 2.5))
     position = Position(rng.normal(0, 0.8), rise, scale, angle)
-    return Pose(np.deg2rad(rng.normal(0, 4.5)), np.deg2rad(rng.normal(0, 3.0)), position)
+    return Pose(np.deg2rad(rng.normal(0, 4.5)), np.deg2rad(rng.normal(0, 2.0)), position)
 
 
 def _add_findings(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
@@ -222,11 +222,10 @@ def _heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subject) ->
     for number, lung in enumerate(body.anatomy.lungs):
         if rng.random() < 0.10 + 0.4 * severity:
             depth = rng.uniform(0.9, 2.8)
-            level = lung.angle - depth
-            fluid = ct_findings.fluid(scan.lungs[number], body.wall, level)
+            fluid = ct_findings.fluid(scan.lungs[number], body.wall, lung, depth)
             scan.fluids.append((number, fluid))
             scan.added.append(replace(fluid, values=np.float32(SOFT - body.lung) * fluid.values))
-            centre = np.array([0.0, level - 0.6, lung.side * 0.90 * lung.wall])
+            centre = np.array([0.0, lung.angle - depth - 0.6, lung.side * 0.90 * lung.wall])
             subject.items.append(Item("effusion", True, *scan.to_chest(centre), 1.3, 0.1 * depth, depth < 1.6))
     if subject.oedema:
         lungs = replace(scan.lungs[0], values=scan.lungs[0].values + scan.lungs[1].values)

@@ -7,15 +7,15 @@ volume, confined to the lung or lobe they lie in. Coordinates as in :mod:`gazeli
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
 
 from gazelit.synthetic.ct_projection import Floats, Volume
-from gazelit.synthetic.ct_volume import Anatomy
+from gazelit.synthetic.ct_volume import Anatomy, LungShape
 from gazelit.synthetic.projection import SOFT
 
 #: How far beyond the heart the tissue gives way: above, below, behind, in front (cm).
@@ -28,49 +28,65 @@ class HeartWarp:
 
     Attributes:
         anatomy: Of the body.
+        lattice: A volume of the body, on whose lattice the warp is known (its values do not matter).
         ratio: Width of the warped heart over the inner width of the chest.
     """
 
     anatomy: Anatomy
+    lattice: Volume
     ratio: float
 
-    def source(self, y: float, z: Floats, x: Floats) -> Floats:
-        """Where the tissue at x comes from, (Z, X), in a coronal slice."""
-        right, left, middle = self.anatomy.heart
-        factor = self.ratio / self.anatomy.heart_ratio
-        walls = -self.anatomy.lungs[0].wall, self.anatomy.lungs[1].wall
-        before = np.array([walls[0] - 9, walls[0], right, middle, left, walls[1], walls[1] + 9])
-        after = before.copy()
-        # At least a twelfth of the way to the wall stays lung.
-        after[2] = max(middle + factor * (right - middle), walls[0] + (right - walls[0]) / 12)
-        after[4] = min(middle + factor * (left - middle), walls[1] + (left - walls[1]) / 12)
-        inverse = PchipInterpolator(after, before)(np.clip(x, before[0], before[-1]))
-        moved = np.where((x > before[0]) & (x < before[-1]), inverse - x, 0.0)
-        return x + self._share(y, z)[:, None] * moved
+    @cached_property
+    def shifts(self) -> dict[int, NDArray[np.float32]]:
+        """How far sideways the tissue at each value of the lattice comes from (cm), for the slices that change.
 
-    def _share(self, y: float, z: Floats) -> Floats:
+        From the midline to the edge of the heart everything is stretched alike, from there to the chest wall it gives
+        way; the wall and what is beyond stay.
+        """
+        y, z, x = self.lattice.axes()
         rows, depth = self.anatomy.heart_rows, self.anatomy.heart_depth
         along = _plateau(z, rows[0], rows[1], _GIVE[0], _GIVE[1])
-        return along * _plateau(np.array(y), depth[0], depth[1], _GIVE[2], _GIVE[3])
+        deep = _plateau(y, depth[0], depth[1], _GIVE[2], _GIVE[3])
+        return {
+            int(number): self._shift(int(number), x.astype(np.float32))
+            * (deep[number] * along[:, None]).astype(np.float32)
+            for number in np.flatnonzero(deep)
+        }
+
+    def _shift(self, number: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        right, left, middle = self.anatomy.heart
+        reach = self.anatomy.reach[number]
+        shift = np.zeros((len(reach), len(x)), np.float32)
+        for lung, side, half in ((0, -1, middle - right), (1, 1, left - middle)):
+            wall = np.maximum(reach[:, lung] - side * middle, 0.1)[:, None].astype(np.float32)
+            # A twelfth of the way to the wall, at least, stays lung.
+            edge = np.minimum(np.float32(half), np.float32(0.92) * wall)
+            new = np.minimum(edge * np.float32(self.ratio / self.anatomy.heart_ratio), wall - (wall - edge) / 12)
+            out = side * (x - np.float32(middle))
+            source = np.where(out < new, out * (edge / new), edge + (out - new) * ((wall - edge) / (wall - new)))
+            shift += np.where((out > 0) & (out < wall), side * (source - out), 0)
+        return shift
 
     def apply(self, volume: Volume) -> Volume:
-        """The warped volume."""
-        y, z, x = volume.axes()
+        """The warped volume, of the same slices as the lattice."""
         values = volume.values.copy()
-        down = np.repeat(np.arange(len(z), dtype=np.float32)[:, None], len(x), axis=1)
-        for number, depth in enumerate(y):
-            if self._share(depth, z).any():
-                across = ((self.source(depth, z, x) - volume.origin[2]) / volume.spacing[2]).astype(np.float32)
-                values[number] = cv2.remap(
-                    np.ascontiguousarray(volume.values[number]), across, down, cv2.INTER_LINEAR,
-                    borderMode=cv2.BORDER_REPLICATE,
-                )  # fmt: skip
+        size = (values.shape[2], values.shape[1])
+        column, row = (axis.astype(np.float32) for axis in np.meshgrid(np.arange(size[0]), np.arange(size[1])))
+        onto, flags = _onto(self.lattice, volume), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        for number, coarse in self.shifts.items():
+            shift = cv2.warpAffine(coarse, onto, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            across = column + shift / np.float32(volume.spacing[2])
+            plane = np.ascontiguousarray(volume.values[number])
+            values[number] = cv2.remap(plane, across, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return replace(volume, values=values)
 
     def point(self, point: Floats) -> Floats:
         """Where a point (y, z, x) of the body goes."""
-        x = np.linspace(-40, 40, 3201)
-        source = self.source(float(point[0]), np.array([float(point[1])]), x)[0]
+        y, z, x = self.lattice.axes()
+        shift = self.shifts.get(int(np.argmin(np.abs(y - point[0]))))
+        if shift is None:
+            return point
+        source = x + shift[int(np.argmin(np.abs(z - point[1])))]
         return np.array([point[0], point[1], np.interp(point[2], source, x)])
 
 
@@ -152,14 +168,16 @@ def _bronchi(rng: Generator, offset: Floats, centre: Floats, radius: float) -> F
 def _sampled(volume: Volume, like: Volume) -> NDArray[np.float32]:
     """A volume's values on the lattice of another one that has the same slices."""
     first = round((like.origin[0] - volume.origin[0]) / volume.spacing[0])
-    step_z, step_x = like.spacing[1] / volume.spacing[1], like.spacing[2] / volume.spacing[2]
-    start_z = (like.origin[1] - volume.origin[1]) / volume.spacing[1]
-    start_x = (like.origin[2] - volume.origin[2]) / volume.spacing[2]
-    matrix = np.array([[step_x, 0, start_x], [0, step_z, start_z]])
+    onto, flags = _onto(volume, like), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     depth, rows, columns = like.values.shape
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     planes = np.ascontiguousarray(volume.values[first : first + depth], np.float32)
-    return np.stack([cv2.warpAffine(plane, matrix, (columns, rows), flags=flags) for plane in planes])
+    return np.stack([cv2.warpAffine(plane, onto, (columns, rows), flags=flags) for plane in planes])
+
+
+def _onto(volume: Volume, like: Volume) -> Floats:
+    """(2, 3) from column and row in a slice of ``like`` to those in a slice of ``volume``."""
+    across, down = ((like.origin[n] - volume.origin[n]) / volume.spacing[n] for n in (2, 1))
+    return np.array([[like.spacing[2] / volume.spacing[2], 0, across], [0, like.spacing[1] / volume.spacing[1], down]])
 
 
 def spot_in(rng: Generator, lobe: Volume, radius: float, low: float, high: float) -> Floats:
@@ -183,20 +201,24 @@ def spot_in(rng: Generator, lobe: Volume, radius: float, low: float, high: float
     return np.array(lobe.origin) + deep[int(rng.integers(len(deep)))] * lobe.spacing
 
 
-def fluid(lung: Volume, wall: Volume, level: float) -> Volume:
-    """Share of fluid where an effusion stands in a pleural space.
+def fluid(lung: Volume, wall: Volume, shape: LungShape, depth: float) -> Volume:
+    """Share of fluid where a small effusion stands in the outer part of a pleural space, with a meniscus.
 
     Args:
         lung: (Y, Z, X) share of lung.
         wall: Distance to the chest wall (cm), on the same lattice.
-        level: z of the surface away from the wall; the meniscus climbs the wall by 2.4 cm.
+        shape: Of the lung.
+        depth: From the costophrenic angle to the surface away from the wall (cm); the meniscus climbs by 2.4 cm.
     """
+    level = shape.angle - depth
     rows = lung.box(np.array([-99.0, level - 3.5, -99.0]), np.array([99.0, 99.0, 99.0]))
     here = lung.part(rows)
-    _, z, _ = here.axes()
+    _, z, x = here.axes()
     surface = level - 2.4 * np.exp(-wall.values[rows] / np.float32(1.1))
     share = 1 / (1 + np.exp(np.clip((surface - z[:, None].astype(np.float32)) / np.float32(0.3), -20, 20)))
-    return replace(here, values=(here.values * share).astype(np.float32))
+    # What runs behind the belly is left out: a frontal film of a small effusion shows a blunt angle.
+    outer = 1 / (1 + np.exp(np.clip((0.62 * shape.wall - shape.side * x) / 0.6, -20, 20)))
+    return replace(here, values=(here.values * share * outer).astype(np.float32))
 
 
 def oedema(rng: Generator, lungs: Volume, hila: tuple[Floats, Floats], strength: float) -> Volume:
@@ -208,6 +230,8 @@ def oedema(rng: Generator, lungs: Volume, hila: tuple[Floats, Floats], strength:
         hila: Points (y, z, x), right and left.
         strength: 1/cm of lung at a hilum.
     """
+    # So smooth that every second slice does.
+    lungs = Volume(lungs.values[::2], lungs.origin, (2 * lungs.spacing[0], *lungs.spacing[1:]))
     y, z, x = lungs.axes()
     spot = np.zeros(lungs.values.shape, np.float32)
     for hilum in hila:

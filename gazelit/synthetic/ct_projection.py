@@ -1,8 +1,8 @@
 """Cone-beam projection of a volume of attenuation, slice by slice.
 
 A plane of the body falls on the film by a homography, so the line integral of a volume is the sum of its coronal
-slices, each warped by its own homography, times the slices' thickness along the ray. With linear interpolation in the slices
-and the midpoint rule across them this is the shear-warp factorisation (Lacroute and Levoy, SIGGRAPH 1994).
+slices, each warped by its own homography, times the slices' thickness along the ray. With linear interpolation in the
+slices and the midpoint rule across them this is the shear-warp factorisation (Lacroute and Levoy, SIGGRAPH 1994).
 
 Coordinates of a body: x to the patient's left (the film's right), z downwards, y towards the detector, in cm from the
 carina, in arrays of the order (y, z, x).

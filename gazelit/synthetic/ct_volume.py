@@ -77,6 +77,8 @@ class Anatomy:
         heart_depth: y of its back and front.
         lungs: Right and left.
         lean: Angle of the spine with the vertical (rad); its lower end is to the left where it is positive.
+        reach: (Y, Z, 2) |x| of the chest wall beside the right and the left lung on the lattice of the masks; 0 where
+            there is none near.
     """
 
     landmarks: dict[str, Floats]
@@ -85,6 +87,7 @@ class Anatomy:
     heart_depth: tuple[float, float]
     lungs: tuple[LungShape, LungShape]
     lean: float
+    reach: Floats
 
     @property
     def heart_ratio(self) -> float:
@@ -170,14 +173,15 @@ def load(folder: Path) -> Body:
     # Slices of DEPTH and planes no finer than FINE: everything else is done on a fraction of the voxels.
     steps = [max(1, round(step / zoom)) for step, zoom in zip((DEPTH, FINE, FINE), zooms, strict=True)]
     units, labels = _blocks(units, steps), _middles(labels, steps)
-    spacing = tuple(zoom * step for zoom, step in zip(zooms, steps, strict=True))
+    spacing = (zooms[0] * steps[0], zooms[1] * steps[1], zooms[2] * steps[2])
     lungs = np.isin(labels, [ids[name] for name in LOBES.values()])
     trachea = np.argwhere(labels == ids["trachea"])
     carina = trachea[trachea[:, 1] == trachea[:, 1].max()].mean(axis=0)
     found = np.argwhere(lungs)
     # Midway between the outer edges of the lungs, at the height of the carina.
     middle = (found[:, 0].mean(), carina[1], (found[:, 2].min() + found[:, 2].max()) / 2)
-    origin = tuple(-float(index) * step for index, step in zip(middle, spacing, strict=True))
+    y, z, x = (-float(index) * step for index, step in zip(middle, spacing, strict=True))
+    origin = (y, z, x)
     bones = np.isin(labels, [number for name, number in ids.items() if name.startswith(_BONES)])
     attenuation = Volume(_attenuation(_without_agent(_without_table(units), bones)), origin, spacing)
     masks = _masks(Volume(labels, origin, spacing), ids)
@@ -219,7 +223,8 @@ def _blocks(values: NDArray[Any], steps: list[int]) -> NDArray[np.float32]:
     total = np.zeros((y, z, x), np.float32)
     for first in np.ndindex(*steps):
         total += np.clip(cut[first[0] :: steps[0], first[1] :: steps[1], first[2] :: steps[2]], -1000, 3000)
-    return total / np.float32(np.prod(steps))
+    total /= np.float32(np.prod(steps))
+    return total
 
 
 def _middles(labels: NDArray[Any], steps: list[int]) -> NDArray[np.uint8]:
@@ -251,7 +256,7 @@ def _without_agent(units: NDArray[np.float32], bones: NDArray[np.bool_]) -> NDAr
     return np.minimum(units, np.where(bones, np.float32(_BONE), np.float32(_RIM)))
 
 
-def _attenuation(units: NDArray[np.float32]) -> NDArray[np.float32]:
+def _attenuation(units: NDArray[np.float32]) -> NDArray[Any]:
     """Linear attenuation at the effective energy of a chest exposure (1/cm); 1000 HU are bone."""
     water = np.float32(SOFT) * (1 + units / 1000)
     return np.maximum(water + np.float32(BONE - 2 * SOFT) * np.clip((units - 100) / 900, 0, None), 0)
@@ -299,7 +304,7 @@ def _wall_distance(masks: Volume) -> NDArray[np.float32]:
 def _anatomy(labels: Volume, masks: Volume, ids: dict[str, int]) -> Anatomy:
     def points(*names: str) -> Floats:
         found = np.argwhere(np.isin(labels.values, [ids[name] for name in names if name in ids]))
-        return found * labels.spacing + labels.origin
+        return np.asarray(found * labels.spacing + labels.origin, float)
 
     heart, spine = points("heart"), points(*(name for name in ids if name.startswith("vertebrae_T")))
     half = np.array(labels.spacing) / 2
@@ -329,7 +334,21 @@ def _anatomy(labels: Volume, masks: Volume, ids: dict[str, int]) -> Anatomy:
         heart_depth=(float(low[0]), float(high[0])),
         lungs=(lungs[0], lungs[1]),
         lean=lean,
+        reach=_reach(masks),
     )
+
+
+def _reach(masks: Volume) -> Floats:
+    """Where the lungs end sideways, row by row of every coronal slice, smoothed over a centimetre."""
+    _, _, x = masks.axes()
+    smooth = 1.0 / masks.spacing[0], 1.0 / masks.spacing[1]
+    sides = []
+    for channel, side in enumerate((-1, 1)):
+        within = masks.values[..., channel] > 127
+        edge = np.where(within, side * x, 0).max(axis=2)
+        blurred, weight = (ndimage.gaussian_filter(image, smooth) for image in (edge, within.any(axis=2).astype(float)))
+        sides.append(np.where(weight > 0.05, blurred / np.maximum(weight, 0.05), 0))
+    return np.stack(sides, axis=2)
 
 
 def _knob(aorta: Floats) -> Floats:
@@ -363,13 +382,15 @@ def _lung(masks: Volume, side: int) -> tuple[LungShape, dict[str, Floats]]:
         deep = side * x[row > 0.4 * row.max()] if row.max() > 0 else np.array([0.3 * wall, 0.9 * wall])
         return np.array([front, height, side * ((deep[0] + deep[-1]) / 2 + out * abs(deep[-1] - deep[0]) / 2)])
 
-    inner = side * x[lung[int(np.argmin(np.abs(z - 1.5)))] > 4.0]
+    # The left hilum is the higher one.
+    height = 1.5 if side < 0 else -0.5
+    inner = side * x[lung[int(np.argmin(np.abs(z - height)))] > 4.0]
     edge = float(inner.min()) if len(inner) else 3.0
     return LungShape(side, wall, top, dome, angle), {
         "apical zone": at(0.14, -0.1),
         "upper lung zone": at(0.32, 0.0),
         "mid lung zone": at(0.56, 0.12),
         "lower lung zone": at(0.83, 0.15),
-        "hilar structures": np.array([0.0, 1.5, side * (edge + 1.2)]),
+        "hilar structures": np.array([0.0, height, side * (edge + 1.2)]),
         "costophrenic angle": np.array([front, angle - 0.8, side * (wall - 0.8)]),
     }
