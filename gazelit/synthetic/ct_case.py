@@ -174,9 +174,8 @@ def draw_pose(rng: Generator, body: Body) -> Pose:
     _, z, _ = body.attenuation.axes()
     scale = rng.uniform(1.07, 1.15)
     rise = -scale * (z[0] + z[-1]) / 2 + rng.normal(0, 0.2)
-    angle = body.anatomy.lean + np.deg2rad(rng.normal(0, 2.5))
-    position = Position(rng.normal(0, 0.8), rise, scale, angle)
-    return Pose(np.deg2rad(rng.normal(0, 4.5)), np.deg2rad(rng.normal(0, 2.0)), position)
+    position = Position(rng.normal(0, 0.8), rise, scale, np.deg2rad(rng.normal(0, 2.5)))
+    return Pose(np.deg2rad(rng.normal(0, 4.5)), np.deg2rad(rng.normal(0, 2.0)), body.anatomy.lean, position)
 
 
 def _add_findings(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
@@ -225,7 +224,7 @@ def _heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subject) ->
             fluid = ct_findings.fluid(scan.lungs[number], body.wall, lung, depth)
             scan.fluids.append((number, fluid))
             scan.added.append(replace(fluid, values=np.float32(SOFT - body.lung) * fluid.values))
-            centre = np.array([0.0, lung.angle - depth - 0.6, lung.side * 0.90 * lung.wall])
+            centre = np.array([0.0, lung.angle + 0.2 - depth, lung.side * 0.90 * lung.wall])
             subject.items.append(Item("effusion", True, *scan.to_chest(centre), 1.3, 0.1 * depth, depth < 1.6))
     if subject.oedema:
         lungs = replace(scan.lungs[0], values=scan.lungs[0].values + scan.lungs[1].values)

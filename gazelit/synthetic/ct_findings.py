@@ -210,7 +210,8 @@ def fluid(lung: Volume, wall: Volume, shape: LungShape, depth: float) -> Volume:
         shape: Of the lung.
         depth: From the costophrenic angle to the surface away from the wall (cm); the meniscus climbs by 2.4 cm.
     """
-    level = shape.angle - depth
+    # The tip of the pleural space lies below what is seen of the angle.
+    level = shape.angle + 0.8 - depth
     rows = lung.box(np.array([-99.0, level - 3.5, -99.0]), np.array([99.0, 99.0, 99.0]))
     here = lung.part(rows)
     _, z, x = here.axes()

@@ -90,12 +90,14 @@ class Pose:
 
     Attributes:
         rotation: Turn about the long axis (rad); the front moves to the film's right where it is positive.
-        pitch: Lean (rad); the front moves down where it is positive.
+        pitch: Lean forwards (rad); the front moves down where it is positive.
+        roll: Turn in the film plane that sets the body upright (rad), before the other two.
         position: Shift, scale and tilt on the film.
     """
 
     rotation: float
     pitch: float
+    roll: float
     position: Position
 
     @property
@@ -103,7 +105,9 @@ class Pose:
         """(3, 3) from (x, z, y) of the body to (across, down, towards the detector)."""
         c, s = np.cos(self.rotation), np.sin(self.rotation)
         p, q = np.cos(self.pitch), np.sin(self.pitch)
-        return np.array([[1, 0, 0], [0, p, q], [0, -q, p]]) @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+        a, b = np.cos(self.roll), np.sin(self.roll)
+        pitch, yaw = np.array([[1, 0, 0], [0, p, q], [0, -q, p]]), np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+        return pitch @ yaw @ np.array([[a, -b, 0], [b, a, 0], [0, 0, 1]])
 
     def to_plane(self, points: Floats) -> Floats:
         """Where points (N, 3; y, z, x) fall on the plane of the carina, (N, 2) x and y in cm."""

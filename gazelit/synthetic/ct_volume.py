@@ -41,10 +41,10 @@ _BELLY = ("liver", "spleen", "stomach", "colon")
 _BONES = ("vertebrae", "rib", "humerus", "scapula", "clavicula", "sternum", "costal_cartilages", "skull")
 #: Tissue above this many HU outside bone holds contrast agent, or is metal; it is set to that of blood.
 _AGENT, _BLOOD = 75.0, 45.0
-#: What bone has at most, and what its rim has, which no mask follows exactly (HU).
-_BONE, _RIM = 1300.0, 200.0
-#: cm of belly along the beam that hide the lung behind it.
-BELLY = 3.0
+#: What bone has at most, and what its edge has, which no mask follows exactly (HU).
+_BONE_TOP, _BONE_EDGE = 1300.0, 200.0
+#: cm of belly along the beam that hide the lung behind it, and of lung at the chest wall that are seen.
+BELLY, RIM = 3.0, 3.5
 
 
 @dataclass(frozen=True)
@@ -251,9 +251,9 @@ def _without_table(units: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _without_agent(units: NDArray[np.float32], bones: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Blood with contrast agent becomes blood."""
-    rim = ndimage.binary_dilation(bones, np.ones((3, 3, 5), bool))
-    units[(units > _AGENT) & ~rim] = _BLOOD
-    return np.minimum(units, np.where(bones, np.float32(_BONE), np.float32(_RIM)))
+    edge = ndimage.binary_dilation(bones, np.ones((3, 3, 5), bool))
+    units[(units > _AGENT) & ~edge] = _BLOOD
+    return np.minimum(units, np.where(bones, np.float32(_BONE_TOP), np.float32(_BONE_EDGE)))
 
 
 def _attenuation(units: NDArray[np.float32]) -> NDArray[Any]:
@@ -368,8 +368,10 @@ def _lung(masks: Volume, side: int) -> tuple[LungShape, dict[str, Floats]]:
     rows, columns = np.flatnonzero(within.any(axis=(0, 2))), np.flatnonzero(shown.any(axis=0))
     top = float(z[rows[0]])
     wall = float((side * x[columns]).max() + masks.spacing[2] / 2)
-    outer = shown & (side * x > wall - 2.0)
-    angle = float(z[np.flatnonzero(outer.any(axis=1))[-1]])
+    # A thin rim of lung is not seen beside the belly.
+    outer = (lung > np.maximum(belly, RIM)) & (side * x > wall - 2.0)
+    rows = np.flatnonzero(outer.any(axis=1))
+    angle = float(z[rows[-1]]) if len(rows) else float(z[np.flatnonzero(shown.any(axis=1))[-1]])
     covered = np.flatnonzero(((belly > BELLY) & (lung > 1.0)).sum(axis=1) * masks.spacing[2] > 1.5)
     dome = min(float(z[covered[0]]), angle - 0.5) if len(covered) else angle - 3.0
     free = np.where((masks.values[..., 2] > 127).sum(axis=0) * masks.spacing[0] < 1.0, lung, 0)
