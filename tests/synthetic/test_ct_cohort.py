@@ -320,7 +320,7 @@ def test_one_patient_is_no_split_and_can_be_an_external_test(store):
     assert len(store.cases) == 9
     usable = np.ones(9, bool)
     split = split_cases(store, SplitOptions("external"), usable)
-    assert (split.split == "test").all()
+    assert (split.of_case == "test").all()
     with pytest.raises(InputError, match=r"split: 'val' is empty|split: 'test' is empty|split: 'train' is empty"):
         split_cases(store, SplitOptions("patient", 0, 0.1, 0.2), usable)
 
