@@ -12,12 +12,12 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 
 from gazelit.synthetic import ct_findings
-from gazelit.synthetic.anatomy import Position, Tube
+from gazelit.synthetic.anatomy import Effusion, Position, Tube
 from gazelit.synthetic.case import Plan, film_pixels, film_size, mark_side, plan_cohort, scaled
 from gazelit.synthetic.ct_findings import HeartWarp
 from gazelit.synthetic.ct_projection import Floats, Pose, Volume, line_integrals
 from gazelit.synthetic.ct_volume import BELLY, COARSE, FINE, LOBES, Body, LungShape, load, person
-from gazelit.synthetic.findings import Item, add_distractors
+from gazelit.synthetic.findings import Item, add_distractors, add_heart_failure
 from gazelit.synthetic.hard_case import Film, HardCase, full_size, read_film, scene_of
 from gazelit.synthetic.patient import HEART_RATIO, Lung
 from gazelit.synthetic.projection import SOFT, Grid, Image, add_tube, film_grid
@@ -44,6 +44,7 @@ class Subject:
         lungs: Where distractors lie.
         rotation: Turn about the long axis (rad).
         oedema: Extra attenuation per cm of lung about the hila.
+        effusions: Fluid in the costophrenic angles.
         items: Findings and distractors.
         landmarks: What a reader searches: (x, y) by name.
     """
@@ -54,6 +55,7 @@ class Subject:
     rotation: float
     landmarks: dict[str, tuple[float, float]]
     oedema: float = 0.0
+    effusions: list[Effusion] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
 
 
@@ -107,7 +109,11 @@ def render(plan: Plan) -> Film:
     rows = min(ROWS, height)
     shape = (rows, max(1, round(plan.size[0] * rows / height)))
     scan, subject = _prepare(rng, body, plan.label, float(np.clip(size[0] / rows, FINE, COARSE)))
-    _add_findings(rng, body, scan, subject)
+    if plan.label == "CHF":
+        add_heart_failure(rng, subject)
+        _insert_heart_failure(rng, body, scan, subject)
+    elif plan.label == "pneumonia":
+        _add_pneumonia(rng, body, scan, subject)
     position = scan.pose.position
     grid = film_grid(shape, size, position)
 
@@ -178,58 +184,37 @@ def draw_pose(rng: Generator, body: Body) -> Pose:
     return Pose(np.deg2rad(rng.normal(0, 4.5)), np.deg2rad(rng.normal(0, 2.0)), body.anatomy.lean, position)
 
 
-def _add_findings(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
-    if subject.label == "CHF":
-        _heart_failure(rng, body, scan, subject)
-    elif subject.label == "pneumonia":
-        _pneumonia(rng, body, scan, subject)
-
-
-def _pneumonia(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
-    """One faint opacity in a lobe, of the hard cohort's kinds, sizes and strengths."""
+def _add_pneumonia(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
+    """One opacity in a lobe; larger than in the hard cohort, because no lung is denser than when it is filled."""
     number = int(rng.choice(len(LOBES), p=[_LOBE_SHARE[name] for name in LOBES])) + 1
     lung = body.anatomy.lungs[0 if list(LOBES)[number - 1].startswith("right") else 1]
     subtle = bool(rng.random() < 0.6)
     if rng.random() < 0.4:
-        kind, radius = "nodule", rng.uniform(0.6, 1.1)
-        strength = rng.uniform(0.14, 0.24) if subtle else rng.uniform(0.24, 0.42)
+        kind, radius = "nodule", rng.uniform(0.8, 1.3)
+        share = rng.uniform(0.65, 0.85) if subtle else rng.uniform(0.85, 1.0)
     else:
-        kind, radius = "consolidation", rng.uniform(1.5, 2.7)
-        strength = rng.uniform(0.16, 0.27) if subtle else rng.uniform(0.27, 0.50)
+        kind, radius = "consolidation", rng.uniform(1.8, 3.0)
+        share = rng.uniform(0.4, 0.7) if subtle else rng.uniform(0.7, 1.0)
     lobe = replace(body.lobes, values=body.lobes.values == number)
     # Above the dome: what lies behind the belly is no finding of a frontal film.
     low = lung.top + 0.15 * (lung.dome - lung.top)
     centre = scan.warp.point(ct_findings.spot_in(rng, lobe, radius, low, lung.dome - 0.5 * radius))
-    share = scan.warp.apply(replace(lobe, values=lobe.values.astype(np.float32)))
-    added, through = ct_findings.opacity(rng, kind, scan.attenuation, share, centre, radius, strength)
+    within = scan.warp.apply(replace(lobe, values=lobe.values.astype(np.float32)))
+    added, through = ct_findings.opacity(rng, kind, scan.attenuation, within, centre, radius, share)
     scan.added.append(added)
     subject.items.append(Item(kind, True, *scan.to_chest(centre), radius, through, subtle))
 
 
-def _heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
-    """A large heart is the rule; oedema about the hila and effusions are each there or not, as in the hard cohort."""
-    severity = rng.beta(1.3, 2.2)
-    x, y = subject.landmarks["left heart border"]
-    subject.items.append(Item("heart", True, x - 0.2, y, 1.6, subject.heart_ratio, subject.heart_ratio < 0.52))
-    if rng.random() < 0.25 + 0.5 * severity:
-        subject.oedema = 0.010 + 0.015 * severity
-        for name in ("right", "left"):
-            x, y = subject.landmarks[f"{name} hilar structures"]
-            subject.items.append(
-                Item("oedema", True, x * 1.25, y + 0.5, 2.2, 14 * subject.oedema, subject.oedema < 0.016)
-            )
-    for number, lung in enumerate(body.anatomy.lungs):
-        if rng.random() < 0.10 + 0.4 * severity:
-            depth = rng.uniform(0.9, 2.8)
-            fluid = ct_findings.fluid(scan.lungs[number], body.wall, lung, depth)
-            scan.fluids.append((number, fluid))
-            scan.added.append(replace(fluid, values=np.float32(SOFT - body.lung) * fluid.values))
-            centre = np.array([0.0, lung.angle + 0.2 - depth, lung.side * 0.90 * lung.wall])
-            subject.items.append(Item("effusion", True, *scan.to_chest(centre), 1.3, 0.1 * depth, depth < 1.6))
+def _insert_heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
+    """Puts the subject's oedema and effusions into the body."""
+    lungs = replace(scan.lungs[0], values=scan.lungs[0].values + scan.lungs[1].values)
+    for effusion in subject.effusions:
+        number = 0 if effusion.side < 0 else 1
+        fluid = ct_findings.fluid(scan.lungs[number], body.wall, body.anatomy.lungs[number], effusion.level)
+        scan.fluids.append((number, fluid))
+        scan.added.append(replace(fluid, values=np.float32(SOFT - body.lung) * fluid.values))
+        lungs.values[:, -fluid.values.shape[1] :] -= fluid.values
     if subject.oedema:
-        lungs = replace(scan.lungs[0], values=scan.lungs[0].values + scan.lungs[1].values)
-        for _, fluid in scan.fluids:
-            lungs.values[:, -fluid.values.shape[1] :] -= fluid.values
         marks = body.anatomy.landmarks
         hila = (marks["right hilar structures"], marks["left hilar structures"])
         scan.added.append(ct_findings.oedema(rng, lungs, hila, subject.oedema))
@@ -240,7 +225,7 @@ def _add_septal_lines(added: Image, subject: Subject, grid: Grid, air: Image) ->
     lines = np.zeros_like(added)
     for lung in subject.lungs:
         for number in range(4):
-            edge, height = lung.side * 0.95 * lung.wall, lung.dome + 0.4 * lung.fall - 0.75 * number
+            edge, height = lung.side * 0.95 * lung.wall, lung.dome + 0.4 * (lung.fall - 0.4) - 0.75 * number
             ends = np.array([[edge, height], [edge - lung.side * 1.3, height + 0.1]])
             add_tube(lines, Tube(ends, 0.06, 0.05), grid, 12 * subject.oedema)
     added += lines * np.clip(air / 2, 0, 1)
@@ -248,13 +233,14 @@ def _add_septal_lines(added: Image, subject: Subject, grid: Grid, air: Image) ->
 
 def _lung(shape: LungShape) -> Lung:
     """The lung in which distractors are drawn, of the shape that the masks have."""
-    inner, fall = 1.1, shape.angle - shape.dome
+    # The tip of the pleural space lies below what is seen of the angle.
+    inner, fall = 1.1, shape.angle + 0.4 - shape.dome
     return Lung(
         side=shape.side,
         inner=inner,
         half=(shape.wall - inner) / 2,
         top=shape.top,
-        bottom=shape.angle + 4.5,
+        bottom=shape.dome + fall + 4.5,
         depth=8.0,
         dome=shape.dome,
         fall=fall,

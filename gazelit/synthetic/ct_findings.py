@@ -1,7 +1,7 @@
 """What is put into a CT: a heart of another size, oedema, fluid, consolidation and nodules, as changes of attenuation.
 
-Sizes and strengths are drawn as for the hard cohort (:mod:`gazelit.synthetic.findings`); here they are bodies in the
-volume, confined to the lung or lobe they lie in. Coordinates as in :mod:`gazelit.synthetic.ct_projection`.
+They are bodies in the volume, confined to the lung or lobe they lie in. Coordinates as in
+:mod:`gazelit.synthetic.ct_projection`.
 """
 
 from __future__ import annotations
@@ -111,12 +111,11 @@ def cloud(rng: Generator, volume: Volume, size: float) -> NDArray[np.float32]:
 
 
 def opacity(
-    rng: Generator, kind: str, attenuation: Volume, lobe: Volume, centre: Floats, radius: float, strength: float
+    rng: Generator, kind: str, attenuation: Volume, lobe: Volume, centre: Floats, radius: float, share: float
 ) -> tuple[Volume, float]:
     """A nodule or a consolidation within a lobe.
 
-    Lung fills up to soft tissue at most, so a strength beyond that is not reached. Consolidation is ill-defined, uneven
-    and crossed by air bronchograms.
+    Consolidation is ill-defined, uneven and crossed by air bronchograms.
 
     Args:
         rng: Of the texture.
@@ -125,10 +124,10 @@ def opacity(
         lobe: Share of the lobe in each value, in the same slices.
         centre: (y, z, x).
         radius: cm.
-        strength: What it is to add along the ray through its centre.
+        share: How far it fills the lung in its middle: 1 is soft tissue.
 
     Returns:
-        The attenuation that it adds, and what this is along the ray through the centre.
+        The attenuation that it adds, and what this is along the beam through the centre.
     """
     around = attenuation.part(attenuation.box(centre - 1.8 * radius, centre + 1.8 * radius))
     y, z, x = around.axes()
@@ -143,11 +142,10 @@ def opacity(
         shape *= 1 - 0.9 * _bronchi(rng, offset, centre, radius)
     # What is filled already, a vessel, gains nothing.
     room = np.clip(np.float32(SOFT) - around.values, 0, None)
-    added = np.clip(shape, 0, 1) * _sampled(lobe, around) * room
+    added = share * np.clip(shape, 0, 1) * _sampled(lobe, around) * room
     near = np.hypot(*np.meshgrid(z - centre[1], x - centre[2], indexing="ij")) <= max(0.3 * radius, around.spacing[1])
     through = float(added.sum(axis=0)[near].mean()) * around.spacing[0] if near.any() else 0.0
-    share = min(1.0, strength / through) if through > 0 else 0.0
-    return replace(around, values=(share * added).astype(np.float32)), share * through
+    return replace(around, values=added.astype(np.float32)), through
 
 
 def _bronchi(rng: Generator, offset: Floats, centre: Floats, radius: float) -> Floats:
@@ -201,17 +199,15 @@ def spot_in(rng: Generator, lobe: Volume, radius: float, low: float, high: float
     return np.array(lobe.origin) + deep[int(rng.integers(len(deep)))] * lobe.spacing
 
 
-def fluid(lung: Volume, wall: Volume, shape: LungShape, depth: float) -> Volume:
+def fluid(lung: Volume, wall: Volume, shape: LungShape, level: float) -> Volume:
     """Share of fluid where a small effusion stands in the outer part of a pleural space, with a meniscus.
 
     Args:
         lung: (Y, Z, X) share of lung.
         wall: Distance to the chest wall (cm), on the same lattice.
         shape: Of the lung.
-        depth: From the costophrenic angle to the surface away from the wall (cm); the meniscus climbs by 2.4 cm.
+        level: z of the surface away from the wall; the meniscus climbs the wall by 2.4 cm.
     """
-    # The tip of the pleural space lies below what is seen of the angle.
-    level = shape.angle + 0.8 - depth
     rows = lung.box(np.array([-99.0, level - 3.5, -99.0]), np.array([99.0, 99.0, 99.0]))
     here = lung.part(rows)
     _, z, x = here.axes()
