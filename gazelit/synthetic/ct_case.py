@@ -208,12 +208,18 @@ def _add_pneumonia(rng: Generator, body: Body, scan: _Scan, subject: Subject) ->
 def _insert_heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
     """Puts the subject's oedema and effusions into the body."""
     lungs = replace(scan.lungs[0], values=scan.lungs[0].values + scan.lungs[1].values)
+    items = iter([number for number, item in enumerate(subject.items) if item.kind == "effusion"])
     for effusion in subject.effusions:
         number = 0 if effusion.side < 0 else 1
         fluid = ct_findings.fluid(scan.lungs[number], body.wall, body.anatomy.lungs[number], effusion.level)
         scan.fluids.append((number, fluid))
         scan.added.append(replace(fluid, values=np.float32(SOFT - body.lung) * fluid.values))
         lungs.values[:, -fluid.values.shape[1] :] -= fluid.values
+        # It is seen where it takes the place of lung: about its surface.
+        low, high = np.array([-99, effusion.level - 2.5, -99]), np.array([99, effusion.level + 0.5, 99])
+        x, y = scan.to_chest(_centroid(fluid.part(fluid.box(low, high))))
+        which = next(items)
+        subject.items[which] = replace(subject.items[which], x=x, y=y)
     if subject.oedema:
         marks = body.anatomy.landmarks
         hila = (marks["right hilar structures"], marks["left hilar structures"])
@@ -247,6 +253,13 @@ def _lung(shape: LungShape) -> Lung:
         waves=((0.0, 1.0, 0.0), (0.0, 1.0, 0.0)),
         slant=0.0,
     )
+
+
+def _centroid(volume: Volume) -> Floats:
+    """Mean position (y, z, x) of what a volume holds."""
+    weights = volume.values.sum(axis=(1, 2)), volume.values.sum(axis=(0, 2)), volume.values.sum(axis=(0, 1))
+    total = max(float(weights[0].sum()), 1e-9)
+    return np.array([float(axis @ weight) / total for axis, weight in zip(volume.axes(), weights, strict=True)])
 
 
 def _at(image: Image, item: Item, grid: Grid) -> float:

@@ -131,7 +131,7 @@ def opacity(
     """
     around = attenuation.part(attenuation.box(centre - 1.8 * radius, centre + 1.8 * radius))
     y, z, x = around.axes()
-    offset = np.stack(np.meshgrid(y - centre[0], z - centre[1], x - centre[2], indexing="ij"), axis=3)
+    offset = np.stack(np.meshgrid(y - centre[0], z - centre[1], x - centre[2], indexing="ij"), axis=3, dtype=np.float32)
     distance = np.linalg.norm(offset, axis=3) / radius
     if kind == "nodule":
         shape = np.exp(-0.7 * (distance * (1 + 0.35 * (cloud(rng, around, 0.55) - 0.5))) ** 4)
@@ -148,17 +148,17 @@ def opacity(
     return replace(around, values=added.astype(np.float32)), through
 
 
-def _bronchi(rng: Generator, offset: Floats, centre: Floats, radius: float) -> Floats:
+def _bronchi(rng: Generator, offset: NDArray[np.float32], centre: Floats, radius: float) -> NDArray[np.float32]:
     """1 in three airways that fan out from the side of the hilum, 0 outside."""
     outwards = centre - np.array([0.0, 1.5, 0.0])
     outwards = outwards / (np.linalg.norm(outwards) + 1e-9)
-    start = -0.9 * radius * outwards
-    inside = np.zeros(offset.shape[:3])
+    beyond = offset + (0.9 * radius * outwards).astype(np.float32)
+    inside = np.zeros(offset.shape[:3], np.float32)
     for _ in range(3):
         way = outwards + rng.normal(0, 0.3, 3)
-        way = way / np.linalg.norm(way)
-        along = np.clip((offset - start) @ way, 0, 1.7 * radius)
-        gap = np.linalg.norm(offset - start - along[..., None] * way, axis=3)
+        way = (way / np.linalg.norm(way)).astype(np.float32)
+        along = np.clip(beyond @ way, 0, 1.7 * radius)
+        gap = np.linalg.norm(beyond - along[..., None] * way, axis=3)
         inside = np.maximum(inside, np.clip((0.22 - 0.05 * along / radius - gap) / 0.1, 0, 1))
     return inside
 

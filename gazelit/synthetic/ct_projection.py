@@ -134,7 +134,7 @@ def line_integrals(
     border = cv2.BORDER_REPLICATE if endless else cv2.BORDER_CONSTANT
     for number, depth in enumerate(volume.axes()[0]):
         plane = volume.values[number]
-        if plane.any():
+        if cv2.hasNonZero(plane.reshape(len(plane), -1)):
             matrix = _homography(volume, depth, pose, shape, film)
             warped = cv2.warpPerspective(plane, matrix, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=border)
             cv2.accumulate(warped, total)
