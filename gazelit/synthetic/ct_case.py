@@ -14,9 +14,10 @@ from numpy.random import Generator, SeedSequence
 from gazelit.synthetic import ct_findings
 from gazelit.synthetic.anatomy import Effusion, Position, Tube
 from gazelit.synthetic.case import Plan, film_pixels, film_size, mark_side, plan_cohort, scaled
+from gazelit.synthetic.ct_anatomy import BELLY, LungShape
 from gazelit.synthetic.ct_findings import HeartWarp
 from gazelit.synthetic.ct_projection import Floats, Pose, Volume, line_integrals
-from gazelit.synthetic.ct_volume import BELLY, COARSE, FINE, LOBES, Body, LungShape, load, person
+from gazelit.synthetic.ct_volume import COARSE, FINE, LOBES, Body, load, person
 from gazelit.synthetic.findings import Item, add_distractors, add_heart_failure
 from gazelit.synthetic.hard_case import Film, HardCase, full_size, read_film, scene_of
 from gazelit.synthetic.patient import HEART_RATIO, Lung

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from gazelit.synthetic.ct_anatomy import Anatomy, LungShape
 from gazelit.synthetic.ct_projection import Floats, Volume
-from gazelit.synthetic.ct_volume import Anatomy, LungShape
 from gazelit.synthetic.projection import SOFT
 
 #: How far beyond the heart the tissue gives way: above, below, behind, in front (cm).
