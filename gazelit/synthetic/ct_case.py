@@ -13,17 +13,17 @@ from numpy.random import Generator, SeedSequence
 
 from gazelit.synthetic import ct_findings
 from gazelit.synthetic.anatomy import Effusion, Position, Tube
-from gazelit.synthetic.case import Plan, film_pixels, film_size, mark_side, plan_cohort, scaled
+from gazelit.synthetic.case import Plan, film_size, mark_side, plan_cohort, scaled
 from gazelit.synthetic.ct_anatomy import BELLY, LungShape
 from gazelit.synthetic.ct_findings import HeartWarp
 from gazelit.synthetic.ct_projection import Floats, Pose, Volume, line_integrals
 from gazelit.synthetic.ct_volume import COARSE, FINE, LOBES, Body, load, person
 from gazelit.synthetic.findings import Item, add_distractors, add_heart_failure
-from gazelit.synthetic.hard_case import Film, HardCase, full_size, read_film, scene_of
+from gazelit.synthetic.hard_case import Film, HardCase, film_of, full_size, read_film
 from gazelit.synthetic.patient import HEART_RATIO, Lung
 from gazelit.synthetic.projection import SOFT, Grid, Image, add_tube, film_grid
 from gazelit.synthetic.radiograph import Projection, add_item, develop, draw_exposure, smooth_noise
-from gazelit.synthetic.visibility import show_without, visibility
+from gazelit.synthetic.visibility import show_without
 
 #: Film of every case, (W, H) pixels before ``max_side``: a CT shows no more of a chest.
 SIZE = (2500, 2380)
@@ -142,24 +142,9 @@ def render(plan: Plan) -> Film:
     mark_side(shown, rng)
     middle = masks[..., 2] > 2.0
     free = (masks[..., 3] < BELLY) & ~middle
-    lungs = tuple(full_size((length > 1.0) & free, plan.size) for length in lengths)
-    points = np.array([(item.x, item.y, item.radius) for item in subject.items]).reshape(-1, 3)
-    pixel = size[0] / height
-    x, y = film_pixels(points[:, 0], points[:, 1], position, size, plan.size)
+    right, left = (full_size((length > 1.0) & free, plan.size) for length in lengths)
     clean = show_without(projection, exposure, size[0])
-    seen = visibility(shown, clean, lungs[0] | lungs[1], subject, np.column_stack([x, y]), pixel)
-    items = np.column_stack([x, y, points[:, 2] * position.scale / pixel])
-    return Film(
-        plan,
-        shown,
-        (lungs[0], lungs[1]),
-        full_size(middle, plan.size),
-        subject,
-        position,
-        items,
-        seen,
-        scene_of(subject, position, seen),
-    )
+    return film_of(plan, subject, position, shown, clean, (right, left), full_size(middle, plan.size))
 
 
 def _prepare(rng: Generator, body: Body, label: str, spacing: float) -> tuple[_Scan, Subject]:
