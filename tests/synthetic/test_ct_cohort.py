@@ -20,6 +20,7 @@ from gazelit.data.prepare import prepare
 from gazelit.data.sources import EGDCXR, Manifest
 from gazelit.data.splits import SplitOptions
 from gazelit.errors import InputError
+from gazelit.evaluation.explainable import law_of
 from gazelit.synthetic import ct_case, ct_findings, ct_volume
 from gazelit.synthetic.anatomy import CLASSES, Position
 from gazelit.synthetic.case import film_size
@@ -343,10 +344,11 @@ def test_it_is_an_egd_cxr_too(folder, tmp_path):
     assert prepared.about["synthetic"]
 
 
-def test_the_oracle_refuses_what_it_cannot_rebuild(cohort):
+def test_the_oracle_refuses_what_it_cannot_rebuild_and_a_report_leaves_it_out(cohort, store):
     case = pd.read_csv(cohort / "truth" / "cases.csv").iloc[0]
     with pytest.raises(InputError, match="is projected from a CT; the oracle rebuilds films of"):
         for_case(case["image_id"], (int(case["height"]), int(case["width"])))
+    assert law_of(store) is None
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch, tmp_path):
