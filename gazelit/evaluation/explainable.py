@@ -34,7 +34,7 @@ from gazelit.evaluation.statistics import estimate, mean_of
 from gazelit.evaluation.yardsticks import map_values
 from gazelit.files import atomic_path, sha256_json
 from gazelit.metrics.saliency import CentreBias
-from gazelit.synthetic.case import film_size
+from gazelit.synthetic.case import ANALYTIC, film_size
 from gazelit.synthetic.mixture import GazeMixture
 from gazelit.synthetic.oracle import case_mixture
 from gazelit.synthetic.tables import plan_of
@@ -71,8 +71,8 @@ class ReaderLaw:
 
 
 def law_of(store: Store) -> ReaderLaw | None:
-    """The law of a store's readers; None unless all its films are of a hard synthetic cohort."""
-    if not store.about["synthetic"] or not all(map(_is_hard, store.cases["image_id"])):
+    """The law of a store's readers; None unless all its films are of a hard synthetic cohort, and none of a CT."""
+    if not store.about["synthetic"] or not all(map(_is_rebuilt, store.cases["image_id"])):
         return None
     by_source = {
         "egd-cxr": ("a", "splits fixations at blinks and adds glances off the film, which the law does not have"),
@@ -85,11 +85,13 @@ def law_of(store: Store) -> ReaderLaw | None:
     return ReaderLaw(None, "The oracle knows the exact law of these readings.")
 
 
-def _is_hard(image_id: str) -> bool:
+def _is_rebuilt(image_id: str) -> bool:
+    """Whether the oracle can rebuild a film from its id."""
     try:
-        return plan_of(str(image_id), (1, 1)).difficulty == "hard"
+        plan = plan_of(str(image_id), (1, 1))
     except InputError:
         return False
+    return plan.difficulty == "hard" and plan.body == ANALYTIC
 
 
 def why_not(datamodule: GazeDataModule) -> str | None:

@@ -15,6 +15,8 @@ from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_
 from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
 
 Difficulty = Literal["easy", "hard"]
+#: The body that is drawn, not projected from a CT.
+ANALYTIC = "analytic"
 #: Names of readers.
 LETTERS = "abcdefgh"
 
@@ -46,6 +48,7 @@ class Plan:
         seed: Of the cohort: patients of different cohorts are different people.
         difficulty: ``easy`` or ``hard``.
         readings: Readings per film, where the format holds several.
+        body: ``analytic``, or the folder of the CT whose projection the film is.
     """
 
     number: int
@@ -57,6 +60,7 @@ class Plan:
     seed: int
     difficulty: Difficulty = "easy"
     readings: int = 1
+    body: str = ANALYTIC
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def plan_cohort(
             labels[number],
             patients[number],
             images[number],
-            _scaled(SIZES[sizes[number]][0], max_side),
+            scaled(SIZES[sizes[number]][0], max_side),
             session[number],
             seed,
             difficulty,
@@ -290,7 +294,8 @@ def mark_side(film: NDArray[np.float32], rng: Generator) -> None:
     np.maximum(film, np.float32(0.97 / 255) * lead, out=film)
 
 
-def _scaled(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+def scaled(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+    """A size (W, H) whose longer side is ``max_side`` at most."""
     if max_side is None or max(size) <= max_side:
         return size
     ratio = max_side / max(size)

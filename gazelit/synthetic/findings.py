@@ -6,7 +6,7 @@ The classes differ in findings alone. Distractors are drawn from the same distri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -14,7 +14,7 @@ from numpy.random import Generator
 from gazelit.synthetic.anatomy import Effusion
 
 if TYPE_CHECKING:
-    from gazelit.synthetic.patient import Lung, Patient
+    from gazelit.synthetic.patient import Lung
 
 DISTRACTORS = ("nipple", "granuloma", "electrode", "scar", "band")
 
@@ -46,15 +46,28 @@ class Item:
     length: float = 0.0
 
 
-def add_findings(rng: Generator, patient: Patient) -> None:
+class Depicted(Protocol):
+    """Whoever is on a film; see :class:`gazelit.synthetic.patient.Patient`."""
+
+    label: str
+    heart_ratio: float
+    lungs: tuple[Lung, Lung]
+    rotation: float
+    oedema: float
+    effusions: list[Effusion]
+    items: list[Item]
+    landmarks: dict[str, tuple[float, float]]
+
+
+def add_findings(rng: Generator, patient: Depicted) -> None:
     """Adds what the patient's class has, in place."""
     if patient.label == "CHF":
-        _heart_failure(rng, patient)
+        add_heart_failure(rng, patient)
     elif patient.label == "pneumonia":
         _pneumonia(rng, patient)
 
 
-def add_distractors(rng: Generator, patient: Patient) -> None:
+def add_distractors(rng: Generator, patient: Depicted) -> None:
     """Adds what could be taken for a finding, in place: two on average, of the same kinds in every class."""
     for _ in range(int(rng.choice(5, p=(0.08, 0.25, 0.34, 0.22, 0.11)))):
         kind = str(rng.choice(DISTRACTORS, p=(0.25, 0.25, 0.15, 0.17, 0.18)))
@@ -88,7 +101,7 @@ def _within(rng: Generator, lung: Lung, low: float, high: float) -> tuple[float,
     return float(x), float(y)
 
 
-def _pneumonia(rng: Generator, patient: Patient) -> None:
+def _pneumonia(rng: Generator, patient: Depicted) -> None:
     """One faint opacity: ill-defined consolidation, or a nodule of 1.2 to 2.2 cm."""
     lung = patient.lungs[int(rng.integers(2))]
     low = rng.random() < 0.6
@@ -103,8 +116,8 @@ def _pneumonia(rng: Generator, patient: Patient) -> None:
     patient.items.append(item)
 
 
-def _heart_failure(rng: Generator, patient: Patient) -> None:
-    """A large heart is the rule; oedema about the hila and small effusions are each there or not."""
+def add_heart_failure(rng: Generator, patient: Depicted) -> None:
+    """Adds the signs of heart failure: a large heart is the rule; oedema and small effusions are each there or not."""
     severity = rng.beta(1.3, 2.2)
     x, y = patient.landmarks["left heart border"]
     patient.items.append(Item("heart", True, x - 0.2, y, 1.6, patient.heart_ratio, patient.heart_ratio < 0.52))

@@ -23,9 +23,9 @@ from gazelit.synthetic.case import (
     session_bias,
     to_screen,
 )
-from gazelit.synthetic.findings import add_distractors, add_findings
+from gazelit.synthetic.findings import Depicted, add_distractors, add_findings
 from gazelit.synthetic.patient import Patient, draw_body, draw_hard_position
-from gazelit.synthetic.projection import Grid, film_grid
+from gazelit.synthetic.projection import Grid, Image, film_grid
 from gazelit.synthetic.radiograph import develop, draw_exposure, project
 from gazelit.synthetic.reader import Fixations, track
 from gazelit.synthetic.search import (
@@ -69,7 +69,7 @@ class Film:
     pixels: NDArray[np.float32]
     lungs: tuple[NDArray[np.bool_], NDArray[np.bool_]]
     mediastinum: NDArray[np.bool_]
-    patient: Patient
+    patient: Depicted
     position: Position
     items: NDArray[np.float64]
     visibility: NDArray[np.float64]
@@ -126,30 +126,51 @@ def render(plan: Plan) -> Film:
     right, left = projection.right, projection.left
     shown = develop(projection.integral, (height, width), exposure, size[0], rng)
     mark_side(shown, rng)
-    lungs = (_full(right > 1.0, plan.size), _full(left > 1.0, plan.size))
-    points = np.array([(item.x, item.y, item.radius) for item in patient.items]).reshape(-1, 3)
-    pixel = size[0] / height
-    x, y = film_pixels(points[:, 0], points[:, 1], position, size, plan.size)
-    clean = show_without(projection, exposure, size[0])
-    seen = visibility(shown, clean, lungs[0] | lungs[1], patient, np.column_stack([x, y]), pixel)
+    lungs = (full_size(right > 1.0, plan.size), full_size(left > 1.0, plan.size))
     between = (right <= 1.0) & (left <= 1.0) & _middle(patient, grid)
-    return Film(
-        plan,
-        shown,
-        lungs,
-        _full(between, plan.size),
-        patient,
-        position,
-        np.column_stack([x, y, points[:, 2] * position.scale / pixel]),
-        seen,
-        _scene(patient, position, seen),
-    )
+    clean = show_without(projection, exposure, size[0])
+    return film_of(plan, patient, position, shown, clean, lungs, full_size(between, plan.size))
+
+
+def film_of(
+    plan: Plan,
+    patient: Depicted,
+    position: Position,
+    shown: Image,
+    clean: tuple[Image, Image],
+    lungs: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    mediastinum: NDArray[np.bool_],
+) -> Film:
+    """Measures on a film what can be seen of a patient's items.
+
+    Args:
+        plan: Which case.
+        patient: Who is on it, with items and landmarks in chest coordinates.
+        position: From chest to film.
+        shown: (H, W) film in [0, 1].
+        clean: The film with and without the items, as :func:`show_without` gives them.
+        lungs: (H, W) bool, right and left.
+        mediastinum: (H, W) bool.
+    """
+    size = film_size(plan.size)
+    points = np.array([(item.x, item.y, item.radius) for item in patient.items]).reshape(-1, 3)
+    pixel = size[0] / plan.size[1]
+    x, y = film_pixels(points[:, 0], points[:, 1], position, size, plan.size)
+    seen = visibility(shown, clean, lungs[0] | lungs[1], patient, np.column_stack([x, y]), pixel)
+    items = np.column_stack([x, y, points[:, 2] * position.scale / pixel])
+    scene = _scene(patient, position, seen)
+    return Film(plan, shown, lungs, mediastinum, patient, position, items, seen, scene)
 
 
 def simulate_hard_case(plan: Plan, seed: int) -> HardCase:
     """Simulates a case; the same plan and seed give the same bytes."""
-    film = render(plan)
-    patient, position, size = film.patient, film.position, film_size(plan.size)
+    return read_film(render(plan), seed)
+
+
+def read_film(film: Film, seed: int) -> HardCase:
+    """A case of a film, with a reading by the panel's first reader; the seed is that of the reading."""
+    plan, patient, position = film.plan, film.patient, film.position
+    size = film_size(plan.size)
     rng = np.random.default_rng(SeedSequence([seed, 12, plan.number]))
     # A tree of samples has a single reader, the first of the panel.
     readings = simulate(film.scene, np.array([0]), rng)
@@ -207,7 +228,7 @@ def to_film_pixels(
     return (points[:, 0] / width + 0.5) * size[0], (points[:, 1] / height + 0.5) * size[1]
 
 
-def _scene(patient: Patient, position: Position, seen: NDArray[np.float64]) -> Scene:
+def _scene(patient: Depicted, position: Position, seen: NDArray[np.float64]) -> Scene:
     items = patient.items
     spots = np.array([*(patient.landmarks[name] for name in NAMES), *((item.x, item.y) for item in items)])
     finding = np.array([item.finding for item in items], bool)
@@ -226,5 +247,6 @@ def _middle(patient: Patient, grid: Grid) -> NDArray[np.bool_]:
     return (np.abs(grid.x) < reach) & (grid.y > -9) & (grid.y < max(lung.dome for lung in patient.lungs))
 
 
-def _full(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def full_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask at a film's size (W, H)."""
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0

@@ -30,7 +30,7 @@ from scipy.special import logsumexp, ndtr
 from gazelit.data.geometry import Letterbox
 from gazelit.errors import InputError
 from gazelit.synthetic import search
-from gazelit.synthetic.case import film_size
+from gazelit.synthetic.case import ANALYTIC, film_size
 from gazelit.synthetic.hard_case import Film, render
 from gazelit.synthetic.mixture import GazeMixture, cell_masses
 from gazelit.synthetic.search import BIAS_SPREAD, CM_PER_DEGREE, NAMES, NOISE, PANEL, Scene, State
@@ -71,11 +71,15 @@ def for_case(image_id: str, size: tuple[int, int], reader: str | None = None) ->
         reader: ``reader_id`` if it is to be known; any of the panel unless given.
 
     Raises:
-        InputError: The image is not of a hard cohort, or the reader not of the panel.
+        InputError: The image is not of a hard cohort, or is projected from a CT, or the reader not of the panel.
     """
     plan = plan_of(image_id, (size[1], size[0]))
     if plan.difficulty != "hard":
         raise InputError(f"{image_id}: is of an easy cohort; the oracle knows the hard cohort's readers alone")
+    if plan.body != ANALYTIC:
+        raise InputError(
+            f"{image_id}: is projected from a CT; the oracle rebuilds films of the hard cohort's own bodies"
+        )
     return Oracle.of(render(plan), reader)
 
 

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from gazelit.errors import InputError
 from gazelit.synthetic.anatomy import CLASSES
-from gazelit.synthetic.case import SCREEN, Difficulty, Pads, Plan, SyntheticCase
+from gazelit.synthetic.case import ANALYTIC, SCREEN, Difficulty, Pads, Plan, SyntheticCase
 from gazelit.synthetic.reader import RATE, Samples
 
 #: Marks ids of the hard cohort (in the last of their five parts).
 HARD_MARK = 0x68617264
+#: Marks ids of films projected from a CT.
+CT_MARK = 0x66726374
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 
 GAZE_COLUMNS = [
@@ -134,9 +136,11 @@ _INDICATIONS = (
 
 def identifiers(plan: Plan) -> dict[str, str]:
     """Invented ids of a case, in the shapes of the real ones."""
-    number = (plan.seed * 100_003 + plan.patient) % 10**7
+    # Whoever was in a CT is the same person in the cohorts of every seed.
+    number = (plan.seed * 100_003 + plan.patient) % 10**7 if plan.body == ANALYTIC else plan.patient
     patient, study = f"1{number:07d}", f"5{number:07d}"
-    check = (plan.number * 2654435761) % 2**32 ^ (HARD_MARK if plan.difficulty == "hard" else 0)
+    mark = CT_MARK if plan.body != ANALYTIC else HARD_MARK if plan.difficulty == "hard" else 0
+    check = (plan.number * 2654435761) % 2**32 ^ mark
     parts = (plan.seed % 2**32, plan.number, plan.patient, plan.image, check)
     image = "-".join(f"{part:08x}" for part in parts)
     return {
@@ -148,7 +152,7 @@ def identifiers(plan: Plan) -> dict[str, str]:
 
 
 def plan_of(image_id: str, size: tuple[int, int]) -> Plan:
-    """The plan of a case from its id, but for its session, which is −1.
+    """The plan of a case from its id, but for its session, which is −1, and the folder of a CT, which is ``ct``.
 
     Args:
         image_id: As :func:`identifiers` makes it: seed, number, patient, image of the patient and a check.
@@ -159,11 +163,12 @@ def plan_of(image_id: str, size: tuple[int, int]) -> Plan:
     """
     parts = [int(part, 16) for part in image_id.split("-")] if _ID.fullmatch(image_id) else []
     mark = parts[4] ^ (parts[1] * 2654435761) % 2**32 if parts else None
-    if mark not in (0, HARD_MARK):
+    if mark not in (0, HARD_MARK, CT_MARK):
         raise InputError(f"{image_id}: is no image of a synthetic cohort")
     seed, number, patient, image, _ = parts
-    difficulty: Difficulty = "hard" if mark == HARD_MARK else "easy"
-    return Plan(number, CLASSES[number % len(CLASSES)], patient, image, size, -1, seed, difficulty)
+    difficulty: Difficulty = "easy" if mark == 0 else "hard"
+    body = "ct" if mark == CT_MARK else ANALYTIC
+    return Plan(number, CLASSES[number % len(CLASSES)], patient, image, size, -1, seed, difficulty, body=body)
 
 
 def sheet_row(case: SyntheticCase, rng: Generator) -> dict[str, object]:

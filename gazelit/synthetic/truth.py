@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gazelit.synthetic.case import ANALYTIC
 from gazelit.synthetic.hard_case import HardCase
 from gazelit.synthetic.search import NAMES, notice, panel_reader
 from gazelit.synthetic.tables import identifiers
@@ -49,6 +50,8 @@ def rows(case: HardCase, tracked: bool) -> tuple[list[Row], list[Row], list[Row]
         "tilt_degrees": round(float(np.degrees(film.position.angle)), 3),
         "oedema": round(patient.oedema, 5),
     }
+    # Not among the columns of the hard cohort's own bodies, whose bytes stay what they were.
+    head |= {} if plan.body == ANALYTIC else {"body": "ct"}
     items = []
     for number, (item, (x, y, radius)) in enumerate(zip(patient.items, film.items, strict=True)):
         x, y = x - 0.5, y - 0.5

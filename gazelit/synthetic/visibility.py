@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gazelit.synthetic.patient import Patient
+from gazelit.synthetic.findings import Depicted
 from gazelit.synthetic.projection import Image
 from gazelit.synthetic.radiograph import Exposure, Projection, develop
 
@@ -49,7 +49,7 @@ def visibility(
     film: Image,
     clean: tuple[Image, Image],
     lungs: NDArray[np.bool_],
-    patient: Patient,
+    patient: Depicted,
     points: NDArray[np.float64],
     cm: float,
 ) -> NDArray[np.float64]:
