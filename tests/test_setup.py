@@ -1,6 +1,5 @@
 """Set-up, and the README's promises."""
 
-import json
 import re
 import shlex
 import subprocess
