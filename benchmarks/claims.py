@@ -21,9 +21,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
+from gazelit import lineage
 from gazelit.data.store import Store
 from gazelit.evaluation.collect import load_results, with_oracle
 from gazelit.evaluation.crossed import crossed_difference
@@ -40,6 +43,7 @@ from gazelit.evaluation.statistics import (
     percentile,
 )
 from gazelit.evaluation.text import DASH, header, row, with_interval
+from gazelit.models.network import rebuild
 
 CLASSES = ["Normal", "CHF", "pneumonia"]
 COHORT_SEED, TUNING_SEED = 11, 1000
@@ -345,6 +349,10 @@ class Judged:
         is_subtle = np.array([subtle.get(image, False) for image in store.cases["image_id"]])
         self.values: dict[tuple[str, str], Floats] = {}
         self.draws: dict[tuple[str, str], Floats] = {}
+        self.compute = {
+            arm: training_compute(folder, next(result.stages for result in results if result.arm == arm))
+            for arm in self.arms
+        }
         self.seeds = {arm: sorted(result.seed for result in results if result.arm == arm) for arm in self.arms}
         everyone = np.ones((1, self.cases))
         for arm in self.arms:
@@ -423,7 +431,7 @@ def write_tables(out: Path) -> None:
             f"{judged.cases:,} test films of {judged.patients:,} patients; seeds {seeds}.",
             "",
         ]
-        lines += header(["arm", *names])
+        lines += header(["arm", *names, "training (10¹² operations)"])
         for arm in judged.arms:
             cells = []
             for name in names:
@@ -431,7 +439,7 @@ def write_tables(out: Path) -> None:
                 cells.append(with_interval(estimate, []))
                 if estimate is not None:
                     note(folder.name, arm, name, estimate)
-            lines.append(row([arm, *cells]))
+            lines.append(row([arm, *cells, f"{judged.compute[arm]:.1f}"]))
         questions = QUESTIONS[folder.name.split("-")[0]]
         asked = [(arm, less) for arm, less in questions if {arm, less} <= set(judged.arms)]
         if asked:
@@ -453,6 +461,30 @@ def write_tables(out: Path) -> None:
         lines.append("")
     (out / "claims.md").write_text("\n".join(lines), encoding="utf-8")
     pd.DataFrame(rows).to_csv(out / "claims.csv", index=False)
+
+
+def training_compute(run: Path, stages: Sequence[str]) -> float:
+    """Floating-point operations of a training, all its stages together, in units of 10¹².
+
+    Convolutions and matrix products of the forward pass (torch's own count) for every film of every step; three times
+    for what is trained, because the backward pass costs twice as much, and once for what is frozen.
+    """
+    total = 0.0
+    for stage in stages:
+        folder = run / stage
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        stamp = lineage.read_checkpoint(folder / "checkpoints" / "last.ckpt")[lineage.STAMP_KEY]
+        network = rebuild(stamp["network"]).eval()
+        frozen = config["model"]["init_args"].get("frozen") or []
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 1, *stamp["data"]["size"]))
+        counts = counter.get_flop_counts()
+        name = type(network).__name__
+        kept = sum(sum(counts.get(f"{name}.{part}", {}).values()) for part in frozen)
+        each = 3 * sum(counts["Global"].values()) - 2 * kept
+        data = config["data"]["init_args"]
+        total += each * last_value(folder, "step") * data["batch_size"] * data.get("views", 1)
+    return total / 1e12
 
 
 def difference_text(estimate: Estimate) -> str:
