@@ -46,7 +46,7 @@ from gazelit.evaluation.text import DASH, header, row, with_interval
 from gazelit.models.network import rebuild
 
 CLASSES = ["Normal", "CHF", "pneumonia"]
-COHORT_SEED, TUNING_SEED = 11, 1000
+COHORT_SEED, TUNING_SEED, TUNING_CASES = 11, 1000, 120
 RATES = ("1.0e-3", "2.0e-3", "4.0e-3")
 TEST, VALIDATION, POOL = 1200, 120, 2120
 #: Shares of the passes that contrastive pretraining and saliency warm-up take where an arm has them.
@@ -77,7 +77,12 @@ SIZES = {
     ),
 }
 
-GAZE_POOLED = ["--model.network.classifier_pooling=[gaze]", "--model.teacher_forcing=true"]
+#: The options of ``configs/cooperative.yaml``.
+GAZE_POOLED = [
+    "--model.network.classifier_pooling=[gaze]",
+    "--model.network.classifier_concentration=true",
+    "--model.teacher_forcing=true",
+]
 ATTENTION = "--model.auxiliary=[{class_path: gazelit.losses.AttentionConsistencyLoss, init_args: {classes: [1, 2]}}]"
 
 
@@ -196,16 +201,24 @@ class Experiment:
         file = self.out / "rates.yaml"
         rates = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if name not in rates:
-            plan = Plan("store")
-            for rate in RATES:
-                label = f"rate_{rate[0]}"
-                plan.add(label, ARMS[name].config, self.size.passes, rate, ARMS[name].options, None)
-                plan.arms[label] = label
-            folder = self.run(f"tuning-{name}", plan, 120, seed=TUNING_SEED, seeds=1)
-            reached = {rate: last_value(folder / f"rate_{rate[0]}", CRITERION[ARMS[name].config]) for rate in RATES}
+            reached = {rate: self.tuned(name, rate) for rate in RATES}
             rates[name] = max(reached, key=lambda rate: reached[rate])
             file.write_text(yaml.safe_dump(rates), encoding="utf-8")
         return str(rates[name])
+
+    def tuned(self, name: str, rate: str) -> float:
+        """What an arm reaches on validation with a rate."""
+        arm = ARMS[name]
+        folder = self.out / "tuning" / name / f"rate_{rate}"
+        passes = self.size.passes
+        if not (folder / "epochs.csv").is_file() or last_value(folder, "epoch") < passes - 1:
+            plan = Plan("store")
+            plan.add(name, arm.config, passes, rate, arm.options, None)
+            options = [*self.common(TUNING_CASES), *plan.stages[0]["overrides"]]
+            options += [f"--seed_everything={TUNING_SEED}", f"--data.seed={TUNING_SEED}"]
+            options += [f"--data.store={self.out / 'store'}", f"--checkpoint.dirpath={folder / 'checkpoints'}"]
+            gazelit("fit", f"--config=presets/quick/{arm.config}.yaml", *options)
+        return last_value(folder, CRITERION[arm.config])
 
     def run(self, name: str, plan: Plan, cases: int | None, seed: int = 0, seeds: int | None = None) -> Path:
         """Runs a plan, or goes on with it."""
@@ -221,6 +234,11 @@ class Experiment:
         file = self.out / f"{name}.yaml"
         file.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
         folder = self.out / "runs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        # All runs have the same test films, whose oracle takes a minute or two.
+        (self.out / "oracle").mkdir(exist_ok=True)
+        if not (folder / "oracle").exists():
+            (folder / "oracle").symlink_to((self.out / "oracle").resolve(), target_is_directory=True)
         gazelit("run", file, f"--store={self.out / plan.store}", f"--out={folder}")
         return folder
 
