@@ -10,6 +10,8 @@ from gazelit.losses.contrastive import (
     SupervisedContrastiveLoss,
 )
 from gazelit.losses.diagnosis import DiagnosisLoss
+from gazelit.losses.excess_risk import ExcessMTL
+from gazelit.losses.famo import FAMO
 from gazelit.losses.multitask import (
     DynamicWeightAverage,
     FixedWeighting,
@@ -26,8 +28,10 @@ from gazelit.losses.saliency import (
     SimilarityLoss,
     WeightedSaliencyLoss,
 )
+from gazelit.losses.weighting import TaskWeighting
 
 __all__ = [
+    "FAMO",
     "AttentionConsistencyLoss",
     "AuxiliaryLoss",
     "BatchAllTripletLoss",
@@ -37,6 +41,7 @@ __all__ = [
     "DeepSupervisionLoss",
     "DiagnosisLoss",
     "DynamicWeightAverage",
+    "ExcessMTL",
     "FixedWeighting",
     "GazeSimilarity",
     "GradientSurgery",
@@ -48,6 +53,7 @@ __all__ = [
     "SameImage",
     "SimilarityLoss",
     "SupervisedContrastiveLoss",
+    "TaskWeighting",
     "UncertaintyWeighting",
     "WeightedSaliencyLoss",
 ]

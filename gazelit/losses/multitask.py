@@ -1,19 +1,19 @@
-"""Weighting the losses of several tasks."""
+"""Task weightings: fixed, by learned uncertainty, by how fast losses fall, by conflicts of gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 from gazelit.errors import InputError
+from gazelit.losses.weighting import Losses, TaskWeighting, in_order, task_gradients, with_gradient
 
-Losses = Mapping[str, Tensor]
 
-
-class FixedWeighting(nn.Module):
+class FixedWeighting(TaskWeighting):
     """A weighted sum.
 
     Args:
@@ -24,7 +24,7 @@ class FixedWeighting(nn.Module):
         super().__init__()
         self.weights = dict(weights or {})
 
-    def forward(self, losses: Losses) -> Tensor:
+    def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
         """The weighted sum of scalar losses.
 
         Raises:
@@ -36,7 +36,7 @@ class FixedWeighting(nn.Module):
         return torch.stack([self.weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
 
 
-class ReferenceWeighting(nn.Module):
+class ReferenceWeighting(TaskWeighting):
     """The reference implementation's weighting: L_diagnosis / σ² + log(σ + 1) + L_saliency / 2 + log 2.
 
     s = log σ is learned; the saliency weight is fixed. It differs from Kendall, Gal and Cipolla (2018): log(σ + 1) for
@@ -47,7 +47,7 @@ class ReferenceWeighting(nn.Module):
         super().__init__()
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
-    def forward(self, losses: Losses) -> Tensor:
+    def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
         """The weighted sum of the losses ``diagnosis`` and ``saliency``.
 
         Raises:
@@ -63,7 +63,7 @@ class ReferenceWeighting(nn.Module):
         return {"sigma_diagnosis": self.log_sigma.detach().exp()}
 
 
-class UncertaintyWeighting(nn.Module):
+class UncertaintyWeighting(TaskWeighting):
     """Homoscedastic uncertainty: Σ L_t / (2 σ_t²) + log σ_t with each s_t = log σ_t learned.
 
     Kendall, Gal and Cipolla 2018, equation 7.
@@ -76,7 +76,7 @@ class UncertaintyWeighting(nn.Module):
         super().__init__()
         self.log_sigma = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
 
-    def forward(self, losses: Losses) -> Tensor:
+    def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
         """The weighted sum of scalar losses.
 
         Raises:
@@ -94,7 +94,7 @@ class UncertaintyWeighting(nn.Module):
         return {f"sigma_{task}": value.detach().exp() for task, value in self.log_sigma.items()}
 
 
-class DynamicWeightAverage(nn.Module):
+class DynamicWeightAverage(TaskWeighting):
     """Weights that follow how fast each task's loss falls: Σ λ_t L_t with λ = T softmax(w / temperature).
 
     w_t is the ratio of a task's mean losses of the last two epochs; a task that falls slowly weighs more. In the first
@@ -123,15 +123,13 @@ class DynamicWeightAverage(nn.Module):
     last: Tensor
     sums: Tensor
 
-    def forward(self, losses: Losses) -> Tensor:
-        """The weighted sum of scalar losses; in training they are noted for :meth:`end_epoch`.
+    def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
+        """The weighted sum of scalar losses; in training they are noted for :meth:`begin_epoch`.
 
         Raises:
             InputError: The tasks are not those of the constructor.
         """
-        if set(losses) != set(self.tasks):
-            raise InputError(f"tasks: {', '.join(self.tasks)} were configured, but the losses are {', '.join(losses)}")
-        values = torch.stack([losses[task].float() for task in self.tasks])
+        values = torch.stack(in_order(losses, self.tasks))
         if self.training:
             noted = torch.cat([values.detach(), values.new_ones(1)])
             # At every step, so that all processes, and a checkpoint at any time, hold the same sums.
@@ -144,8 +142,8 @@ class DynamicWeightAverage(nn.Module):
         """The tasks' weights, for logs."""
         return {f"weight_{task}": weight for task, weight in zip(self.tasks, self.weights, strict=True)}
 
-    def end_epoch(self) -> None:
-        """Sets the weights of the next epoch from the losses noted since the last call, if there are any."""
+    def begin_epoch(self) -> None:
+        """Sets the epoch's weights from the losses noted since the last call, if there are any."""
         if self.sums[-1] == 0:
             return
         mean = self.sums[:-1] / self.sums[-1]
@@ -156,7 +154,7 @@ class DynamicWeightAverage(nn.Module):
         self.sums.zero_()
 
 
-class GradientSurgery(nn.Module):
+class GradientSurgery(TaskWeighting):
     """The sum of the losses, with each task's gradient freed from what opposes another task's (PCGrad).
 
     Where two gradients have a negative inner product, each is projected onto the plane at right angles to the other
@@ -164,6 +162,8 @@ class GradientSurgery(nn.Module):
     on, is that of the losses and not random, so that runs repeat). Gradients are averaged over processes first, so that
     several project as one with the whole batch would.
     """
+
+    compares_tasks: ClassVar[bool] = True
 
     def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
         """The sum of scalar losses.
@@ -176,7 +176,7 @@ class GradientSurgery(nn.Module):
         total = torch.stack(list(losses.values())).sum()
         if not parameters:
             return total
-        gradients = [self._gradient(loss, parameters) for loss in losses.values()]
+        gradients = task_gradients(list(losses.values()), parameters)
         projected = []
         for own in gradients:
             freed = own.clone()
@@ -185,22 +185,4 @@ class GradientSurgery(nn.Module):
                 if other is not own and along < 0:
                     freed -= along / torch.dot(other, other) * other
             projected.append(freed)
-        gradient = torch.stack(projected).sum(0)
-        # A scalar whose backward pass hands out this gradient: hooks of DDP, scalers and accumulation stay in place.
-        parts = gradient.split([parameter.numel() for parameter in parameters])
-        carrier = sum((one.flatten() * part).sum() for one, part in zip(parameters, parts, strict=True))
-        return total.detach() + carrier - carrier.detach()
-
-    @staticmethod
-    def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-        parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        flat = torch.cat(
-            [
-                torch.zeros_like(parameter).flatten() if part is None else part.flatten()
-                for part, parameter in zip(parts, parameters, strict=True)
-            ]
-        )
-        if distributed.is_initialized():
-            distributed.all_reduce(flat)
-            flat /= distributed.get_world_size()
-        return flat
+        return with_gradient(total, parameters, torch.stack(projected).sum(0))

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, auxiliary_modules
 from gazelit.losses.diagnosis import DiagnosisLoss
-from gazelit.losses.multitask import DynamicWeightAverage, GradientSurgery, ReferenceWeighting
+from gazelit.losses.multitask import ReferenceWeighting
 from gazelit.losses.saliency import KLDivergenceLoss, saliency_loss
+from gazelit.losses.weighting import TaskWeighting, weigh
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
+from gazelit.stages.task_schedule import TaskSchedule, leave_out_paused
 from gazelit.stages.teacher import TeacherForcing
 
 #: Learning rate of what a weighting learns, see :class:`JointFinetuning`.
@@ -32,11 +34,11 @@ class JointFinetuning(Stage):
             given: cross-entropy, or over several labels binary cross-entropy that leaves out unknown ones.
         saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
-            implementation's uncertainty weighting unless given. Its own parameters are trained along; a
-            :class:`gazelit.losses.DynamicWeightAverage` is told when an epoch begins, and
-            :class:`gazelit.losses.GradientSurgery` what is trained. ``learning_rates`` may name it; its σ has the rate
-            1e-2 unless given, so that it finds its balance within the first epochs whatever the network's rate: Adam
-            moves log σ by no more than the rate a step, and with a network's 1e-4 a training can end before it has.
+            implementation's uncertainty weighting unless given. Its own parameters are trained along.
+            ``learning_rates`` may name it; its σ has the rate 1e-2 unless given, so that it finds its balance within
+            the first epochs whatever the network's rate: Adam moves log σ by no more than the rate a step, and with a
+            network's 1e-4 a training can end before it has.
+        schedule: When each task is trained; both in every step unless given.
         teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's: for all films, or
             for a share that moves from epoch to epoch (:class:`gazelit.stages.teacher.TeacherForcing`).
         auxiliary: Objectives beside the tasks', added in training to what ``weighting`` gives, such as
@@ -44,14 +46,15 @@ class JointFinetuning(Stage):
         options: See :class:`Stage`.
 
     Raises:
-        InputError: ``teacher_forcing`` is asked of a network that does not pool by gaze.
+        InputError: ``teacher_forcing`` is asked of a network that does not pool by gaze, or ``schedule`` of tasks that
+            are others or that ``weighting`` has to compare.
     """
 
     name: ClassVar[str] = "joint"
     measures: ClassVar[tuple[str, ...]] = ("diagnosis", "saliency")
     learned_parts: ClassVar[tuple[str, ...]] = ("weighting",)
     injected: ClassVar[tuple[str, ...]] = (
-        *Stage.injected, "diagnosis_loss", "saliency_loss", "weighting", "auxiliary"
+        *Stage.injected, "diagnosis_loss", "saliency_loss", "weighting", "schedule", "auxiliary"
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +62,8 @@ class JointFinetuning(Stage):
         network: Network,
         diagnosis_loss: nn.Module | None = None,
         saliency_loss: nn.Module | None = None,
-        weighting: nn.Module | None = None,
+        weighting: TaskWeighting | None = None,
+        schedule: TaskSchedule | None = None,
         teacher_forcing: bool | TeacherForcing = False,
         auxiliary: Sequence[AuxiliaryLoss] = (),
         **options: Any,
@@ -71,6 +75,8 @@ class JointFinetuning(Stage):
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
         self.learning_rates.setdefault("weighting", WEIGHTING_RATE)
+        self.schedule = schedule if schedule is not None else TaskSchedule()
+        self.schedule.check(self.measures, type(self.weighting).__name__ if self.weighting.compares_tasks else None)
         self.auxiliary = auxiliary_modules(auxiliary)
         self.teacher = TeacherForcing() if teacher_forcing is True else teacher_forcing or None
 
@@ -85,26 +91,43 @@ class JointFinetuning(Stage):
             "saliency": saliency_loss(self.saliency_loss, outputs, batch["heatmap"], batch["has_gaze"]),
         }
         logged = {f"{task}_loss": loss.detach() for task, loss in losses.items()}
-        if isinstance(self.weighting, GradientSurgery) and self.training:
+        if self.training:
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            total = self.weighting(losses, trained)
+            total = weigh(self.weighting, losses, trained, self._active_tasks())
         else:
             total = self.weighting(losses)
         total, parts = self._with_auxiliary(total, outputs, batch)
         return total, outputs, {**logged, **parts}
 
+    def _active_tasks(self) -> list[str]:
+        return self.schedule.active(self.measures, self.current_epoch, self.global_step)
+
+    def on_fit_start(self) -> None:
+        """Looks through the schedule, so that it does not fail in a later epoch.
+
+        Raises:
+            InputError: In one of the epochs no task is trained.
+        """
+        super().on_fit_start()
+        for epoch in range(self.trainer.max_epochs or 0):
+            self.schedule.active(self.measures, epoch, 0)
+
     def on_train_epoch_start(self) -> None:
-        """Lets the weighting learn from the last epoch; here, because checkpoints are written before an epoch's end."""
+        """Tells the weighting; here, because checkpoints are written before an epoch's end."""
         super().on_train_epoch_start()
-        if isinstance(self.weighting, DynamicWeightAverage):
-            self.weighting.end_epoch()
+        self.weighting.begin_epoch()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Looks at the losses and gradients of the step, and leaves out what a paused task alone trains."""
+        super().on_before_optimizer_step(optimizer)
+        if len(self._active_tasks()) < len(self.measures):
+            leave_out_paused(self.parameters())
 
     def _epoch_values(self) -> dict[str, Tensor]:
-        learned: dict[str, Tensor] = getattr(self.weighting, "learned", dict)()
         taught = {}
         if self.teacher is not None:
             taught["teacher_forcing"] = torch.tensor(self.teacher.share(self.current_epoch))
-        return {**super()._epoch_values(), **learned, **taught}
+        return {**super()._epoch_values(), **self.weighting.learned(), **taught}
 
     def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         losses = {task: means.get(f"{task}_loss", torch.zeros((), device=self.device)) for task in self.measures}

@@ -92,7 +92,7 @@ class StepGuard:
         batches, self._batches = self._batches, []
         # A gradient scaler finds overflows itself, lowers its scale and leaves the step out.
         scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
-        gradients = [] if scaled else [_local(one.grad) for one in module.parameters() if one.grad is not None]
+        gradients = [] if scaled else [local_part(one.grad) for one in module.parameters() if one.grad is not None]
         # Of a small parameter that is sharded a process may hold nothing.
         gradients = [gradient for gradient in gradients if gradient.numel()]
         found = [batch.loss.float() for batch in batches]
@@ -145,7 +145,7 @@ class StepGuard:
 
 def first_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     """Name of the first tensor with a value that is not finite, of those with fractions."""
-    return next((name for name, one in tensors if one.is_floating_point() and not _local(one).isfinite().all()), None)
+    return next((name for name, one in tensors if one.is_floating_point() and not local_part(one).isfinite().all()), None)
 
 
 def check_checkpoint(checkpoint: Mapping[str, Any], module: L.LightningModule) -> None:
@@ -164,7 +164,7 @@ def check_checkpoint(checkpoint: Mapping[str, Any], module: L.LightningModule) -
         # Other buffers may mean something by an infinity.
         if key == "optimizer_states" or name in trained or name.endswith(("running_mean", "running_var"))
     }
-    flags = [_local(one).isfinite().all() for one in weights.values() if one.is_floating_point()]
+    flags = [local_part(one).isfinite().all() for one in weights.values() if one.is_floating_point()]
     failed = torch.zeros((), device=module.device)
     if flags:
         failed += ~torch.stack([flag.to(module.device) for flag in flags]).all()
@@ -204,5 +204,6 @@ def _rows(index: Tensor) -> str:
     return f"{text} and {len(rows) - _ROWS} more" if len(rows) > _ROWS else text
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may be sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -45,7 +45,7 @@ def weigh(rank, world, folder):
     weighting = DynamicWeightAverage()
     for losses in ((1.0 + rank, 2.0), (0.5, 1.0 + rank)):
         weighting({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})
-        weighting.end_epoch()
+        weighting.begin_epoch()
     torch.save(weighting.weights, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -55,7 +55,7 @@ def test_dynamic_weights_are_those_of_all_processes_together(tmp_path):
     one = DynamicWeightAverage()
     for losses in ((1.5, 2.0), (0.5, 1.5)):
         one({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})
-        one.end_epoch()
+        one.begin_epoch()
     for rank in range(2):
         assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), one.weights)
 

@@ -286,7 +286,7 @@ def test_the_nss_objective_of_a_constant_map_is_zero_with_a_finite_gradient():
 
 def epoch(weighting, *pairs):
     total = [weighting({"diagnosis": torch.tensor(a), "saliency": torch.tensor(b)}).item() for a, b in pairs]
-    weighting.end_epoch()
+    weighting.begin_epoch()
     return total
 
 
