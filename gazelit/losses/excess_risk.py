@@ -73,7 +73,8 @@ class ExcessMTL(TaskWeighting):
         ordered = in_order(losses, self.tasks)
         values = torch.stack(ordered)
         if not parameters:
-            return (self._weights(torch.ones_like(self.logits)) * values).sum()
+            return (self._weights(torch.ones_like(self.logits, dtype=torch.bool)) * values).sum()
+        self.begin_epoch(parameters)
         gradients = task_gradients(ordered, parameters)
         excess = self._excess(gradients)
         present = excess > 0
@@ -82,9 +83,13 @@ class ExcessMTL(TaskWeighting):
         combined = torch.stack([weight * one for weight, one in zip(weights, gradients, strict=True)]).sum(0)
         return with_gradient((weights * values).sum(), parameters, combined)
 
-    def _excess(self, gradients: Sequence[Tensor]) -> Tensor:
+    def begin_epoch(self, parameters: Sequence[nn.Parameter] = ()) -> None:
+        """Makes room for the sums of squares, if there is none yet."""
         if not self.squares.numel():
-            self.squares = torch.zeros(len(gradients), len(gradients[0]), device=gradients[0].device)
+            number = sum(parameter.numel() for parameter in parameters)
+            self.squares = torch.zeros(len(self.tasks), number, device=self.logits.device)
+
+    def _excess(self, gradients: Sequence[Tensor]) -> Tensor:
         excess = []
         for squares, gradient in zip(self.squares, gradients, strict=True):
             square = gradient.float().square()
@@ -106,7 +111,7 @@ class ExcessMTL(TaskWeighting):
 
     def learned(self) -> dict[str, Tensor]:
         """The tasks' weights, for logs."""
-        weights = self._weights(torch.ones_like(self.logits))
+        weights = self._weights(torch.ones_like(self.logits, dtype=torch.bool))
         return {f"weight_{task}": weight for task, weight in zip(self.tasks, weights, strict=True)}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:

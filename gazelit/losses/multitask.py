@@ -142,7 +142,7 @@ class DynamicWeightAverage(TaskWeighting):
         """The tasks' weights, for logs."""
         return {f"weight_{task}": weight for task, weight in zip(self.tasks, self.weights, strict=True)}
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, parameters: Sequence[nn.Parameter] = ()) -> None:
         """Sets the epoch's weights from the losses noted since the last call, if there are any."""
         if self.sums[-1] == 0:
             return

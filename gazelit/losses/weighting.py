@@ -36,8 +36,12 @@ class TaskWeighting(nn.Module):
             parameters: What is trained, in training; empty in evaluation.
         """
 
-    def begin_epoch(self) -> None:
-        """Called before the first batch of each training epoch."""
+    def begin_epoch(self, parameters: Sequence[nn.Parameter] = ()) -> None:
+        """Called before the first batch of each training epoch.
+
+        Args:
+            parameters: What is trained.
+        """
 
     def learned(self) -> dict[str, Tensor]:
         """Scalars to log each epoch, by name."""
@@ -84,7 +88,9 @@ def shares(logits: Tensor, present: Tensor) -> Tensor:
     Returns:
         (T,).
     """
-    weights = (logits - logits.max()).exp() * present
+    # Those that are absent must not be the largest, beside which the others would vanish.
+    seen = torch.where(present, logits, logits.min())
+    weights = (seen - seen.max()).exp() * present
     return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 

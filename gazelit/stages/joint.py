@@ -92,12 +92,14 @@ class JointFinetuning(Stage):
         }
         logged = {f"{task}_loss": loss.detach() for task, loss in losses.items()}
         if self.training:
-            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            total = weigh(self.weighting, losses, trained, self._active_tasks())
+            total = weigh(self.weighting, losses, self._trained(), self._active_tasks())
         else:
             total = self.weighting(losses)
         total, parts = self._with_auxiliary(total, outputs, batch)
         return total, outputs, {**logged, **parts}
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def _active_tasks(self) -> list[str]:
         return self.schedule.active(self.measures, self.current_epoch, self.global_step)
@@ -115,7 +117,7 @@ class JointFinetuning(Stage):
     def on_train_epoch_start(self) -> None:
         """Tells the weighting; here, because checkpoints are written before an epoch's end."""
         super().on_train_epoch_start()
-        self.weighting.begin_epoch()
+        self.weighting.begin_epoch(self._trained())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the losses and gradients of the step, and leaves out what a paused task alone trains."""

@@ -145,7 +145,9 @@ class StepGuard:
 
 def first_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     """Name of the first tensor with a value that is not finite, of those with fractions."""
-    return next((name for name, one in tensors if one.is_floating_point() and not local_part(one).isfinite().all()), None)
+    return next(
+        (name for name, one in tensors if one.is_floating_point() and not local_part(one).isfinite().all()), None
+    )
 
 
 def check_checkpoint(checkpoint: Mapping[str, Any], module: L.LightningModule) -> None:
