@@ -26,11 +26,13 @@ WANDB = sorted(
     for path in (config_root() / folder).glob("*.yaml")
 )
 ABLATIONS = sorted(str(path.relative_to(config_root())) for path in config_root().glob("ablations/*.yaml"))
+#: Of both presets: after stage 3's configuration.
+HANDOVERS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("handover/*.yaml"))
 
 
 def test_every_yaml_is_of_a_kind_that_is_tested():
     every = {str(path.relative_to(config_root())) for path in config_root().rglob("*.yaml")}
-    assert every == {*STAGE_CONFIGS, *OTHER_STAGES, *PIPELINES, *DATA, *WANDB, *ABLATIONS}
+    assert every == {*STAGE_CONFIGS, *OTHER_STAGES, *PIPELINES, *DATA, *WANDB, *ABLATIONS, *HANDOVERS}
 
 
 def test_names_are_looked_up_among_the_shipped_ones_from_any_folder(tmp_path, monkeypatch):
@@ -122,6 +124,34 @@ def test_pipelines_name_shipped_configurations_and_stages_before_those_that_foll
             if stage.name in used and after not in (None, "previous"):
                 used.add(after)
         assert used == {stage.name for stage in stages}
+
+
+OTHERS_FROZEN = ["encoder", "saliency_encoder", "decoder", "saliency_head"]
+HANDED_OVER = {
+    "handover/encoder_rate.yaml": {"learning_rates": {"encoder": 1e-5, "weighting": 1e-4}},
+    "handover/warmup.yaml": {"lr_scheduler": {"epochs": 40, "warmup": 4, "final": 0.0}},
+    "handover/head_first.yaml": {"frozen": OTHERS_FROZEN},
+}
+
+
+@pytest.mark.parametrize("config", HANDED_OVER)
+def test_hand_overs_train_and_change_what_they_name(config, store, run_gazelit, tmp_path):
+    one_step = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    run_gazelit(
+        "fit", "--config=stage3.yaml", f"--config={config}", *tiny(3, store), "--data.downscale=1", *one_step,
+        "--checkpoint.dirpath=run/checkpoints",
+    )  # fmt: skip
+    options = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["init_args"]
+    found = {name: options[name] for name in HANDED_OVER[config]}
+    if "lr_scheduler" in found:
+        found["lr_scheduler"] = found["lr_scheduler"]["init_args"]
+    assert found == HANDED_OVER[config]
+
+
+def test_both_presets_have_the_same_hand_overs():
+    published = [name for name in HANDOVERS if not name.startswith("presets/")]
+    assert published == sorted(HANDED_OVER)
+    assert [name for name in HANDOVERS if name not in published] == [f"presets/quick/{name}" for name in published]
 
 
 ABLATION_STEPS = [

@@ -104,8 +104,6 @@ def test_what_a_paused_task_alone_trains_stays_and_it_is_logged(store, tmp_path)
 
 
 def test_tasks_that_take_turns_train_as_one_after_the_other(store, tmp_path):
-    """With plain gradient descent two half steps are a step on one task, then one on the other."""
-
     def train(schedule, epochs):
         L.seed_everything(0)
         stage = JointFinetuning(
@@ -140,7 +138,8 @@ def test_a_resumed_run_ends_with_the_same_bytes(weighting, schedule, store, tmp_
     train(2)
     resumed = train(3, tmp_path / "2.ckpt")
     assert straight.keys() == resumed.keys()
-    assert all(torch.equal(value, resumed[key]) or value.isnan().any() for key, value in straight.items())
+    # FAMO's note of a paused task's last loss is no number.
+    assert all(torch.equal(value.nan_to_num(), resumed[key].nan_to_num()) for key, value in straight.items())
     assert torch.load(tmp_path / "2.ckpt", weights_only=True)
 
 
