@@ -148,6 +148,20 @@ def test_hand_overs_train_and_change_what_they_name(config, store, run_gazelit, 
     assert found == HANDED_OVER[config]
 
 
+def test_the_classifier_that_was_trained_first_is_taken_over(store, run_gazelit, tmp_path):
+    def fit(folder, *options):
+        shipped = ["--config=presets/quick/stage3.yaml", *options, *tiny(3, store)]
+        run_gazelit("fit", *shipped, "--trainer.max_epochs=1", f"--checkpoint.dirpath={tmp_path / folder}")
+        return torch.load(tmp_path / folder / "best.ckpt", weights_only=True)["state_dict"]
+
+    first = fit("first", "--config=presets/quick/handover/head_first.yaml")
+    after = fit("after", f"--start_from={tmp_path / 'first' / 'best.ckpt'}", "--model.optimizer.lr=0.0")
+    # Without a rate every weight is as it was taken over.
+    trained = [key for key in first if key.startswith("network.") and key.endswith((".weight", ".bias"))]
+    assert any(key.startswith("network.classifier.") for key in trained)
+    assert all(torch.equal(first[key], after[key]) for key in trained)
+
+
 def test_both_presets_have_the_same_hand_overs():
     published = [name for name in HANDOVERS if not name.startswith("presets/")]
     assert published == sorted(HANDED_OVER)

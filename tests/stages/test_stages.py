@@ -267,8 +267,10 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.ba
             "--model.teacher_forcing=true",
             "--model.execution.recompute=[encoder]",
         ],
+        # A step of each task: what the other alone trains must not leave the processes waiting.
+        ["--model.network.classifier_features=encoder", "--model.schedule={turns: step}"],
     ],
-    ids=["resnet-surgery-sides", "gaze-pooling-recompute"],
+    ids=["resnet-surgery-sides", "gaze-pooling-recompute", "turns"],
 )  # fmt: skip
 def test_open_choices_train_on_two_processes(options, store, tmp_path):
     finish(launch(
