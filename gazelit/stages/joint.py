@@ -54,7 +54,7 @@ class JointFinetuning(Stage):
     measures: ClassVar[tuple[str, ...]] = ("diagnosis", "saliency")
     learned_parts: ClassVar[tuple[str, ...]] = ("weighting",)
     injected: ClassVar[tuple[str, ...]] = (
-        *Stage.injected, "diagnosis_loss", "saliency_loss", "weighting", "schedule", "auxiliary"
+        *Stage.injected, "diagnosis_loss", "saliency_loss", "weighting", "schedule", "teacher_forcing", "auxiliary"
     )  # fmt: skip
 
     def __init__(

@@ -12,6 +12,7 @@ from gazelit.losses import FAMO, ExcessMTL, FixedWeighting
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.stages import JointFinetuning
 from gazelit.stages.task_schedule import Epochs, TaskSchedule
+from gazelit.stages.teacher import TeacherForcing
 from tests.tiny import tiny
 
 TASKS = ("diagnosis", "saliency")
@@ -141,6 +142,14 @@ def test_a_resumed_run_ends_with_the_same_bytes(weighting, schedule, store, tmp_
     # FAMO's note of a paused task's last loss is no number.
     assert all(torch.equal(value.nan_to_num(), resumed[key].nan_to_num()) for key, value in straight.items())
     assert torch.load(tmp_path / "2.ckpt", weights_only=True)
+
+
+def test_a_stage_that_python_built_keeps_no_objects_in_its_checkpoint():
+    pooling = DualEncoderUNet(
+        SMALL, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4], classifier_pooling="gaze"
+    )
+    stage = JointFinetuning(pooling, schedule=TaskSchedule("step"), teacher_forcing=TeacherForcing(1, 0, 3))
+    assert not {"schedule", "teacher_forcing", "weighting"} & stage.hparams.keys()
 
 
 OUTSIDE = """

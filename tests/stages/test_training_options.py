@@ -15,11 +15,10 @@ from gazelit.stages.schedules import WarmupCosine
 from tests.tiny import tiny
 
 SMALL = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
 COMMANDS = [
     shlex.split(line)
-    for block in re.findall(
-        r"```sh\n(.*?)```", (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(), re.S
-    )
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S)
     for line in block.splitlines()
     if not line.startswith("#")
 ]
@@ -116,3 +115,22 @@ def test_the_documented_commands_train(command, store, run_gazelit, tmp_path):
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert len(epochs) == 2
     assert epochs["train/loss"].notna().all()
+
+
+def test_the_documented_choice_among_fixed_weights_reads_every_seeds_best_epoch(tmp_path, monkeypatch, capsys):
+    selections = {"joint": [3.0, 2.5], "joint_fixed_1_1": [2.0, 2.2], "joint_fixed_9_1": [2.6, 1.9]}
+    for seed, shift in (("seed0", 0.0), ("seed1", 1.0)):
+        for stage, values in selections.items():
+            (tmp_path / "RUN" / seed / stage).mkdir(parents=True)
+            table = {"val/selection": values, "val/auroc_macro": [0.5, 0.7], "val/cc": [0.1, 0.2]}
+            curve = pd.DataFrame(table)
+            curve["val/selection"] += shift
+            curve.to_csv(tmp_path / "RUN" / seed / stage / "epochs.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", PAGE, re.S).group(1), {})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row[0].startswith("joint")] == [
+        ["joint_fixed_9_1", "2.4", "0.7", "0.2"],
+        ["joint_fixed_1_1", "2.5", "0.5", "0.1"],
+        ["joint", "3.0", "0.7", "0.2"],
+    ]
