@@ -10,6 +10,7 @@ from gazelit.losses.contrastive import (
     SupervisedContrastiveLoss,
 )
 from gazelit.losses.diagnosis import DiagnosisLoss
+from gazelit.losses.distillation import Distillation
 from gazelit.losses.multitask import (
     DynamicWeightAverage,
     FixedWeighting,
@@ -36,6 +37,7 @@ __all__ = [
     "CorrelationLoss",
     "DeepSupervisionLoss",
     "DiagnosisLoss",
+    "Distillation",
     "DynamicWeightAverage",
     "FixedWeighting",
     "GazeSimilarity",

@@ -65,7 +65,7 @@ class JointFinetuning(Stage):
         **options: Any,
     ) -> None:
         super().__init__(network, **options)
-        if teacher_forcing and "gaze" not in network.arguments.get("classifier_pooling", ()):
+        if teacher_forcing and not network.pools_by_gaze:
             raise InputError("teacher_forcing: the classifier does not pool by gaze; set classifier_pooling: gaze")
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
