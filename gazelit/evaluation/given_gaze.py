@@ -103,7 +103,7 @@ def long_rows(rows: Sequence[GivenGaze]) -> pd.DataFrame:
     return pd.DataFrame(
         {"data": DATA, "arm": one.given.name, "metric": metric}
         | {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-        | ({"sd_over_seeds": one.given.spread.get(metric)} if len(one.given.seeds) > 1 else {})
+        | ({"sd_over_seeds": one.given.spread.get(metric, float("nan"))} if len(one.given.seeds) > 1 else {})
         for one in rows
         for metric, estimate in one.given.estimates.items()
     )
