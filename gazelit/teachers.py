@@ -77,7 +77,7 @@ def _network(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> Net
     with torch.random.fork_rng(devices=[]):
         network = rebuild(stamp["network"], str(path))
     state = lineage.network_state(checkpoint)
-    check_fit(state, network.state_dict(), str(path))
+    check_fit(state, network.state_dict(), f"{path}: the teacher")
     network.load_state_dict(state)
     return network
 
