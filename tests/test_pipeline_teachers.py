@@ -43,7 +43,7 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
         stage.overrides += tiny(numbers.get(stage.name, 3), store)
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.logger=false"]
     out = tmp_path / "run"
-    arms = {"gaze_teacher": "gaze_teacher", "student": "student", "joint_taught": "joint_taught"}
+    arms = {"gaze_teacher": "gaze_teacher", "student": "student"}
     run(stages, store, out, arms, overrides=short)
 
     def stamp(name):

@@ -16,7 +16,7 @@ from gazelit.models import ClassificationNetwork, ContrastiveNetwork, DualEncode
 from gazelit.stages import JointFinetuning, SupervisedFinetuning
 from gazelit.teachers import take_teachers
 from tests.stages.test_checkpointing import Ends, fit
-from tests.tiny import tiny
+from tests.tiny import save_untrained, tiny
 
 SMALL = EncoderSpec("res-se", options={"widths": [4, 4, 8], "reduction": 4})
 GAZE = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
@@ -34,12 +34,8 @@ def image_only():
     return ClassificationNetwork(SMALL, 3)
 
 
-def save(path, network, data=DATA, stage="joint", **changes):
-    """An untrained network as a checkpoint of gazelit's."""
-    stamp = lineage.make_stamp(stage=stage, network=network, data=data, seed=1, parent=None)
-    state = {f"network.{key}": value for key, value in network.state_dict().items()}
-    torch.save({"state_dict": state, STAMP_KEY: stamp | changes}, path)
-    return str(path)
+def save(path, network, data=DATA, **changes):
+    return save_untrained(path, network, data, **changes)
 
 
 @pytest.fixture

@@ -84,5 +84,5 @@ def test_films_without_gaze_keep_their_prediction():
 
 
 def test_a_network_that_does_not_pool_by_gaze_is_refused():
-    with pytest.raises(InputError, match="^gaze_at_test: the classifier does not pool by gaze"):
+    with pytest.raises(InputError, match=r"^gaze_at_test: the classifier does not pool by gaze"):
         stage(classifier_pooling=["mean", "top"])
