@@ -152,7 +152,7 @@ def test_a_teacher_is_no_part_of_what_holds_it_and_stays_as_it_is():
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
-def test_a_teacher_runs_in_the_precision_of_its_student():
+def test_a_teacher_runs_in_the_precision_and_on_the_device_of_its_student():
     objective, batch = taught_by(dual(1)), make_batch()
     student = {"logits": torch.randn(4, 3)}
     plain = objective(student, batch)
@@ -164,6 +164,8 @@ def test_a_teacher_runs_in_the_precision_of_its_student():
     assert float(rounded) == pytest.approx(float(plain), rel=0.05)
     objective(student, batch | {"image": batch["image"].double()})
     assert seen == [torch.bfloat16, torch.float64]
+    # A device that every machine has.
+    assert objective.teacher(batch["image"].to("meta"), None)["logits"].is_meta
 
 
 @pytest.mark.parametrize(
