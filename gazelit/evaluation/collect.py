@@ -271,12 +271,10 @@ def notes(results: Sequence[Result]) -> list[str]:
             "checkpoint suits better than others, so that it is somewhat too sure of itself."
         )
     found += _taught(results)
-    doubts = [stamp.get("split_note") for result in results for stamp in lineage.sources(result.stamp)]
-    found += [
-        f"**Of the checkpoints that training started from or learned from: {plain(doubt)}.**"
-        for doubt in dict.fromkeys(doubts)
-        if doubt
-    ]
+    for what, is_teacher in (("checkpoints that training started from", False), ("teachers", True)):
+        stamps = [stamp for result in results for stamp in lineage.sources(result.stamp)]
+        doubts = [stamp.get("split_note") for stamp in stamps if ("taught" in stamp) == is_teacher]
+        found += [f"**Of the {what}: {plain(doubt)}.**" for doubt in dict.fromkeys(doubts) if doubt]
     return found
 
 
