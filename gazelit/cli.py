@@ -92,7 +92,7 @@ COMMANDS = {
         positional="pattern",
     ),
     "lineage": Command(
-        "gazelit.lineage:print_lineage", "print the chain of stages a checkpoint comes from", positional="file"
+        "gazelit.ancestry:print_lineage", "print the chain of stages a checkpoint comes from", positional="file"
     ),
     "import-reference": Command(
         "gazelit.importing:import_checkpoint",

@@ -2,15 +2,14 @@
 
 Every checkpoint carries a stamp under the key ``gazelit``: primitive values only, so that
 ``torch.load(weights_only=True)`` reads it. The stamp names the stage, the components of the network with their
-specifications, the data the model saw, and the whole stamp of the checkpoint it started from.
+specifications, the data the model saw, and the whole stamps of the checkpoint it started from and of its teachers.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from gazelit.models.weights import check_fit, read_tensors
 STAMP_KEY = "gazelit"
 #: Collections whose films are those of a larger one: whoever has seen that one may have seen their patients.
 ORIGINS = {"egd-cxr": "mimic-cxr", "reflacx": "mimic-cxr"}
-#: Generations that a stamp may hold.
+#: Checkpoints that a stamp may name, ancestors and teachers.
 MAX_GENERATIONS = 64
 #: Of exported weights, and of the file beside them that describes them.
 WEIGHTS_SUFFIX, STAMP_SUFFIX = ".safetensors", ".json"
@@ -78,6 +77,7 @@ def make_stamp(
     data: Mapping[str, Any],
     seed: int | None,
     parent: Mapping[str, Any] | None,
+    teachers: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Builds the stamp of a checkpoint.
 
@@ -87,7 +87,9 @@ def make_stamp(
         data: Provenance of the data (primitives), as ``GazeDataModule.provenance``.
         seed: Seed of the run, if it was seeded.
         parent: ``HandOff.parent`` of the checkpoint this one started from.
+        teachers: What :func:`gazelit.teachers.take_teachers` records of each teacher.
     """
+    known = set() if parent is None else {ancestor.get("sha256") for ancestor in chain(parent)}
     return {
         "stage": stage,
         "network": network.config,
@@ -101,7 +103,16 @@ def make_stamp(
             "lightning": lightning.__version__,
         },
         "parent": dict(parent) if parent is not None else None,
+        **({"teachers": [_brief(teacher, known) for teacher in teachers]} if teachers else {}),
     }
+
+
+def _brief(teacher: Mapping[str, Any], known: set[Any]) -> dict[str, Any]:
+    """A teacher's record; of one that is an ancestor as well, what it comes from stands in the chain already."""
+    if teacher["sha256"] not in known:
+        return dict(teacher)
+    # Written out twice in each generation, a network that goes on from its own teacher would have a stamp without end.
+    return {key: value for key, value in teacher.items() if key != "teachers"} | {"parent": None}
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -139,17 +150,23 @@ def _read_exported(path: Path) -> dict[str, Any]:
 
 def _check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
     """Checks the form of a stamp, which may be a stranger's: whatever reads it relies on these types."""
-    current, generations = stamp, 0
-    while current is not None:
+    pending, generations = [stamp], 0
+    while pending:
+        current = pending.pop()
         generations += 1
         if generations > MAX_GENERATIONS:
-            raise InputError(f"{path}: its stamp holds more than {MAX_GENERATIONS} generations of checkpoints")
+            raise InputError(f"{path}: its stamp holds more than {MAX_GENERATIONS} checkpoints that it comes from")
         for field, kind in _FIELDS.items():
             if not isinstance(current, dict) or not isinstance(current.get(field), kind):
                 raise InputError(f"{path}: its stamp is malformed (field '{field}'); it was not written by gazelit")
         if not all(isinstance(one, dict) for one in current["components"].values()):
             raise InputError(f"{path}: its stamp is malformed (field 'components'); it was not written by gazelit")
-        current = current["parent"]
+        teachers = current.get("teachers", [])
+        if not isinstance(teachers, list) or not all(isinstance(one, dict) and "sha256" in one for one in teachers):
+            raise InputError(f"{path}: its stamp is malformed (field 'teachers'); it was not written by gazelit")
+        pending += teachers
+        if current["parent"] is not None:
+            pending.append(current["parent"])
 
 
 def component_state(checkpoint: Mapping[str, Any], component: str) -> dict[str, torch.Tensor]:
@@ -159,6 +176,15 @@ def component_state(checkpoint: Mapping[str, Any], component: str) -> dict[str, 
         key.removeprefix(prefix).removeprefix("_orig_mod."): value
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
+    }
+
+
+def network_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict of the whole network, with the prefixes of the stage and of ``torch.compile`` removed."""
+    return {
+        key.removeprefix("network.").replace("_orig_mod.", ""): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("network.")
     }
 
 
@@ -248,7 +274,7 @@ def check_components(path: str | os.PathLike[str], theirs: Mapping[str, Any], ou
 def check_split(
     path: str | os.PathLike[str], stamp: Mapping[str, Any], data: Mapping[str, Any], allowed: bool = False
 ) -> str | None:
-    """Checks that neither a checkpoint nor its ancestors may have seen patients of the test split at hand.
+    """Checks that no checkpoint, ancestor or teacher of theirs may have seen patients of the test split at hand.
 
     They have not if they were trained on the same split of the same data, or on data of the same split file
     (``gazelit split``), or if the data at hand leave the patients of their store out (an external test).
@@ -267,7 +293,7 @@ def check_split(
             are part of or that is part of them, or on patients nobody recorded.
     """
     note = None
-    for ancestor in chain(stamp):
+    for ancestor in sources(stamp):
         problem = _overlap(ancestor, data)
         if problem is None:
             continue
@@ -340,46 +366,15 @@ def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         current = current.get("parent")
 
 
-def print_lineage(file: list[str]) -> None:
-    """Prints where checkpoints come from: one block a stage, newest first.
+def sources(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The stamps of a checkpoint, of its ancestors, and of the teachers of each with theirs: all that it learned from.
 
-    Args:
-        file: Checkpoints that gazelit wrote.
-
-    Raises:
-        InputError: A file is no gazelit checkpoint.
+    Each is followed by its teachers.
     """
-    for path in file:
-        stamp = read_checkpoint(path)[STAMP_KEY]
-        blocks = [
-            _describe({"sha256": sha256_file(path), **stamp}),
-            *(_describe(one) for one in list(chain(stamp))[1:]),
-        ]
-        sys.stdout.write(f"{path}\n" + "\n".join(blocks) + "\n")
-
-
-def _describe(stamp: Mapping[str, Any]) -> str:
-    data = stamp["data"]
-    versions = ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())
-    fields = {
-        "checkpoint": stamp["sha256"],
-        "components": ", ".join(stamp["components"]),
-        "data": f"{data.get('source', 'unknown')}{' (synthetic)' if data.get('synthetic') else ''}",
-        "fingerprint": data.get("fingerprint", "unknown"),
-        "split": f"{data.get('split_sha256', 'unknown')} (seed {data.get('split_seed')})",
-        **({"note": stamp["split_note"]} if stamp.get("split_note") else {}),
-        "seed": stamp.get("seed"),
-        **({"calibration": _calibration(stamp["calibration"])} if "calibration" in stamp else {}),
-        "versions": f"gazelit {stamp['version']}, {versions}",
-    }
-    return f"{stamp['stage']}\n" + "\n".join(f"  {name:<12}{value}" for name, value in fields.items())
-
-
-def _calibration(record: Mapping[str, Any]) -> str:
-    return (
-        f"temperature fitted to {record['n']} {record['split']} cases: {record['nll_before']:.4f} to "
-        f"{record['nll_after']:.4f} nats"
-    )
+    for current in chain(stamp):
+        yield current
+        for teacher in current.get("teachers", ()):
+            yield from sources(teacher)
 
 
 def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ match.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ class StageStep:
         overrides: Options added to its command line, such as ``--trainer.max_epochs=3``.
         calibrate: Whether the probabilities of its model get a temperature, fitted on the validation split, before the
             model is tested.
+        teachers: By earlier stage, how its model teaches this one: options of
+            :class:`gazelit.losses.Distillation`, such as ``{outputs: [diagnosis], sees_gaze: true}``. Each is the one
+            of the same seed and fold.
     """
 
     name: str
@@ -44,6 +48,7 @@ class StageStep:
     after: str | None = "previous"
     overrides: list[str] = field(default_factory=list)
     calibrate: bool = False
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -224,13 +229,17 @@ def _steps(
             f"--checkpoint.dirpath={folder / 'checkpoints'}",
             *overrides,
             *stage.overrides,
+            *_distillations(stage, checkpoints),
         ]
         inputs = {"config": sha256_json([sha256_file(config) for config in configs]), "store": store_hash}
         if parent is not None:
             inputs["parent"] = sha256_file(checkpoints[parent])
+        inputs |= {f"teacher {name}": sha256_file(checkpoints[name]) for name in stage.teachers}
         yield Step(folder, arguments, inputs, checkpoints.get(parent) if parent else None)
         checkpoints[stage.name] = folder / "checkpoints" / f"{checkpoint}.ckpt"
-        chains[stage.name] = [*(chains[parent] if parent else []), stage.name]
+        # What a teacher's training took counts, too.
+        before = [one for name in (*stage.teachers, *([parent] if parent else [])) for one in chains[name]]
+        chains[stage.name] = list(dict.fromkeys([*before, stage.name]))
         previous = stage.name
 
     final = dict(checkpoints)
@@ -269,6 +278,17 @@ def _steps(
         )
 
 
+def _distillations(stage: StageStep, checkpoints: Mapping[str, Path]) -> list[str]:
+    """The options that make earlier stages' models teach a stage, one value each."""
+    options = []
+    for name, taught in stage.teachers.items():
+        options.append("--model.auxiliary+=gazelit.losses.Distillation")
+        # Options of their own, so that a step's key knows the path and counts the file through the step's inputs.
+        options.append(f"--model.auxiliary.checkpoint={checkpoints[name]}")
+        options += [f"--model.auxiliary.{option}={json.dumps(value)}" for option, value in taught.items()]
+    return options
+
+
 def _test(config: Path, folder: Path) -> list[str]:
     plain = [f"--config={config}", f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
     return ["test", *plain, *_trusted()]
@@ -302,6 +322,11 @@ def _check(stages: Sequence[StageStep], checkpoint: str, seeds: int, folds: int 
             raise InputError(f"stages: '{stage.name}' is taken or not a plain name; give every stage its own")
         if stage.after not in (None, "previous", *seen):
             raise InputError(f"stages: '{stage.name}' comes after '{stage.after}', which is no earlier stage")
+        for teacher, options in stage.teachers.items():
+            if teacher not in seen:
+                raise InputError(f"stages: '{stage.name}' is taught by '{teacher}', which is no earlier stage")
+            if "checkpoint" in options:
+                raise InputError(f"stages: '{stage.name}', teachers: '{teacher}' decides the checkpoint; leave it out")
         seen.append(stage.name)
 
 

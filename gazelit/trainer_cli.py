@@ -243,6 +243,8 @@ class GazeCLI(LightningCLI):
             else:
                 _say(str(model.take_over(ckpt_path, note)))
                 ckpt_path = None
+        for note in model.take_teachers(getattr(self.datamodule, "provenance", {}), self._allowed):
+            _say(note)
         if model.frozen:
             _say(f"frozen: {', '.join(model.frozen)}")
         self.trainer.fit(model, ckpt_path=ckpt_path, **options)
@@ -301,10 +303,14 @@ class GazeCLI(LightningCLI):
         self._check_split(path, stamp)
         return path
 
+    @property
+    def _allowed(self) -> bool:
+        """Whether checkpoints of another split are taken."""
+        return bool(self._get(self.config, "allow_other_split"))
+
     def _check_split(self, ckpt_path: str, stamp: dict[str, Any]) -> str | None:
         """Refuses a checkpoint that may have seen the test split unless it is allowed; returns what is to be known."""
-        allowed = bool(self._get(self.config, "allow_other_split"))
-        note = lineage.check_split(ckpt_path, stamp, getattr(self.datamodule, "provenance", {}), allowed)
+        note = lineage.check_split(ckpt_path, stamp, getattr(self.datamodule, "provenance", {}), self._allowed)
         if note is not None:
             _say(f"{ckpt_path}: {note}")
         return note

@@ -123,6 +123,7 @@ def test_pipelines_name_shipped_configurations_and_stages_before_those_that_foll
             after = stages[number - 1].name if stage.after == "previous" and number else stage.after
             if stage.name in used and after not in (None, "previous"):
                 used.add(after)
+            used |= set(stage.teachers) if stage.name in used else set()
         assert used == {stage.name for stage in stages}
 
 

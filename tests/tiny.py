@@ -1,4 +1,7 @@
-"""Options that make any shipped stage small enough for a test."""
+"""Options that make any shipped stage small enough for a test, and checkpoints that took no training."""
+
+from pathlib import Path
+from typing import Any
 
 TINY_ENCODER = '{"name": "densenet-small", "weights": null}'
 TINY_SALIENCY_ENCODER = '{"name": "res-se", "options": {"widths": [4, 4, 8, 8, 8], "reduction": 4}}'
@@ -24,3 +27,15 @@ def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:
                 "--model.network.decoder_widths=[8, 8, 8, 4, 4]",
             ]
     return options
+
+
+def save_untrained(path: Path, network: Any, data: dict[str, Any], stage: str = "joint", **changes: Any) -> str:
+    """Writes a network as a checkpoint of gazelit's, with changes of its stamp; returns the path."""
+    import torch
+
+    from gazelit import lineage
+
+    stamp = lineage.make_stamp(stage=stage, network=network, data=data, seed=1, parent=None)
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state, lineage.STAMP_KEY: stamp | changes}, path)
+    return str(path)

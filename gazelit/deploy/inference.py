@@ -77,12 +77,7 @@ def load_model(ckpt: Path) -> LoadedModel:
     if "size" not in stamp["data"]:
         raise InputError(f"{ckpt}: does not record the size of its training images; train it with a GazeDataModule")
     network = rebuild(stamp["network"], str(ckpt))
-    state = {
-        key.removeprefix("network.").replace("_orig_mod.", ""): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("network.")
-    }
-    network.load_state_dict(state, strict=True)
+    network.load_state_dict(lineage.network_state(checkpoint), strict=True)
     temperature = checkpoint["state_dict"].get("temperature", torch.ones(network.classes or 0))
     return LoadedModel(network.eval(), stamp, sha256_file(ckpt), temperature)
 

@@ -29,6 +29,7 @@ from gazelit.evaluation.compare import Result, check_predictions, compare, poole
 from gazelit.evaluation.explainable import Oracles, law_of, oracle_record, oracle_yardsticks
 from gazelit.evaluation.figures import Panel
 from gazelit.evaluation.findings import finding_sizes, localisation
+from gazelit.evaluation.given_gaze import given_gaze
 from gazelit.evaluation.records import ExternalRecord, RunRecord
 from gazelit.evaluation.report import write_comparison, write_report
 from gazelit.evaluation.subgroups import subgroups
@@ -36,6 +37,7 @@ from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.losses.saliency import log_density
+from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.parsing import read_saved
 from gazelit.pipeline import RUN_FILE
 from gazelit.steps import LOG_FILE
@@ -74,6 +76,7 @@ def report(run: list[str], out: Path | None = None, films: bool = False) -> None
     record = collect([result for result in first if result.seed == first[0].seed], films)
     together = next(iter(pooled(first).values()))
     record = replace(record, notes=notes(results), oracle=oracle_record(store, together), joint=trainings(results))
+    record = replace(record, given_gaze=given_gaze(results, names))
     record.commands.extend(one for folder in folders[1:] for one in read_json(folder / RUN_FILE)["commands"])
     elsewhere = [_external_test(name, folders, results, oracles) for name in _external_names(folders)]
     if len(results) == 1:
@@ -159,7 +162,7 @@ def _read_run(run: Path) -> dict[str, Any]:
 def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.DataFrame:
     """The table of a test, with the patients, and with the classes under the names they have in training."""
     table = pd.read_parquet(folder / "predictions.parquet")
-    for kind in ("p_", "logit_", "y_"):
+    for kind in ("p_", "logit_", "y_", f"{WITH_GAZE}_p_", f"{WITH_GAZE}_logit_"):
         columns = [name for name in table if name.startswith(kind)]
         table = table.rename(columns=dict(zip(columns, [f"{kind}{name}" for name in class_names], strict=False)))
     return table.assign(patient=identity(store.cases["patient_id"]).to_numpy()[table["index"]])
@@ -267,13 +270,24 @@ def notes(results: Sequence[Result]) -> list[str]:
             f"split ({counts} cases), which also selected the checkpoint: not on test cases, but on cases that the "
             "checkpoint suits better than others, so that it is somewhat too sure of itself."
         )
-    doubts = [stamp.get("split_note") for result in results for stamp in lineage.chain(result.stamp)]
-    found += [
-        f"**Of the checkpoints that training started from: {plain(doubt)}.**"
-        for doubt in dict.fromkeys(doubts)
-        if doubt
-    ]
+    found += _taught(results)
+    for what, is_teacher in (("checkpoints that training started from", False), ("teachers", True)):
+        stamps = [stamp for result in results for stamp in lineage.sources(result.stamp)]
+        doubts = [stamp.get("split_note") for stamp in stamps if ("taught" in stamp) == is_teacher]
+        found += [f"**Of the {what}: {plain(doubt)}.**" for doubt in dict.fromkeys(doubts) if doubt]
     return found
+
+
+def _taught(results: Sequence[Result]) -> list[str]:
+    """Which arms learned from teachers besides, by the stamps of all their stages."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for stamp in lineage.chain(result.stamp):
+            for teacher in stamp.get("teachers", ()):
+                seeing = " that saw the readers' gaze of training films" if teacher.get("sees_gaze") else ""
+                text = f"{', '.join(teacher.get('taught', ()))} by a model of stage {teacher['stage']}{seeing}"
+                found.setdefault(result.arm, []).append(text)
+    return [f"{plain(arm)} was taught {plain(', '.join(dict.fromkeys(texts)))}." for arm, texts in found.items()]
 
 
 def _selection(results: Sequence[Result]) -> str:

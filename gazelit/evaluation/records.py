@@ -11,6 +11,7 @@ import pandas as pd
 from gazelit.evaluation.asynchrony import JointTraining
 from gazelit.evaluation.compare import ArmSummary
 from gazelit.evaluation.figures import Panel
+from gazelit.evaluation.given_gaze import GivenGaze
 from gazelit.evaluation.statistics import Estimate
 
 
@@ -50,6 +51,7 @@ class RunRecord:
             :func:`gazelit.evaluation.findings.localisation` has it; empty without regions of findings.
         oracle: Of the test films; None where it is not known what can be explained.
         joint: The trainings of several tasks that the reported models went through.
+        given_gaze: The arms that were also tested with the reader's gaze.
     """
 
     metrics: dict[str, Any]
@@ -63,6 +65,7 @@ class RunRecord:
     findings: pd.DataFrame = field(default_factory=pd.DataFrame)
     oracle: OracleRecord | None = None
     joint: Sequence[JointTraining] = ()
+    given_gaze: Sequence[GivenGaze] = ()
 
 
 @dataclass(frozen=True)

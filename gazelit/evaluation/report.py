@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gazelit.evaluation import given_gaze
 from gazelit.evaluation.asynchrony import asynchrony_section, grouped, long_rows, records_of
 from gazelit.evaluation.compare import ArmSummary, Result, comparison_lines, pooled, value_lines
 from gazelit.evaluation.figures import (
@@ -85,11 +86,11 @@ def write_report(record: RunRecord, groups: Sequence[Subgroup], external: Sequen
             cells = {"": value.value, "_low": value.low, "_high": value.high}
             metrics |= {f"external/{test.name}/{key}{end}": cell for end, cell in cells.items()}
     asynchrony = long_rows(record.joint).drop(columns="sd_over_seeds", errors="ignore")
-    table = pd.concat([table, asynchrony], ignore_index=True)
+    table = pd.concat([table, asynchrony, given_gaze.long_rows(record.given_gaze)], ignore_index=True)
     _draw_asynchrony(record, figures)
     counted = value_lines({"the model": (scores.undefined, scores.infinite)})
     _write(out, "gazelit report", _report_lines(record, metrics, estimates, counted, groups, external), table)
-    write_json(out / "metrics.json", metrics | {"asynchrony": records_of(record.joint)})
+    write_json(out / "metrics.json", metrics | {"asynchrony": records_of(record.joint)} | _given_gaze(record))
 
 
 def _report_lines(
@@ -111,7 +112,7 @@ def _report_lines(
         "",
     ]
     if "auroc_macro" in estimates:
-        lines += diagnosis_lines(record, estimates)
+        lines += [*diagnosis_lines(record, estimates), *given_gaze.section(record.given_gaze)]
     if "cc" in estimates:
         lines += [*map_lines(provenance, metrics, estimates), *counted, "", *films_line(record)]
     explained = [Explained("the model", estimates["ig"], estimates[SHARE])] if SHARE in estimates else []
@@ -151,7 +152,7 @@ def write_comparison(
     )
     lines = _comparison_lines(summaries, results, record, groups, external, cases, out / "figures")
     tables = [_long_table(summaries, "test"), *(_long_table(test.summaries, test.name) for test in external)]
-    tables.append(long_rows(record.joint))
+    tables += [long_rows(record.joint), given_gaze.long_rows(record.given_gaze)]
     _write(out, "gazelit comparison", lines, pd.concat(tables, ignore_index=True))
     write_json(
         out / "metrics.json",
@@ -165,6 +166,7 @@ def write_comparison(
                 for test in external
             },
             "asynchrony": records_of(record.joint),
+            **_given_gaze(record),
             "baselines": {key: value for key, value in record.metrics.items() if key.startswith("baseline/")},
             "arms": {
                 arm.name: {
@@ -183,6 +185,10 @@ def write_comparison(
             },
         },
     )
+
+
+def _given_gaze(record: RunRecord) -> dict[str, Any]:
+    return {"gaze_at_test": given_gaze.records_of(record.given_gaze)} if record.given_gaze else {}
 
 
 def _comparison_lines(
@@ -231,6 +237,7 @@ def _comparison_lines(
             "",
         ]
     lines += _diagnosis_section(summaries, tables, classes, figures)
+    lines += given_gaze.section(record.given_gaze)
     mapped = next((summary for summary in summaries if "cc" in summary.estimates), None)
     if "baseline/centre/cc" in record.metrics and mapped is not None:
         lines += map_lines(record.provenance, record.metrics, mapped.estimates, code(mapped.name))

@@ -10,6 +10,7 @@ from gazelit.losses.contrastive import (
     SupervisedContrastiveLoss,
 )
 from gazelit.losses.diagnosis import DiagnosisLoss
+from gazelit.losses.distillation import Distillation
 from gazelit.losses.excess_risk import ExcessMTL
 from gazelit.losses.famo import FAMO
 from gazelit.losses.multitask import (
@@ -40,6 +41,7 @@ __all__ = [
     "CorrelationLoss",
     "DeepSupervisionLoss",
     "DiagnosisLoss",
+    "Distillation",
     "DynamicWeightAverage",
     "ExcessMTL",
     "FixedWeighting",

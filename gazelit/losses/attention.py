@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
         InputError: ``classes`` is empty, or an option is impossible.
     """
 
-    name: ClassVar[str] = "attention"
+    name = "attention"
 
     def __init__(
         self, weight: float = 1.0, classes: Sequence[int] | None = None, measure: Literal["cc", "kl"] = "cc"

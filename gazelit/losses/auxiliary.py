@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ class AuxiliaryLoss(nn.Module):
     """
 
     #: Name in logs: ``train/<name>_loss``.
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

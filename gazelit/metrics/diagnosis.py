@@ -14,6 +14,8 @@ from torchmetrics.utilities import dim_zero_cat
 BINS = 15
 #: At which specificity the sensitivity is told.
 SPECIFICITY = 0.9
+#: Begins the names of metrics and predictions of a classifier that was given the reader's gaze.
+WITH_GAZE = "with_gaze"
 
 
 class DiagnosisMetrics(Metric):

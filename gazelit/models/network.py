@@ -42,6 +42,11 @@ class Network(nn.Module):
         """Number of classes that the logits tell apart; None without a classifier."""
         return self.arguments.get("classes")
 
+    @property
+    def pools_by_gaze(self) -> bool:
+        """Whether the classifier pools by gaze, so that ``forward`` takes the reader's as ``attention``."""
+        return "gaze" in self.arguments.get("classifier_pooling", ())
+
     def load_pretrained(self, component: str) -> None:
         """Loads the pretrained weights that a component's specification names, if it names any.
 

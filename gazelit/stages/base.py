@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from gazelit import lineage
+from gazelit import lineage, teachers
 from gazelit.errors import InputError
 from gazelit.models.execution import Execution, apply_execution, shard, unreached
 from gazelit.models.network import Network
@@ -85,6 +85,8 @@ class Stage(EvaluatedModule):
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
         self.resumes = False
         self._parent: dict[str, Any] | None = None
+        self._teachers: list[dict[str, Any]] | None = None
+        self._former_teachers: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
 
         rated = (*network.specs, *self.learned_parts)
@@ -138,6 +140,8 @@ class Stage(EvaluatedModule):
         self._make_metrics()
         self._load_pretrained()
         if stage == TrainerFn.FITTING:
+            if self._teachers is None:
+                self.take_teachers(getattr(self._datamodule, "provenance", {}))
             size = tuple(getattr(self._datamodule, "provenance", {}).get("size", (64, 64)))
             for parameter in unreached(self.network, self.trains, size):
                 parameter.requires_grad_(False)
@@ -256,17 +260,43 @@ class Stage(EvaluatedModule):
                 configs = self.trainer.lr_scheduler_configs
                 apply_options(checkpoint, self.trainer.optimizers[0], configs[0].scheduler if configs else None)
                 self._resumed = None
-        self._parent = checkpoint.get(lineage.STAMP_KEY, {}).get("parent")
+        stamp = checkpoint.get(lineage.STAMP_KEY, {})
+        self._parent, self._former_teachers = stamp.get("parent"), stamp.get("teachers", [])
 
     def stamp(self) -> dict[str, Any]:
         """The stamp of a checkpoint written now."""
+        present = self._teachers or []
+        # What taught the weights before a resume has taught them, also where the resumed run has another teacher.
+        former = [one for one in self._former_teachers if one["sha256"] not in {now["sha256"] for now in present}]
         return lineage.make_stamp(
             stage=self.name,
             network=self.network,
             data=getattr(self._datamodule, "provenance", {}),
             seed=global_seed(),
             parent=self.hand_off.parent if self.hand_off else self._parent,
+            teachers=[*present, *former],
         )
+
+    def take_teachers(self, data: Mapping[str, Any], allowed: bool = False) -> list[str]:
+        """Loads the teachers of the auxiliary objectives; training does it unless it was called before.
+
+        Args:
+            data: Provenance of the data that the stage will be trained on.
+            allowed: Whether a teacher is taken that may have seen patients of the test split.
+
+        Returns:
+            What is to be known of them.
+
+        Raises:
+            InputError: See :func:`gazelit.teachers.take_teachers`.
+        """
+        taught = teachers.distillations(self.auxiliary)
+        self._teachers = teachers.take_teachers(taught, data, self.measures, allowed)
+        return [
+            f"teacher of {', '.join(record['taught'])}: stage '{record['stage']}' (checkpoint {record['sha256'][:12]})"
+            + (f"; {record['split_note']}" if record["split_note"] else "")
+            for record in self._teachers
+        ]
 
     def take_over(self, path: str | os.PathLike[str], split_note: str | None = None) -> lineage.HandOff:
         """Takes the shared components from a checkpoint; call it before training.

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from gazelit.files import atomic_path, sha256_file, write_json
+from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.stages.privacy import without_paths
 
 CONFIG_FILE = "config.yaml"
@@ -179,11 +180,13 @@ class PredictionWriter(Callback):
 def prediction_table(batches: list[dict[str, Tensor]], class_names: list[str], image_ids: Any) -> pd.DataFrame:
     """One row a case, with every per-case value.
 
-    Columns are ``index``, ``image_id``, ``p_<class>``, ``logit_<class>``, and of several labels ``y_<class>``, NaN
-    where a label is unknown.
+    Columns are ``index``, ``image_id``, ``p_<class>``, ``logit_<class>``, of several labels ``y_<class>``, NaN where a
+    label is unknown, and of predictions that saw the reader's gaze ``with_gaze_p_<class>`` and
+    ``with_gaze_logit_<class>``.
 
     Args:
-        batches: Per batch, tensors (B,) by column name, and ``probabilities``, ``logits`` and ``labels`` (B, K).
+        batches: Per batch, tensors (B,) by column name, and ``probabilities``, ``logits`` and ``labels`` (B, K), the
+            first two also with ``with_gaze_`` before them.
         class_names: Names of the K classes.
         image_ids: Image id by index.
     """
@@ -192,6 +195,8 @@ def prediction_table(batches: list[dict[str, Tensor]], class_names: list[str], i
         "p": columns.pop("probabilities", None),
         "logit": columns.pop("logits", None),
         "y": columns.pop("labels", None),
+        f"{WITH_GAZE}_p": columns.pop(f"{WITH_GAZE}_probabilities", None),
+        f"{WITH_GAZE}_logit": columns.pop(f"{WITH_GAZE}_logits", None),
     }
     table = pd.DataFrame(columns)
     table.insert(1, "image_id", [image_ids[int(index)] for index in table["index"]])

@@ -17,6 +17,7 @@ from gazelit.losses.auxiliary import AuxiliaryLoss, add_auxiliary
 from gazelit.losses.saliency import log_density
 from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
+from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.metrics.saliency import names_at_test, values_at_test
 from gazelit.models.network import Network
 from gazelit.stages.nonfinite import NonFiniteError
@@ -37,6 +38,8 @@ class EvaluatedModule(L.LightningModule):
     #: Objectives beside those of the tasks, computed in training alone.
     auxiliary: nn.ModuleList
     conventions: tuple[str, ...]
+    #: Whether a classifier that pools by gaze is evaluated a second time, given the reader's.
+    gaze_at_test: bool = False
     temperature: Tensor
 
     @abstractmethod
@@ -77,6 +80,8 @@ class EvaluatedModule(L.LightningModule):
                     f"--model.network.classes={len(names)}, or name other --data.labels"
                 )
             self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
+            if self.gaze_at_test:
+                self.with_gaze_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
         if "saliency" in self.measures:
             at_test = SaliencyMetrics(names_at_test(self.conventions))
             self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
@@ -132,7 +137,8 @@ class EvaluatedModule(L.LightningModule):
         """Returns per-case predictions."""
         if not len(batch["image"]):
             return {}
-        return {"index": batch["index"], **self._predictions(self(batch["image"]))}
+        predictions = {"index": batch["index"], **self._predictions(self(batch["image"]))}
+        return predictions | (self._predictions_with_gaze(batch) if self.gaze_at_test else {})
 
     def _evaluate(self, batch: Batch, split: str) -> Outputs:
         if not len(batch["image"]):
@@ -140,11 +146,18 @@ class EvaluatedModule(L.LightningModule):
             # with tensors of as many dimensions as the others'.
             if "diagnosis" in self.measures:
                 none = torch.zeros(0, int(self.network.classes or 0), device=self.device)
-                self._metrics("diagnosis", split).update(none, batch["label"])
+                for kind in ("diagnosis", *[WITH_GAZE] * self.gaze_at_test):
+                    self._metrics(kind, split).update(none, batch["label"])
             return {}
         loss, outputs, parts = self._step(batch)
         self._metrics("mean", split).update({"loss": loss, **parts}, self._weights(batch, loss, parts))
         per_case = self._update_metrics(split, batch, outputs)
+        if self.gaze_at_test:
+            given = self._predictions_with_gaze(batch)
+            self._metrics(WITH_GAZE, split).update(given[f"{WITH_GAZE}_probabilities"], batch["label"])
+            share = batch["has_gaze"].float().mean()
+            self._metrics("mean", split).update({f"{WITH_GAZE}/gaze_given": share}, len(batch["image"]))
+            per_case |= given
         return {"index": batch["index"], **self._predictions(outputs), **per_case}
 
     def _predictions(self, outputs: Outputs) -> Outputs:
@@ -153,6 +166,14 @@ class EvaluatedModule(L.LightningModule):
             return {}
         logits = outputs["logits"].float()
         return {"logits": logits, "probabilities": probabilities(logits, self.temperature, self._exclusive)}
+
+    def _predictions_with_gaze(self, batch: Batch) -> Outputs:
+        """The same of a classifier that is given the reader's gaze; films without gaze keep the predicted one.
+
+        ``with_gaze_logits`` and ``with_gaze_probabilities`` (B, K), and whether there was gaze to give.
+        """
+        given = self._predictions(self(batch["image"], batch["heatmap"]))
+        return {f"{WITH_GAZE}_{name}": values for name, values in given.items()} | {"gaze_given": batch["has_gaze"]}
 
     def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
         """Updates a split's metrics and returns its per-case values, each (B,)."""
@@ -187,9 +208,11 @@ class EvaluatedModule(L.LightningModule):
         return getattr(self, f"{kind}_metrics")[split]
 
     def _log_metrics(self, split: str) -> None:
-        for kind in ("mean", *self.measures):
+        for kind in ("mean", *self.measures, *[WITH_GAZE] * self.gaze_at_test):
             metrics = self._metrics(kind, split)
             values = metrics.compute()
+            if kind == WITH_GAZE:
+                values = {f"{WITH_GAZE}/{name}": value for name, value in values.items()}
             if kind == "mean":
                 values = self._with_selection(values)
                 self._check_selection(split, values)

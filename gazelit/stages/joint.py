@@ -41,13 +41,16 @@ class JointFinetuning(Stage):
         schedule: When each task is trained; both in every step unless given.
         teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's: for all films, or
             for a share that moves from epoch to epoch (:class:`gazelit.stages.teacher.TeacherForcing`).
+        gaze_at_test: Whether a classifier that pools by gaze is validated and tested a second time, given the reader's:
+            what it could say beside an eye tracker. Metrics have ``with_gaze/`` in their names, per-case predictions
+            columns of their own; nothing is selected by them unless configured.
         auxiliary: Objectives beside the tasks', added in training to what ``weighting`` gives, such as
             :class:`gazelit.losses.AttentionConsistencyLoss`.
         options: See :class:`Stage`.
 
     Raises:
-        InputError: ``teacher_forcing`` is asked of a network that does not pool by gaze, or ``schedule`` of tasks that
-            are others or that ``weighting`` has to compare.
+        InputError: ``teacher_forcing`` or ``gaze_at_test`` is asked of a network that does not pool by gaze, or
+            ``schedule`` of tasks that are others or that ``weighting`` has to compare.
     """
 
     name: ClassVar[str] = "joint"
@@ -65,12 +68,15 @@ class JointFinetuning(Stage):
         weighting: TaskWeighting | None = None,
         schedule: TaskSchedule | None = None,
         teacher_forcing: bool | TeacherForcing = False,
+        gaze_at_test: bool = False,
         auxiliary: Sequence[AuxiliaryLoss] = (),
         **options: Any,
     ) -> None:
         super().__init__(network, **options)
-        if teacher_forcing and "gaze" not in network.arguments.get("classifier_pooling", ()):
-            raise InputError("teacher_forcing: the classifier does not pool by gaze; set classifier_pooling: gaze")
+        for option, value in (("teacher_forcing", teacher_forcing), ("gaze_at_test", gaze_at_test)):
+            if value and not network.pools_by_gaze:
+                raise InputError(f"{option}: the classifier does not pool by gaze; set classifier_pooling: gaze")
+        self.gaze_at_test = gaze_at_test
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         self.weighting = weighting if weighting is not None else ReferenceWeighting()

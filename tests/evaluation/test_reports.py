@@ -184,6 +184,11 @@ def test_finding_c15_a_report_repeats_what_is_open_about_a_parent(monkeypatch):
     _, doubt = collecting.notes([one, child, child])
     assert doubt.startswith("**Of the checkpoints that training started from: stage")
     assert "mimic-cxr; this is allowed.**" in doubt
+    teacher = {**parent, "stage": "joint", "taught": ["diagnosis"], "sees_gaze": True}
+    student = replace(one, stamp={**one.stamp, "teachers": [teacher]})
+    _, taught, doubt = collecting.notes([one, student])
+    assert taught == "one was taught diagnosis by a model of stage joint that saw the readers' gaze of training films."
+    assert doubt.startswith("**Of the teachers: stage 'contrastive' was trained on mimic-cxr")
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,16 @@ class Training:
 
 
 def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_both(store, split_file, tmp_path):
-    training = Training(tmp_path, store, f"--data.split_file={split_file}", "--data.allow_empty=true")
+    # One process has no film to give gaze to either.
+    gaze = ["--model.network.classifier_pooling=gaze", "--model.gaze_at_test=true"]
+    training = Training(tmp_path, store, f"--data.split_file={split_file}", "--data.allow_empty=true", *gaze)
     for process in (training.process.pid, training.child):
         os.kill(process, signal.SIGTERM)
     code = training.end(within=60)
     assert code == 128 + signal.SIGTERM, training.said()
     assert "terminated by SIGTERM; last.ckpt is of the last finished epoch" in training.said()
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
-    assert epochs[["val/selection", "val/cc", "train/loss"]].notna().all().all()
+    assert epochs[["val/selection", "val/cc", "val/with_gaze/brier", "train/loss"]].notna().all().all()
     assert len(epochs) >= 1
     command = [
         sys.executable, "-m", "gazelit", "test", "--config=run/config.yaml", "--ckpt_path=run/checkpoints/last.ckpt",

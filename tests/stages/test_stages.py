@@ -16,7 +16,7 @@ from gazelit.lineage import STAMP_KEY
 from gazelit.losses import DynamicWeightAverage, ReferenceWeighting
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
-from tests.tiny import tiny
+from tests.tiny import save_untrained, tiny
 
 PARTS = {
     "encoder": EncoderSpec("densenet-small"),
@@ -266,13 +266,19 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.ba
             "--model.network.classifier_pooling=gaze",
             "--model.teacher_forcing=true",
             "--model.execution.recompute=[encoder]",
+            "--model.gaze_at_test=true",
+            "--model.auxiliary+=gazelit.losses.Distillation",
+            "--model.auxiliary.checkpoint=teacher.ckpt",
+            "--model.auxiliary.sees_gaze=true",
         ],
         # A step of each task: what the other alone trains must not leave the processes waiting.
         ["--model.network.classifier_features=encoder", "--model.schedule={turns: step}"],
     ],
-    ids=["resnet-surgery-sides", "gaze-pooling-recompute", "turns"],
+    ids=["resnet-surgery-sides", "gaze-pooling-recompute-teacher", "turns"],
 )  # fmt: skip
 def test_open_choices_train_on_two_processes(options, store, tmp_path):
+    teacher = DualEncoderUNet(**PARTS, classifier_pooling="gaze")
+    save_untrained(tmp_path / "teacher.ckpt", teacher, data(store).provenance)
     finish(launch(
         tmp_path, "gazelit", "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), *options, *SHORT,
         "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint.dirpath=run/checkpoints",
