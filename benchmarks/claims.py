@@ -248,7 +248,9 @@ class Experiment:
         for name in names:
             arm = ARMS[name]
             label = (called or {}).get(name, name)
-            plan.add(label, arm.config, self.size.passes, self.rate(name), arm.options, None)
+            # The same model once more with the reader's gaze at test: an upper bound, under columns of its own.
+            given = ["--model.gaze_at_test=true"] if label == "cooperative" else []
+            plan.add(label, arm.config, self.size.passes, self.rate(name), [*arm.options, *given], None)
             plan.arms[label] = label
         return plan
 
@@ -408,6 +410,9 @@ def statistics(table: pd.DataFrame, is_subtle: NDArray[np.bool_]) -> dict[str, S
         odds = np.log(np.maximum(chance[:, 2], 1e-12)) - np.log(np.maximum(chance[:, 0], 1e-12))
         of_subtle = (label == 0) | ((label == 2) & is_subtle[rows])
         found["subtle pneumonia against Normal"] = among(of_subtle, auroc_of(odds[of_subtle], label[of_subtle] == 2))
+        if "with_gaze_p_Normal" in table:
+            chance = table[[f"with_gaze_p_{name}" for name in CLASSES]].to_numpy(np.float64)
+            found["macro AUC, gaze at test"] = average_of([auroc_of(chance[:, k], label == k) for k in range(3)])
         if "map_peak" in table:
             peak = table["map_peak"].to_numpy(np.float64)
             found[PEAK] = among(of_subtle, auroc_of(peak[of_subtle], label[of_subtle] == 2))
