@@ -42,7 +42,9 @@ class FusionClassifier(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (B, classes) of feature vectors (B, …) whose lengths add up to ``in_channels``."""
-        return self.layers(torch.cat(list(features), dim=1))
+        seen = torch.cat(list(features), dim=1)
+        # Pooling is in float32; a network that is bfloat16 throughout (`bf16-true`) has weights that are not.
+        return self.layers(seen.to(self.layers[0].weight.dtype))
 
 
 class CentrePrior(nn.Module):

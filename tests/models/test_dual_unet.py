@@ -255,6 +255,18 @@ def test_concentration_is_zero_of_an_even_density_and_in_closed_form_of_a_gaussi
     assert torch.allclose(concentration(density), concentration(density.roll((9, -5), (2, 3))))
 
 
+@pytest.mark.parametrize("pooling", ["mean", "gaze"])
+def test_a_network_in_bfloat16_says_what_it_says_in_float32(pooling):
+    torch.manual_seed(0)
+    network = DualEncoderUNet(**SMALL, classifier_pooling=pooling, classifier_concentration=True).eval()
+    image = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        exact = network(image)["logits"]
+        rounded = network.bfloat16()(image.bfloat16())["logits"]
+    assert rounded.dtype == torch.bfloat16
+    assert torch.allclose(rounded.float(), exact, atol=0.05)
+
+
 def test_the_classifier_sees_the_concentration_of_the_predicted_map():
     torch.manual_seed(0)
     plain, network = DualEncoderUNet(**SMALL).eval(), DualEncoderUNet(**SMALL, classifier_concentration=True).eval()
