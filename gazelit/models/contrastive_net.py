@@ -36,8 +36,9 @@ class ContrastiveNetwork(Network):
             x: (B, 1, H, W).
 
         Returns:
-            ``embedding`` (B, C).
+            ``embedding`` (B, C), and ``features`` (B, C'), the encoder's own embedding, which a projector's differs
+            from.
         """
         self.check_input(x, self.encoder.output_stride)
-        embedding = self.encoder.embed(self.encoder(x))
-        return {"embedding": self.projector(embedding) if self._projects else embedding}
+        features = self.encoder.embed(self.encoder(x))
+        return {"embedding": self.projector(features) if self._projects else features, "features": features}

@@ -44,7 +44,7 @@ class FusionClassifier(nn.Module):
         """Logits (B, classes) of feature vectors (B, …) whose lengths add up to ``in_channels``."""
         seen = torch.cat(list(features), dim=1)
         # Pooling is in float32; a network that is bfloat16 throughout (`bf16-true`) has weights that are not.
-        return self.layers(seen.to(self.layers[0].weight.dtype))
+        return self.layers(seen.to(next(self.layers.parameters()).dtype))
 
 
 class CentrePrior(nn.Module):

@@ -27,7 +27,9 @@ class ContrastivePretraining(Stage):
     positives and negatives come from all processes, with gradient.
 
     Args:
-        network: Gives ``{"embedding": (B, C)}``, such as :class:`gazelit.models.contrastive_net.ContrastiveNetwork`.
+        network: Gives ``{"embedding": (B, C)}``, such as :class:`gazelit.models.contrastive_net.ContrastiveNetwork`,
+            and ``"features": (B, C')`` if the encoder's own embedding is another. What the features know of the
+            classes is logged as ``val/knn_auroc_macro`` and ``val/probe_auroc_macro``.
         loss: Takes embeddings (B, C) and what the pairing gives, gives a scalar; batch-all triplets with margin 1
             unless given.
         pairing: Which images belong together: :class:`gazelit.losses.SameClass` unless given or the loss has its own,
@@ -42,6 +44,7 @@ class ContrastivePretraining(Stage):
     """
 
     name: ClassVar[str] = "contrastive"
+    measures: ClassVar[tuple[str, ...]] = ("embedding",)
     trains: ClassVar[str] = "embedding"
     injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "loss", "pairing")
 
@@ -62,19 +65,20 @@ class ContrastivePretraining(Stage):
         self._without_pairs = torch.zeros(())
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
-        embedding = self._embed(batch["image"])
+        outputs = self._embed(batch["image"])
+        embedding = outputs["embedding"]
         together = self.pairing(batch, gather=self.training)
         # Every process's images are positives and negatives for every other's. Validation shares differ in size.
         compared = gather_rows(embedding) if self.training else embedding
         if "other_view" in batch:
-            other = self._embed(batch["other_view"])
+            other = self._embed(batch["other_view"])["embedding"]
             compared = torch.cat([compared, gather_rows(other) if self.training else other])
             together = _twice(together)
         elif getattr(self.loss, "pairing", None) is type(self.pairing):
             raise InputError(f"{type(self.loss).__name__} compares two views of an image; set --data.views=2")
         if self.training:
             self._without_pairs = self._without_pairs.to(embedding.device) + (_anchors(together) == 0)
-        return self.loss(compared, together), {"embedding": embedding}, {}
+        return self.loss(compared, together), outputs, {}
 
     def on_train_epoch_start(self) -> None:
         """Begins the epoch's count of batches that teach nothing."""
@@ -112,14 +116,14 @@ class ContrastivePretraining(Stage):
             together = _twice(together)
         return {self.name: _anchors(together)}
 
-    def _embed(self, image: Tensor) -> Tensor:
+    def _embed(self, image: Tensor) -> Outputs:
         if self.micro_batch is None or not self.training:
-            return self(image)["embedding"].float()
+            return {name: values.float() for name, values in self(image).items()}
         parts = [
             recomputed(lambda part: self(part)["embedding"].float(), [self.network], part)
             for part in image.split(self.micro_batch)
         ]
-        return torch.cat(parts)
+        return {"embedding": torch.cat(parts)}
 
 
 def _twice(together: Tensor) -> Tensor:

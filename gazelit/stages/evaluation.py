@@ -15,10 +15,11 @@ from gazelit.data.heatmap import fixation_counts
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, add_auxiliary
 from gazelit.losses.saliency import log_density
-from gazelit.metrics import DiagnosisMetrics, ImageMeans, SaliencyMetrics, saliency_values
+from gazelit.metrics import DiagnosisMetrics, EmbeddingMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
 from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.metrics.saliency import names_at_test, values_at_test
+from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 from gazelit.stages.nonfinite import NonFiniteError
 
@@ -31,7 +32,7 @@ class EvaluatedModule(L.LightningModule):
 
     #: Name in checkpoints, logs and run folders.
     name: ClassVar[str]
-    #: What the outputs are measured by: ``diagnosis``, ``saliency``.
+    #: What the outputs are measured by: ``diagnosis``, ``saliency``, ``embedding``.
     measures: ClassVar[tuple[str, ...]] = ()
 
     network: Network
@@ -82,6 +83,9 @@ class EvaluatedModule(L.LightningModule):
             self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
             if self.gaze_at_test:
                 self.with_gaze_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))
+        if "embedding" in self.measures:
+            known = list(provenance.get("class_names") or [])
+            self.embedding_metrics = _per_split(lambda: EmbeddingMetrics(known, self._exclusive))
         if "saliency" in self.measures:
             at_test = SaliencyMetrics(names_at_test(self.conventions))
             self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
@@ -148,6 +152,10 @@ class EvaluatedModule(L.LightningModule):
                 none = torch.zeros(0, int(self.network.classes or 0), device=self.device)
                 for kind in ("diagnosis", *[WITH_GAZE] * self.gaze_at_test):
                     self._metrics(kind, split).update(none, batch["label"])
+            if "embedding" in self.measures:
+                encoder = cast(Encoder, self.network.get_submodule("encoder"))
+                none = torch.zeros(0, encoder.embedding_channels, device=self.device)
+                self._metrics("embedding", split).update(none, batch["label"])
             return {}
         loss, outputs, parts = self._step(batch)
         self._metrics("mean", split).update({"loss": loss, **parts}, self._weights(batch, loss, parts))
@@ -181,6 +189,8 @@ class EvaluatedModule(L.LightningModule):
         if "diagnosis" in self.measures:
             self._metrics("diagnosis", split).update(self._predictions(outputs)["probabilities"], batch["label"])
             per_case["label" if self._exclusive else "labels"] = batch["label"]
+        if "embedding" in self.measures:
+            self._metrics("embedding", split).update(outputs.get("features", outputs["embedding"]), batch["label"])
         if "saliency" in self.measures:
             maps = (
                 # A softmax is never zero; float32's is, and a KLD would be infinite.

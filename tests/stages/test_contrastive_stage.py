@@ -159,3 +159,16 @@ def test_micro_batches_count_batchnorm_statistics_once(store, tmp_path):
     assert stage.network.encoder.features.norm0.num_batches_tracked.item() == 4
     with pytest.raises(InputError, match="micro_batch"):
         ContrastivePretraining(ContrastiveNetwork(**NETWORK), micro_batch=1)
+
+
+def test_every_epoch_says_what_the_features_know_of_the_classes(store, run_gazelit, tmp_path):
+    options = ["--trainer.max_epochs=2", "--data.downscale=1", "--checkpoint.dirpath=run/checkpoints"]
+    run_gazelit("fit", "--config=stage1.yaml", *tiny(1, store), *options)
+    curve = pd.read_csv(tmp_path / "run" / "epochs.csv")
+    for name in ("val/knn_auroc_macro", "val/probe_auroc_macro"):
+        assert curve[name].between(0, 1).all() or curve[name].isna().all()
+    network = ContrastiveNetwork(**NETWORK).eval()
+    with torch.no_grad():
+        given = network(torch.rand(2, 1, 64, 64))
+    assert given["embedding"].shape == (2, 8)
+    assert given["features"].shape == (2, network.encoder.embedding_channels)
