@@ -25,7 +25,7 @@ from gazelit.files import read_json
 from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
 from gazelit.models.weights import check_fit
 from gazelit.stages import Stage
-from gazelit.stages.callbacks import WANDB_FILE, PredictionWriter, RunRecord
+from gazelit.stages.callbacks import CONFIG_FILE, WANDB_FILE, PredictionWriter, RunRecord
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
 from gazelit.stages.privacy import withhold_from_wandb
@@ -33,6 +33,8 @@ from gazelit.stages.privacy import withhold_from_wandb
 logger = logging.getLogger("gazelit")
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+#: What a shell tells of a process that Ctrl-C ended.
+INTERRUPTED = 130
 #: Names that Lightning would resolve itself, each in its own way.
 _NAMES = ("last", "best", "hpc")
 
@@ -247,7 +249,32 @@ class GazeCLI(LightningCLI):
             _say(note)
         if model.frozen:
             _say(f"frozen: {', '.join(model.frozen)}")
-        self.trainer.fit(model, ckpt_path=ckpt_path, **options)
+        try:
+            self.trainer.fit(model, ckpt_path=ckpt_path, **options)
+        except SystemExit as end:
+            if end.code != 1 or not self.trainer.interrupted:  # type: ignore[attr-defined]
+                raise
+            # Lightning ends with 1 after Ctrl-C, as if the training had failed.
+            last = Path(str(self._checkpoint.dirpath)) / LAST
+            left = f"go on with --ckpt_path={last}" if last.is_file() else "no epoch was finished, so nothing is left"
+            _say(f"interrupted: {left}")
+            raise SystemExit(INTERRUPTED) from None
+        self._say_what_is_left()
+
+    @property
+    def _checkpoint(self) -> StageCheckpoint:
+        return cast(StageCheckpoint, self.trainer.checkpoint_callback)  # type: ignore[attr-defined]
+
+    def _say_what_is_left(self) -> None:
+        """The checkpoint of a training, what chose it, and what can be done with it."""
+        kept = self._checkpoint
+        if not kept.best_model_path:
+            return
+        score = "" if kept.best_model_score is None else f" ({kept.monitor} {float(kept.best_model_score):.4g})"
+        _say(f"best checkpoint: {kept.best_model_path}{score}")
+        config = Path(str(kept.dirpath)).parent / CONFIG_FILE
+        _say(f"test it: gazelit test --config {config}")
+        _say(f"hand it over to another stage: gazelit fit --config STAGE.yaml --ckpt_path {kept.best_model_path}")
 
     def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluates a checkpoint of the configured stage."""

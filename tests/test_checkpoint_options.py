@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -281,3 +282,32 @@ def test_exported_weights_stand_for_their_checkpoint(runs, store, run_gazelit, t
     assert "not the weights that model.json describes" in run_gazelit("lineage", "model.safetensors", code=2)
     (tmp_path / "model.json").unlink()
     assert "model.json: no such file" in run_gazelit("lineage", "model.safetensors", code=2)
+
+
+def test_fit_ends_with_the_checkpoint_what_chose_it_and_the_next_command(run_gazelit, store, tmp_path):
+    printed = fit(run_gazelit, 3, store, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    score = float(pd.read_csv(tmp_path / "run" / "epochs.csv")["val/selection"].iloc[0])
+    assert f"best checkpoint: {checkpoint} (val/selection {score:.4g})" in printed
+    (command,) = [line.split("test it: gazelit ")[1] for line in printed.splitlines() if "test it: gazelit " in line]
+    run_gazelit(*command.split(), "--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}")
+    assert (tmp_path / "predictions.parquet").is_file()
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(run_gazelit, store, tmp_path, monkeypatch, epoch):
+    def interrupt(self):
+        if self.current_epoch == epoch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gazelit.stages.joint.JointFinetuning.on_train_epoch_start", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        printed = fit(run_gazelit, 3, store, tmp_path / "run", epochs=2, code=130)
+    finally:
+        # Lightning ignores further signals in a process that it takes to be ending.
+        signal.signal(signal.SIGINT, handler)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    expected = f"interrupted: go on with --ckpt_path={last}" if epoch else "interrupted: no epoch was finished"
+    assert expected in printed
+    assert last.is_file() == bool(epoch)
