@@ -19,10 +19,12 @@ from torch import Tensor
 
 from gazelit import lineage
 from gazelit.configs import config_files
+from gazelit.console import quiet_console
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import read_json
 from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
+from gazelit.models.network import Network
 from gazelit.models.weights import check_fit
 from gazelit.stages import Stage
 from gazelit.stages.callbacks import CONFIG_FILE, WANDB_FILE, PredictionWriter, RunRecord
@@ -100,6 +102,7 @@ class GazeCLI(LightningCLI):
         self._ckpt_path: str | None = None
         self._arguments = list(args)
         withhold_from_wandb()
+        quiet_console()
         super().__init__(
             model_class=Stage,
             datamodule_class=L.LightningDataModule,
@@ -107,7 +110,8 @@ class GazeCLI(LightningCLI):
             subclass_mode_data=True,
             trainer_class=GazeTrainer,
             save_config_callback=RunRecord,  # type: ignore[arg-type]
-            trainer_defaults={"callbacks": [PredictionWriter(), EarlyEnd()]},
+            # Its table is of metrics and losses for the most part; the components are told in a line.
+            trainer_defaults={"callbacks": [PredictionWriter(), EarlyEnd()], "enable_model_summary": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             args=list(args),
@@ -230,6 +234,7 @@ class GazeCLI(LightningCLI):
         """Trains, after deciding what the checkpoint means."""
         start_from = self._get(self.config, "start_from")
         _say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
+        _say(_described(model.network))
         if start_from is not None:
             note = self._check_split(start_from, lineage.read_checkpoint(start_from)[lineage.STAMP_KEY])
             _say(str(model.take_over(start_from, note)))
@@ -252,7 +257,7 @@ class GazeCLI(LightningCLI):
         try:
             self.trainer.fit(model, ckpt_path=ckpt_path, **options)
         except SystemExit as end:
-            if end.code != 1 or not self.trainer.interrupted:  # type: ignore[attr-defined]
+            if end.code != 1 or not self.trainer.interrupted:
                 raise
             # Lightning ends with 1 after Ctrl-C, as if the training had failed.
             last = Path(str(self._checkpoint.dirpath)) / LAST
@@ -263,7 +268,7 @@ class GazeCLI(LightningCLI):
 
     @property
     def _checkpoint(self) -> StageCheckpoint:
-        return cast(StageCheckpoint, self.trainer.checkpoint_callback)  # type: ignore[attr-defined]
+        return cast(StageCheckpoint, self.trainer.checkpoint_callback)
 
     def _say_what_is_left(self) -> None:
         """The checkpoint of a training, what chose it, and what can be done with it."""
@@ -357,6 +362,13 @@ def _stage_class(path: str) -> type[Stage]:
     """The stage class of a configuration, which jsonargparse has imported."""
     module, _, name = path.rpartition(".")
     return cast(type[Stage], getattr(sys.modules[module], name))
+
+
+def _described(network: Network) -> str:
+    """The network's components with their numbers of parameters."""
+    counts = {name: sum(part.numel() for part in network.get_submodule(name).parameters()) for name in network.specs}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{type(network).__name__} of {sum(counts.values()):,} parameters: {parts}"
 
 
 @rank_zero_only

@@ -227,7 +227,7 @@ class EvaluatedModule(L.LightningModule):
                 values = self._with_selection(values)
                 self._check_selection(split, values)
             for name, value in values.items():
-                self._log_once(f"{split}/{name}", value, prog_bar=split == "val" and kind == "mean")
+                self._log_once(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "selection"))
             metrics.reset()
 
     def _log_once(self, name: str, value: Tensor, prog_bar: bool = False) -> None:

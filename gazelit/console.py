@@ -1,0 +1,29 @@
+"""What a training does not print: adverts, and warnings that are known to be harmless, each with its reason."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+#: Beginnings (regular expressions) of messages that tell a user of gazelit nothing, and why.
+HARMLESS = {
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning's own use of a torch function",
+    r"(?s).*(skip_none|instantiate_classes|add_instantiator).* deprecated": "Lightning's own use of jsonargparse",
+    r"Found \d+ module\(s\) in eval mode at the start of training": "frozen components are meant to be",
+    r"The number of training batches .* is smaller than the logging interval": "values are logged once an epoch",
+    r"Checkpoint directory .* exists and is not empty": "a resumed run goes on in its folder",
+    r"The '?\w+'? ?does not have many workers": "the number is configured; one core has no use for more",
+}
+#: Parts of log messages that are adverts.
+ADVERTS = ("litlogger", "LitLogger")
+
+
+def quiet_console() -> None:
+    """Leaves :data:`HARMLESS` warnings and :data:`ADVERTS` out for the rest of the process."""
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advert)
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return not any(word in record.getMessage() for word in ADVERTS)

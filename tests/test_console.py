@@ -1,0 +1,36 @@
+"""A training's console: no adverts, no warnings that tell nothing; others stay."""
+
+import warnings
+
+import pytest
+
+from gazelit.console import HARMLESS, quiet_console
+from tests.tiny import tiny
+
+
+@pytest.fixture
+def restored():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield seen
+
+
+def test_warnings_that_are_known_are_left_out_and_others_are_not(restored):
+    quiet_console()
+    warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use another", stacklevel=1)
+    warnings.warn("\n  skip_none parameter was deprecated in v4.49.0", stacklevel=1)
+    warnings.warn("Found 167 module(s) in eval mode at the start of training.", stacklevel=1)
+    warnings.warn("The number of training batches (7) is smaller than the logging interval Trainer", stacklevel=1)
+    warnings.warn("Checkpoint directory /x/checkpoints exists and is not empty.", stacklevel=1)
+    warnings.warn("loss became strange", stacklevel=1)
+    assert [str(warning.message) for warning in restored] == ["loss became strange"]
+    assert all(HARMLESS.values())
+
+
+def test_a_fit_says_its_components_and_no_advert(restored, run_gazelit, store):
+    printed = run_gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), "--trainer.max_epochs=1")
+    assert "litlogger" not in printed.lower()
+    assert "DualEncoderUNet of " in printed
+    for component in ("encoder", "saliency_encoder", "decoder", "saliency_head"):
+        assert f"{component} " in printed
+    assert "Modules in train mode" not in printed
