@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gazelit.data.dicom import Radiograph
 from gazelit.data.suspicion import FLAT_IMAGE, LATERAL_VIEWS
@@ -75,7 +76,7 @@ def _of_pixels(film: Radiograph, size: tuple[int, int]) -> Iterator[str]:
         yield "noise: neighbouring pixels are not alike, as they are in films"
 
 
-def _neighbours_alike(pixels: np.ndarray) -> float:
+def _neighbours_alike(pixels: NDArray[np.float32]) -> float:
     """Correlation of each pixel with the one to its right; 1 where one of the two does not vary."""
     left, right = pixels[:, :-1], pixels[:, 1:]
     spread = float(left.std(dtype=np.float64) * right.std(dtype=np.float64))
