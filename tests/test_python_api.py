@@ -41,7 +41,7 @@ def run_python(code):
     ],
 )
 def test_what_answers_at_once_imports_no_heavy_library(code):
-    heavy = "torch lightning pandas numpy matplotlib jsonargparse PIL".split()
+    heavy = ["torch", "lightning", "pandas", "numpy", "matplotlib", "jsonargparse", "PIL"]
     printed = run_python(f"{code}\nimport sys; print('LOADED', *(name for name in {heavy} if name in sys.modules))")
     assert printed[printed.index("LOADED") :] == ["LOADED"]
 

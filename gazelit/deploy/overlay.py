@@ -17,7 +17,7 @@ LONGEST_SIDE, SHORTEST_LONGEST_SIDE = 1024, 384
 PERCENTILE = 99.5
 #: A map that stays below this many times the uniform level says hardly more than "anywhere".
 NEARLY_FLAT = 2.0
-COLOURS = "inferno"
+COLOUR_MAP = "inferno"
 _MOST_OPAQUE = 0.7
 _BAR, _GAP, _TEXT = 16, 8, 12
 
@@ -80,7 +80,7 @@ def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32]) -> Ima
     end = scale_end(multiples)
     enlarged = cv2.resize(multiples, (width, height), interpolation=cv2.INTER_LINEAR)
     heat, opacity = heat_and_opacity(enlarged, end)
-    colour = colormaps[COLOURS](heat)[..., :3]
+    colour = colormaps[COLOUR_MAP](heat)[..., :3]
     blended = (1 - opacity[..., None]) * film[..., None] + opacity[..., None] * colour
     font = ImageFont.load_default(_TEXT)
     highest, line = float(np.percentile(multiples, PERCENTILE)), ""
@@ -92,7 +92,7 @@ def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32]) -> Ima
     beside = _GAP + _BAR + _GAP + round(max(font.getlength(label) for label in labels)) + _GAP
     canvas = Image.new("RGB", (max(width + beside, round(font.getlength(line)) + 2 * _GAP), height + _TEXT + 2 * _GAP))
     canvas.paste(Image.fromarray(np.round(255 * np.clip(blended, 0, 1)).astype(np.uint8)))
-    ramp = colormaps[COLOURS](np.linspace(1, 0, height))[:, None, :3].repeat(_BAR, axis=1)
+    ramp = colormaps[COLOUR_MAP](np.linspace(1, 0, height))[:, None, :3].repeat(_BAR, axis=1)
     canvas.paste(Image.fromarray(np.round(255 * ramp).astype(np.uint8)), (width + _GAP, 0))
     draw = ImageDraw.Draw(canvas)
     beside_bar = width + 2 * _GAP + _BAR
