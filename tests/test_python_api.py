@@ -53,6 +53,10 @@ def test_every_public_name_is_there_and_unknown_ones_are_not():
         gazelit.laod  # noqa: B018
 
 
+def test_the_package_says_that_it_is_typed():
+    assert (Path(gazelit.__file__).parent / "py.typed").is_file()
+
+
 @pytest.fixture(scope="module")
 def page(store, cohort, tmp_path_factory):
     """The page's blocks, run in one folder: training first, then reading; what they defined, and the folder."""

@@ -50,7 +50,7 @@ class Reading:
     warnings: tuple[str, ...]
     notice: str
     shape: tuple[int, int]
-    _film: NDArray[np.float32]
+    _thumbnail: NDArray[np.float32]
     _density: NDArray[np.float32] | None
     _letterbox: Letterbox
 
@@ -75,7 +75,17 @@ class Reading:
             raise InputError("overlay: the model predicts no saliency map; load one with a saliency head")
         box = self._letterbox
         inner = self._density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-        return draw_overlay(self._film, inner)
+        return draw_overlay(self._thumbnail, inner)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is kept of a film, whose pixels may be a hundred times as many, until the network sees its batch."""
+
+    box: Letterbox
+    image: NDArray[np.float32]
+    warnings: tuple[str, ...]
+    thumbnail: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -144,7 +154,9 @@ class LoadedModel:
             InputError: A film cannot be read, or the model predicts nothing of a film.
         """
         if not isinstance(film, (list, tuple)):
-            return next(iter(self._read([self._intake.read(film, bits)])))
+            (reading,) = self._read([self._prepared(self._intake.read(film, bits))])
+            assert isinstance(reading, Reading)
+            return reading
         readings = []
         for reading in self.predict_each(film, bits=bits, batch_size=batch_size):
             if isinstance(reading, InputError):
@@ -170,9 +182,9 @@ class LoadedModel:
         """
         if batch_size < 1:
             raise InputError(f"batch_size: must be at least 1, not {batch_size}")
-        waiting: list[Radiograph | InputError] = []
+        waiting: list[_Prepared | InputError] = []
         for film in self._intake.read_each(films, bits):
-            waiting.append(film)
+            waiting.append(film if isinstance(film, InputError) else self._prepared(film))
             if len(waiting) == batch_size:
                 yield from self._read(waiting)
                 waiting = []
@@ -182,12 +194,13 @@ class LoadedModel:
     def _intake(self) -> FilmIntake:
         return FilmIntake(self.max_pixels)
 
-    def _read(self, films: Sequence[Radiograph | InputError]) -> Iterator[Reading | InputError]:
+    def _prepared(self, film: Radiograph) -> _Prepared:
+        box = Letterbox.fit(*film.pixels.shape, self.size)
+        return _Prepared(box, box.apply(film.pixels), film_warnings(film, self.size), shrunk(film.pixels))
+
+    def _read(self, films: Sequence[_Prepared | InputError]) -> Iterator[Reading | InputError]:
         """Runs the network on those of a batch that could be decoded."""
-        boxes = [
-            None if isinstance(film, InputError) else Letterbox.fit(*film.pixels.shape, self.size) for film in films
-        ]
-        images = [box.apply(film.pixels) for box, film in zip(boxes, films, strict=True) if box is not None]
+        images = [film.image for film in films if isinstance(film, _Prepared)]
         if images:
             with torch.inference_mode():
                 outputs = self.network(torch.from_numpy(np.stack(images))[:, None].to(self.device))
@@ -200,14 +213,14 @@ class LoadedModel:
             if not all(output.isfinite().all() for output in outputs.values()):
                 raise InputError(f"{self.name}: its outputs are not finite; give a checkpoint of a sound training")
         row = 0
-        for box, film in zip(boxes, films, strict=True):
-            if box is None or isinstance(film, InputError):
+        for film in films:
+            if isinstance(film, InputError):
                 yield film
             else:
-                yield self._reading(film, box, {name: output[row] for name, output in outputs.items()})
+                yield self._reading(film, {name: output[row] for name, output in outputs.items()})
                 row += 1
 
-    def _reading(self, film: Radiograph, box: Letterbox, outputs: dict[str, Tensor]) -> Reading:
+    def _reading(self, film: _Prepared, outputs: dict[str, Tensor]) -> Reading:
         probabilities: dict[str, float] = {}
         if "logits" in outputs:
             exclusive = self.stamp["data"].get("exclusive", True)
@@ -217,8 +230,8 @@ class LoadedModel:
         density = None
         if "saliency_logits" in outputs:
             density = outputs["saliency_logits"][0].flatten().softmax(0).view(self.size).numpy()
-        warnings = film_warnings(film, self.size)
-        return Reading(probabilities, warnings, self.notice, (box.height, box.width), shrunk(film.pixels), density, box)
+        shape = (film.box.height, film.box.width)
+        return Reading(probabilities, film.warnings, self.notice, shape, film.thumbnail, density, film.box)
 
 
 def load_model(
