@@ -17,9 +17,10 @@ LONGEST_SIDE, SHORTEST_LONGEST_SIDE = 1024, 384
 PERCENTILE = 99.5
 #: A map that stays below this many times the uniform level says hardly more than "anywhere".
 NEARLY_FLAT = 2.0
-COLOUR_MAP = "inferno"
+#: Begins in blue: a scale that begins in black would draw shadows, which on a film have a meaning.
+COLOUR_MAP = "plasma"
 _MOST_OPAQUE = 0.7
-_BAR, _GAP, _TEXT = 16, 8, 12
+_BAR, _GAP, _TEXT = 16, 8, 14
 
 
 def over_uniform(density: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -83,12 +84,11 @@ def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32]) -> Ima
     colour = colormaps[COLOUR_MAP](heat)[..., :3]
     blended = (1 - opacity[..., None]) * film[..., None] + opacity[..., None] * colour
     font = ImageFont.load_default(_TEXT)
-    highest, line = float(np.percentile(multiples, PERCENTILE)), ""
+    line = f"colour: multiples of the uniform level, up to the {PERCENTILE:g}th percentile"
     if is_nearly_flat(multiples):
-        line = f"nearly flat: {PERCENTILE:g} % of the map below {highest:.1f} × the uniform level"
-    else:
-        line = f"colour: multiples of the uniform level, up to the {PERCENTILE:g}th percentile"
-    labels = ("1×", f"{end:.3g}×")
+        highest = float(np.percentile(multiples, PERCENTILE))
+        line = f"nearly flat: {PERCENTILE:g} % of the map below {highest:.1f} times the uniform level"
+    labels = ("1 x", f"{end:.3g} x")
     beside = _GAP + _BAR + _GAP + round(max(font.getlength(label) for label in labels)) + _GAP
     canvas = Image.new("RGB", (max(width + beside, round(font.getlength(line)) + 2 * _GAP), height + _TEXT + 2 * _GAP))
     canvas.paste(Image.fromarray(np.round(255 * np.clip(blended, 0, 1)).astype(np.uint8)))
