@@ -74,7 +74,7 @@ def radiograph_of_array(
         raise InputError(
             f"{name}: an array of shape {array.shape} is no film; give (H, W) or (H, W, 3), and several films as a list"
         )
-    refuse_too_many(*array.shape, max_pixels, name)
+    refuse_too_many(array.shape[0], array.shape[1], max_pixels, name)
     if bits is not None and array.dtype != np.uint16:
         raise InputError(f"{name}: bits goes with uint16, not with {array.dtype}; leave it out")
     if array.dtype == np.uint8:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,4 +78,5 @@ def _in_colour(picture: Image.Image) -> bool:
     if picture.mode in ("1", "L", "LA", "La"):
         return False
     red, green, blue = (picture if picture.mode == "RGB" else picture.convert("RGB")).split()
-    return any(ImageChops.difference(channel, green).getextrema()[1] > _GREY_WITHIN for channel in (red, blue))
+    differences = [ImageChops.difference(channel, green).getextrema() for channel in (red, blue)]
+    return any(cast(int, most) > _GREY_WITHIN for _, most in differences)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ class Reading:
         if self._density is None:
             return None
         restored = np.clip(self._letterbox.restore(self._density), 0, None)
-        return (restored / restored.sum(dtype=np.float64)).astype(np.float32)
+        density: NDArray[np.float32] = (restored / restored.sum(dtype=np.float64)).astype(np.float32)
+        return density
 
     def overlay(self) -> Image.Image:
         """The film with the map over it, a colour bar, and a line on its strength (:mod:`gazelit.deploy.overlay`).
@@ -128,8 +129,11 @@ class LoadedModel:
             return "the model was trained on SYNTHETIC data: its output says nothing about any patient"
         return "research software, not a medical device: not for clinical use"
 
+    # A path is a sequence of strings, too; the first signature that fits counts.
     @overload
-    def predict(self, film: Film, *, bits: int | None = None) -> Reading: ...
+    def predict(  # type: ignore[overload-overlap]
+        self, film: Film, *, bits: int | None = None
+    ) -> Reading: ...
 
     @overload
     def predict(self, film: Sequence[Film], *, bits: int | None = None, batch_size: int = 8) -> list[Reading]: ...
@@ -154,7 +158,7 @@ class LoadedModel:
             InputError: A film cannot be read, or the model predicts nothing of a film.
         """
         if not isinstance(film, (list, tuple)):
-            (reading,) = self._read([self._prepared(self._intake.read(film, bits))])
+            (reading,) = self._read([self._prepared(self._intake.read(cast(Film, film), bits))])
             assert isinstance(reading, Reading)
             return reading
         readings = []
@@ -195,7 +199,7 @@ class LoadedModel:
         return FilmIntake(self.max_pixels)
 
     def _prepared(self, film: Radiograph) -> _Prepared:
-        box = Letterbox.fit(*film.pixels.shape, self.size)
+        box = Letterbox.fit(film.pixels.shape[0], film.pixels.shape[1], self.size)
         return _Prepared(box, box.apply(film.pixels), film_warnings(film, self.size), shrunk(film.pixels))
 
     def _read(self, films: Sequence[_Prepared | InputError]) -> Iterator[Reading | InputError]:

@@ -61,7 +61,7 @@ def shrunk(film: NDArray[np.float32]) -> NDArray[np.float32]:
     longest = max(film.shape)
     scale = min(LONGEST_SIDE, max(SHORTEST_LONGEST_SIDE, longest)) / longest
     height, width = (max(1, round(side * scale)) for side in film.shape)
-    return cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA if scale <= 1 else cv2.INTER_LINEAR)
+    return _resized(film, width, height, cv2.INTER_AREA if scale <= 1 else cv2.INTER_LINEAR)
 
 
 def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32]) -> Image.Image:
@@ -79,7 +79,7 @@ def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32]) -> Ima
     height, width = film.shape
     multiples = over_uniform(density)
     end = scale_end(multiples)
-    enlarged = cv2.resize(multiples, (width, height), interpolation=cv2.INTER_LINEAR)
+    enlarged = _resized(multiples, width, height, cv2.INTER_LINEAR)
     heat, opacity = heat_and_opacity(enlarged, end)
     colour = colormaps[COLOUR_MAP](heat)[..., :3]
     blended = (1 - opacity[..., None]) * film[..., None] + opacity[..., None] * colour
@@ -100,3 +100,7 @@ def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32]) -> Ima
     draw.text((beside_bar, 0), labels[1], fill="white", font=font, anchor="lt")
     draw.text((_GAP, height + _GAP), line, fill="white", font=font, anchor="lt")
     return canvas
+
+
+def _resized(values: NDArray[np.float32], width: int, height: int, method: int) -> NDArray[np.float32]:
+    return cv2.resize(values, (width, height), interpolation=method).astype(np.float32, copy=False)
