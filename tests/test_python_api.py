@@ -278,10 +278,11 @@ def test_a_plain_film_has_no_warning_and_each_doubt_has_one(model, tmp_path):
     assert kinds(model.predict((smooth(30, 25) >> 4).astype(np.uint8))) == ["small"]
 
 
-def test_real_and_synthetic_films_have_no_warning_of_their_pixels(model, real_data, cohort):
+def test_real_and_synthetic_films_of_the_chest_have_no_warning_and_a_hip_has(model, real_data, cohort):
     films = [*real_data.glob("*.png"), *real_data.glob("*.dcm"), *sorted((cohort / "mimic-cxr").rglob("*.dcm"))[:6]]
     for path, reading in zip(films, model.predict(films), strict=True):
-        assert set(kinds(reading)) <= {"lateral", "burnt-in text"}, (path, reading.warnings)
+        # One of them is a hip, and says so.
+        assert kinds(reading) == (["not a chest"] if path.name == "RG2_JPLL.dcm" else []), path
 
 
 def test_a_model_without_a_map_has_no_overlay(model):
