@@ -256,11 +256,7 @@ def load_model(
     stamp = checkpoint[lineage.STAMP_KEY]
     _check_size(stamp["data"], ckpt)
     network = rebuild(stamp["network"], str(ckpt))
-    state = {
-        key.removeprefix("network.").replace("_orig_mod.", ""): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("network.")
-    }
+    state = lineage.network_state(checkpoint)
     check_fit(state, network.state_dict(), f"{ckpt}: its network")
     network.load_state_dict(state, strict=True)
     classes = network.classes or 0
