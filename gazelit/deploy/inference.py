@@ -34,7 +34,7 @@ _CPU = torch.device("cpu")
 _LARGEST_SIDE = 16_384
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """What a model says of one radiograph.
 
