@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def model(monkeypatch):
     def use(*names):
         stamp = {"stage": "Stub", "data": {"size": [64, 64], "class_names": ["a", "b"], "synthetic": True}}
         loaded = LoadedModel(Stub(*names), stamp, "0" * 64, torch.ones(2))
-        monkeypatch.setattr(inference, "load_model", lambda ckpt: loaded)
+        monkeypatch.setattr(inference, "load_model", lambda ckpt, *_: replace(loaded, name=str(ckpt)))
 
     use("logits", "saliency_logits")
     return use

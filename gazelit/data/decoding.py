@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from gazelit.data.dicom import MAX_PIXELS, Radiograph, mask_of, radiograph_of, read_film, read_radiograph
+from gazelit.data.dicom import MAX_PIXELS, Radiograph, check_length, mask_of, radiograph_of, read_film, read_radiograph
 from gazelit.data.geometry import Letterbox
 from gazelit.data.guard import Workers
 from gazelit.errors import InputError
@@ -148,15 +148,26 @@ def memory_for(max_pixels: int) -> int:
     return _MEMORY_PER_PIXEL * max(max_pixels, MAX_PIXELS)
 
 
-def read_or_reason(path: str, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
-    """A film, or why it cannot be read."""
+@dataclass(frozen=True)
+class FilmBytes:
+    """The content of a film's file, and what to call it in messages."""
+
+    content: bytes
+    name: str
+
+
+def read_or_reason(film: str | FilmBytes, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
+    """A film, from its path or its bytes, or why it cannot be read."""
     try:
-        return read_radiograph(path, max_pixels)
+        if isinstance(film, str):
+            return read_radiograph(film, max_pixels)
+        check_length(len(film.content), film.name, max_pixels)
+        return radiograph_of(film.content, film.name, max_pixels)
     except InputError as error:
         return str(error)
 
 
-def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str, Radiograph | str]:
+def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str | FilmBytes, Radiograph | str]:
     """Processes that read whole films apart from this one; see :func:`read_or_reason`."""
     # Whole films are large: one is used, one is ready.
     return Workers(partial(read_or_reason, max_pixels=max_pixels), count, memory_for(max_pixels), held=2)

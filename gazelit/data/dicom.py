@@ -8,13 +8,9 @@ possible: :mod:`gazelit.data.guard` reads films apart from the process that must
 from __future__ import annotations
 
 import io
-import logging
 import os
 import stat
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.multival import MultiValue
@@ -30,6 +26,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, p
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from gazelit.data import codecs
+from gazelit.data.pictures import PICTURE_FORMATS, faults, luminance, refuse_too_many
 from gazelit.errors import InputError
 
 #: A film of 43 × 43 cm at 0.1 mm has 18 million pixels; a header that claims far more is not believed.
@@ -43,7 +40,6 @@ _COLUMNS_TAG, _PIXELS_TAG = 0x00280011, 0x7FE00010
 _MOST_ELEMENTS = 20_000
 #: Rec. 601, what Pillow makes grey of colour with.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-_PICTURE_FORMATS = ("PNG", "JPEG")
 
 codecs.register()
 
@@ -57,12 +53,26 @@ class Radiograph:
         photometric: The file's photometric interpretation.
         bits: Bits stored per pixel.
         view: View position (``PA``, ``AP``, …), empty if unknown.
+        modality: Of the equipment (``CR``, ``DX``, …), empty if unknown.
+        body_part: What the header says was examined, empty if unknown.
+        is_burned_in: Whether the header says that text is burnt into the pixels.
+        is_colour: Whether the file was a picture in colour.
     """
 
     pixels: NDArray[np.float32]
     photometric: str
     bits: int
     view: str
+    modality: str = ""
+    body_part: str = ""
+    is_burned_in: bool = False
+    is_colour: bool = False
+
+    @classmethod
+    def of_picture(cls, picture: Image.Image) -> Radiograph:
+        """A picture's luminance over the largest value of its depth."""
+        pixels, bits, is_colour = luminance(picture)
+        return cls(pixels, "MONOCHROME2", bits, "", is_colour=is_colour)
 
 
 def read_radiograph(path: str | Path, max_pixels: int = MAX_PIXELS) -> Radiograph:
@@ -90,9 +100,18 @@ def read_film(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
         InputError: It is missing, empty, no regular file, or larger than a film of ``max_pixels`` can be.
     """
     size = _regular_size(path)
+    check_length(size, path, max_pixels)
+    return _head(path, size)
+
+
+def check_length(size: int, path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
+    """Checks how many bytes a film's file has.
+
+    Raises:
+        InputError: More than a film of ``max_pixels`` can have.
+    """
     if size > BYTES_PER_PIXEL * max_pixels + OTHER_BYTES:
         raise InputError(f"{path}: is larger ({size / 1e6:.0f} MB) than a film of {max_pixels} pixels can be")
-    return _head(path, size)
 
 
 def radiograph_of(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> Radiograph:
@@ -118,12 +137,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         InputError: The file is missing or is no image.
     """
     if not is_dicom(path):
-        with _faults(path, "the picture cannot be read"), open(path, "rb") as file:
-            picture = Image.open(file, formats=_PICTURE_FORMATS)
+        with faults(path, "the picture cannot be read"), open(path, "rb") as file:
+            picture = Image.open(file, formats=PICTURE_FORMATS)
             return picture.height, picture.width
     for length in _HEADER_BYTES:
         head = _head(path, length)
-        with _faults(path, "not a readable DICOM file"):
+        with faults(path, "not a readable DICOM file"):
             try:
                 dataset = _dataset(head, path, length, header_only=True)
                 return _positive(dataset, "Rows", path), _positive(dataset, "Columns", path)
@@ -170,31 +189,6 @@ def _head(path: str | Path, length: int) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-@contextmanager
-def _faults(path: str | Path, fault: str) -> Iterator[None]:
-    """Makes one :class:`InputError` of whatever a parser or decoder raises on a file.
-
-    Parsers raise whatever they like on damaged bytes (zlib.error, struct.error, RecursionError, MemoryError, …); it is
-    the file's fault. Their warnings and messages quote cells, so neither is passed on.
-    """
-    chatter = logging.getLogger("pydicom")
-    silenced, chatter.disabled = chatter.disabled, True
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            yield
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{path}: {fault} within the memory allowed") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: {fault} (neither DICOM nor PNG nor JPEG)") from error
-    except Exception as error:
-        raise InputError(f"{path}: {fault} ({error.__class__.__name__})") from error
-    finally:
-        chatter.disabled = silenced
-
-
 def _dataset(content: bytes, path: str | Path, limit: int, *, header_only: bool = False) -> Dataset:
     """Parses a file; a deflated one is inflated here, because pydicom's inflating knows no bound."""
     last, elements = _COLUMNS_TAG if header_only else _PIXELS_TAG, 0
@@ -239,12 +233,12 @@ def _positive(dataset: Dataset, name: str, path: str | Path) -> int:
 
 
 def _read_dicom(content: bytes, path: str | Path, max_pixels: int) -> Radiograph:
-    with _faults(path, "not a readable DICOM file"):
+    with faults(path, "not a readable DICOM file"):
         dataset = _dataset(content, path, BYTES_PER_PIXEL * max_pixels + OTHER_BYTES)
         rows, columns = _positive(dataset, "Rows", path), _positive(dataset, "Columns", path)
         if "PixelData" not in dataset:
             raise InputError(f"{path}: a DICOM file without an image (PixelData missing)")
-        _refuse_too_many(rows, columns, max_pixels, path)
+        refuse_too_many(rows, columns, max_pixels, path)
         if int(dataset.get("NumberOfFrames") or 1) != 1:
             raise InputError(f"{path}: has several frames; a radiograph has one")
         if int(dataset.get("SamplesPerPixel", 1)) != 1:
@@ -253,23 +247,20 @@ def _read_dicom(content: bytes, path: str | Path, max_pixels: int) -> Radiograph
         if photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"):
             raise InputError(f"{path}: its photometric interpretation is none of one sample per pixel")
         padding = _padding(dataset, path)
-        bits, view = int(dataset.get("BitsStored") or 8), str(dataset.get("ViewPosition") or "")
+        bits = int(dataset.get("BitsStored") or 8)
+        texts = ("ViewPosition", "Modality", "BodyPartExamined", "BurnedInAnnotation")
+        view, modality, body_part, burned_in = (str(dataset.get(name) or "").strip() for name in texts)
         syntax = dataset.file_meta.TransferSyntaxUID
         if syntax.is_encapsulated and syntax not in codecs.SYNTAXES:
             raise InputError(f"{path}: its transfer syntax is none that is decoded here (see docs/data.md)")
-    with _faults(path, "pixels cannot be decoded"):
+    with faults(path, "pixels cannot be decoded"):
         stored = pixel_array(dataset, decoding_plugin=codecs.PLUGIN if syntax.is_encapsulated else "")
         if stored.shape != (rows, columns):
             raise InputError(f"{path}: holds pixels of another shape than its header says")
         del dataset.PixelData
-    with _faults(path, "its window or look-up tables cannot be applied"):
+    with faults(path, "its window or look-up tables cannot be applied"):
         pixels = _displayed(stored, dataset, photometric, padding)
-    return Radiograph(pixels, photometric, bits, view)
-
-
-def _refuse_too_many(rows: int, columns: int, max_pixels: int, path: str | Path) -> None:
-    if rows * columns > max_pixels:
-        raise InputError(f"{path}: claims {rows} × {columns} pixels, over the limit of {max_pixels} (--max_pixels)")
+    return Radiograph(pixels, photometric, bits, view, modality, body_part, burned_in.upper() == "YES")
 
 
 def _padding(dataset: Dataset, path: str | Path) -> tuple[int, int] | None:
@@ -368,16 +359,11 @@ def _first(value: object) -> float:
 
 
 def _read_picture(content: bytes, path: str | Path, max_pixels: int) -> Radiograph:
-    with _faults(path, "the picture cannot be read"):
+    with faults(path, "the picture cannot be read"):
         # Pillow's other formats run further parsers, and programs, that nobody needs for a film.
-        picture = Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS)
-        _refuse_too_many(picture.height, picture.width, max_pixels, path)
-        if picture.mode.startswith("I"):
-            values, largest = np.asarray(picture), 65535
-        else:
-            values, largest = np.asarray(picture.convert("L")), 255
-        pixels = np.divide(values, np.float32(largest), dtype=np.float32)
-        return Radiograph(np.clip(pixels, 0, 1, out=pixels), "MONOCHROME2", 16 if largest > 255 else 8, "")
+        picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
+        refuse_too_many(picture.height, picture.width, max_pixels, path)
+        return Radiograph.of_picture(picture)
 
 
 def mask_of(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -391,7 +377,7 @@ def mask_of(content: bytes, path: str | Path, max_pixels: int = MAX_PIXELS) -> N
     Raises:
         InputError: It is no picture, is damaged, or claims an absurd size.
     """
-    with _faults(path, "a mask that cannot be read"):
-        picture = Image.open(io.BytesIO(content), formats=_PICTURE_FORMATS)
-        _refuse_too_many(picture.height, picture.width, max_pixels, path)
+    with faults(path, "a mask that cannot be read"):
+        picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
+        refuse_too_many(picture.height, picture.width, max_pixels, path)
         return np.asarray(picture)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from gazelit.deploy.overlay import COLOUR_MAP, heat_and_opacity, is_nearly_flat, over_uniform, scale_end
 from gazelit.evaluation.asynchrony import JointTraining, label_of
 from gazelit.evaluation.statistics import Estimate
 from gazelit.files import atomic_path
@@ -68,7 +70,8 @@ def save(figure: Figure, path: Path) -> None:
 def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
     """Image with the scanpath, reader's map and predicted map side by side, ``across`` cases a row.
 
-    Both maps of a case share one colour scale, so that a flat prediction looks flat.
+    Both maps of a case share one colour scale, in multiples of the uniform level, so that a flat prediction looks flat
+    (:mod:`gazelit.deploy.overlay`).
     """
     down = -(-len(panels) // across)
     figure = Figure(figsize=(5.0 * across, 2.45 * down), layout="constrained")
@@ -78,18 +81,22 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
     for group, panel in zip(groups.flat, panels, strict=False):
         group.suptitle(panel.title, fontsize=10)
         film, reader, model = group.subplots(1, 3)
-        top = max(float(panel.reader.max()), float(panel.prediction.max()))
+        maps = [over_uniform(density) for density in (panel.reader, panel.prediction)]
+        end = scale_end(*maps)
         film.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
         x, y, weight = panel.points.T
         film.plot(x, y, color=COLOURS[4], linewidth=0.5, alpha=0.7)
         size = 40 * weight / max(float(weight.max(initial=0)), 1e-9)
         film.scatter(x, y, s=size, facecolors="none", edgecolors=COLOURS[1], linewidths=0.7)
-        for axis, density in ((reader, panel.reader), (model, panel.prediction)):
+        for axis, multiples in zip((reader, model), maps, strict=True):
             axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
-            # Transparent where nothing is expected, so that the film stays readable.
-            alpha = np.clip(density / top, 0, 1) ** 0.6 * 0.8
-            axis.imshow(density, cmap="viridis", vmin=0, vmax=top, alpha=alpha)
-        for axis, title in ((film, "film, scanpath"), (reader, "reader"), (model, "model")):
+            _, opacity = heat_and_opacity(multiples, end)
+            shown = axis.imshow(multiples, cmap=COLOUR_MAP, vmin=1, vmax=end, alpha=opacity)
+        bar = group.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=model, fraction=0.05, pad=0.02)
+        bar.ax.tick_params(labelsize=6)
+        bar.set_label("× uniform", fontsize=6)
+        flat = ", nearly flat" if is_nearly_flat(maps[1]) else ""
+        for axis, title in ((film, "film, scanpath"), (reader, "reader"), (model, f"model{flat}")):
             axis.set_title(title, fontsize=8)
             axis.set_axis_off()
             axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)

@@ -102,14 +102,14 @@ def test_finding_a2_a_trainings_file_gives_what_the_training_learns(joint, stage
 
 
 def test_finding_a2_imported_encoders_and_heads_give_the_reference_outputs(files, joint):
-    from gazelit.deploy.inference import load_model, read_image
+    from gazelit.deploy.inference import load_model
 
     image = film(64, 96)
     with torch.inference_mode():
         supervised = load_model(files / "supervised.ckpt")
         logits = classified(joint, image)
         assert torch.allclose(supervised.network(image)["logits"], logits, atol=1e-4)
-        read = read_image(supervised, image[0, 0].numpy()).probabilities
+        read = supervised.predict(image[0, 0].numpy()).probabilities
         assert list(read.values()) == pytest.approx(logits[0].softmax(0).tolist(), abs=1e-4)
         # The saliency training's network is the joint one's but for the classifier; its encoder is the supervised one.
         expected = load_reference(joint)(image)
@@ -117,7 +117,7 @@ def test_finding_a2_imported_encoders_and_heads_give_the_reference_outputs(files
             model = load_model(files / f"{stage}.ckpt")
             for key, value in model.network(image).items():
                 assert torch.allclose(value, expected[key], atol=1e-5)
-            reading = read_image(model, image[0, 0].numpy())
+            reading = model.predict(image[0, 0].numpy())
             assert reading.saliency.sum() == pytest.approx(1, abs=1e-4)
             assert list(reading.probabilities) == ([] if stage == "saliency" else ["Normal", "CHF", "pneumonia"])
     checkpoint = torch.load(files / "joint.ckpt", weights_only=True)
