@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -78,10 +79,13 @@ def notebook_cells(kind):
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
-def test_the_tutorial_runs(monkeypatch):
-    backend = matplotlib.get_backend()
+def test_the_tutorial_runs(monkeypatch, tmp_path):
+    backend, log = matplotlib.get_backend(), logging.getLogger("lightning.pytorch")
+    level = log.level
     matplotlib.use("agg")
-    monkeypatch.setattr("logging.Logger.setLevel", lambda *_: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    # Lightning's seed_everything leaves it for the processes that it starts.
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     namespace = {"__name__": "__main__"}
     try:
         for cell in notebook_cells("code"):
@@ -89,6 +93,7 @@ def test_the_tutorial_runs(monkeypatch):
     finally:
         importlib.import_module("matplotlib.pyplot").close("all")
         matplotlib.use(backend)
+        log.setLevel(level)
     assert sum(namespace["reading"].probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert namespace["reading"].saliency.shape == namespace["pixels"].shape
     assert float(namespace["density"].sum()) == pytest.approx(1, abs=1e-4)
