@@ -1,6 +1,8 @@
 """Sphinx configuration: `make docs` builds the site with every warning an error."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 from gazelit import __version__
 
@@ -38,3 +40,26 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 # `Attributes:` of dataclasses repeat what autodoc finds by itself.
 napoleon_use_ivar = True
+
+# Pages whose text is a file at the root, where people look for it.
+ROOT_FILES = {
+    "contributing": "CONTRIBUTING.md",
+    "security": "SECURITY.md",
+    "conduct": "CODE_OF_CONDUCT.md",
+    "changes": "CHANGELOG.md",
+}
+
+
+def read_root_file(app: Any, docname: str, source: list[str]) -> None:
+    """Takes a page's text from the root, with links as they are from here."""
+    if docname not in ROOT_FILES:
+        return
+    text = (ROOT / ROOT_FILES[docname]).read_text()
+    for page, file in ROOT_FILES.items():
+        text = text.replace(f"]({file}", f"]({page}.md")
+    source[0] = re.sub(r"\]\(docs/", "](", text).replace("[licence](LICENSE)", "licence")
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", read_root_file)
