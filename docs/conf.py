@@ -19,7 +19,7 @@ html_theme = "furo"
 html_title = "gazelit"
 html_show_copyright = False
 html_theme_options = {
-    "announcement": "Research software, not a medical device. All numbers here were measured on synthetic data.",
+    "announcement": "Research software, not a medical device. What is measured here is measured on synthetic data.",
 }
 
 # Anchors of headings as code hosts make them, so that a link works there and here.

@@ -142,11 +142,21 @@ def pyramid_part(state: Mapping[str, Tensor], timm_name: str, ours: Mapping[str,
 
     timm's pyramids write ``stages_0.…`` for ``stages.0.…``; layers behind the last map are left out.
     """
-    with torch.device("meta"):
-        whole = timm.create_model(timm_name).state_dict().keys()
+    whole = _timm_keys(timm_name)
     places = {_flat(key.removeprefix("model.")): key for key in ours}
     unused = {key for key in whole if _flat(key) not in places}
     return {places.get(_flat(key), key): value for key, value in state.items() if key not in unused}
+
+
+def _timm_keys(timm_name: str) -> list[str]:
+    """The keys of a whole timm model, without memory for its weights where it can be built so."""
+    try:
+        with torch.device("meta"):
+            return list(timm.create_model(timm_name).state_dict())
+    except (NotImplementedError, RuntimeError):
+        # Some models compute with their tensors while they are built. Their random weights must not change the run's.
+        with torch.random.fork_rng():
+            return list(timm.create_model(timm_name).state_dict())
 
 
 def _flat(key: str) -> str:
