@@ -92,6 +92,22 @@ def test_finding_a1_timm_encoders_embed_what_timms_classifier_sees(name):
         assert torch.allclose(encoder.embed(encoder(image)), expected, atol=1e-5)
 
 
+def test_a_timm_model_that_computes_while_it_is_built_takes_weights_and_draws_no_random_numbers(monkeypatch):
+    library, create = timm.create_model("resnet10t", in_chans=1), timm.create_model
+    encoder = build_encoder(EncoderSpec("tu-resnet10t"))
+
+    def computing(name, **options):
+        # As older timm computes its rates of stochastic depth, which has no values on the meta device.
+        torch.linspace(0, 0.1, 3).tolist()
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", computing)
+    before = torch.get_rng_state()
+    encoder.body.load_state_dict(encoder.from_file(library.state_dict()))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(encoder.body.state_dict()["model.conv1.0.weight"], library.conv1[0].weight)
+
+
 def test_paper_encoder_has_torchvisions_keys():
     with torch.device("meta"):
         ours = build_encoder(EncoderSpec("paper-densenet201")).state_dict()
