@@ -232,8 +232,10 @@ def test_finding_g8_paths_that_leave_the_root_are_refused(folder, tmp_path_facto
         with pytest.raises(InputError, match=r"record 2: path leads out of .* as root"):
             source(folder, images).read()
         assert len(source(folder, images, root=str(folder.parent)).read().images) == 2
-    with pytest.raises(InputError, match="record 2: path is no file name"):
-        source(folder, IMAGES.replace("b.png", "b\0.png")).read()
+    # Before 3.1 pandas ends a cell at a zero byte: the file is then another one, within the root.
+    if int(pd.__version__.split(".")[0]) * 100 + int(pd.__version__.split(".")[1]) >= 301:
+        with pytest.raises(InputError, match="record 2: path is no file name"):
+            source(folder, IMAGES.replace("b.png", "b\0.png")).read()
     # An absolute path within the root is as good as a relative one.
     assert len(source(folder, IMAGES.replace("b.png", str(folder / "b.png"))).read().images) == 2
 
