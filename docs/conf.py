@@ -18,9 +18,8 @@ exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 html_theme = "furo"
 html_title = "gazelit"
 html_show_copyright = False
-html_theme_options = {
-    "announcement": "Research software, not a medical device. What is measured here is measured on synthetic data.",
-}
+# As long as a telephone is wide.
+html_theme_options = {"announcement": "Not a medical device. Synthetic data."}
 
 # Anchors of headings as code hosts make them, so that a link works there and here.
 myst_heading_anchors = 4
