@@ -1,6 +1,8 @@
 """Fixtures that several folders of tests share."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,16 @@ def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("store") / "store"
     prepare(EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr"), out, size=(64, 64), workers=1)
     return out
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was() -> Iterator[None]:
+    """The command line takes gazelit's messages to itself, and a later test would wait for them in vain."""
+    logger = logging.getLogger("gazelit")
+    before = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 @pytest.fixture

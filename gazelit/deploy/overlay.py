@@ -97,7 +97,7 @@ def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32]) -> Ima
     draw = ImageDraw.Draw(canvas)
     beside_bar = width + 2 * _GAP + _BAR
     draw.text((beside_bar, height - 1), labels[0], fill="white", font=font, anchor="ls")
-    draw.text((beside_bar, 0), labels[1], fill="white", font=font, anchor="lt")
+    draw.text((beside_bar, 2), labels[1], fill="white", font=font, anchor="lt")
     draw.text((_GAP, height + _GAP), line, fill="white", font=font, anchor="lt")
     return canvas
 
