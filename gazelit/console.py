@@ -15,7 +15,7 @@ HARMLESS = {
     r"The '?\w+'? ?does not have many workers": "the number is configured; one core has no use for more",
 }
 #: Parts of log messages that are adverts.
-ADVERTS = ("litlogger", "LitLogger")
+ADVERTS = ("LitLogger",)
 
 
 def quiet_console() -> None:

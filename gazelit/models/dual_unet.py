@@ -175,13 +175,14 @@ class DualEncoderUNet(Network):
                 outputs["embedding_map"] = apart(self.encoder.embedding_map(features))
                 maps.append(outputs["embedding_map"])
             maps += [] if self._features == "encoder" else [decoded[level] for level in self._levels]
-            density = outputs["saliency_logits"]
-            if "gaze" in self._poolings:
-                density = log_density(density).exp()
-                if attention is not None:
-                    density = attention.where(attention.flatten(1).sum(1)[:, None, None, None] > 0, density)
+            predicted = outputs["saliency_logits"]
+            if "gaze" in self._poolings or self._concentration:
+                predicted = log_density(predicted).exp()
+            density = predicted
+            if "gaze" in self._poolings and attention is not None:
+                density = attention.where(attention.flatten(1).sum(1)[:, None, None, None] > 0, predicted)
             vectors = [pooled(each, pooling, density) for each in maps for pooling in self._poolings]
             if self._concentration:
-                vectors.append(concentration(log_density(outputs["saliency_logits"]).exp()))
+                vectors.append(concentration(predicted))
             outputs["logits"] = self.classifier(vectors)
         return outputs
