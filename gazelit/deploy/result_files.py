@@ -1,0 +1,208 @@
+"""The files of results: for each film JSON, map, overlay and DICOM objects; for all of them one table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gazelit import __version__
+from gazelit.deploy.film_names import NamedFilm
+from gazelit.deploy.inference import LoadedModel
+from gazelit.deploy.reading import Reading
+from gazelit.files import atomic_path, read_json, write_json
+from gazelit.spreadsheet import harmless
+
+RUN_FILE, FAILED_FILE = "run.json", "failed.csv"
+TABLE_NAME = "predictions"
+#: Rows of the table that are in memory at a time.
+_ROWS = 4096
+
+Saliency = Literal["working", "full", "none"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which files are written for each film.
+
+    Attributes:
+        saliency: The map at ``working`` resolution, at the film's (``full``), or ``none``.
+        overlay: Whether the overlay is written.
+        by_file: Whether results name the film's file.
+    """
+
+    saliency: Saliency = "working"
+    overlay: bool = True
+    by_file: bool = False
+
+
+class ResultFolder:
+    """A folder of results.
+
+    Args:
+        out: The folder.
+        wanted: Which files are written.
+    """
+
+    def __init__(self, out: Path, wanted: Wanted) -> None:
+        self.out, self.wanted = out, wanted
+
+    def json_path(self, name: str) -> Path:
+        """The file that is written last, so that it tells that a film is done."""
+        return self.out / f"{name}.json"
+
+    def is_done(self, film: NamedFilm) -> bool:
+        """Whether a film's results are all there."""
+        return bool(film.name) and self.json_path(film.name).is_file()
+
+    def write(self, model: LoadedModel, film: NamedFilm, reading: Reading, objects: dict[str, bytes]) -> None:
+        """Writes the files of one film, the JSON file that names the others last.
+
+        Args:
+            model: Who reads.
+            film: What is read.
+            reading: What is read of it.
+            objects: DICOM files by kind.
+        """
+        result: dict[str, Any] = {"film": film.name}
+        if self.wanted.by_file:
+            result["file"] = Path(film.path).name
+        result |= described(model, reading)
+        map_, scale = {
+            "working": (reading.working_saliency, reading.letterbox),
+            "full": (reading.saliency, None),
+            "none": (None, None),
+        }[self.wanted.saliency]
+        if map_ is not None:
+            path = self.out / f"{film.name}_saliency.npy"
+            with atomic_path(path) as temporary:
+                np.save(temporary, map_)
+            result["saliency"] = path.name
+            if scale is not None:
+                result["letterbox"] = {
+                    "height": scale.inner[0], "width": scale.inner[1], "top": scale.top, "left": scale.left,
+                }  # fmt: skip
+        if self.wanted.overlay and reading.working_saliency is not None:
+            path = self.out / f"{film.name}_overlay.png"
+            with atomic_path(path) as temporary:
+                # Three times as fast as Pillow's, and the pixels are the same.
+                picture = np.asarray(reading.overlay())[..., ::-1]
+                temporary.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+            result["overlay"] = path.name
+        for kind, content in objects.items():
+            path = self.out / f"{film.name}_{kind}.dcm"
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+            result.setdefault("dicom", {})[kind] = path.name
+        write_json(self.json_path(film.name), result)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes the results of films, the file that tells that they are done first."""
+        for name in names:
+            self.json_path(name).unlink(missing_ok=True)
+
+    def write_table(self, films: Sequence[NamedFilm], classes: Sequence[str], suffix: Literal["csv", "parquet"]) -> Path:
+        """Writes ``predictions.csv`` or ``.parquet``: one row a film that was read, in the order of the films.
+
+        Args:
+            films: All of them.
+            classes: Names of the columns of probabilities.
+            suffix: Which of the two.
+
+        Returns:
+            The file.
+        """
+        path = self.out / f"{TABLE_NAME}.{suffix}"
+        rows = (self._row(film, classes) for film in films if self.is_done(film))
+        columns = self._columns(classes)
+        with atomic_path(path) as temporary:
+            if suffix == "csv":
+                with temporary.open("w", newline="", encoding="utf-8") as file:
+                    table = csv.DictWriter(file, list(columns), restval="")
+                    table.writeheader()
+                    for row in rows:
+                        table.writerow({key: harmless(value) for key, value in row.items()})
+            else:
+                schema = pa.schema(columns)
+                with pq.ParquetWriter(temporary, schema) as writer:
+                    for block in _blocks(rows, _ROWS):
+                        writer.write_table(pa.Table.from_pylist(block, schema=schema))
+        return path
+
+    def write_failures(self, failures: Sequence[tuple[NamedFilm, str]]) -> None:
+        """Writes ``failed.csv``, a row a film that was not read; without one, removes that of an earlier run."""
+        path = self.out / FAILED_FILE
+        if not failures:
+            path.unlink(missing_ok=True)
+            return
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["position", *(["file"] if self.wanted.by_file else []), "reason"])
+            for film, reason in failures:
+                # The reason begins with the file's path, which may hold what identifies a patient.
+                bare = reason.removeprefix(f"{film.path}: ")
+                names = [harmless(Path(film.path).name)] if self.wanted.by_file else []
+                table.writerow([film.position, *names, bare])
+
+    def _columns(self, classes: Sequence[str]) -> dict[str, pa.DataType]:
+        text, number = pa.string(), pa.float64()
+        columns = {"film": text, "position": pa.int64()}
+        if self.wanted.by_file:
+            columns["file"] = text
+        columns |= {name: number for name in classes} | {f"{name} SD": number for name in classes}
+        return columns | {"prediction_set": text, "warnings": text, "height": pa.int64(), "width": pa.int64()}
+
+    def _row(self, film: NamedFilm, classes: Sequence[str]) -> dict[str, Any]:
+        result = read_json(self.json_path(film.name))
+        spread = result.get("spread") or {"deviations": {}}
+        told = result.get("prediction_set")
+        if isinstance(told, dict):
+            told = [f"{name} {state}" for name, state in told.items()]
+        row = {"film": film.name, "position": film.position, "height": result["height"], "width": result["width"]}
+        if self.wanted.by_file:
+            row["file"] = result["file"]
+        row |= {name: result["probabilities"].get(name) for name in classes}
+        row |= {f"{name} SD": spread["deviations"].get(name) for name in classes}
+        row |= {"prediction_set": None if told is None else "; ".join(told), "warnings": "; ".join(result["warnings"])}
+        return row
+
+
+def described(model: LoadedModel, reading: Reading) -> dict[str, Any]:
+    """A reading as JSON: what is said, and who says it; nothing of the film but its size."""
+    result: dict[str, Any] = {
+        "height": reading.shape[0],
+        "width": reading.shape[1],
+        "probabilities": reading.probabilities,
+    }
+    if reading.prediction_set is not None and model.guards is not None and model.guards.conformal is not None:
+        result |= {"prediction_set": reading.prediction_set, "coverage": model.guards.conformal.coverage}
+    if reading.spread is not None:
+        result["spread"] = vars(reading.spread)
+    return result | {
+        "warnings": list(reading.warnings),
+        "notice": reading.notice,
+        "model": {
+            "checkpoint_sha256": model.sha256,
+            "stage": model.stamp["stage"],
+            "trained_on_synthetic_data": bool(model.stamp["data"].get("synthetic", False)),
+            "gazelit": __version__,
+        },
+    }
+
+
+def _blocks(rows: Iterable[dict[str, Any]], length: int) -> Iterator[list[dict[str, Any]]]:
+    block: list[dict[str, Any]] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == length:
+            yield block
+            block = []
+    if block:
+        yield block
