@@ -21,7 +21,7 @@ def gazelit(*arguments, cwd):
 
 
 def test_version_answers_without_torch(tmp_path):
-    code = "import sys, gazelit.cli.main; gazelit.cli.main(['--version']); sys.exit('torch' in sys.modules)"
+    code = "import sys, gazelit.cli.main; gazelit.cli.main.main(['--version']); sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == f"gazelit {__version__}\n"
 
