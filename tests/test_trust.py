@@ -294,7 +294,7 @@ def test_aliases_of_a_usual_configuration_are_read(tmp_path):
 
 
 def test_finding_b4_only_what_an_error_was_raised_from_explains_it(monkeypatch, capsys):
-    from gazelit import cli
+    from gazelit.cli import main as cli
 
     def fail(name, arguments):
         try:
