@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydicom.fileset import FileSet
 
-from gazelit.data.dicom import is_dicom
-from gazelit.data.pictures import faults
+from gazelit.data.images.dicom import is_dicom
+from gazelit.data.images.pictures import faults
 from gazelit.errors import InputError
 
 DICOMDIR = "DICOMDIR"

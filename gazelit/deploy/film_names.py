@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gazelit.data.dicom import MAX_PIXELS, film_identity, read_film
+from pydicom.dataset import Dataset
+
+from gazelit.data.images.dicom import MAX_PIXELS, is_dicom, read_film, read_header
+from gazelit.deploy.dicom.origin import is_own_result
 from gazelit.errors import InputError
 
 #: Hexadecimal digits of a name: two of ten million films have the same with a probability of 1 in 300,000.
@@ -31,7 +34,7 @@ class NamedFilm:
     fault: str = ""
 
 
-def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXELS) -> list[NamedFilm]:
+def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXELS, key: bytes = b"") -> list[NamedFilm]:
     """Names the results of films.
 
     Args:
@@ -39,6 +42,7 @@ def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXEL
         by_file: By the file's name; else by a hash of the SOPInstanceUID, or of a picture's bytes, so that no name of
             a file, which may hold a patient's, gets into the results.
         max_pixels: Files larger than a film of so many pixels are not read.
+        key: Goes into the hash, so that nobody without it can tell whose film a name is.
 
     Returns:
         In the order of the files. Of the same name, the second is ``<name>_2`` and so on.
@@ -47,7 +51,8 @@ def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXEL
     wanted = []
     for number, path in enumerate(files):
         try:
-            wanted.append(Path(path).stem if by_file else _hash_name(path, max_pixels))
+            name = _hash_name(path, max_pixels, key)
+            wanted.append(Path(path).stem if by_file else name)
         except InputError as error:
             faults[number] = str(error)
             wanted.append("")
@@ -58,10 +63,22 @@ def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXEL
     ]
 
 
-def _hash_name(path: str, max_pixels: int) -> str:
-    uid = film_identity(path)
+def _hash_name(path: str, max_pixels: int, key: bytes) -> str:
+    uid = str(_header(path).get("SOPInstanceUID") or "") if is_dicom(path) else ""
     content = uid.encode() if uid else read_film(path, max_pixels)
-    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+    return hashlib.sha256(key + content).hexdigest()[:_DIGITS]
+
+
+def _header(path: str) -> Dataset:
+    """The film's header, if it may be read.
+
+    Raises:
+        InputError: It is no DICOM image, or a result of gazelit's own, which is not read again.
+    """
+    header = read_header(path)
+    if is_own_result(header):
+        raise InputError(f"{path}: is a result of gazelit's own, not a film")
+    return header
 
 
 def _without_namesakes(wanted: Sequence[str]) -> list[str]:

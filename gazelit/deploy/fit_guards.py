@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gazelit import lineage
+from gazelit.checkpoints import split_guard, stamps
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.deploy.guards import GUARDS_KEY, RANGES, Guards, film_facts, fit_conformal, fit_density, small
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
-from gazelit.evaluation.collect import saved_datamodule
+from gazelit.data.saved import saved_datamodule
 from gazelit.metrics.calibration import probabilities
 
 logger = logging.getLogger("gazelit")
@@ -57,7 +57,7 @@ def guard(
     if not found.is_file():
         raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
     datamodule = saved_datamodule(found, [])
-    if note := lineage.check_split(ckpt, model.stamp, datamodule.provenance):
+    if note := split_guard.check_split(ckpt, model.stamp, datamodule.provenance):
         logger.info("%s", note)
     training, facts = _small_films(datamodule, "train")
     calibration, _ = _small_films(datamodule, split)
@@ -70,9 +70,9 @@ def guard(
         conformal = fit_conformal(*_predicted(model, datamodule, split), list(model.class_names), coverage, split)
         for name, threshold in conformal.thresholds.items():
             logger.info("%s: in the set from a probability of %.3f", name, 1 - threshold)
-    checkpoint = lineage.read_checkpoint(ckpt)
+    checkpoint = stamps.read_checkpoint(ckpt)
     checkpoint[GUARDS_KEY] = Guards(density, ranges, conformal).to_primitives()
-    lineage.save_checkpoint(checkpoint, out)
+    stamps.save_checkpoint(checkpoint, out)
     logger.info(
         "%s: %d components of %d training films; at most %.1f %% false alarms, fitted on %d films of split %s",
         out, len(density.variances), density.films[0], 100 * false_alarms, density.films[1], split,

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.geometry import Letterbox
 from gazelit.errors import InputError
 
 #: Key of a checkpoint that holds fitted guards.

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gazelit import __version__
-from gazelit.data.dicom import MAX_PIXELS
-from gazelit.data.film_intake import FilmIntake
+from gazelit.data.images.dicom import MAX_PIXELS
+from gazelit.data.images.film_intake import FilmIntake
 from gazelit.deploy.ahead import Behind, read_ahead
 from gazelit.deploy.film_list import film_files
 from gazelit.deploy.film_names import NamedFilm, named_films

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gazelit import lineage
-from gazelit.data.dicom import MAX_PIXELS
-from gazelit.data.film_intake import Film, FilmIntake
+from gazelit.checkpoints import stamps
+from gazelit.data.images.dicom import MAX_PIXELS
+from gazelit.data.images.film_intake import Film, FilmIntake
 from gazelit.deploy.guards import GUARDS_KEY, Guards
 from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
 from gazelit.deploy.preparing import Preparation, Prepared
@@ -35,7 +35,7 @@ class LoadedModel:
 
     Attributes:
         network: In evaluation mode.
-        stamp: The checkpoint's stamp (see :mod:`gazelit.lineage`).
+        stamp: The checkpoint's stamp (see :mod:`gazelit.checkpoints.stamps`).
         sha256: Of the checkpoint file.
         temperature: (K,) what divides the logits; empty without a classifier.
         name: What messages call it: its file.
@@ -229,11 +229,11 @@ def load_model(
         InputError: The file is no gazelit checkpoint or does not say at what size it was trained, or there is no such
             device.
     """
-    checkpoint = lineage.read_checkpoint(ckpt)
-    stamp = checkpoint[lineage.STAMP_KEY]
+    checkpoint = stamps.read_checkpoint(ckpt)
+    stamp = checkpoint[stamps.STAMP_KEY]
     _check_size(stamp["data"], ckpt)
     network = rebuild(stamp["network"], str(ckpt))
-    state = lineage.network_state(checkpoint)
+    state = stamps.network_state(checkpoint)
     check_fit(state, network.state_dict(), f"{ckpt}: its network")
     network.load_state_dict(state, strict=True)
     classes = network.classes or 0

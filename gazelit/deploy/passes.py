@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.reading import Spread
 from gazelit.errors import InputError
 from gazelit.metrics.calibration import probabilities as probabilities_of

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from gazelit.data.dicom import Radiograph
-from gazelit.data.film_warnings import film_warnings
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.dicom import Radiograph
+from gazelit.data.images.film_warnings import film_warnings
+from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.dicom.header import header_for_results
 
 #: Longest side of the film in an overlay, and the least that a small film is enlarged to.
@@ -24,7 +24,7 @@ class FilmRecord:
 
     Attributes:
         box: How it was fitted into the working resolution.
-        warnings: Of its header and pixels (:func:`gazelit.data.film_warnings.film_warnings`).
+        warnings: Of its header and pixels (:func:`gazelit.data.images.film_warnings.film_warnings`).
         thumbnail: (h, w) uint8, the film at the size in which overlays show it.
         display: (H, W) uint8, the film as displayed; kept for DICOM results alone.
         header: What DICOM results take over of its header; None of a film that is no DICOM file, or without results.

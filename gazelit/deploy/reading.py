@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.overlay import draw_overlay
 from gazelit.deploy.preparing import FilmRecord
 from gazelit.errors import InputError

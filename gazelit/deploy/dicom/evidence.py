@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.dicom.origin import Origin
 from gazelit.deploy.region import SHARE, mass_region, peak_of, peak_outline
 

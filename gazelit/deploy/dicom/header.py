@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
 
-from gazelit.data.pictures import faults
+from gazelit.data.images.pictures import faults
 from gazelit.errors import InputError
 
 #: Without these a result could not say whose it is, nor of which film (PS3.3, type 1).

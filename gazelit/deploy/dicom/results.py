@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from gazelit.data.pictures import faults
+from gazelit.data.images.pictures import faults
 from gazelit.deploy.dicom.evidence import Evidence
 from gazelit.deploy.dicom.presentation import presentation_state
 from gazelit.deploy.dicom.secondary_capture import secondary_capture
