@@ -15,6 +15,8 @@ from gazelit.errors import InputError
 
 #: Hexadecimal digits of a name: two of ten million films have the same with a probability of 1 in 300,000.
 _DIGITS = 16
+#: How a folder of results was made; no film's results have its name.
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXEL
     wanted = []
     for number, path in enumerate(files):
         try:
-            name = _hash_name(path, max_pixels, key)
-            wanted.append(Path(path).stem if by_file else name)
+            header = _header(path) if is_dicom(path) else None
+            wanted.append(Path(path).stem if by_file else _hash_name(path, header, max_pixels, key))
         except InputError as error:
             faults[number] = str(error)
             wanted.append("")
@@ -63,8 +65,8 @@ def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXEL
     ]
 
 
-def _hash_name(path: str, max_pixels: int, key: bytes) -> str:
-    uid = str(_header(path).get("SOPInstanceUID") or "") if is_dicom(path) else ""
+def _hash_name(path: str, header: Dataset | None, max_pixels: int, key: bytes) -> str:
+    uid = "" if header is None else str(header.get("SOPInstanceUID") or "")
     content = uid.encode() if uid else read_film(path, max_pixels)
     return hashlib.sha256(key + content).hexdigest()[:_DIGITS]
 
@@ -85,7 +87,7 @@ def _without_namesakes(wanted: Sequence[str]) -> list[str]:
     """The names, no two the same, also where the file system knows no capitals."""
     # A name that a film has of its own is never given to a namesake of another.
     taken = {name.casefold() for name in wanted}
-    seen: set[str] = set()
+    seen = {Path(RUN_FILE).stem}
     numbers: dict[str, int] = {}
     names = []
     for stem in wanted:

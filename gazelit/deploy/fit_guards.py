@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from gazelit.checkpoints import split_guard, stamps
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.saved import saved_datamodule
 from gazelit.deploy.guards import GUARDS_KEY, RANGES, Guards, film_facts, fit_conformal, fit_density, small
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
-from gazelit.data.saved import saved_datamodule
 from gazelit.metrics.calibration import probabilities
 
 logger = logging.getLogger("gazelit")
@@ -62,9 +62,7 @@ def guard(
     training, facts = _small_films(datamodule, "train")
     calibration, _ = _small_films(datamodule, split)
     density = fit_density(training, calibration, false_alarms)
-    ranges = {
-        name: (min(fact[name] for fact in facts), max(fact[name] for fact in facts)) for name in RANGES
-    }
+    ranges = {name: (min(fact[name] for fact in facts), max(fact[name] for fact in facts)) for name in RANGES}
     conformal = None
     if model.class_names:
         conformal = fit_conformal(*_predicted(model, datamodule, split), list(model.class_names), coverage, split)

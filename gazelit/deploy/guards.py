@@ -59,7 +59,8 @@ class FilmDensity:
         centred = films.astype(np.float64) - self.mean
         along = centred @ self.components
         across = (centred**2).sum(1) - (along**2).sum(1)
-        return 0.5 * ((along**2 / self.variances).sum(1) + np.maximum(across, 0) / self.noise)
+        found: NDArray[np.float64] = 0.5 * ((along**2 / self.variances).sum(1) + np.maximum(across, 0) / self.noise)
+        return found
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,16 @@ class Guards:
         """
         try:
             held = content["density"]
-            arrays = {key: np.asarray(held[key], np.float32) for key in ("mean", "components", "variances")}
-            numbers = {key: float(held[key]) for key in ("noise", "threshold", "false_alarms")}
-            density = FilmDensity(**arrays, **numbers, films=(int(held["films"][0]), int(held["films"][1])))
-            if density.mean.shape != (SIDE * SIDE,) or density.components.shape != (SIDE * SIDE, len(density.variances)):
+            mean, components, variances = (
+                np.asarray(held[key], np.float32) for key in ("mean", "components", "variances")
+            )
+            noise, threshold, false_alarms = (float(held[key]) for key in ("noise", "threshold", "false_alarms"))
+            films = (int(held["films"][0]), int(held["films"][1]))
+            density = FilmDensity(mean, components, variances, noise, threshold, false_alarms, films)
+            if density.mean.shape != (SIDE * SIDE,) or density.components.shape != (
+                SIDE * SIDE,
+                len(density.variances),
+            ):
                 raise ValueError("shapes")
             ranges = {key: (float(content["ranges"][key][0]), float(content["ranges"][key][1])) for key in RANGES}
             conformal = None if content["conformal"] is None else Conformal(**content["conformal"])
@@ -185,9 +192,7 @@ def film_facts(film: NDArray[np.float32], box: Letterbox) -> dict[str, float]:
     }
 
 
-def fit_density(
-    training: NDArray[np.float32], calibration: NDArray[np.float32], false_alarms: float
-) -> FilmDensity:
+def fit_density(training: NDArray[np.float32], calibration: NDArray[np.float32], false_alarms: float) -> FilmDensity:
     """Fits the density on films of the training, and its threshold on others.
 
     Args:
@@ -260,7 +265,7 @@ def fit_conformal(
 
 
 def conformal_quantile(scores: NDArray[np.float64], level: float) -> float:
-    """The ⌈(n + 1) level⌉-th smallest of n scores, infinite beyond the last: a new score is at most it with ``level``."""
+    """The ⌈(n + 1) level⌉-th smallest of n scores, infinite beyond the last: a new one is at most it with ``level``."""
     # Rounded, because 100 times 0.9 is more than 90 in binary.
     rank = math.ceil(round((len(scores) + 1) * level, 9))
     return float(np.sort(scores)[rank - 1]) if 1 <= rank <= len(scores) else math.inf

@@ -19,14 +19,15 @@ from gazelit import __version__
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.data.images.film_intake import FilmIntake
 from gazelit.deploy.ahead import Behind, read_ahead
+from gazelit.deploy.dicom.keys import folder_key
 from gazelit.deploy.film_list import film_files
-from gazelit.deploy.film_names import NamedFilm, named_films
+from gazelit.deploy.film_names import RUN_FILE, NamedFilm, named_films
 from gazelit.deploy.inference import LoadedModel, load_together
 from gazelit.deploy.objects import DicomOptions, objects_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
-from gazelit.deploy.result_files import RUN_FILE, ResultFolder, Saliency, Wanted
+from gazelit.deploy.result_files import FAILED_FILE, ResultFolder, Saliency, Wanted
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
 
@@ -60,10 +61,10 @@ def infer(
     """Reads DICOM, PNG or JPEG films with a trained model.
 
     Writes, per film, ``<name>.json`` (class probabilities, warnings and where the model comes from),
-    ``<name>_saliency.npy`` (float32 density at working resolution, with its letterbox in the JSON), ``<name>_overlay.png``
-    and the DICOM results that are asked for; for all of them ``predictions.csv``, and ``failed.csv`` if a film could not
-    be read. Films are decoded in processes of their own, beside the network. A run that was interrupted goes on when
-    the same command is given again. The many parameters are the command's options.
+    ``<name>_saliency.npy`` (float32 density at working resolution, with its letterbox in the JSON),
+    ``<name>_overlay.png`` and the DICOM results that are asked for; for all of them ``predictions.csv``, and
+    ``failed.csv`` if a film could not be read. Films are decoded in processes of their own, beside the network. A run
+    that was interrupted goes on when the same command is given again. The many parameters are the command's options.
 
     Args:
         files: DICOM, PNG or JPEG files, folders of them, patterns such as ``films/*.dcm``, or DICOMDIRs.
@@ -93,7 +94,10 @@ def infer(
     kinds = list(DEFAULT_KINDS) if dicom is True else list(dict.fromkeys(dicom or ()))
     model = load_together(ckpt if isinstance(ckpt, list) else [ckpt], device, max_pixels, mc_dropout)
     logger.info(model.notice)
-    films = named_films(film_files(files), names == "file", max_pixels)
+    if deidentify and names == "file":
+        raise InputError("deidentify: file names may identify patients; leave --names file out")
+    key = folder_key(out) if deidentify else b""
+    films = named_films(film_files(files), names == "file", max_pixels, key)
     folder = ResultFolder(out, Wanted(saliency, overlay, names == "file"))
     settings = {
         "checkpoint": model.sha256, "gazelit": __version__, "device": device, "batch_size": batch_size, "names": names,
@@ -101,14 +105,14 @@ def infer(
         "deidentify": deidentify,
     }  # fmt: skip
     began = _begin(folder, films, settings, overwrite)
-    options = DicomOptions(tuple(kinds), share, began, deidentify, out) if kinds else None
+    options = DicomOptions(tuple(kinds), share, began, key) if kinds else None
     run = _Run(model, folder, films, batch_size, workers, options)
     failures = run()
     folder.write_table(model, films, table)
     folder.write_failures(failures)
     if failures:
         reasons = [reason for _, reason in failures[:_NAMED]]
-        more = f"; and {len(failures) - _NAMED} more, see {out / 'failed.csv'}" if len(failures) > _NAMED else ""
+        more = f"; and {len(failures) - _NAMED} more, see {out / FAILED_FILE}" if len(failures) > _NAMED else ""
         raise InputError(f"{len(failures)} of {len(films)} files could not be read: {'; '.join(reasons)}{more}")
 
 

@@ -16,10 +16,10 @@ from gazelit.checkpoints import stamps
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.data.images.film_intake import Film, FilmIntake
 from gazelit.deploy.guards import GUARDS_KEY, Guards
+from gazelit.deploy.map_warnings import map_warnings
 from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
-from gazelit.deploy.map_warnings import map_warnings
 from gazelit.errors import InputError
 from gazelit.files import sha256_file, sha256_json
 from gazelit.models.network import Network, rebuild

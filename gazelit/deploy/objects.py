@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from gazelit.deploy.inference import LoadedModel
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
 from gazelit.errors import InputError
+
+#: Results that a model without a map has none of.
+OF_MAPS = ("seg", "fractional")
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,13 @@ class DicomOptions:
         kinds: Names of :data:`gazelit.deploy.dicom.results.WRITERS`.
         share: Of the map's mass that outline and segmentation hold.
         made: When the run began.
-        deidentify: Whether PS3.15's basic profile is applied.
-        out: Folder of the key by which de-identified UIDs are made.
+        key: By which PS3.15's basic profile makes new UIDs; empty keeps the film's own header.
     """
 
     kinds: tuple[str, ...]
     share: float = SHARE
     made: datetime = datetime.min
-    deidentify: bool = False
-    out: Path = Path()
+    key: bytes = b""
 
 
 def objects_of(model: LoadedModel, reading: Reading, options: DicomOptions) -> dict[str, bytes]:
@@ -46,27 +46,28 @@ def objects_of(model: LoadedModel, reading: Reading, options: DicomOptions) -> d
     if film.header is None or film.display is None:
         raise InputError("a result is made of DICOM films alone")
     try:
-        from gazelit.deploy.dicom.deidentify import deidentified, folder_key
+        from gazelit.deploy.dicom.deidentify import deidentified
         from gazelit.deploy.dicom.evidence import Evidence
         from gazelit.deploy.dicom.header import completed
         from gazelit.deploy.dicom.origin import Origin
         from gazelit.deploy.dicom.results import dicom_bytes, dicom_results
     except ModuleNotFoundError as error:
         raise InputError(f"--dicom needs {error.name}; install it with: pip install 'gazelit[dicom]'") from error
+    header, made = completed(film.header), options.made
+    if options.key:
+        # The time of a run tells when a film was read; the profile keeps no time.
+        header, made = deidentified(header, options.key), datetime.min
+    spread, density = reading.spread, reading.working_saliency
     evidence = Evidence(
-        header=completed(film.header),
+        header=header,
         film=film.display,
         probabilities=reading.probabilities,
-        deviations={} if reading.spread is None else reading.spread.deviations,
+        deviations={} if spread is None else spread.deviations,
         warnings=reading.warnings,
-        density=reading.working_saliency,
+        density=density,
         box=reading.letterbox,
-        origin=Origin(model.sha256, str(model.stamp["stage"]), reading.notice, options.made),
+        origin=Origin(model.sha256, str(model.stamp["stage"]), reading.notice, made),
         share=options.share,
     )
-    kinds = [kind for kind in options.kinds if reading.working_saliency is not None or kind not in ("seg", "fractional")]
-    results = dicom_results(evidence, kinds)
-    if options.deidentify:
-        key = folder_key(options.out)
-        results = {kind: deidentified(result, key) for kind, result in results.items()}
-    return {kind: dicom_bytes(result) for kind, result in results.items()}
+    kinds = [kind for kind in options.kinds if density is not None or kind not in OF_MAPS]
+    return {kind: dicom_bytes(result) for kind, result in dicom_results(evidence, kinds).items()}

@@ -79,9 +79,7 @@ def blend(film: NDArray[np.uint8], multiples: NDArray[np.float32], end: float) -
     return np.round(grey + weight * (table[steps].astype(np.float32) - grey)).astype(np.uint8)
 
 
-def draw_overlay(
-    film: NDArray[np.float32], density: NDArray[np.float32], warnings: Sequence[str] = ()
-) -> Image.Image:
+def draw_overlay(film: NDArray[np.float32], density: NDArray[np.float32], warnings: Sequence[str] = ()) -> Image.Image:
     """Draws a map over its film, with a colour bar to the right and a line below that says how strong it is.
 
     The film is transparent at and below the uniform level.

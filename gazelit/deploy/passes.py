@@ -129,5 +129,7 @@ def spread_of(passes: Sequence[Pass], names: Sequence[str], exclusive: bool, box
 
 def _entropy(probabilities: Tensor, exclusive: bool) -> Tensor:
     """Entropy in nats over the last axis: of one class, or the sum over independent labels."""
-    entropy = torch.special.entr(probabilities).sum(-1)
-    return entropy if exclusive else entropy + torch.special.entr(1 - probabilities).sum(-1)
+    entropy: Tensor = torch.special.entr(probabilities).sum(-1)
+    if not exclusive:
+        entropy = entropy + torch.special.entr(1 - probabilities).sum(-1)
+    return entropy

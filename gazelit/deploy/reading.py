@@ -96,4 +96,5 @@ class Reading:
             raise InputError("overlay: the model predicts no saliency map; load one with a saliency head")
         box = self.film.box
         inner = self._density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-        return draw_overlay(self.film.thumbnail / np.float32(255), inner, self.warnings)
+        thumbnail = np.divide(self.film.thumbnail, np.float32(255), dtype=np.float32)
+        return draw_overlay(thumbnail, inner, self.warnings)

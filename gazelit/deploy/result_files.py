@@ -20,10 +20,12 @@ from gazelit.deploy.reading import Reading
 from gazelit.files import atomic_path, read_json, write_json
 from gazelit.spreadsheet import harmless
 
-RUN_FILE, FAILED_FILE = "run.json", "failed.csv"
+FAILED_FILE = "failed.csv"
 TABLE_NAME = "predictions"
 #: Rows of the table that are in memory at a time.
 _ROWS = 4096
+#: Ends the name of a column of standard deviations.
+_DEVIATION = " SD"
 
 Saliency = Literal["working", "full", "none"]
 
@@ -108,20 +110,17 @@ class ResultFolder:
         for name in names:
             self.json_path(name).unlink(missing_ok=True)
 
-    def write_table(self, films: Sequence[NamedFilm], classes: Sequence[str], suffix: Literal["csv", "parquet"]) -> Path:
+    def write_table(self, model: LoadedModel, films: Sequence[NamedFilm], suffix: Literal["csv", "parquet"]) -> None:
         """Writes ``predictions.csv`` or ``.parquet``: one row a film that was read, in the order of the films.
 
         Args:
+            model: Its classes are the columns of probabilities.
             films: All of them.
-            classes: Names of the columns of probabilities.
             suffix: Which of the two.
-
-        Returns:
-            The file.
         """
         path = self.out / f"{TABLE_NAME}.{suffix}"
-        rows = (self._row(film, classes) for film in films if self.is_done(film))
-        columns = self._columns(classes)
+        columns = self._columns(model)
+        rows = (self._row(film, columns) for film in films if self.is_done(film))
         with atomic_path(path) as temporary:
             if suffix == "csv":
                 with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -134,7 +133,6 @@ class ResultFolder:
                 with pq.ParquetWriter(temporary, schema) as writer:
                     for block in _blocks(rows, _ROWS):
                         writer.write_table(pa.Table.from_pylist(block, schema=schema))
-        return path
 
     def write_failures(self, failures: Sequence[tuple[NamedFilm, str]]) -> None:
         """Writes ``failed.csv``, a row a film that was not read; without one, removes that of an earlier run."""
@@ -151,27 +149,34 @@ class ResultFolder:
                 names = [harmless(Path(film.path).name)] if self.wanted.by_file else []
                 table.writerow([film.position, *names, bare])
 
-    def _columns(self, classes: Sequence[str]) -> dict[str, pa.DataType]:
+    def _columns(self, model: LoadedModel) -> dict[str, pa.DataType]:
         text, number = pa.string(), pa.float64()
         columns = {"film": text, "position": pa.int64()}
         if self.wanted.by_file:
             columns["file"] = text
-        columns |= {name: number for name in classes} | {f"{name} SD": number for name in classes}
-        return columns | {"prediction_set": text, "warnings": text, "height": pa.int64(), "width": pa.int64()}
+        columns |= dict.fromkeys(model.class_names, number)
+        if model.members or model.dropout_passes:
+            columns |= {f"{name}{_DEVIATION}": number for name in model.class_names}
+        if model.guards is not None and model.guards.conformal is not None:
+            columns["prediction_set"] = text
+        return columns | {"warnings": text, "height": pa.int64(), "width": pa.int64()}
 
-    def _row(self, film: NamedFilm, classes: Sequence[str]) -> dict[str, Any]:
+    def _row(self, film: NamedFilm, columns: Iterable[str]) -> dict[str, Any]:
         result = read_json(self.json_path(film.name))
-        spread = result.get("spread") or {"deviations": {}}
-        told = result.get("prediction_set")
+        told = result.get("prediction_set", [])
         if isinstance(told, dict):
             told = [f"{name} {state}" for name, state in told.items()]
-        row = {"film": film.name, "position": film.position, "height": result["height"], "width": result["width"]}
-        if self.wanted.by_file:
-            row["file"] = result["file"]
-        row |= {name: result["probabilities"].get(name) for name in classes}
-        row |= {f"{name} SD": spread["deviations"].get(name) for name in classes}
-        row |= {"prediction_set": None if told is None else "; ".join(told), "warnings": "; ".join(result["warnings"])}
-        return row
+        deviations = result.get("spread", {}).get("deviations", {})
+        values = {
+            **result["probabilities"],
+            **{f"{name}{_DEVIATION}": value for name, value in deviations.items()},
+            **{name: result.get(name) for name in ("file", "height", "width")},
+            "film": film.name,
+            "position": film.position,
+            "prediction_set": "; ".join(told),
+            "warnings": "; ".join(result["warnings"]),
+        }
+        return {name: values.get(name) for name in columns}
 
 
 def described(model: LoadedModel, reading: Reading) -> dict[str, Any]:

@@ -24,7 +24,10 @@ WRITERS: dict[str, Callable[[Evidence], Dataset]] = {
     "gsps": presentation_state,
 }
 #: Study attributes that results take over besides those that highdicom copies.
-_OF_STUDY = ("StudyDescription", "ProcedureCodeSequence", "TimezoneOffsetFromUTC", "IssuerOfPatientID")
+_OF_STUDY = (
+    "StudyDescription", "ProcedureCodeSequence", "TimezoneOffsetFromUTC", "IssuerOfPatientID", "PatientIdentityRemoved",
+    "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+)  # fmt: skip
 
 
 def dicom_results(evidence: Evidence, kinds: Sequence[str]) -> dict[str, Dataset]:
@@ -60,7 +63,8 @@ def _finished(result: Dataset, evidence: Evidence) -> Dataset:
     result.DeviceSerialNumber = origin.serial_number
     result.SeriesDescription = f"{origin.model_name}: {result.Modality}, not for clinical use"[:64]
     result.InstanceCreatorUID = origin.uid("device")
-    date, time = origin.made.strftime("%Y%m%d"), origin.made.strftime("%H%M%S")
+    # strftime gives the year 1, which stands for no date, fewer than four digits.
+    date, time = origin.made.date().isoformat().replace("-", ""), origin.made.strftime("%H%M%S")
     _set_times(result, date, time)
     result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
     return result

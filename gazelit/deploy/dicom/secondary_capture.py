@@ -40,7 +40,7 @@ def secondary_capture(evidence: Evidence) -> Dataset:
         inner = evidence.density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
         multiples = over_uniform(inner)
         enlarged = cv2.resize(multiples, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
-        picture = blend(film, enlarged, scale_end(multiples))
+        picture = blend(film, enlarged.astype(np.float32, copy=False), scale_end(multiples))
     picture = np.concatenate([picture, _words(evidence.lines(), picture.shape[1], max(film.shape))])
     result = SCImage(
         pixel_array=picture,
@@ -65,11 +65,13 @@ def secondary_capture(evidence: Evidence) -> Dataset:
         # highdicom takes no empty one; what the film says is put in its place.
         patient_orientation=("L", "F"),
     )
-    result.PatientOrientation = header.get("PatientOrientation") or ""
+    result.PatientOrientation = list(header.get("PatientOrientation") or [])
     # Type 2C, and empty is what is known: the map has no side.
     result.Laterality = header.get("Laterality", "")
     result.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-    result.BurnedInAnnotation = "YES"
+    # The words below identify nobody; what the film's pixels hold, its header says or does not.
+    if "BurnedInAnnotation" in header:
+        result.BurnedInAnnotation = header.BurnedInAnnotation
     result.ConversionType = "WSD"
     _reference(result, header)
     _compress(result, picture)
@@ -86,7 +88,7 @@ def _reference(result: Dataset, header: Dataset) -> None:
 
 def _compress(result: Dataset, picture: NDArray[np.uint8]) -> None:
     stream = imagecodecs.jpeg2k_encode(picture, codecformat="j2k", reversible=True, mct=True)
-    result.PixelData = encapsulate([stream])
+    result.PixelData = encapsulate([bytes(stream)])
     result["PixelData"].VR = "OB"
     result["PixelData"].is_undefined_length = True
     # The reversible colour transform is part of the codestream (PS3.5 8.2.4).

@@ -55,9 +55,7 @@ def fractional_segmentation(evidence: Evidence) -> Dataset:
     if evidence.density is None:
         raise InputError("fractional: the model predicts no saliency map; leave it out of --dicom")
     box = evidence.box
-    inner = np.ascontiguousarray(
-        evidence.density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-    )
+    inner = np.ascontiguousarray(evidence.density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]])
     height = cv2.resize(inner / max(float(inner.max()), 1e-30), (box.width, box.height))
     return _segmentation(
         evidence, np.clip(height, 0, 1).astype(np.float32), "FRACTIONAL", "saliency: share of its largest value",
@@ -111,7 +109,7 @@ def _segmentation(
         item.DimensionOrganizationUID = organisation
     if kind == "FRACTIONAL":
         stored = np.frombuffer(result.PixelData, np.uint8)[: pixels.size].reshape(pixels.shape)
-        result.PixelData = encapsulate([imagecodecs.jpeg2k_encode(stored, codecformat="j2k", reversible=True)])
+        result.PixelData = encapsulate([bytes(imagecodecs.jpeg2k_encode(stored, codecformat="j2k", reversible=True))])
         result["PixelData"].VR = "OB"
         result["PixelData"].is_undefined_length = True
         result.file_meta.TransferSyntaxUID = JPEG2000Lossless
@@ -124,7 +122,7 @@ def _repair(result: Dataset, header: Dataset) -> None:
     highdicom writes pixel measures with an empty slice thickness, which a film does not have: the standard and its own
     reader refuse them.
     """
-    result.PatientOrientation = header.get("PatientOrientation") or ""
+    result.PatientOrientation = list(header.get("PatientOrientation") or [])
     if "Laterality" in result:
         del result.Laterality
     for functions in (*result.SharedFunctionalGroupsSequence, *result.get("PerFrameFunctionalGroupsSequence", [])):

@@ -58,6 +58,7 @@ def structured_report(evidence: Evidence) -> Dataset:
         serial_number=origin.serial_number,
     )
     observer = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    groups: list[MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations]
     groups = [_probability(evidence, label, algorithm) for label in evidence.probabilities]
     if evidence.outline is not None:
         groups.append(_outline(evidence, algorithm))
@@ -75,7 +76,7 @@ def structured_report(evidence: Evidence) -> Dataset:
         report[0].ContentSequence.append(
             TextContentItem(name=COMMENT, value=line, relationship_type=RelationshipTypeValues.CONTAINS)
         )
-    result = Comprehensive3DSR(
+    return Comprehensive3DSR(
         evidence=[header],
         content=report[0],
         series_instance_uid=evidence.uid("sr", "series"),
@@ -87,7 +88,6 @@ def structured_report(evidence: Evidence) -> Dataset:
         is_final=False,
         is_verified=False,
     )
-    return result
 
 
 def _procedures(header: Dataset) -> list[CodedConcept]:
