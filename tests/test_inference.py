@@ -102,7 +102,11 @@ def test_finding_g2_infer_goes_on_past_bad_films_and_lists_them(tmp_path, model)
     assert failed[0] == "position,file,reason"
     assert [line.split(",")[:2] for line in failed[1:]] == [["2", "bad.dcm"], ["3", "pipe.png"]]
     table = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
-    assert [line.split(",")[:3] for line in table] == [["film", "position", "file"], ["a", "1", "a.png"], ["c", "4", "c.png"]]
+    assert [line.split(",")[:3] for line in table] == [
+        ["film", "position", "file"],
+        ["a", "1", "a.png"],
+        ["c", "4", "c.png"],
+    ]
 
 
 def test_finding_c5_a_checkpoint_that_predicts_nothing_of_a_film_says_so(tmp_path, model):

@@ -7,7 +7,6 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-
 #: Values of a flag.
 _FLAG_VALUES = ("true", "false", "yes", "no")
 

@@ -28,6 +28,7 @@ from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
 from gazelit.deploy.result_files import FAILED_FILE, ResultFolder, Saliency, Wanted
+from gazelit.deploy.servers import Servers
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
 
@@ -57,6 +58,9 @@ def infer(
     dicom: bool | list[Kind] = False,
     share: float = SHARE,
     deidentify: bool = False,
+    from_: str | None = None,
+    study: str | None = None,
+    to: str | None = None,
 ) -> None:
     """Reads DICOM, PNG or JPEG films with a trained model.
 
@@ -84,6 +88,9 @@ def infer(
         dicom: Which DICOM results are written of DICOM films; without a list, sr and sc. Needs the extra ``dicom``.
         share: Of the map's mass that the outline and the segmentation hold.
         deidentify: Take out of DICOM results what PS3.15's basic profile names.
+        from_: Root of a server's DICOMweb services, from which the study's films are fetched.
+        study: StudyInstanceUID of these films.
+        to: Root of a server's DICOMweb services, to which the DICOM results are sent (STOW-RS).
 
     Raises:
         InputError: A checkpoint cannot be used or predicts nothing of a film, results of another run are there, or a
@@ -91,25 +98,29 @@ def infer(
     """
     if batch_size < 1 or workers < 1:
         raise InputError(f"{'batch_size' if batch_size < 1 else 'workers'}: must be at least 1")
-    kinds = list(DEFAULT_KINDS) if dicom is True else list(dict.fromkeys(dicom or ()))
-    model = load_together(ckpt if isinstance(ckpt, list) else [ckpt], device, max_pixels, mc_dropout)
-    logger.info(model.notice)
     if deidentify and names == "file":
         raise InputError("deidentify: file names may identify patients; leave --names file out")
+    kinds = list(DEFAULT_KINDS) if dicom is True or (to and not dicom) else list(dict.fromkeys(dicom or ()))
+    servers = Servers.of(from_, study, to)
+    if bool(files) == (from_ is not None):
+        raise InputError("files: name films, or a server with --from and --study; one of the two")
+    model = load_together(ckpt if isinstance(ckpt, list) else [ckpt], device, max_pixels, mc_dropout)
+    logger.info(model.notice)
     key = folder_key(out) if deidentify else b""
-    films = named_films(film_files(files), names == "file", max_pixels, key)
     folder = ResultFolder(out, Wanted(saliency, overlay, names == "file"))
     settings = {
         "checkpoint": model.sha256, "gazelit": __version__, "device": device, "batch_size": batch_size, "names": names,
         "saliency": saliency, "overlay": overlay, "mc_dropout": mc_dropout, "dicom": kinds, "share": share,
         "deidentify": deidentify,
     }  # fmt: skip
-    began = _begin(folder, films, settings, overwrite)
-    options = DicomOptions(tuple(kinds), share, began, key) if kinds else None
-    run = _Run(model, folder, films, batch_size, workers, options)
-    failures = run()
+    with servers.films(files) as given:
+        films = named_films(film_files(given), names == "file", max_pixels, key)
+        began = _begin(folder, films, settings, overwrite)
+        options = DicomOptions(tuple(kinds), share, began, key) if kinds else None
+        failures = _Run(model, folder, films, batch_size, workers, options)()
     folder.write_table(model, films, table)
     folder.write_failures(failures)
+    servers.deliver([path for film in films if folder.is_done(film) for path in folder.objects(film)])
     if failures:
         reasons = [reason for _, reason in failures[:_NAMED]]
         more = f"; and {len(failures) - _NAMED} more, see {out / FAILED_FILE}" if len(failures) > _NAMED else ""

@@ -64,6 +64,11 @@ class ResultFolder:
         """Whether a film's results are all there."""
         return bool(film.name) and self.json_path(film.name).is_file()
 
+    def objects(self, film: NamedFilm) -> list[Path]:
+        """The DICOM files of a film's results."""
+        names = read_json(self.json_path(film.name)).get("dicom", {})
+        return [self.out / name for name in names.values()]
+
     def write(self, model: LoadedModel, film: NamedFilm, reading: Reading, objects: dict[str, bytes]) -> None:
         """Writes the files of one film, the JSON file that names the others last.
 

@@ -27,10 +27,9 @@ def presentation_state(evidence: Evidence) -> Dataset:
     layer = hd.pr.GraphicLayer("GAZELIT", order=1, description=origin.notice[:64])
     graphics = []
     if evidence.outline is not None:
-        # Display coordinates of graphics begin at 1 and are at pixels' centres (PS3.3 C.10.5).
-        line = np.asarray(evidence.outline, np.float32) + 0.5
-        graphics.append(hd.pr.GraphicObject("POLYLINE", line, "PIXEL", tracking_id="saliency",
-                                            tracking_uid=evidence.uid("gsps", "saliency")))  # fmt: skip
+        line = np.asarray(evidence.outline, np.float32)
+        uid = evidence.uid("gsps", "saliency")
+        graphics.append(hd.pr.GraphicObject("POLYLINE", line, "PIXEL", tracking_id="saliency", tracking_uid=uid))
     text = hd.pr.TextObject(
         text_value="\r\n".join(evidence.lines())[:1024],
         units="DISPLAY",
