@@ -45,7 +45,7 @@ def chest(shape, square, *, inverted=False, **attributes):
         "StudyDate": "20240102", "StudyTime": "101112", "AccessionNumber": "ACC-1", "StudyID": "7",
         "ReferringPhysicianName": "Doc^Tor", "Modality": "CR", "BodyPartExamined": "CHEST", "ViewPosition": "PA",
         "StudyDescription": "THORAX", "SeriesNumber": 1, "InstanceNumber": 1, "PatientOrientation": ["L", "F"],
-        "Laterality": "", "Manufacturer": "Maker", "WindowCenter": 2048, "WindowWidth": 4096, **PATIENT,
+        "Manufacturer": "Maker", "WindowCenter": 2048, "WindowWidth": 4096, **PATIENT,
     }  # fmt: skip
     dataset = film(pixels, **{**defaults, **attributes})
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage

@@ -176,7 +176,7 @@ def test_a_film_without_what_makes_it_somebodys_has_no_result(tmp_path):
         results(save(tmp_path / "film.dcm", dataset))
     # What may be empty is.
     dataset.StudyInstanceUID = generate_uid()
-    for name in ("PatientName", "PatientID", "AccessionNumber", "StudyDate", "PatientOrientation", "Laterality"):
+    for name in ("PatientName", "PatientID", "AccessionNumber", "StudyDate", "PatientOrientation"):
         del dataset[name]
     made = results(save(tmp_path / "bare.dcm", dataset))[1]
     assert {str(result.PatientID) for result in made.values()} == {""}
@@ -206,3 +206,11 @@ def test_deidentified_results_hold_nothing_of_the_patient(tmp_path):
     marked = save(tmp_path / "marked.dcm", chest((320, 240), (50, 150, 50, 100), BurnedInAnnotation="YES"))
     with pytest.raises(InputError, match="annotations that may identify"):
         results(marked, key=key)
+
+
+def test_simulated_films_are_valid(tmp_path, cohort):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
+    films = sorted((cohort / "mimic-cxr").rglob("*.dcm"))
+    assert {dcmread(path, stop_before_pixels=True).Modality for path in films} == {"CR", "DX"}
+    assert {path.name: errors_of(path) for path in films if errors_of(path)} == {}
