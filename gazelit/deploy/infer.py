@@ -173,8 +173,8 @@ class _Run:
         preparation = Preparation(self.model.size, keeps_source=self.dicom is not None)
         intake = FilmIntake(preparation, self.model.max_pixels, self.workers)
         with (
-            read_ahead(intake.read_each(paths), 2 * self.batch_size) as prepared,
-            Behind(2 * self.batch_size) as behind,
+            read_ahead(intake.read_each(paths), self.batch_size) as prepared,
+            Behind(self.batch_size) as behind,
             _progress(len(self.films)) as say,
         ):
             say.advance(len(self.films) - sum(len(batch) for batch in batches))

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import subprocess
 import threading
 import time
 import urllib.request
@@ -17,7 +19,7 @@ from pynetdicom.sop_class import Verification
 from gazelit import InputError
 from gazelit.data.images.dicom import read_radiograph
 from gazelit.deploy.dicom import serve
-from gazelit.deploy.dicom.endpoint import Peer
+from gazelit.deploy.dicom.endpoint import Certificates, Peer
 from gazelit.deploy.dicom.node import FULL, REFUSED, SUCCESS, listen, send
 from gazelit.deploy.dicom.serve import Service, serve_dicom
 from gazelit.deploy.dicom.spool import Spool
@@ -172,6 +174,34 @@ def test_a_receiver_that_refuses_is_named(tmp_path):
         send([path], peer, "GAZELIT")
     with pytest.raises(InputError, match=r"PACS@127\.0\.0\.1:\d+: cannot be reached"):
         send([path], peer, "GAZELIT")
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """A certificate that signs itself, for localhost."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "own.pem"]
+    subprocess.run(["openssl", *command.split(), *files], check=True, capture_output=True)
+    return Certificates(tmp_path / "own.pem", tmp_path / "key.pem", tmp_path / "own.pem")
+
+
+def test_encrypted_connections_need_a_known_certificate_on_both_sides(tmp_path, certificates):
+    service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=2)
+    path = save(tmp_path / "film.dcm", film())
+    tls = certificates.server("0.0.0.0", "--host")
+    server = listen("GAZELIT", "127.0.0.1", 0, ["MODALITY"], service.take, service.counters, tls)
+    peer = Peer("GAZELIT", "localhost", server.server_address[1])
+    try:
+        send([path], peer, "MODALITY", certificates.client("far.example", "--to"))
+        assert len(Spool(tmp_path / "spool").waiting_films()) == 1
+        without = Certificates(authority=certificates.authority).client("far.example", "--to")
+        for context in (None, without):
+            with pytest.raises(InputError, match="cannot be reached"):
+                send([path], peer, "MODALITY", context)
+    finally:
+        server.shutdown()
 
 
 def test_health_is_told_on_loopback(tmp_path):
