@@ -12,7 +12,7 @@ _FLAG_VALUES = ("true", "false", "yes", "no")
 
 
 def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module: types.ModuleType | None) -> list[str]:
-    """Puts brackets around values with commas that options which are lists were given without.
+    """Puts brackets around values with commas that options which are lists were given without, and around one word.
 
     Args:
         arguments: Of the command line.
@@ -23,16 +23,18 @@ def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module
     if module is not None:
         callables += [value for _, value in inspect.getmembers(module, inspect.isclass)]
     names = {name for target in callables for name in _lists_of(target)}
+    words = {name for name, hint in get_type_hints(function).items() if hint == list[str]}
     changed = []
-    expected = False
+    expected = alone = False
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if argument.startswith("--"):
-            is_list = name[2:].replace("-", "_").rpartition(".")[2] in names
+            option = name[2:].replace("-", "_")
+            is_list, alone = option.rpartition(".")[2] in names, option in words
             expected = is_list and not separator
-            changed.append(f"{name}={_bracketed(value)}" if is_list and separator else argument)
+            changed.append(f"{name}={_bracketed(value, alone)}" if is_list and separator else argument)
         else:
-            changed.append(_bracketed(argument) if expected else argument)
+            changed.append(_bracketed(argument, alone) if expected else argument)
             expected = False
     return changed
 
@@ -53,8 +55,9 @@ def _is_list(hint: Any) -> bool:
     return get_origin(hint) in (list, tuple, Sequence) or hint in (list, tuple)
 
 
-def _bracketed(value: str) -> str:
-    return f"[{value}]" if "," in value and value[:1] not in ("[", "{", "(", "'", '"') else value
+def _bracketed(value: str, alone: bool) -> str:
+    """The value with brackets; of a list of words (``alone``) also where it is one."""
+    return f"[{value}]" if (alone or "," in value) and value[:1] not in ("[", "{", "(", "'", '"') else value
 
 
 def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:

@@ -82,4 +82,5 @@ def shrunk(film: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _levels(film: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.round(255 * np.clip(film, 0, 1)).astype(np.uint8)
+    # In one pass: what NumPy would make in between is more than a process that decodes may take for a large film.
+    return cv2.convertScaleAbs(film, alpha=255).astype(np.uint8, copy=False)
