@@ -27,7 +27,7 @@ from gazelit.deploy.objects import DicomOptions, objects_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
-from gazelit.deploy.result_files import FAILED_FILE, ResultFolder, Saliency, Wanted
+from gazelit.deploy.result_files import FAILED_FILE, TABLE_NAME, ResultFolder, Saliency, Wanted
 from gazelit.deploy.servers import Servers
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
@@ -120,6 +120,7 @@ def infer(
         failures = _Run(model, folder, films, batch_size, workers, options)()
     folder.write_table(model, films, table)
     folder.write_failures(failures)
+    logger.info("%d of %d films are read: %s", len(films) - len(failures), len(films), out / f"{TABLE_NAME}.{table}")
     servers.deliver([path for film in films if folder.is_done(film) for path in folder.objects(film)])
     if failures:
         reasons = [reason for _, reason in failures[:_NAMED]]

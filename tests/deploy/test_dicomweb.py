@@ -34,6 +34,8 @@ def web_server(held, status=200):
     class Handler(BaseHTTPRequestHandler):
         def answer(self, kind, body, code=200):
             self.send_response(code)
+            if code == 307:
+                self.send_header("Location", "http://127.0.0.1:9/elsewhere")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -111,6 +113,9 @@ def test_servers_that_fail_are_one_line(tmp_path):
             fetch_study(connect(url, "--from"), "1.2.3", tmp_path)
         with pytest.raises(InputError, match="answers 500"):
             store(connect(url, "--to"), [path])
+    # A server that sends elsewhere is not followed.
+    with web_server({}, status=307) as (elsewhere, _), pytest.raises(InputError, match="TooManyRedirects"):
+        store(connect(elsewhere, "--to"), [path])
     with pytest.raises(InputError, match="cannot be reached"):
         store(connect(url, "--to"), [path])
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -59,8 +59,9 @@ def connect(url: str, option: str, seconds: float = _READ) -> DICOMwebClient:
             f"{option}: {parts.hostname} is another machine, and films are not sent unencrypted; use https"
         )
     session = requests.Session()
-    # Neither a proxy nor a password file of the environment's: a film goes to the named server and nowhere else.
+    # No proxy or password file of the environment's, no redirection: a film goes to the named server or nowhere.
     session.trust_env = False
+    session.max_redirects = 0
     if parts.username is not None:
         session.auth = (parts.username, parts.password or "")
     for scheme in ("http://", "https://"):
