@@ -42,8 +42,8 @@ class DualEncoderUNet(Network):
         classifier_strides: Which of the decoder's maps the classifier sees, by their strides; null takes the last.
         classifier_concentration: Whether the classifier also sees how concentrated the predicted map is
             (:func:`gazelit.models.pooling.concentration`): a map that stands out somewhere tells of a finding.
-        side_heads: Number of further saliency heads, on the decoder's outputs before the last, at strides 2, 4, … (deep supervision;
-            the objective is then :class:`gazelit.losses.DeepSupervisionLoss`).
+        side_heads: Number of further saliency heads, on the decoder's outputs before the last, at strides 2, 4, …
+            (deep supervision; the objective is then :class:`gazelit.losses.DeepSupervisionLoss`).
         centre_prior: Whether the saliency logits have a learned Gaussian prior.
         map_stride: Stride at which the decoder ends and the map is predicted; its logits are interpolated to full
             resolution (:func:`gazelit.models.heads.enlarged`). Above 1 the layers at full resolution are saved, in
