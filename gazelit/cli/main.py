@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from gazelit import __version__
+from gazelit import __version__, processors
 from gazelit.cli.options import bracket_lists, complete_flags
 from gazelit.configs import resolve_config_arguments
 from gazelit.errors import InputError
@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"gazelit {__version__}\n")
         return 0
     _log_to_stderr()
+    processors.settle_threads()
     name, *rest = arguments
     debug = "--debug" in rest
     try:
