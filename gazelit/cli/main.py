@@ -59,6 +59,9 @@ class Command:
 
 
 COMMANDS = {
+    "doctor": Command(
+        "gazelit.cli.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
+    ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
         "gazelit.data.store.prepare:prepare",
