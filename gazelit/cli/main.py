@@ -88,6 +88,11 @@ COMMANDS = {
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
     ),
+    "compare-scanpaths": Command(
+        "gazelit.evaluation.scanpaths.compare:compare",
+        "score predicted scanpaths, and yardsticks that see no film, against GazeSearch's",
+        positional="file",
+    ),
     "encoders": Command(
         "gazelit.models.catalogue:encoders",
         "list the encoders, with parameters, channels and whether weights are at hand",

@@ -29,7 +29,7 @@ def log_density_after(x_before, y_before):
     """A density that depends on the whole history, coarse enough to have ties."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     last = [value[~np.isnan(value)] for value in (np.asarray(x_before), np.asarray(y_before))]
-    near = np.hypot(x - last[0][-1], y - last[1][-1]) if len(last[0]) else np.zeros((HEIGHT, WIDTH))
+    near = np.hypot(x - last[0][-1], y - last[1][-1]) if len(last[0]) else np.hypot(x, y)
     return log_softmax(-np.round(near + 0.3 * len(last[0])) / 3)
 
 

@@ -71,9 +71,10 @@ def conditional_scores(log_density: Tensor, fixations: Any, baseline: Tensor) ->
     at_fixation = log.gather(1, place[:, None])
     base = baseline.double().flatten(-2).expand(count, -1).gather(1, place[:, None])
     density = log.exp()
-    deviation = density.std(dim=1, correction=0)
+    mean = density.mean(dim=1)
+    deviation = (density - mean[:, None]).square().mean(dim=1).sqrt()
     flat = (log == log[:, :1]).all(dim=1)
-    nss = (at_fixation[:, 0].exp() - density.mean(dim=1)) / torch.where(flat, 1.0, deviation)
+    nss = (at_fixation[:, 0].exp() - mean) / torch.where(flat, 1.0, deviation)
     below = (log < at_fixation).sum(dim=1) + (log == at_fixation).sum(dim=1) / 2
     results = {
         "ig": ((at_fixation - base)[:, 0] / math.log(2), "conditional IG"),

@@ -64,7 +64,6 @@ class ScanpathMetric(Metric):
             raise InputError(f"name: no scanpath metric {name}; there are {', '.join(FUNCTIONS)}")
         self.name = name
         self.arguments = dict(settings or {})
-        self.higher_is_better = name in SIMILARITIES
         empty = self._function([], [], **self._arguments_for(0))
         self.fields: tuple[str, ...] = getattr(empty, "_fields", ())
         #: What the values depend on.
@@ -72,6 +71,11 @@ class ScanpathMetric(Metric):
         for state in ("total", "count"):
             self.add_state(state, torch.zeros(max(1, len(self.fields)), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pairs", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """Whether more is better."""
+        return self.name in SIMILARITIES
 
     def _function(self, prediction: Any, target: Any, **arguments: Any) -> Any:
         try:
