@@ -89,7 +89,7 @@ COMMANDS = {
         positional="ckpt",
     ),
     "compare-scanpaths": Command(
-        "gazelit.evaluation.scanpaths.compare:compare",
+        "gazelit.reporting.scanpaths:compare",
         "score predicted scanpaths, and yardsticks that see no film, against GazeSearch's",
         positional="file",
     ),

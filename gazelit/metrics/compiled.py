@@ -8,16 +8,18 @@ from typing import Any
 import numba
 
 
-def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], parallel: bool = False, has_nan: bool = True) -> Callable[..., Any]:
     """A function compiled by numba.
 
-    Sums may be reordered, so that they fill vector registers; NaN and infinity keep their meaning.
+    Sums may be reordered, so that they fill vector registers; infinity keeps its meaning.
 
     Args:
         function: What numba can compile.
         parallel: Whether ``numba.prange`` runs in threads.
+        has_nan: Whether it may meet NaN; without, least and largest values fill vector registers too.
     """
-    options: dict[str, Any] = {"fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy", "parallel": parallel}
+    fastmath = {"reassoc", "nsz", "contract"} | (set() if has_nan else {"nnan"})
+    options: dict[str, Any] = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:

@@ -201,7 +201,7 @@ def split_like_reference(images: pd.DataFrame, labels: pd.DataFrame, seed: int) 
 def _warn_of_overlap(images: pd.DataFrame, split: pd.Series, purpose: str) -> None:
     shared = int((split.groupby(identity(images["patient_id"])).nunique() > 1).sum())
     logger.warning(
-        "split: %d patients are in more than one part; figures on it are too good and serve %s alone", shared, purpose
+        "split: %d patients are in more than one split; figures on it are too good and serve %s alone", shared, purpose
     )
 
 

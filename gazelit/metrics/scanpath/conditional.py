@@ -75,7 +75,7 @@ def conditional_scores(log_density: Tensor, fixations: Any, baseline: Tensor) ->
     deviation = (density - mean[:, None]).square().mean(dim=1).sqrt()
     flat = (log == log[:, :1]).all(dim=1)
     nss = (at_fixation[:, 0].exp() - mean) / torch.where(flat, 1.0, deviation)
-    below = (log < at_fixation).sum(dim=1) + (log == at_fixation).sum(dim=1) / 2
+    below = (log < at_fixation).double().sum(dim=1) + (log == at_fixation).double().sum(dim=1) / 2
     results = {
         "ig": ((at_fixation - base)[:, 0] / math.log(2), "conditional IG"),
         "nss": (torch.where(flat, 0.0, nss), "conditional NSS"),

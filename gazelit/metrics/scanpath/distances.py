@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from gazelit.errors import InputError
 from gazelit.metrics.compiled import compiled
-from gazelit.metrics.scanpath.paths import Paths, check_size, pack_pair
+from gazelit.metrics.scanpath.paths import check_size, pack_pair
 from gazelit.metrics.scanpath.values import Settings, wrap
 
 
@@ -41,7 +42,7 @@ def tde(a: Any, b: Any, *, k: int = 3, reduce: Literal["mean", "hausdorff"] = "m
         raise InputError(f"reduce: must be mean or hausdorff, not {reduce}")
     paths_a, paths_b, is_single = pack_pair(a, b)
     values = np.full(len(paths_a), np.nan)
-    _embedding(*_columns(paths_a), *_columns(paths_b), int(k), reduce == "mean", values)
+    _embedding(*paths_a.columns, *paths_b.columns, int(k), reduce == "mean", values)
     settings = Settings("TDE", parameters=(("k", k), ("reduce", reduce)), length_rule="over the windows of a")
     return wrap(values, settings, is_single)
 
@@ -67,7 +68,7 @@ def stde(a: Any, b: Any, *, size: Sequence[float]) -> Any:
     size = check_size(size)
     paths_a, paths_b, is_single = pack_pair(a, b)
     values = np.full(len(paths_a), np.nan)
-    _scaled_embedding(*_columns(paths_a), *_columns(paths_b), max(size), values)
+    _scaled_embedding(*paths_a.columns, *paths_b.columns, max(size), values)
     settings = Settings("STDE", size, parameters=(("k", "all"),), length_rule="over the windows of a")
     return wrap(values, settings, is_single)
 
@@ -156,14 +157,10 @@ def eyenalysis(a: Any, b: Any, *, normalise: Literal["longer", "both"] = "longer
     return wrap(values, Settings("Eyenalysis", length_rule=rule), is_single)
 
 
-def _columns(paths: Paths) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    return paths.points, paths.first, paths.last
-
-
 def _warped(a: Any, b: Any, metric: str, length_rule: str) -> Any:
     paths_a, paths_b, is_single = pack_pair(a, b)
     values = np.full(len(paths_a), np.nan)
-    _warp(*_columns(paths_a), *_columns(paths_b), metric == "DTW", values)
+    _warp(*paths_a.columns, *paths_b.columns, metric == "DTW", values)
     return wrap(values, Settings(metric, length_rule=length_rule), is_single)
 
 
@@ -171,109 +168,130 @@ def _nearest_distances(a: Any, b: Any) -> tuple[NDArray[np.float64], NDArray[np.
     """(N, 4): sum and largest of the nearest distances from a to b, then from b to a; NaN if one is empty."""
     paths_a, paths_b, is_single = pack_pair(a, b)
     values = np.full((len(paths_a), 4), np.nan)
-    _nearest(*_columns(paths_a), *_columns(paths_b), values)
+    _nearest(*paths_a.columns, *paths_b.columns, values)
     return values, np.stack([paths_a.counts, paths_b.counts]), is_single
 
 
-@compiled
-def _distance(a, b):  # type: ignore[no-untyped-def]
-    x, y = a[0] - b[0], a[1] - b[1]
-    return math.sqrt(x * x + y * y)
+@partial(compiled, has_nan=False)
+def _squares(x, y, xs, ys, row):  # type: ignore[no-untyped-def]
+    """Squared distances of one point to those of a path."""
+    for place in range(len(xs)):
+        row[place] = (x - xs[place]) * (x - xs[place]) + (y - ys[place]) * (y - ys[place])
+
+
+@partial(compiled, has_nan=False)
+def _roots(row, count):  # type: ignore[no-untyped-def]
+    for place in range(count):
+        row[place] = math.sqrt(row[place])
 
 
 @compiled
-def _warp(a, first_a, last_a, b, first_b, last_b, is_sum, values):  # type: ignore[no-untyped-def]
+def _longest(first, last):  # type: ignore[no-untyped-def]
     longest = 0
+    for pair in range(len(first)):
+        longest = max(longest, last[pair] - first[pair])
+    return longest
+
+
+@partial(compiled, has_nan=False)
+def _warp(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, is_sum, values):  # type: ignore[no-untyped-def]
+    longest = _longest(first_b, last_b)
+    row, costs = np.empty(longest + 1), np.empty(longest)
     for pair in range(len(values)):
-        longest = max(longest, last_b[pair] - first_b[pair])
-    row = np.empty(longest + 1)
-    for pair in range(len(values)):
-        count = last_b[pair] - first_b[pair]
-        if count == 0 or first_a[pair] == last_a[pair]:
+        xs, ys = x_b[first_b[pair] : last_b[pair]], y_b[first_b[pair] : last_b[pair]]
+        if len(xs) == 0 or first_a[pair] == last_a[pair]:
             continue
-        row[: count + 1] = np.inf
+        row[: len(xs) + 1] = np.inf
         row[0] = 0.0
         for step in range(first_a[pair], last_a[pair]):
+            _squares(x_a[step], y_a[step], xs, ys, costs)
+            _roots(costs, len(xs))
             diagonal = row[0]
             row[0] = np.inf
-            for place in range(count):
+            left = np.inf
+            for place in range(len(xs)):
                 above = row[place + 1]
-                cost = _distance(a[step], b[first_b[pair] + place])
-                before = min(diagonal, min(above, row[place]))
-                row[place + 1] = cost + before if is_sum else max(cost, before)
+                before = min(min(diagonal, above), left)
+                left = costs[place] + before if is_sum else max(costs[place], before)
+                row[place + 1] = left
                 diagonal = above
-        values[pair] = row[count]
+        values[pair] = row[len(xs)]
 
 
-@compiled
-def _nearest(a, first_a, last_a, b, first_b, last_b, values):  # type: ignore[no-untyped-def]
-    longest = 0
+@partial(compiled, has_nan=False)
+def _nearest(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, values):  # type: ignore[no-untyped-def]
+    longest = _longest(first_b, last_b)
+    nearest, squares = np.empty(longest), np.empty(longest)
     for pair in range(len(values)):
-        longest = max(longest, last_b[pair] - first_b[pair])
-    nearest = np.empty(longest)
-    for pair in range(len(values)):
-        count = last_b[pair] - first_b[pair]
-        if count == 0 or first_a[pair] == last_a[pair]:
+        xs, ys = x_b[first_b[pair] : last_b[pair]], y_b[first_b[pair] : last_b[pair]]
+        if len(xs) == 0 or first_a[pair] == last_a[pair]:
             continue
-        nearest[:count] = np.inf
+        nearest[: len(xs)] = np.inf
         total, largest = 0.0, 0.0
         for step in range(first_a[pair], last_a[pair]):
+            _squares(x_a[step], y_a[step], xs, ys, squares)
             least = np.inf
-            for place in range(count):
-                distance = _distance(a[step], b[first_b[pair] + place])
-                least = min(least, distance)
-                nearest[place] = min(nearest[place], distance)
-            total += least
-            largest = max(largest, least)
+            for place in range(len(xs)):
+                least = min(least, squares[place])
+                nearest[place] = min(nearest[place], squares[place])
+            total += math.sqrt(least)
+            largest = max(largest, math.sqrt(least))
+        _roots(nearest, len(xs))
         values[pair, 0], values[pair, 1] = total, largest
-        values[pair, 2], values[pair, 3] = nearest[:count].sum(), nearest[:count].max()
+        values[pair, 2], values[pair, 3] = nearest[: len(xs)].sum(), nearest[: len(xs)].max()
 
 
-@compiled
-def _window_distances(a, b, k, is_mean):  # type: ignore[no-untyped-def]
-    """Mean or largest distance of the windows of ``a`` to the nearest window of ``b``."""
+@partial(compiled, has_nan=False)
+def _matrix(x_a, y_a, xs, ys, distances):  # type: ignore[no-untyped-def]
+    for row in range(len(x_a)):
+        _squares(x_a[row], y_a[row], xs, ys, distances[row])
+        _roots(distances[row], len(xs))
+
+
+@partial(compiled, has_nan=False)
+def _grown(window, distances, k):  # type: ignore[no-untyped-def]
+    """Grows windows of k − 1 fixations by one; returns sum and largest of the rows' least."""
+    rows, columns = distances.shape[0] - k + 1, distances.shape[1] - k + 1
     total, largest = 0.0, 0.0
-    for start_a in range(len(a) - k + 1):
+    for row in range(rows):
+        sums, further = window[row], distances[row + k - 1]
         least = np.inf
-        for start_b in range(len(b) - k + 1):
-            distance = 0.0
-            for step in range(k):
-                distance += _distance(a[start_a + step], b[start_b + step])
-            least = min(least, distance)
-        total += least / k
-        largest = max(largest, least / k)
-    return total / (len(a) - k + 1) if is_mean else largest
+        for column in range(columns):
+            grown = sums[column] + further[column + k - 1]
+            sums[column] = grown
+            least = min(least, grown)
+        total += least
+        largest = max(largest, least)
+    return total, largest
 
 
 @compiled
-def _embedding(a, first_a, last_a, b, first_b, last_b, k, is_mean, values):  # type: ignore[no-untyped-def]
+def _embedding(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, k, is_mean, values):  # type: ignore[no-untyped-def]
     for pair in range(len(values)):
-        if min(last_a[pair] - first_a[pair], last_b[pair] - first_b[pair]) < k:
+        rows, columns = last_a[pair] - first_a[pair], last_b[pair] - first_b[pair]
+        if min(rows, columns) < k:
             continue
-        values[pair] = _window_distances(a[first_a[pair] : last_a[pair]], b[first_b[pair] : last_b[pair]], k, is_mean)
+        a, b = slice(first_a[pair], last_a[pair]), slice(first_b[pair], last_b[pair])
+        distances, window = np.empty((rows, columns)), np.zeros((rows, columns))
+        _matrix(x_a[a], y_a[a], x_b[b], y_b[b], distances)
+        total, largest = 0.0, 0.0
+        for length in range(1, k + 1):
+            total, largest = _grown(window, distances, length)
+        values[pair] = total / (k * (rows - k + 1)) if is_mean else largest / k
 
 
 @compiled
-def _scaled_embedding(a, first_a, last_a, b, first_b, last_b, scale, values):  # type: ignore[no-untyped-def]
+def _scaled_embedding(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, scale, values):  # type: ignore[no-untyped-def]
     for pair in range(len(values)):
         rows, columns = last_a[pair] - first_a[pair], last_b[pair] - first_b[pair]
         most = min(rows, columns)
         if most == 0:
             continue
-        # Sums over windows that grow by one fixation: window k of (i, j) is window k − 1 and the distance at its end.
-        point = np.empty((rows, columns))
-        for row in range(rows):
-            for column in range(columns):
-                point[row, column] = _distance(a[first_a[pair] + row], b[first_b[pair] + column])
-        window = np.zeros((rows, columns))
+        a, b = slice(first_a[pair], last_a[pair]), slice(first_b[pair], last_b[pair])
+        distances, window = np.empty((rows, columns)), np.zeros((rows, columns))
+        _matrix(x_a[a], y_a[a], x_b[b], y_b[b], distances)
         similarity = 0.0
         for k in range(1, most + 1):
-            total = 0.0
-            for row in range(rows - k + 1):
-                least = np.inf
-                for column in range(columns - k + 1):
-                    window[row, column] += point[row + k - 1, column + k - 1]
-                    least = min(least, window[row, column])
-                total += least
+            total, _ = _grown(window, distances, k)
             similarity += math.exp(-total / (k * (rows - k + 1) * scale))
         values[pair] = similarity / most

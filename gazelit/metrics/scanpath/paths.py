@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gazelit.errors import InputError
+from gazelit.metrics.compiled import compiled
 
 #: No fixation lasts longer (s); what does was given in milliseconds.
 LONGEST_FIXATION = 30.0
@@ -46,7 +47,10 @@ class Paths:
         arrays = [path if isinstance(path, np.ndarray) else _array(path, name) for path in paths]
         try:
             counts = np.fromiter(map(len, arrays), np.int64, len(arrays))
-            points = np.concatenate([np.empty((0, 3)), *arrays]).astype(np.float64, copy=False)
+            # Columns lie in a row each: compiled loops read them as they are.
+            points = np.empty((int(counts.sum()), 3), order="F")
+            if len(arrays):
+                np.concatenate(arrays, out=points)
         except (TypeError, ValueError) as error:
             wrong = next((number for number, array in enumerate(arrays) if not _is_path(array)), 0)
             raise InputError(
@@ -59,15 +63,16 @@ class Paths:
         return packed
 
     def _check(self, name: str) -> None:
-        wrong = ~np.isfinite(self.points).all(axis=1)
-        self._refuse(wrong, name, "holds a value that is not finite; leave it out")
+        if not len(self.points):
+            return
         duration = self.points[:, 2]
-        self._refuse(duration < 0, name, "has a negative duration")
-        self._refuse(
-            duration > LONGEST_FIXATION,
-            name,
-            f"lasts longer than {LONGEST_FIXATION:g} s: durations are in seconds, not in milliseconds",
-        )
+        if not np.isfinite(self.points.sum()):
+            self._refuse(~np.isfinite(self.points).all(axis=1), name, "holds a value that is not finite; leave it out")
+        if duration.min() < 0:
+            self._refuse(duration < 0, name, "has a negative duration")
+        if duration.max() > LONGEST_FIXATION:
+            what = f"lasts longer than {LONGEST_FIXATION:g} s: durations are in seconds, not in milliseconds"
+            self._refuse(duration > LONGEST_FIXATION, name, what)
 
     def _refuse(self, wrong: ArrayLike, name: str, what: str) -> None:
         rows = np.flatnonzero(wrong)
@@ -89,21 +94,39 @@ class Paths:
         """Some of the paths, any of them several times, without copying their points."""
         return Paths(self.points, self.first[indices], self.last[indices])
 
-    def cells(self, size: tuple[float, float], grid: tuple[int, int], name: str) -> NDArray[np.int64]:
-        """(M, 2) column and row of each point in a grid over the image: floor(x · columns / width).
+    @property
+    def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Positions x and y of all points, and where each path begins and ends, as compiled loops take them."""
+        return self.points[:, 0], self.points[:, 1], self.first, self.last
 
-        The outer edges belong to the outer cells.
+    def cells(self, size: tuple[float, float], grid: tuple[int, int], name: str) -> NDArray[np.uint32]:
+        """(M,) the cell of each point in a grid over the image, numbered column · rows + row.
+
+        A point's column is floor(x · columns / width), its row likewise; the outer edges belong to the outer cells.
 
         Raises:
             InputError: A point lies more than half a pixel off the image.
         """
-        xy, extent = self.points[:, :2], np.array(size, np.float64)
-        off = ((xy < -0.5) | (xy > extent + 0.5)).any(axis=1)
-        self._refuse(
-            off, name, f"lies off the image of {size[0]:g} × {size[1]:g} pixels (size is width, height); leave it out"
-        )
-        cells = np.floor(xy * np.array(grid) / extent).astype(np.int64)
-        return np.clip(cells, 0, np.array(grid) - 1)
+        cells = np.empty(len(self.points), np.uint32)
+        outside = _number_cells(self.points[:, 0], self.points[:, 1], *size, *grid, cells)
+        if outside >= 0:
+            what = f"lies off the image of {size[0]:g} × {size[1]:g} pixels (size is width, height); leave it out"
+            self._refuse(np.arange(len(cells)) == outside, name, what)
+        return cells
+
+
+@compiled
+def _number_cells(x, y, width, height, columns, rows, cells):  # type: ignore[no-untyped-def]
+    """Writes the cells; returns which point lies off the image, or −1."""
+    outside = -1
+    for point in range(len(cells)):
+        if not (-0.5 <= x[point] <= width + 0.5 and -0.5 <= y[point] <= height + 0.5):
+            outside = point
+        # Where it is cut off at 0, cutting and rounding down are the same.
+        column = min(max(x[point] * columns / width, 0.0), columns - 1.0)
+        row = min(max(y[point] * rows / height, 0.0), rows - 1.0)
+        cells[point] = np.uint32(column) * np.uint32(rows) + np.uint32(row)
+    return outside
 
 
 def pack_pair(a: Any, b: Any) -> tuple[Paths, Paths, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,17 +70,7 @@ def cross_recurrence(
         counts = np.minimum(paths_a.counts, paths_b.counts)
         paths_a, paths_b = (Paths(one.points, one.first, one.first + counts) for one in (paths_a, paths_b))
     values = np.full((len(paths_a), 4), np.nan)
-    _quantify(
-        paths_a.points,
-        paths_a.first,
-        paths_a.last,
-        paths_b.points,
-        paths_b.first,
-        paths_b.last,
-        float(radius),
-        int(shortest_line),
-        values,
-    )
+    _quantify(*paths_a.columns, *paths_b.columns, float(radius), int(shortest_line), values)
     parameters = (("radius", f"{radius:g} px"), ("lines of at least", shortest_line))
     rule = "longer path cut" if truncate else "whole paths"
     settings = Settings("cross-recurrence", length_rule=rule, parameters=parameters)
@@ -87,48 +78,49 @@ def cross_recurrence(
 
 
 @compiled
-def _on_lines(near, row, column, step_row, step_column, shortest):  # type: ignore[no-untyped-def]
-    """Recurrent pairs on lines of at least ``shortest``, along one line of the matrix."""
-    rows, columns = near.shape
-    total, run = 0, 0
-    while row < rows and column < columns:
-        if near[row, column]:
-            run += 1
-        else:
-            total += run if run >= shortest else 0
-            run = 0
-        row, column = row + step_row, column + step_column
-    return total + (run if run >= shortest else 0)
+def _added(run, shortest):  # type: ignore[no-untyped-def]
+    """By how many pairs a line grows what lies on lines when it reaches this length."""
+    return np.int32(run >= shortest) + np.int32(run == shortest) * np.int32(shortest - 1)
 
 
-@compiled
-def _quantify(a, first_a, last_a, b, first_b, last_b, radius, shortest, values):  # type: ignore[no-untyped-def]
+@partial(compiled, has_nan=False)
+def _quantify(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, radius, shortest, values):  # type: ignore[no-untyped-def]
+    longest = 0
     for pair in range(len(values)):
-        rows, columns = last_a[pair] - first_a[pair], last_b[pair] - first_b[pair]
+        longest = max(longest, last_b[pair] - first_b[pair])
+    near, vertical = np.empty(longest, np.int32), np.empty(longest, np.int32)
+    # Lines that end in the row before and in this one, a column to the right.
+    before, diagonal = np.empty(longest + 1, np.int32), np.empty(longest + 1, np.int32)
+    one = np.int32(1)
+    for pair in range(len(values)):
+        xs, ys = x_b[first_b[pair] : last_b[pair]], y_b[first_b[pair] : last_b[pair]]
+        rows, columns = last_a[pair] - first_a[pair], len(xs)
         if rows == 0 or columns == 0:
             continue
-        near = np.zeros((rows, columns), np.bool_)
-        recurrent, lag = 0, 0
+        vertical[:columns], before[: columns + 1], diagonal[0] = 0, 0, 0
+        recurrent, lag, on_diagonals, on_straight = 0, 0, 0, 0
         for row in range(rows):
+            x, y = x_a[first_a[pair] + row], y_a[first_a[pair] + row]
             for column in range(columns):
-                x = a[first_a[pair] + row, 0] - b[first_b[pair] + column, 0]
-                y = a[first_a[pair] + row, 1] - b[first_b[pair] + column, 1]
-                if x * x + y * y <= radius * radius:
-                    near[row, column] = True
-                    recurrent += 1
-                    lag += column - row
+                square = (x - xs[column]) * (x - xs[column]) + (y - ys[column]) * (y - ys[column])
+                near[column] = np.int32(square <= radius * radius)
+            for column in range(columns):
+                recurrent += near[column]
+                lag += near[column] * (column - row)
+                vertical[column] = (vertical[column] + one) * near[column]
+                on_straight += _added(vertical[column], shortest)
+                diagonal[column + 1] = (before[column] + one) * near[column]
+                on_diagonals += _added(diagonal[column + 1], shortest)
+            horizontal = np.int32(0)
+            for column in range(columns):
+                horizontal = np.int32((horizontal + one) * near[column])
+                on_straight += _added(horizontal, shortest)
+            before, diagonal = diagonal, before
+            before[0] = 0
         values[pair, 0] = 100 * recurrent / (rows * columns)
         if recurrent == 0:
             continue
-        diagonal, straight = 0, 0
-        for row in range(rows):
-            straight += _on_lines(near, row, 0, 0, 1, shortest)
-            diagonal += _on_lines(near, row, 0, 1, 1, shortest)
-        for column in range(columns):
-            straight += _on_lines(near, 0, column, 1, 0, shortest)
-            if column > 0:
-                diagonal += _on_lines(near, 0, column, 1, 1, shortest)
-        values[pair, 1] = 100 * diagonal / recurrent
-        values[pair, 2] = 100 * straight / (2 * recurrent)
+        values[pair, 1] = 100 * on_diagonals / recurrent
+        values[pair, 2] = 100 * on_straight / (2 * recurrent)
         if max(rows, columns) > 1:
             values[pair, 3] = 100 * lag / ((max(rows, columns) - 1) * recurrent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,9 @@ LONGER = "over the longer"
 
 
 class _Strings(NamedTuple):
-    """Strings of cells, packed: string i is ``cells[first[i]:last[i]]``, (M, 2) columns and rows."""
+    """Strings of numbers, packed: string i is ``letters[first[i]:last[i]]``."""
 
-    cells: NDArray[np.int64]
+    letters: NDArray[np.uint32]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
 
@@ -73,8 +74,8 @@ def scanmatch(
     time_bin = check_time_bin(time_bin)
     letters_a = _repeated(paths_a.cells(size, grid, "a"), paths_a, time_bin, "a")
     letters_b = _repeated(paths_b.cells(size, grid, "b"), paths_b, time_bin, "b")
-    columns, rows = np.arange(grid[0])[:, None], np.arange(grid[1])[None, :]
-    substitution = threshold - np.hypot(columns, rows)
+    column, row = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    substitution = threshold - np.hypot(column[:, None] - column, row[:, None] - row)
     best = _aligned(letters_a, letters_b, substitution, gap)
     longer = np.maximum(letters_a.counts, letters_b.counts)
     settings = Settings("ScanMatch", size, grid, time_bin, float(gap), LONGER, (("threshold", threshold),))
@@ -103,12 +104,9 @@ def sed(a: Any, b: Any, *, size: Sequence[float], bins: int | Sequence[int] = 5,
     """
     size, grid = check_size(size), check_grid(bins)
     paths_a, paths_b, is_single = pack_pair(a, b)
-    letters = []
-    for paths, name in ((paths_a, "a"), (paths_b, "b")):
-        cells = paths.cells(size, grid, name)
-        letters.append(cells[:, 0] * grid[1] + cells[:, 1])
+    letters_a, letters_b = paths_a.cells(size, grid, "a"), paths_b.cells(size, grid, "b")
     values = np.empty(len(paths_a))
-    _edits(letters[0], paths_a.first, paths_a.last, letters[1], paths_b.first, paths_b.last, values)
+    _edits(letters_a, paths_a.first, paths_a.last, letters_b, paths_b.first, paths_b.last, values)
     if normalise:
         values = _ratio(values, np.maximum(paths_a.counts, paths_b.counts).astype(np.float64))
     settings = Settings("SED", size, grid, None, None, LONGER if normalise else "raw edits")
@@ -143,8 +141,8 @@ def sequence_score(a: Any, b: Any, *, regions: Regions | Sequence[Regions], time
         raise InputError(f"regions: are {len(of_pair)} for {len(paths_a)} pairs; give one, or one for each pair")
     letters_a = _repeated(_visited(paths_a, of_pair), paths_a, time_bin, "a")
     letters_b = _repeated(_visited(paths_b, of_pair), paths_b, time_bin, "b")
-    most = 1 + max([0, *(int(letters.cells[:, 0].max(initial=0)) for letters in (letters_a, letters_b))])
-    common = _aligned(letters_a, letters_b, (np.arange(most) == 0).astype(np.float64)[:, None], 0.0)
+    most = 1 + max(int(strings.letters.max(initial=0)) for strings in (letters_a, letters_b))
+    common = _aligned(letters_a, letters_b, np.eye(most), 0.0)
     longer = np.maximum(letters_a.counts, letters_b.counts)
     kinds = sorted({type(region).__name__ for region in of_pair})
     bandwidths = sorted({region.bandwidth for region in of_pair if isinstance(region, Clusters)})
@@ -156,24 +154,24 @@ def sequence_score(a: Any, b: Any, *, regions: Regions | Sequence[Regions], time
     return wrap(_ratio(common, longer.astype(np.float64)), settings, is_single)
 
 
-def _visited(paths: Paths, regions: Sequence[Regions]) -> NDArray[np.int64]:
-    """(M, 2): the number of the region of each point, and 0."""
-    visited = np.zeros((len(paths.points), 2), np.int64)
+def _visited(paths: Paths, regions: Sequence[Regions]) -> NDArray[np.uint32]:
+    """(M,) the number of the region of each point."""
+    visited = np.zeros(len(paths.points), np.uint32)
     for first, last, region in zip(paths.first, paths.last, regions, strict=True):
-        visited[first:last, 0] = region.of(paths.points[first:last, :2])
+        visited[first:last] = region.of(paths.points[first:last, :2])
     return visited
 
 
-def _repeated(cells: NDArray[np.int64], paths: Paths, time_bin: float | None, name: str) -> _Strings:
+def _repeated(letters: NDArray[np.uint32], paths: Paths, time_bin: float | None, name: str) -> _Strings:
     """The strings of some paths, each letter repeated for as long as it was looked at."""
     if time_bin is None:
-        return _Strings(cells, paths.first, paths.last)
+        return _Strings(letters, paths.first, paths.last)
     # 75 ms are one and a half bins of 50 ms, which 0.075 / 0.05 misses by a rounding error.
     times = np.floor(paths.points[:, 2] / time_bin + (0.5 + 1e-9)).astype(np.int64)
     if len(times) and not times.any():
         raise InputError(f"time_bin: no fixation of {name} lasts half of {time_bin:g} s; are the durations in seconds?")
     ends = np.concatenate([[0], np.cumsum(times)])
-    return _Strings(np.repeat(cells, times, axis=0), ends[paths.first], ends[paths.last])
+    return _Strings(np.repeat(letters, times), ends[paths.first], ends[paths.last])
 
 
 def _aligned(a: _Strings, b: _Strings, substitution: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
@@ -186,49 +184,54 @@ def _ratio(values: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[n
     return np.divide(values, scale, out=np.full(len(values), np.nan), where=scale > 0)
 
 
-@compiled
+@partial(compiled, has_nan=False)
 def _align(a, first_a, last_a, b, first_b, last_b, substitution, gap, scores):  # type: ignore[no-untyped-def]
-    """Needleman and Wunsch's best score of each pair; letters are cells whose distance substitution depends on."""
+    """Needleman and Wunsch's best score of each pair of strings."""
     longest = 0
     for pair in range(len(scores)):
         longest = max(longest, last_b[pair] - first_b[pair])
     row = np.empty(longest + 1)
     for pair in range(len(scores)):
-        count = last_b[pair] - first_b[pair]
-        for place in range(count + 1):
+        other = b[first_b[pair] : last_b[pair]]
+        for place in range(len(other) + 1):
             row[place] = gap * place
         for step in range(first_a[pair], last_a[pair]):
+            matches = substitution[a[step]]
             diagonal = row[0]
-            row[0] += gap
-            column, line = a[step, 0], a[step, 1]
-            left = row[0]
-            for place in range(count):
-                cell = first_b[pair] + place
+            left = diagonal + gap
+            row[0] = left
+            for place in range(len(other)):
+                # What does not wait for the cell to the left comes first.
                 above = row[place + 1]
-                matched = diagonal + substitution[abs(column - b[cell, 0]), abs(line - b[cell, 1])]
-                left = max(matched, max(above, left) + gap)
+                best = max(diagonal + matches[other[place]], above + gap)
+                left = max(best, left + gap)
                 row[place + 1] = left
                 diagonal = above
-        scores[pair] = row[count]
+        scores[pair] = row[len(other)]
 
 
-@compiled
+@partial(compiled, has_nan=False)
 def _edits(a, first_a, last_a, b, first_b, last_b, distances):  # type: ignore[no-untyped-def]
     """Levenshtein's distance of each pair of strings of numbers."""
     longest = 0
     for pair in range(len(distances)):
         longest = max(longest, last_b[pair] - first_b[pair])
-    row = np.empty(longest + 1, np.int64)
+    row = np.empty(longest + 1, np.int32)
+    one = np.int32(1)
     for pair in range(len(distances)):
-        count = last_b[pair] - first_b[pair]
-        for place in range(count + 1):
-            row[place] = place
+        other = b[first_b[pair] : last_b[pair]]
+        for place in range(len(other) + 1):
+            row[place] = np.int32(place)
         for step in range(first_a[pair], last_a[pair]):
+            letter = a[step]
             diagonal = row[0]
-            row[0] += 1
-            for place in range(count):
+            left = np.int32(diagonal + one)
+            row[0] = left
+            for place in range(len(other)):
                 above = row[place + 1]
-                changed = diagonal + (a[step] != b[first_b[pair] + place])
-                row[place + 1] = min(changed, min(above, row[place]) + 1)
+                changed = diagonal if letter == other[place] else np.int32(diagonal + one)
+                best = min(changed, np.int32(above + one))
+                left = min(best, np.int32(left + one))
+                row[place + 1] = left
                 diagonal = above
-        distances[pair] = row[count]
+        distances[pair] = row[len(other)]

@@ -63,7 +63,7 @@ def compare(
     split: Literal["film", "official"] = "film",
     insist: bool = False,
     patients: str | None = None,
-    predictions: Sequence[str] = (),
+    predictions: list[str] | str | None = None,
     draws: int = 10,
     seed: int = 0,
     out: Path | None = None,
@@ -98,7 +98,8 @@ def compare(
             f"{file}: {rows.leak}; take --split film, or give --insist to see both for comparison with published "
             "figures"
         )
-    predicted = {path: _read_predictions(Path(path), rows) for path in predictions}
+    files = [predictions] if isinstance(predictions, str) else predictions or []
+    predicted = {path: _read_predictions(Path(path), rows) for path in files}
     parts = {"film": leak_free(rows.table, _patients(patients, rows))}
     if split == "official":
         parts["official"] = rows.table["official_split"]
