@@ -103,6 +103,11 @@ COMMANDS = {
         "print the chain of stages a checkpoint comes from",
         positional="file",
     ),
+    "export-pysaliency": Command(
+        "gazelit.data.store.pysaliency:export_pysaliency",
+        "write a store's films and fixations as pysaliency reads them",
+        positional="store",
+    ),
     "import-reference": Command(
         "gazelit.checkpoints.importing:import_checkpoint",
         "turn a checkpoint of the paper's reference implementation into one of gazelit's",
