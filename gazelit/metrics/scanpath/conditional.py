@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gazelit.errors import InputError
-from gazelit.metrics.scanpath.paths import Paths, _is_one
+from gazelit.metrics.scanpath.paths import Paths, is_one_path
 from gazelit.metrics.scanpath.values import Scores, Settings, wrap
 
 #: How far a density's sum may be from 1: what float32 loses over a large map.
@@ -147,7 +147,7 @@ def scored_fixations(log_density: Any, path: Any, baseline: Any | None, given: i
     """The scores by fixation of one path or several; see :func:`conditional_ig`."""
     if given < 0:
         raise InputError(f"given: must not be below 0, is {given}")
-    is_single = _is_one(path)
+    is_single = is_one_path(path)
     maps: Sequence[Any] = [log_density] if is_single else list(log_density)
     paths = Paths.of([path] if is_single else list(path), "path")
     if len(maps) != len(paths):
@@ -179,4 +179,4 @@ def _means(name: str, log_density: Any, path: Any, baseline: Any | None, given: 
         length_rule="mean over fixations",
         parameters=(*settings.parameters, ("given", given)),
     )
-    return wrap(values, settings, _is_one(path))
+    return wrap(values, settings, is_one_path(path))

@@ -66,9 +66,9 @@ def multimatch(a: Any, b: Any, *, size: Sequence[float], simplify: Simplificatio
     """MultiMatch: shape, direction, length, position and duration of aligned saccades.
 
     Scanpaths become the vectors between fixations. The shortest path through the matrix of the vectors' differences
-    aligns them; along it the median of each difference is taken: shape 1 − |Δ| / (2 · diagonal), direction
-    1 − angle / π, length and position 1 − difference / diagonal, duration 1 − |Δ| / the longer one. Of shortest paths
-    that tie, the one with more diagonal steps is taken. A saccade of length 0 counts as one to the right.
+    aligns them; along it the median of each difference is taken: shape 1 − Δ / (2 · diagonal), direction
+    1 − angle / π, length and position 1 − difference / diagonal, duration 1 − difference / the longer one. Of shortest
+    paths that tie, the one with more diagonal steps is taken. A saccade of length 0 counts as one to the right.
 
     With ``simplify`` saccades are joined first, by direction and by amplitude in turn, until none is, as the published
     toolbox does: it joins a short last saccade with the one before and keeps a duration more than there are saccades.

@@ -142,8 +142,8 @@ def pack_pair(a: Any, b: Any) -> tuple[Paths, Paths, bool]:
     Raises:
         InputError: One is a path and the other a batch, or batches differ in length.
     """
-    is_single = _is_one(a)
-    if is_single != _is_one(b):
+    is_single = is_one_path(a)
+    if is_single != is_one_path(b):
         raise InputError("a and b: must both be one scanpath or both a list of scanpaths")
     packed = [_packed([paths] if is_single else paths, name) for paths, name in ((a, "a"), (b, "b"))]
     if len(packed[0]) != len(packed[1]):
@@ -195,7 +195,7 @@ def check_time_bin(time_bin: float | None) -> float | None:
     return time_bin
 
 
-def _is_one(paths: Any) -> bool:
+def is_one_path(paths: Any) -> bool:
     """Whether something is one path: its first element is a fixation, or it has none."""
     if isinstance(paths, Paths):
         return False
