@@ -85,6 +85,12 @@ def of_open_clip(size):
         return shapes, visual.ln_post(visual.transformer(visual._embeds(normalised(size))))
 
 
+def patches(name, size):
+    """How many tokens are of patches; others come before them."""
+    side = 16 if name == "dinov3" else 14
+    return (size[0] // side) * (size[1] // side)
+
+
 def main():
     recorded = {}
     for name, (model_class, config, size) in PUBLISHED.items():
@@ -96,7 +102,7 @@ def main():
         name: {
             "shapes": shapes,
             "size": list(size),
-            "tokens": [[round(float(value), 6) for value in token] for token in tokens[0]],
+            "tokens": [[round(float(value), 6) for value in token] for token in tokens[0, -patches(name, size) :]],
         }
         for name, (shapes, size, tokens) in recorded.items()
     }
