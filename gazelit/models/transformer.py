@@ -47,6 +47,9 @@ class TransformerEncoder(Encoder):
         RuntimeError: timm does not know the name, or the model is no plain transformer with square patches.
     """
 
+    mean: Tensor | None
+    std: Tensor
+
     def __init__(
         self,
         name: str,
@@ -78,7 +81,10 @@ class TransformerEncoder(Encoder):
             raise RuntimeError(f"{name} has patches of {patch[0]} × {patch[1]} pixels, which are not square")
         self._patch = int(patch[0])
         self._low, self._high = input_range
-        self._statistics = None if mean is None or std is None else (tuple(mean), tuple(std))
+        # No part of a checkpoint: they are the options that the encoder is built with.
+        for name_of, values in (("mean", mean), ("std", std)):
+            channels = None if values is None else torch.tensor(values, dtype=torch.float32)[:, None, None]
+            self.register_buffer(name_of, channels, persistent=False)
         self.out_channels = [width // 4, width // 2, width, width]
         self.strides = [4, 8, 16, 32]
         self.to_stride_8 = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
@@ -111,9 +117,8 @@ class TransformerEncoder(Encoder):
             x: (B, 1, H, W) of whole patches, in the encoder's ``input_range``.
         """
         body = cast(Any, self.body)
-        if self._statistics is not None:
-            mean, std = (torch.tensor(values, dtype=x.dtype, device=x.device) for values in self._statistics)
-            x = (x - mean[:, None, None]) / std[:, None, None]
+        if self.mean is not None:
+            x = (x - self.mean) / self.std
         return body.forward_features(x)[:, body.num_prefix_tokens :]
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
