@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,10 @@ def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seq
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+#: Pixels of a batch's map from which merging doubling and convolution pays for the kernel that it makes anew each time.
+_WORTHWHILE = 256
 
 
 def kernel_after_doubling(weight: Tensor) -> Tensor:
@@ -39,8 +44,8 @@ class Doubling(nn.Sequential):
     """Nearest × 2 and conv-BN-ReLU.
 
     Attributes:
-        merged: Whether doubling and convolution are computed as one (:func:`kernel_after_doubling`): the same but for
-            rounding, in less than half the operations.
+        merged: Whether doubling and convolution are computed as one (:func:`kernel_after_doubling`), where the map is
+            large enough for it to pay: the same but for rounding, in less than half the operations.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -50,13 +55,12 @@ class Doubling(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) to (B, C_out, 2h, 2w)."""
-        if not self.merged:
+        if not self.merged or x[:, 0].numel() < _WORTHWHILE:
             return super().forward(x)
-        conv, *rest = self[1]
+        block = cast(nn.Sequential, self[1])
+        conv = cast(nn.Conv2d, block[0])
         x = F.conv_transpose2d(x, kernel_after_doubling(conv.weight), conv.bias, stride=2, padding=1)
-        for part in rest:
-            x = part(x)
-        return x
+        return block[1:](x)
 
 
 class DecoderStep(nn.Module):

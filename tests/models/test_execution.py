@@ -158,7 +158,7 @@ def test_merging_saves_a_twelfth_of_the_papers_operations():
             network = DualEncoderUNet(EncoderSpec("paper-densenet201"), EncoderSpec("res-se")).eval()
             apply_execution(network, Execution(merge_doubling=merge), SIZE)
             with FlopCounterMode(display=False) as counter, torch.no_grad():
-                network(torch.zeros(1, 1, 160, 128))
+                network(torch.zeros(1, 1, 640, 512))
         return counter.get_total_flops()
 
     assert operations(True) / operations(False) == pytest.approx(1 - 0.084, abs=2e-3)
