@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from gazelit import InputError, load
-from gazelit.data import GazeDataModule
+from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.images.dicom import read_radiograph
 from gazelit.deploy.fit_guards import guard
 from gazelit.deploy.guards import (
@@ -127,7 +127,7 @@ def guarded(store, tmp_path_factory):
     )
     best = save_untrained(folder / "checkpoints" / "best.ckpt", network, data.provenance)
     init = {"store": str(store), "batch_size": 8, "num_workers": 0}
-    content = {"data": {"class_path": "gazelit.data.GazeDataModule", "init_args": init}}
+    content = {"data": {"class_path": "gazelit.data.datamodule.GazeDataModule", "init_args": init}}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     guard(best, folder / "guarded.ckpt", split="test", coverage=0.7, false_alarms=0.3)
     return folder
