@@ -256,9 +256,10 @@ def fit_conformal(
     thresholds = {name: conformal_quantile(scores, coverage) for name, scores in zip(names, by_class, strict=True)}
     few = [name for name, threshold in thresholds.items() if not math.isfinite(threshold)]
     if few:
+        needed = math.ceil(round(coverage / (1 - coverage), 9))
         raise InputError(
-            f"guard: a coverage of {coverage:g} needs at least {math.ceil(round(coverage / (1 - coverage), 9))} calibration "
-            f"films with a known label of {', '.join(few)}; ask for less with --coverage"
+            f"guard: a coverage of {coverage:g} needs at least {needed} calibration films with a "
+            f"known label of {', '.join(few)}; ask for less with --coverage"
         )
     films = {name: len(scores) for name, scores in zip(names, by_class, strict=True)}
     return Conformal(coverage, thresholds, films, split)
