@@ -71,7 +71,7 @@ def test_stage_trains_a_step_and_validates(config, store, run_gazelit):
 def test_the_joint_model_trains_on_reflacx(stage, reflacx, run_gazelit, tmp_path):
     folders = [f"--source.root={reflacx / 'reflacx'}", f"--source.images={reflacx / 'mimic-cxr'}"]
     run_gazelit("prepare", "--source=REFLACX", *folders, "--size=[64, 64]", "--workers=1", "--out=s")
-    options = [*tiny(stage, tmp_path / "s"), "--data.batch_size=2", "--trainer.fast_dev_run=true"]
+    options = [*tiny(stage, tmp_path / "s"), "--data.loader.batch_size=2", "--trainer.fast_dev_run=true"]
     if stage == 3:
         options.append("--model.network.classes=16")
     printed = run_gazelit("fit", f"--config=stage{stage}.yaml", "--config=data/reflacx.yaml", *options)

@@ -11,8 +11,8 @@ def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:
     """Command-line options for stage 1, 2 or 3 on a tiny store."""
     options = [
         f"--data.store={store}",
-        "--data.batch_size=6",
-        "--data.num_workers=0",
+        "--data.loader.batch_size=6",
+        "--data.loader.num_workers=0",
         "--trainer.accelerator=cpu",
         "--trainer.precision=32-true",
         "--trainer.enable_progress_bar=false",

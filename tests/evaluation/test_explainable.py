@@ -11,6 +11,7 @@ import yaml
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.events import TimeWindow
+from gazelit.data.options import LoaderOptions, SplitOptions
 from gazelit.data.sources import Manifest
 from gazelit.data.store.prepare import prepare
 from gazelit.evaluation import collect as collecting
@@ -46,7 +47,12 @@ def hard_store(tmp_path_factory):
 
 
 def data_of(store, **options):
-    return GazeDataModule(str(store), num_workers=0, test_fraction=0.4, allow_empty=True, **options)
+    return GazeDataModule(
+        str(store),
+        **options,
+        loader=LoaderOptions(num_workers=0),
+        split=SplitOptions(test_fraction=0.4, allow_empty=True),
+    )
 
 
 @pytest.fixture(scope="module")
