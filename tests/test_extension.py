@@ -65,7 +65,8 @@ def test_the_pages_dataset_encoder_loss_and_stage_work_from_yaml_alone(outside, 
     assert epochs["train/loss"].notna().all()
     # Its encoder is handed over to a stage of gazelit's.
     printed = gazelit(outside, "fit", "--config=presets/quick/stage2.yaml", *tiny(2, outside / "store"),
-                      "--data.gaze.sigma_unit=px", "--data.gaze.sigma=4", "--data.split.val_fraction=0.25", "--data.split.test_fraction=0.25",
+                      "--data.gaze.sigma_unit=px", "--data.gaze.sigma=4",
+                      "--data.split.val_fraction=0.25", "--data.split.test_fraction=0.25",
                       "--data.labels=[]", "--data.exclusive=false",
                       "--model.network.encoder={name: 'mine:Stripes', options: {width: 6}}",
                       "--trainer.max_epochs=1", "--ckpt_path=run/checkpoints/best.ckpt",

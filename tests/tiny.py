@@ -29,6 +29,19 @@ def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:
     return options
 
 
+def grouped(**options: Any) -> dict[str, Any]:
+    """Arguments of a GazeDataModule from options without their groups, such as ``batch_size`` or ``split_seed``."""
+    from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
+    from gazelit.data.renamed import RENAMED
+
+    classes = {"gaze": GazeOptions, "split": SplitOptions, "loader": LoaderOptions, "augmentation": AugmentationOptions}
+    groups: dict[str, dict[str, Any]] = {}
+    for name in [name for name in options if name in RENAMED]:
+        group, _, option = RENAMED[name].partition(".")
+        groups.setdefault(group, {})[option] = options.pop(name)
+    return {**options, **{group: classes[group](**values) for group, values in groups.items()}}
+
+
 def save_untrained(path: Path, network: Any, data: dict[str, Any], stage: str = "joint", **changes: Any) -> str:
     """Writes a network as a checkpoint of gazelit's, with changes of its stamp; returns the path."""
     import torch

@@ -252,8 +252,8 @@ def _usage() -> str:
         "commands:\n" + "\n".join(lines) + "\n\n"
         "`gazelit COMMAND --help` lists a command's options. --version prints the version.\n"
         "Every command takes --trust MODULE (a checkpoint or saved configuration may name classes of it; repeatable)\n"
-        "and --debug (an error shows where it was raised). Those that train or evaluate and `run` take --preset quick:\n"
-        "shipped configurations small enough for two CPU cores.\n"
+        "and --debug (an error shows where it was raised). Those that train or evaluate, and run, take --preset:\n"
+        "quick for shipped configurations that are small enough for two CPU cores.\n"
     )
 
 

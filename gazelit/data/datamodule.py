@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gazelit.data.cohort import Cohort
-from gazelit.data.dataset import Example, GazeDataset, collate
+from gazelit.data.dataset import Example, GazeDataset, collate, collate_none, unit_range
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
@@ -29,7 +29,6 @@ from gazelit.errors import InputError
 logger = logging.getLogger("gazelit")
 
 Batch = dict[str, Tensor]
-# Not built in the signature, where a call would be made once for all instances without saying so.
 _GAZE, _SPLIT, _LOADER, _AUGMENTATION = GazeOptions(), SplitOptions(), LoaderOptions(), AugmentationOptions()
 
 
@@ -40,7 +39,7 @@ class GazeDataModule(L.LightningDataModule):
     is a function of seed and epoch alone, and so is their augmentation, whatever the number of workers; every process
     of a distributed run sees its share.
 
-    It has ten arguments because each is a group of options of its own or belongs to none.
+    Its ten arguments are groups of options and what belongs to none.
 
     Args:
         store: Folder of the prepared store (``gazelit prepare``).
@@ -102,10 +101,8 @@ class GazeDataModule(L.LightningDataModule):
     def cohort(self) -> Cohort:
         """The store's cases with their labels, split and gaze."""
         if self._cohort is None:
-            cohort = Cohort(
-                self.store_path, self.class_names, self.exclusive, self.uncertain, self.downscale, self.gaze,
-                self.split, self.seed,
-            )  # fmt: skip
+            labels = self.class_names, self.exclusive, self.uncertain
+            cohort = Cohort(self.store_path, *labels, self.downscale, self.gaze, self.split, self.seed)
             if cohort.is_external:
                 _warn(cohort.notes(["test"]))
             self._cohort = cohort
@@ -210,18 +207,18 @@ class GazeDataModule(L.LightningDataModule):
         image = batch["image"]
         density = fixation_density(batch["points"], (image.shape[-2], image.shape[-1]), batch["sigma"])
         names = ("image", "other_view")
-        images: Batch = {key: _unit(batch[key]) for key in names if key in batch}
+        images: Batch = {key: unit_range(batch[key]) for key in names if key in batch}
         return {**batch, **images, "heatmap": density[:, None]}
 
     def _make_dataset(self, split: str, training: bool) -> GazeDataset:
-        augmentation = self.augmentation.build()
+        augmentation = self.augmentation.build() if self.augmentation.enabled else None
         return GazeDataset(
             self.store,
             self.rows(split),
             self.labels,
             self.cohort.gaze,
             self.downscale,
-            augmentation if training and self.augmentation.enabled else None,
+            augmentation if training else None,
             training and self.gaze.readings == "drawn",
             self.seed,
             augmentation if self.augmentation.views == 2 else None,
@@ -240,7 +237,7 @@ class GazeDataModule(L.LightningDataModule):
                 dataset, shuffle, self.seed, world_size, 0 if without_case else rank, classes if shuffle else None
             ),
             num_workers=self.loading.num_workers,
-            collate_fn=_collate_none if without_case else collate,
+            collate_fn=collate_none if without_case else collate,
             # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
             drop_last=shuffle and len(dataset) >= self.loading.batch_size * world_size,
             persistent_workers=self.loading.num_workers > 0,
@@ -252,13 +249,3 @@ class GazeDataModule(L.LightningDataModule):
 def _warn(notes: Sequence[str]) -> None:
     for note in notes:
         logger.warning("%s", note)
-
-
-def _collate_none(examples: list[Example]) -> Batch:
-    """A batch without cases, of the shape and type of one with."""
-    return {key: value[:0] for key, value in collate(examples).items()}
-
-
-def _unit(image: Tensor) -> Tensor:
-    """float32 in [0, 1]."""
-    return image.float().div_(255) if image.dtype == torch.uint8 else image

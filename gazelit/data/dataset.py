@@ -71,8 +71,8 @@ class WorkingGaze:
             )
         if len(sigma) and not sigma.min() >= SMALLEST_SIGMA:
             raise InputError(
-                f"gaze.sigma: comes to {sigma.min():.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is needed. "
-                "Are the pixels per degree right?"
+                f"gaze.sigma: comes to {sigma.min():.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is "
+                "needed. Are the pixels per degree right?"
             )
         points = np.column_stack([xy, weight]).astype(np.float32)
         return cls(points, sigma.astype(np.float32), reading, starts)
@@ -283,3 +283,13 @@ def collate(examples: list[Example]) -> Example:
         "has_gaze": (points[..., 2] > 0).any(dim=1),
         "sigma_px": torch.stack([example["sigma"].mean() for example in examples]),
     }
+
+
+def collate_none(examples: list[Example]) -> Example:
+    """A batch without cases, of the shape and type of one with."""
+    return {key: value[:0] for key, value in collate(examples).items()}
+
+
+def unit_range(image: Tensor) -> Tensor:
+    """An image as float32 in [0, 1], from uint8 or from float32 that is so already."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image

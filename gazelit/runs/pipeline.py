@@ -137,7 +137,9 @@ def run(
         trained: list[dict[str, Any]] = []
         commands: list[str] = []
         for member in members:
-            for step in _steps(stages, configs, tested, member, store, checkpoint, overrides or [], others, trained, out):
+            for step in _steps(
+                stages, configs, tested, member, store, checkpoint, overrides or [], others, trained, out
+            ):
                 number += 1
                 commands.append(run_step(step, out, f"[{number}/{total}]", console, lock, accept_versions))
         about = {

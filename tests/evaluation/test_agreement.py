@@ -74,7 +74,8 @@ def test_a_map_of_the_gaze_itself_agrees_with_it_and_a_diagnosis_is_right_or_wro
 
 def test_a_region_with_the_name_of_a_class_is_held_against_the_map_of_that_class(read_twice):
     names = ["Consolidation", "Pleural abnormality", "Support devices"]
-    datamodule = GazeDataModule(read_twice, labels=names, exclusive=False, loader=LoaderOptions(num_workers=0, batch_size=3), split=SplitOptions(method="official", allow_empty=True))  # fmt: skip
+    loader, split = LoaderOptions(num_workers=0, batch_size=3), SplitOptions(method="official", allow_empty=True)
+    datamodule = GazeDataModule(read_twice, labels=names, exclusive=False, loader=loader, split=split)
     model = loaded(datamodule, 3)
     split = next(one for one in ("test", "val", "train") if _has_region(datamodule, one, names))
     tables = measure(model, datamodule, ["gradcam"], split)

@@ -80,7 +80,7 @@ def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_ce
     assert "baseline/class_centre/cc" not in yardsticks(external)
     with pytest.raises(InputError, match="no case is left"):
         GazeDataModule(str(store), split=SplitOptions(method="external", trained_on=str(store))).setup()
-    with pytest.raises(InputError, match="goes with split_method external"):
+    with pytest.raises(InputError, match=r"goes with split\.method external"):
         GazeDataModule(str(store), split=SplitOptions(trained_on=str(store)))
 
 

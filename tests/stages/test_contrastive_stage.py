@@ -12,7 +12,7 @@ from gazelit.errors import InputError
 from gazelit.losses import BatchAllTripletLoss, NTXentLoss, SameImage, SupervisedContrastiveLoss
 from gazelit.models import ContrastiveNetwork, EncoderSpec
 from gazelit.stages import ContrastivePretraining
-from tests.tiny import tiny
+from tests.tiny import grouped, tiny
 
 NETWORK = {"encoder": EncoderSpec("densenet-small"), "projection": 8}
 
@@ -62,7 +62,7 @@ def test_validation_has_a_second_view_that_stays_the_same(store):
 )
 def test_impossible_data_options(options, message, store):
     with pytest.raises(InputError, match=message):
-        GazeDataModule(str(store), **options)
+        GazeDataModule(str(store), **grouped(**options))
 
 
 def test_ntxent_wants_two_views_and_other_objectives_take_them(store, run_gazelit):
@@ -96,7 +96,8 @@ def test_unlabelled_films_of_mimic_cxr_train_an_encoder(mimic, run_gazelit, tmp_
                 "--workers=1", "--out=s")  # fmt: skip
     run_gazelit(
         "fit", "--config=presets/quick/stage1.yaml", *tiny(1, tmp_path / "s"), "--trainer.max_epochs=1",
-        "--model.loss=gazelit.losses.NTXentLoss", "--data.augmentation.views=2", "--data.labels=[]", "--data.exclusive=false",
+        "--model.loss=gazelit.losses.NTXentLoss", "--data.augmentation.views=2",
+        "--data.labels=[]", "--data.exclusive=false",
         "--checkpoint.dirpath=run/checkpoints",
     )  # fmt: skip
     row = pd.read_csv(tmp_path / "run" / "epochs.csv").iloc[0]

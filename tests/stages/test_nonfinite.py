@@ -158,8 +158,8 @@ def test_finding_g4_batches_of_one_class_are_counted_and_said_once_an_epoch(stor
     import pandas as pd
 
     printed = run_gazelit(
-        "fit", "--config=presets/quick/stage1.yaml", *tiny(1, store), "--data.loader.batch_size=2", "--trainer.max_epochs=2",
-        "--checkpoint.dirpath=run/checkpoints",
+        "fit", "--config=presets/quick/stage1.yaml", *tiny(1, store), "--data.loader.batch_size=2",
+        "--trainer.max_epochs=2", "--checkpoint.dirpath=run/checkpoints",
     )  # fmt: skip
     count = pd.read_csv(tmp_path / "run" / "epochs.csv")["train/batches_without_pairs"]
     # Two images never are both a positive and a negative of one.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.options import SplitOptions
+from gazelit.data.options import Method, SplitOptions
 from gazelit.data.splits.identity import People, find_people, identity
 from gazelit.data.splits.stratification import deal
 from gazelit.data.store.schema import SPLITS

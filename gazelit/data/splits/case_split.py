@@ -93,7 +93,10 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
             settings |= {"folds": options.folds, "fold": options.fold}
         elif options.method == "patient":
             settings |= {"split_val_fraction": options.val_fraction, "split_test_fraction": options.test_fraction}
-        remedy = "name the classes in split.stratify, take larger shares or another split.seed, or set split.allow_empty: true"
+        remedy = (
+            "name the classes in split.stratify, take larger shares or another split.seed, or set split.allow_empty: "
+            "true"
+        )
     notes.append(_twins_apart(split, pixels))
     return CaseSplit(split, settings, [note for note in notes if note], remedy)
 
