@@ -520,7 +520,7 @@ def training_compute(run: Path, stages: Sequence[str]) -> float:
         kept = sum(sum(counts.get(f"{name}.{part}", {}).values()) for part in frozen)
         each = 3 * sum(counts["Global"].values()) - 2 * kept
         data = config["data"]["init_args"]
-        total += each * last_value(folder, "step") * data["batch_size"] * data.get("views", 1)
+        total += each * last_value(folder, "step") * data["loader"]["batch_size"] * data["augmentation"]["views"]
     return total / 1e12
 
 

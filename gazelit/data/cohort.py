@@ -141,7 +141,17 @@ class Cohort:
         return mean_map(self._own_gaze, rows, self.size)
 
     def centre_bias(self, index: Tensor) -> CentreBias:
-        """Where the training cases were looked at on average; see :meth:`GazeDataModule.centre_bias`."""
+        """Where the training cases were looked at on average, for cases to be scored against it.
+
+        It is that of the readers' own gaze, whatever ``gaze.control`` and ``gaze.cases`` say, and in an external test
+        that of the other half of the patients; see :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
+
+        Args:
+            index: (B,) the store's rows of the cases to be scored.
+
+        Returns:
+            Maps (B, H, W).
+        """
         if self._biases is None:
             rows = self.rows("train"), self.rows("test")
             self._biases = CentreBiases(self._own_gaze, self.size, *rows, self.patients, self.split_options.seed)

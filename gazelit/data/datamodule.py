@@ -149,10 +149,9 @@ class GazeDataModule(L.LightningDataModule):
         return self.cohort.mean_map(rows)
 
     def centre_bias(self, index: Tensor) -> CentreBias:
-        """Where the training cases were looked at on average, for cases to be scored against it.
+        """Where the training cases were looked at on average by the readers, for cases to be scored against it.
 
-        It is that of the readers' own gaze, whatever ``gaze.control`` and ``gaze.cases`` say, and in an external test
-        that of the other half of the patients; see :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
+        See :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
 
         Args:
             index: (B,) the store's rows of the cases to be scored.
