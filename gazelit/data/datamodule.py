@@ -205,8 +205,7 @@ class GazeDataModule(L.LightningDataModule):
         """Adds ``heatmap`` (B, 1, H, W), the points' fixation density; makes ``image`` float32 in [0, 1]."""
         image = batch["image"]
         density = fixation_density(batch["points"], (image.shape[-2], image.shape[-1]), batch["sigma"])
-        names = ("image", "other_view")
-        images: Batch = {key: unit_range(batch[key]) for key in names if key in batch}
+        images: Batch = {key: unit_range(batch[key]) for key in ("image", "other_view") if key in batch}
         return {**batch, **images, "heatmap": density[:, None]}
 
     def _make_dataset(self, split: str, training: bool) -> GazeDataset:
