@@ -131,8 +131,7 @@ def test_a_configuration_of_the_users_over_a_shipped_one_trains_and_saves_all_of
         "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--checkpoint.dirpath=run/checkpoints",
     )  # fmt: skip
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert "base" not in saved
-    assert saved["config"] == ["mine.yaml"]
+    assert not {"base", "config"} & saved.keys()
     assert saved["model"]["class_path"] == "gazelit.stages.JointFinetuning"
     assert saved["model"]["init_args"]["learning_rates"] == {"weighting": 1e-3}
     data = saved["data"]["init_args"]
