@@ -36,6 +36,8 @@ RENAMED = {
     "augment": "augmentation.enabled",
     "views": "augmentation.views",
 }
+#: Names that a message spells out.
+MOST_NAMED = 4
 _MODULE = "GazeDataModule"
 
 
@@ -76,5 +78,7 @@ def check_config(content: Any, where: str) -> None:
 
 def _refuse(names: Sequence[str], where: str) -> None:
     if names:
-        moved = ", ".join(f"data.{name} is now data.{RENAMED[name]}" for name in dict.fromkeys(names))
-        raise InputError(f"{where}: {moved}")
+        moved = [f"data.{name} is now data.{RENAMED[name]}" for name in dict.fromkeys(names)]
+        # A configuration that a training saved holds them all.
+        rest = f", and so on for {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
+        raise InputError(f"{where}: {', '.join(moved[:MOST_NAMED])}{rest}; docs/reference/configs.md has the groups")

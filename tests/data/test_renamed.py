@@ -42,6 +42,13 @@ def test_flat_options_are_refused_with_their_new_names(run_gazelit, tmp_path, st
     assert not (tmp_path / "run").exists()
 
 
+def test_a_saved_configuration_from_before_is_one_line():
+    with pytest.raises(InputError) as error:
+        check_config({"data": {"init_args": dict.fromkeys(FLAT)}}, "run/config.yaml")
+    assert str(error.value).startswith("run/config.yaml: data.batch_size is now data.loader.batch_size, ")
+    assert f"{len(RENAMED) - 4} more" in str(error.value)
+
+
 def test_other_data_modules_may_have_options_of_these_names():
     check_arguments(["--data=mine.Films", "--data.batch_size=2"])
     check_config({"data": {"class_path": "mine.Films", "init_args": {"batch_size": 2}}}, "mine.yaml")
