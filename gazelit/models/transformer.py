@@ -59,7 +59,7 @@ class TransformerEncoder(Encoder):
         """See :class:`Encoder`."""
         tokens = self._tokens(rescaled(x, self._low, self._high))
         height, width = x.shape[-2] // _STRIDE, x.shape[-1] // _STRIDE
-        tokens = tokens.transpose(1, 2).reshape(len(x), -1, height, width)
+        tokens = tokens.transpose(1, 2).reshape(x.shape[0], -1, height, width)
         return [self.to_stride_4(tokens), self.to_stride_8(tokens), tokens, self.to_stride_32(tokens)]
 
     def _tokens(self, x: Tensor) -> Tensor:
