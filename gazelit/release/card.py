@@ -11,9 +11,9 @@ from gazelit.checkpoints.stamps import sources
 from gazelit.deploy.inference import LoadedModel
 from gazelit.deploy.packages import LARGEST_PROBABILITY_DIFFERENCE, LEAST_CC
 from gazelit.evaluation.scores import MAP_METRICS
-from gazelit.evaluation.sections import PROBABILITIES
 from gazelit.evaluation.statistics import Estimate
 from gazelit.evaluation.text import DASH, code, header, number, plain, row, with_interval
+from gazelit.reporting.sections import PROBABILITIES
 
 #: As docs/model-card.md has them.
 INTENDED = (

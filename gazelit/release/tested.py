@@ -9,12 +9,12 @@ from typing import Any
 
 from gazelit.data.splits.by_patient import SPLITS
 from gazelit.errors import InputError
-from gazelit.evaluation.collect import load_results, notes
 from gazelit.evaluation.compare import Result, compare, pooled
 from gazelit.evaluation.scores import scores_of
-from gazelit.evaluation.sections import split_words
 from gazelit.evaluation.statistics import LEVEL, RESAMPLES, Estimate, bootstrap_weights
 from gazelit.files import sha256_file
+from gazelit.reporting.collect import load_results, notes
+from gazelit.reporting.sections import split_words
 from gazelit.runs.pipeline import RUN_FILE
 
 
