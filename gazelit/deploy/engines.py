@@ -57,15 +57,14 @@ class ExportedNetwork(Network):
 
     Args:
         run: Runs the graph.
-        arguments: Of the network that was exported.
+        stamp: Of the checkpoint that was exported.
     """
 
-    def __init__(self, run: Run, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, run: Run, stamp: Mapping[str, Any]) -> None:
         super().__init__()
         self._run = run
-        self.arguments = dict(arguments)
-        # Its parts cannot be handed to another stage.
-        self.specs = {}
+        self.arguments = dict(stamp["network"].get("init_args", {}))
+        self.specs = dict(stamp["components"])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Runs the graph.
@@ -105,7 +104,7 @@ def read_exported(path: str | os.PathLike[str], device: torch.device) -> Exporte
     assert format is not None
     with_engine = {"onnx": _onnx, "torch-export": _torch_export, "openvino": _openvino}[format]
     stamp = {**about[stamps.STAMP_KEY], "exported_from": about["checkpoint_sha256"]}
-    network = ExportedNetwork(with_engine(path, device), stamp["network"].get("init_args", {}))
+    network = ExportedNetwork(with_engine(path, device), stamp)
     return Exported(network.eval(), stamp, torch.tensor(about["temperature"]), about["files"][path.name])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from gazelit import __version__
 from gazelit.checkpoints import stamps
@@ -255,49 +255,25 @@ def load_model(
     """
     checkpoint = stamps.read_checkpoint(ckpt)
     stamp = checkpoint[stamps.STAMP_KEY]
-    check_size(stamp["data"], ckpt)
+    _check_size(stamp["data"], ckpt)
     network = rebuild(stamp["network"], str(ckpt))
     state = stamps.network_state(checkpoint)
     check_fit(state, network.state_dict(), f"{ckpt}: its network")
     network.load_state_dict(state, strict=True)
     classes = network.classes or 0
     temperature = checkpoint["state_dict"].get("temperature", torch.ones(classes))
-    check_classes(stamp["data"], classes, temperature, ckpt)
-    target = to_device(network, device)
-    return LoadedModel(network.eval(), stamp, sha256_file(ckpt), temperature, str(ckpt), target, max_pixels)
-
-
-def to_device(network: nn.Module, device: str | torch.device) -> torch.device:
-    """Moves a network.
-
-    Raises:
-        InputError: There is no such device.
-    """
+    names = stamp["data"].get("class_names")
+    if classes and (not isinstance(names, list) or len(names) != classes or temperature.shape != (classes,)):
+        raise InputError(f"{ckpt}: its stamp does not name the {classes} classes of its network; train it anew")
     try:
         target = torch.device(device)
         network.to(target)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device: '{device}' cannot be used here; give cpu, cuda or cuda:1") from error
-    return target
+    return LoadedModel(network.eval(), stamp, sha256_file(ckpt), temperature, str(ckpt), target, max_pixels)
 
 
-def check_classes(data: dict[str, Any], classes: int, temperature: Tensor, ckpt: str | os.PathLike[str]) -> None:
-    """Checks that a stamp names the classes of its network, and that there is a temperature for each.
-
-    Raises:
-        InputError: It does not.
-    """
-    names = data.get("class_names")
-    if classes and (not isinstance(names, list) or len(names) != classes or temperature.shape != (classes,)):
-        raise InputError(f"{ckpt}: its stamp does not name the {classes} classes of its network; train it anew")
-
-
-def check_size(data: dict[str, Any], ckpt: str | os.PathLike[str]) -> None:
-    """Checks that a stamp says at what size its network was trained.
-
-    Raises:
-        InputError: It does not, or the size is none.
-    """
+def _check_size(data: dict[str, Any], ckpt: str | os.PathLike[str]) -> None:
     if "size" not in data:
         raise InputError(f"{ckpt}: does not record the size of its training images; train it with a GazeDataModule")
     size = data["size"]

@@ -9,7 +9,8 @@ import torch
 
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.deploy import engines, hub, packages
-from gazelit.deploy.inference import LoadedModel, check_classes, check_size, load_model, to_device
+from gazelit.deploy.checks import check_classes, check_size, to_device
+from gazelit.deploy.inference import LoadedModel, load_model
 
 
 def load(ckpt: str | os.PathLike[str], device: str | torch.device = "cpu", max_pixels: int = MAX_PIXELS) -> LoadedModel:

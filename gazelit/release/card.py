@@ -13,6 +13,7 @@ from gazelit.deploy.packages import LARGEST_PROBABILITY_DIFFERENCE, LEAST_CC
 from gazelit.evaluation.scores import MAP_METRICS
 from gazelit.evaluation.statistics import Estimate
 from gazelit.evaluation.text import DASH, code, header, number, plain, row, with_interval
+from gazelit.metrics.diagnosis import SPECIFICITY
 from gazelit.reporting.sections import PROBABILITIES
 
 #: As docs/model-card.md has them.
@@ -91,8 +92,8 @@ def _about(model: LoadedModel) -> list[str]:
     height, width = model.size
     gives = []
     if model.class_names:
-        kind = "one of" if model.stamp["data"].get("exclusive", True) else "each of"
-        gives.append(f"probabilities of {kind} {', '.join(map(plain, model.class_names))}")
+        exclusive = " (one of which is true)" if model.stamp["data"].get("exclusive", True) else ""
+        gives.append(f"probabilities of {', '.join(map(plain, model.class_names))}{exclusive}")
     if "saliency_head" in model.network.specs:
         gives.append("a density of where a radiologist looks")
     name = str(model.stamp["network"]["class_path"]).rpartition(".")[2]
@@ -165,9 +166,14 @@ def _name(key: str) -> str:
         return MAP_METRICS[key][0]
     if key in PROBABILITIES:
         return PROBABILITIES[key]
+    if key == "auroc_macro":
+        return "macro AUC (one-versus-rest)"
     kind, _, class_name = key.partition("_")
-    words = {"auroc": "AUC", "sensitivity": "sensitivity at a specificity of 0.9"}
-    return f"{words[kind]} {plain(class_name)}" if kind in words else plain(key.replace("_", " "))
+    if kind == "auroc":
+        return f"AUC {plain(class_name)}"
+    if kind == "sensitivity":
+        return f"sensitivity to {plain(class_name)} at a specificity of {SPECIFICITY:g}"
+    return plain(key.replace("_", " "))
 
 
 def _estimate(cells: Mapping[str, Any]) -> Estimate:
