@@ -17,6 +17,9 @@ from gazelit.reporting.collect import load_results, notes
 from gazelit.reporting.sections import split_words
 from gazelit.runs.pipeline import RUN_FILE
 
+#: How many of a run's models a message names.
+_SHOWN = 4
+
 
 def find_run(ckpt: str) -> Path | None:
     """The run folder that a checkpoint lies in; None if it lies in none."""
@@ -42,10 +45,9 @@ def tested(run: Path, hashes: Sequence[str], what: str) -> dict[str, Any]:
     results = load_results(run)
     found = next((result for result in results if sha256_file(result.checkpoint) in hashes), None)
     if found is None:
-        raise InputError(
-            f"{run}: did not test {what}; give the checkpoint that its {RUN_FILE} names (of a calibrated model the "
-            "calibrated one), or leave --run out for a package without metrics"
-        )
+        others = ", ".join(str(result.checkpoint.relative_to(run)) for result in results[:_SHOWN])
+        more = f" and {len(results) - _SHOWN} more" if len(results) > _SHOWN else ""
+        raise InputError(f"{run}: did not test {what}, but {others}{more}; give one of these")
     data = found.stamp["data"]
     names: list[str] = data["class_names"]
     alike = [result for result in results if result.arm == found.arm]
