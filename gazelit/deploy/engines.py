@@ -142,8 +142,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not is_right or not isinstance(checkpoint, str) or path.name not in about["files"]:
         raise InputError(malformed)
     for name, expected in about["files"].items():
-        file = path.with_name(str(name))
         # A description may be a stranger's: it names files of this folder alone.
+        file = path.parent / Path(name).name
         if file.name != name or not file.is_file() or sha256_file(file) != expected:
             raise InputError(f"{path}: {file.name} is not the file that {beside.name} describes; export it anew")
     return about

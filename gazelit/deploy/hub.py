@@ -8,8 +8,6 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -66,7 +64,8 @@ def fetch(name: str) -> Path:
         raise InputError(
             f"{name}: no such model, or a private one; log in with `hf auth login` if it is yours"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
+        # What the transport raises is of another kind in each version of huggingface_hub.
         raise InputError(
             f"{name}: cannot be downloaded ({type(error).__name__}); check the connection, or give the folder of a copy"
         ) from error

@@ -65,7 +65,8 @@ def push(folder: str, repo: str, gated: Gate = "manual", public: bool = False, a
         raise InputError(
             f"{repo}: the Hub refused ({status}); check that you are logged in with a token that may write there"
         ) from error
-    except OSError as error:
+    except Exception as error:
+        # What the transport raises is of another kind in each version of huggingface_hub.
         raise InputError(
             f"{repo}: the Hub cannot be reached ({type(error).__name__}); nothing else was done"
         ) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gazelit.checkpoints import split_guard
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.dataset import collate
 from gazelit.data.gaze.heatmap import fixation_counts
 from gazelit.data.saved import saved_datamodule
 from gazelit.data.splits.identity import identity
@@ -73,20 +74,12 @@ def quantise(plain: Path, model: LoadedModel, stage_config: Path | None, films: 
     if films < 1 or not rows:
         raise InputError(f"films: the ranges need training films; {min(films, rows)} were asked for or are there")
 
-    class Films(quantization.CalibrationDataReader):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            self._images = _images(datamodule, films)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            image = next(self._images, None)
-            return None if image is None else {IMAGE: image}
-
     prepared, out = plain.with_name("prepared.onnx"), plain.with_name("int8.onnx")
     preparation.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     quantization.quantize_static(
         str(prepared),
         str(out),
-        Films(),
+        _Films(datamodule, films),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
@@ -97,12 +90,23 @@ def quantise(plain: Path, model: LoadedModel, stage_config: Path | None, films: 
     return out
 
 
-def _images(datamodule: GazeDataModule, films: int) -> Iterator[NDArray[np.float32]]:
-    dataset = datamodule.dataset("train")
-    for number in np.unique(np.linspace(0, len(dataset) - 1, films).round().astype(int)):
-        image = dataset[0, int(number)]["image"]
-        scaled = datamodule.render({"image": image[None], "points": torch.zeros(1, 0, 3), "sigma": torch.ones(1, 0, 2)})
-        yield scaled["image"].numpy()
+class _Films:
+    """Training films, as the quantiser asks for them (onnxruntime's ``CalibrationDataReader``)."""
+
+    def __init__(self, datamodule: GazeDataModule, films: int) -> None:
+        self._images = self._drawn(datamodule, films)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next film, (1, 1, H, W); None after the last."""
+        image = next(self._images, None)
+        return None if image is None else {IMAGE: image}
+
+    @staticmethod
+    def _drawn(datamodule: GazeDataModule, films: int) -> Iterator[NDArray[np.float32]]:
+        dataset = datamodule.dataset("train")
+        for number in np.unique(np.linspace(0, len(dataset) - 1, films).round().astype(int)):
+            batch = datamodule.render(collate([dataset[0, int(number)]]))
+            yield batch["image"].numpy()
 
 
 def cost(model: LoadedModel, exported: Exported, stage_config: Path | None) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def serve(self) -> None:
             path, sent = unquote(urlparse(self.path).path), self.body()
+            host = f"http://{self.headers['Host']}"
             hub.events.append(f"{self.command} {path}")
             if hub.refuse:
                 return self.answer({"error": "no"}, hub.refuse, {"X-Error-Code": hub.error_code})
@@ -66,7 +67,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 private = asked.get("private", asked.get("visibility") == "private")
                 if not known:
                     hub.settings[name] = {"private": private, "gated": False}
-                return self.answer({"url": f"http://hub/{name}", "id": name}, 409 if known else 200)
+                return self.answer({"url": f"{host}/{name}", "id": name}, 409 if known else 200)
             if path == "/api/whoami-v2":
                 return self.answer({"name": "me", "type": "user", "orgs": []})
             if path == "/api/validate-yaml":
@@ -92,7 +93,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     if operation["key"] == "file":
                         value = operation["value"]
                         files[value["path"]] = base64.b64decode(value["content"])
-                return self.answer({"commitOid": "a" * 40, "commitUrl": f"http://hub/{name}/commit/{'a' * 40}"})
+                return self.answer({"commitOid": "a" * 40, "commitUrl": f"{host}/{name}/commit/{'a' * 40}"})
             if "/tree/" in path:
                 return self.answer(
                     [
