@@ -93,8 +93,8 @@ def cohort(tmp_path_factory):
                     "reader_id": f"{MARK}reader",
                     "t": place * 0.3,
                     "duration": 0.25,
-                    "x": x,
-                    "y": y,
+                    "x": round(80 * x, 2),
+                    "y": round(96 * y, 2),
                     "kind": "fixation",
                     "note": f"{MARK}note",
                 }

@@ -70,7 +70,7 @@ def compare(trained: Network, exported: Network, images: Tensor) -> dict[str, An
                 found = cc(given["saliency"][:, 0], expected["saliency"][:, 0])
                 # A map that is the same everywhere has no correlation.
                 same = (given["saliency"] == expected["saliency"]).flatten(1).all(1)
-                least = float(np.minimum(least, found.where(~same, 1.0).min()))
+                least = float(np.minimum(least, float(found.where(~same, 1.0).min())))
     report: dict[str, Any] = {"images": start, "batches": list(_BATCHES), "largest_difference": largest}
     return report | ({} if np.isinf(least) else {"least_cc": least})
 
