@@ -168,11 +168,12 @@ def worked(cohort, proxy, tmp_path_factory):
     ckpt = "run/joint_calibration/calibrated.ckpt"
     films = []
     for number, film in enumerate(sorted((cohort / f"{MARK}films").glob("*.dcm"))[:3]):
-        films.append(shutil.copy(film, out / f"film{number}.dcm"))
+        films.append(out / f"film{number}.dcm")
+        shutil.copy(film, films[-1])
     gazelit("agreement", "run/joint/checkpoints/best.ckpt", "--out=agreement")
     gazelit("infer", *films, "--ckpt", ckpt, "--out=results")
     for film in films:
-        Path(film).unlink()
+        film.unlink()
     gazelit("export", ckpt, "--format=torch-export", "--out=export/model.pt2")
     gazelit("package", ckpt, "--out=package")
     gazelit("lineage", "package/model.safetensors")
