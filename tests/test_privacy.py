@@ -1,11 +1,13 @@
 """Identifiers planted in films, file names and tables are in nothing that gazelit prints, writes or logs.
 
-Two places hold ids on purpose and are left out: the store's own tables, which say whose film is whose so that patients
-stay in one split, and the DICOM results, which belong to the patient.
+Three places hold ids on purpose and are left out: the store's own tables, which say whose film is whose so that patients
+stay in one split; ``image_id`` of ``predictions.parquet``, which says what was predicted of which film and stays beside
+the data; and DICOM results, which belong to the patient.
 """
 
 import gzip
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -134,19 +136,10 @@ def worked(cohort, proxy, tmp_path_factory):
     environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
     environment |= {"WANDB_MODE": "offline", "HTTP_PROXY": proxy[0], "HTTPS_PROXY": proxy[0], "COLUMNS": "250"}
     environment |= {"NO_PROXY": "127.0.0.1,localhost", "HOME": str(out)}
-    printed = []
+    commands = []
 
     def gazelit(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "gazelit", *map(str, arguments)],
-            cwd=out,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        printed.append(done.stdout + done.stderr)
+        commands.append([str(argument) for argument in arguments])
 
     tables = [
         "--source",
@@ -173,12 +166,26 @@ def worked(cohort, proxy, tmp_path_factory):
         shutil.copy(film, films[-1])
     gazelit("agreement", "run/joint/checkpoints/best.ckpt", "--out=agreement")
     gazelit("infer", *films, "--ckpt", ckpt, "--out=results")
-    for film in films:
-        film.unlink()
     gazelit("export", ckpt, "--format=torch-export", "--out=export/model.pt2")
     gazelit("package", ckpt, "--out=package")
     gazelit("lineage", "package/model.safetensors")
-    return out, printed
+    program = (
+        "import json, sys\nfrom gazelit.cli.main import main\n"
+        "for command in json.load(sys.stdin):\n    assert main(command) == 0, command"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(commands),
+        cwd=out,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for film in films:
+        film.unlink()
+    return out, done.stdout + done.stderr
 
 
 def readable(path):
@@ -200,9 +207,10 @@ def readable(path):
                 yield archive.read(name)
 
 
-def is_the_stores_own(path, folder):
+def says_whose_film(path, folder):
     """Whether a file is one of the tables that say whose film is whose."""
-    return path.relative_to(folder).parts[0] == "store" and path.suffix in (".parquet", ".csv")
+    is_store = path.relative_to(folder).parts[0] == "store" and path.suffix in (".parquet", ".csv")
+    return is_store or path.name == "predictions.parquet"
 
 
 def test_thirty_tags_are_planted_and_the_films_say_so(cohort):
@@ -223,14 +231,17 @@ def test_nothing_written_holds_an_identifier(worked):
     holding = [
         str(path.relative_to(folder))
         for path in files
-        if not is_the_stores_own(path, folder) and any(MARK.encode() in content for content in readable(path))
+        if not says_whose_film(path, folder) and any(MARK.encode() in content for content in readable(path))
     ]
     assert (named, holding) == ([], [])
 
 
-def test_the_stores_own_tables_hold_ids_and_nothing_of_the_films_headers(worked):
+def test_tables_that_say_whose_film_it_is_hold_ids_and_nothing_else(worked):
     folder = worked[0]
-    tables = [path for path in (folder / "store").rglob("*") if path.is_file() and is_the_stores_own(path, folder)]
+    tables = [path for path in folder.rglob("*") if path.is_file() and says_whose_film(path, folder)]
+    assert {"cases.parquet", "predictions.parquet"} <= {path.name for path in tables}
+    predictions = pd.concat([pd.read_parquet(path) for path in tables if path.name == "predictions.parquet"])
+    assert MARK not in predictions.drop(columns="image_id").to_csv()
     together = b"".join(content for path in tables for content in readable(path))
     assert f"{MARK}patient00".encode() in together
     for value in (*TAGS.values(), f"{MARK}cell", f"{MARK}note"):
@@ -238,7 +249,11 @@ def test_the_stores_own_tables_hold_ids_and_nothing_of_the_films_headers(worked)
 
 
 def test_nothing_printed_holds_an_identifier(worked):
-    assert MARK not in "".join(worked[1])
+    assert MARK not in worked[1]
+    # Every command has said something.
+    commands = ("store", "report", "agreement.md", "film0", "largest differences", "before you share", "fingerprint")
+    for words in commands:
+        assert words in worked[1], words
 
 
 def test_no_program_asked_another_machine_for_anything(worked, proxy):
