@@ -1,8 +1,8 @@
 """Identifiers planted in films, file names and tables are in nothing that gazelit prints, writes or logs.
 
-Three places hold ids on purpose and are left out: the store's own tables, which say whose film is whose so that patients
-stay in one split; ``image_id`` of ``predictions.parquet``, which says what was predicted of which film and stays beside
-the data; and DICOM results, which belong to the patient.
+Three places hold ids on purpose and are left out: the store's own tables, which say whose film is whose so that
+patients stay in one split; ``image_id`` of ``predictions.parquet``, which says what was predicted of which film and
+stays beside the data; and DICOM results, which belong to the patient.
 """
 
 import gzip
