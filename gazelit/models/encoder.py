@@ -187,7 +187,7 @@ class LibraryEncoder(PyramidAdapter):
         return pyramid_part(named, self._timm_name, self.weight_target().state_dict())
 
     def load_imagenet(self) -> None:
-        """Fetches the library's ImageNet weights; a first convolution of three channels is adapted to one if need be."""
+        """Fetches the library's ImageNet weights; its first convolution is adapted to grey without statistics."""
         published = smp.encoders.get_encoder(**self._arguments, weights="imagenet" if self._timm_name is None else True)
         self.body.load_state_dict(published.state_dict())
 
