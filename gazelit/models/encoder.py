@@ -45,12 +45,19 @@ class Encoder(nn.Module):
         return self.out_channels[-1]
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
-        """What :meth:`embed` averages, (B, ``embedding_channels``, h, w): the coarsest map unless overridden."""
+        """What :meth:`pool` makes the embedding of, (B, ``embedding_channels``, h, w): the coarsest map."""
         return features[-1]
 
+    def pool(self, embedding_map: Tensor) -> Tensor:
+        """The embedding (B, ``embedding_channels``) of an :meth:`embedding_map`: its spatial mean."""
+        return embedding_map.mean(dim=(2, 3))
+
     def embed(self, features: list[Tensor]) -> Tensor:
-        """What a classifier or contrastive objective sees: the embedding map's mean, (B, ``embedding_channels``)."""
-        return self.embedding_map(features).mean(dim=(2, 3))
+        """What a classifier or contrastive objective sees, (B, ``embedding_channels``).
+
+        An encoder with another embedding overrides :meth:`embedding_map` or :meth:`pool`, not this.
+        """
+        return self.pool(self.embedding_map(features))
 
     def weight_target(self) -> nn.Module:
         """The module whose keys weight files use."""

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from gazelit.files import atomic_path, sha256_file, write_json
+from gazelit.metrics.custom import described
 from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.stages.privacy import without_paths
 
@@ -26,6 +27,7 @@ CONFIG_FILE = "config.yaml"
 WANDB_FILE = "wandb.json"
 EPOCHS_FILE = "epochs.csv"
 METRICS_FILE = "metrics.json"
+CUSTOM_METRICS_FILE = "custom_metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
 
 
@@ -135,12 +137,14 @@ class PredictionWriter(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Completes the table and writes the metrics."""
+        """Completes the table and writes the metrics, and of those from outside the package what reports call them."""
         folder = run_folder(trainer)
         self._finish(trainer, folder)
         if trainer.is_global_zero:
             metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
             write_json(folder / METRICS_FILE, metrics)
+            if custom := getattr(pl_module, "custom_metrics", ()):
+                write_json(folder / CUSTOM_METRICS_FILE, described(custom))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Completes the table."""
