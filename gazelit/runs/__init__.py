@@ -1,0 +1,1 @@
+"""Pipelines of stages: their run folders, their steps, and what makes a step again."""
