@@ -31,7 +31,8 @@ class Stage(EvaluatedModule):
     """A training stage: a network, what it is trained on, and which of its components stay as they are.
 
     A subclass names its stage and implements :meth:`_step`; nothing has to be registered. The network's components
-    (see ``docs/architecture.md``) are what stages hand to each other.
+    (see ``docs/architecture.md``) are what stages hand to each other. Many arguments, because each is an option of a
+    configuration (``--model.frozen``).
 
     Args:
         network: The network; its direct children are the components.

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import CLASSES, Chest, Position, draw_chest, draw_position
+from gazelit.synthetic.anatomy import CLASSES, Chest, draw_chest, draw_position
 from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_integral
 from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
+from gazelit.synthetic.shapes import Position
 
 Difficulty = Literal["easy", "hard"]
 #: The body that is drawn, not projected from a CT.

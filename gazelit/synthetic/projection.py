@@ -9,7 +9,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import Chest, Ellipsoid, Position, Tube
+from gazelit.synthetic.anatomy import Chest
+from gazelit.synthetic.shapes import Ellipsoid, Position, Tube
 
 Image = NDArray[np.float32]
 
