@@ -75,9 +75,11 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
     gazelit(outside, "test", "--config=run/config.yaml", "--trust=mine", "--trainer.logger=false",
             "--trainer.default_root_dir=tested")  # fmt: skip
     metrics = json.loads((outside / "tested" / "metrics.json").read_text())
-    errors = pd.read_parquet(outside / "tested" / "predictions.parquet")["age_error"]
+    predictions = pd.read_parquet(outside / "tested" / "predictions.parquet")
+    errors = predictions["age_error"]
     assert len(errors) == 3
     assert metrics["test/age_error"] == pytest.approx(errors.mean())
     assert metrics["test/age_error"] / 2 == pytest.approx(metrics["test/loss"], rel=1e-5)
-    about = json.loads((outside / "tested" / "custom_metrics.json").read_text())
-    assert about == {"age_error": {"label": "error of the age (years)", "higher_is_better": False}}
+    assert predictions.attrs["metrics"] == {
+        "age_error": {"label": "error of the age (years)", "higher_is_better": False}
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ CONFIG_FILE = "config.yaml"
 WANDB_FILE = "wandb.json"
 EPOCHS_FILE = "epochs.csv"
 METRICS_FILE = "metrics.json"
-CUSTOM_METRICS_FILE = "custom_metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
 
 
@@ -102,7 +102,7 @@ class PredictionWriter(Callback):
 
     In one process rows are written as they come, so that memory does not grow with the number of cases; several
     processes' rows are gathered at the end. Case ids are looked up in the data module, so that they never pass through
-    a logger.
+    a logger. Of metrics from outside the package the table's ``attrs`` say under ``metrics`` what reports call them.
     """
 
     #: Cases that are written at a time.
@@ -137,14 +137,12 @@ class PredictionWriter(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Completes the table and writes the metrics, and of those from outside the package what reports call them."""
+        """Completes the table and writes the metrics."""
         folder = run_folder(trainer)
         self._finish(trainer, folder)
         if trainer.is_global_zero:
             metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
             write_json(folder / METRICS_FILE, metrics)
-            if custom := getattr(pl_module, "custom_metrics", ()):
-                write_json(folder / CUSTOM_METRICS_FILE, described(custom))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Completes the table."""
@@ -156,10 +154,17 @@ class PredictionWriter(Callback):
 
     def _table(self, trainer: L.Trainer) -> pd.DataFrame:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        return prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
+        table = prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
+        if custom := described(getattr(trainer.lightning_module, "custom_metrics", ())):
+            table.attrs["metrics"] = custom
+        return table
 
     def _flush(self, trainer: L.Trainer, folder: Path) -> None:
-        rows = pa.Table.from_pandas(self._table(trainer), preserve_index=False)
+        table = self._table(trainer)
+        rows = pa.Table.from_pandas(table, preserve_index=False)
+        if table.attrs:
+            # As pandas itself writes and reads them.
+            rows = rows.replace_schema_metadata({**rows.schema.metadata, "PANDAS_ATTRS": json.dumps(table.attrs)})
         if self._writer is None:
             temporary = self._open.enter_context(atomic_path(folder / PREDICTIONS_FILE))
             self._writer = self._open.enter_context(pq.ParquetWriter(temporary, rows.schema))
