@@ -184,9 +184,9 @@ def load_weight_file(encoder: Encoder, path: str) -> None:
     state = read_state(path)
     target = encoder.weight_target()
     ours = target.state_dict()
-    theirs = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
-    for key, value in theirs.items():
+    stored = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
+    for key, value in stored.items():
         if key in ours and value.ndim == 4 and value.shape[1] == 3 and ours[key].shape[1] == 1:
-            theirs[key] = value.sum(dim=1, keepdim=True)
-    check_fit(theirs, ours, f"{path}: the weight file")
-    target.load_state_dict(theirs)
+            stored[key] = value.sum(dim=1, keepdim=True)
+    check_fit(stored, ours, f"{path}: the weight file")
+    target.load_state_dict(stored)

@@ -278,7 +278,8 @@ class Stage(EvaluatedModule):
         """The stamp of a checkpoint written now."""
         present = self._teachers or []
         # What taught the weights before a resume has taught them, also where the resumed run has another teacher.
-        former = [one for one in self._former_teachers if one["sha256"] not in {now["sha256"] for now in present}]
+        known = {record["sha256"] for record in present}
+        former = [record for record in self._former_teachers if record["sha256"] not in known]
         return stamps.make_stamp(
             stage=self.name,
             network=self.network,

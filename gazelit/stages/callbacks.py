@@ -90,7 +90,7 @@ class RunRecord(Callback):
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
         kept = [old for old in _read_rows(path) if int(old["epoch"]) < trainer.current_epoch]
-        columns = list(dict.fromkeys(key for one in [*kept, row] for key in one))
+        columns = list(dict.fromkeys(key for written in [*kept, row] for key in written))
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
@@ -130,7 +130,7 @@ class PredictionWriter(Callback):
         if not outputs:
             return
         self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
-        if trainer.world_size == 1 and sum(len(one["index"]) for one in self._batches) >= self.rows:
+        if trainer.world_size == 1 and sum(len(part["index"]) for part in self._batches) >= self.rows:
             self._flush(trainer, run_folder(trainer))
 
     on_predict_start = on_test_start
@@ -177,7 +177,7 @@ class PredictionWriter(Callback):
             # A process without a case has no table.
             torch.distributed.all_gather_object(tables, self._table(trainer) if self._batches else None)
             if trainer.is_global_zero:
-                whole = pd.concat([one for one in tables if one is not None]).sort_values("index")
+                whole = pd.concat([table for table in tables if table is not None]).sort_values("index")
                 with atomic_path(folder / PREDICTIONS_FILE) as temporary:
                     whole.to_parquet(temporary, index=False)
             return

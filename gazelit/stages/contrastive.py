@@ -81,8 +81,8 @@ class ContrastivePretraining(Stage):
         # Every process's images are positives and negatives for every other's. Validation shares differ in size.
         compared = gather_rows(embedding) if self.training else embedding
         if "other_view" in batch:
-            other = self._embed(batch["other_view"])["embedding"]
-            compared = torch.cat([compared, gather_rows(other) if self.training else other])
+            other_embedding = self._embed(batch["other_view"])["embedding"]
+            compared = torch.cat([compared, gather_rows(other_embedding) if self.training else other_embedding])
             together = _twice(together)
         if self.training:
             self._without_pairs = self._without_pairs.to(embedding.device) + (_anchors(together) == 0)

@@ -81,7 +81,7 @@ class EvaluatedModule(L.LightningModule):
         self.mean_metrics = _per_split(ImageMeans)
         if "diagnosis" in self.measures:
             classes = int(self.network.classes or 0)
-            names = provenance.get("class_names") or [str(one) for one in range(classes)]
+            names = provenance.get("class_names") or [str(number) for number in range(classes)]
             if len(names) != classes:
                 raise InputError(
                     f"labels: the data have {len(names)}, but the network tells {classes} classes apart; set "

@@ -144,7 +144,7 @@ class EGDCXR(Source):
         self, path: Path, sheet: pd.DataFrame, findings: list[str]
     ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
         paths = [image_file(self.images, published) for published in sheet["path"]]
-        if not any(is_file(one) for one in paths):
+        if not any(is_file(file) for file in paths):
             raise InputError(
                 f"{self.images}: holds none of the {len(sheet)} images that {path} lists as files/pXX/…/<dicom_id>.dcm "
                 "(or .jpg); give the folder that holds files/"
@@ -152,9 +152,9 @@ class EGDCXR(Source):
         sizes: list[tuple[int, int]] = []
         skipped: list[tuple[str, str]] = []
         kept: list[int] = []
-        for row, one in enumerate(paths):
+        for row, file in enumerate(paths):
             try:
-                sizes.append(image_size(one))
+                sizes.append(image_size(file))
                 kept.append(row)
             except InputError as error:
                 skipped.append((sheet["dicom_id"].iloc[row], str(error)))
@@ -211,9 +211,9 @@ class EGDCXR(Source):
     def _gaze(self, file: str, kind: str, films: pd.DataFrame) -> Iterator[pd.DataFrame]:
         path = find_table(self.root, file, DATASET)
         point = self.point if kind == "sample" else "FPOG"
-        place = ["X_ORIGINAL", "Y_ORIGINAL"] if self.coordinates == "published" else [f"{point}X", f"{point}Y"]
+        axes = ["X_ORIGINAL", "Y_ORIGINAL"] if self.coordinates == "published" else [f"{point}X", f"{point}Y"]
         times = ["FPOGS", "FPOGD"] if kind == "fixation" else []
-        number = ["Time (in secs)", f"{point}V", *times, *place]
+        number = ["Time (in secs)", f"{point}V", *times, *axes]
         columns = {"SESSION_ID": "str", "DICOM_ID": "str", **dict.fromkeys(number, "float64")}
         for rows in whole_screens(read_chunks(path, columns, DATASET)):
             # Calibration screens stand under ids that are no image's.
@@ -231,7 +231,7 @@ class EGDCXR(Source):
                 start, duration = rows["FPOGS"].to_numpy(), rows["FPOGD"].to_numpy()
             else:
                 start, duration = sample_times(rows)
-            yield self._canonical(rows, films, kind, start, duration, place, rows[f"{point}V"].to_numpy() == 1)
+            yield self._canonical(rows, films, kind, start, duration, axes, rows[f"{point}V"].to_numpy() == 1)
 
     def _canonical(
         self,
@@ -240,13 +240,13 @@ class EGDCXR(Source):
         kind: str,
         start: NDArray[np.float64],
         duration: NDArray[np.float64],
-        place: list[str],
+        axes: list[str],
         looking: NDArray[np.bool_],
     ) -> pd.DataFrame:
         film = films.loc[rows["DICOM_ID"]]
         pads = film[PADS].to_numpy(float)
         width, height = film["width"].to_numpy(float), film["height"].to_numpy(float)
-        point = rows[place].to_numpy()
+        point = rows[axes].to_numpy()
         if self.coordinates == "published":
             # The published integer names a pixel. Off the film both are negative, but never exactly −1 alone; x can be
             # as large as the width where an odd one was rounded up.
@@ -316,7 +316,7 @@ class EGDCXR(Source):
         error = pd.DataFrame({"session": dot["SESSION_ID"], "error": np.hypot(*offset.T)})
         grouped = error.dropna().groupby("session")["error"]
         table = pd.DataFrame({"calibration_samples": grouped.size(), "calibration_error": grouped.median()})
-        table = table.reindex(sorted(sessions, key=lambda one: (len(one), one)))
+        table = table.reindex(sorted(sessions, key=lambda name: (len(name), name)))
         table["calibration_samples"] = table["calibration_samples"].fillna(0).astype(np.int64)
         return table.rename_axis("recording_id").reset_index()
 
@@ -336,7 +336,7 @@ def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> 
             continue
         try:
             content = read_json(path)
-            said = [(image, image, *_phrase(one)) for one in content["time_stamped_text"]]
+            said = [(image, image, *_phrase(entry)) for entry in content["time_stamped_text"]]
         except (InputError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
             skipped.append((image, f"{path}: not a transcript with phrase, begin_time and end_time; the image is kept"))
             continue

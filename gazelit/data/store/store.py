@@ -117,11 +117,11 @@ class Store:
     def masks(self, row: int) -> dict[str, NDArray[np.bool_]]:
         """A case's masks (H, W) by name."""
         table = self.table("masks")
-        mine = np.flatnonzero(table["row"] == row)
-        if not len(mine):
+        own = np.flatnonzero(table["row"] == row)
+        if not len(own):
             return {}
         planes = np.load(self.path / "masks.npy", mmap_mode="r")
-        return {table["name"].iloc[plane]: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane in mine}
+        return {table["name"].iloc[plane]: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane in own}
 
     @cached_property
     def letterboxes(self) -> list[Letterbox]:
