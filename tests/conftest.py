@@ -14,6 +14,14 @@ if os.environ.get("CI"):
     settings.load_profile("repeatable")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets pass what gazelit keeps from the console, too: each has its reason there."""
+    from gazelit.cli.console import HARMLESS
+
+    for message in HARMLESS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of openly licensed real inputs beside the checkout; tests that need it are skipped without it."""

@@ -47,6 +47,7 @@ def test_a_case_metric_is_the_mean_of_what_is_defined_and_gives_each_case():
     update_metrics([metric], {"age": torch.tensor([4.0])}, batch_of([8.0]))
     assert computed(metric) == {"mean_gap": torch.tensor(-1.0, dtype=torch.float64)}
     metric.reset()
+    update_metrics([metric], {"age": torch.zeros(0)}, {"label": torch.zeros(0), "index": torch.arange(0)})
     assert computed(metric)["mean_gap"].isnan()
     with pytest.raises(InputError, match=r"mean_gap: per_case gave \(1,\) values for 2 images"):
         update_metrics([metric], {"age": torch.tensor([1.0])}, {"label": torch.zeros(1), "index": torch.arange(2)})
