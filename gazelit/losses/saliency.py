@@ -146,13 +146,13 @@ class DeepSupervisionLoss(SaliencyLoss):
         return self.loss.per_image(logits, target)
 
     def forward(self, outputs: Tensors, batch: Tensors) -> Tensor:
-        """See :meth:`SaliencyLoss.forward`; ``outputs`` also has ``saliency_logits_<s>`` (B, 1, H / s, W / s)."""
+        """See :meth:`SaliencyLoss.forward`; ``outputs`` also has ``saliency_logits_<stride>``, the finest first."""
         total = super().forward(outputs, batch)
-        strides = (2**level for level in range(1, self.side_heads + 1))
-        for weight, stride in zip(self.weights, strides, strict=True):
+        sides = [name for name in outputs if name.startswith("saliency_logits_")]
+        for weight, name in zip(self.weights, sides, strict=True):
+            stride = int(name.rpartition("_")[2])
             coarse = F.avg_pool2d(batch["heatmap"].float(), stride) * stride**2
-            side = {"saliency_logits": outputs[f"saliency_logits_{stride}"]}
-            total = total + weight * self.loss(side, {**batch, "heatmap": coarse})
+            total = total + weight * self.loss({"saliency_logits": outputs[name]}, {**batch, "heatmap": coarse})
         return total
 
 
