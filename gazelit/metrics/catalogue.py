@@ -32,19 +32,22 @@ class MetricEntry:
         label: What reports call it, with its unit if it has one.
         higher_is_better: Which way is better.
         needs: What a stage has to predict.
-        bounded: Whether it lies within 0 and 1 for what is better than nothing, so that curves can share an axis.
     """
 
     name: str
     label: str
     higher_is_better: bool
     needs: Needs
-    bounded: bool = False
 
     @property
     def direction(self) -> str:
         """``higher is better`` or ``lower is better``."""
         return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
+    @property
+    def short(self) -> str:
+        """The label without its unit, for columns of tables."""
+        return self.label.partition(" (")[0]
 
     def of_class(self, class_name: str) -> MetricEntry:
         """The same metric of one class."""
@@ -111,7 +114,7 @@ class MapMetric(MetricEntry):
 MAP_METRICS: dict[str, MapMetric] = {
     metric.name: metric
     for metric in (
-        MapMetric("cc", "CC", True, "saliency", True, compute=lambda maps: maps.passes["cc"], at_validation=True),
+        MapMetric("cc", "CC", True, "saliency", compute=lambda maps: maps.passes["cc"], at_validation=True),
         MapMetric(
             "kld", "KLD (nats)", False, "saliency",
             compute=lambda maps: maps.passes["kld"],
@@ -119,7 +122,7 @@ MAP_METRICS: dict[str, MapMetric] = {
             conventions={"mit": lambda maps: functional.kld(maps.prediction, maps.target, maps.mask, "mit")},
         ),
         MapMetric(
-            "sim", "SIM", True, "saliency", True,
+            "sim", "SIM", True, "saliency",
             compute=lambda maps: maps.passes["sim"],
             at_validation=True,
             conventions={"mit": lambda maps: functional.sim(maps.prediction, maps.target, maps.mask, "mit")},
@@ -134,17 +137,17 @@ MAP_METRICS: dict[str, MapMetric] = {
             },
         ),
         MapMetric(
-            "auc_judd", "AUC-Judd", True, "saliency", True,
+            "auc_judd", "AUC-Judd", True, "saliency",
             compute=lambda maps: functional.auc_judd(maps.prediction, maps.counts, maps.mask),
             at_validation=True,
             conventions={"mit": lambda maps: functional.auc_judd(maps.prediction, maps.counts, maps.mask, "mit")},
         ),
         MapMetric(
-            "auc_borji", "AUC-Borji", True, "saliency", True,
+            "auc_borji", "AUC-Borji", True, "saliency",
             compute=lambda maps: functional.auc_borji(maps.prediction, maps.counts, maps.mask),
         ),
         MapMetric(
-            "sauc", "shuffled AUC", True, "saliency", True,
+            "sauc", "shuffled AUC", True, "saliency",
             compute=lambda maps: functional.sauc(maps.prediction, maps.counts, maps.training_counts, maps.mask),
         ),
         MapMetric(
@@ -167,16 +170,16 @@ MAP_METRICS: dict[str, MapMetric] = {
 METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (
-        MetricEntry("auroc_macro", "macro AUC", True, "diagnosis", True),
-        MetricEntry("auroc_micro", "micro AUC", True, "diagnosis", True),
-        MetricEntry("ap_macro", "macro average precision", True, "diagnosis", True),
-        MetricEntry("accuracy", "accuracy", True, "diagnosis", True),
-        MetricEntry("balanced_accuracy", "balanced accuracy", True, "diagnosis", True),
-        MetricEntry("f1_macro", "macro F1", True, "diagnosis", True),
+        MetricEntry("auroc_macro", "macro AUC", True, "diagnosis"),
+        MetricEntry("auroc_micro", "micro AUC", True, "diagnosis"),
+        MetricEntry("ap_macro", "macro average precision", True, "diagnosis"),
+        MetricEntry("accuracy", "accuracy", True, "diagnosis"),
+        MetricEntry("balanced_accuracy", "balanced accuracy", True, "diagnosis"),
+        MetricEntry("f1_macro", "macro F1", True, "diagnosis"),
         MetricEntry("brier", "Brier score", False, "diagnosis"),
         MetricEntry("ece", "expected calibration error", False, "diagnosis"),
-        MetricEntry("knn_auroc_macro", "macro AUC of nearest neighbours", True, "embedding", True),
-        MetricEntry("probe_auroc_macro", "macro AUC of a linear probe", True, "embedding", True),
+        MetricEntry("knn_auroc_macro", "macro AUC of nearest neighbours", True, "embedding"),
+        MetricEntry("probe_auroc_macro", "macro AUC of a linear probe", True, "embedding"),
         *MAP_METRICS.values(),
     )
 }
@@ -184,10 +187,10 @@ METRICS: dict[str, MetricEntry] = {
 CLASS_METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (
-        MetricEntry("auroc", "AUC", True, "diagnosis", True),
-        MetricEntry("ap", "average precision", True, "diagnosis", True),
-        MetricEntry("sensitivity", "sensitivity at a specificity of 0.9 to", True, "diagnosis", True),
-        MetricEntry("f1", "F1", True, "diagnosis", True),
+        MetricEntry("auroc", "AUC", True, "diagnosis"),
+        MetricEntry("ap", "average precision", True, "diagnosis"),
+        MetricEntry("sensitivity", "sensitivity at a specificity of 0.9 to", True, "diagnosis"),
+        MetricEntry("f1", "F1", True, "diagnosis"),
     )
 }
 
