@@ -22,10 +22,17 @@ LONG_SIGNATURES = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+def decorators(function):
+    return {
+        name.id for decorator in function.decorator_list for name in ast.walk(decorator) if isinstance(name, ast.Name)
+    }
+
+
 def signatures(tree, path, within=()):
     """Qualified names of functions with too many parameters and no reason."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        # What numba compiles takes plain arrays and numbers.
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and "compiled" not in decorators(node):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             count = len(arguments) - (bool(arguments) and arguments[0].arg in ("self", "cls"))
             described = tree if node.name == "__init__" else node
