@@ -23,9 +23,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def decorators(function):
-    return {
-        name.id for decorator in function.decorator_list for name in ast.walk(decorator) if isinstance(name, ast.Name)
-    }
+    nodes = (node for decorator in function.decorator_list for node in ast.walk(decorator))
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
 def signatures(tree, path, within=()):
