@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
     from gazelit.data.store.prepare import prepare
     from gazelit.deploy.inference import LoadedModel
-    from gazelit.deploy.inference import load_model as load
+    from gazelit.deploy.loading import load
     from gazelit.deploy.reading import Reading
     from gazelit.errors import InputError
     from gazelit.models.registry import EncoderSpec, register_encoder
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AugmentationOptions",
     "EncoderSpec",
     "GazeDataModule",
+    "GazeOptions",
     "InputError",
     "LoadedModel",
+    "LoaderOptions",
     "Reading",
+    "SplitOptions",
     "Stage",
     "__version__",
     "load",
@@ -35,13 +40,17 @@ __all__ = [
 ]
 
 _DEFINED_IN = {
+    "AugmentationOptions": "gazelit.data.options:AugmentationOptions",
     "EncoderSpec": "gazelit.models.registry:EncoderSpec",
     "GazeDataModule": "gazelit.data.datamodule:GazeDataModule",
+    "GazeOptions": "gazelit.data.options:GazeOptions",
     "InputError": "gazelit.errors:InputError",
     "LoadedModel": "gazelit.deploy.inference:LoadedModel",
+    "LoaderOptions": "gazelit.data.options:LoaderOptions",
     "Reading": "gazelit.deploy.reading:Reading",
+    "SplitOptions": "gazelit.data.options:SplitOptions",
     "Stage": "gazelit.stages.base:Stage",
-    "load": "gazelit.deploy.inference:load_model",
+    "load": "gazelit.deploy.loading:load",
     "prepare": "gazelit.data.store.prepare:prepare",
     "register_encoder": "gazelit.models.registry:register_encoder",
 }

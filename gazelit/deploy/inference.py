@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast, overload
 
@@ -21,7 +21,7 @@ from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.errors import InputError
-from gazelit.files import sha256_file, sha256_json
+from gazelit.files import sha256_file
 from gazelit.models.network import Network, rebuild
 from gazelit.models.weights import check_fit
 
@@ -262,43 +262,3 @@ def _check_size(data: dict[str, Any], ckpt: str | os.PathLike[str]) -> None:
         or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in size)
     ):
         raise InputError(f"{ckpt}: its stamp is malformed (the size of its training images)")
-
-
-def load_together(
-    ckpts: Sequence[str | os.PathLike[str]],
-    device: str | torch.device = "cpu",
-    max_pixels: int = MAX_PIXELS,
-    dropout_passes: int = 0,
-) -> LoadedModel:
-    """Loads several checkpoints as one model, whose readings are the mean and say how far the networks agree.
-
-    Args:
-        ckpts: One or more checkpoints of the same size and classes, such as of several seeds or folds.
-        device: See :func:`load_model`.
-        max_pixels: See :func:`load_model`.
-        dropout_passes: How often each network is run with its dropout on (Monte Carlo dropout); 0 for once without.
-
-    Raises:
-        InputError: One cannot be used, they differ in size or classes, or ``dropout_passes`` is 1 or negative.
-    """
-    if dropout_passes < 0 or dropout_passes == 1:
-        raise InputError(f"mc_dropout: {dropout_passes} passes have no spread; give 2 or more, or 0 for none")
-    models = [load_model(ckpt, device, max_pixels) for ckpt in ckpts]
-    first, others = models[0], models[1:]
-    for other in others:
-        for what in ("size", "class_names", "outputs"):
-            if getattr(other, what) != getattr(first, what):
-                raise InputError(f"{other.name}: its {what.replace('_', ' ')} are not those of {first.name}")
-    if not others:
-        return replace(first, dropout_passes=dropout_passes)
-    synthetic = any(model.stamp["data"].get("synthetic", False) for model in models)
-    stamp = {**first.stamp, "data": {**first.stamp["data"], "synthetic": synthetic}}
-    return replace(
-        first,
-        stamp=stamp,
-        sha256=sha256_json([model.sha256 for model in models]),
-        members=tuple((model.network, model.temperature) for model in others),
-        dropout_passes=dropout_passes,
-        # Guards promise something of one network's probabilities, not of the mean's.
-        guards=None,
-    )

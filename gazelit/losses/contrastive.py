@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gazelit.errors import InputError
-from gazelit.losses.pairing import SameImage
+from gazelit.losses.pairing import Pairing, SameImage
 
 
 class _TripletLoss(nn.Module):
@@ -152,13 +152,14 @@ class NTXentLoss(SupervisedContrastiveLoss):
     """Normalised temperature-scaled cross-entropy between two views of each image (Chen et al. 2020, SimCLR).
 
     The supervised contrastive loss with a single positive, the other view: labels are not used, so images may be
-    unlabelled. It takes batches with two views (``--data.views=2``).
+    unlabelled. It takes batches with two views (``--data.augmentation.views=2``).
 
     Args:
         temperature: Divides the cosine similarities.
     """
 
-    pairing: ClassVar[type[nn.Module]] = SameImage
+    #: What it compares unless a stage is given another pairing.
+    pairing: ClassVar[type[Pairing]] = SameImage
 
     def __init__(self, temperature: float = 0.5) -> None:
         super().__init__(temperature)

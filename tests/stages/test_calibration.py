@@ -62,18 +62,19 @@ def test_test_and_infer_use_the_temperature_of_the_checkpoint(calibrated, traine
 
     film = next((cohort / "mimic-cxr").rglob("*.dcm"))
     for name, checkpoint in (("a", best), ("b", calibrated)):
-        run_gazelit("infer", str(film), "--ckpt", str(checkpoint), "--out", name)
-    one, two = (json.loads(next((tmp_path / name).glob("*.json")).read_text())["probabilities"] for name in "ab")
+        run_gazelit("infer", str(film), "--ckpt", str(checkpoint), "--out", name, "--names=file")
+    one, two = (json.loads((tmp_path / name / f"{film.stem}.json").read_text())["probabilities"] for name in "ab")
     ratio = np.log([one[name] for name in names]), np.log([two[name] for name in names])
     assert np.ptp(ratio[0]) == pytest.approx(np.ptp(ratio[1]) * temperature[0], rel=1e-2)
 
 
 def test_the_temperature_is_that_of_the_validation_split(calibrated, trained, store):
     from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.options import LoaderOptions
     from gazelit.deploy.inference import load_model
 
     model = load_model(trained / "checkpoints" / "best.ckpt")
-    data = GazeDataModule(str(store), batch_size=6, num_workers=0)
+    data = GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0))
     rendered = [data.render(batch) for batch in data.loader("val")]
     with torch.no_grad():
         logits = torch.cat([model.network(batch["image"])["logits"] for batch in rendered])
