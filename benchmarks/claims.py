@@ -41,9 +41,9 @@ from gazelit.evaluation.statistics import (
     mean_of,
     percentile,
 )
-from gazelit.evaluation.text import DASH, header, row, with_interval
 from gazelit.models.network import rebuild
 from gazelit.reporting.collect import load_results, with_oracle
+from gazelit.reporting.tables import DASH, header, row, with_interval
 
 CLASSES = ["Normal", "CHF", "pneumonia"]
 COHORT_SEED, TUNING_SEED, TUNING_CASES = 11, 1000, 120
