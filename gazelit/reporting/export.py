@@ -28,7 +28,9 @@ def long_table(report: ReportRecord) -> pd.DataFrame:
     tables = [own, *(_arm_rows(test.summaries, test.name) for test in report.external)]
     tables += [_asynchrony_rows(report.first.joint), _given_gaze_rows(report.first.given_gaze, "test")]
     tables += [_given_gaze_rows(test.given_gaze, test.name) for test in report.external]
-    return pd.concat([table for table in tables if len(table)], ignore_index=True)
+    whole = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    # One training has no spread.
+    return whole.dropna(axis=1, how="all") if len(report.results) == 1 else whole
 
 
 def metrics_of(report: ReportRecord) -> dict[str, Any]:

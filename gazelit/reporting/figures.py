@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -85,11 +86,8 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
         film.scatter(x, y, s=size, facecolors="none", edgecolors=COLOURS[1], linewidths=0.7)
         for axis, multiples in zip((reader, model), maps, strict=True):
             axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
-            _, opacity = heat_and_opacity(multiples, end)
-            shown = axis.imshow(multiples, cmap=COLOUR_MAP, vmin=1, vmax=end, alpha=opacity)
-        bar = group.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=model, fraction=0.05, pad=0.02)
-        bar.ax.tick_params(labelsize=6)
-        bar.set_label("× uniform", fontsize=6)
+            shown = _lay_over(axis, multiples, end)
+        _bar(group, model, shown)
         flat = ", nearly flat" if is_nearly_flat(maps[1]) else ""
         for axis, title in ((film, "film, scanpath"), (reader, "reader"), (model, f"model{flat}")):
             axis.set_title(title, fontsize=8)
@@ -100,22 +98,37 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
 
 
 def localisation_figure(cases: Sequence[Localisation]) -> Figure:
-    """The film with its regions outlined, and each map on a colour scale of its own; a case a row."""
+    """The film with its regions outlined, and its maps on a scale each, in multiples of its mean; a case a row."""
     across = 1 + max(len(case.maps) for case in cases)
-    figure = Figure(figsize=(2.1 * across, 2.6 * len(cases)), layout="constrained")
+    figure = Figure(figsize=(2.4 * across, 2.6 * len(cases)), layout="constrained")
     axes = figure.subplots(len(cases), across, squeeze=False)
     for row, case in zip(axes, cases, strict=True):
         for axis in row:
             axis.set_axis_off()
         for axis, (name, values) in zip(row, [(case.title, None), *case.maps.items()], strict=False):
             axis.imshow(case.image, cmap="gray", vmin=0, vmax=1)
-            axis.set_title(name.replace("_", " "), fontsize=8)
-            if values is not None and values.max() > 0:
-                share = values / values.max()
-                axis.imshow(share, cmap="viridis", vmin=0, vmax=1, alpha=np.clip(share, 0, 1) ** 0.6 * 0.8)
+            title = name.replace("_", " ")
+            if values is not None:
+                multiples = over_uniform(values)
+                _bar(figure, axis, _lay_over(axis, multiples, scale_end(multiples)))
+                title += ", nearly flat" if is_nearly_flat(multiples) else ""
+            axis.set_title(title, fontsize=8)
         for number, inside in enumerate(case.regions.values()):
             row[0].contour(inside, levels=[0.5], colors=[COLOURS[number % len(COLOURS)]], linewidths=0.7)
     return figure
+
+
+def _lay_over(axis: Axes, multiples: NDArray[np.float32], end: float) -> AxesImage:
+    """A map over the film that is drawn already; clear at and below the uniform level."""
+    _, opacity = heat_and_opacity(multiples, end)
+    return axis.imshow(multiples, cmap=COLOUR_MAP, vmin=1, vmax=end, alpha=opacity)
+
+
+def _bar(figure: FigureBase, axis: Axes, shown: AxesImage) -> None:
+    """A colour bar beside a map, without its transparency."""
+    bar = figure.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=axis, fraction=0.05, pad=0.02)
+    bar.ax.tick_params(labelsize=6)
+    bar.set_label("× uniform", fontsize=6)
 
 
 def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:

@@ -14,6 +14,8 @@ from markdown_it import MarkdownIt
 from gazelit.files import atomic_path
 from gazelit.reporting.tables import Table
 
+#: A picture of more pixels across keeps its size on a narrow screen, where it is moved under the finger.
+WIDE = 1000
 _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
@@ -31,7 +33,7 @@ a { color: #0072B2; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0 1rem; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #e3e7eb; text-align: left; vertical-align: top; }
-td.n { white-space: nowrap; }
+td.n { white-space: nowrap; } td:first-child { min-width: 9rem; }
 th { border-bottom: 2px solid #9aa4af; font-weight: 600; }
 .notice { margin: 1rem 0; padding: .5rem 1rem; border-left: 5px solid #D55E00; background: #fff5ec; max-width: 62rem; }
 .notice p { margin: 0; }
@@ -47,13 +49,15 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: #0072B2; }
   table.cards td { text-align: right; } table.cards td::before { text-align: left; }
   table.cards td:first-child { display: block; text-align: left; font-weight: 600; border-bottom: 1px solid #e3e7eb; }
   table.cards td:first-child::before { content: none; } table.cards td.n { white-space: normal; }
-  pre { white-space: pre-wrap; }
+  th, td { padding: .28rem .45rem; } td:first-child { min-width: 0; } pre { white-space: pre-wrap; }
+  figure.wide { overflow-x: auto; } figure.wide img { max-width: none; width: 54rem; }
 }
 @media print {
   @page { margin: 14mm; } body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
-  table { font-size: 8.5pt; width: 100%; } th, td { padding: .15rem .35rem; } td.n { white-space: normal; }
+  table { font-size: 8.5pt; width: 100%; } th, td { padding: .15rem .35rem; }
+  td:first-child { min-width: 0; } td.n { white-space: normal; } figure:not(.wide) img { max-height: 110mm; }
   .wide { overflow: visible; } pre { white-space: pre-wrap; } details:not([open]) { display: none; }
-  h2 { break-after: avoid; } tr, figure, .verdict, .notice { break-inside: avoid; } img { max-height: 230mm; }
+  h2 { break-after: avoid; } tr, figure, .verdict, .notice { break-inside: avoid; } figure img { max-height: 230mm; }
 }
 """
 
@@ -207,7 +211,10 @@ def _picture(picture: Picture, folder: Path) -> str:
         path = (folder / picture.path).resolve()
         if not path.is_relative_to(folder) or path.suffix != ".png":
             return f"<p>{words}</p>\n"
-        data = base64.b64encode(path.read_bytes()).decode()
+        content = path.read_bytes()
     except (OSError, ValueError):
         return f"<p>{words}</p>\n"
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{words}"></figure>\n'
+    # A PNG's header begins with its width.
+    kind = ' class="wide"' if int.from_bytes(content[16:20], "big") > WIDE else ""
+    data = base64.b64encode(content).decode()
+    return f'<figure{kind}><img src="data:image/png;base64,{data}" alt="{words}"></figure>\n'

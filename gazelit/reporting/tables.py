@@ -12,8 +12,10 @@ from gazelit.evaluation.statistics import Estimate
 
 #: What stands for a number that is undefined or infinite.
 DASH = "–"
-#: A table with more columns is written on a narrow screen as one card a row.
-WIDE = 4
+#: A table with more columns, or with more characters in a row, is shown on a narrow screen as one card a row.
+MOST_COLUMNS, MOST_CHARACTERS = 4, 48
+#: In a table with more columns a number may be broken from its interval, or it would not fit a page.
+MOST_UNBROKEN = 6
 _MARKUP = re.compile(r"[\\`*\[\]|]|<(?=\S)|&(?=[#\w])")
 _TAG = re.compile(r"<[^>]*>")
 
@@ -43,20 +45,24 @@ class Table:
             inline: Turns inline Markdown into HTML that is safe.
         """
         heads = [inline(column) for column in self.columns]
+        longest = 0
+        kind_of = _kind if len(self.columns) <= MOST_UNBROKEN else lambda text: ""
         labels = [escape(_TAG.sub("", head), quote=True) for head in heads]
         body = []
         for cells in self.rows:
             texts = [inline(str(cell)) for cell in cells]
+            longest = max(longest, sum(len(_TAG.sub("", text)) for text in texts))
             body.append(
                 "<tr>"
                 + "".join(
-                    f'<td{_kind(text)} data-label="{label}">{text}</td>'
+                    f'<td{kind_of(text)} data-label="{label}">{text}</td>'
                     for text, label in zip(texts, labels, strict=True)
                 )
                 + "</tr>"
             )
         head = "".join(f"<th>{text}</th>" for text in heads)
-        kind = ' class="cards"' if len(self.columns) > WIDE else ""
+        is_wide = len(self.columns) > MOST_COLUMNS or longest > MOST_CHARACTERS
+        kind = ' class="cards"' if is_wide else ""
         return (
             f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead>\n<tbody>'
             + "\n".join(body)

@@ -13,19 +13,20 @@ from sklearn.metrics import roc_auc_score
 from gazelit.data.store.schema import PEER
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import compare, pooled
+from gazelit.evaluation.given_gaze import given_gaze
 from gazelit.evaluation.hypothesis_tests import delong
 from gazelit.evaluation.scores import POOLED_AUC, case_statistics
-from gazelit.evaluation.statistics import mean_of, sensitivity_of, value_of
+from gazelit.evaluation.statistics import bootstrap_weights, mean_of, sensitivity_of, value_of
 from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.yardsticks import reader_ceiling, share_of_the_way
 from gazelit.files import read_json, write_json
 from gazelit.reporting import collect as collecting
 from gazelit.reporting.commands import report
-from gazelit.reporting.figures import Panel
+from gazelit.reporting.figures import Panel, roc_figure
 from gazelit.reporting.page import Picture, to_page
-from gazelit.reporting.records import ReportRecord, RunRecord
+from gazelit.reporting.records import ExternalRecord, ReportRecord, RunRecord
 from gazelit.reporting.report import write_report
-from gazelit.reporting.sections.arms import comparison, paired_blocks, resampled_blocks
+from gazelit.reporting.sections.arms import comparison, paired_blocks, resampled_blocks, verdict
 from gazelit.reporting.sections.gaze import map_blocks
 from gazelit.reporting.tables import Table, code, plain
 from gazelit.spreadsheet import without_formulas
@@ -443,3 +444,88 @@ def test_the_resampled_t_has_no_p_with_one_seed():
     assert re.search(r"\| two \| CC \| \+0\.010 \| \d+\.\d\d \| 0\.\d{3} \| 0\.\d{3} \|", both[-1])
     alone = lines_of(resampled_blocks([one for one in results if one.seed == 1]))
     assert alone[2] == "| arm | metric | mean difference | t |"
+
+
+def verdict_of(results):
+    return " ".join(verdict(ReportRecord(results, compare(results, NAMES), record())))
+
+
+def test_the_verdict_says_the_primary_difference_or_why_nothing_is_concluded():
+    sure = [result(arm, seed, skill=skill) for arm, skill in (("one", 0.1), ("two", 3.0)) for seed in range(4)]
+    difference = compare(sure, NAMES)[1].differences["auroc_macro"]
+    assert difference.p < 0.001
+    text = verdict_of(sure)
+    numbers = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+    assert text.startswith(f"two less one, macro AUC: {numbers}, p < 0.001 after Holm. **two is higher**")
+    assert "lower" in verdict_of(sure[4:] + sure[:4])
+    undecided = verdict_of([result(arm, seed) for arm in ("one", "two") for seed in range(3)])
+    assert "**Nothing is concluded**: the data do not tell the two apart." in undecided
+    assert "with one seed it is not known what another training would change" in verdict_of(two_arms(1))
+    few = [result(arm, seed, indexes=range(20), skill=skill) for arm, skill in (("one", 0.1), ("two", 3.0))
+           for seed in range(2)]  # fmt: skip
+    assert "10 test patients are too few" in verdict_of(few)
+    alone = verdict_of([result("one", 0)])
+    assert "the centre bias has 0.500" in alone
+    assert "There is one arm, so nothing is compared" in alone
+    many = [result(name, seed) for name in "abcdefg" for seed in range(2)]
+    assert verdict_of(many).endswith("2 further arms stand in the table of differences.")
+
+
+def test_small_numbers_have_no_p_no_bands_and_no_reliability_curve(tmp_path):
+    results = [result(arm, seed, indexes=range(20)) for arm in ("one", "two") for seed in range(2)]
+    text = written(tmp_path, results)
+    assert not re.search(r"[| ,]p (=|<|\|)", text)
+    assert "10 patients are too few for a p." in text
+    assert "A class has fewer than 10 cases: no bands are drawn." in text
+    assert "20 cases are too few for a reliability curve." in text
+    assert not (tmp_path / "figures" / "reliability.png").exists()
+    bands = [len(axis.collections) for axis in roc_of(results, 20, None).axes]
+    assert bands == [0, 0, 0]
+    assert [len(axis.collections) for axis in roc_of(two_arms(1), 60, 50).axes] == [1, 1, 1]
+
+
+def roc_of(results, cases, draws):
+    columns = [f"p_{name}" for name in NAMES]
+    arms = {one.arm: ([one.predictions[columns].to_numpy()], one.predictions["label"].to_numpy()) for one in results}
+    return roc_figure(arms, NAMES, None if draws is None else bootstrap_weights(np.arange(cases), draws))
+
+
+def test_a_report_begins_with_what_it_is_and_lists_its_contents(tmp_path):
+    facts = [("run", "`a|b`"), ("tested", "2026-11-26")]
+    written(tmp_path, two_arms(2), facts=facts, commands=["gazelit fit <x>", "gazelit test"])
+    page = (tmp_path / "report.html").read_text()
+    start = page[: page.index("<h2")]
+    assert "<h1>gazelit comparison</h1>" in start
+    assert "<dt>tested</dt><dd>2026-11-26</dd>" in start
+    assert start.index("SYNTHETIC") < start.index("two less one") < start.index("<nav")
+    links = re.findall(r'href="#([^"]+)">([^<]+)<', start)
+    assert links == re.findall(r'<h2 id="([^"]+)">([^<]+)<', page)
+    assert ("data-and-commands", "Data and commands") in links
+    # Commands are folded away, and every cell knows its column for narrow screens.
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "gazelit fit &lt;x&gt;\ngazelit test" in folded
+    assert 'data-label="macro AUC"' in page
+    markdown = (tmp_path / "report.md").read_text()
+    assert [f"- [{title}](#{anchor})" in markdown for anchor, title in links] == [True] * len(links)
+
+
+def test_a_test_on_a_single_patient_has_no_mean_map_of_the_others(tmp_path):
+    tests = compare([result("one", 0, indexes=[4, 5])], NAMES, all_read_all=True)
+    baselines = {"baseline/centre/cc": 0.0, "baseline/centre/nss": 0.0}
+    for patients, expected in ((1, "patients: – (there is a single patient)."), (2, "patients: CC 0.000, NSS 0.000.")):
+        external = ExternalRecord("far", {**PROVENANCE, "source": "x"}, tests, baselines, patients=patients)
+        text = written(tmp_path, [result("one", 0)], [external]).split("## External test: far")[1]
+        assert f"Mean map of the other half of these {expected}" in text
+        assert ("| centre bias |" in text.split("## ")[0]) == (patients > 1)
+
+
+def test_gaze_given_in_a_test_on_another_source_has_its_rows(tmp_path):
+    table = result("one", 0).predictions.assign(gaze_given=1)
+    table[[f"with_gaze_p_{name}" for name in NAMES]] = table[[f"p_{name}" for name in NAMES]].to_numpy()
+    rows = given_gaze([replace(result("one", 0), predictions=table)], NAMES, all_read_all=True)
+    arms = compare([result("one", 0)], NAMES)
+    external = ExternalRecord("far", {**PROVENANCE, "source": "x"}, arms, {}, given_gaze=rows)
+    text = written(tmp_path, [result("one", 0)], [external]).split("## External test: far")[1]
+    assert "| one, gaze at test | 60 of 60 |" in text
+    kept = pd.read_csv(tmp_path / "report.csv")
+    assert set(kept.loc[kept["arm"] == "one, gaze at test", "data"]) == {"far, given the reader's gaze"}
