@@ -101,11 +101,15 @@ def _introduction(report: ReportRecord) -> str:
             f"draws); one training, seed {arm.seeds[0]}: what another training would change is not in them."
         )
     return (
-        f"{len(report.tested)} test cases of {report.patients} patients, {len(arm.seeds)} seed(s) "
-        f"({', '.join(map(str, arm.seeds))}), {arm.folds} fold(s). Values: mean over seeds of the value over all test "
-        "cases. Their intervals: 95 %, bootstrap over patients (2,000 draws, the same for all arms): what other "
-        f"patients would change of these models' values. {notes}"
+        f"{len(report.tested)} test cases of {report.patients} patients, {_count(len(arm.seeds), 'seed')} "
+        f"({', '.join(map(str, arm.seeds))}){f', {arm.folds} folds' if arm.folds > 1 else ''}. Values: mean over seeds "
+        "of the value over all test cases. Their intervals: 95 %, bootstrap over patients (2,000 draws, the same for "
+        f"all arms): what other patients would change of these models' values. {notes}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _openings(results: Sequence[Result]) -> str:
