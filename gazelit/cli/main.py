@@ -85,11 +85,20 @@ COMMANDS = {
     "run": Command(
         "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
     ),
-    "report": Command("gazelit.reporting.commands:report", "write the report of finished runs, or of trainings that were tested by hand", positional="run"),
+    "report": Command(
+        "gazelit.reporting.commands:report",
+        "write the report of runs, or of trainings tested by hand",
+        positional="run",
+    ),
     "agreement": Command(
         "gazelit.reporting.agreement:agreement",
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
+    ),
+    "compare-scanpaths": Command(
+        "gazelit.reporting.scanpaths:compare",
+        "score predicted scanpaths, and yardsticks that see no film, against GazeSearch's",
+        positional="file",
     ),
     "encoders": Command(
         "gazelit.models.catalogue:encoders",
@@ -100,6 +109,11 @@ COMMANDS = {
         "gazelit.checkpoints.ancestry:print_lineage",
         "print the chain of stages a checkpoint comes from",
         positional="file",
+    ),
+    "export-pysaliency": Command(
+        "gazelit.data.store.pysaliency:export_pysaliency",
+        "write a store's films and fixations as pysaliency reads them",
+        positional="store",
     ),
     "import-reference": Command(
         "gazelit.checkpoints.importing:import_checkpoint",
