@@ -125,6 +125,19 @@ COMMANDS = {
         "write a checkpoint's weights as safetensors with their description as JSON",
         positional="ckpt",
     ),
+    "export": Command(
+        "gazelit.release.export:export",
+        "write a trained network for ONNX Runtime, torch.export or OpenVINO, with how far it is from the checkpoint",
+        positional="ckpt",
+    ),
+    "package": Command(
+        "gazelit.release.package:package",
+        "pack a trained model with its model card, metrics and lineage into a folder to hand on",
+        positional="ckpt",
+    ),
+    "push": Command(
+        "gazelit.release.push:push", "upload a package to the Hugging Face Hub, closed by default", positional="folder"
+    ),
     "infer": Command(
         "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
     ),
