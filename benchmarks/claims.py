@@ -26,8 +26,8 @@ import yaml
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from gazelit import lineage
-from gazelit.data.store import Store
+from gazelit.checkpoints import stamps
+from gazelit.data.store.store import Store
 from gazelit.evaluation.collect import load_results, with_oracle
 from gazelit.evaluation.crossed import crossed_difference
 from gazelit.evaluation.explainable import Oracles
@@ -510,7 +510,7 @@ def training_compute(run: Path, stages: Sequence[str]) -> float:
     for stage in stages:
         folder = run / stage
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        stamp = lineage.read_checkpoint(folder / "checkpoints" / "last.ckpt")[lineage.STAMP_KEY]
+        stamp = stamps.read_checkpoint(folder / "checkpoints" / "last.ckpt")[stamps.STAMP_KEY]
         network = rebuild(stamp["network"]).eval()
         frozen = config["model"]["init_args"].get("frozen") or []
         with FlopCounterMode(display=False) as counter, torch.no_grad():

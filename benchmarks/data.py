@@ -100,7 +100,7 @@ def link_cases(root: Path, out: Path, cases: int) -> Any:
 def preparation(kind: str, manifest: Any, out: Path, cases: int) -> None:
     import pandas as pd
 
-    from gazelit.data.prepare import prepare
+    from gazelit.data.store.prepare import prepare
 
     paths = pd.read_csv(manifest.images)["path"].tolist()
     seconds = {}
@@ -133,7 +133,7 @@ def _pydicom(path: str) -> float:
     import pydicom
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-    import gazelit.data.codecs  # noqa: F401, the same decoder of JPEG 2000
+    import gazelit.data.images.codecs  # noqa: F401, the same decoder of JPEG 2000
 
     dataset = pydicom.dcmread(path)
     shown = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
@@ -143,7 +143,7 @@ def _pydicom(path: str) -> float:
 
 
 def _gazelit(path: str) -> float:
-    from gazelit.data.dicom import read_radiograph
+    from gazelit.data.images.dicom import read_radiograph
 
     return float(read_radiograph(path).pixels[0, 0])
 
@@ -173,7 +173,7 @@ def subprocess_memory(manifest: Any, out: Path, cases: int) -> float:
 def peak_memory(arguments: list[str]) -> float:
     """Peak resident memory (MB) of a gazelit command, the largest of its processes."""
     script = (
-        "import resource, sys; from gazelit.cli import main; code = main(sys.argv[1:]);"
+        "import resource, sys; from gazelit.cli.main import main; code = main(sys.argv[1:]);"
         "print(max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)));"
         "sys.exit(code)"
     )
@@ -197,8 +197,8 @@ class PerItem:
         import cv2
         import torch
 
-        from gazelit.data.dicom import read_radiograph
-        from gazelit.data.geometry import Letterbox
+        from gazelit.data.images.dicom import read_radiograph
+        from gazelit.data.images.geometry import Letterbox
 
         case = self.images.iloc[row]
         pixels = read_radiograph(case["path"]).pixels
@@ -231,7 +231,7 @@ def loading(store: Path, manifest: Any) -> None:
     from torch.utils.data import DataLoader
 
     from gazelit.data.datamodule import GazeDataModule
-    from gazelit.data.store import Store
+    from gazelit.data.store.store import Store
 
     def loader(dataset: Any) -> Any:
         return DataLoader(dataset, BATCH, num_workers=WORKERS, persistent_workers=True)

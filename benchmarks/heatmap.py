@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import torch
 
-from gazelit.data.geometry import Letterbox
-from gazelit.data.heatmap import fixation_density
+from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.images.geometry import Letterbox
 
 FILM = (3056, 2544)
 SIZE = (640, 512)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gazelit.data.datamodule import GazeDataModule
-    from gazelit.data.prepare import prepare
+    from gazelit.data.store.prepare import prepare
     from gazelit.deploy.inference import LoadedModel, Reading
     from gazelit.deploy.inference import load_model as load
     from gazelit.errors import InputError
@@ -41,7 +41,7 @@ _DEFINED_IN = {
     "Reading": "gazelit.deploy.inference:Reading",
     "Stage": "gazelit.stages.base:Stage",
     "load": "gazelit.deploy.inference:load_model",
-    "prepare": "gazelit.data.prepare:prepare",
+    "prepare": "gazelit.data.store.prepare:prepare",
     "register_encoder": "gazelit.models.registry:register_encoder",
 }
 

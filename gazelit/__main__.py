@@ -2,7 +2,7 @@
 
 import sys
 
-from gazelit.cli import main
+from gazelit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

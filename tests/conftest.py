@@ -62,8 +62,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small cohort as a prepared store at 64 × 64."""
-    from gazelit.data.prepare import prepare
     from gazelit.data.sources import EGDCXR
+    from gazelit.data.store.prepare import prepare
 
     out = tmp_path_factory.mktemp("store") / "store"
     prepare(EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr"), out, size=(64, 64), workers=1)
@@ -83,7 +83,7 @@ def logger_as_it_was() -> Iterator[None]:
 @pytest.fixture
 def run_gazelit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     """Runs the command line in this process and in a folder of its own; returns what it wrote to standard error."""
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     monkeypatch.chdir(tmp_path)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from gazelit import lineage
+from gazelit.checkpoints import stamps
+from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.files import sha256_file
-from gazelit.lineage import STAMP_KEY
 from tests.tiny import tiny
 
 SHORT = [
@@ -34,7 +34,7 @@ def fit(run_gazelit, stage, store, folder, *options, epochs=1, code=0):
 @pytest.fixture(scope="module")
 def runs(store, tmp_path_factory):
     """Stage 2, and stage 3 handed over from it, each after one step."""
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     root = tmp_path_factory.mktemp("runs")
 
@@ -81,7 +81,7 @@ def test_finding_c2_a_run_is_tested_with_its_own_best_and_never_with_its_parent(
     own, named = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("own", "named"))
     assert own == named
     run_gazelit("calibrate", f"--config={config}", "--out=calibrated.ckpt")
-    assert lineage.read_checkpoint("calibrated.ckpt")[STAMP_KEY]["calibration"]["of"] == sha256_file(
+    assert stamps.read_checkpoint("calibrated.ckpt")[STAMP_KEY]["calibration"]["of"] == sha256_file(
         best(runs / "three")
     )
     (tmp_path / "alone").mkdir()
@@ -136,7 +136,7 @@ def commands_of(pipeline, store, out, monkeypatch, run_gazelit):
         def poll(self):
             return 0
 
-    monkeypatch.setattr("gazelit.steps.subprocess.Popen", Process)
+    monkeypatch.setattr("gazelit.runs.steps.subprocess.Popen", Process)
     run_gazelit("run", str(pipeline), f"--store={store}", f"--out={out}")
     return commands
 
@@ -238,7 +238,7 @@ def test_finding_c4_what_cannot_change_is_named(changed, message, cosine, store,
 
 @pytest.fixture(scope="module")
 def cosine(store, tmp_path_factory):
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     root = tmp_path_factory.mktemp("cosine") / "run"
 

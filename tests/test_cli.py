@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from gazelit import __version__
-from gazelit.cli import COMMANDS, TRAINER_COMMANDS, main
-from gazelit.lineage import STAMP_KEY
+from gazelit.checkpoints.stamps import STAMP_KEY
+from gazelit.cli.main import COMMANDS, TRAINER_COMMANDS, main
 from tests.tiny import tiny
 
 
@@ -21,7 +21,7 @@ def gazelit(*arguments, cwd):
 
 
 def test_version_answers_without_torch(tmp_path):
-    code = "import sys, gazelit.cli; gazelit.cli.main(['--version']); sys.exit('torch' in sys.modules)"
+    code = "import sys, gazelit.cli.main; gazelit.cli.main.main(['--version']); sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == f"gazelit {__version__}\n"
 
@@ -171,7 +171,7 @@ def test_test_writes_metrics_and_a_row_per_case(trained, run_gazelit, tmp_path):
 
 
 def test_lineage_prints_the_chain_newest_first(trained, capfd):
-    from gazelit.cli import main
+    from gazelit.cli.main import main
     from gazelit.files import sha256_file
 
     paths = [trained[0][number] / "checkpoints" / "best.ckpt" for number in (3, 2, 1)]

@@ -8,7 +8,7 @@ import yaml
 
 from gazelit.configs import config_root, find_config, resolve_config_arguments
 from gazelit.errors import InputError
-from gazelit.pipeline import StageStep, _arms, _check
+from gazelit.runs.pipeline import StageStep, _arms, _check
 from tests.tiny import tiny
 
 STAGE_CONFIGS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("stage?.yaml"))

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from gazelit.console import HARMLESS, quiet_console
+from gazelit.cli.console import HARMLESS, quiet_console
 from tests.tiny import tiny
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gazelit import lineage
+from gazelit.checkpoints import handoff, split_guard, stamps
 from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 
@@ -10,9 +10,9 @@ OTHER = EncoderSpec("res-se", options={"widths": [4, 6], "reduction": 4})
 
 
 def save(path, network, prefix="network.", stage="contrastive"):
-    stamp = lineage.make_stamp(stage=stage, network=network, data={}, seed=1, parent=None)
+    stamp = stamps.make_stamp(stage=stage, network=network, data={}, seed=1, parent=None)
     state = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
-    torch.save({"state_dict": state, lineage.STAMP_KEY: stamp}, path)
+    torch.save({"state_dict": state, stamps.STAMP_KEY: stamp}, path)
     return path
 
 
@@ -27,7 +27,7 @@ def equal(one, other):
 def test_exactly_the_shared_components_are_taken(tmp_path):
     source, target = ContrastiveNetwork(SMALL, projection=4), receiving()
     before = {key: value.clone() for key, value in target.decoder.state_dict().items()}
-    report = lineage.hand_over(save(tmp_path / "a.ckpt", source), target, "joint")
+    report = handoff.hand_over(save(tmp_path / "a.ckpt", source), target, "joint")
     assert (report.loaded, report.left_behind) == (("encoder",), ("projector",))
     assert report.new == ("saliency_encoder", "decoder", "saliency_head", "classifier")
     assert equal(source.encoder, target.encoder)
@@ -45,17 +45,17 @@ def test_prefixes_of_compiled_modules_are_stripped_only_at_the_front(tmp_path):
     }
     torch.save(checkpoint, path)
     target = receiving()
-    lineage.hand_over(path, target, "joint")
+    handoff.hand_over(path, target, "joint")
     assert equal(source.encoder, target.encoder)
 
 
 def test_where_weights_came_from_does_not_matter_but_the_encoder_does(tmp_path):
     weighted = ContrastiveNetwork(EncoderSpec(SMALL.name, weights="imagenet", options=SMALL.options))
-    lineage.hand_over(save(tmp_path / "a.ckpt", weighted), receiving(), "joint")
+    handoff.hand_over(save(tmp_path / "a.ckpt", weighted), receiving(), "joint")
     with pytest.raises(
         InputError, match=r"component 'encoder' differs .*\[4, 8\].* in the checkpoint, .*\[4, 6\].* configured"
     ):
-        lineage.hand_over(tmp_path / "a.ckpt", receiving(OTHER), "joint")
+        handoff.hand_over(tmp_path / "a.ckpt", receiving(OTHER), "joint")
 
 
 def test_a_checkpoint_that_shares_nothing_names_both_sides(tmp_path):
@@ -67,7 +67,7 @@ def test_a_checkpoint_that_shares_nothing_names_both_sides(tmp_path):
     with pytest.raises(
         InputError, match=r"'contrastive' \(scanpath\) and stage 'joint' \(encoder, .*share no component"
     ):
-        lineage.hand_over(save(tmp_path / "a.ckpt", Lonely()), receiving(), "joint")
+        handoff.hand_over(save(tmp_path / "a.ckpt", Lonely()), receiving(), "joint")
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path, spoi
     target = receiving()
     before = {key: value.clone() for key, value in target.state_dict().items()}
     with pytest.raises(InputError, match=rf"component 'encoder' does not fit: .*{message}"):
-        lineage.hand_over(path, target, "joint")
+        handoff.hand_over(path, target, "joint")
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
 
 
 def test_the_chain_is_newest_first():
     stamp = {"stage": "joint", "parent": {"stage": "saliency", "parent": {"stage": "contrastive", "parent": None}}}
-    assert [one["stage"] for one in lineage.chain(stamp)] == ["joint", "saliency", "contrastive"]
+    assert [one["stage"] for one in stamps.chain(stamp)] == ["joint", "saliency", "contrastive"]
 
 
 DATA = {"source": "egd-cxr", "split_sha256": "aaaa", "split_seed": 0}
@@ -101,22 +101,22 @@ DATA = {"source": "egd-cxr", "split_sha256": "aaaa", "split_seed": 0}
 
 def stamped(data, parent=None):
     network = ContrastiveNetwork(SMALL)
-    return lineage.make_stamp(stage="contrastive", network=network, data=data, seed=1, parent=parent)
+    return stamps.make_stamp(stage="contrastive", network=network, data=data, seed=1, parent=parent)
 
 
 def test_another_split_of_the_same_data_is_refused_unless_insisted_on():
     other = stamped({**DATA, "split_sha256": "bbbb", "split_seed": 7})
     with pytest.raises(InputError, match=r"a\.ckpt: stage 'contrastive' .* \(seed 7, now 0\).*--allow_other_split"):
-        lineage.check_split("a.ckpt", other, DATA)
-    assert "this is allowed" in lineage.check_split("a.ckpt", other, DATA, allowed=True)
-    assert lineage.check_split("a.ckpt", stamped(DATA), DATA) is None
+        split_guard.check_split("a.ckpt", other, DATA)
+    assert "this is allowed" in split_guard.check_split("a.ckpt", other, DATA, allowed=True)
+    assert split_guard.check_split("a.ckpt", stamped(DATA), DATA) is None
 
 
 def test_an_ancestor_of_another_split_is_refused_too():
     """The parent's encoder has seen what its own parent was trained on."""
     grandparent = {"sha256": "0", **stamped({**DATA, "split_sha256": "bbbb"})}
     with pytest.raises(InputError, match="another split"):
-        lineage.check_split("a.ckpt", stamped(DATA, grandparent), DATA)
+        split_guard.check_split("a.ckpt", stamped(DATA, grandparent), DATA)
 
 
 def test_finding_c15_a_collection_and_its_parts_share_patients():
@@ -124,37 +124,37 @@ def test_finding_c15_a_collection_and_its_parts_share_patients():
     for theirs, ours in (("mimic-cxr", "egd-cxr"), ("egd-cxr", "reflacx"), ("reflacx+cxr-p", "mimic-cxr")):
         ancestor = stamped({"source": theirs, "split_sha256": "cccc", "split_seed": 0})
         with pytest.raises(InputError, match=r"a\.ckpt: .*shares patients with .*gazelit split .*--allow_other_split"):
-            lineage.check_split("a.ckpt", ancestor, {**DATA, "source": ours})
-        note = lineage.check_split("a.ckpt", ancestor, {**DATA, "source": ours}, allowed=True)
+            split_guard.check_split("a.ckpt", ancestor, {**DATA, "source": ours})
+        note = split_guard.check_split("a.ckpt", ancestor, {**DATA, "source": ours}, allowed=True)
         assert note.startswith("stage 'contrastive' was trained on")
         assert "allowed" in note
     elsewhere = stamped({"source": "cxr-p", "split_sha256": "cccc", "split_seed": 0})
-    assert "whether it has seen" in lineage.check_split("a.ckpt", elsewhere, DATA)
+    assert "whether it has seen" in split_guard.check_split("a.ckpt", elsewhere, DATA)
 
 
 def test_finding_c15_one_split_file_of_both_passes():
     joint = {"source": "mimic-cxr", "split_sha256": "cccc", "split_file_sha256": "ffff"}
-    assert lineage.check_split("a.ckpt", stamped(joint), {**DATA, "split_file_sha256": "ffff"}) is None
+    assert split_guard.check_split("a.ckpt", stamped(joint), {**DATA, "split_file_sha256": "ffff"}) is None
     with pytest.raises(InputError, match="shares patients"):
-        lineage.check_split("a.ckpt", stamped(joint), {**DATA, "split_file_sha256": "eeee"})
+        split_guard.check_split("a.ckpt", stamped(joint), {**DATA, "split_file_sha256": "eeee"})
 
 
 def test_finding_c15_an_import_does_not_pass_in_silence():
     imported = stamped({"source": "egd-cxr", "synthetic": False, "sigma": 75.5})
     with pytest.raises(InputError, match="which of their patients is not recorded"):
-        lineage.check_split("a.ckpt", imported, DATA)
-    assert "not recorded" in lineage.check_split("a.ckpt", imported, DATA, allowed=True)
+        split_guard.check_split("a.ckpt", imported, DATA)
+    assert "not recorded" in split_guard.check_split("a.ckpt", imported, DATA, allowed=True)
 
 
 def test_simulated_and_real_films_share_no_patients():
     simulated = stamped({**DATA, "split_sha256": "bbbb", "synthetic": True})
-    assert "whether it has seen" in lineage.check_split("a.ckpt", simulated, DATA)
+    assert "whether it has seen" in split_guard.check_split("a.ckpt", simulated, DATA)
 
 
 def test_finding_c9_the_message_names_the_settings_that_differ():
     stratified = stamped({**DATA, "split_sha256": "bbbb", "split_stratify": ["Edema"]})
     with pytest.raises(InputError, match=r"another split of egd-cxr \(stratify \['Edema'\], now None\)"):
-        lineage.check_split("a.ckpt", stratified, DATA)
+        split_guard.check_split("a.ckpt", stratified, DATA)
 
 
 def test_the_command_line_refuses_and_records_what_was_insisted_on(store, run_gazelit, tmp_path):
@@ -167,7 +167,7 @@ def test_the_command_line_refuses_and_records_what_was_insisted_on(store, run_ga
     assert "was trained on another split of egd-cxr (seed 1, now 0)" in run_gazelit(*command, code=2)
     assert not (tmp_path / "two").exists()
     assert "this is allowed" in run_gazelit(*command, "--allow_other_split=true")
-    stamp = lineage.read_checkpoint(tmp_path / "two" / "checkpoints" / "best.ckpt")[lineage.STAMP_KEY]
+    stamp = stamps.read_checkpoint(tmp_path / "two" / "checkpoints" / "best.ckpt")[stamps.STAMP_KEY]
     assert "another split of egd-cxr" in stamp["parent"]["split_note"]
     assert str(tmp_path) not in str(stamp)
     # Testing on a split of its own data that it was not trained on is refused as well.

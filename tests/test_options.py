@@ -2,9 +2,9 @@
 
 import pytest
 
+from gazelit.cli.options import bracket_lists, complete_flags
 from gazelit.data import sources
-from gazelit.data.prepare import prepare
-from gazelit.options import bracket_lists, complete_flags
+from gazelit.data.store.prepare import prepare
 
 
 @pytest.mark.parametrize(

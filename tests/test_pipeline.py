@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import EGDCXR
-from gazelit.data.store import Store
+from gazelit.data.store.prepare import prepare
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
-from gazelit.pipeline import ExternalTest, StageStep, run
+from gazelit.runs.pipeline import ExternalTest, StageStep, run
 from gazelit.synthetic.cohort import write_cohort
 from tests.tiny import tiny
 
@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_and_ends(interrupted):
 def test_the_chain_of_checkpoints_survives_the_resume(interrupted):
     import torch
 
-    from gazelit.lineage import STAMP_KEY, chain
+    from gazelit.checkpoints.stamps import STAMP_KEY, chain
 
     best = torch.load(interrupted[1] / "joint" / "checkpoints" / "best.ckpt", weights_only=True)
     assert [stamp["stage"] for stamp in chain(best[STAMP_KEY])] == ["joint", "saliency", "contrastive"]
@@ -311,7 +311,7 @@ def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path
 def test_a_second_run_at_the_same_time_is_refused(tmp_path, store, monkeypatch):
     import fcntl
 
-    from gazelit import steps
+    from gazelit.runs import steps
 
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(steps, "LOCK_PATIENCE", 0.3)

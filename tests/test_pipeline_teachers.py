@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from gazelit import lineage, pipeline
-from gazelit.cli import main
+from gazelit.checkpoints import stamps
+from gazelit.checkpoints.stamps import STAMP_KEY
+from gazelit.cli.main import main
 from gazelit.configs import find_config
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
-from gazelit.lineage import STAMP_KEY
-from gazelit.pipeline import StageStep, run
-from gazelit.step_key import step_key
+from gazelit.runs import pipeline
+from gazelit.runs.pipeline import StageStep, run
+from gazelit.runs.step_key import step_key
 from tests.tiny import tiny
 
 QUICK = "pipelines/quick-teachers.yaml"
@@ -47,7 +48,7 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
     run(stages, store, out, arms, overrides=short)
 
     def stamp(name):
-        return lineage.read_checkpoint(out / name / "checkpoints" / "best.ckpt")[STAMP_KEY]
+        return stamps.read_checkpoint(out / name / "checkpoints" / "best.ckpt")[STAMP_KEY]
 
     def taught(name):
         return {(one["sha256"], *one["taught"], one["sees_gaze"]) for one in stamp(name)["teachers"]}

@@ -36,8 +36,8 @@ def run_python(code):
     "code",
     [
         "import gazelit; gazelit.InputError, dir(gazelit)",
-        "from gazelit.cli import main; main(['--help'])",
-        "from gazelit.cli import main; main(['--version'])",
+        "from gazelit.cli.main import main; main(['--help'])",
+        "from gazelit.cli.main import main; main(['--version'])",
     ],
 )
 def test_what_answers_at_once_imports_no_heavy_library(code):
@@ -326,7 +326,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_stamp_that_does_not_fit_is_one_line(case, page, tmp_path):
-    from gazelit.lineage import STAMP_KEY
+    from gazelit.checkpoints.stamps import STAMP_KEY
 
     change, message = MALFORMED[case]
     checkpoint = torch.load(page[1] / "best.ckpt", weights_only=True)
@@ -355,7 +355,7 @@ def test_an_interrupted_film_does_not_answer_for_the_next(model, tmp_path, monke
     paths = [write(tmp_path / f"{number}.dcm", smooth()[:, : 80 - number]) for number in (0, 8)]
     model.predict(paths[0])
     with monkeypatch.context() as patch:
-        patch.setattr("gazelit.data.guard._Worker.take", interrupt)
+        patch.setattr("gazelit.data.images.guard._Worker.take", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model.predict(paths[0])
     assert model.predict(paths[1]).shape == (96, 72)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gazelit.cli import COMMANDS, TRAINER_COMMANDS
+from gazelit.cli.main import COMMANDS, TRAINER_COMMANDS
 from tests.tiny import tiny
 
 ROOT = Path(__file__).resolve().parents[1]

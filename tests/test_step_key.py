@@ -7,9 +7,9 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from gazelit import pipeline, step_key, steps
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
+from gazelit.runs import pipeline, step_key, steps
 
 
 @pytest.fixture

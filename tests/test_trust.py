@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from gazelit import trust
+from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.configs import read_yaml
 from gazelit.errors import InputError
-from gazelit.lineage import STAMP_KEY
 from gazelit.models import EncoderSpec, Network, build_encoder, rebuild
 from tests.tiny import tiny
 
@@ -20,7 +20,7 @@ from tests.tiny import tiny
 @pytest.fixture(scope="module")
 def run(store, tmp_path_factory):
     """A joint stage after one step, with its configuration."""
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     folder = tmp_path_factory.mktemp("run")
     arguments = [
@@ -294,7 +294,7 @@ def test_aliases_of_a_usual_configuration_are_read(tmp_path):
 
 
 def test_finding_b4_only_what_an_error_was_raised_from_explains_it(monkeypatch, capsys):
-    from gazelit import cli
+    from gazelit.cli import main as cli
 
     def fail(name, arguments):
         try:
@@ -309,7 +309,7 @@ def test_finding_b4_only_what_an_error_was_raised_from_explains_it(monkeypatch, 
 
 
 def test_debug_shows_where_an_error_was_raised():
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     with pytest.raises(InputError, match="no such file"):
         main(["lineage", "missing.ckpt", "--debug"])

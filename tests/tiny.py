@@ -33,9 +33,9 @@ def save_untrained(path: Path, network: Any, data: dict[str, Any], stage: str = 
     """Writes a network as a checkpoint of gazelit's, with changes of its stamp; returns the path."""
     import torch
 
-    from gazelit import lineage
+    from gazelit.checkpoints import stamps
 
-    stamp = lineage.make_stamp(stage=stage, network=network, data=data, seed=1, parent=None)
+    stamp = stamps.make_stamp(stage=stage, network=network, data=data, seed=1, parent=None)
     state = {f"network.{key}": value for key, value in network.state_dict().items()}
-    torch.save({"state_dict": state, lineage.STAMP_KEY: stamp | changes}, path)
+    torch.save({"state_dict": state, stamps.STAMP_KEY: stamp | changes}, path)
     return str(path)

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gazelit.data.case_split import split_cases
-from gazelit.data.centre_bias import CentreBiases, mean_map
 from gazelit.data.dataset import (
     Example,
     GazeControl,
@@ -30,20 +28,22 @@ from gazelit.data.dataset import (
     check_downscale,
     collate,
 )
-from gazelit.data.gaze import Detection, TimeWindow
-from gazelit.data.heatmap import fixation_density
-from gazelit.data.identity import identity
+from gazelit.data.gaze.centre_bias import CentreBiases, mean_map
+from gazelit.data.gaze.events import Detection, TimeWindow
+from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.images.regions import region_masks
+from gazelit.data.images.transforms import Augmentation
 from gazelit.data.labels import Uncertain, explain_unusable, read_labels
-from gazelit.data.regions import region_masks
 from gazelit.data.sampling import EpochSampler, Sampling
-from gazelit.data.schema import SPLITS
-from gazelit.data.split_table import check_classes, count_split, format_table, warnings
-from gazelit.data.splits import Method, SplitOptions
-from gazelit.data.store import Store
-from gazelit.data.transforms import Augmentation
+from gazelit.data.splits.by_patient import Method, SplitOptions
+from gazelit.data.splits.case_split import split_cases
+from gazelit.data.splits.identity import identity
+from gazelit.data.splits.split_table import check_classes, count_split, format_table, warnings
+from gazelit.data.store.schema import SPLITS
+from gazelit.data.store.store import Store
+from gazelit.density import CentreBias
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
-from gazelit.metrics.saliency import CentreBias
 
 logger = logging.getLogger("gazelit")
 
@@ -67,7 +67,7 @@ class GazeDataModule(L.LightningDataModule):
         batch_size: Cases a process takes per step.
         num_workers: Processes that load.
         downscale: Integer factor between the store's resolution and the working one.
-        augment: Whether training cases are augmented (see :class:`gazelit.data.transforms.Augmentation`).
+        augment: Whether training cases are augmented (see :class:`gazelit.data.images.transforms.Augmentation`).
         views: 2 adds ``other_view`` to each batch, another augmentation of the same images, for contrastive objectives
             that compare views; also to validation batches, there the same in every epoch.
         sampling: Order of the training cases: ``shuffled``, or ``balanced``: as many of every class, rarer ones
@@ -341,7 +341,7 @@ class GazeDataModule(L.LightningDataModule):
         """Where the training cases were looked at on average, for cases to be scored against it.
 
         It is that of the readers' own gaze, whatever ``gaze_control`` and ``gaze_cases`` say, and in an external test
-        that of the other half of the patients; see :class:`gazelit.data.centre_bias.CentreBiases`.
+        that of the other half of the patients; see :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
 
         Args:
             index: (B,) the store's rows of the cases to be scored.

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from gazelit.data.gaze import Detection, TimeWindow, clip_to_window, detect_fixations
-from gazelit.data.heatmap import SMALLEST_SIGMA
-from gazelit.data.store import Store
-from gazelit.data.transforms import Augmentation
+from gazelit.data.gaze.events import Detection, TimeWindow, clip_to_window, detect_fixations
+from gazelit.data.gaze.heatmap import SMALLEST_SIGMA
+from gazelit.data.images.transforms import Augmentation
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 Example = dict[str, Tensor]

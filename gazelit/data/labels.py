@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gazelit.data.store import Store
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 Uncertain = Literal["unknown", "positive", "negative"]

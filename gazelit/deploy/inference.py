@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gazelit import __version__, lineage
-from gazelit.data.dicom import MAX_PIXELS, Radiograph
-from gazelit.data.film_intake import Film, FilmIntake
-from gazelit.data.film_warnings import film_warnings
-from gazelit.data.geometry import Letterbox
+from gazelit import __version__
+from gazelit.checkpoints import stamps
+from gazelit.data.images.dicom import MAX_PIXELS, Radiograph
+from gazelit.data.images.film_intake import Film, FilmIntake
+from gazelit.data.images.film_warnings import film_warnings
+from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.overlay import draw_overlay, shrunk
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file, write_json
@@ -40,8 +41,8 @@ class Reading:
 
     Attributes:
         probabilities: By class name; empty for a network without a classifier.
-        warnings: What makes the reading doubtful (:func:`gazelit.data.film_warnings.film_warnings`); each a line that
-            begins with its kind, such as ``lateral:``.
+        warnings: What makes the reading doubtful (:func:`gazelit.data.images.film_warnings.film_warnings`); each a
+            line that begins with its kind, such as ``lateral:``.
         notice: What the model may not be used for.
         shape: Height and width of the film.
     """
@@ -95,7 +96,7 @@ class LoadedModel:
 
     Attributes:
         network: In evaluation mode.
-        stamp: The checkpoint's stamp (see :mod:`gazelit.lineage`).
+        stamp: The checkpoint's stamp (see :mod:`gazelit.checkpoints.stamps`).
         sha256: Of the checkpoint file.
         temperature: (K,) what divides the logits; empty without a classifier.
         name: What messages call it: its file.
@@ -252,11 +253,11 @@ def load_model(
         InputError: The file is no gazelit checkpoint or does not say at what size it was trained, or there is no such
             device.
     """
-    checkpoint = lineage.read_checkpoint(ckpt)
-    stamp = checkpoint[lineage.STAMP_KEY]
+    checkpoint = stamps.read_checkpoint(ckpt)
+    stamp = checkpoint[stamps.STAMP_KEY]
     _check_size(stamp["data"], ckpt)
     network = rebuild(stamp["network"], str(ckpt))
-    state = lineage.network_state(checkpoint)
+    state = stamps.network_state(checkpoint)
     check_fit(state, network.state_dict(), f"{ckpt}: its network")
     network.load_state_dict(state, strict=True)
     classes = network.classes or 0

@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gazelit import lineage
+from gazelit.checkpoints import split_guard
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.heatmap import fixation_counts
-from gazelit.data.identity import identity
+from gazelit.data.gaze.heatmap import fixation_counts
+from gazelit.data.saved import saved_datamodule
+from gazelit.data.splits.identity import identity
+from gazelit.density import CentreBias, log_density
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
-from gazelit.evaluation.collect import saved_datamodule
 from gazelit.evaluation.figures import Localisation, localisation_figure, save
 from gazelit.evaluation.findings import CENTRE, PREDICTED, READER, REGION_METRICS, spelt_alike, summed
 from gazelit.evaluation.page import to_page
@@ -27,11 +28,9 @@ from gazelit.evaluation.sections import banner_lines
 from gazelit.evaluation.statistics import Estimate
 from gazelit.evaluation.text import header, plain, row, with_interval
 from gazelit.files import atomic_path
-from gazelit.losses.saliency import log_density
 from gazelit.metrics.calibration import probabilities
 from gazelit.metrics.functional import auc_judd, cc, nss, sauc
 from gazelit.metrics.localisation import localisation_values
-from gazelit.metrics.saliency import CentreBias
 from gazelit.models.attribution import METHODS, attribute
 from gazelit.parsing import read_saved
 from gazelit.spreadsheet import without_formulas
@@ -103,7 +102,7 @@ def agreement(
         ]  # fmt: skip
     datamodule = saved_datamodule(found, elsewhere)
     data = datamodule.provenance
-    note = lineage.check_split(ckpt, model.stamp, data, allow_other_split)
+    note = split_guard.check_split(ckpt, model.stamp, data, allow_other_split)
     if note is not None:
         logger.info("%s", note)
     chosen = ["gradcam"] if methods is None else methods

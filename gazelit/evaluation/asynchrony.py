@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazelit import lineage
+from gazelit.checkpoints import stamps
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import Result
 from gazelit.evaluation.text import DASH, header, number, plain, row
@@ -113,7 +113,7 @@ def trainings(results: Sequence[Result]) -> list[JointTraining]:
 
 def _epoch_of(checkpoint: Path) -> int | None:
     """The epoch of a checkpoint that was handed over, if it is still there."""
-    return lineage.read_checkpoint(checkpoint).get("epoch") if checkpoint.is_file() else None
+    return stamps.read_checkpoint(checkpoint).get("epoch") if checkpoint.is_file() else None
 
 
 def read_curve(path: Path) -> pd.DataFrame | None:

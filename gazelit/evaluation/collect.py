@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from jsonargparse import ArgumentParser
 
-from gazelit import lineage
+from gazelit.checkpoints import stamps
 from gazelit.configs import read_yaml
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import GazeDataset, collate
-from gazelit.data.identity import identity
-from gazelit.data.store import Store
+from gazelit.data.saved import saved_datamodule
+from gazelit.data.splits.identity import identity
+from gazelit.data.store.store import Store
+from gazelit.density import log_density
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.asynchrony import trainings
@@ -36,11 +34,9 @@ from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
-from gazelit.losses.saliency import log_density
 from gazelit.metrics.diagnosis import WITH_GAZE
-from gazelit.parsing import read_saved
-from gazelit.pipeline import RUN_FILE
-from gazelit.steps import LOG_FILE
+from gazelit.runs.pipeline import RUN_FILE
+from gazelit.runs.steps import LOG_FILE
 
 logger = logging.getLogger("gazelit")
 
@@ -108,8 +104,8 @@ def load_results(run: Path, prefix: str = "") -> list[Result]:
     store = Store.open(about["store"])
     results = []
     for record in about["trained"]:
-        checkpoint = lineage.read_checkpoint(run / record["checkpoint"])
-        stamp = checkpoint[lineage.STAMP_KEY]
+        checkpoint = stamps.read_checkpoint(run / record["checkpoint"])
+        stamp = checkpoint[stamps.STAMP_KEY]
         if stamp["data"].get("fingerprint") != store.about["fingerprint"]:
             raise InputError(
                 f"{about['store']}: changed since {record['checkpoint']} was trained on it; run the pipeline anew"
@@ -250,7 +246,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
         predictions=result.predictions,
         panels=panels,
         curves={Path(stage).name: pd.read_csv(result.run / stage / "epochs.csv") for stage in result.stages},
-        lineage=list(lineage.chain({**model.stamp, "sha256": model.sha256})),
+        lineage=list(stamps.chain({**model.stamp, "sha256": model.sha256})),
         provenance=provenance,
         commands=list(read_json(result.run / RUN_FILE)["commands"]),
         findings=pd.concat(findings, ignore_index=True) if findings else pd.DataFrame(),
@@ -272,7 +268,7 @@ def notes(results: Sequence[Result]) -> list[str]:
         )
     found += _taught(results)
     for what, is_teacher in (("checkpoints that training started from", False), ("teachers", True)):
-        stamps = [stamp for result in results for stamp in lineage.sources(result.stamp)]
+        stamps = [stamp for result in results for stamp in stamps.sources(result.stamp)]
         doubts = [stamp.get("split_note") for stamp in stamps if ("taught" in stamp) == is_teacher]
         found += [f"**Of the {what}: {plain(doubt)}.**" for doubt in dict.fromkeys(doubts) if doubt]
     return found
@@ -282,7 +278,7 @@ def _taught(results: Sequence[Result]) -> list[str]:
     """Which arms learned from teachers besides, by the stamps of all their stages."""
     found: dict[str, list[str]] = {}
     for result in results:
-        for stamp in lineage.chain(result.stamp):
+        for stamp in stamps.chain(result.stamp):
             for teacher in stamp.get("teachers", ()):
                 seeing = " that saw the readers' gaze of training films" if teacher.get("sees_gaze") else ""
                 text = f"{', '.join(teacher.get('taught', ()))} by a model of stage {teacher['stage']}{seeing}"
@@ -327,26 +323,6 @@ def _over_folds(scores: Sequence[tuple[dict[str, float], int]]) -> dict[str, flo
         else:
             together[key] = float("nan")
     return together
-
-
-def saved_datamodule(config: Path, overrides: Sequence[str] = ()) -> GazeDataModule:
-    """The data module of a training's ``config.yaml``, set up.
-
-    Args:
-        config: The file.
-        overrides: Options that win over the file's, such as ``--data.store=STORE``.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(L.LightningDataModule, "data")
-    data = read_saved(config)["data"]
-    try:
-        parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])
-    except (ArgumentError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{config}: its data section does not describe a data module ({reason[:300]})") from error
-    datamodule = parser.instantiate_classes(parsed).data
-    datamodule.setup()
-    return datamodule
 
 
 def _panels(model: LoadedModel, datamodule: GazeDataModule, predictions: pd.DataFrame) -> list[Panel]:

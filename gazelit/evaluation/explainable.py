@@ -26,14 +26,14 @@ from torch import Tensor
 
 from gazelit import __version__
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.store import Store
+from gazelit.data.store.store import Store
+from gazelit.density import CentreBias
 from gazelit.errors import InputError
 from gazelit.evaluation.records import OracleRecord
 from gazelit.evaluation.scores import ORACLE_GAIN, TARGET_GAIN, share_of
 from gazelit.evaluation.statistics import estimate, mean_of
 from gazelit.evaluation.yardsticks import map_values
 from gazelit.files import atomic_path, sha256_json
-from gazelit.metrics.saliency import CentreBias
 from gazelit.synthetic.case import ANALYTIC, film_size
 from gazelit.synthetic.mixture import GazeMixture
 from gazelit.synthetic.oracle import case_mixture

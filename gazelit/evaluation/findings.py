@@ -10,11 +10,11 @@ import torch
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
-from gazelit.data.identity import identity
-from gazelit.data.store import Store
+from gazelit.data.splits.identity import identity
+from gazelit.data.store.store import Store
+from gazelit.density import log_density
 from gazelit.deploy.inference import LoadedModel
 from gazelit.evaluation.statistics import bootstrap_weights, estimate, mean_of
-from gazelit.losses.saliency import log_density
 from gazelit.metrics.localisation import localisation_values
 
 #: Maps as tables call them.

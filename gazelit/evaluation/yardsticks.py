@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import WorkingGaze
-from gazelit.data.heatmap import fixation_counts, fixation_density
-from gazelit.data.schema import PEER
+from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
+from gazelit.data.store.schema import PEER
 from gazelit.metrics.saliency import CentreBias, SaliencyMetrics, names_at_test, values_at_test
 
 #: A Gaussian centre has this share of the image's height and width as its standard deviation.

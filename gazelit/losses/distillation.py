@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gazelit.density import log_density
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, Tensors
-from gazelit.losses.saliency import log_density
 
 Taught = Literal["diagnosis", "saliency"]
 
@@ -55,7 +55,7 @@ class Distillation(AuxiliaryLoss):
 
     Args:
         checkpoint: The teacher, a checkpoint of gazelit's. A stage loads it when training begins
-            (:func:`gazelit.teachers.take_teachers`); it is not needed for a test.
+            (:func:`gazelit.checkpoints.teachers.take_teachers`); it is not needed for a test.
         outputs: What is taught: ``diagnosis``, ``saliency`` or both.
         weight: See :class:`gazelit.losses.auxiliary.AuxiliaryLoss`. For a weight each, name the teacher twice.
         temperature: T, above 0. The logits are taken as they are, without a temperature that `gazelit calibrate` found.
@@ -97,7 +97,9 @@ class Distillation(AuxiliaryLoss):
             InputError: The teacher was not loaded.
         """
         if self.teacher is None:
-            raise InputError(f"{self.checkpoint}: the teacher was not loaded; call gazelit.teachers.take_teachers")
+            raise InputError(
+                f"{self.checkpoint}: the teacher was not loaded; call gazelit.checkpoints.teachers.take_teachers"
+            )
         taught = self.teacher(batch["image"], batch["heatmap"] if self.sees_gaze else None)
         terms = []
         if "diagnosis" in self.outputs:

@@ -8,20 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gazelit.density import log_density
 from gazelit.errors import InputError
-
-
-def log_density(logits: Tensor) -> Tensor:
-    """Log-softmax over all pixels, in float32 whatever the autocast.
-
-    Args:
-        logits: (B, 1, H, W).
-
-    Returns:
-        Log-density of the same shape; its exponential sums to 1 per image.
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        return logits.float().flatten(1).log_softmax(dim=1).view_as(logits)
 
 
 class KLDivergenceLoss(nn.Module):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from gazelit.density import CentreBias
 from gazelit.metrics import functional
 from gazelit.metrics.fused import cc_kld_sim_nss
 
@@ -17,19 +17,6 @@ from gazelit.metrics.fused import cc_kld_sim_nss
 NAMES = ("cc", "kld", "sim", "nss", "auc_judd")
 #: What a convention defines otherwise than gazelit.
 OTHERWISE = {"mit": ("kld", "sim", "nss", "auc_judd", "ig"), "reference": ("nss",)}
-
-
-@dataclass(frozen=True)
-class CentreBias:
-    """Where people look whatever the image.
-
-    Attributes:
-        density: (H, W) or (B, H, W), the mean map of other cases.
-        counts: The same shape, those cases' fixations.
-    """
-
-    density: Tensor
-    counts: Tensor
 
 
 def names_at_test(conventions: Sequence[str]) -> tuple[str, ...]:

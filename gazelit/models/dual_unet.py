@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from gazelit.density import log_density
 from gazelit.errors import InputError
-from gazelit.losses.saliency import log_density
 from gazelit.models.decoder import UNetDecoder
 from gazelit.models.heads import CentrePrior, FusionClassifier, SaliencyHead
 from gazelit.models.network import Network, apart

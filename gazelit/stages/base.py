@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from gazelit import lineage, teachers
+from gazelit.checkpoints import handoff, stamps, teachers
 from gazelit.errors import InputError
 from gazelit.models.execution import Execution, apply_execution, shard, unreached
 from gazelit.models.network import Network
@@ -81,7 +81,7 @@ class Stage(EvaluatedModule):
         self.guard = StepGuard(on_nonfinite, max_skipped)
         self.auxiliary = nn.ModuleList()
         #: The hand-off this run started from, see :meth:`take_over`.
-        self.hand_off: lineage.HandOff | None = None
+        self.hand_off: handoff.HandOff | None = None
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
         self.resumes = False
         self._parent: dict[str, Any] | None = None
@@ -249,7 +249,7 @@ class Stage(EvaluatedModule):
             NonFiniteError: Its weights or the optimiser's state are not finite.
         """
         check_checkpoint(checkpoint, self)
-        checkpoint[lineage.STAMP_KEY] = self.stamp()
+        checkpoint[stamps.STAMP_KEY] = self.stamp()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the ancestry of a resumed run, and lets options given now win over the optimiser's stored ones."""
@@ -260,7 +260,7 @@ class Stage(EvaluatedModule):
                 configs = self.trainer.lr_scheduler_configs
                 apply_options(checkpoint, self.trainer.optimizers[0], configs[0].scheduler if configs else None)
                 self._resumed = None
-        stamp = checkpoint.get(lineage.STAMP_KEY, {})
+        stamp = checkpoint.get(stamps.STAMP_KEY, {})
         self._parent, self._former_teachers = stamp.get("parent"), stamp.get("teachers", [])
 
     def stamp(self) -> dict[str, Any]:
@@ -268,7 +268,7 @@ class Stage(EvaluatedModule):
         present = self._teachers or []
         # What taught the weights before a resume has taught them, also where the resumed run has another teacher.
         former = [one for one in self._former_teachers if one["sha256"] not in {now["sha256"] for now in present}]
-        return lineage.make_stamp(
+        return stamps.make_stamp(
             stage=self.name,
             network=self.network,
             data=getattr(self._datamodule, "provenance", {}),
@@ -288,7 +288,7 @@ class Stage(EvaluatedModule):
             What is to be known of them.
 
         Raises:
-            InputError: See :func:`gazelit.teachers.take_teachers`.
+            InputError: See :func:`gazelit.checkpoints.teachers.take_teachers`.
         """
         taught = teachers.distillations(self.auxiliary)
         self._teachers = teachers.take_teachers(taught, data, self.measures, allowed)
@@ -298,7 +298,7 @@ class Stage(EvaluatedModule):
             for record in self._teachers
         ]
 
-    def take_over(self, path: str | os.PathLike[str], split_note: str | None = None) -> lineage.HandOff:
+    def take_over(self, path: str | os.PathLike[str], split_note: str | None = None) -> handoff.HandOff:
         """Takes the shared components from a checkpoint; call it before training.
 
         Args:
@@ -308,5 +308,5 @@ class Stage(EvaluatedModule):
         Raises:
             InputError: The checkpoint does not fit; the network is then untouched.
         """
-        self.hand_off = lineage.hand_over(path, self.network, self.name, split_note)
+        self.hand_off = handoff.hand_over(path, self.network, self.name, split_note)
         return self.hand_off

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from gazelit.data.heatmap import fixation_counts
+from gazelit.data.gaze.heatmap import fixation_counts
+from gazelit.density import log_density
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, add_auxiliary
-from gazelit.losses.saliency import log_density
 from gazelit.metrics import DiagnosisMetrics, EmbeddingMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
 from gazelit.metrics.diagnosis import WITH_GAZE

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gazelit.density import log_density
 from gazelit.errors import InputError
-from gazelit.losses.saliency import log_density
 
 
 class LogSaliencyMaps(Callback):

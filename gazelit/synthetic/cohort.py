@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from gazelit import __version__
-from gazelit.data.schema import SYNTHETIC_MARKER
+from gazelit.data.store.schema import SYNTHETIC_MARKER
 from gazelit.errors import InputError
 from gazelit.files import building_folder, is_free, read_json, write_json
 from gazelit.synthetic import ct_case, ct_volume, egd_tree, manifest_tree, mimic_tree, reflacx_tree

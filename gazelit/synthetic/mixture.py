@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.geometry import Letterbox
 from gazelit.synthetic import search
 from gazelit.synthetic.search import BIAS_SPREAD, CM_PER_DEGREE, NOISE
 

@@ -27,7 +27,7 @@ from numpy.random import Generator, SeedSequence
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp, ndtr
 
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.geometry import Letterbox
 from gazelit.errors import InputError
 from gazelit.synthetic import search
 from gazelit.synthetic.case import ANALYTIC, film_size

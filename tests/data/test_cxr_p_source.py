@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import CXRP
 from gazelit.data.sources.cxr_p import read_cxr_p
+from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import EpochSampler, GazeDataModule
-from gazelit.data.gaze import TimeWindow
-from gazelit.data.heatmap import fixation_density
-from gazelit.data.store import Store
-from gazelit.data.transforms import Augmentation
+from gazelit.data.gaze.events import TimeWindow
+from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.images.transforms import Augmentation
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 
@@ -221,8 +221,8 @@ def test_augmentation_of_stored_integers_is_that_of_floats():
 
 
 def test_sixteen_bits_keep_their_precision(cohort, tmp_path):
-    from gazelit.data.prepare import prepare
     from gazelit.data.sources import EGDCXR
+    from gazelit.data.store.prepare import prepare
 
     made = prepare(EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr"), tmp_path / "s", size=(64, 64), bits=16, workers=1)
     batch = module(made.path).render(next(iter(module(made.path).test_dataloader())))
@@ -249,8 +249,8 @@ def _sums(datamodule, epoch=0, training=False):
 @pytest.fixture(scope="module")
 def readings(reflacx, tmp_path_factory):
     """A store whose first images have five readings."""
-    from gazelit.data.prepare import prepare
     from gazelit.data.sources import REFLACX
+    from gazelit.data.store.prepare import prepare
 
     out = tmp_path_factory.mktemp("readings") / "s"
     return prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), out, size=(64, 64), workers=1).path
@@ -314,8 +314,8 @@ def test_uncertain_labels_become_what_is_asked(store):
 
 
 def test_images_without_labels_or_gaze_are_batches_too(mimic, tmp_path):
-    from gazelit.data.prepare import prepare
     from gazelit.data.sources import MIMICCXR
+    from gazelit.data.store.prepare import prepare
 
     made = prepare(MIMICCXR(mimic / "mimic-cxr-jpg", labels="none"), tmp_path / "s", size=(64, 64), workers=1)
     datamodule = module(made.path, labels=[], exclusive=False)
@@ -375,7 +375,7 @@ def test_shipped_options_can_be_written_in_yaml(store, tmp_path, run_gazelit):
 
 
 def test_finding_c9_the_split_is_that_of_the_store_whatever_a_stage_trains_on(store):
-    from gazelit.lineage import check_split
+    from gazelit.checkpoints.split_guard import check_split
 
     stages = [
         module(store),
@@ -400,7 +400,7 @@ def test_finding_c9_the_split_is_that_of_the_store_whatever_a_stage_trains_on(st
     ],
 )
 def test_finding_c9_what_decided_the_split_is_recorded_field_by_field(store, options, field):
-    from gazelit.data.case_split import SETTINGS
+    from gazelit.data.splits.case_split import SETTINGS
 
     first, second = module(store).provenance, module(store, **options).provenance
     assert first["split_sha256"] != second["split_sha256"]
@@ -408,7 +408,7 @@ def test_finding_c9_what_decided_the_split_is_recorded_field_by_field(store, opt
 
 
 def test_a_split_file_is_recorded_by_its_content(store, tmp_path):
-    from gazelit.data.splits import save_split
+    from gazelit.data.splits.by_patient import save_split
     from gazelit.files import sha256_file
 
     path = tmp_path / "split.csv"

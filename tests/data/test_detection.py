@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.detection import dispersion_events, velocity_events
-from gazelit.data.gaze import Detection, detect_fixations
+from gazelit.data.gaze.detection import dispersion_events, velocity_events
+from gazelit.data.gaze.events import Detection, detect_fixations
 
 ORACLE = json.loads((Path(__file__).parent / "oracles" / "pymovements_events.json").read_text())
 RECORDINGS = {entry["name"]: entry for entry in ORACLE["recordings"]}

@@ -17,8 +17,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 
-from gazelit.data import codecs
-from gazelit.data.dicom import image_size, read_radiograph
+from gazelit.data.images import codecs
+from gazelit.data.images.dicom import image_size, read_radiograph
 from gazelit.errors import InputError
 from tests.data.film_writers import RAMP, jpeg_lossless, jpeg_of_flat_blocks, write, write_compressed
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data import films as films_module
-from gazelit.data.decoding import decode
-from gazelit.data.guard import Workers
-from gazelit.data.prepare import prepare
+from gazelit.data.images.decoding import decode
+from gazelit.data.images.guard import Workers
 from gazelit.data.sources import EGDCXR
-from gazelit.data.store import Store
+from gazelit.data.store import films as films_module
+from gazelit.data.store.prepare import prepare
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazelit.data.gaze import Detection, TimeWindow, clip_to_window, detect_fixations, saccades
+from gazelit.data.gaze.events import Detection, TimeWindow, clip_to_window, detect_fixations, saccades
 from gazelit.errors import InputError
 
 PPD = 40.0

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazelit.data.geometry import Letterbox
+from gazelit.data.images.geometry import Letterbox
 
 SIDES = st.integers(100, 3100)
 

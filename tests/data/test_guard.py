@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gazelit.data.guard import Lost, Workers
+from gazelit.data.images.guard import Lost, Workers
 
 
 def work(job):

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazelit.data import heatmap
-from gazelit.data.binning import BINNED
-from gazelit.data.heatmap import fixation_counts, fixation_density, reference_density
+from gazelit.data.gaze import heatmap
+from gazelit.data.gaze.binning import BINNED
+from gazelit.data.gaze.heatmap import fixation_counts, fixation_density, reference_density
 from gazelit.errors import InputError
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.case_split import split_cases
-from gazelit.data.digests import record_digests
-from gazelit.data.identity import find_people, identity, pixel_hashes
-from gazelit.data.splits import SplitOptions, load_split, make_split
-from gazelit.data.store import Store
+from gazelit.data.splits.by_patient import SplitOptions, load_split, make_split
+from gazelit.data.splits.case_split import split_cases
+from gazelit.data.splits.identity import find_people, identity, pixel_hashes
+from gazelit.data.store.digests import record_digests
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
 
@@ -116,6 +116,6 @@ def test_hashes_of_a_store_that_cannot_be_written_are_computed_each_time(store, 
     def refuse(path, *arguments):
         raise InputError(f"cannot write {path}")
 
-    monkeypatch.setattr("gazelit.data.identity.atomic_path", refuse)
+    monkeypatch.setattr("gazelit.data.splits.identity.atomic_path", refuse)
     assert len(pixel_hashes(Store.open(folder))) == 24
     assert not list(folder.glob("pixel-hashes-*"))

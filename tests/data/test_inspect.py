@@ -8,11 +8,11 @@ import pydicom
 import pytest
 from PIL import Image
 
-from gazelit.cli import main
-from gazelit.data.inspect import examine
-from gazelit.data.prepare import prepare
+from gazelit.cli.main import main
 from gazelit.data.sources import EGDCXR, Manifest
-from gazelit.data.store import Store
+from gazelit.data.store.inspect import examine
+from gazelit.data.store.prepare import prepare
+from gazelit.data.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import Manifest
 from gazelit.data.sources.plausible import doubts_about_units
+from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 
 IMAGES = "image_id,patient_id,path,sick\na,1,a.png,1\nb,2,b.png,\n"

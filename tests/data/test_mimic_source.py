@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import MIMICCXR
 from gazelit.data.sources.mimic import FINDINGS, image_file
+from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 
 

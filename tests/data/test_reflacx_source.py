@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import REFLACX
-from gazelit.data.store import Store
+from gazelit.data.store.prepare import prepare
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 

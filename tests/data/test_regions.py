@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.geometry import Letterbox
-from gazelit.data.regions import region_masks
+from gazelit.data.images.geometry import Letterbox
+from gazelit.data.images.regions import region_masks
 
 
 def regions(*rows):

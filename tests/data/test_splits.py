@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazelit.data.splits import SplitOptions, load_split, make_split, save_split
+from gazelit.data.splits.by_patient import SplitOptions, load_split, make_split, save_split
 from gazelit.errors import InputError
 
 
@@ -165,7 +165,7 @@ def test_overlap_anywhere_in_a_split_file_is_an_error(tmp_path):
 
 
 def test_several_stores_are_split_together(store, tmp_path, run_gazelit):
-    from gazelit.data.store import Store
+    from gazelit.data.store.store import Store
 
     out = tmp_path / "split.csv"
     command = ["split", str(store), str(store), "--out", str(out)]
@@ -179,7 +179,7 @@ def test_several_stores_are_split_together(store, tmp_path, run_gazelit):
 
 
 def test_finding_c1_counts_are_printed_and_kept_beside_the_split(store, tmp_path, run_gazelit, capfd):
-    from gazelit.data.store import Store
+    from gazelit.data.store.store import Store
 
     out = tmp_path / "split.csv"
     said = run_gazelit("split", str(store), "--out", str(out), "--stratify", "[Normal, CHF, pneumonia]")
@@ -202,7 +202,7 @@ def test_finding_c1_counts_are_printed_and_kept_beside_the_split(store, tmp_path
 
 
 def test_the_table_of_counts():
-    from gazelit.data.split_table import count_split, format_table
+    from gazelit.data.splits.split_table import count_split, format_table
 
     images = table([0, 0, 1, 2, 3]).assign(patient_id=["0", "0.0", "1", "2", "3"])
     labels = pd.DataFrame({"Edema": [1.0, 0.0, np.nan, -1.0, 1.0]})
@@ -227,8 +227,8 @@ def test_finding_c1_a_class_without_a_positive_in_a_split_is_an_error_or_allowed
 
 
 def test_labels_that_cannot_be_stratified(store):
-    from gazelit.data.splits import stratified_labels
-    from gazelit.data.store import Store
+    from gazelit.data.splits.by_patient import stratified_labels
+    from gazelit.data.store.store import Store
 
     opened = Store.open(store)
     default = stratified_labels([opened], None, "patient")

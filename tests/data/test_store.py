@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.dicom import read_radiograph
-from gazelit.data.geometry import Letterbox
-from gazelit.data.prepare import prepare
+from gazelit.data.images.dicom import read_radiograph
+from gazelit.data.images.geometry import Letterbox
 from gazelit.data.sources import EGDCXR
-from gazelit.data.store import Store
+from gazelit.data.store.prepare import prepare
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 
@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(cohort, tmp_path):
     limit = 8 * 640 * 512 * 2
     script = (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-        "from gazelit.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from gazelit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = _command(cohort, tmp_path / "store")
     result = subprocess.run([sys.executable, "-c", script, *command[3:]], capture_output=True, text=True, check=False)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gazelit.data.heatmap import fixation_density
-from gazelit.data.transforms import Augmentation
+from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.images.transforms import Augmentation
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

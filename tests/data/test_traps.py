@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from gazelit.data.geometry import Letterbox
-from gazelit.data.heatmap import fixation_counts, fixation_density
-from gazelit.data.prepare import prepare
+from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
+from gazelit.data.images.geometry import Letterbox
 from gazelit.data.sources import EGDCXR, REFLACX
 from gazelit.data.sources.egd import screen_to_image
+from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 from gazelit.synthetic.case import Pads
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from gazelit.data.store import Store
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 

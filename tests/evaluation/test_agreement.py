@@ -6,8 +6,8 @@ import torch
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import REFLACX
+from gazelit.data.store.prepare import prepare
 from gazelit.deploy.inference import LoadedModel
 from gazelit.errors import InputError
 from gazelit.evaluation.agreement import measure

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.errors import InputError
 from gazelit.evaluation.asynchrony import asynchrony_section, read_curve, records_of, trainings
-from gazelit.lineage import STAMP_KEY
 from tests.evaluation.test_compare import result
 from tests.evaluation.test_reports import record, two_arms, written
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.gaze import TimeWindow
-from gazelit.data.prepare import prepare
+from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.sources import Manifest
+from gazelit.data.store.prepare import prepare
 from gazelit.evaluation import collect as collecting
 from gazelit.evaluation import explainable
 from gazelit.evaluation.compare import compare

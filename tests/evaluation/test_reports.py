@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from gazelit.data.schema import PEER
+from gazelit.data.store.schema import PEER
 from gazelit.errors import InputError
 from gazelit.evaluation import collect as collecting
 from gazelit.evaluation.compare import compare, comparison_lines, pooled
@@ -340,9 +340,9 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
     import shutil
 
     from gazelit.data.datamodule import GazeDataModule
-    from gazelit.data.prepare import prepare
     from gazelit.data.sources import EGDCXR
-    from gazelit.data.store import Store
+    from gazelit.data.store.prepare import prepare
+    from gazelit.data.store.store import Store
 
     shutil.copytree(cohort, tmp_path / "cohort")
     fixations = pd.read_csv(tmp_path / "cohort" / "egd-cxr" / "fixations.csv")
@@ -372,7 +372,7 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
     }
     assert found["baseline/reader/simulated"] == 1
     # By hand: the mean of the three peers' maps against the case's own.
-    from gazelit.data.heatmap import fixation_density
+    from gazelit.data.gaze.heatmap import fixation_density
     from gazelit.metrics.functional import cc
 
     gaze = Store.open(path).gaze(PEER)

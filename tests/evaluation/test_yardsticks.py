@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.heatmap import fixation_density
+from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.errors import InputError
 from gazelit.evaluation.yardsticks import reader_ceiling, score_maps, share_of_the_way, yardsticks
 
@@ -82,8 +82,8 @@ def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_ce
 
 
 def test_finding_f4_readers_are_scored_on_films_that_were_read_several_times(reflacx, tmp_path):
-    from gazelit.data.prepare import prepare
     from gazelit.data.sources import REFLACX
+    from gazelit.data.store.prepare import prepare
     from gazelit.metrics.functional import cc
 
     store = prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), tmp_path / "s", size=(64, 64), workers=1).path

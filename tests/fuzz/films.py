@@ -22,7 +22,7 @@ from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
-from gazelit.data.dicom import image_size, radiograph_of, read_film
+from gazelit.data.images.dicom import image_size, radiograph_of, read_film
 from gazelit.errors import InputError
 from tests.data.film_writers import encoded, film
 from tests.fuzz.driver import Input, main

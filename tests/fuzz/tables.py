@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from gazelit.data.schema import Source
 from gazelit.data.sources import CXRP, EGDCXR, MIMICCXR, REFLACX, Manifest
+from gazelit.data.store.schema import Source
 from tests.fuzz.driver import Input, main
 from tests.fuzz.mutations import JSON_MUTATIONS, TABLE_MUTATIONS, flip_bytes
 

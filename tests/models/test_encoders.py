@@ -240,7 +240,7 @@ def test_imagenet_weights_of_the_paper_encoder_are_torchvisions(monkeypatch):
 
 
 def test_the_catalogue_describes_encoders(run_gazelit, capfd):
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     assert main(["encoders", "paper-densenet201"]) == 0
     printed = capfd.readouterr().out

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.models import densenet201
 
+from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.errors import InputError
-from gazelit.lineage import STAMP_KEY
 from gazelit.models import ClassificationNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.models.reference import import_reference, load_reference
 from gazelit.stages import JointFinetuning, SaliencyWarmup, SupervisedFinetuning
@@ -26,11 +26,11 @@ def joint():
 @pytest.fixture(scope="module")
 def files(joint, tmp_path_factory):
     """Each training's file, imported from the command line, and stamped with a size that a test can run."""
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     folder = tmp_path_factory.mktemp("reference")
     patch = pytest.MonkeyPatch()
-    patch.setattr("gazelit.importing._FULL_SIZE", [64, 96])
+    patch.setattr("gazelit.checkpoints.importing._FULL_SIZE", [64, 96])
     for stage in STAGES:
         torch.save(stage_state(joint, stage), folder / f"{stage}.pt")
         assert (
@@ -167,7 +167,7 @@ def test_finding_a2_an_imported_file_is_tested(files, stage, config, store, run_
 
 
 def test_finding_a2_what_is_taken_and_dropped_is_printed(joint, tmp_path, capsys):
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     torch.save(stage_state(joint, "supervised"), tmp_path / "NET.pt")
     assert main(["import-reference", f"{tmp_path}/NET.pt", f"--out={tmp_path}/net.ckpt"]) == 0
@@ -182,7 +182,7 @@ def test_finding_a2_what_is_taken_and_dropped_is_printed(joint, tmp_path, capsys
 
 
 def test_finding_g6_an_imported_checkpoint_has_the_same_bytes_every_time(joint, tmp_path):
-    from gazelit.importing import import_checkpoint
+    from gazelit.checkpoints.importing import import_checkpoint
 
     torch.save(stage_state(joint, "contrastive"), tmp_path / "NET.pt")
     for name in ("a.ckpt", "b.ckpt"):

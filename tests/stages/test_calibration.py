@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gazelit.lineage import STAMP_KEY
+from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.metrics.calibration import fit_temperature
 from tests.tiny import tiny
 
@@ -17,7 +17,7 @@ def trained(store, tmp_path_factory):
     """A joint checkpoint and its configuration."""
     import os
 
-    from gazelit.cli import main
+    from gazelit.cli.main import main
 
     folder, before = tmp_path_factory.mktemp("calibration"), os.getcwd()
     os.chdir(folder)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from gazelit import losses
+from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.lineage import STAMP_KEY
 from gazelit.models import ClassificationNetwork, ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup, SupervisedFinetuning
 

@@ -5,16 +5,16 @@ import shutil
 import pytest
 import torch
 
-from gazelit import lineage
-from gazelit.ancestry import print_lineage
+from gazelit.checkpoints import split_guard, stamps
+from gazelit.checkpoints.ancestry import print_lineage
+from gazelit.checkpoints.stamps import STAMP_KEY
+from gazelit.checkpoints.teachers import take_teachers
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
-from gazelit.lineage import STAMP_KEY
 from gazelit.losses import Distillation
 from gazelit.models import ClassificationNetwork, ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import JointFinetuning, SupervisedFinetuning
-from gazelit.teachers import take_teachers
 from tests.stages.test_checkpointing import Ends, fit
 from tests.tiny import save_untrained, tiny
 
@@ -96,7 +96,7 @@ def test_a_killed_training_with_teachers_ends_in_the_same_bytes(teacher, store, 
         ).read_bytes(), file
     # What has taught the weights stays known where the resumed run has no teacher any more.
     fit(store, tmp_path / "on", lambda: JointFinetuning(dual()), resume=kept)
-    stamp = lineage.read_checkpoint(tmp_path / "on" / "checkpoints" / "last.ckpt")[STAMP_KEY]
+    stamp = stamps.read_checkpoint(tmp_path / "on" / "checkpoints" / "last.ckpt")[STAMP_KEY]
     assert [one["sha256"] for one in stamp["teachers"]] == [sha256_file(teacher)]
 
 
@@ -149,14 +149,14 @@ def test_a_teacher_of_another_split_can_be_insisted_on_and_is_then_known(tmp_pat
     _, record = take(path, other, allowed=True)
     assert "this is allowed" in record["split_note"]
     # Whoever goes on from the student is told, too: it has learned from that teacher.
-    student = lineage.make_stamp(
+    student = stamps.make_stamp(
         stage="supervised", network=image_only(), data=other, seed=1, parent=None, teachers=[record]
     )
-    child = lineage.make_stamp(stage="joint", network=dual(), data=other, seed=1, parent={**student, "sha256": "0"})
+    child = stamps.make_stamp(stage="joint", network=dual(), data=other, seed=1, parent={**student, "sha256": "0"})
     for stamp in (student, child):
         with pytest.raises(InputError, match="stage 'joint' was trained on another split"):
-            lineage.check_split("b.ckpt", stamp, other)
-    assert [one["stage"] for one in lineage.sources(child)] == ["joint", "supervised", "joint"]
+            split_guard.check_split("b.ckpt", stamp, other)
+    assert [one["stage"] for one in stamps.sources(child)] == ["joint", "supervised", "joint"]
 
 
 class Payload:
@@ -216,7 +216,7 @@ def test_from_the_command_line_a_teacher_is_checked_recorded_and_not_needed_for_
     (tmp_path / "teacher.ckpt").unlink()
     tested = ["test", "--config=run/config.yaml", "--trainer.logger=false", "--trainer.default_root_dir=tested"]
     run_gazelit(*tested)
-    stamp = lineage.read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")[STAMP_KEY]
+    stamp = stamps.read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")[STAMP_KEY]
     assert [one["sha256"] for one in stamp["teachers"]] == [digest]
 
 
@@ -239,5 +239,5 @@ def test_a_network_that_goes_on_from_its_own_teacher_has_a_stamp_of_bounded_leng
         checkpoint = torch.load(path, weights_only=True)
         checkpoint[STAMP_KEY] = {**checkpoint[STAMP_KEY], "teachers": stage.stamp()["teachers"]}
         torch.save(checkpoint, path)
-    stamp = lineage.read_checkpoint(path)[STAMP_KEY]
-    assert len(list(lineage.sources(stamp))) == 2 * 7 + 1
+    stamp = stamps.read_checkpoint(path)[STAMP_KEY]
+    assert len(list(stamps.sources(stamp))) == 2 * 7 + 1

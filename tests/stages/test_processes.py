@@ -9,8 +9,8 @@ import time
 import pandas as pd
 import pytest
 
-from gazelit.data.splits import save_split
-from gazelit.data.store import Store
+from gazelit.data.splits.by_patient import save_split
+from gazelit.data.store.store import Store
 from gazelit.stages.checkpointing import GRACE
 from tests.tiny import tiny
 

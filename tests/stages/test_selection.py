@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.density import log_density
 from gazelit.losses import DiagnosisLoss, FixedWeighting, ReferenceWeighting, UncertaintyWeighting
-from gazelit.losses.saliency import log_density
 from gazelit.metrics import ImageMeans
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.stages import JointFinetuning, SaliencyWarmup

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
-from gazelit.lineage import STAMP_KEY
 from gazelit.losses import DynamicWeightAverage, ReferenceWeighting
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
@@ -156,8 +156,8 @@ def test_every_stage_trains_in_bfloat16(stage, store, run_gazelit, tmp_path):
 @pytest.fixture(scope="module")
 def multi_label(reflacx, tmp_path_factory):
     """REFLACX: several labels, some of them unknown, and several readings of an image."""
-    from gazelit.data.prepare import prepare
     from gazelit.data.sources import REFLACX
+    from gazelit.data.store.prepare import prepare
 
     out = tmp_path_factory.mktemp("multi-label") / "s"
     return prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), out, size=(64, 64), workers=1).path

@@ -12,8 +12,8 @@ import pydicom
 import pytest
 import torch
 
-from gazelit.data.dicom import read_radiograph
-from gazelit.data.heatmap import fixation_density
+from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.images.dicom import read_radiograph
 from gazelit.errors import InputError
 from gazelit.metrics.functional import cc
 from gazelit.synthetic.anatomy import CLASSES, draw_chest, draw_position

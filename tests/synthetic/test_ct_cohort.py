@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.case_split import split_cases
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import EGDCXR, Manifest
-from gazelit.data.splits import SplitOptions
+from gazelit.data.splits.by_patient import SplitOptions
+from gazelit.data.splits.case_split import split_cases
+from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 from gazelit.evaluation.explainable import law_of
 from gazelit.synthetic import ct_case, ct_findings, ct_volume

@@ -14,8 +14,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gazelit.data.prepare import prepare
 from gazelit.data.sources import EGDCXR, REFLACX, Manifest
+from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 from gazelit.synthetic.anatomy import CLASSES
 from gazelit.synthetic.case import film_size, plan_cohort

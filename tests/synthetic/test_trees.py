@@ -94,7 +94,7 @@ def test_readers_agree_with_each_other_more_than_with_other_films(reflacx):
     """Five readings of a film can serve as a ceiling: they are alike, and not the same."""
     import torch
 
-    from gazelit.data.heatmap import fixation_density
+    from gazelit.data.gaze.heatmap import fixation_density
     from gazelit.data.sources import REFLACX
     from gazelit.metrics.functional import cc
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pydicom
 
-from gazelit.data.dicom import image_size, is_dicom
-from gazelit.data.geometry import on_image
-from gazelit.data.schema import Recording, Source
+from gazelit.data.images.dicom import image_size, is_dicom
+from gazelit.data.images.geometry import on_image
 from gazelit.data.sources.mimic import require_folder
 from gazelit.data.sources.views import view_position
+from gazelit.data.store.schema import Recording, Source
 from gazelit.data.tables import is_text, read_text
 from gazelit.errors import InputError
 from gazelit.files import read_json
@@ -49,7 +49,7 @@ class CXRP(Source):
         self.labels = Path(labels) if labels is not None else None
 
     def read(self) -> Recording:
-        """See :class:`gazelit.data.schema.Source`."""
+        """See :class:`gazelit.data.store.schema.Source`."""
         require_folder(self.images, "the SIIM-ACR images")
         records = read_cxr_p(self.gaze)
         files = {path.stem: path for path in sorted(self.images.rglob("*")) if path.suffix.lower() in SUFFIXES}

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.dicom import image_size
-from gazelit.data.geometry import on_image
-from gazelit.data.schema import (
+from gazelit.data.images.dicom import image_size
+from gazelit.data.images.geometry import on_image
+from gazelit.data.sources.mimic import image_file, require_folder
+from gazelit.data.sources.views import view_position
+from gazelit.data.store.schema import (
     MASK_COLUMNS,
     PEER,
     PHRASE_COLUMNS,
@@ -23,8 +25,6 @@ from gazelit.data.schema import (
     Source,
     is_synthetic,
 )
-from gazelit.data.sources.mimic import image_file, require_folder
-from gazelit.data.sources.views import view_position
 from gazelit.data.tables import find_table, is_file, is_text, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
 from gazelit.files import read_json
@@ -101,7 +101,7 @@ class EGDCXR(Source):
             raise InputError("coordinates: EGD-CXR publishes those of FPOG alone; take recomputed with point: BPOG")
 
     def read(self) -> Recording:
-        """See :class:`gazelit.data.schema.Source`."""
+        """See :class:`gazelit.data.store.schema.Source`."""
         require_folder(self.root, "EGD-CXR")
         require_folder(self.images, "MIMIC-CXR or MIMIC-CXR-JPG")
         path, sheet = self._master_sheet()

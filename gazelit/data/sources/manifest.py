@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gazelit.data.dicom import image_size
-from gazelit.data.geometry import on_image
-from gazelit.data.schema import (
+from gazelit.data.images.dicom import image_size
+from gazelit.data.images.geometry import on_image
+from gazelit.data.sources.plausible import doubts_about_units
+from gazelit.data.sources.views import view_position
+from gazelit.data.store.schema import (
     GAZE_KINDS,
     IMAGE_COLUMNS,
     SPLITS,
@@ -26,8 +28,6 @@ from gazelit.data.schema import (
     check_label_names,
     is_synthetic,
 )
-from gazelit.data.sources.plausible import doubts_about_units
-from gazelit.data.sources.views import view_position
 from gazelit.data.tables import number_hint, read_text, separator_hint
 from gazelit.errors import InputError
 
@@ -86,7 +86,7 @@ class Manifest(Source):
         check_label_names(self.labels)
 
     def read(self) -> Recording:
-        """See :class:`gazelit.data.schema.Source`."""
+        """See :class:`gazelit.data.store.schema.Source`."""
         faults: list[str] = []
         images = self._image_table(faults)
         gaze = self._gaze_table(images, faults) if self.gaze is not None else None

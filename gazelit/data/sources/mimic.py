@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from gazelit.data.dicom import image_size
-from gazelit.data.schema import Recording, Source, is_synthetic
+from gazelit.data.images.dicom import image_size
+from gazelit.data.store.schema import Recording, Source, is_synthetic
 from gazelit.data.tables import find_table, is_file, numbers, read_text, sides, unique
 from gazelit.errors import InputError
 
@@ -71,7 +71,7 @@ class MIMICCXR(Source):
         self.views = list(views)
 
     def read(self) -> Recording:
-        """See :class:`gazelit.data.schema.Source`."""
+        """See :class:`gazelit.data.store.schema.Source`."""
         require_folder(self.root, "MIMIC-CXR or MIMIC-CXR-JPG")
         require_folder(self.tables, "MIMIC-CXR-JPG's tables")
         images = self._list()

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.geometry import on_image
-from gazelit.data.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source, is_synthetic
+from gazelit.data.images.geometry import on_image
 from gazelit.data.sources.mimic import OFFICIAL_SPLITS, image_file, require_folder
 from gazelit.data.sources.views import view_position
+from gazelit.data.store.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source, is_synthetic
 from gazelit.data.tables import find_table, is_file, numbers, read_chunks, read_text, sides, unique
 from gazelit.errors import InputError
 
@@ -93,7 +93,7 @@ class REFLACX(Source):
         self.merge_labels = merge_labels
 
     def read(self) -> Recording:
-        """See :class:`gazelit.data.schema.Source`."""
+        """See :class:`gazelit.data.store.schema.Source`."""
         require_folder(self.root, "REFLACX")
         require_folder(self.images, "MIMIC-CXR or MIMIC-CXR-JPG")
         readings, names = self._readings()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from gazelit.data.schema import Recording, Source
+from gazelit.data.store.schema import Recording, Source
 from gazelit.errors import InputError
 
 
@@ -31,11 +31,11 @@ class Union(Source):
         self.name = "+".join(source.name for source in sources)
 
     def options(self) -> dict[str, Any]:
-        """See :class:`gazelit.data.schema.Source`."""
+        """See :class:`gazelit.data.store.schema.Source`."""
         return {source.name: source.options() for source in self.sources}
 
     def read(self) -> Recording:
-        """See :class:`gazelit.data.schema.Source`."""
+        """See :class:`gazelit.data.store.schema.Source`."""
         parts = [source.read() for source in self.sources]
         if len({part.synthetic for part in parts}) > 1:
             raise InputError("sources: synthetic and real data must not be mixed in one store")

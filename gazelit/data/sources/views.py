@@ -9,7 +9,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from gazelit.data.dicom import is_dicom
+from gazelit.data.images.dicom import is_dicom
 from gazelit.errors import InputError
 
 

@@ -1,0 +1,1 @@
+"""What a checkpoint says of itself, and what another stage takes from it."""

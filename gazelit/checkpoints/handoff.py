@@ -1,0 +1,110 @@
+"""Which parts of a checkpoint another stage takes over: exactly those that both have, strictly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gazelit.checkpoints.stamps import STAMP_KEY, component_state, read_checkpoint
+from gazelit.errors import InputError
+from gazelit.files import sha256_file
+from gazelit.models.network import Network
+from gazelit.models.weights import check_fit
+
+
+@dataclass(frozen=True)
+class HandOff:
+    """What a hand-off did.
+
+    Attributes:
+        source_stage: Stage that wrote the checkpoint.
+        loaded: Components whose weights were taken over.
+        new: Components of the receiving network that the checkpoint does not have; they keep their initial weights.
+        left_behind: Components of the checkpoint that the receiving network does not have.
+        parent: What the receiving stage's stamp records about the checkpoint (path-free).
+    """
+
+    source_stage: str
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    left_behind: tuple[str, ...]
+    parent: dict[str, Any]
+
+    def __str__(self) -> str:
+        def names(components: tuple[str, ...]) -> str:
+            return ", ".join(components) or "none"
+
+        return (
+            f"hand-off from stage '{self.source_stage}' (checkpoint {self.parent['sha256'][:12]}): "
+            f"loaded {names(self.loaded)}; new {names(self.new)}; left behind {names(self.left_behind)}"
+        )
+
+
+def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two component specifications build interchangeable modules (where weights came from is no matter)."""
+    return _without_weights(one) == _without_weights(other)
+
+
+def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_note: str | None = None) -> HandOff:
+    """Loads into ``network`` exactly the components that it shares with the checkpoint, strictly.
+
+    Args:
+        path: Checkpoint of another stage.
+        network: The receiving network; untouched unless every shared component fits.
+        stage: Name of the receiving stage, for messages.
+        split_note: What :func:`check_split` says of it; recorded, so that reports repeat it.
+
+    Raises:
+        InputError: Nothing is shared, a shared component is specified otherwise, or its tensors do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    stamp = checkpoint[STAMP_KEY]
+    theirs: dict[str, Any] = stamp["components"]
+    ours = network.specs
+    shared = tuple(name for name in ours if name in theirs)
+    if not shared:
+        raise InputError(
+            f"{path}: stage '{stamp['stage']}' ({', '.join(theirs)}) and stage '{stage}' ({', '.join(ours)}) "
+            "share no component; give a checkpoint of a stage that trains one of them"
+        )
+    check_components(path, {name: theirs[name] for name in shared}, ours)
+
+    states = {name: component_state(checkpoint, name) for name in shared}
+    for name in shared:
+        check_fit(states[name], network.get_submodule(name).state_dict(), f"{path}: component '{name}'")
+    for name in shared:
+        network.get_submodule(name).load_state_dict(states[name], strict=True)
+    return HandOff(
+        source_stage=stamp["stage"],
+        loaded=shared,
+        new=tuple(name for name in ours if name not in theirs),
+        left_behind=tuple(name for name in theirs if name not in ours),
+        parent={**stamp, "sha256": sha256_file(path), "split_note": split_note},
+    )
+
+
+def check_components(path: str | os.PathLike[str], theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Checks that each of ``theirs`` is specified as in ``ours``.
+
+    Raises:
+        InputError: A component is missing or differs; the message names the fields.
+    """
+    for name, specification in theirs.items():
+        if name not in ours:
+            raise InputError(f"{path}: has a component '{name}' that the configured network lacks")
+        if not same_specification(specification, ours[name]):
+            raise InputError(
+                f"{path}: component '{name}' differs from the configured network in "
+                f"{_differences(specification, ours[name])}; use the network section the checkpoint was trained with"
+            )
+
+
+def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in specification.items() if key != "weights"}
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*theirs, *ours} - {"weights"} if theirs.get(key) != ours.get(key))
+    return "; ".join(f"{key} ({theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured)" for key in keys)

@@ -1,0 +1,100 @@
+"""Whether a checkpoint, or one that it comes from, may have seen the patients that it is tested on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from gazelit.checkpoints.stamps import sources
+from gazelit.errors import InputError
+
+#: Collections whose films are those of a larger one: whoever has seen that one may have seen their patients.
+ORIGINS = {"egd-cxr": "mimic-cxr", "reflacx": "mimic-cxr"}
+
+
+def check_split(
+    path: str | os.PathLike[str], stamp: Mapping[str, Any], data: Mapping[str, Any], allowed: bool = False
+) -> str | None:
+    """Checks that no checkpoint, ancestor or teacher of theirs may have seen patients of the test split at hand.
+
+    They have not if they were trained on the same split of the same data, or on data of the same split file
+    (``gazelit split``), or if the data at hand leave the patients of their store out (an external test).
+
+    Args:
+        path: The checkpoint, for messages.
+        stamp: Its stamp.
+        data: Provenance of the data at hand.
+        allowed: Whether the user insists.
+
+    Returns:
+        What the user should know, if anything; without the path, because it is recorded.
+
+    Raises:
+        InputError: One of them was trained on another split of the same data, on a collection that the data at hand
+            are part of or that is part of them, or on patients nobody recorded.
+    """
+    note = None
+    for ancestor in sources(stamp):
+        problem = _overlap(ancestor, data)
+        if problem is None:
+            continue
+        text = f"stage '{ancestor['stage']}' {problem}"
+        if not _shares_patients(ancestor["data"], data):
+            note = note or text
+        elif allowed:
+            note = f"{text}; this is allowed (--allow_other_split)"
+        else:
+            raise InputError(
+                f"{path}: {text}, so it may have seen patients of this test split; train both on one split "
+                "(`gazelit split STORE STORE --out FILE`, --data.split_file=FILE), or insist with "
+                "--allow_other_split=true"
+            )
+    return note
+
+
+def _overlap(ancestor: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
+    """What is amiss between the data that a stage was trained on and those at hand."""
+    theirs = ancestor["data"]
+    split = theirs.get("split_sha256")
+    if split is not None and split == data.get("split_sha256"):
+        return None
+    joint = theirs.get("split_file_sha256")
+    if joint is not None and joint == data.get("split_file_sha256"):
+        return None
+    if data.get("trained_on") is not None and data["trained_on"] == theirs.get("fingerprint"):
+        return None
+    source, ours = theirs.get("source"), data.get("source", "these data")
+    if split is None:
+        return f"was trained on {source or 'data it does not name'}, and on which of their patients is not recorded"
+    if not _shares_patients(theirs, data):
+        return f"was trained on {source}; whether it has seen patients of this test split is not known"
+    if source != ours:
+        return f"was trained on {source}, which shares patients with {ours}"
+    return f"was trained on another split of {ours} ({_split_differences(theirs, data)})"
+
+
+def _shares_patients(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether two data sets may hold the same patients: parts of one collection, and not one simulated, one real."""
+    if bool(theirs.get("synthetic")) != bool(ours.get("synthetic")):
+        return False
+    return bool(_collections(theirs) & _collections(ours))
+
+
+def _collections(data: Mapping[str, Any]) -> set[str]:
+    names = {name for name in str(data.get("source") or "").split("+") if name}
+    names |= {ORIGINS[name] for name in names if name in ORIGINS}
+    return names | set(data.get("origin") or [])
+
+
+def _split_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The settings in which two splits differ, by name."""
+    settings = sorted(
+        key for key in {*theirs, *ours} if key in ("fold", "folds", "fingerprint") or key.startswith("split_")
+    )
+    differences = [
+        f"{key.removeprefix('split_')} {theirs.get(key)}, now {ours.get(key)}"
+        for key in settings
+        if theirs.get(key) != ours.get(key) and key != "split_sha256"
+    ]
+    return "; ".join(differences) or "the settings are the same, the cases are not"

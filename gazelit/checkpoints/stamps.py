@@ -1,0 +1,200 @@
+"""The stamp of a checkpoint: what it is, what it learned from, and where it comes from.
+
+Every checkpoint carries a stamp under the key ``gazelit``: primitive values only, so that
+``torch.load(weights_only=True)`` reads it. The stamp names the stage, the components of the network with their
+specifications, the data the model saw, and the whole stamps of the checkpoint it started from and of its teachers.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gazelit import __version__
+from gazelit.errors import InputError
+from gazelit.files import atomic_path, read_json, sha256_file
+from gazelit.models.network import Network
+from gazelit.models.weights import read_tensors
+
+STAMP_KEY = "gazelit"
+#: Checkpoints that a stamp may name, ancestors and teachers.
+MAX_GENERATIONS = 64
+#: Of exported weights, and of the file beside them that describes them.
+WEIGHTS_SUFFIX, STAMP_SUFFIX = ".safetensors", ".json"
+#: What every stamp holds, and of what type.
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "stage": str,
+    "network": dict,
+    "components": dict,
+    "data": dict,
+    "version": str,
+    "versions": dict,
+    "parent": (dict, type(None)),
+}
+
+
+def make_stamp(
+    *,
+    stage: str,
+    network: Network,
+    data: Mapping[str, Any],
+    seed: int | None,
+    parent: Mapping[str, Any] | None,
+    teachers: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Builds the stamp of a checkpoint.
+
+    Args:
+        stage: Name of the stage that trains.
+        network: A network with the ``config`` and ``specs`` of the network contract.
+        data: Provenance of the data (primitives), as ``GazeDataModule.provenance``.
+        seed: Seed of the run, if it was seeded.
+        parent: ``HandOff.parent`` of the checkpoint this one started from.
+        teachers: What :func:`gazelit.checkpoints.teachers.take_teachers` records of each teacher.
+    """
+    known = set() if parent is None else {ancestor.get("sha256") for ancestor in chain(parent)}
+    return {
+        "stage": stage,
+        "network": network.config,
+        "components": network.specs,
+        "data": dict(data),
+        "seed": seed,
+        "version": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "lightning": metadata.version("lightning"),
+        },
+        "parent": dict(parent) if parent is not None else None,
+        **({"teachers": [_brief(teacher, known) for teacher in teachers]} if teachers else {}),
+    }
+
+
+def _brief(teacher: Mapping[str, Any], known: set[Any]) -> dict[str, Any]:
+    """A teacher's record; of one that is an ancestor as well, what it comes from stands in the chain already."""
+    if teacher["sha256"] not in known:
+        return dict(teacher)
+    # Written out twice in each generation, a network that goes on from its own teacher would have a stamp without end.
+    return {key: value for key, value in teacher.items() if key != "teachers"} | {"parent": None}
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Loads a stamped checkpoint, or exported weights with the stamp beside them, onto the CPU.
+
+    Args:
+        path: A ``.ckpt``, or the ``.safetensors`` of :func:`gazelit.checkpoints.exporting.export_weights`.
+
+    Raises:
+        InputError: The file is missing, is not a checkpoint, or carries no stamp or a malformed one.
+    """
+    checkpoint = _read_exported(Path(path)) if Path(path).suffix == WEIGHTS_SUFFIX else read_tensors(path)
+    if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint:
+        raise InputError(
+            f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`"
+        )
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path}: not a gazelit checkpoint (it holds no weights)")
+    _check_stamp(path, checkpoint[STAMP_KEY])
+    return checkpoint
+
+
+def _read_exported(path: Path) -> dict[str, Any]:
+    state = read_tensors(path)
+    about = read_json(path.with_suffix(STAMP_SUFFIX))
+    if not isinstance(about, dict) or STAMP_KEY not in about:
+        raise InputError(f"{path.with_suffix(STAMP_SUFFIX)}: not what `gazelit export-weights` writes")
+    if about.get("sha256") != sha256_file(path):
+        raise InputError(
+            f"{path}: not the weights that {path.with_suffix(STAMP_SUFFIX).name} describes; export them anew"
+        )
+    return {"state_dict": state, STAMP_KEY: about[STAMP_KEY]}
+
+
+def _check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
+    """Checks the form of a stamp, which may be a stranger's: whatever reads it relies on these types."""
+    pending, generations = [stamp], 0
+    while pending:
+        current = pending.pop()
+        generations += 1
+        if generations > MAX_GENERATIONS:
+            raise InputError(f"{path}: its stamp holds more than {MAX_GENERATIONS} checkpoints that it comes from")
+        for field, kind in _FIELDS.items():
+            if not isinstance(current, dict) or not isinstance(current.get(field), kind):
+                raise InputError(f"{path}: its stamp is malformed (field '{field}'); it was not written by gazelit")
+        if not all(isinstance(one, dict) for one in current["components"].values()):
+            raise InputError(f"{path}: its stamp is malformed (field 'components'); it was not written by gazelit")
+        teachers = current.get("teachers", [])
+        if not isinstance(teachers, list) or not all(isinstance(one, dict) and "sha256" in one for one in teachers):
+            raise InputError(f"{path}: its stamp is malformed (field 'teachers'); it was not written by gazelit")
+        pending += teachers
+        if current["parent"] is not None:
+            pending.append(current["parent"])
+
+
+def component_state(checkpoint: Mapping[str, Any], component: str) -> dict[str, torch.Tensor]:
+    """The state dict of one component, with the prefixes of the stage and of ``torch.compile`` removed."""
+    prefix = f"network.{component}."
+    return {
+        key.removeprefix(prefix).removeprefix("_orig_mod."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(prefix)
+    }
+
+
+def network_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict of the whole network, with the prefixes of the stage and of ``torch.compile`` removed."""
+    return {
+        key.removeprefix("network.").replace("_orig_mod.", ""): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("network.")
+    }
+
+
+def write_calibrated(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], temperature: torch.Tensor, record: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint anew with the temperature of its probabilities.
+
+    Args:
+        path: The checkpoint.
+        out: The file to write.
+        temperature: (K,).
+        record: What the stamp notes of the calibration, in primitives.
+    """
+    checkpoint = read_checkpoint(path)
+    checkpoint["state_dict"]["temperature"] = temperature
+    checkpoint[STAMP_KEY]["calibration"] = {"of": sha256_file(path), **record}
+    save_checkpoint(checkpoint, Path(out))
+
+
+def save_checkpoint(checkpoint: Mapping[str, Any], out: Path) -> None:
+    """Writes a checkpoint, whole or not at all; the same content gives the same bytes."""
+    # Given a path, torch.save puts the temporary file's name into the archive.
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        torch.save(dict(checkpoint), file)
+
+
+def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The stamps of a checkpoint and its ancestors, newest first."""
+    current: Mapping[str, Any] | None = stamp
+    while current is not None:
+        yield dict(current)
+        current = current.get("parent")
+
+
+def sources(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The stamps of a checkpoint, of its ancestors, and of the teachers of each with theirs: all that it learned from.
+
+    Each is followed by its teachers.
+    """
+    for current in chain(stamp):
+        yield current
+        for teacher in current.get("teachers", ()):
+            yield from sources(teacher)

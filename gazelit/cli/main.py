@@ -1,0 +1,259 @@
+"""The command line: Lightning's subcommands with one meaning of ``--ckpt_path``, and gazelit's own commands."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from gazelit import __version__
+from gazelit.cli.options import bracket_lists, complete_flags
+from gazelit.configs import resolve_config_arguments
+from gazelit.errors import InputError
+from gazelit.trust import trust, trust_until_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("gazelit")
+
+TRAINER_COMMANDS = {
+    "fit": "train a stage; --ckpt_path resumes it or takes another stage's components over, --start_from begins anew",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split and write its predictions",
+    "predict": "write a checkpoint's predictions without evaluating them",
+    "calibrate": "fit the temperature of a checkpoint's probabilities on the validation split",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command whose options are a function's parameters.
+
+    Attributes:
+        target: ``module:function``, imported when the command runs.
+        help: One line for ``gazelit --help``.
+        positional: Parameter that takes the argument (``str``) or arguments (a list) without a name, if any.
+        imports: Module whose classes may be named without their path.
+        config_first: Whether a first argument without a name is the configuration.
+    """
+
+    target: str
+    help: str
+    positional: str | None = None
+    imports: str | None = None
+    config_first: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Imports the function."""
+        if self.imports:
+            importlib.import_module(self.imports)
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+COMMANDS = {
+    "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
+    "prepare": Command(
+        "gazelit.data.store.prepare:prepare",
+        "turn a source of images and gaze into a prepared store",
+        imports="gazelit.data.sources",
+    ),
+    "inspect": Command(
+        "gazelit.data.store.inspect:inspect", "print what a store holds and draw a contact sheet", positional="store"
+    ),
+    "verify": Command(
+        "gazelit.data.store.verify:verify",
+        "compare every film and table of a store with what was written",
+        positional="store",
+    ),
+    "split": Command(
+        "gazelit.data.splits.case_split:write_split",
+        "split the patients of one or several stores together",
+        positional="stores",
+    ),
+    "validate-manifest": Command("gazelit.data.sources.manifest:validate", "check your own tables of images and gaze"),
+    "run": Command(
+        "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
+    ),
+    "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "agreement": Command(
+        "gazelit.evaluation.agreement:agreement",
+        "score class-activation and predicted maps against the reader's gaze and the marked regions",
+        positional="ckpt",
+    ),
+    "encoders": Command(
+        "gazelit.models.catalogue:encoders",
+        "list the encoders, with parameters, channels and whether weights are at hand",
+        positional="pattern",
+    ),
+    "lineage": Command(
+        "gazelit.checkpoints.ancestry:print_lineage",
+        "print the chain of stages a checkpoint comes from",
+        positional="file",
+    ),
+    "import-reference": Command(
+        "gazelit.checkpoints.importing:import_checkpoint",
+        "turn a checkpoint of the paper's reference implementation into one of gazelit's",
+        positional="file",
+    ),
+    "export-weights": Command(
+        "gazelit.checkpoints.exporting:export_weights",
+        "write a checkpoint's weights as safetensors with their description as JSON",
+        positional="ckpt",
+    ),
+    "infer": Command(
+        "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``gazelit ARGUMENTS``.
+
+    Args:
+        arguments: What follows the program's name; the process's own arguments unless given.
+
+    Returns:
+        The exit code: 0, or 2 if the input cannot be used.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0
+    if arguments[0] == "--version":
+        sys.stdout.write(f"gazelit {__version__}\n")
+        return 0
+    _log_to_stderr()
+    name, *rest = arguments
+    debug = "--debug" in rest
+    try:
+        with trust_until_end():
+            rest = _take_trust([argument for argument in rest if argument != "--debug"])
+            if name in TRAINER_COMMANDS:
+                from gazelit.cli.training import GazeCLI
+                from gazelit.parsing import guard_parser
+
+                rest = resolve_config_arguments(rest)
+                guard_parser(rest, saved=name != "fit")
+                GazeCLI(args=[name, *rest])
+            elif name in COMMANDS:
+                _run_command(name, rest)
+            else:
+                raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
+    except KeyboardInterrupt:
+        sys.stderr.write("gazelit: interrupted\n")
+        return 130
+    except Exception as error:
+        mistake = None if debug else _input_error(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"gazelit: error: {mistake}\n")
+        return 2
+    return 0
+
+
+def _take_trust(arguments: Sequence[str]) -> list[str]:
+    """Trusts the modules that ``--trust`` names; returns the other arguments."""
+    rest: list[str] = []
+    expects_module = False
+    for argument in arguments:
+        flag, separator, value = argument.partition("=")
+        if expects_module or (flag == "--trust" and separator):
+            trust(argument if expects_module else value)
+            expects_module = False
+        elif argument == "--trust":
+            expects_module = True
+        else:
+            rest.append(argument)
+    if expects_module:
+        raise InputError("--trust: names no module; write --trust my_project.networks")
+    return rest
+
+
+def _input_error(error: BaseException | None) -> str | None:
+    """The user's mistake behind an error: jsonargparse wraps what a constructor raises."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return str(error)
+        if isinstance(error, OSError) and error.filename:
+            # A full disk, a folder without permission: not our code's fault either.
+            return f"{error.filename}: {error.strerror}"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"the disk is full or a file may not grow ({error.strerror}); make room and run the command again"
+        # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
+        error = error.__cause__
+    return None
+
+
+def _run_command(name: str, arguments: list[str]) -> None:
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    from gazelit.parsing import guard_parser
+
+    command = COMMANDS[name]
+    function = command.load()
+    if command.config_first and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--config={arguments[0]}", *arguments[1:]]
+    parser = ArgumentParser(prog=f"gazelit {name}", description=command.help)
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below")
+    if command.positional:
+        several = get_type_hints(function)[command.positional] is not str
+        default = inspect.signature(function).parameters[command.positional].default
+        optional = default is not inspect.Parameter.empty
+        if optional and not set(arguments) & {"-h", "--help"} and all(one.startswith("-") for one in arguments):
+            # jsonargparse takes no positional argument that may be left out.
+            arguments = [default, *arguments]
+        text = "what names must contain; all unless given" if optional else "one or more paths" if several else "a path"
+        parser.add_argument(command.positional, nargs="+" if several else None, help=text)
+    parser.add_function_arguments(
+        function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
+    )
+    arguments = [_with_underscores(argument) for argument in resolve_config_arguments(arguments)]
+    arguments = complete_flags(arguments, function)
+    arguments = bracket_lists(arguments, function, sys.modules[command.imports] if command.imports else None)
+    guard_parser(arguments, saved=False)
+    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
+    function(**options)
+
+
+def _with_underscores(argument: str) -> str:
+    """``--max-side`` for ``--max_side``: both spellings are taken."""
+    if not argument.startswith("--"):
+        return argument
+    name, separator, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{separator}{value}"
+
+
+def _usage() -> str:
+    commands = {**TRAINER_COMMANDS, **{name: command.help for name, command in COMMANDS.items()}}
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
+    return (
+        "usage: gazelit COMMAND [OPTIONS]\n\n"
+        "Chest X-ray diagnosis and radiologist gaze, learned together in stages.\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\n"
+        "`gazelit COMMAND --help` lists a command's options. --version prints the version.\n"
+        "Every command takes --trust MODULE (a checkpoint or saved configuration may name classes of it; repeatable)\n"
+        "and --debug (an error shows where it was raised).\n"
+    )
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, [*TRAINER_COMMANDS, *COMMANDS], n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("gazelit: %(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,376 @@
+"""LightningCLI with one documented meaning of ``--ckpt_path``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from gazelit.checkpoints import handoff, split_guard, stamps
+from gazelit.cli.console import quiet_console
+from gazelit.configs import config_files
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.errors import InputError
+from gazelit.files import read_json
+from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
+from gazelit.models.network import Network
+from gazelit.models.weights import check_fit
+from gazelit.stages import Stage
+from gazelit.stages.callbacks import CONFIG_FILE, WANDB_FILE, PredictionWriter, RunRecord
+from gazelit.stages.checkpoint_io import AtomicCheckpointIO
+from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
+from gazelit.stages.privacy import withhold_from_wandb
+
+logger = logging.getLogger("gazelit")
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+#: What a shell tells of a process that Ctrl-C ended.
+INTERRUPTED = 130
+#: Names that Lightning would resolve itself, each in its own way.
+_NAMES = ("last", "best", "hpc")
+
+
+class GazeTrainer(L.Trainer):
+    """The trainer, with the signature of one command more."""
+
+    def calibrate(
+        self, model: Stage, out: Path, ckpt_path: str | None = None, weights_only: bool | None = None
+    ) -> None:
+        """Fits the temperature of a checkpoint's probabilities on the validation split.
+
+        Args:
+            model: The stage.
+            out: The checkpoint to write: the same weights, with the temperature that `test` and `infer` will use.
+            ckpt_path: The checkpoint to calibrate.
+            weights_only: As in `test`.
+
+        Raises:
+            InputError: The stage has no classifier, the validation split no labels, or there are several processes.
+        """
+        if "diagnosis" not in model.measures:
+            raise InputError(f"stage '{model.name}' has no classifier whose probabilities could be calibrated")
+        if self.world_size > 1:
+            raise InputError("calibrate runs in one process; set --trainer.devices=1")
+        datamodule = cast(GazeDataModule, self.datamodule)  # type: ignore[attr-defined]
+        datamodule.predict_split = "val"
+        predicted = self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
+        batches = cast(list[dict[str, Tensor]], predicted)
+        logits = torch.cat([batch["logits"] for batch in batches])
+        label = datamodule.labels[torch.cat([batch["index"] for batch in batches])]
+        temperature = fit_temperature(logits, label)
+        before = negative_log_likelihood(logits, label, torch.ones_like(temperature))
+        after = negative_log_likelihood(logits, label, temperature)
+        stamps.write_calibrated(
+            str(ckpt_path),
+            out,
+            temperature,
+            {"split": "val", "n": len(label), "nll_before": round(before, 6), "nll_after": round(after, 6)},
+        )
+        text = ", ".join(f"{value:.3f}" for value in (temperature[:1] if datamodule.exclusive else temperature))
+        _say(f"temperature {text}: {before:.4f} to {after:.4f} nats on {len(label)} validation cases; wrote {out}")
+
+
+class GazeCLI(LightningCLI):
+    """``gazelit fit|validate|test|predict|calibrate``.
+
+    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything; a checkpoint of another stage hands
+    over exactly the components both have, and training starts at epoch 0, as it always does with ``--start_from FILE``.
+    Which of these happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's
+    hyperparameters, its class included, replace the configuration, and so would run the earlier stage again (Lightning
+    pull requests 21116 and 21246, issue 21255).
+
+    The other commands read the checkpoint that ``--ckpt_path`` names on the command line, or else
+    ``checkpoints/best.ckpt`` beside the given configuration: never the one that the saved configuration records, from
+    which that run started.
+
+    Args:
+        args: Command-line arguments, the subcommand first.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self._ckpt_path: str | None = None
+        self._arguments = list(args)
+        withhold_from_wandb()
+        quiet_console()
+        super().__init__(
+            model_class=Stage,
+            datamodule_class=L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=GazeTrainer,
+            save_config_callback=RunRecord,  # type: ignore[arg-type]
+            # Its table is of metrics and losses for the most part; the components are told in a line.
+            trainer_defaults={"callbacks": [PredictionWriter(), EarlyEnd()], "enable_model_summary": False},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=list(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and ``calibrate``."""
+        return {**LightningCLI.subcommands(), "calibrate": {"model"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the checkpoint callback that hand-offs and resumes rely on: ``best.ckpt`` and ``last.ckpt``."""
+        parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/selection",
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_argument(
+            "--start_from",
+            type=str | None,
+            default=None,
+            help="Of fit: a checkpoint of any stage, this one too, whose shared components are taken over; training "
+            "starts at epoch 0.",
+        )
+        parser.add_argument(
+            "--allow_other_split",
+            type=bool,
+            default=False,
+            help="Take a checkpoint although it, or one it came from, may have seen patients of this test split.",
+        )
+        parser.set_defaults({"data": {"class_path": f"{GazeDataModule.__module__}.{GazeDataModule.__qualname__}"}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and hides the checkpoint from LightningCLI until it can no longer change the configuration."""
+        self.config = parser.parse_args(args)
+        chosen = self.config[self.config.subcommand]
+        ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
+        if self.config.subcommand == "fit":
+            given = [option for option in ("--ckpt_path", "--start_from") if _option_values(self._arguments, option)]
+            if given == ["--ckpt_path"]:
+                chosen.start_from = None
+            elif given == ["--start_from"]:
+                ckpt_path = None
+            if ckpt_path is not None and chosen.start_from is not None:
+                raise InputError(
+                    "--ckpt_path and --start_from: give one of them; --ckpt_path resumes a checkpoint of this stage, "
+                    "--start_from begins a new training from its weights"
+                )
+            self._ckpt_path = self._last_of_this_run(ckpt_path, chosen) if ckpt_path in _NAMES else ckpt_path
+            return
+        if _option_values(self._arguments, "--start_from"):
+            raise InputError(f"--start_from: belongs to fit; {self.config.subcommand} reads --ckpt_path")
+        self._ckpt_path = self._checkpoint_to_read()
+
+    def _last_of_this_run(self, name: str, chosen: Any) -> str:
+        """What ``fit --ckpt_path last`` means."""
+        if name != "last":
+            raise InputError(
+                "--ckpt_path: write the file, such as RUN/checkpoints/best.ckpt, or `last` for this run's own"
+            )
+        folders = [Path(chosen.checkpoint.dirpath)] if chosen.checkpoint.dirpath else []
+        folders += [path.resolve().parent / "checkpoints" for path in config_files(self._arguments)]
+        for folder in folders:
+            if (folder / LAST).is_file():
+                return str(folder / LAST)
+        where = f"{folders[0]} holds no {LAST}" if chosen.checkpoint.dirpath else "this run has no folder yet"
+        raise InputError(
+            f"--ckpt_path last: {where}; name the folder with --checkpoint.dirpath, or the file itself, such as "
+            f"RUN/checkpoints/{LAST}"
+        )
+
+    def _checkpoint_to_read(self) -> str:
+        """The checkpoint of ``test`` and its like: the one named on the command line, or the run's own best."""
+        named = _option_values(self._arguments, "--ckpt_path")
+        if named:
+            if named[-1] in _NAMES:
+                raise InputError(f"--ckpt_path: write the file, such as RUN/checkpoints/{BEST}, not '{named[-1]}'")
+            return named[-1]
+        beside = [path.resolve().parent / "checkpoints" / BEST for path in config_files(self._arguments)]
+        for path in reversed(beside):
+            if path.is_file():
+                return str(path)
+        searched = f"; there is no {beside[-1]}" if beside else ""
+        raise InputError("--ckpt_path is missing: without it the network would have untrained weights" + searched)
+
+    def before_instantiate_classes(self) -> None:
+        """Puts the checkpoint back, so that the saved configuration records it, and a resumed run's W&B id."""
+        chosen = self.config[self.config.subcommand]
+        chosen.ckpt_path = self._ckpt_path
+        loggers = chosen.trainer.logger if isinstance(chosen.trainer.logger, list) else [chosen.trainer.logger]
+        for logger in loggers:
+            if self._ckpt_path and str(getattr(logger, "class_path", "")).endswith(".WandbLogger"):
+                self._keep_wandb_run(logger.init_args, chosen.model.class_path)
+
+    def _keep_wandb_run(self, arguments: Any, model: str) -> None:
+        """Lets a resumed stage go on as the W&B run it was, unless another is asked for."""
+        record = Path(str(self._ckpt_path)).parent.parent / WANDB_FILE
+        if not record.is_file() or arguments.get("id") or arguments.get("version"):
+            return
+        about = read_json(record)
+        if isinstance(about, dict) and about.get("stage") == _stage_class(model).name:
+            arguments["id"] = str(about.get("id"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer: checkpoints are written whole and metrics go to CSV, unless configured otherwise."""
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.get("logger") is None:
+            kwargs["logger"] = CSVLogger(trainer.get("default_root_dir") or ".", name="lightning_logs")
+        configured = trainer.get("plugins") or []
+        plugins = configured if isinstance(configured, list) else [configured]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Trains, after deciding what the checkpoint means."""
+        start_from = self._get(self.config, "start_from")
+        _say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
+        _say(_described(model.network))
+        if start_from is not None:
+            note = self._check_split(start_from, stamps.read_checkpoint(start_from)[stamps.STAMP_KEY])
+            _say(str(model.take_over(start_from, note)))
+        elif ckpt_path is not None:
+            checkpoint = stamps.read_checkpoint(ckpt_path)
+            stamp = checkpoint[stamps.STAMP_KEY]
+            note = self._check_split(ckpt_path, stamp)
+            # Without an optimiser's state (weights only, imported) there is nothing to resume, only weights to take.
+            if stamp["stage"] == model.name and "optimizer_states" in checkpoint:
+                handoff.check_components(ckpt_path, stamp["components"], model.network.specs)
+                model.resumes = True
+                _say(f"resuming '{model.name}' from {ckpt_path}")
+            else:
+                _say(str(model.take_over(ckpt_path, note)))
+                ckpt_path = None
+        for note in model.take_teachers(getattr(self.datamodule, "provenance", {}), self._allowed):
+            _say(note)
+        if model.frozen:
+            _say(f"frozen: {', '.join(model.frozen)}")
+        try:
+            self.trainer.fit(model, ckpt_path=ckpt_path, **options)
+        except SystemExit as end:
+            if end.code != 1 or not self.trainer.interrupted:
+                raise
+            # Lightning ends with 1 after Ctrl-C, as if the training had failed.
+            last = Path(str(self._checkpoint.dirpath)) / LAST
+            left = f"go on with --ckpt_path={last}" if last.is_file() else "no epoch was finished, so nothing is left"
+            _say(f"interrupted: {left}")
+            raise SystemExit(INTERRUPTED) from None
+        self._say_what_is_left()
+
+    @property
+    def _checkpoint(self) -> StageCheckpoint:
+        return cast(StageCheckpoint, self.trainer.checkpoint_callback)
+
+    def _say_what_is_left(self) -> None:
+        """The checkpoint of a training, what chose it, and what can be done with it."""
+        kept = self._checkpoint
+        if not kept.best_model_path:
+            return
+        score = "" if kept.best_model_score is None else f" ({kept.monitor} {float(kept.best_model_score):.4g})"
+        _say(f"best checkpoint: {kept.best_model_path}{score}")
+        config = Path(str(kept.dirpath)).parent / CONFIG_FILE
+        _say(f"test it: gazelit test --config {config}")
+        _say(f"hand it over to another stage: gazelit fit --config STAGE.yaml --ckpt_path {kept.best_model_path}")
+
+    def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Evaluates a checkpoint of the configured stage."""
+        self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **options)
+
+    def test(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Tests a checkpoint of the configured stage."""
+        self.trainer.test(model, ckpt_path=self._loaded(model, ckpt_path), **options)
+
+    def predict(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
+        """Predicts with a checkpoint of the configured stage."""
+        # Predictions are small and PredictionWriter keeps them; Lightning need not keep them a second time.
+        options["return_predictions"] = False
+        self.trainer.predict(model, ckpt_path=self._loaded(model, ckpt_path), **options)
+
+    def calibrate(
+        self,
+        model: Stage,
+        out: Path,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Calibrates a checkpoint of the configured stage."""
+        path = self._own_checkpoint(model, ckpt_path)
+        if Path(path).suffix == stamps.WEIGHTS_SUFFIX:
+            raise InputError(f"{path}: calibrate writes the checkpoint anew; give the .ckpt that this came from")
+        # What is predicted here is the validation split, of which no table is wanted.
+        callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, PredictionWriter)]
+        self.trainer.datamodule = datamodule  # type: ignore[attr-defined]
+        cast(GazeTrainer, self.trainer).calibrate(model, out, path, **options)
+
+    def _loaded(self, model: Stage, ckpt_path: str | None) -> str | None:
+        """The checkpoint that Lightning is to load; None where exported weights are in the model already."""
+        path = self._own_checkpoint(model, ckpt_path)
+        if Path(path).suffix != stamps.WEIGHTS_SUFFIX:
+            return path
+        state = stamps.read_checkpoint(path)["state_dict"]
+        check_fit(state, model.state_dict(), path)
+        model.load_state_dict(state)
+        return None
+
+    def _own_checkpoint(self, model: Stage, ckpt_path: str | None) -> str:
+        path = str(ckpt_path)
+        stamp = stamps.read_checkpoint(path)[stamps.STAMP_KEY]
+        if stamp["stage"] != model.name:
+            raise InputError(
+                f"{path}: written by stage '{stamp['stage']}', but the configuration is of stage '{model.name}'; "
+                "give the configuration the checkpoint was trained with (config.yaml beside its checkpoints folder)"
+            )
+        handoff.check_components(path, stamp["components"], model.network.specs)
+        self._check_split(path, stamp)
+        return path
+
+    @property
+    def _allowed(self) -> bool:
+        """Whether checkpoints of another split are taken."""
+        return bool(self._get(self.config, "allow_other_split"))
+
+    def _check_split(self, ckpt_path: str, stamp: dict[str, Any]) -> str | None:
+        """Refuses a checkpoint that may have seen the test split unless it is allowed; returns what is to be known."""
+        note = split_guard.check_split(ckpt_path, stamp, getattr(self.datamodule, "provenance", {}), self._allowed)
+        if note is not None:
+            _say(f"{ckpt_path}: {note}")
+        return note
+
+
+def _option_values(arguments: Sequence[str], option: str) -> list[str]:
+    """The values that an option has on the command line, in order."""
+    values = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, separator, value = argument.partition("=")
+        if flag == option:
+            values.append(value if separator else following)
+    return values
+
+
+def _stage_class(path: str) -> type[Stage]:
+    """The stage class of a configuration, which jsonargparse has imported."""
+    module, _, name = path.rpartition(".")
+    return cast(type[Stage], getattr(sys.modules[module], name))
+
+
+def _described(network: Network) -> str:
+    """The network's components with their numbers of parameters."""
+    counts = {name: sum(part.numel() for part in network.get_submodule(name).parameters()) for name in network.specs}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{type(network).__name__} of {sum(counts.values()):,} parameters: {parts}"
+
+
+@rank_zero_only
+def _say(message: str) -> None:
+    logger.info(message)

@@ -1,0 +1,1 @@
+"""Gaze from samples to fixations, and from fixations to density."""

@@ -1,0 +1,1 @@
+"""Films from files or memory, as pixels at the working resolution."""

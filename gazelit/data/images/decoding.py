@@ -1,0 +1,181 @@
+"""One film from its file to its place in the store; kept apart, because every worker imports it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from gazelit.data.images.dicom import (
+    MAX_PIXELS,
+    Radiograph,
+    check_length,
+    mask_of,
+    radiograph_of,
+    read_film,
+    read_radiograph,
+)
+from gazelit.data.images.geometry import Letterbox
+from gazelit.data.images.guard import Workers
+from gazelit.errors import InputError
+
+#: A file, and the (height, width) that the source announced.
+Job = tuple[str, tuple[int, int]]
+ParsedT = TypeVar("ParsedT")
+#: Address space that a worker may take for every pixel of the limit, besides what its libraries take.
+_MEMORY_PER_PIXEL = 13
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells whether a file is the one that was read.
+
+    Attributes:
+        size: Bytes; −1 for a file that could not be read.
+        modified: Time of modification, ns.
+        changed: Time of the last change of content or attributes, ns; unlike the former, no program sets it.
+        content: XXH3 of the bytes, 128 bits as hexadecimal digits; empty if it could not be read.
+    """
+
+    size: int = -1
+    modified: int = 0
+    changed: int = 0
+    content: str = ""
+
+    @classmethod
+    def of(cls, path: str, content: str = "") -> Identity:
+        """Looks at a file, without reading it."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return cls()
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, content)
+
+    def still(self, path: str) -> bool:
+        """Whether a file is still this one: by its times, and by its content where they differ."""
+        now = Identity.of(path)
+        if (now.size, now.modified, now.changed) == (self.size, self.modified, self.changed):
+            return True
+        return now.size == self.size and bool(self.content) and content_hash(path) == self.content
+
+
+def content_hash(path: str) -> str:
+    """XXH3 of a file's bytes; empty if it cannot be read."""
+    digest = xxhash.xxh3_128()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a film.
+
+    Attributes:
+        photometric: Its photometric interpretation.
+        reason: Why it failed, if it did.
+        file: Which bytes were read.
+    """
+
+    photometric: str = ""
+    reason: str | None = None
+    file: Identity = Identity()
+
+
+Decoded = tuple[NDArray[np.unsignedinteger] | None, Outcome]
+
+
+def decode(job: Job, size: tuple[int, int], bits: int, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decodes a film to the working resolution.
+
+    Args:
+        job: The film.
+        size: Working resolution (H, W).
+        bits: 8 or 16.
+        max_pixels: See :func:`gazelit.data.images.dicom.read_radiograph`.
+
+    Returns:
+        (H, W) unsigned integers, or None, and the outcome.
+    """
+    path, expected = job
+    radiograph, file, reason = _parsed(path, max_pixels, radiograph_of)
+    if radiograph is None:
+        return None, Outcome(reason=reason, file=file)
+    pixels = radiograph.pixels
+    if pixels.shape != expected:
+        sizes = [f"{height} × {width}" for height, width in (pixels.shape, expected)]
+        return None, Outcome(reason=f"{path}: has {sizes[0]} pixels, but {sizes[1]} were announced", file=file)
+    working = Letterbox.fit(*pixels.shape, size).apply(pixels)
+    largest = 2**bits - 1
+    stored = np.round(working * largest).clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
+    return stored, Outcome(radiograph.photometric, file=file)
+
+
+def read_mask(job: Job, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Reads a mask, a picture of its image's size whose non-zero pixels are inside, to the working resolution.
+
+    Returns:
+        (H, W / 8) packed bits, or None, and the outcome.
+    """
+    path, expected = job
+    values, file, reason = _parsed(path, max_pixels, mask_of)
+    if values is None:
+        return None, Outcome(reason=reason, file=file)
+    if values.shape != expected:
+        reason = f"{path}: a mask of another size than its image, or not single-channel"
+        return None, Outcome(reason=reason, file=file)
+    mask = Letterbox.fit(*expected, size).apply((values > 0).astype(np.float32)) >= 0.5
+    return np.packbits(mask, axis=-1), Outcome(file=file)
+
+
+def _parsed(
+    path: str, max_pixels: int, parse: Callable[[bytes, str, int], ParsedT]
+) -> tuple[ParsedT | None, Identity, str | None]:
+    """What a file holds and its identity, or why it cannot be read."""
+    file = Identity.of(path)
+    try:
+        content = read_film(path, max_pixels)
+        file = replace(file, content=xxhash.xxh3_128(content).hexdigest())
+        return parse(content, path, max_pixels), file, None
+    except InputError as error:
+        return None, file, str(error)
+
+
+def memory_for(max_pixels: int) -> int:
+    """Bytes that decoding one film of ``max_pixels`` may take; never less than for a film of the usual limit."""
+    return _MEMORY_PER_PIXEL * max(max_pixels, MAX_PIXELS)
+
+
+@dataclass(frozen=True)
+class FilmBytes:
+    """The content of a film's file, and what to call it in messages."""
+
+    content: bytes
+    name: str
+
+
+def read_or_reason(film: str | FilmBytes, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
+    """A film, from its path or its bytes, or why it cannot be read."""
+    try:
+        if isinstance(film, str):
+            return read_radiograph(film, max_pixels)
+        check_length(len(film.content), film.name, max_pixels)
+        return radiograph_of(film.content, film.name, max_pixels)
+    except InputError as error:
+        return str(error)
+
+
+def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str | FilmBytes, Radiograph | str]:
+    """Processes that read whole films apart from this one; see :func:`read_or_reason`."""
+    # Whole films are large: one is used, one is ready.
+    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, memory_for(max_pixels), held=2)

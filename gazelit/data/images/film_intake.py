@@ -1,0 +1,111 @@
+"""Films in whatever form a caller has them, as radiographs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from itertools import tee
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gazelit.data.images.decoding import FilmBytes, film_readers
+from gazelit.data.images.dicom import MAX_PIXELS, Radiograph
+from gazelit.data.images.guard import Lost
+from gazelit.data.images.memory_films import radiograph_of_array, radiograph_of_picture
+from gazelit.errors import InputError
+
+#: The path of a DICOM, PNG or JPEG file, its bytes, a picture, or an array (:mod:`gazelit.data.images.memory_films`).
+Film = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+
+
+class FilmIntake:
+    """Makes radiographs of files, bytes, pictures and arrays.
+
+    Files and bytes are decoded in a process apart from this one, which a malformed film cannot take along. Threads may
+    share an intake.
+
+    Args:
+        max_pixels: Films that claim more are refused.
+    """
+
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self.max_pixels = max_pixels
+        self._workers = film_readers(1, max_pixels)
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._workers.__exit__)
+
+    def read(self, film: Film, bits: int | None = None) -> Radiograph:
+        """Reads one film; the process that decodes is kept for the next.
+
+        Args:
+            film: The film.
+            bits: See :func:`gazelit.data.images.memory_films.radiograph_of_array`.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        if (job := _job(film, "film")) is None:
+            return self._in_memory(film, "film", bits)
+        _refuse_bits(job, bits)
+        with self._lock:
+            try:
+                result = next(iter(self._workers.map([job])))
+            except BaseException:
+                # Interrupted, the process would give this film in place of the next.
+                self._workers.__exit__()
+                raise
+        return _radiograph(job, result)
+
+    def read_each(self, films: Iterable[Film], bits: int | None = None) -> Iterator[Radiograph | InputError]:
+        """Reads films in their order, files ahead of their turn; in place of one that cannot be read, the error."""
+        films, ahead = tee(films)
+        jobs = (job for number, film in enumerate(ahead) if (job := _job(film, f"films[{number}]")) is not None)
+        with film_readers(1, self.max_pixels) as readers:
+            results = readers.map(jobs)
+            for number, film in enumerate(films):
+                name = f"films[{number}]"
+                try:
+                    if (job := _job(film, name)) is None:
+                        yield self._in_memory(film, name, bits)
+                    else:
+                        result = next(results)
+                        _refuse_bits(job, bits)
+                        yield _radiograph(job, result)
+                except InputError as error:
+                    yield error
+
+    def _in_memory(self, film: Any, name: str, bits: int | None) -> Radiograph:
+        if isinstance(film, np.ndarray):
+            return radiograph_of_array(film, name, bits, self.max_pixels)
+        if isinstance(film, Image.Image):
+            _refuse_bits(name, bits)
+            return radiograph_of_picture(film, name, self.max_pixels)
+        raise InputError(
+            f"{name}: a {type(film).__name__} is no film; give a path, bytes, a PIL picture or a NumPy array, or a list"
+        )
+
+
+def _job(film: Any, name: str) -> str | FilmBytes | None:
+    """What is decoded in another process; None for what is in memory already."""
+    if isinstance(film, (bytes, bytearray, memoryview)):
+        return FilmBytes(bytes(film), name)
+    return os.fsdecode(film) if isinstance(film, (str, os.PathLike)) else None
+
+
+def _refuse_bits(film: str | FilmBytes, bits: int | None) -> None:
+    if bits is not None:
+        name = film if isinstance(film, str) else film.name
+        raise InputError(f"{name}: bits goes with uint16 arrays; files and pictures say their own, leave it out")
+
+
+def _radiograph(job: str | FilmBytes, result: Radiograph | str | Lost) -> Radiograph:
+    if isinstance(result, Lost):
+        raise InputError(f"{job if isinstance(job, str) else job.name}: {result.reason}")
+    if isinstance(result, str):
+        raise InputError(result)
+    return result

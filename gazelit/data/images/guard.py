@@ -1,0 +1,218 @@
+"""Work on files that nobody vouches for, in processes that may crash, hang or run out of memory.
+
+A decoder that dies takes its own process along and costs one film; the parent learns why and goes on with a new one.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, Generic, TypeVar
+
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
+
+#: Longest time for one film; the largest that is believed takes a few seconds.
+SECONDS = 60.0
+#: Jobs under way in a worker, so that it need not wait for the parent.
+_AHEAD = 2
+#: A worker is one core's.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+#: From outside, such as by the kernel when memory is short: not surely the film's fault, so it is tried once more.
+_SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In place of a result: the process died over the job."""
+
+    reason: str
+
+
+class Workers(Generic[JobT, ResultT]):
+    """Processes that call a function on jobs and may die over one.
+
+    They are started anew rather than forked or spawned: no thread's lock is copied, and the caller's own script is not
+    imported again.
+
+    Args:
+        function: Defined at a module's top level; jobs and results are pickled.
+        count: Number of processes; they start when the first job is given.
+        memory: Bytes of address space that each may take besides what its imports take.
+        seconds: Longest time for one job.
+        held: Jobs, per process, that may be under way or done before their turn; bounds the memory of the results.
+    """
+
+    def __init__(
+        self, function: Callable[[JobT], ResultT], count: int, memory: int, seconds: float = SECONDS, held: int = 4
+    ) -> None:
+        self._function, self._memory, self._seconds = function, memory, seconds
+        self._count, self._held = count, held
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Workers[JobT, ResultT]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+    def map(self, jobs: Iterable[JobT]) -> Iterator[ResultT | Lost]:
+        """Yields the result of each job, or why there is none, in the order of the jobs."""
+        numbered = enumerate(jobs)
+        again: deque[tuple[int, JobT]] = deque()
+        tried: set[int] = set()
+        results: dict[int, ResultT | Lost] = {}
+        given = turn = 0
+        exhausted = False
+        while True:
+            # Each process gets its first job before any gets its second.
+            for depth, position in product(range(_AHEAD), range(self._count)):
+                if position < len(self._workers) and len(self._workers[position].under_way) > depth:
+                    continue
+                if again:
+                    number, job = again.popleft()
+                elif exhausted or given - turn >= self._held * self._count:
+                    break
+                elif (entry := next(numbered, None)) is None:
+                    exhausted = True
+                    break
+                else:
+                    number, job = entry
+                    given = number + 1
+                if position == len(self._workers):
+                    self._workers.append(_Worker(self._function, self._memory, self._seconds))
+                self._workers[position].give(number, job)
+            while turn in results:
+                yield results.pop(turn)
+                turn += 1
+            busy = {worker.connection: worker for worker in self._workers if worker.under_way}
+            if not busy:
+                if exhausted and not again and turn == given:
+                    return
+                continue
+            for ready in wait(list(busy)):
+                worker = busy[ready]  # type: ignore[index]
+                try:
+                    number, result = worker.take()
+                except (EOFError, ConnectionError):
+                    (number, job), *rest = worker.under_way
+                    reason, foreign = worker.cause_of_death(self._seconds)
+                    if foreign and number not in tried:
+                        tried.add(number)
+                        rest.insert(0, (number, job))
+                    else:
+                        results[number] = Lost(reason)
+                    again.extendleft(reversed(rest))
+                    self._workers[self._workers.index(worker)] = _Worker(self._function, self._memory, self._seconds)
+                else:
+                    results[number] = result
+
+
+class _Worker:
+    """One process and the jobs it was given."""
+
+    def __init__(self, function: Callable[..., Any], memory: int, seconds: float) -> None:
+        self.connection, remote = Pipe()
+        self.under_way: deque[tuple[int, Any]] = deque()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({remote.fileno()})"
+        threads = dict.fromkeys(_THREADS, "1")
+        with remote:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=[remote.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                # Libraries print what they find in a file, patients' data among it.
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **threads},
+            )
+        self._started = False
+        with suppress(ConnectionError):
+            # Where it died at once, reading from it says so.
+            self.connection.send((function, memory, seconds))
+
+    def give(self, number: int, job: Any) -> None:
+        self.under_way.append((number, job))
+        with suppress(ConnectionError):
+            # Where it died over an earlier job, reading from it says so.
+            self.connection.send(job)
+
+    def take(self) -> tuple[int, Any]:
+        """The result of the oldest job under way.
+
+        Raises:
+            EOFError: The process is dead.
+            RuntimeError: It could not even start.
+        """
+        try:
+            if not self._started:
+                self.connection.recv()
+                self._started = True
+            result = self.connection.recv()
+        except (EOFError, ConnectionError):
+            if not self._started:
+                code = self._process.wait()
+                raise RuntimeError(f"a worker process cannot start (exit code {code})") from None
+            raise
+        number, _ = self.under_way.popleft()
+        return number, result
+
+    def cause_of_death(self, seconds: float) -> tuple[str, bool]:
+        """Why it died, and whether somebody else may have killed it."""
+        code = self._process.wait()
+        self.connection.close()
+        if code == -signal.SIGALRM:
+            return f"could not be decoded within {seconds:g} s", False
+        if code < 0:
+            return f"the decoder crashed ({signal.Signals(-code).name})", -code in _SENT_BY_OTHERS
+        return f"the decoder ended (exit code {code})", False
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.connection.close()
+
+
+def serve(descriptor: int) -> None:
+    """What a worker does: calls the function on what comes, until the other end is closed."""
+    # The parent, interrupted, closes its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with Connection(descriptor) as connection:
+        function, memory, seconds = connection.recv()
+        _limit_memory(memory)
+        connection.send("ready")
+        while True:
+            try:
+                job = connection.recv()
+                # Nobody handles the alarm, so it ends the process, wherever it is.
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                try:
+                    result = function(job)
+                except Exception as error:
+                    result = Lost(f"the decoder failed ({error.__class__.__name__})")
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                connection.send(result)
+            except (EOFError, ConnectionError):
+                return
+
+
+def _limit_memory(more: int) -> None:
+    """Bounds the address space at what is taken now and ``more``; where the system tells neither, nothing."""
+    try:
+        with open("/proc/self/statm") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + more, taken + more))
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,355 @@
+"""From a source to a prepared store: in parallel, resumable, and the same bytes whatever happened on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gazelit import __version__
+from gazelit.data.images.decoding import Identity, Job, Outcome
+from gazelit.data.images.dicom import MAX_PIXELS
+from gazelit.data.images.geometry import Letterbox
+from gazelit.data.store.digests import record_digests
+from gazelit.data.store.films import (
+    any_decoded,
+    changed_files,
+    continue_or_set_aside,
+    write_identities,
+    write_images,
+    write_masks,
+)
+from gazelit.data.store.schema import GAZE_COLUMNS, GAZE_KINDS, GAZE_TEXT, PEER, Recording, Source
+from gazelit.data.store.store import FORMAT, LETTERBOX_COLUMNS, STORE_FILE, Store
+from gazelit.errors import InputError
+from gazelit.files import durable, durable_folder, is_free, resumable_folder, sha256_json, write_json
+
+logger = logging.getLogger("gazelit")
+
+_CASE_TABLES = ("regions", "phrases", "readings")
+_GAZE_SCHEMA = pa.schema(
+    [("row", pa.int32())]
+    + [
+        (name, pa.string() if name in GAZE_TEXT else pa.bool_() if name == "valid" else pa.float64())
+        for name in GAZE_COLUMNS
+        if name != "image_id"
+    ]
+)
+
+
+def prepare(
+    source: Source,
+    out: Path,
+    size: tuple[int, int] = (640, 512),
+    bits: int = 8,
+    require_gaze: bool | None = None,
+    strict: bool = False,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Store:
+    """Reads a source into a prepared store.
+
+    The same source and options give the same bytes, whatever the number of workers and interruptions. What an
+    interruption leaves lies in ``.<name>-partial`` beside the store, and the next run goes on from there; films whose
+    files are the same are not decoded again, even if the request is another. A finished store with the same request is
+    left as it is. Films are decoded in processes of their own: one that crashes, hangs or takes too much memory is left
+    out and listed.
+
+    Args:
+        source: What to read, such as ``EGDCXR``.
+        out: Folder of the store; it appears when it is complete.
+        size: Working resolution as height and width, multiples of 32; the aspect ratio is kept, the rest padded.
+        bits: Depth of the stored images, 8 or 16.
+        require_gaze: Leave out images without valid gaze; unless given, if the source has any gaze.
+        strict: Make a case that has to be left out an error; what was decoded is kept for the next run.
+        workers: Processes that decode; as many as cores unless given.
+        max_pixels: Leave out films that claim more pixels; memory for one film is bounded in proportion.
+
+    Returns:
+        The store.
+
+    Raises:
+        InputError: The source or an option cannot be used, ``out`` holds something else, or no case is left.
+    """
+    out = Path(out)
+    if len(size) != 2 or any(side < 32 or side % 32 for side in size):
+        raise InputError(f"size: {list(size)} must be a height and a width, each a multiple of 32")
+    if bits not in (8, 16):
+        raise InputError(f"bits: must be 8 or 16, not {bits}")
+    for name, value in (("workers", workers), ("max_pixels", max_pixels)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}: must be at least 1, not {value}")
+    size = (size[0], size[1])
+    recording = source.read()
+    recording.check()
+    if recording.images.empty:
+        reason = recording.skipped[0][1] if recording.skipped else "the source lists none"
+        raise InputError(f"no case is left; first reason: {reason}")
+    if not is_free(out) and not (out / STORE_FILE).is_file():
+        raise InputError(f"{out}: exists and is no store; choose another --out")
+    with resumable_folder(out) as building:
+        try:
+            options = _Options(size, bits, require_gaze, strict, workers, max_pixels)
+            return _build(recording, source, out, building, options)
+        except InputError:
+            if not any_decoded(building):
+                shutil.rmtree(building, ignore_errors=True)
+            raise
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of :func:`prepare`."""
+
+    size: tuple[int, int]
+    bits: int
+    require_gaze: bool | None
+    strict: bool
+    workers: int | None
+    max_pixels: int
+
+    def of_content(self) -> dict[str, Any]:
+        """Those that the store's content depends on."""
+        return {
+            "size": list(self.size),
+            "bits": self.bits,
+            "require_gaze": self.require_gaze,
+            "max_pixels": self.max_pixels,
+        }
+
+
+def _build(recording: Recording, source: Source, out: Path, building: Path, options: _Options) -> Store:
+    """Makes the store in ``building`` and gives it its name, or finds it made before."""
+    gaze = _Gaze.spool(recording, building)
+    content = {"format": FORMAT, "options": options.of_content(), "tables": _digest(recording), "gaze": gaze.digest}
+    request = sha256_json(content)
+    if gaze.seen.any() if options.require_gaze is None else options.require_gaze:
+        recording.skipped += [(image, "no valid gaze") for image in recording.images.loc[~gaze.seen, "image_id"]]
+        wanted = np.flatnonzero(gaze.seen)
+    else:
+        wanted = np.arange(len(recording.images))
+    if not is_free(out):
+        shutil.rmtree(building)
+        return _existing(out, request, [*recording.images["path"].iloc[wanted], *recording.masks["path"]])
+    _report_skipped(recording.skipped, building, options.strict)
+    if not len(wanted):
+        raise InputError(f"no case is left of {len(recording.images)}; first reason: {recording.skipped[0][1]}")
+    continue_or_set_aside(building, request, options.size, options.bits)
+    outcomes = write_images(
+        recording.images, wanted, building, options.size, options.bits, options.workers, options.max_pixels
+    )
+    done = np.array([outcome.reason is None for outcome in outcomes])
+    kept = wanted[done]
+    failed = [
+        (recording.images["image_id"].iloc[row], outcome.reason)
+        for row, outcome in zip(wanted, outcomes, strict=True)
+        if outcome.reason is not None
+    ]
+    skipped = [*recording.skipped, *failed]
+    if not len(kept):
+        raise InputError(f"no case is left of {len(recording.images)}; first reason: {failed[0][1]}")
+    _report_skipped(failed, building, options.strict, wanted[~done])
+    counts, ppd = gaze.write(kept, building)
+    photometric = [outcome.photometric for outcome in outcomes if outcome.reason is None]
+    cases = _write_tables(recording, kept, photometric, options.size, building)
+    mask_outcomes, lost = _write_masks(recording, kept, options, building)
+    skipped += lost
+    pd.DataFrame(skipped, columns=["image_id", "reason"]).to_csv(building / "skipped.csv", index=False)
+    write_identities(building, [*outcomes, *mask_outcomes])
+    shutil.rmtree(building / "work")
+    names = sorted(path.name for path in building.iterdir() if path.suffix in (".npy", ".parquet"))
+    about = {
+        "format": FORMAT,
+        "version": __version__,
+        "source": source.name,
+        "source_options": source.options(),
+        "synthetic": recording.synthetic,
+        **options.of_content(),
+        "label_columns": recording.label_columns,
+        "counts": {
+            "cases": len(cases),
+            "patients": int(cases["patient_id"].nunique()),
+            "skipped": len(skipped),
+            **counts,
+            "masks": sum(outcome.reason is None for outcome in mask_outcomes),
+            **{name: int(getattr(recording, name)["image_id"].isin(cases["image_id"]).sum()) for name in _CASE_TABLES},
+        },
+        "notes": recording.notes,
+        # σ of one degree on an average image of the store (x, y); null if the source gives no visual angle.
+        "pixels_per_degree": ppd,
+        "bytes": {name: (building / name).stat().st_size for name in names},
+        "request": request,
+        **record_digests(building, names),
+    }
+    write_json(building / STORE_FILE, about)
+    durable_folder(building)
+    if out.exists():
+        out.rmdir()
+    building.replace(out)
+    durable(out.parent)
+    logger.info("%s: %d cases, %d left out", out, len(cases), len(skipped))
+    return Store.open(out)
+
+
+def _existing(out: Path, request: str, paths: list[str]) -> Store:
+    store = Store.open(out)
+    if store.about["request"] != request:
+        raise InputError(f"{out}: a store of other data or options; choose another --out, or remove it")
+    if changed := changed_files(out, paths):
+        raise InputError(
+            f"{out}: a store of other data or options: the content of {changed} of its {len(paths)} films and masks "
+            "has changed since; choose another --out, or remove it"
+        )
+    logger.info("%s: is up to date", out)
+    return store
+
+
+def _report_skipped(
+    skipped: list[tuple[str, str]], building: Path, strict: bool, rows: NDArray[np.int64] | None = None
+) -> None:
+    """Says how many were left out, and in which rows; ids and paths go to ``skipped.csv`` alone."""
+    if not skipped:
+        return
+    path = building / "skipped.csv"
+    pd.DataFrame(skipped, columns=["image_id", "reason"]).to_csv(path, index=False)
+    if strict:
+        raise InputError(
+            f"{len(skipped)} cases cannot be used; the first: {skipped[0][1]}; all are listed in {path}; "
+            "mend them, or leave out --strict; what was decoded is kept"
+        )
+    place = "" if rows is None else f" (rows {', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''} of images)"
+    logger.warning("left out %d%s: see skipped.csv in the store for the reasons", len(skipped), place)
+
+
+def _digest(recording: Recording) -> str:
+    """Of everything the store is made of, but for the gaze and the pixels, which count by their file's size."""
+    digest = hashlib.sha256()
+    for table in (
+        _with_file_sizes(recording.images),
+        recording.regions,
+        recording.phrases,
+        _with_file_sizes(recording.masks),
+        recording.readings,
+        recording.recordings,
+    ):
+        digest.update(",".join(table.columns).encode())
+        digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _with_file_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    sizes = [Identity.of(path).size for path in table["path"]]
+    return table.drop(columns="path").assign(bytes=np.array(sizes, np.int64))
+
+
+class _Gaze:
+    """The gaze on its way into the store: read once, kept on disk, never whole in memory.
+
+    Attributes:
+        digest: SHA-256 of all rows.
+        seen: (images,) bool, whether an image has valid gaze.
+    """
+
+    def __init__(self, spool: Path, digest: str, seen: NDArray[np.bool_]) -> None:
+        self._spool = spool
+        self.digest = digest
+        self.seen = seen
+
+    @classmethod
+    def spool(cls, recording: Recording, building: Path) -> _Gaze:
+        """Passes the source's gaze into a file beside, with rows of the table of images for ids."""
+        path = building / "work" / "gaze.parquet"
+        path.parent.mkdir(exist_ok=True)
+        rows = pd.Index(recording.images["image_id"])
+        seen = np.zeros(len(rows), bool)
+        digest = hashlib.sha256()
+        with pq.ParquetWriter(path, _GAZE_SCHEMA, compression="lz4") as writer:
+            for part in recording.gaze_parts():
+                part.insert(0, "row", rows.get_indexer(part["image_id"]).astype(np.int32))
+                part = part.drop(columns="image_id")
+                # What further readers saw is no gaze to train on.
+                seen[part.loc[part["valid"] & (part["kind"] != PEER), "row"]] = True
+                digest.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
+                writer.write_table(pa.Table.from_pandas(part, _GAZE_SCHEMA, preserve_index=False))
+        return cls(path, digest.hexdigest(), seen)
+
+    def write(self, kept: NDArray[np.int64], building: Path) -> tuple[dict[str, int], list[float] | None]:
+        """Writes ``gaze.parquet`` of the images in the store; returns counts by kind, and pixels per degree."""
+        place = np.full(len(self.seen), -1, np.int32)
+        place[kept] = np.arange(len(kept), dtype=np.int32)
+        counts = dict.fromkeys(GAZE_KINDS, 0)
+        valid = 0
+        total, known = np.zeros(2), 0
+        with (
+            pq.ParquetFile(self._spool) as spool,
+            pq.ParquetWriter(building / "gaze.parquet", _GAZE_SCHEMA, compression="zstd") as writer,
+        ):
+            for group in range(spool.num_row_groups):
+                part = spool.read_row_group(group).to_pandas()
+                part["row"] = place[part["row"]]
+                part = part[part["row"] >= 0]
+                for kind in GAZE_KINDS:
+                    counts[kind] += int((part["kind"] == kind).sum())
+                valid += int(part["valid"].sum())
+                angles = part[["ppd_x", "ppd_y"]].dropna().to_numpy()
+                total, known = total + angles.sum(axis=0), known + len(angles)
+                writer.write_table(pa.Table.from_pandas(part, _GAZE_SCHEMA, preserve_index=False))
+        ppd = [round(float(value), 3) for value in total / known] if known else None
+        return {**{f"{kind}s": count for kind, count in counts.items()}, "valid": valid}, ppd
+
+
+def _write_tables(
+    recording: Recording, kept: NDArray[np.int64], photometric: list[str], size: tuple[int, int], folder: Path
+) -> pd.DataFrame:
+    cases = recording.images.iloc[kept].drop(columns="path").reset_index(drop=True).assign(photometric=photometric)
+    boxes = [Letterbox.fit(int(case.height), int(case.width), size) for case in cases.itertuples()]
+    for column, values in zip(
+        LETTERBOX_COLUMNS, zip(*((*box.inner, box.top, box.left) for box in boxes), strict=True), strict=True
+    ):
+        cases[column] = values
+    cases.to_parquet(folder / "cases.parquet", index=False)
+    for name in _CASE_TABLES:
+        _by_row(getattr(recording, name), cases).to_parquet(folder / f"{name}.parquet", index=False)
+    recording.recordings.to_parquet(folder / "recordings.parquet", index=False)
+    return cases
+
+
+def _by_row(table: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """A table of things that belong to images, with the case's row for the id."""
+    row = pd.Index(cases["image_id"]).get_indexer(table["image_id"])
+    numbered = table.drop(columns="image_id")
+    numbered.insert(0, "row", row.astype(np.int32))
+    return numbered[row >= 0].sort_values("row", kind="stable", ignore_index=True)
+
+
+def _write_masks(
+    recording: Recording, kept: NDArray[np.int64], options: _Options, folder: Path
+) -> tuple[list[Outcome], list[tuple[str, str]]]:
+    """Writes ``masks.npy`` and ``masks.parquet``.
+
+    Returns:
+        The outcome of every mask of the recording, in its order, and what was left out: masks that cannot be read.
+    """
+    images = recording.images.iloc[kept].reset_index(drop=True)
+    table = _by_row(recording.masks, images)
+    sizes = images[["height", "width"]].astype(int).to_numpy().tolist()
+    jobs: list[Job] = [(path, (sizes[row][0], sizes[row][1])) for row, path in table[["row", "path"]].to_numpy()]
+    outcomes = write_masks(jobs, folder, options.size, options.workers, options.max_pixels)
+    written = np.array([outcome.reason is None for outcome in outcomes], bool)
+    lost = [
+        (images["image_id"].iloc[row], outcome.reason)
+        for row, outcome in zip(table["row"], outcomes, strict=True)
+        if outcome.reason is not None
+    ]
+    table[written].drop(columns="path").to_parquet(folder / "masks.parquet", index=False)
+    by_path = {path: outcome for (path, _), outcome in zip(jobs, outcomes, strict=True)}
+    return [by_path.get(path) or Outcome(file=Identity.of(path)) for path in recording.masks["path"]], lost

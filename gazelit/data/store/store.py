@@ -1,0 +1,152 @@
+"""The prepared store: every film decoded once, at the working resolution, with its gaze beside it.
+
+A store is a folder that :func:`gazelit.data.store.prepare.prepare` writes:
+
+- ``store.json``: what it is;
+- ``images.npy``: (N, H, W) unsigned integers, memory-mapped;
+- ``cases.parquet``: the table of images with their letterbox; its row number names a case in the other tables;
+- ``gaze.parquet``: gaze in original pixels;
+- ``regions.parquet``, ``phrases.parquet``, ``readings.parquet``, ``recordings.parquet``: boxes and ellipses, what was
+  said when, who read what, and the tracker's runs;
+- ``masks.npy``, ``masks.parquet``: (M, H, W / 8) bits, and whose they are;
+- ``digests.json``: a digest of every film and mask, for :func:`gazelit.data.store.verify.verify`;
+- ``skipped.csv``: what was left out, with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gazelit.data.images.geometry import Letterbox
+from gazelit.data.store.digests import sample_digest
+from gazelit.data.store.schema import GAZE_TEXT, LETTERBOX_COLUMNS
+from gazelit.errors import InputError
+from gazelit.files import read_json
+
+FORMAT = 2
+STORE_FILE = "store.json"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prepared store.
+
+    Attributes:
+        path: Its folder.
+        about: The content of ``store.json``.
+    """
+
+    path: Path
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path, check: bool = True) -> Store:
+        """Opens a store.
+
+        Args:
+            path: Its folder.
+            check: Whether to compare the files' sizes and samples of their content with what was written, which takes
+                milliseconds; ``gazelit verify`` compares all of it.
+
+        Raises:
+            InputError: There is none, it was written by another version of the format, or a file of it is missing or
+                damaged.
+        """
+        path = Path(path)
+        if not (path / STORE_FILE).is_file():
+            raise InputError(f"no prepared store at {path}; make one with `gazelit prepare`")
+        about = read_json(path / STORE_FILE)
+        if about.get("format") != FORMAT:
+            raise InputError(
+                f"{path}: store format {about.get('format')}, but this version reads {FORMAT}; prepare it anew"
+            )
+        if check:
+            _check(path, about)
+        return cls(path, about)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Working resolution (H, W)."""
+        height, width = self.about["size"]
+        return height, width
+
+    @property
+    def largest(self) -> int:
+        """The integer that stands for 1.0."""
+        return 2 ** int(self.about["bits"]) - 1
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """One row a case: the images' columns, without ``path``."""
+        return pd.read_parquet(self.path / "cases.parquet")
+
+    def gaze(self, kind: str, valid_only: bool = True) -> pd.DataFrame:
+        """Gaze of a kind (``sample`` or ``fixation``), ordered by case, reading and time.
+
+        Args:
+            kind: Which rows.
+            valid_only: Leave out blinks, lost eyes and what lies off the image.
+
+        Returns:
+            ``row`` (the case) and the schema's columns without ``image_id``; text columns categorical.
+        """
+        filters: list[tuple[str, str, Any]] = [("kind", "==", kind)]
+        if valid_only:
+            filters.append(("valid", "==", True))
+        text = [name for name in GAZE_TEXT if name != "image_id"]
+        table = pq.read_table(self.path / "gaze.parquet", filters=filters, read_dictionary=text)
+        frame = table.to_pandas(strings_to_categorical=True)
+        return frame.sort_values(["row", "reading_id", "t"], kind="stable", ignore_index=True)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """``regions``, ``phrases``, ``readings`` or ``recordings``; ``row`` names the case."""
+        return pd.read_parquet(self.path / f"{name}.parquet")
+
+    def images(self) -> NDArray[np.unsignedinteger]:
+        """(N, H, W) memory map."""
+        return np.load(self.path / "images.npy", mmap_mode="r")
+
+    def masks(self, row: int) -> dict[str, NDArray[np.bool_]]:
+        """A case's masks (H, W) by name."""
+        table = self.table("masks")
+        mine = np.flatnonzero(table["row"] == row)
+        if not len(mine):
+            return {}
+        planes = np.load(self.path / "masks.npy", mmap_mode="r")
+        return {table["name"].iloc[plane]: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane in mine}
+
+    @cached_property
+    def letterboxes(self) -> list[Letterbox]:
+        """How each case was fitted into the working resolution."""
+        table = self.cases[["height", "width", *LETTERBOX_COLUMNS]].astype(int)
+        return [
+            Letterbox(height, width, self.size, (inner_height, inner_width), top, left)
+            for height, width, inner_height, inner_width, top, left in table.itertuples(index=False)
+        ]
+
+
+def _check(path: Path, about: dict[str, Any]) -> None:
+    """Raises InputError if a file is missing or its size, or a sample of its content, is not as it was written."""
+    # A store of an earlier version has no samples.
+    samples = about.get("samples", {})
+    for name, size in about["bytes"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found is None:
+            raise InputError(f"{file}: is missing; the store is damaged, remove it and prepare it anew")
+        if found != size:
+            raise InputError(
+                f"{file}: is not as long as it was written; the store is damaged, remove it and prepare it anew"
+            )
+        if name in samples and sample_digest(file) != samples[name]:
+            raise InputError(
+                f"{file}: its content is not what was written; `gazelit verify {path}` says where, prepare it anew"
+            )

@@ -1,0 +1,79 @@
+"""Whether a store is what was written."""
+
+from __future__ import annotations
+
+import logging
+from itertools import groupby
+
+import pandas as pd
+
+from gazelit.data.store.digests import DIGESTS_FILE, changed_items
+from gazelit.data.store.store import STORE_FILE, Store
+from gazelit.errors import InputError
+from gazelit.files import sha256_file, sha256_json
+
+logger = logging.getLogger("gazelit")
+
+#: A line names this many stretches of rows.
+SHOWN_STRETCHES = 40
+
+
+def verify(store: str) -> None:
+    """Reads a store whole and compares every file, film and mask with what was written.
+
+    Args:
+        store: The prepared store.
+
+    Raises:
+        InputError: Something differs; every file, and the rows of the films, are listed before. Or the store was
+            prepared by a version that recorded no digests.
+    """
+    opened = Store.open(store, check=False)
+    about = opened.about
+    if not {"sha256", "digests"} <= set(about):
+        raise InputError(
+            f"{opened.path}: was prepared before digests were recorded, so it cannot be verified; prepare it anew"
+        )
+    found = [fault for name in about["sha256"] for fault in _faults(opened, name)]
+    digests = opened.path / DIGESTS_FILE
+    if not digests.is_file() or sha256_file(digests) != about["digests"]:
+        found.append(f"{digests}: is missing or differs: which films of a damaged file differ cannot be told")
+    if sha256_json(about["sha256"]) != about["fingerprint"]:
+        found.append(f"{opened.path / STORE_FILE}: its digests are not those of its fingerprint")
+    for fault in found:
+        logger.error("%s", fault)
+    if found:
+        count = "1 file differs" if len(found) == 1 else f"{len(found)} files differ"
+        raise InputError(f"{opened.path}: {count} from what was written, listed above; prepare the store anew")
+    logger.info("%s: %d files as they were written, %d cases", opened.path, len(about["sha256"]), len(opened.cases))
+
+
+def _faults(store: Store, name: str) -> list[str]:
+    """What is wrong with one file; at most one line."""
+    path = store.path / name
+    if not path.is_file():
+        return [f"{path}: is missing"]
+    if sha256_file(path) == store.about["sha256"][name]:
+        return []
+    items = changed_items(store.path, name, store.about["digests"]) if path.suffix == ".npy" else None
+    if items is None:
+        return [f"{path}: differs"]
+    if not items:
+        return [f"{path}: differs, but no {'film' if name == 'images.npy' else 'item'} of it does"]
+    if name == "masks.npy":
+        try:
+            rows = sorted({int(row) for row in pd.read_parquet(store.path / "masks.parquet")["row"].iloc[items]})
+        except (OSError, ValueError, LookupError):
+            return [f"{path}: {len(items)} masks differ"]
+        return [f"{path}: {len(items)} masks differ, of the cases in rows {_stretches(rows)}"]
+    return [f"{path}: {len(items)} of {store.about['counts']['cases']} films differ: rows {_stretches(items)}"]
+
+
+def _stretches(rows: list[int]) -> str:
+    """``3, 17–25``."""
+    texts = []
+    for _, group in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
+        stretch = [row for _, row in group]
+        texts.append(str(stretch[0]) if len(stretch) == 1 else f"{stretch[0]}–{stretch[-1]}")
+    more = len(texts) - SHOWN_STRETCHES
+    return ", ".join(texts[:SHOWN_STRETCHES]) + (f" and {more} stretches more" if more > 0 else "")

@@ -1,0 +1,343 @@
+"""The stage orchestrator: stages, tests and report in one run folder, for one or several arms, seeds and folds.
+
+A step that is finished is skipped, one that was interrupted is resumed, and a run folder never mixes settings: every
+step's inputs (its command, configuration, data and parent checkpoint) are hashed into a key that a later run must
+match.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gazelit import trust
+from gazelit.configs import find_config, read_yaml
+from gazelit.data.store.store import Store
+from gazelit.errors import InputError
+from gazelit.files import read_json, sha256_file, sha256_json, write_json
+from gazelit.runs.steps import DONE_FILE, STARTED_FILE, Step, exclusive, run_step
+
+RUN_FILE = "run.json"
+TEST = "test"
+
+
+@dataclass
+class StageStep:
+    """One stage of a pipeline.
+
+    Attributes:
+        name: Folder of the stage within the run.
+        config: Its configuration: a path or the name of a shipped file, or several, of which later ones win.
+        after: Step whose checkpoint is handed over; the step before it unless given, ``null`` for none.
+        overrides: Options added to its command line, such as ``--trainer.max_epochs=3``.
+        calibrate: Whether the probabilities of its model get a temperature, fitted on the validation split, before the
+            model is tested.
+        teachers: By earlier stage, how its model teaches this one: options of
+            :class:`gazelit.losses.Distillation`, such as ``{outputs: [diagnosis], sees_gaze: true}``. Each is the one
+            of the same seed and fold.
+    """
+
+    name: str
+    config: str | list[str]
+    after: str | None = "previous"
+    overrides: list[str] = field(default_factory=list)
+    calibrate: bool = False
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class ExternalTest:
+    """A test of every arm on data of another source.
+
+    Attributes:
+        store: The prepared store: all its cases, but those of patients that are in the store that was trained on.
+        overrides: Options added to the test's command line, such as ``--data.labels=[No Finding,Edema,Pneumonia]``,
+            the same classes in the same order under the names they have there.
+    """
+
+    store: Path
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One training of all stages: a seed and a fold."""
+
+    folder: Path
+    seed: int
+    fold: int | None
+    options: list[str]
+
+
+def run(
+    stages: list[StageStep],
+    store: Path,
+    out: Path,
+    arms: dict[str, str] | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    folds: int | None = None,
+    checkpoint: str = "best",
+    overrides: list[str] | None = None,
+    external: dict[str, ExternalTest] | None = None,
+    accept_versions: bool = False,
+) -> None:
+    """Runs the stages one after another, tests the last one (or each arm's) and writes the report.
+
+    Args:
+        stages: The stages in order. Arms may share them: each is trained once.
+        store: The prepared store that all stages read.
+        out: The run folder. Running the same command again goes on where it stopped.
+        arms: What is compared: by name, the stage whose model is tested; the first is what the others are compared
+            with. The last stage alone unless given.
+        seed: Seed of every stage: weights, order and augmentation. The split has its own (``--data.split_seed``).
+        seeds: Number of seeds, from ``seed`` on: everything is trained with each.
+        folds: Number of folds of patients: everything is trained with each as the test split.
+        checkpoint: Which checkpoint of a stage is handed over and tested: ``best`` by the stage's
+            ``checkpoint.monitor`` (``val/selection`` unless configured), or ``last``, that of the last epoch.
+        overrides: Options added to every stage's command line, such as ``--trainer.precision=bf16-mixed``.
+        external: By name, other sources that every arm is tested on besides.
+        accept_versions: Whether steps that other versions of gazelit or torch made are taken as they are.
+
+    Raises:
+        InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
+    """
+    _check(stages, checkpoint, seeds, folds)
+    _trust_configurations(stages, overrides or [])
+    tested = _arms(stages, arms)
+    others = external or {}
+    for name, path in (("store", store), *((f"external: {name}", one.store) for name, one in others.items())):
+        if not (path / "store.json").is_file():
+            raise InputError(f"{name}: {path} is no prepared store; make one with `gazelit prepare`")
+    for name, one in others.items():
+        if not name.isidentifier():
+            raise InputError(f"external: '{name}' is not a plain name; use letters, digits and underscores")
+        if Store.open(one.store).size != Store.open(store).size:
+            raise InputError(f"external: {one.store} has images of another size than {store}; prepare it with the same")
+    out = out.resolve()
+    with exclusive(out) as lock:
+        console = Console(stderr=True)
+        members = _members(out, seed, seeds, folds)
+        finals = set(tested.values())
+        each = len(stages) + sum(stage.calibrate and stage.name in finals for stage in stages)
+        each += len(tested) * (1 + len(others))
+        total = len(members) * each + 1
+        number = 0
+        trained: list[dict[str, Any]] = []
+        commands: list[str] = []
+        for member in members:
+            for step in _steps(stages, tested, member, store, checkpoint, overrides or [], others, trained, out):
+                number += 1
+                commands.append(run_step(step, out, f"[{number}/{total}]", console, lock, accept_versions))
+        about = {
+            "store": str(store.resolve()),
+            "folds": folds,
+            "checkpoint": checkpoint,
+            "trained": trained,
+            "commands": commands,
+            "external": {
+                name: {"store": str(one.store.resolve()), "overrides": _external_options(one, store)}
+                for name, one in others.items()
+            },
+        }
+        write_json(out / RUN_FILE, about)
+        tests = [one for record in trained for one in (record["test"], *record["external"].values())]
+        results = {one: sha256_file(out / one / "metrics.json") for one in tests}
+        report = Step(
+            out / "report", ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True
+        )
+        run_step(report, out, f"[{total}/{total}]", console, lock)
+        console.print(f"report: {out / 'report.md'}")
+
+
+def _trust_configurations(stages: Sequence[StageStep], overrides: Sequence[str]) -> None:
+    """Trusts the modules that the stages' configurations name, which are the user's own.
+
+    The steps that read what the stages saved are told so on their command lines.
+    """
+    for stage in stages:
+        for name in [stage.config] if isinstance(stage.config, str) else stage.config:
+            trust.trust_names(read_yaml(find_config(name)), name)
+        trust.trust_names([option.partition("=")[2] for option in (*overrides, *stage.overrides)], stage.name)
+
+
+def _trusted() -> list[str]:
+    return [f"--trust={module}" for module in trust.trusted()]
+
+
+def _members(out: Path, seed: int, seeds: int, folds: int | None) -> list[_Member]:
+    members = []
+    for one in range(seed, seed + seeds):
+        for fold in [None] if folds is None else range(folds):
+            options = [f"--seed_everything={one}", f"--data.seed={one}"]
+            if fold is not None:
+                options += [f"--data.folds={folds}", f"--data.fold={fold}"]
+            members.append(_Member(_member_folder(out, one, seeds, fold), one, fold, options))
+    return members
+
+
+def _member_folder(out: Path, seed: int, seeds: int, fold: int | None) -> Path:
+    """Where a seed and fold are trained: where they were before, whatever number of seeds was asked for then."""
+    of_fold = [f"fold-{fold}"] * (fold is not None)
+    alone = out / "_".join(of_fold) if of_fold else out
+    among_seeds = out / "_".join([f"seed-{seed}", *of_fold])
+    if _holds(alone, seed):
+        return alone
+    return among_seeds if seeds > 1 or among_seeds.is_dir() else alone
+
+
+def _holds(folder: Path, seed: int) -> bool:
+    """Whether stages directly in a folder were trained with a seed."""
+    records = [read_json(path) for path in sorted(folder.glob(f"*/{STARTED_FILE}"))]
+    words = [word for record in records for word in shlex.split(str(record["command"]))]
+    return f"--seed_everything={seed}" in words
+
+
+def _steps(
+    stages: Sequence[StageStep],
+    tested: Mapping[str, str],
+    member: _Member,
+    store: Path,
+    checkpoint: str,
+    overrides: Sequence[str],
+    others: Mapping[str, ExternalTest],
+    trained: list[dict[str, Any]],
+    out: Path,
+) -> Iterator[Step]:
+    """The steps of one member, each asked for when those before it are done; notes in ``trained`` what was tested."""
+    checkpoints: dict[str, Path] = {}
+    chains: dict[str, list[str]] = {}
+    previous: str | None = None
+    store_hash = sha256_file(store / "store.json")
+    for stage in stages:
+        folder = member.folder / stage.name
+        names = [stage.config] if isinstance(stage.config, str) else stage.config
+        configs = [find_config(name).resolve() for name in names]
+        parent = previous if stage.after == "previous" else stage.after
+        arguments = [
+            "fit",
+            *(f"--config={config}" for config in configs),
+            f"--data.store={store.resolve()}",
+            *member.options,
+            f"--trainer.default_root_dir={folder}",
+            f"--checkpoint.dirpath={folder / 'checkpoints'}",
+            *overrides,
+            *stage.overrides,
+            *_distillations(stage, checkpoints),
+        ]
+        inputs = {"config": sha256_json([sha256_file(config) for config in configs]), "store": store_hash}
+        if parent is not None:
+            inputs["parent"] = sha256_file(checkpoints[parent])
+        inputs |= {f"teacher {name}": sha256_file(checkpoints[name]) for name in stage.teachers}
+        yield Step(folder, arguments, inputs, checkpoints.get(parent) if parent else None)
+        checkpoints[stage.name] = folder / "checkpoints" / f"{checkpoint}.ckpt"
+        # What a teacher's training took counts, too.
+        before = [one for name in (*stage.teachers, *([parent] if parent else [])) for one in chains[name]]
+        chains[stage.name] = list(dict.fromkeys([*before, stage.name]))
+        previous = stage.name
+
+    final = dict(checkpoints)
+    for stage in stages:
+        if stage.calibrate and stage.name in tested.values():
+            folder = member.folder / f"{stage.name}_calibration"
+            config = member.folder / stage.name / "config.yaml"
+            source, final[stage.name] = checkpoints[stage.name], folder / "calibrated.ckpt"
+            arguments = ["calibrate", f"--config={config}", "--trainer.logger=false", f"--out={final[stage.name]}"]
+            arguments += _trusted()
+            yield Step(folder, arguments, {"checkpoint": sha256_file(source)}, source)
+
+    for arm, name in tested.items():
+        folder = member.folder / (TEST if len(tested) == 1 else f"{TEST}_{arm}")
+        config = member.folder / name / "config.yaml"
+        inputs = {"checkpoint": sha256_file(final[name])}
+        yield Step(folder, _test(config, folder), inputs, final[name])
+        elsewhere: dict[str, str] = {}
+        for other, external in others.items():
+            place = folder.with_name(f"{folder.name}_on_{other}")
+            arguments = [*_test(config, place), *_external_options(external, store)]
+            yield Step(place, arguments, {**inputs, "store": sha256_file(external.store / "store.json")}, final[name])
+            elsewhere[other] = str(place.relative_to(out))
+        stage_folders = [member.folder / stage for stage in chains[name]]
+        trained.append(
+            {
+                "arm": arm,
+                "seed": member.seed,
+                "fold": member.fold,
+                "stages": [str(one.relative_to(out)) for one in stage_folders],
+                "checkpoint": str(final[name].relative_to(out)),
+                "test": str(folder.relative_to(out)),
+                "external": elsewhere,
+                "seconds": sum(read_json(one / DONE_FILE)["seconds"] for one in stage_folders),
+            }
+        )
+
+
+def _distillations(stage: StageStep, checkpoints: Mapping[str, Path]) -> list[str]:
+    """The options that make earlier stages' models teach a stage, one value each."""
+    options = []
+    for name, taught in stage.teachers.items():
+        options.append("--model.auxiliary+=gazelit.losses.Distillation")
+        # Options of their own, so that a step's key knows the path and counts the file through the step's inputs.
+        options.append(f"--model.auxiliary.checkpoint={checkpoints[name]}")
+        options += [f"--model.auxiliary.{option}={json.dumps(value)}" for option, value in taught.items()]
+    return options
+
+
+def _test(config: Path, folder: Path) -> list[str]:
+    plain = [f"--config={config}", f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
+    return ["test", *plain, *_trusted()]
+
+
+def _external_options(one: ExternalTest, store: Path) -> list[str]:
+    """What a test on another source changes in the configuration of the training."""
+    return [
+        f"--data.store={one.store.resolve()}",
+        "--data.split_method=external",
+        f"--data.trained_on={store.resolve()}",
+        "--data.split_file=null",
+        "--data.folds=null",
+        *one.overrides,
+    ]
+
+
+def _check(stages: Sequence[StageStep], checkpoint: str, seeds: int, folds: int | None) -> None:
+    if not stages:
+        raise InputError("stages: the pipeline has none; name at least one stage with its config")
+    if checkpoint not in ("best", "last"):
+        raise InputError(f"checkpoint: must be 'best' or 'last', not '{checkpoint}'")
+    if seeds < 1:
+        raise InputError(f"seeds: must be at least 1, not {seeds}")
+    if folds is not None and folds < 3:
+        raise InputError(f"folds: must be at least 3 (test, validation, training), not {folds}")
+    seen: list[str] = []
+    for stage in stages:
+        taken = stage.name in (*seen, "report") or stage.name.split("_")[0] == TEST
+        if taken or not stage.name.isidentifier():
+            raise InputError(f"stages: '{stage.name}' is taken or not a plain name; give every stage its own")
+        if stage.after not in (None, "previous", *seen):
+            raise InputError(f"stages: '{stage.name}' comes after '{stage.after}', which is no earlier stage")
+        for teacher, options in stage.teachers.items():
+            if teacher not in seen:
+                raise InputError(f"stages: '{stage.name}' is taught by '{teacher}', which is no earlier stage")
+            if "checkpoint" in options:
+                raise InputError(f"stages: '{stage.name}', teachers: '{teacher}' decides the checkpoint; leave it out")
+        seen.append(stage.name)
+
+
+def _arms(stages: Sequence[StageStep], arms: Mapping[str, str] | None) -> dict[str, str]:
+    names = [stage.name for stage in stages]
+    tested = {names[-1]: names[-1]} if arms is None else dict(arms)
+    if not tested:
+        raise InputError("arms: there is none; name at least one, or leave the option out")
+    for arm, stage in tested.items():
+        if stage not in names:
+            raise InputError(f"arms: '{arm}' tests stage '{stage}', but the stages are {', '.join(names)}")
+        if not arm.isidentifier():
+            raise InputError(f"arms: '{arm}' is not a plain name; use letters, digits and underscores")
+    return tested

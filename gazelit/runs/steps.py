@@ -1,0 +1,222 @@
+"""One step of a pipeline: a process of its own, skipped when done, resumed when interrupted."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import fcntl
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gazelit.configs import read_yaml
+from gazelit.errors import InputError
+from gazelit.files import read_json, write_json
+from gazelit.runs.step_key import check_versions, portable, step_key, versions
+
+DONE_FILE = "done.json"
+STARTED_FILE = "started.json"
+LOG_FILE = "log.txt"
+#: Seconds to wait for the run folder: the stage of a run killed a moment ago may still be going down.
+LOCK_PATIENCE = 20.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of gazelit's and where it leaves its results.
+
+    Attributes:
+        folder: Of the step.
+        arguments: The command line behind ``gazelit``.
+        inputs: What the result depends on besides the arguments.
+        start_from: Checkpoint that a training takes over, or that is tested.
+        is_derived: Whether it only shows what other steps made, as a report: with other inputs it is made anew.
+    """
+
+    folder: Path
+    arguments: list[str]
+    inputs: dict[str, str]
+    start_from: Path | None = None
+    is_derived: bool = False
+
+
+def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str], accept_versions: bool = False) -> str:
+    """Runs a step unless it is done; returns its command line, as seen from the run folder.
+
+    Args:
+        step: The step.
+        out: The run folder.
+        label: Its number among all steps, for what is shown.
+        console: Where progress is shown.
+        lock: See :func:`exclusive`.
+        accept_versions: Whether a step that other versions of gazelit or torch made, or began, is taken as it is.
+
+    Raises:
+        InputError: It failed, or was done with other settings or versions.
+    """
+    folder = step.folder
+    name = str(folder.relative_to(out))
+    key = step_key(step.arguments, step.inputs, out)
+    start_from = step.start_from
+    resume = folder / "checkpoints" / "last.ckpt"
+    if step.arguments[0] == "fit" and resume.is_file():
+        start_from = resume
+    # A training begins anew from the step before it, whichever stage that was, and goes on from its own checkpoint.
+    flag = "--start_from" if step.arguments[0] == "fit" and start_from != resume else "--ckpt_path"
+    arguments = [*step.arguments, f"{flag}={start_from}"] if start_from else step.arguments
+    command = shlex.join(["gazelit", *portable(arguments, out)])
+    done = folder / DONE_FILE
+    # A step that failed before its first checkpoint may be tried again with other settings.
+    half_done = resume.is_file()
+    for marker in (done, folder / STARTED_FILE) if half_done else (done,):
+        if not marker.is_file():
+            continue
+        record = read_json(marker)
+        if record["key"] == key:
+            if not step.is_derived:
+                note = check_versions(folder, record.get("versions"), accept_versions)
+                if note is not None:
+                    console.print(note)
+        elif step.is_derived:
+            marker.unlink()
+        else:
+            raise InputError(
+                f"{folder}: made with other settings (options, files they name, configuration, data or parent "
+                "checkpoint changed); choose another --out, or remove this folder and the steps after it"
+            )
+    if done.is_file():
+        console.print(f"{label} {name}: done before, skipped")
+        return str(read_json(done)["command"])
+
+    made_with = versions()
+    if start_from is not None and start_from == resume and (folder / STARTED_FILE).is_file():
+        # What an earlier version began stays known as such.
+        made_with = read_json(folder / STARTED_FILE).get("versions", made_with)
+    write_json(folder / STARTED_FILE, {"key": key, "command": command, "versions": made_with})
+    resumed = start_from is not None and start_from.parent.parent == folder
+    started = time.monotonic()
+    with (folder / LOG_FILE).open("ab") as log:
+        log.write(f"\n$ {command}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gazelit", *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(lock.fileno(),),
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        try:
+            _show_progress(
+                process, folder, f"{label} {name}{' (resumed)' if resumed else ''}", _max_epochs(arguments), console
+            )
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode != 0:
+        raise InputError(f"step '{name}' failed ({_exit(process.returncode)}): {_reason(folder / LOG_FILE)}")
+    seconds = round(time.monotonic() - started, 1)
+    write_json(done, {"key": key, "command": command, "seconds": seconds, "versions": made_with})
+    return command
+
+
+def _show_progress(
+    process: subprocess.Popen[bytes], folder: Path, label: str, epochs: int | None, console: Console
+) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(label, total=epochs, state="")
+        shown = 0
+        while process.poll() is None:
+            time.sleep(0.2)
+            rows = _epochs(folder)
+            if len(rows) > shown:
+                shown = len(rows)
+                state = f"epoch {shown}/{epochs}" + "".join(
+                    f" · {key} {float(rows[-1][key]):.3f}"
+                    for key in ("val/selection", "val/auroc_macro", "val/cc")
+                    if rows[-1].get(key)
+                )
+                progress.update(task, completed=shown, state=state)
+                if not console.is_terminal:
+                    console.print(f"{label}: {state}")
+        if process.returncode == 0:
+            progress.update(task, total=epochs or 1, completed=epochs or 1)
+
+
+def _epochs(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "epochs.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _max_epochs(arguments: Sequence[str]) -> int | None:
+    flag = "--trainer.max_epochs="
+    given = [argument.removeprefix(flag) for argument in arguments if argument.startswith(flag)]
+    if given:
+        return int(given[-1])
+    if arguments[0] != "fit":
+        return None
+    configs = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
+    trainers = [read_yaml(Path(config)).get("trainer") or {} for config in configs]
+    return next((one["max_epochs"] for one in reversed(trainers) if "max_epochs" in one), None)
+
+
+def _exit(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _reason(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    starts = [
+        number for number, line in enumerate(lines) if re.match(r"(gazelit: )?error: |\w*(Error|Exception)\b", line)
+    ]
+    text = " ".join(lines[starts[-1] :] if starts else lines[-1:] or ["no output"])
+    return f"{text[:600]} (see {log})"
+
+
+def _die_with_parent() -> None:
+    # A killed orchestrator must not leave a stage training behind its back: PR_SET_PDEATHSIG, SIGTERM.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[IO[str]]:
+    """Holds the run folder's lock, which a stage's process inherits and so keeps while it lives."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    with lock:
+        os.set_inheritable(lock.fileno(), True)
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InputError(f"{out}: another run is at work in this folder; wait for it or stop it") from None
+                time.sleep(0.2)
+        yield lock
