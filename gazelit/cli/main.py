@@ -108,6 +108,7 @@ COMMANDS = {
         "write a checkpoint's weights as safetensors with their description as JSON",
         positional="ckpt",
     ),
+    "app": Command("gazelit.cli.app:app", "serve a local page that reads films, browses a store and shows reports"),
     "infer": Command(
         "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
     ),

@@ -35,7 +35,7 @@ from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.metrics.diagnosis import WITH_GAZE
-from gazelit.runs.pipeline import RUN_FILE
+from gazelit.runs.run_file import RUN_FILE, read_run
 from gazelit.runs.steps import LOG_FILE
 
 logger = logging.getLogger("gazelit")
@@ -63,7 +63,7 @@ def report(run: list[str], out: Path | None = None, films: bool = False) -> None
     results = with_oracle(results, oracles)
     target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
     names = results[0].stamp["data"]["class_names"]
-    store = Store.open(_read_run(folders[0])["store"])
+    store = Store.open(read_run(folders[0])["store"])
     cases = store.cases
     if "finding_size" not in cases:
         cases = cases.assign(finding_size=finding_sizes(store, names))
@@ -100,7 +100,7 @@ def load_results(run: Path, prefix: str = "") -> list[Result]:
     Raises:
         InputError: The folder is no finished run, or its store is gone or changed.
     """
-    about = _read_run(run)
+    about = read_run(run)
     store = Store.open(about["store"])
     results = []
     for record in about["trained"]:
@@ -142,19 +142,6 @@ def _steps(stages: Sequence[Path]) -> int | None:
     return total
 
 
-def _read_run(run: Path) -> dict[str, Any]:
-    """What a run notes of itself; the folder may be a stranger's."""
-    if not (run / RUN_FILE).is_file():
-        raise InputError(f"{run}: no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
-    about = read_json(run / RUN_FILE)
-    is_run = isinstance(about, dict) and isinstance(about.get("store"), str) and isinstance(about.get("commands"), list)
-    trained = about.get("trained") if is_run else None
-    members = ("arm", "seed", "fold", "stages", "checkpoint", "test", "seconds")
-    if not isinstance(trained, list) or not trained or not all(set(members) <= set(one) for one in trained):
-        raise InputError(f"{run / RUN_FILE}: not what `gazelit run` writes; run the pipeline anew")
-    return about
-
-
 def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.DataFrame:
     """The table of a test, with the patients, and with the classes under the names they have in training."""
     table = pd.read_parquet(folder / "predictions.parquet")
@@ -172,7 +159,7 @@ def _external_names(folders: Sequence[Path]) -> list[str]:
 
 def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
     """The results with what the oracle says of their test cases, where there is one."""
-    stores = {run: Store.open(_read_run(run)["store"]) for run in dict.fromkeys(result.run for result in results)}
+    stores = {run: Store.open(read_run(run)["store"]) for run in dict.fromkeys(result.run for result in results)}
     if not all(law_of(store) for store in stores.values()):
         return list(results)
     datamodules: dict[str, GazeDataModule] = {}

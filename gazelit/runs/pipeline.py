@@ -21,9 +21,9 @@ from gazelit.configs import find_config, read_yaml
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
+from gazelit.runs.run_file import RUN_FILE
 from gazelit.runs.steps import DONE_FILE, STARTED_FILE, Step, exclusive, run_step
 
-RUN_FILE = "run.json"
 TEST = "test"
 
 

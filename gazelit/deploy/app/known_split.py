@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazelit.data.case_split import split_cases
-from gazelit.data.splits import SplitOptions
-from gazelit.data.store import Store
+from gazelit.data.splits.by_patient import SplitOptions
+from gazelit.data.splits.case_split import split_cases
+from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
 

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.schema import SPLITS
-from gazelit.data.store import Store
+from gazelit.data.store.schema import SPLITS
+from gazelit.data.store.store import Store
 from gazelit.deploy.app.known_split import known_split
 from gazelit.deploy.app.pictures import film_values, map_values
 from gazelit.deploy.app.reader_gaze import ReaderGaze, inner

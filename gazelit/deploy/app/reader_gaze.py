@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gazelit.data.dataset import GazeOptions, WorkingGaze
-from gazelit.data.gaze import Detection, TimeWindow, detect_fixations
-from gazelit.data.heatmap import fixation_density
-from gazelit.data.schema import PEER
-from gazelit.data.store import Store
+from gazelit.data.gaze.events import Detection, TimeWindow, detect_fixations
+from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.store.schema import PEER
+from gazelit.data.store.store import Store
 
 #: Raw samples are drawn as a line; more points than this cannot be told apart on it.
 MOST_SAMPLES = 2000

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gazelit.data.film_intake import Film, FilmIntake
+from gazelit.data.images.film_intake import Film, FilmIntake
 from gazelit.deploy.app.pictures import film_values, map_values
 from gazelit.deploy.inference import LoadedModel, Reading
 from gazelit.deploy.overlay import shrunk

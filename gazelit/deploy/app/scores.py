@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gazelit.data.heatmap import fixation_counts
-from gazelit.data.store import Store
+from gazelit.data.gaze.heatmap import fixation_counts
+from gazelit.data.store.store import Store
 from gazelit.deploy.app.reader_gaze import ReaderGaze, inner
 from gazelit.deploy.app.reading_room import inner_map
 from gazelit.deploy.inference import Reading

@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gazelit.errors import InputError
-from gazelit.evaluation.collect import read_run
-from gazelit.pipeline import RUN_FILE
+from gazelit.runs.run_file import RUN_FILE, read_run
 
 logger = logging.getLogger("gazelit")
 
@@ -77,7 +76,7 @@ def _serve(
     import uvicorn
 
     # They take seconds to import, and what is wrong with the options has been said before.
-    from gazelit.data.store import Store
+    from gazelit.data.store.store import Store
     from gazelit.deploy.app.library import Library
     from gazelit.deploy.app.reading_room import ReadingRoom
     from gazelit.deploy.app.reports import Reports
