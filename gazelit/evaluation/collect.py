@@ -255,8 +255,8 @@ def notes(results: Sequence[Result]) -> list[str]:
         )
     found += _taught(results)
     for what, is_teacher in (("checkpoints that training started from", False), ("teachers", True)):
-        stamps = [stamp for result in results for stamp in stamps.sources(result.stamp)]
-        doubts = [stamp.get("split_note") for stamp in stamps if ("taught" in stamp) == is_teacher]
+        ancestors = [stamp for result in results for stamp in stamps.sources(result.stamp)]
+        doubts = [stamp.get("split_note") for stamp in ancestors if ("taught" in stamp) == is_teacher]
         found += [f"**Of the {what}: {plain(doubt)}.**" for doubt in dict.fromkeys(doubts) if doubt]
     return found
 

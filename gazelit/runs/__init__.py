@@ -1,1 +1,1 @@
-"""Pipelines of stages: what is run, in which folder, and when it need not be run again."""
+"""Pipelines of stages: their run folders, their steps, and what makes a step again."""
