@@ -106,12 +106,14 @@ export function startBrowsing(about) {
     }
   });
 
-  let wanted = 0;
+  let turns = 0;
+  let opened = null;
   async function open(row, reading = ALL, focus = true) {
-    const own = ++wanted;
+    const own = ++turns;
+    opened = row;
     try {
       const found = await get(`/api/cases/${row}${reading === ALL ? "" : `?reading=${reading}`}`);
-      if (own === wanted) show(found, reading, focus);
+      if (own === turns) show(found, reading, focus);
     } catch (error) {
       byId("case").hidden = false;
       say(byId("case-error"), error.message);
@@ -152,7 +154,7 @@ export function startBrowsing(about) {
     byId("case-probabilities").parentElement.hidden = !prediction;
     const words = {distance: "distance from the label", cc: "CC", nss: "NSS"};
     const agreement = Object.entries(words).filter(([name]) => name in scores).map(([name, text]) => `${text} ${scores[name].toFixed(2)}`);
-    byId("case-scores").textContent = agreement.length ? `${agreement.join(" · ")}${"cc" in scores ? " (map against the readers of its training)" : ""}` : "";
+    byId("case-scores").textContent = agreement.length ? `${agreement.join(" · ")}${"cc" in scores ? " (against all readers that models are trained on)" : ""}` : "";
     for (const line of byId("cases").tBodies[0].rows) {
       line.classList.toggle("chosen", line.querySelector("button").textContent === String(found.row));
     }
@@ -166,7 +168,7 @@ export function startBrowsing(about) {
   }
 
   async function step(by) {
-    const index = list.cases.findIndex(({row}) => row === shown?.row);
+    const index = list.cases.findIndex(({row}) => row === opened);
     const next = index < 0 ? 0 : index + by;
     if (next >= 0 && next < list.cases.length) return open(list.cases[next].row, ALL, false);
     const pages = Math.ceil(list.total / store.page);

@@ -18,6 +18,7 @@ export class FilmView {
   show(film, map) {
     this.canvas.width = film.width;
     this.canvas.height = film.height;
+    this.canvas.parentElement.style.setProperty("--aspect", film.width / film.height);
     this.pixels = new Uint16Array(bytesOf(film.pixels).buffer);
     this.heat = map ? bytesOf(map.heat) : null;
     this.draw();
@@ -111,7 +112,7 @@ export class Display {
     this.settings = settings;
     for (const view of this.views) {
       view.set(settings);
-      view.canvas.parentElement.style.width = `${100 * Number(this.control("zoom").value)}%`;
+      view.canvas.parentElement.style.setProperty("--zoom", this.control("zoom").value);
     }
   }
 
