@@ -82,9 +82,9 @@ COMMANDS = {
     "run": Command(
         "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
     ),
-    "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "report": Command("gazelit.reporting.collect:report", "write the report of a finished run", positional="run"),
     "agreement": Command(
-        "gazelit.evaluation.agreement:agreement",
+        "gazelit.reporting.agreement:agreement",
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
     ),

@@ -29,9 +29,8 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
 from gazelit.errors import InputError
-from gazelit.evaluation.records import OracleRecord
 from gazelit.evaluation.scores import ORACLE_GAIN, TARGET_GAIN, share_of
-from gazelit.evaluation.statistics import estimate, mean_of
+from gazelit.evaluation.statistics import Estimate, estimate, mean_of
 from gazelit.evaluation.yardsticks import map_values
 from gazelit.files import atomic_path, sha256_json
 from gazelit.synthetic.case import ANALYTIC, film_size
@@ -55,6 +54,25 @@ _KEPT_EVERY = 200
 _WORTH_PROCESSES = 100
 #: Arguments of :func:`gazelit.synthetic.oracle.case_mixture`.
 Job = tuple[str, tuple[int, int], str | None, int]
+
+
+@dataclass(frozen=True)
+class OracleRecord:
+    """What a map can say at most of the test films' gaze.
+
+    Attributes:
+        words: How exact the oracle is, a sentence.
+        films: Number of test films with gaze.
+        gain: Mean information gain of the oracle's maps over the centre bias (bits a fixation), over patients.
+        target_gain: The same of the expected target maps, blurred and weighted as the targets of training.
+        target_share: Their share of the explainable information.
+    """
+
+    words: str
+    films: int
+    gain: Estimate
+    target_gain: Estimate
+    target_share: Estimate
 
 
 @dataclass(frozen=True)
