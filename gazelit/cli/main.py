@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from gazelit import __version__
+from gazelit import __version__, processors
 from gazelit.cli.options import bracket_lists, complete_flags
 from gazelit.configs import resolve_config_arguments
 from gazelit.errors import InputError
@@ -59,6 +59,9 @@ class Command:
 
 
 COMMANDS = {
+    "doctor": Command(
+        "gazelit.cli.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
+    ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
         "gazelit.data.store.prepare:prepare",
@@ -132,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"gazelit {__version__}\n")
         return 0
     _log_to_stderr()
+    processors.settle_threads()
     name, *rest = arguments
     debug = "--debug" in rest
     try:

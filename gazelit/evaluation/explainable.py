@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from gazelit import __version__
+from gazelit import __version__, processors
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -131,7 +130,7 @@ class Oracles:
 
     def __init__(self, folder: Path, workers: int | None = None) -> None:
         self.folder = folder / FOLDER
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or processors.usable()
         self._tables: dict[str, pd.DataFrame] = {}
 
     def scores(self, datamodule: GazeDataModule) -> pd.DataFrame | None:
