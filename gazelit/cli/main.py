@@ -122,6 +122,19 @@ COMMANDS = {
         positional="ckpt",
     ),
     "app": Command("gazelit.cli.app:app", "serve a local page that reads films, browses a store and shows reports"),
+    "export": Command(
+        "gazelit.release.export:export",
+        "write a trained network for ONNX Runtime, torch.export or OpenVINO, with how far it is from the checkpoint",
+        positional="ckpt",
+    ),
+    "package": Command(
+        "gazelit.release.package:package",
+        "pack a trained model with its model card, metrics and lineage into a folder to hand on",
+        positional="ckpt",
+    ),
+    "push": Command(
+        "gazelit.release.push:push", "upload a package to the Hugging Face Hub, closed by default", positional="folder"
+    ),
     "infer": Command(
         "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
     ),

@@ -103,7 +103,7 @@ class TransformerEncoder(Encoder):
         if inside != list(x.shape[-2:]):
             image = F.interpolate(image, inside, mode="bilinear", align_corners=False)
         grid = [side // self._patch for side in inside]
-        tokens = self.tokens(image).transpose(1, 2).reshape(len(x), -1, *grid)
+        tokens = self.tokens(image).transpose(1, 2).reshape(x.shape[0], -1, *grid)
         if self._patch != _STRIDE:
             tokens = F.interpolate(
                 tokens, [side // _STRIDE for side in x.shape[-2:]], mode="bilinear", align_corners=False
