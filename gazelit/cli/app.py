@@ -81,11 +81,11 @@ def _serve(
     from gazelit.deploy.app.reading_room import ReadingRoom
     from gazelit.deploy.app.reports import Reports
     from gazelit.deploy.app.server import Access, make_server
-    from gazelit.deploy.inference import load_model
+    from gazelit.deploy.loading import load
 
     port = listener.getsockname()[1]
     access = Access([*(_LOOPBACK_NAMES if _is_loopback(host) else [host]), *names], port, tls is not None)
-    room = None if ckpt is None else ReadingRoom(load_model(ckpt, device))
+    room = None if ckpt is None else ReadingRoom(load(ckpt, device))
     library = None if store is None else Library(Store.open(store), room)
     server = make_server(access, room, library, Reports(runs) if runs else None)
     certificate, key = tls or (None, None)
