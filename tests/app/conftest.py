@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import LoaderOptions
 from gazelit.data.store.store import Store
 from gazelit.deploy.inference import LoadedModel
 
@@ -48,7 +49,7 @@ def png(pixels):
 
 @pytest.fixture(scope="session")
 def datamodule(store):
-    module = GazeDataModule(str(store), batch_size=4, num_workers=0)
+    module = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0))
     module.setup()
     return module
 

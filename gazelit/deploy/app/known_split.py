@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazelit.data.splits.by_patient import SplitOptions
+from gazelit.data.options import SplitOptions
 from gazelit.data.splits.case_split import split_cases
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
 
 #: Methods that can be repeated from their settings; a split file is not in the checkpoint.
-_REPEATABLE = ("patient", "official", "reference_image_level")
+_REPEATABLE = ("patient", "official", "official_shared", "reference_image_level")
 
 
 def known_split(store: Store, data: Mapping[str, Any]) -> tuple[pd.Series, str]:

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gazelit.data.dataset import GazeOptions, WorkingGaze
+from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.events import Detection, TimeWindow, detect_fixations
 from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.options import GazeOptions
 from gazelit.data.store.schema import PEER
 from gazelit.data.store.store import Store
 
