@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gazelit.errors import InputError
-from gazelit.runs.run_file import RUN_FILE, read_run
+from gazelit.runs.run_file import RUN_FILE, read_run_file
 
 logger = logging.getLogger("gazelit")
 
@@ -123,7 +123,7 @@ def _of_run(folders: Sequence[Path], ckpt: Path | None, store: Path | None) -> t
             raise InputError(f"runs: {folder} holds no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
         found += own
     if found and (ckpt is None or store is None):
-        about = read_run(found[0])
+        about = read_run_file(found[0])
         ckpt = ckpt or found[0] / about["trained"][0]["checkpoint"]
         store = store or Path(about["store"])
     return ckpt, store

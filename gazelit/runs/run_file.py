@@ -12,7 +12,7 @@ RUN_FILE = "run.json"
 _MEMBERS = ("arm", "seed", "fold", "stages", "checkpoint", "test", "seconds")
 
 
-def read_run(run: Path) -> dict[str, Any]:
+def read_run_file(run: Path) -> dict[str, Any]:
     """Reads a run's notes; the folder may be a stranger's.
 
     Raises:
