@@ -58,12 +58,19 @@ def test_a_flag_may_name_words_and_what_follows_may_be_a_file():
         assert bracket_lists(complete_flags(given, command), command, None) == expected
 
 
-def test_a_list_of_words_may_be_one_word():
-    def command(allow: list[str], to: str) -> None: ...
+def test_a_single_value_of_a_list_needs_no_brackets():
+    def command(runs: list[str] | None = None, seeds: int | list[int] = 1) -> None: ...
 
-    for given, expected in (
-        (["--allow", "A", "--to", "B"], ["--allow", "[A]", "--to", "B"]),
-        (["--allow=A,B"], ["--allow=[A,B]"]),
-        (["--allow=[A]"], ["--allow=[A]"]),
-    ):
-        assert bracket_lists(given, command, None) == expected
+    assert bracket_lists(["--runs", "a b", "--seeds", "3"], command, None) == ["--runs", "[a b]", "--seeds", "3"]
+    assert bracket_lists(["--runs=a", "--seeds=3"], command, None) == ["--runs=[a]", "--seeds=3"]
+    assert bracket_lists(["--runs", "null"], command, None) == ["--runs", "null"]
+
+
+def test_no_options_at_all_are_none():
+    def command(films: bool = False) -> None: ...
+
+    assert complete_flags([], command) == []
+
+
+def test_a_command_without_options_says_what_it_needs(run_gazelit):
+    assert "has nothing to show; give --ckpt, --store, --runs" in run_gazelit("app", code=2)

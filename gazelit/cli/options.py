@@ -12,7 +12,7 @@ _FLAG_VALUES = ("true", "false", "yes", "no")
 
 
 def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module: types.ModuleType | None) -> list[str]:
-    """Puts brackets around values with commas that options which are lists were given without, and around one word.
+    """Puts brackets around values that options which are lists were given without: those with commas, and single ones.
 
     Args:
         arguments: Of the command line.
@@ -22,31 +22,30 @@ def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module
     callables = [function]
     if module is not None:
         callables += [value for _, value in inspect.getmembers(module, inspect.isclass)]
-    names = {name for target in callables for name in _lists_of(target)}
-    words = {name for name, hint in get_type_hints(function).items() if hint == list[str]}
+    names = {name: only_list for target in callables for name, only_list in _lists_of(target).items()}
     changed = []
-    expected = alone = False
+    expected: str | None = None
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if argument.startswith("--"):
-            option = name[2:].replace("-", "_")
-            is_list, alone = option.rpartition(".")[2] in names, option in words
-            expected = is_list and not separator
-            changed.append(f"{name}={_bracketed(value, alone)}" if is_list and separator else argument)
+            option = name[2:].replace("-", "_").rpartition(".")[2]
+            is_list = option in names
+            expected = option if is_list and not separator else None
+            changed.append(f"{name}={_bracketed(value, names[option])}" if is_list and separator else argument)
         else:
-            changed.append(_bracketed(argument, alone) if expected else argument)
-            expected = False
+            changed.append(argument if expected is None else _bracketed(argument, names[expected]))
+            expected = None
     return changed
 
 
-def _lists_of(function: Callable[..., Any]) -> list[str]:
-    """Names of the parameters that are lists or tuples, perhaps None."""
+def _lists_of(function: Callable[..., Any]) -> dict[str, bool]:
+    """Names of the parameters that may be lists or tuples, and whether they can be nothing but a list or None."""
     target = function.__init__ if inspect.isclass(function) else function
     try:
         hints = get_type_hints(target)
     except (NameError, TypeError):
-        return []
-    return [name for name, hint in hints.items() if name != "return" and _is_list(hint)]
+        return {}
+    return {name: _is_only_list(hint) for name, hint in hints.items() if name != "return" and _is_list(hint)}
 
 
 def _is_list(hint: Any) -> bool:
@@ -55,9 +54,14 @@ def _is_list(hint: Any) -> bool:
     return get_origin(hint) in (list, tuple, Sequence) or hint in (list, tuple)
 
 
-def _bracketed(value: str, alone: bool) -> str:
-    """The value with brackets; of a list of words (``alone``) also where it is one."""
-    return f"[{value}]" if (alone or "," in value) and value[:1] not in ("[", "{", "(", "'", '"') else value
+def _is_only_list(hint: Any) -> bool:
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return all(get_origin(kind) is list or kind in (list, type(None)) for kind in kinds)
+
+
+def _bracketed(value: str, only_list: bool) -> str:
+    is_bare = bool(value) and value[:1] not in ("[", "{", "(", "'", '"') and value != "null"
+    return f"[{value}]" if is_bare and ("," in value or only_list) else value
 
 
 def nulls_in_groups(arguments: Sequence[str]) -> list[str]:
@@ -99,7 +103,7 @@ def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> li
     """
     hints = get_type_hints(function)
     completed: list[str] = []
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     expected: set[str] | None = None
     for argument, after in zip(arguments, following, strict=True):
         if expected is not None:
