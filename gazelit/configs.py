@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,26 @@ def find_config(name: str) -> Path:
     shipped = config_root() / name
     if not path.is_absolute() and shipped.is_file():
         return shipped
-    known = ", ".join(sorted(str(file.relative_to(config_root())) for file in config_root().rglob("*.yaml")))
-    raise InputError(f"{name}: no such configuration file, nor one shipped with gazelit ({known})")
+    meant = _closest(path)
+    found = f"did you mean {meant}?" if meant else "`gazelit configs` lists those"
+    raise InputError(f"{name}: no such configuration file, nor one shipped with gazelit; {found}")
+
+
+def shipped_configs() -> list[str]:
+    """Names of the shipped configurations, sorted; those of a folder after those beside it."""
+    names = [file.relative_to(config_root()) for file in config_root().rglob("*.yaml")]
+    return [str(name) for name in sorted(names, key=lambda name: (len(name.parts), name))]
+
+
+def _closest(path: Path) -> str:
+    """The configuration whose name is most like a path: beside where it points, or a shipped one; empty if none is."""
+    beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+    known = [*shipped_configs(), *beside]
+    if close := difflib.get_close_matches(str(path), known, n=1, cutoff=0.75):
+        return close[0]
+    by_file = {Path(name).name: name for name in reversed(known)}
+    close = difflib.get_close_matches(path.name, by_file, n=1, cutoff=0.75)
+    return by_file[close[0]] if close else ""
 
 
 def resolve_config_arguments(arguments: Sequence[str]) -> list[str]:
@@ -59,13 +78,15 @@ def resolve_config_arguments(arguments: Sequence[str]) -> list[str]:
         else:
             expects_value = argument in ("--config", "-c")
             resolved.append(argument)
+    if expects_value:
+        raise InputError("--config: has no value; write --config FILE.yaml, or the name of a shipped one")
     return resolved
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
     """The files that ``--config``/``-c`` name, in order."""
     files = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         flag, separator, value = argument.partition("=")
         if flag in ("--config", "-c"):
             files.append(Path(value if separator else following))

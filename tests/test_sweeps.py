@@ -66,20 +66,27 @@ def test_the_agents_command_trains(path, store, tmp_path):
     assert next((tmp_path / "runs" / "wandb").rglob("*.wandb")).stat().st_size > 1000
 
 
-def logged(folder):
-    """What offline runs hold: the payloads of LevelDB logs (blocks of 32 KiB, records behind a header of 7 bytes)."""
-    content = b""
+def records(folder):
+    """What offline runs hold, in order: the records of LevelDB logs, in blocks of 32 KiB, behind headers of 7 bytes."""
     for file in sorted(folder.rglob("*.wandb")):
         data = file.read_bytes()
-        position = 7
+        position, content = 7, b""
         while position + 7 <= len(data):
             if 2**15 - position % 2**15 < 7:
                 position += 2**15 - position % 2**15
                 continue
-            length = int.from_bytes(data[position + 4 : position + 6], "little")
-            content += data[position + 7 : position + 7 + length]
+            length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+            part = data[position + 7 : position + 7 + length]
+            # Whole, first, middle, last.
+            content = part if kind in (1, 2) else content + part
+            if kind in (1, 4):
+                yield content
             position += 7 + length
-    return content
+
+
+def logged(folder):
+    """All that offline runs hold."""
+    return b"".join(records(folder))
 
 
 def test_a_resumed_run_keeps_its_id_and_logs_config_metrics_and_hashes_but_no_image(store, run_gazelit, tmp_path):

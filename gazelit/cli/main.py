@@ -137,10 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with trust_until_end():
             rest = _take_trust([argument for argument in rest if argument != "--debug"])
             if name in TRAINER_COMMANDS:
+                from gazelit.cli.run_name import with_named_config
                 from gazelit.cli.training import GazeCLI
                 from gazelit.parsing import guard_parser
 
-                rest = resolve_config_arguments(rest)
+                rest = resolve_config_arguments(rest if name == "fit" else with_named_config(rest))
                 guard_parser(rest, saved=name != "fit")
                 GazeCLI(args=[name, *rest])
             elif name in COMMANDS:
@@ -193,15 +194,16 @@ def _input_error(error: BaseException | None) -> str | None:
 
 
 def _run_command(name: str, arguments: list[str]) -> None:
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    from jsonargparse import ActionConfigFile
 
+    from gazelit.cli.mistakes import ExplainingParser
     from gazelit.parsing import guard_parser
 
     command = COMMANDS[name]
     function = command.load()
     if command.config_first and arguments and not arguments[0].startswith("-"):
         arguments = [f"--config={arguments[0]}", *arguments[1:]]
-    parser = ArgumentParser(prog=f"gazelit {name}", description=command.help)
+    parser = ExplainingParser(prog=f"gazelit {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below")
     if command.positional:
         several = get_type_hints(function)[command.positional] is not str
@@ -219,6 +221,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
     arguments = complete_flags(arguments, function)
     arguments = bracket_lists(arguments, function, sys.modules[command.imports] if command.imports else None)
     guard_parser(arguments, saved=False)
+    parser.arguments = arguments
     parsed = parser.instantiate_classes(parser.parse_args(arguments))
     options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
     function(**options)

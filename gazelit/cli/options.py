@@ -63,8 +63,18 @@ def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> li
     """
     hints = get_type_hints(function)
     completed = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         is_flag = argument.startswith("--") and hints.get(argument[2:].replace("-", "_")) is bool
         has_value = following.lower() in ("true", "false", "yes", "no")
         completed.append(f"{argument}=true" if is_flag and not has_value else argument)
     return completed
+
+
+def option_values(arguments: Sequence[str], option: str) -> list[str]:
+    """The values that an option has on the command line, in order."""
+    values = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        flag, separator, value = argument.partition("=")
+        if flag == option:
+            values.append(value if separator else following)
+    return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import pandas as pd
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.metrics.diagnosis import WITH_GAZE
+from gazelit.models.network import Network
+from gazelit.stages import wandb_run
 from gazelit.stages.privacy import without_paths
 
 CONFIG_FILE = "config.yaml"
@@ -63,12 +65,17 @@ class RunRecord(Callback):
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
         with atomic_path(folder / CONFIG_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        shown = without_paths(yaml.safe_load(text))
+        shown = yaml.safe_load(text)
+        if not self.config.get("log_paths"):
+            shown = without_paths(shown)
         for logger in trainer.loggers:
             logger.log_hyperparams(shown)
             if isinstance(logger, WandbLogger):
                 # So that a resumed run goes on as the same W&B run.
                 write_json(folder / WANDB_FILE, {"id": logger.experiment.id, "stage": pl_module.name})
+                provenance = getattr(trainer.datamodule, "provenance", {})  # type: ignore[attr-defined]
+                found = wandb_run.tags(provenance, cast(Network, pl_module.network).specs)
+                logger.experiment.tags = (*(logger.experiment.tags or ()), *found)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the hashes of the checkpoints, by which a lineage names them."""
@@ -79,6 +86,14 @@ class RunRecord(Callback):
         hashes = {path.name: sha256_file(path) for path in paths if path.is_file()}
         for logger in trainer.loggers:
             logger.log_hyperparams({"checkpoints": hashes})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Summarises the epochs so far, of which the best is known only now: checkpoints are made last."""
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            wandb_run.summarise_best(trainer, _read_rows(folder / EPOCHS_FILE))
+
+    on_train_end = on_train_epoch_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Adds the epoch's row; rows of epochs that a resumed run repeats are replaced."""
