@@ -12,15 +12,17 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gazelit import __version__
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, read_json, sha256_file
-from gazelit.models.network import Network
 from gazelit.models.weights import read_tensors
+
+if TYPE_CHECKING:
+    from gazelit.models.network import Network
 
 STAMP_KEY = "gazelit"
 #: Checkpoints that a stamp may name, ancestors and teachers.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__
 from gazelit.cli.options import bracket_lists, complete_flags
+from gazelit.cli.signature import described, load
 from gazelit.configs import resolve_config_arguments
 from gazelit.errors import InputError
 from gazelit.trust import trust, trust_until_end
@@ -40,6 +41,7 @@ class Command:
         target: ``module:function``, imported when the command runs.
         help: One line for ``gazelit --help``.
         positional: Parameter that takes the argument (``str``) or arguments (a list) without a name, if any.
+        about: What that argument is, if no path.
         imports: Module whose classes may be named without their path.
         config_first: Whether a first argument without a name is the configuration.
     """
@@ -47,15 +49,16 @@ class Command:
     target: str
     help: str
     positional: str | None = None
+    about: str = ""
     imports: str | None = None
     config_first: bool = False
 
-    def load(self) -> Callable[..., Any]:
-        """Imports the function."""
+    def function(self) -> Callable[..., Any]:
+        """The function, or what describes it until it is called."""
         if self.imports:
             importlib.import_module(self.imports)
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
+            return load(self.target)
+        return described(self.target)
 
 
 COMMANDS = {
@@ -82,6 +85,12 @@ COMMANDS = {
     "run": Command(
         "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
     ),
+    "configs": Command(
+        "gazelit.cli.shipped:configs",
+        "list, show or copy the configurations that come with gazelit",
+        positional="words",
+        about="list (which it is unless given), show or copy, and names or parts of them",
+    ),
     "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
     "agreement": Command(
         "gazelit.evaluation.agreement:agreement",
@@ -92,6 +101,7 @@ COMMANDS = {
         "gazelit.models.catalogue:encoders",
         "list the encoders, with parameters, channels and whether weights are at hand",
         positional="pattern",
+        about="what names must contain; all unless given",
     ),
     "lineage": Command(
         "gazelit.checkpoints.ancestry:print_lineage",
@@ -136,11 +146,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with trust_until_end():
             rest = _take_trust([argument for argument in rest if argument != "--debug"])
-            if name in TRAINER_COMMANDS:
+            if name in TRAINER_COMMANDS and {"-h", "--help"} & set(rest):
+                from gazelit.cli.fit_help import short_help
+
+                sys.stdout.write(short_help(name))
+            elif name in TRAINER_COMMANDS:
                 from gazelit.cli.run_name import with_named_config
                 from gazelit.cli.training import GazeCLI
                 from gazelit.parsing import guard_parser
 
+                rest = ["--help" if argument == "--help.all" else argument for argument in rest]
                 rest = resolve_config_arguments(rest if name == "fit" else with_named_config(rest))
                 guard_parser(rest, saved=name != "fit")
                 GazeCLI(args=[name, *rest])
@@ -200,7 +215,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
     from gazelit.parsing import guard_parser
 
     command = COMMANDS[name]
-    function = command.load()
+    function = command.function()
     if command.config_first and arguments and not arguments[0].startswith("-"):
         arguments = [f"--config={arguments[0]}", *arguments[1:]]
     parser = ExplainingParser(prog=f"gazelit {name}", description=command.help)
@@ -211,8 +226,8 @@ def _run_command(name: str, arguments: list[str]) -> None:
         optional = default is not inspect.Parameter.empty
         if optional and not set(arguments) & {"-h", "--help"} and all(one.startswith("-") for one in arguments):
             # jsonargparse takes no positional argument that may be left out.
-            arguments = [default, *arguments]
-        text = "what names must contain; all unless given" if optional else "one or more paths" if several else "a path"
+            arguments = [*([default] if isinstance(default, str) else default), *arguments]
+        text = command.about or ("one or more paths" if several else "a path")
         parser.add_argument(command.positional, nargs="+" if several else None, help=text)
     parser.add_function_arguments(
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True

@@ -70,16 +70,22 @@ def keep_in_folder(chosen: Any, arguments: Sequence[str]) -> None:
 
 
 def keep_results_apart(chosen: Any, arguments: Sequence[str], command: str) -> None:
-    """Of ``test`` and its like: puts the results of a named run into a folder of the run, without a logger's own.
+    """Of ``test`` and its like: puts the results of a named run, or of one in W&B, into a folder of the run.
+
+    W&B's logger has one folder for all runs, in which the results of one would replace those of another.
 
     Args:
         chosen: The parsed options of the command.
         arguments: The command line.
         command: Its name, which the folder gets.
     """
-    if chosen.name is None or option_values(arguments, "--trainer.default_root_dir"):
+    loggers = chosen.trainer.logger if isinstance(chosen.trainer.logger, list) else [chosen.trainer.logger]
+    is_shared = any(str(getattr(logger, "class_path", "")).endswith(".WandbLogger") for logger in loggers)
+    if (chosen.name is None and not is_shared) or option_values(arguments, "--trainer.default_root_dir"):
         return
     beside = [path.parent for path in config_files(arguments) if (path.parent / CHECKPOINTS).is_dir()]
+    if not beside and chosen.name is None:
+        return
     folder = beside[-1] if beside else run_of(chosen.name)
     chosen.trainer.default_root_dir = str(folder / command)
     if chosen.trainer.logger is None:

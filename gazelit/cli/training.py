@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import pandas as pd
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from gazelit import models
 from gazelit.checkpoints import handoff, split_guard, stamps
 from gazelit.cli import run_name
 from gazelit.cli.checks import check_before_work
 from gazelit.cli.console import quiet_console
 from gazelit.cli.mistakes import ExplainingParser
 from gazelit.cli.options import option_values
+from gazelit.cli.result_table import patients_of, show_metrics
 from gazelit.cli.trainer import GazeTrainer, say
 from gazelit.configs import config_files
 from gazelit.data.datamodule import GazeDataModule
@@ -29,12 +32,24 @@ from gazelit.files import read_json
 from gazelit.models.network import Network
 from gazelit.models.weights import check_fit
 from gazelit.stages import Stage, wandb_run
-from gazelit.stages.callbacks import CONFIG_FILE, WANDB_FILE, PredictionWriter, RunRecord
+from gazelit.stages.callbacks import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    WANDB_FILE,
+    PredictionWriter,
+    RunRecord,
+    run_folder,
+)
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
 from gazelit.stages.privacy import withhold_from_wandb
 
 logger = logging.getLogger("gazelit")
+
+# A class can be named without its path once it is imported.
+for _name in models.__all__:
+    getattr(models, _name)
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 #: What a shell tells of a process that Ctrl-C ended.
@@ -202,11 +217,8 @@ class GazeCLI(LightningCLI):
     def _identify(self, logger: Any, chosen: Any) -> None:
         """Says which W&B run it is: one with a name, or the one that is resumed unless another is asked for."""
         stage = _stage_class(chosen.model.class_path).name
-        extra = logger.get("dict_kwargs") or {}
-        about = wandb_run.identity(stage, chosen.name, chosen.seed_everything, {**logger.init_args.as_dict(), **extra})
-        if "name" in about:
-            logger.init_args["name"] = about.pop("name")
-        logger["dict_kwargs"] = {**about, **extra}
+        given = {**logger.init_args.as_dict(), **(logger.get("dict_kwargs") or {})}
+        logger.init_args.update(wandb_run.identity(stage, chosen.name, chosen.seed_everything, given))
         record = Path(str(self._ckpt_path)).parent.parent / WANDB_FILE
         if self._ckpt_path is None or not record.is_file():
             return
@@ -287,11 +299,29 @@ class GazeCLI(LightningCLI):
 
     def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluates a checkpoint of the configured stage."""
-        self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **options)
+        self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **{**options, "verbose": False})
+        if self.trainer.is_global_zero:
+            show_metrics(self._metrics(), None, None, self._class_names)
 
     def test(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Tests a checkpoint of the configured stage."""
-        self.trainer.test(model, ckpt_path=self._loaded(model, ckpt_path), **options)
+        self.trainer.test(model, ckpt_path=self._loaded(model, ckpt_path), **{**options, "verbose": False})
+        folder = run_folder(self.trainer)
+        if not self.trainer.is_global_zero:
+            return
+        path = folder / PREDICTIONS_FILE
+        predictions = pd.read_parquet(path) if path.is_file() else None
+        rows = None if predictions is None else predictions["index"].to_numpy()
+        patients = None if rows is None else patients_of(self.datamodule, rows)
+        show_metrics(self._metrics(), predictions, patients, self._class_names)
+        say(f"wrote {folder / METRICS_FILE} and {PREDICTIONS_FILE} beside it")
+
+    def _metrics(self) -> dict[str, float]:
+        return {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+
+    @property
+    def _class_names(self) -> list[str]:
+        return list(getattr(self.datamodule, "class_names", []))
 
     def predict(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Predicts with a checkpoint of the configured stage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,10 @@ def run_folder(trainer: L.Trainer) -> Path:
     checkpoint = trainer.checkpoint_callback
     if trainer.state.fn == "fit" and isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
         return Path(checkpoint.dirpath).parent
+    # W&B's logger has one folder for all runs; the results of one would replace those of another.
+    is_shared = trainer.state.fn != "fit" and any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
+    if is_shared and trainer.default_root_dir != os.getcwd():
+        return Path(trainer.default_root_dir)
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
