@@ -69,7 +69,7 @@ def test_a_mistake_in_a_configuration_names_the_file(text, message, run_gazelit,
 def test_a_configuration_beside_the_one_named_is_suggested(run_gazelit, tmp_path):
     (tmp_path / "my_study.yaml").write_text("{}")
     assert "did you mean my_study.yaml?" in run_gazelit("fit", "--config=my_stdy.yaml", code=2)
-    assert "`gazelit configs` lists those" in run_gazelit("fit", "--config=else.yaml", code=2)
+    assert "`gazelit configs` lists those" in run_gazelit("fit", "--config=nothing_like_it.yaml", code=2)
 
 
 @pytest.mark.parametrize(

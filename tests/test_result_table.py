@@ -22,7 +22,8 @@ def test_metrics_are_grouped_with_interval_and_number(capsys):
     cc[:40] = np.nan
     label = rng.integers(0, 2, count)
     score = np.clip(0.5 + 0.2 * (label - 0.5) + rng.normal(0, 0.2, count), 0.01, 0.99)
-    table = pd.DataFrame({"index": range(count), "label": label, "p_A": 1 - score, "p_B": score, "cc": cc})
+    table = pd.DataFrame({"index": range(count), "label": label, "p_A": 1 - score, "p_B": score, "cc": cc,
+                          "with_gaze_p_A": 1 - label, "with_gaze_p_B": label})  # fmt: skip
     metrics = {"test/loss": 0.12345, "test/cc": np.nanmean(cc), "test/auroc_macro": 0.75, "test/auroc_B": 0.75,
                "test/accuracy": 0.5, "test/selection": 1.0, "test/mine": 0.5, "test/n_without_gaze": 40.0,
                "test/with_gaze/auroc_macro": 0.8}  # fmt: skip
@@ -39,7 +40,9 @@ def test_metrics_are_grouped_with_interval_and_number(capsys):
     # For a mean of so many cases the bootstrap and the normal interval agree.
     half = stats.norm.ppf(0.975) * np.nanstd(cc) / np.sqrt(360)
     assert np.allclose([low, high], [np.nanmean(cc) - half, np.nanmean(cc) + half], atol=0.002)
-    assert found["AUC, mean of the classes"][2] == "400"
+    # The second of that name is of the classifier that was given gaze, here one that is always right.
+    assert found["AUC, mean of the classes"] == ["0.800", "1.000 to 1.000", "400"]
+    assert found["AUC, B"][2] == "400"
     assert found["mine"] == ["0.500"]
 
 

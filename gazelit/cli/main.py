@@ -85,6 +85,9 @@ COMMANDS = {
     "run": Command(
         "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
     ),
+    "status": Command(
+        "gazelit.runs.status:status", "say where a run stands, what each step cost and what is left", positional="run"
+    ),
     "configs": Command(
         "gazelit.cli.shipped:configs",
         "list, show or copy the configurations that come with gazelit",
@@ -237,7 +240,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
     arguments = bracket_lists(arguments, function, sys.modules[command.imports] if command.imports else None)
     guard_parser(arguments, saved=False)
     parser.arguments = arguments
-    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    parsed = parser.instantiate(parser.parse_args(arguments))
     options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
     function(**options)
 

@@ -82,7 +82,15 @@ def _estimates(predictions: pd.DataFrame, patients: NDArray[Any], classes: Seque
     if len(predictions) > MOST_CASES:
         return {}
     weights = bootstrap_weights(patients, RESAMPLES)
-    return scores_of({0: [predictions.assign(patient=patients)]}, classes, weights).estimates()
+    table = predictions.assign(patient=patients)
+    found = scores_of({0: [table]}, classes, weights).estimates()
+    given = {f"{WITH_GAZE}_p_{name}": f"p_{name}" for name in classes}
+    if given and set(given) <= set(table):
+        # The same of the classifier that was given gaze, whose maps are no others.
+        seen = table.drop(columns=[*given.values(), *set(MAP_METRICS) & set(table)]).rename(columns=given)
+        with_gaze = scores_of({0: [seen]}, classes, weights).estimates()
+        found |= {f"{WITH_GAZE}/{name}": value for name, value in with_gaze.items()}
+    return found
 
 
 def _counts(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, int]:
@@ -94,7 +102,7 @@ def _counts(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, int]
         for kind in _DIAGNOSIS:
             counts |= {f"{kind}_{name}": int(known[:, place].sum()) for place, name in enumerate(classes)}
             counts |= {name: int(known.any(1).sum()) for name in (kind, f"{kind}_macro", f"{kind}_micro")}
-    return counts
+    return counts | {f"{WITH_GAZE}/{name}": count for name, count in counts.items() if name not in MAP_METRICS}
 
 
 def _title(predictions: pd.DataFrame | None, patients: NDArray[Any] | None, with_interval: bool) -> str | None:
