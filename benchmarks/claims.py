@@ -28,7 +28,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gazelit.checkpoints import stamps
 from gazelit.data.store.store import Store
-from gazelit.evaluation.collect import load_results, with_oracle
 from gazelit.evaluation.crossed import crossed_difference
 from gazelit.evaluation.explainable import Oracles
 from gazelit.evaluation.scores import ORACLE_GAIN, share_of
@@ -44,6 +43,7 @@ from gazelit.evaluation.statistics import (
 )
 from gazelit.evaluation.text import DASH, header, row, with_interval
 from gazelit.models.network import rebuild
+from gazelit.reporting.collect import load_results, with_oracle
 
 CLASSES = ["Normal", "CHF", "pneumonia"]
 COHORT_SEED, TUNING_SEED, TUNING_CASES = 11, 1000, 120

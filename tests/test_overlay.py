@@ -6,7 +6,7 @@ import pytest
 
 from gazelit.deploy import overlay
 from gazelit.deploy.overlay import draw_overlay, heat_and_opacity, is_nearly_flat, over_uniform, scale_end, shrunk
-from gazelit.evaluation.figures import Panel, panel_figure
+from gazelit.reporting.figures import Panel, panel_figure
 
 FILM = np.tile(np.linspace(0.2, 0.8, 400, dtype=np.float32), (500, 1))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from gazelit import __version__
+from gazelit import __version__, processors
 from gazelit.cli.options import bracket_lists, complete_flags
 from gazelit.cli.signature import described, load
 from gazelit.configs import resolve_config_arguments
@@ -62,6 +62,9 @@ class Command:
 
 
 COMMANDS = {
+    "doctor": Command(
+        "gazelit.cli.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
+    ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
         "gazelit.data.store.prepare:prepare",
@@ -94,9 +97,9 @@ COMMANDS = {
         positional="words",
         about="list (which it is unless given), show or copy, and names or parts of them",
     ),
-    "report": Command("gazelit.evaluation.collect:report", "write the report of a finished run", positional="run"),
+    "report": Command("gazelit.reporting.collect:report", "write the report of a finished run", positional="run"),
     "agreement": Command(
-        "gazelit.evaluation.agreement:agreement",
+        "gazelit.reporting.agreement:agreement",
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
     ),
@@ -144,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"gazelit {__version__}\n")
         return 0
     _log_to_stderr()
+    processors.settle_threads()
     name, *rest = arguments
     debug = "--debug" in rest
     try:

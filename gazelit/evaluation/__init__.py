@@ -1,1 +1,1 @@
-"""Yardsticks, statistics, figures and the report."""
+"""Yardsticks, statistics, comparisons: numbers alone."""

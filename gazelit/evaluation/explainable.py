@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,14 +23,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from gazelit import __version__
+from gazelit import __version__, processors
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
 from gazelit.errors import InputError
-from gazelit.evaluation.records import OracleRecord
 from gazelit.evaluation.scores import ORACLE_GAIN, TARGET_GAIN, share_of
-from gazelit.evaluation.statistics import estimate, mean_of
+from gazelit.evaluation.statistics import Estimate, estimate, mean_of
 from gazelit.evaluation.yardsticks import map_values
 from gazelit.files import atomic_path, sha256_json
 from gazelit.synthetic.case import ANALYTIC, film_size
@@ -55,6 +53,25 @@ _KEPT_EVERY = 200
 _WORTH_PROCESSES = 100
 #: Arguments of :func:`gazelit.synthetic.oracle.case_mixture`.
 Job = tuple[str, tuple[int, int], str | None, int]
+
+
+@dataclass(frozen=True)
+class OracleRecord:
+    """What a map can say at most of the test films' gaze.
+
+    Attributes:
+        words: How exact the oracle is, a sentence.
+        films: Number of test films with gaze.
+        gain: Mean information gain of the oracle's maps over the centre bias (bits a fixation), over patients.
+        target_gain: The same of the expected target maps, blurred and weighted as the targets of training.
+        target_share: Their share of the explainable information.
+    """
+
+    words: str
+    films: int
+    gain: Estimate
+    target_gain: Estimate
+    target_share: Estimate
 
 
 @dataclass(frozen=True)
@@ -113,7 +130,7 @@ class Oracles:
 
     def __init__(self, folder: Path, workers: int | None = None) -> None:
         self.folder = folder / FOLDER
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or processors.usable()
         self._tables: dict[str, pd.DataFrame] = {}
 
     def scores(self, datamodule: GazeDataModule) -> pd.DataFrame | None:

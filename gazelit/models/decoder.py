@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 
-def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     """3 × 3 convolution with bias, BatchNorm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -35,17 +35,24 @@ class DecoderStep(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """Steps from the bottleneck back to full resolution.
+    """Steps from the bottleneck back to full resolution, or to a coarser one.
 
     Args:
-        bottleneck_channels: Channels of the coarsest map, at stride 2 ** len(widths).
+        bottleneck_channels: Channels of the coarsest map, at stride ``finest_stride * 2 ** len(widths)``.
         skip_channels: Channels of the skip connection by stride; strides that are absent have none.
         widths: Output channels of the steps, the coarsest first; the paper's are (512, 256, 128, 64, 64).
+        finest_stride: Stride of the last step's output; the paper's is 1.
     """
 
-    def __init__(self, bottleneck_channels: int, skip_channels: Mapping[int, int], widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        bottleneck_channels: int,
+        skip_channels: Mapping[int, int],
+        widths: Sequence[int],
+        finest_stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.strides = [2**level for level in reversed(range(len(widths)))]
+        self.strides = [finest_stride * 2**level for level in reversed(range(len(widths)))]
         self.steps = nn.ModuleList(
             DecoderStep(before, skip_channels.get(stride, 0), width)
             for before, stride, width in zip([bottleneck_channels, *widths], self.strides, widths, strict=False)
@@ -55,11 +62,12 @@ class UNetDecoder(nn.Module):
         """Decodes.
 
         Args:
-            bottleneck: (B, C, H / 2^n, W / 2^n).
+            bottleneck: (B, C, H / s, W / s), s its stride.
             skips: Maps by stride.
 
         Returns:
-            Every step's output, the coarsest first; the last is (B, ``widths[-1]``, H, W).
+            Every step's output, the coarsest first; the last is (B, ``widths[-1]``, H, W), divided by
+            ``finest_stride``.
         """
         outputs = [bottleneck]
         for stride, step in zip(self.strides, self.steps, strict=True):

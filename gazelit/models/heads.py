@@ -22,6 +22,31 @@ class SaliencyHead(nn.Sequential):
         super().__init__(conv_bn_relu(channels, channels), nn.Conv2d(channels, 1, 1))
 
 
+def enlarged(logits: Tensor, factor: int) -> Tensor:
+    """Saliency logits at a finer resolution, interpolated bilinearly.
+
+    Logits and not densities: a density falls off like the exponential of a parabola, which straight lines follow badly.
+    As two products with fixed matrices, because torch's bilinear interpolation has no deterministic gradient on CUDA.
+
+    Args:
+        logits: (B, 1, h, w).
+        factor: How much finer.
+
+    Returns:
+        (B, 1, h · factor, w · factor), in float32; the logits themselves for a factor of 1.
+    """
+    if factor == 1:
+        return logits
+    with torch.autocast(logits.device.type, enabled=False):
+        down, across = (
+            F.interpolate(
+                torch.eye(size, device=logits.device)[None], scale_factor=factor, mode="linear", align_corners=False
+            )[0]
+            for size in logits.shape[-2:]
+        )
+        return down.T @ logits.float() @ across
+
+
 class FusionClassifier(nn.Module):
     """Multi-scale feature fusion: the encoder's features beside the decoder's.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gazelit.errors import InputError
+from gazelit.models.decoder import conv_bn_relu
 from gazelit.models.encoder import Encoder
 from gazelit.models.registry import register_encoder
 
@@ -53,13 +56,21 @@ class SqueezeExcitation(nn.Module):
 
 @register_encoder("res-se")
 class ResSEEncoder(Encoder):
-    """Residual squeeze-and-excitation levels with 2 × 2 max-pooling between them; level k at 1/2^(k-1).
+    """Residual squeeze-and-excitation levels with 2 × 2 max-pooling between them.
+
+    The paper's finest level is at full resolution, where most of its operations are spent. Behind a stem of strided
+    convolutions the same pyramid begins at stride 2 or 4.
 
     Args:
-        widths: Channels of the levels, the finest, at full resolution, first. The paper's are the default.
+        widths: Channels of the levels, the finest first. The paper's are the default.
         reduction: Channels per hidden unit of the squeeze-and-excitation gate.
         residual: Whether the blocks have their shortcut convolution.
         squeeze_excitation: Whether the levels have their gate.
+        stem_stride: Stride of the finest level: 1, the paper's, has no stem; 2 or 4 have a 3 × 3 convolution of stride
+            2, BatchNorm and ReLU for each halving.
+
+    Raises:
+        InputError: ``stem_stride`` is none of these.
     """
 
     def __init__(
@@ -68,21 +79,28 @@ class ResSEEncoder(Encoder):
         reduction: int = 16,
         residual: bool = True,
         squeeze_excitation: bool = True,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
+        if stem_stride not in (1, 2, 4):
+            raise InputError(f"stem_stride: must be 1, 2 or 4, not {stem_stride}")
         self.out_channels = list(widths)
-        self.strides = [2**level for level in range(len(self.out_channels))]
+        self.strides = [stem_stride * 2**level for level in range(len(self.out_channels))]
+        halvings = self.strides[0].bit_length() - 1
+        stem_widths = [1, *(self.out_channels[0] // 2 ** (halvings - number) for number in range(1, halvings + 1))]
+        self.stem = nn.Sequential(*(conv_bn_relu(before, width, stride=2) for before, width in pairwise(stem_widths)))
         self.levels = nn.ModuleList(
             nn.Sequential(
                 ResidualBlock(before, width, residual),
                 SqueezeExcitation(width, reduction) if squeeze_excitation else nn.Identity(),
             )
-            for before, width in zip([1, *self.out_channels], self.out_channels, strict=False)
+            for before, width in zip([stem_widths[-1], *self.out_channels], self.out_channels, strict=False)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See :class:`Encoder`."""
         maps: list[Tensor] = []
+        x = self.stem(x)
         for number, level in enumerate(self.levels):
             x = level(F.max_pool2d(x, 2) if number else x)
             maps.append(x)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -14,7 +13,7 @@ import cv2
 from rich.console import Console
 from rich.progress import track
 
-from gazelit import __version__
+from gazelit import __version__, processors
 from gazelit.data.store.schema import SYNTHETIC_MARKER
 from gazelit.errors import InputError
 from gazelit.files import building_folder, is_free, read_json, write_json
@@ -142,7 +141,7 @@ def _ct_folder(body: str, difficulty: Difficulty, format: str) -> Path:
 
 def _simulated(root: Path, plans: list[Plan], format: str, seed: int, workers: int | None) -> Iterator[Any]:
     write = partial(_write_case, root=root, format=format, plans=len(plans), seed=seed)
-    workers = min(workers or os.cpu_count() or 1, len(plans))
+    workers = min(workers or processors.usable(), len(plans))
     if workers <= 1:
         yield from map(write, plans)
         return

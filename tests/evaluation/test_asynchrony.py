@@ -179,7 +179,7 @@ def test_a_curve_that_is_none_is_one_error(header, rows, message, tmp_path):
 
 
 def test_the_record_of_one_model_has_the_section(tmp_path):
-    from gazelit.evaluation.report import write_report
+    from gazelit.reporting.report import write_report
 
     predictions = result("joint", 0).predictions
     write_report(record(predictions, joint=found(tmp_path)), [], [], tmp_path / "out")

@@ -11,11 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import Result, compare, comparison_lines, pooled
-from gazelit.evaluation.figures import learning_curve_figure
-from gazelit.evaluation.page import to_page
 from gazelit.evaluation.paired import paired_lines
-from gazelit.evaluation.report import learning_curve
 from gazelit.evaluation.subgroups import SMALL, subgroup_lines, subgroups
+from gazelit.reporting.figures import learning_curve_figure
+from gazelit.reporting.page import to_page
+from gazelit.reporting.report import learning_curve
 
 NAMES = ["a", "b", "c"]
 DATA = {
@@ -189,7 +189,7 @@ def test_subgroups_have_the_metrics_of_their_cases_alone():
 def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(tmp_path):
     from matplotlib.figure import Figure
 
-    from gazelit.evaluation.figures import save
+    from gazelit.reporting.figures import save
 
     save(Figure(figsize=(1, 1)), tmp_path / "figures" / "a.png")
     page = to_page("# T\n\n| a | b |\n|---|---|\n| <script> | 2 |\n\n![x](figures/a.png)\n", tmp_path, "T")

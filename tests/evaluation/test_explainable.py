@@ -13,7 +13,6 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.sources import Manifest
 from gazelit.data.store.prepare import prepare
-from gazelit.evaluation import collect as collecting
 from gazelit.evaluation import explainable
 from gazelit.evaluation.compare import compare
 from gazelit.evaluation.crossed import crossed_difference, crossed_value
@@ -23,6 +22,7 @@ from gazelit.evaluation.statistics import bootstrap_weights
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json, write_json
 from gazelit.metrics.functional import cc, kld
+from gazelit.reporting import collect as collecting
 from gazelit.synthetic.case import plan_cohort
 from gazelit.synthetic.cohort import write_cohort
 from gazelit.synthetic.oracle import explainable_share, for_case

@@ -12,20 +12,20 @@ from sklearn.metrics import roc_auc_score
 
 from gazelit.data.store.schema import PEER
 from gazelit.errors import InputError
-from gazelit.evaluation import collect as collecting
 from gazelit.evaluation.compare import compare, comparison_lines, pooled
-from gazelit.evaluation.figures import Panel
-from gazelit.evaluation.page import to_page
 from gazelit.evaluation.paired import paired_lines, resampled_lines
-from gazelit.evaluation.records import RunRecord
-from gazelit.evaluation.report import write_comparison, write_report
 from gazelit.evaluation.scores import POOLED_AUC, case_statistics
-from gazelit.evaluation.sections import map_lines
 from gazelit.evaluation.statistics import delong, mean_of, sensitivity_of, value_of
 from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import reader_ceiling, share_of_the_way
 from gazelit.files import read_json, write_json
+from gazelit.reporting import collect as collecting
+from gazelit.reporting.figures import Panel
+from gazelit.reporting.page import to_page
+from gazelit.reporting.records import RunRecord
+from gazelit.reporting.report import write_comparison, write_report
+from gazelit.reporting.sections import map_lines
 from gazelit.spreadsheet import without_formulas
 from tests.evaluation.test_compare import DATA, NAMES, result
 

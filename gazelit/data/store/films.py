@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from gazelit import processors
 from gazelit.data.images.decoding import Decoded, Identity, Job, Outcome, decode, memory_for, read_mask
 from gazelit.data.images.guard import Lost, Workers
 from gazelit.files import read_json, sha256_json, write_json
@@ -179,7 +179,7 @@ def changed_files(store: Path, paths: list[str]) -> int:
 
 
 def _count(jobs: list[Job], workers: int | None) -> int:
-    return max(1, min(workers or os.cpu_count() or 1, len(jobs)))
+    return max(1, min(workers or processors.usable(), len(jobs)))
 
 
 def _decoded(

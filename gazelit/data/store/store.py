@@ -15,6 +15,7 @@ A store is a folder that :func:`gazelit.data.store.prepare.prepare` writes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,18 +111,29 @@ class Store:
         """``regions``, ``phrases``, ``readings`` or ``recordings``; ``row`` names the case."""
         return pd.read_parquet(self.path / f"{name}.parquet")
 
+    def table_of(self, name: str, row: int) -> pd.DataFrame:
+        """A case's rows of a table; the table is read once, so that all cases together cost time in proportion."""
+        if name not in self._tables:
+            table = self.table(name)
+            self._tables[name] = table, table.groupby("row").indices
+        table, indices = self._tables[name]
+        return table.iloc[indices.get(row, [])]
+
+    @cached_property
+    def _tables(self) -> dict[str, tuple[pd.DataFrame, Mapping[Any, NDArray[np.int64]]]]:
+        return {}
+
     def images(self) -> NDArray[np.unsignedinteger]:
         """(N, H, W) memory map."""
         return np.load(self.path / "images.npy", mmap_mode="r")
 
     def masks(self, row: int) -> dict[str, NDArray[np.bool_]]:
         """A case's masks (H, W) by name."""
-        table = self.table("masks")
-        mine = np.flatnonzero(table["row"] == row)
-        if not len(mine):
+        names = self.table_of("masks", row)["name"]
+        if names.empty:
             return {}
         planes = np.load(self.path / "masks.npy", mmap_mode="r")
-        return {table["name"].iloc[plane]: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane in mine}
+        return {name: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane, name in names.items()}
 
     @cached_property
     def letterboxes(self) -> list[Letterbox]:

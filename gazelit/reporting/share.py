@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from gazelit.evaluation.compare import ArmSummary
 from gazelit.evaluation.crossed import FEWEST_SEEDS
-from gazelit.evaluation.explainable import READINGS
-from gazelit.evaluation.records import OracleRecord
+from gazelit.evaluation.explainable import READINGS, OracleRecord
 from gazelit.evaluation.scores import SHARE
 from gazelit.evaluation.statistics import Estimate
 from gazelit.evaluation.text import DASH, header, interval, is_number, number, plain, row, with_interval

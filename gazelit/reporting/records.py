@@ -10,28 +10,9 @@ import pandas as pd
 
 from gazelit.evaluation.asynchrony import JointTraining
 from gazelit.evaluation.compare import ArmSummary
-from gazelit.evaluation.figures import Panel
+from gazelit.evaluation.explainable import OracleRecord
 from gazelit.evaluation.given_gaze import GivenGaze
-from gazelit.evaluation.statistics import Estimate
-
-
-@dataclass(frozen=True)
-class OracleRecord:
-    """What a map can say at most of the test films' gaze.
-
-    Attributes:
-        words: How exact the oracle is, a sentence.
-        films: Number of test films with gaze.
-        gain: Mean information gain of the oracle's maps over the centre bias (bits a fixation), over patients.
-        target_gain: The same of the expected target maps, blurred and weighted as the targets of training.
-        target_share: Their share of the explainable information.
-    """
-
-    words: str
-    films: int
-    gain: Estimate
-    target_gain: Estimate
-    target_share: Estimate
+from gazelit.reporting.figures import Panel
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,13 @@ import pandas as pd
 from gazelit.evaluation import given_gaze
 from gazelit.evaluation.asynchrony import asynchrony_section, grouped, long_rows, records_of
 from gazelit.evaluation.compare import ArmSummary, Result, comparison_lines, pooled, value_lines
-from gazelit.evaluation.figures import (
+from gazelit.evaluation.paired import paired_lines, resampled_lines
+from gazelit.evaluation.scores import SHARE, scores_of
+from gazelit.evaluation.statistics import Estimate, bootstrap_weights
+from gazelit.evaluation.subgroups import Subgroup
+from gazelit.evaluation.text import code, is_number
+from gazelit.files import atomic_path, write_json
+from gazelit.reporting.figures import (
     asynchrony_figure,
     curve_figure,
     learning_curve_figure,
@@ -23,11 +29,9 @@ from gazelit.evaluation.figures import (
     roc_figure,
     save,
 )
-from gazelit.evaluation.page import to_page
-from gazelit.evaluation.paired import paired_lines, resampled_lines
-from gazelit.evaluation.records import ExternalRecord, RunRecord
-from gazelit.evaluation.scores import SHARE, scores_of
-from gazelit.evaluation.sections import (
+from gazelit.reporting.page import to_page
+from gazelit.reporting.records import ExternalRecord, RunRecord
+from gazelit.reporting.sections import (
     banner_lines,
     closing_lines,
     confusion_lines,
@@ -41,11 +45,7 @@ from gazelit.evaluation.sections import (
     split_words,
     subgroup_section,
 )
-from gazelit.evaluation.share import Explained, explained_by, share_section
-from gazelit.evaluation.statistics import Estimate, bootstrap_weights
-from gazelit.evaluation.subgroups import Subgroup
-from gazelit.evaluation.text import code, is_number
-from gazelit.files import atomic_path, write_json
+from gazelit.reporting.share import Explained, explained_by, share_section
 from gazelit.spreadsheet import without_formulas
 
 #: How many arms a figure takes before its lines cannot be told apart.

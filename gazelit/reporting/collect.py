@@ -25,16 +25,16 @@ from gazelit.errors import InputError
 from gazelit.evaluation.asynchrony import trainings
 from gazelit.evaluation.compare import Result, check_predictions, compare, pooled
 from gazelit.evaluation.explainable import Oracles, law_of, oracle_record, oracle_yardsticks
-from gazelit.evaluation.figures import Panel
 from gazelit.evaluation.findings import finding_sizes, localisation
 from gazelit.evaluation.given_gaze import given_gaze
-from gazelit.evaluation.records import ExternalRecord, RunRecord
-from gazelit.evaluation.report import write_comparison, write_report
 from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
 from gazelit.metrics.diagnosis import WITH_GAZE
+from gazelit.reporting.figures import Panel
+from gazelit.reporting.records import ExternalRecord, RunRecord
+from gazelit.reporting.report import write_comparison, write_report
 from gazelit.runs.pipeline import RUN_FILE
 from gazelit.runs.steps import LOG_FILE
 

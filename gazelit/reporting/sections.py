@@ -9,13 +9,13 @@ import numpy as np
 
 from gazelit.evaluation.compare import ArmSummary, comparison_lines
 from gazelit.evaluation.findings import REGION_METRICS, summed
-from gazelit.evaluation.records import ExternalRecord, RunRecord
 from gazelit.evaluation.scores import MAP_METRICS
-from gazelit.evaluation.share import explained_by, share_lines
 from gazelit.evaluation.statistics import Estimate
 from gazelit.evaluation.subgroups import Subgroup, subgroup_lines
 from gazelit.evaluation.text import DASH, code, header, interval, is_number, number, plain, row, with_interval
 from gazelit.evaluation.yardsticks import reader_sizes, share_of_the_way
+from gazelit.reporting.records import ExternalRecord, RunRecord
+from gazelit.reporting.share import explained_by, share_lines
 
 #: What can be cited on EGD-CXR, each with what it was measured on.
 PUBLISHED = (

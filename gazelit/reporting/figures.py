@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gazelit.deploy.overlay import COLOUR_MAP, heat_and_opacity, is_nearly_flat, over_uniform, scale_end
+from gazelit.evaluation.agreement import Localisation
 from gazelit.evaluation.asynchrony import JointTraining, label_of
 from gazelit.evaluation.statistics import Estimate
 from gazelit.files import atomic_path
@@ -41,23 +42,6 @@ class Panel:
     reader: NDArray[np.float32]
     prediction: NDArray[np.float32]
     points: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Localisation:
-    """One case of the figure of maps and regions.
-
-    Attributes:
-        title: Case number; no id.
-        image: (H, W) in [0, 1].
-        maps: By name, (H, W), not negative.
-        regions: By name, (H, W) bool.
-    """
-
-    title: str
-    image: NDArray[np.float32]
-    maps: Mapping[str, NDArray[np.float32]]
-    regions: Mapping[str, NDArray[np.bool_]]
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,0 +1,62 @@
+"""How many processors there are for this process, and how threads wait on them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+
+
+def usable(root: Path = _ROOT) -> int:
+    """Processors that this process may use: by its affinity, and by the quota of its control groups.
+
+    In a container with a quota of two, ``os.cpu_count()`` tells of all the machine's processors; as many threads or
+    workers would wait for each other.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are mounted.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Quotas in processors, of the process's control group and those above it (versions 1 and 2 of the kernel's)."""
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        is_second = number == "0" and not controllers
+        if not is_second and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("" if is_second else controllers)
+        group = Path(path.lstrip("/"))
+        # Inside a container the path may be the host's, which is not mounted there: its own group is the mount then.
+        for folder in {mount, *(mount / parent for parent in (group, *group.parents))}:
+            if is_second:
+                quota, _, period = (_read(folder / "cpu.max") or "").strip().partition(" ")
+            else:
+                quota, period = ((_read(folder / f"cpu.cfs_{part}_us") or "").strip() for part in ("quota", "period"))
+            if quota.isdigit() and period.isdigit() and int(period) > 0:
+                yield int(quota) / int(period)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def settle_threads() -> None:
+    """Has the threads of numerical libraries sleep while they wait, and no more of them than there are processors.
+
+    OpenMP's threads spin at barriers by default: trainings side by side on the same processors slow each other several
+    times (docs/performance.md). What the user set stays. Must be called before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    count = usable()
+    if count < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(count))

@@ -1,0 +1,1 @@
+"""Reports: tables, sections, figures and pages of what `gazelit.evaluation` measures."""
