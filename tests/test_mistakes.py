@@ -78,9 +78,9 @@ def test_a_configuration_beside_the_one_named_is_suggested(run_gazelit, tmp_path
         ("--data.store=nowhere", "no prepared store at nowhere; make one with `gazelit prepare`"),
         ("--data.batch_size=0", "batch_size: must be at least 1, not 0"),
         ("--data.num_workers=-1", "num_workers: must be at least 0, not -1"),
-        ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such file (--ckpt_path)"),
-        ("--start_from=.", ".: is a folder; give the file (--start_from)"),
-        ("--model.network.encoder.weights=weights.pt", "weights.pt: no such file (--model.network.encoder.weights)"),
+        ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such file"),
+        ("--start_from=.", ".: a folder; give a checkpoint file"),
+        ("--model.network.encoder.weights=weights.pt", "weights.pt: no such file"),
     ],
 )
 def test_finding_e_what_is_cheap_is_checked_before_weights_are_fetched(option, message, run_gazelit, store):

@@ -8,6 +8,7 @@ from typing import Any
 
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
+from gazelit.models.weights import check_is_file
 
 #: Numbers of the data module, with the smallest that each may be.
 _AT_LEAST = {"batch_size": 1, "num_workers": 0}
@@ -34,14 +35,7 @@ def check_before_work(chosen: Mapping[str, Any], trains: bool) -> None:
         # A checkpoint that is gone on with fills every component, so that no weights are read.
         is_file = name in _FILES or (name == "weights" and chosen.get("ckpt_path") is None and _is_path(value))
         if is_file and (trains or option.startswith("data.")) and isinstance(value, (str, Path)):
-            _check_file(Path(value), option)
-
-
-def _check_file(path: Path, option: str) -> None:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the file (--{option})")
-    if not path.exists():
-        raise InputError(f"{path}: no such file (--{option})")
+            check_is_file(Path(value))
 
 
 def _is_path(value: Any) -> bool:

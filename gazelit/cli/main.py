@@ -97,6 +97,12 @@ COMMANDS = {
         positional="words",
         about="list (which it is unless given), show or copy, and names or parts of them",
     ),
+    "completion": Command(
+        "gazelit.cli.completion:completion",
+        "print what bash or zsh needs to complete commands and options",
+        positional="shell",
+        about="bash or zsh",
+    ),
     "report": Command("gazelit.reporting.collect:report", "write the report of a finished run", positional="run"),
     "agreement": Command(
         "gazelit.reporting.agreement:agreement",

@@ -31,13 +31,13 @@ def configs(words: tuple[str, ...] = ("list",), out: Path | None = None) -> None
     action, *names = words
     if action not in _ACTIONS:
         action, names = ("show" if _is_shipped(action) else "list"), list(words)
+    if out is not None and (action != "copy" or len(names) > 1):
+        raise InputError("--out: goes with `gazelit configs copy NAME`, of one name")
     if action == "list":
         _list(names)
         return
     if not names:
         raise InputError(f"configs {action}: names none; write one such as stage1.yaml (`gazelit configs` lists them)")
-    if out is not None and (action != "copy" or len(names) > 1):
-        raise InputError("--out: goes with `gazelit configs copy NAME`, of one name")
     for name in names:
         source = _source(name)
         if action == "show":

@@ -218,7 +218,8 @@ class GazeCLI(LightningCLI):
         """Says which W&B run it is: one with a name, or the one that is resumed unless another is asked for."""
         stage = _stage_class(chosen.model.class_path).name
         given = {**logger.init_args.as_dict(), **(logger.get("dict_kwargs") or {})}
-        logger.init_args.update(wandb_run.identity(stage, chosen.name, chosen.seed_everything, given))
+        for key, value in wandb_run.identity(stage, chosen.name, chosen.seed_everything, given).items():
+            logger.init_args[key] = value
         record = Path(str(self._ckpt_path)).parent.parent / WANDB_FILE
         if self._ckpt_path is None or not record.is_file():
             return

@@ -21,6 +21,20 @@ from gazelit.errors import InputError
 _SHOWN = 6
 
 
+def check_is_file(path: Path) -> None:
+    """Checks that there is a file to be read.
+
+    Raises:
+        InputError: There is none, or a folder; the message names a run's checkpoint.
+    """
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        hint = f"give the checkpoint in it: {best}" if best.is_file() else "give a checkpoint file"
+        raise InputError(f"{path}: a folder; {hint}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+
+
 def read_tensors(path: str | os.PathLike[str]) -> Any:
     """What a file of tensors holds (``.safetensors``, or anything ``torch.save`` wrote), on the CPU.
 
@@ -28,12 +42,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         InputError: The file is missing, damaged, or holds more than tensors and primitive values.
     """
     path = Path(path)
-    if path.is_dir():
-        best = path / "checkpoints" / "best.ckpt"
-        hint = f"give the checkpoint in it: {best}" if best.is_file() else "give a checkpoint file"
-        raise InputError(f"{path}: a folder; {hint}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_is_file(path)
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
