@@ -15,6 +15,7 @@ from gazelit.checkpoints import stamps
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
+from gazelit.models.network import Network
 from gazelit.stages import Stage
 
 logger = logging.getLogger("gazelit")
@@ -64,3 +65,10 @@ class GazeTrainer(L.Trainer):
         )
         text = ", ".join(f"{value:.3f}" for value in (temperature[:1] if datamodule.exclusive else temperature))
         say(f"temperature {text}: {before:.4f} to {after:.4f} nats on {len(label)} validation cases; wrote {out}")
+
+
+def described_network(network: Network) -> str:
+    """The network's components with their numbers of parameters."""
+    counts = {name: sum(part.numel() for part in network.get_submodule(name).parameters()) for name in network.specs}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{type(network).__name__} of {sum(counts.values()):,} parameters: {parts}"

@@ -24,12 +24,11 @@ from gazelit.cli.console import quiet_console
 from gazelit.cli.mistakes import ExplainingParser
 from gazelit.cli.options import option_values
 from gazelit.cli.result_table import patients_of, show_metrics
-from gazelit.cli.trainer import GazeTrainer, say
+from gazelit.cli.trainer import GazeTrainer, described_network, say
 from gazelit.configs import config_files
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import read_json
-from gazelit.models.network import Network
 from gazelit.models.weights import check_fit
 from gazelit.stages import Stage, wandb_run
 from gazelit.stages.callbacks import (
@@ -248,7 +247,7 @@ class GazeCLI(LightningCLI):
         start_from = self._get(self.config, "start_from")
         name = self._get(self.config, "name")
         say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
-        say(_described(model.network))
+        say(described_network(model.network))
         if start_from is not None:
             note = self._check_split(start_from, stamps.read_checkpoint(start_from)[stamps.STAMP_KEY])
             say(str(model.take_over(start_from, note)))
@@ -392,10 +391,3 @@ def _stage_class(path: str) -> type[Stage]:
     """The stage class of a configuration, which jsonargparse has imported."""
     module, _, name = path.rpartition(".")
     return cast(type[Stage], getattr(sys.modules[module], name))
-
-
-def _described(network: Network) -> str:
-    """The network's components with their numbers of parameters."""
-    counts = {name: sum(part.numel() for part in network.get_submodule(name).parameters()) for name in network.specs}
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"{type(network).__name__} of {sum(counts.values()):,} parameters: {parts}"
