@@ -12,6 +12,8 @@ import yaml
 from gazelit.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parent
+#: What a training saves its configuration as.
+CONFIG_FILE = "config.yaml"
 #: Nodes that a configuration may have once its aliases are written out; the shipped ones have under 200.
 MAX_NODES = 100_000
 #: Levels of nesting, which readers of YAML follow by recursion.

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gazelit.cli.options import option_values
-from gazelit.configs import config_files
+from gazelit.configs import CONFIG_FILE, config_files
 from gazelit.errors import InputError
-from gazelit.stages.callbacks import CONFIG_FILE
 
 #: Folder of named runs.
 RUNS = Path("runs")

@@ -19,13 +19,13 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from gazelit.configs import CONFIG_FILE
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.models.network import Network
 from gazelit.stages import wandb_run
 from gazelit.stages.privacy import without_paths
 
-CONFIG_FILE = "config.yaml"
 WANDB_FILE = "wandb.json"
 EPOCHS_FILE = "epochs.csv"
 METRICS_FILE = "metrics.json"
