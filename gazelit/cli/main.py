@@ -165,12 +165,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.write(short_help(name))
             elif name in TRAINER_COMMANDS:
                 from gazelit.cli.run_name import with_named_config
-                from gazelit.cli.training import GazeCLI
                 from gazelit.parsing import guard_parser
 
                 rest = ["--help" if argument == "--help.all" else argument for argument in rest]
                 rest = resolve_config_arguments(rest if name == "fit" else with_named_config(rest))
                 guard_parser(rest, saved=name != "fit")
+                # torch takes seconds to import: what is wrong with names and files was said before.
+                from gazelit.cli.training import GazeCLI
+
                 GazeCLI(args=[name, *rest])
             elif name in COMMANDS:
                 _run_command(name, rest)

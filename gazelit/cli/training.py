@@ -23,16 +23,14 @@ from gazelit.cli.checks import check_before_work
 from gazelit.cli.console import quiet_console
 from gazelit.cli.mistakes import ExplainingParser
 from gazelit.cli.options import option_values
-from gazelit.cli.result_table import patients_of, show_metrics
 from gazelit.cli.trainer import GazeTrainer, described_network, say
-from gazelit.configs import config_files
+from gazelit.configs import CONFIG_FILE, config_files
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import read_json
 from gazelit.models.weights import check_fit
 from gazelit.stages import Stage, wandb_run
 from gazelit.stages.callbacks import (
-    CONFIG_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
     WANDB_FILE,
@@ -299,12 +297,17 @@ class GazeCLI(LightningCLI):
 
     def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluates a checkpoint of the configured stage."""
+        # Its statistics take a second to import, which training and prediction need not wait for.
+        from gazelit.cli.result_table import show_metrics
+
         self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **{**options, "verbose": False})
         if self.trainer.is_global_zero:
             show_metrics(self._metrics(), None, None, self._class_names)
 
     def test(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Tests a checkpoint of the configured stage."""
+        from gazelit.cli.result_table import patients_of, show_metrics
+
         self.trainer.test(model, ckpt_path=self._loaded(model, ckpt_path), **{**options, "verbose": False})
         folder = run_folder(self.trainer)
         if not self.trainer.is_global_zero:
