@@ -56,6 +56,7 @@ def test_a_mistake_is_one_line_with_what_was_meant(name, run_gazelit, store):
         ("trainer: {max_epoch: 1}", "mine.yaml: trainer.max_epoch: there is no such option; did you mean"),
         ("trainer: {max_epochs: ten}", "mine.yaml: trainer.max_epochs: 'ten' is not a whole number"),
         ("model: {init_args: {optimizer: {init_args: {lrr: 1}}}}", "mine.yaml: model.optimizer.lrr: there is"),
+        ("data: {gaze: {sigam: 1}}", "mine.yaml: data.gaze.sigam: there is no such option; did you mean data.gaze.sigma?"),
         ("model: {init_args: {max_skiped: 1}}", "did you mean model.max_skipped?"),
     ],
 )  # fmt: skip
@@ -76,8 +77,8 @@ def test_a_configuration_beside_the_one_named_is_suggested(run_gazelit, tmp_path
     ("option", "message"),
     [
         ("--data.store=nowhere", "no prepared store at nowhere; make one with `gazelit prepare`"),
-        ("--data.batch_size=0", "batch_size: must be at least 1, not 0"),
-        ("--data.num_workers=-1", "num_workers: must be at least 0, not -1"),
+        ("--data.loader.batch_size=0", "loader.batch_size: must be at least 1, not 0"),
+        ("--data.loader.num_workers=-1", "loader.num_workers: must be at least 0, not -1"),
         ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such file"),
         ("--start_from=.", ".: a folder; give a checkpoint file"),
         ("--model.network.encoder.weights=weights.pt", "weights.pt: no such file"),

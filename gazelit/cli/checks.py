@@ -7,30 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from gazelit.data.store.store import Store
-from gazelit.errors import InputError
 from gazelit.models.weights import check_is_file
 
-#: Numbers of the data module, with the smallest that each may be.
-_AT_LEAST = {"batch_size": 1, "num_workers": 0}
 #: Options that name a file: of the data module always, others where training needs them.
-_FILES = ("ckpt_path", "start_from", "split_file", "file", "checkpoint")
+_FILES = ("ckpt_path", "start_from", "file", "checkpoint")
 
 
 def check_before_work(chosen: Mapping[str, Any], trains: bool) -> None:
-    """Checks numbers and paths of a parsed configuration.
+    """Checks the paths of a parsed configuration.
 
     Args:
         chosen: Options of the command, as nested mappings.
         trains: Whether the command is ``fit``; others read one checkpoint, not what it was trained with.
 
     Raises:
-        InputError: A number is too small, or a file or store is missing.
+        InputError: A file or store is missing.
     """
     for option, value in _leaves(chosen):
         name = option.rpartition(".")[2]
-        if option.startswith("data.") and name in _AT_LEAST and isinstance(value, int) and value < _AT_LEAST[name]:
-            raise InputError(f"--{option}: must be at least {_AT_LEAST[name]}, not {value}")
-        if option in ("data.store", "data.trained_on") and value is not None:
+        if option in ("data.store", "data.split.trained_on") and value is not None:
             Store.open(value, check=False)
         # A checkpoint that is gone on with fills every component, so that no weights are read.
         is_file = name in _FILES or (name == "weights" and chosen.get("ckpt_path") is None and _is_path(value))

@@ -19,12 +19,13 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
-from gazelit.configs import config_files
+from gazelit.configs import config_chain, config_files
 from gazelit.errors import InputError
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
+_GROUP = re.compile(r"Group '([^']+)' does not accept option '([^']+)'")
 _UNRECOGNISED = re.compile(r"unrecognized arguments: (\S+)")
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
@@ -124,7 +125,9 @@ class _Report:
     def _read(self, line: str) -> None:
         if found := _CLASS.search(line):
             self.owner = found[1]
-        if found := _UNKNOWN.search(line) or _UNRECOGNISED.search(line):
+        if found := _GROUP.search(line):
+            self.unknown = self.unknown or f"{found[1]}.{found[2]}"
+        elif found := _UNKNOWN.search(line) or _UNRECOGNISED.search(line):
             self.unknown = self.unknown or next(part for part in found.groups() if part)
             named = re.search(r"class_path='([^']+)'", line)
             self.owner = named[1] if named else self.owner
@@ -263,7 +266,8 @@ def _where(path: Sequence[str], arguments: Sequence[str]) -> str:
     if option in given or option.replace("_", "-") in given:
         return option
     above = ["--" + ".".join(path[:length]) for length in range(len(path) - 1, 0, -1)]
-    for file in reversed(config_files(arguments)):
+    files = [part for file in config_files(arguments) for part in config_chain(file)]
+    for file in reversed(files):
         if _holds(file, path):
             return f"{file}: {'.'.join(path)}"
     containing = next((one for one in above if one in given), None)

@@ -29,6 +29,7 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import read_json
 from gazelit.models.weights import check_fit
+from gazelit.parsing import with_bases
 from gazelit.stages import Stage, wandb_run
 from gazelit.stages.callbacks import (
     METRICS_FILE,
@@ -146,7 +147,7 @@ class GazeCLI(LightningCLI):
         """Parses, and hides the checkpoint from LightningCLI until it can no longer change the configuration."""
         for each in (parser, *self._subcommand_parsers.values()):
             cast(_Parser, each).arguments = self._arguments
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(with_bases(args))
         chosen = self.config[self.config.subcommand]
         ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
         if self.config.subcommand == "fit":

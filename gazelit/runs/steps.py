@@ -22,7 +22,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gazelit.configs import read_yaml
+from gazelit.configs import read_config
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
@@ -187,7 +187,7 @@ def _max_epochs(arguments: Sequence[str]) -> int | None:
     if arguments[0] != "fit":
         return None
     configs = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    trainers = [read_yaml(Path(config)).get("trainer") or {} for config in configs]
+    trainers = [read_config(Path(config)).get("trainer") or {} for config in configs]
     return next((one["max_epochs"] for one in reversed(trainers) if "max_epochs" in one), None)
 
 

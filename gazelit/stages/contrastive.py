@@ -75,7 +75,9 @@ class ContrastivePretraining(Stage):
             compared = torch.cat([compared, gather_rows(other) if self.training else other])
             together = _twice(together)
         elif getattr(self.loss, "pairing", None) is type(self.pairing):
-            raise InputError(f"{type(self.loss).__name__} compares two views of an image; set --data.views=2")
+            raise InputError(
+                f"{type(self.loss).__name__} compares two views of an image; set --data.augmentation.views=2"
+            )
         if self.training:
             self._without_pairs = self._without_pairs.to(embedding.device) + (_anchors(together) == 0)
         return self.loss(compared, together), outputs, {}
@@ -90,7 +92,7 @@ class ContrastivePretraining(Stage):
         if count and self.global_rank == 0:
             logger.warning(
                 "epoch %d: %d of %d batches had no image with both a positive and a negative, and taught nothing; "
-                "larger batches or --data.sampling=balanced mend that",
+                "larger batches or --data.loader.sampling=balanced mend that",
                 self.current_epoch,
                 count,
                 batches,

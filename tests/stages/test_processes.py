@@ -32,7 +32,7 @@ class Training:
     def __init__(self, folder, store, *options):
         command = [
             sys.executable, "-m", "gazelit", "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store),
-            "--trainer.max_epochs=4000", "--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp",
+            "--trainer.max_epochs=4000", "--data.loader.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp",
             "--checkpoint.dirpath=run/checkpoints", *options,
         ]  # fmt: skip
         self.folder = folder
@@ -64,7 +64,7 @@ class Training:
 def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_both(store, split_file, tmp_path):
     # One process has no film to give gaze to either.
     gaze = ["--model.network.classifier_pooling=gaze", "--model.gaze_at_test=true"]
-    training = Training(tmp_path, store, f"--data.split_file={split_file}", "--data.allow_empty=true", *gaze)
+    training = Training(tmp_path, store, f"--data.split.file={split_file}", "--data.split.allow_empty=true", *gaze)
     for process in (training.process.pid, training.child):
         os.kill(process, signal.SIGTERM)
     code = training.end(within=60)
