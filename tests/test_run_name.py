@@ -9,7 +9,7 @@ import yaml
 from wandb.proto import wandb_internal_pb2
 
 from gazelit.stages.wandb_run import identity, tags
-from tests.test_sweeps import records
+from tests.test_sweeps import logged, records
 from tests.tiny import tiny
 
 
@@ -95,6 +95,17 @@ def test_wandb_runs_have_names_and_their_summary_is_of_the_best_checkpoint(fit, 
     source = yaml.safe_load((tmp_path / "runs" / "study" / "first" / "config.yaml").read_text())
     assert source["name"] == "study/first"
     assert set(run.tags) == {"egd-cxr", "synthetic", "densenet-small"}
+
+
+def test_paths_are_logged_where_they_are_asked_for(fit, tmp_path, store, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fit("--config=loggers/wandb.yaml", "--log_paths=true")
+    wandb.finish()
+    # Without it nothing of them is there: tests/stages/test_privacy.py.
+    assert str(store).encode() in logged(tmp_path / "runs" / "wandb")
 
 
 def test_wandb_names_that_are_set_elsewhere_stay(monkeypatch):

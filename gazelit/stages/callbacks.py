@@ -95,7 +95,7 @@ class RunRecord(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Summarises the epochs so far, of which the best is known only now: checkpoints are made last."""
         folder = run_folder(trainer)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             wandb_run.summarise_best(trainer, _read_rows(folder / EPOCHS_FILE))
 
     on_train_end = on_train_epoch_start

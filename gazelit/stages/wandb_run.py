@@ -55,9 +55,9 @@ def summarise_best(trainer: L.Trainer, rows: Sequence[Mapping[str, Any]]) -> Non
         rows: What was logged, by epoch, with the column ``epoch``.
     """
     checkpoint = trainer.checkpoint_callback
-    runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    if not runs or not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
         return
+    runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     score, monitor = float(checkpoint.best_model_score), str(checkpoint.monitor)
     best = [row for row in rows if row.get(monitor) and float(row[monitor]) == score]
     if best:
