@@ -76,6 +76,17 @@ def test_a_run_that_stopped_says_so_and_why(run, capsys):
     assert "nothing runs: give the same `gazelit run` command again to go on" in capsys.readouterr().out
 
 
+def test_a_run_from_before_plans_shows_what_was_begun(run):
+    (run / "plan.json").unlink()
+    for number, step in enumerate(STEPS[:3]):
+        write_json(run / step / "started.json", {**KEY, "command": "gazelit fit --x"})
+        os.utime(run / step / "started.json", (number, number))
+    write_json(run / STEPS[3] / "started.json", {**KEY, "command": "gazelit fit --x"})
+    assert [(step.step, step.state) for step in run_status(run)] == [
+        *((step, "done") for step in STEPS[:3]), (STEPS[3], "interrupted")
+    ]  # fmt: skip
+
+
 def test_a_training_alone_says_its_epochs_and_its_best_one(tmp_path):
     (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 5}\ncheckpoint: {monitor: val/selection, mode: min}\n")
     epochs(tmp_path, 3)

@@ -63,6 +63,10 @@ def test_the_agents_command_trains(path, store, tmp_path):
     metric = sweep["metric"]["name"]
     epochs = next((tmp_path / "runs" / "wandb").rglob("epochs.csv")).read_text()
     assert metric in epochs.splitlines()[0]
+    # Of the same meaning in all runs, whatever objective is drawn.
+    assert metric.startswith("val/")
+    assert "loss" not in metric
+    assert metric != "val/selection"
     assert next((tmp_path / "runs" / "wandb").rglob("*.wandb")).stat().st_size > 1000
 
 

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gazelit.configs import read_yaml
+from gazelit.configs import CONFIG_FILE, read_yaml
 from gazelit.errors import InputError
 from gazelit.files import read_json
 from gazelit.runs.steps import DONE_FILE, LOCK_FILE, LOG_FILE, PLAN_FILE, STARTED_FILE, failure, read_epochs
@@ -70,16 +70,28 @@ def run_status(folder: Path) -> list[StepStatus]:
     Raises:
         InputError: The folder holds neither.
     """
-    if (folder / PLAN_FILE).is_file():
-        return _pipeline_status(folder)
-    if (folder / "config.yaml").is_file():
+    if (folder / CONFIG_FILE).is_file():
         return [_training_status(folder)]
+    planned = _planned(folder)
+    if planned:
+        return _pipeline_status(folder, planned)
     reason = "holds no run" if folder.is_dir() else "there is no such folder"
     raise InputError(f"{folder}: {reason}; give what `gazelit run --out` or `gazelit fit --name` made")
 
 
-def _pipeline_status(folder: Path) -> list[StepStatus]:
-    planned = read_json(folder / PLAN_FILE)["steps"]
+def _planned(folder: Path) -> list[dict[str, str]]:
+    """Folder and command of each step; of a run that was made before plans were, of those that were begun."""
+    if (folder / PLAN_FILE).is_file():
+        steps: list[dict[str, str]] = read_json(folder / PLAN_FILE)["steps"]
+        return steps
+    begun = sorted(folder.rglob(STARTED_FILE), key=lambda path: path.stat().st_mtime)
+    return [
+        {"folder": str(path.parent.relative_to(folder)), "command": str(read_json(path)["command"]).split()[1]}
+        for path in begun
+    ]
+
+
+def _pipeline_status(folder: Path, planned: list[dict[str, str]]) -> list[StepStatus]:
     done = {one["folder"]: read_json(folder / one["folder"] / DONE_FILE) for one in planned if _is_done(folder, one)}
     costs: dict[str, list[float]] = defaultdict(list)
     for name, record in done.items():
@@ -123,7 +135,7 @@ def _started(name: str, place: Path, rows: int | None, usual: float | None, is_h
 
 
 def _training_status(folder: Path) -> StepStatus:
-    config = read_yaml(folder / "config.yaml")
+    config = read_yaml(folder / CONFIG_FILE)
     rows = read_epochs(folder)
     total = (config.get("trainer") or {}).get("max_epochs")
     monitor = (config.get("checkpoint") or {}).get("monitor") or ""
@@ -132,7 +144,7 @@ def _training_status(folder: Path) -> StepStatus:
     best = min(scored, key=lambda row: sign * float(row[monitor]), default=None)
     note = "" if best is None else f"best: epoch {best['epoch']}, {monitor} {float(best[monitor]):.4g}"
     is_done = isinstance(total, int) and 0 < total <= len(rows)
-    seconds = (folder / "epochs.csv").stat().st_mtime - (folder / "config.yaml").stat().st_mtime if rows else None
+    seconds = (folder / "epochs.csv").stat().st_mtime - (folder / CONFIG_FILE).stat().st_mtime if rows else None
     return StepStatus(folder.name, "done" if is_done else "unfinished", len(rows), total, seconds, note=note)
 
 
@@ -149,7 +161,7 @@ def _print(folder: Path, steps: list[StepStatus]) -> None:
         left = "" if step.state == "done" else _duration(step.left_seconds)
         table.add_row(step.step, state, epochs, _duration(step.seconds), _duration(step.cpu_seconds), left)
     console.print(table)
-    if (folder / PLAN_FILE).is_file():
+    if not (folder / CONFIG_FILE).is_file():
         console.print(_summary(steps), soft_wrap=True)
 
 
