@@ -65,13 +65,9 @@ def test_a_run_that_is_not_there_cannot_be_tested(run_gazelit):
     assert "--name nothing: there is no run runs/nothing here" in run_gazelit("test", "--name=nothing", code=2)
 
 
-def test_wandb_runs_have_names_and_their_summary_is_of_the_best_checkpoint(fit, tmp_path, monkeypatch):
+def test_wandb_runs_have_names_and_their_summary_is_of_the_best_checkpoint(fit, tmp_path, wandb_offline):
     import wandb
 
-    for name in ("WANDB_RUN_GROUP", "WANDB_NAME", "WANDB_SWEEP_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     # The first epoch is the best one, whatever is learned.
     fit("--config=loggers/wandb.yaml", "--name=study/first", "--trainer.max_epochs=3", "--checkpoint.monitor=epoch",
         "--checkpoint.mode=min", "--model.optimizer.lr=0.01")  # fmt: skip
@@ -97,11 +93,9 @@ def test_wandb_runs_have_names_and_their_summary_is_of_the_best_checkpoint(fit, 
     assert set(run.tags) == {"egd-cxr", "synthetic", "densenet-small"}
 
 
-def test_paths_are_logged_where_they_are_asked_for(fit, tmp_path, store, monkeypatch):
+def test_paths_are_logged_where_they_are_asked_for(fit, tmp_path, store, wandb_offline):
     import wandb
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     fit("--config=loggers/wandb.yaml", "--log_paths=true")
     wandb.finish()
     # Without it nothing of them is there: tests/stages/test_privacy.py.

@@ -15,12 +15,7 @@ from tests.tiny import tiny
 SWEEPS = sorted((config_root() / "sweeps").glob("*.yaml"))
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("wandb_offline")
 
 
 def draw(parameter):
