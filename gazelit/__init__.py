@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
     from gazelit.data.store.prepare import prepare
     from gazelit.deploy.inference import LoadedModel, Reading
-    from gazelit.deploy.inference import load_model as load
+    from gazelit.deploy.loading import load
     from gazelit.errors import InputError
     from gazelit.models.registry import EncoderSpec, register_encoder
     from gazelit.stages.base import Stage
@@ -50,7 +50,7 @@ _DEFINED_IN = {
     "Reading": "gazelit.deploy.inference:Reading",
     "SplitOptions": "gazelit.data.options:SplitOptions",
     "Stage": "gazelit.stages.base:Stage",
-    "load": "gazelit.deploy.inference:load_model",
+    "load": "gazelit.deploy.loading:load",
     "prepare": "gazelit.data.store.prepare:prepare",
     "register_encoder": "gazelit.models.registry:register_encoder",
 }

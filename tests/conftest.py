@@ -2,6 +2,7 @@
 
 import logging
 import os
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,30 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("repeatable")
+
+
+_GUARD = Path(__file__).parent / "network_guard"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def connections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where attempts to reach another machine are noted, of this process and of those it starts; they fail."""
+    log = tmp_path_factory.mktemp("connections") / "attempts.txt"
+    log.touch()
+    os.environ["GAZELIT_TEST_CONNECTIONS"] = str(log)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_GUARD), os.environ.get("PYTHONPATH"))))
+    # An audit hook stays for the life of a process.
+    runpy.run_path(str(_GUARD / "sitecustomize.py"))
+    return log
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_reached_unasked(connections: Path) -> Iterator[None]:
+    """Fails a test after which another machine would have been asked for something."""
+    yield
+    attempts = connections.read_text()
+    connections.write_text("")
+    assert not attempts, f"tried to reach other machines:\n{attempts}"
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 """The orchestrator: order, skipping, resuming after SIGKILL, and refusing to mix settings."""
 
+import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import gazelit
 from gazelit.data.sources import EGDCXR
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
@@ -420,3 +424,57 @@ def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, s
 def test_arms_seeds_and_folds_that_cannot_be(options, message, store, tmp_path):
     with pytest.raises(InputError, match=message):
         run([StageStep("one", "stage1.yaml")], store, tmp_path / "run", **options)
+
+
+def test_the_page_on_export_runs_and_its_figures_are_those_of_the_report(interrupted, run_gazelit, tmp_path):
+    # Not imported here: its own import reports to its makers.
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed (gazelit[export] has it)")
+    import onnx
+    from PIL import Image
+
+    run_folder = interrupted[1]
+    (tmp_path / "best.ckpt").symlink_to(run_folder / "joint" / "checkpoints" / "best.ckpt")
+    (tmp_path / "RUN").symlink_to(run_folder)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 71)).astype(np.uint8)).save(tmp_path / "film.png")
+    page = (Path(__file__).resolve().parents[1] / "docs" / "export.md").read_text()
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.S) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert [command[1] for command in commands] == [*["export"] * 3, "infer", "export", "package", "infer"]
+    for _, *arguments in commands:
+        if arguments[0] != "infer":
+            run_gazelit(*arguments)
+    film = np.random.default_rng(1).random((90, 71), dtype=np.float32)
+    trained, other = (gazelit.load(tmp_path / name).predict(film) for name in ("best.ckpt", "best.xml"))
+    assert other.probabilities == pytest.approx(trained.probabilities, abs=1e-4)
+    np.testing.assert_allclose(other.saliency, trained.saliency, rtol=1e-2, atol=1e-7)
+    measured = json.loads((run_folder / "metrics.json").read_text())
+    cost = json.loads((tmp_path / "int8.onnx.json").read_text())["cost"]
+    assert "SYNTHETIC" in cost["on"]
+    assert cost["films"] == measured["n_test"]
+    names = {"macro AUC": "auroc_macro", "CC": "cc", "NSS": "nss"}
+    for row in cost["metrics"]:
+        assert row["float32"] == pytest.approx(measured[f"test/{names.pop(row['metric'])}"], abs=1e-5)
+        assert row["change"] == pytest.approx(row["int8"] - row["float32"])
+        assert abs(row["change"]) < 0.2
+    assert not names
+    weights = {str(value.dtype) for value in map(onnx.numpy_helper.to_array, onnx.load("int8.onnx").graph.initializer)}
+    assert "int8" in weights
+    assert (tmp_path / "int8.onnx").stat().st_size < (tmp_path / "best.onnx").stat().st_size
+    packed = json.loads((tmp_path / "chest" / "metrics.json").read_text())
+    for key in ("auroc_macro", "cc", "nss", "ece_corrected"):
+        cells = packed["model"]["metrics"][key]
+        assert cells["value"] == pytest.approx(measured[f"test/{key}"], abs=1e-6)
+        assert (cells["low"], cells["high"]) == (measured[f"test/{key}_low"], measured[f"test/{key}_high"])
+    card = (tmp_path / "chest" / "README.md").read_text()
+    assert card.split("---\n")[2].lstrip().startswith("# Chest gaze")
+    for words in ("| CC |", "Checkpoints were selected on the validation split alone", "fitted to"):
+        assert words in card
+
+
+def test_a_package_of_a_model_that_the_run_did_not_test_says_which_it_did(interrupted, run_gazelit, tmp_path):
+    best = interrupted[1] / "joint" / "checkpoints" / "best.ckpt"
+    printed = run_gazelit("package", str(best), "--out", "chest", code=2)
+    assert "did not test" in printed
+    assert "joint_calibration/calibrated.ckpt; give one of these" in printed
+    assert not (tmp_path / "chest").exists()

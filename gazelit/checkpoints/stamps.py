@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 STAMP_KEY = "gazelit"
 #: Checkpoints that a stamp may name, ancestors and teachers.
 MAX_GENERATIONS = 64
-#: Of exported weights, and of the file beside them that describes them.
+#: Of exported weights, and of the file beside them that describes them; in a package that file has a name of its own.
 WEIGHTS_SUFFIX, STAMP_SUFFIX = ".safetensors", ".json"
+PACKAGED_STAMP = "lineage.json"
 #: What every stamp holds, and of what type.
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "stage": str,
@@ -103,24 +104,33 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     state = checkpoint.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: not a gazelit checkpoint (it holds no weights)")
-    _check_stamp(path, checkpoint[STAMP_KEY])
+    check_stamp(path, checkpoint[STAMP_KEY])
     return checkpoint
 
 
 def _read_exported(path: Path) -> dict[str, Any]:
     state = read_tensors(path)
-    about = read_json(path.with_suffix(STAMP_SUFFIX))
+    beside, packaged = path.with_suffix(STAMP_SUFFIX), path.with_name(PACKAGED_STAMP)
+    if packaged.is_file() and not beside.is_file():
+        beside = packaged
+    about = read_json(beside)
     if not isinstance(about, dict) or STAMP_KEY not in about:
-        raise InputError(f"{path.with_suffix(STAMP_SUFFIX)}: not what `gazelit export-weights` writes")
+        raise InputError(f"{beside}: not what `gazelit export-weights` writes")
     if about.get("sha256") != sha256_file(path):
-        raise InputError(
-            f"{path}: not the weights that {path.with_suffix(STAMP_SUFFIX).name} describes; export them anew"
-        )
+        raise InputError(f"{path}: not the weights that {beside.name} describes; export them anew")
     return {"state_dict": state, STAMP_KEY: about[STAMP_KEY]}
 
 
-def _check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
-    """Checks the form of a stamp, which may be a stranger's: whatever reads it relies on these types."""
+def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
+    """Checks the form of a stamp, which may be a stranger's: whatever reads it relies on these types.
+
+    Args:
+        path: Begins the message: the file.
+        stamp: What it holds as its stamp.
+
+    Raises:
+        InputError: It is none.
+    """
     pending, generations = [stamp], 0
     while pending:
         current = pending.pop()

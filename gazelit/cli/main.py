@@ -110,6 +110,11 @@ COMMANDS = {
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
     ),
+    "compare-scanpaths": Command(
+        "gazelit.reporting.scanpaths:compare",
+        "score predicted scanpaths, and yardsticks that see no film, against GazeSearch's",
+        positional="file",
+    ),
     "encoders": Command(
         "gazelit.models.catalogue:encoders",
         "list the encoders, with parameters, channels and whether weights are at hand",
@@ -121,6 +126,11 @@ COMMANDS = {
         "print the chain of stages a checkpoint comes from",
         positional="file",
     ),
+    "export-pysaliency": Command(
+        "gazelit.data.store.pysaliency:export_pysaliency",
+        "write a store's films and fixations as pysaliency reads them",
+        positional="store",
+    ),
     "import-reference": Command(
         "gazelit.checkpoints.importing:import_checkpoint",
         "turn a checkpoint of the paper's reference implementation into one of gazelit's",
@@ -130,6 +140,19 @@ COMMANDS = {
         "gazelit.checkpoints.exporting:export_weights",
         "write a checkpoint's weights as safetensors with their description as JSON",
         positional="ckpt",
+    ),
+    "export": Command(
+        "gazelit.release.export:export",
+        "write a trained network for ONNX Runtime, torch.export or OpenVINO, with how far it is from the checkpoint",
+        positional="ckpt",
+    ),
+    "package": Command(
+        "gazelit.release.package:package",
+        "pack a trained model with its model card, metrics and lineage into a folder to hand on",
+        positional="ckpt",
+    ),
+    "push": Command(
+        "gazelit.release.push:push", "upload a package to the Hugging Face Hub, closed by default", positional="folder"
     ),
     "infer": Command(
         "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"

@@ -14,7 +14,7 @@ GazeKind = Literal["fixation", "sample", "detected"]
 SigmaUnit = Literal["deg", "px", "image_px"]
 Readings = Literal["pooled", "equal", "drawn"]
 GazeControl = Literal["true", "shuffled", "centre", "none"]
-Method = Literal["patient", "official", "reference_image_level", "external"]
+Method = Literal["patient", "official", "official_shared", "reference_image_level", "external"]
 Sampling = Literal["shuffled", "balanced"]
 Split = Literal["train", "val", "test"]
 
@@ -60,7 +60,8 @@ class SplitOptions:
     """How cases are split.
 
     Attributes:
-        method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
+        method: ``patient``; ``official``, the dataset's own; ``official_shared``, the same where its parts share
+            patients, for comparison with published figures alone; ``reference_image_level``, that of the paper's
             reference implementation, which splits images and so puts patients with several films into several
             splits: for comparison with it alone; ``external``: every case is a test case, of a model that was trained
             on other data.

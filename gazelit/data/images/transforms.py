@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
-import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gazelit.data.images.geometry import on_image
+
+# Imported without it, albumentations asks pypi.org for its newest version, so that somebody knows who trains, and when.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+import albumentations as A
 
 #: Three points whose images show the linear part of a transformation.
 _FRAME = np.array([[0, 0], [100, 0], [0, 100]], np.float32)

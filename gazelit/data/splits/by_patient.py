@@ -45,11 +45,13 @@ def make_split(
     """
     if options.folds is not None and options.method != "patient":
         raise InputError(f"folds: goes with method patient, not {options.method}")
-    if options.method == "official":
+    if options.method in ("official", "official_shared"):
         if "official_split" not in images or images["official_split"].isna().all():
             raise InputError("split: this source has no official split; take method patient")
         split = images["official_split"].rename("split")
-        check_split(images, split)
+        check_split(images, split, GROUPS if options.method == "official" else ("image_id",))
+        if options.method == "official_shared":
+            _warn_of_overlap(images, split, "for comparison with published figures")
         return split
     if options.method == "external":
         return pd.Series("test", index=images.index, name="split", dtype=object)
@@ -158,13 +160,15 @@ def split_like_reference(images: pd.DataFrame, labels: pd.DataFrame, seed: int) 
         split[position] = ("test", "test", "val", *["train"] * 7)[number % 10]
     result = pd.Series(split, index=images.index, name="split")
     check_split(images, result, ("image_id",))
-    shared = int((result.groupby(identity(images["patient_id"])).nunique() > 1).sum())
-    logger.warning(
-        "reference_image_level split: %d patients are in more than one split; figures on it are too good and serve for "
-        "comparison with the reference implementation alone",
-        shared,
-    )
+    _warn_of_overlap(images, result, "for comparison with the reference implementation")
     return result
+
+
+def _warn_of_overlap(images: pd.DataFrame, split: pd.Series, purpose: str) -> None:
+    shared = int((split.groupby(identity(images["patient_id"])).nunique() > 1).sum())
+    logger.warning(
+        "split: %d patients are in more than one split; figures on it are too good and serve %s alone", shared, purpose
+    )
 
 
 def check_split(images: pd.DataFrame, split: pd.Series, groups: Sequence[str] = GROUPS) -> None:

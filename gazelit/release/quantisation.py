@@ -1,0 +1,177 @@
+"""Exported graphs in int8, and what that costs on the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gazelit.checkpoints import split_guard
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.dataset import collate
+from gazelit.data.gaze.heatmap import fixation_counts
+from gazelit.data.saved import saved_datamodule
+from gazelit.data.splits.identity import identity
+from gazelit.density import log_density
+from gazelit.deploy.engines import Exported, engine
+from gazelit.deploy.graph import IMAGE
+from gazelit.deploy.inference import LoadedModel
+from gazelit.errors import InputError
+from gazelit.evaluation.scores import case_statistics
+from gazelit.evaluation.statistics import bootstrap_weights, percentile
+from gazelit.metrics.calibration import probabilities
+from gazelit.metrics.saliency import saliency_values
+
+#: What int8 is judged by.
+METRICS = {"auroc_macro": "macro AUC", "cc": "CC", "nss": "NSS"}
+
+
+def training_data(model: LoadedModel, stage_config: Path | None) -> GazeDataModule:
+    """The data that a model was trained on, in its split.
+
+    Args:
+        model: The model.
+        stage_config: The ``config.yaml`` of its training; the one beside the checkpoint's folder unless given.
+
+    Raises:
+        InputError: There is none, or its split may hold test patients that the model has seen.
+    """
+    found = stage_config or Path(model.name).resolve().parent.parent / "config.yaml"
+    if not found.is_file():
+        raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
+    datamodule = saved_datamodule(found)
+    split_guard.check_split(model.name, model.stamp, datamodule.provenance)
+    if datamodule.size != model.size:
+        raise InputError(f"{found}: its images are {datamodule.size}, the model's {model.size}; name its own training")
+    return datamodule
+
+
+def quantise(plain: Path, datamodule: GazeDataModule, films: int) -> Path:
+    """Quantises weights and activations of an ONNX graph to 8 bits; the ranges are those over training films.
+
+    Args:
+        plain: The graph in float32.
+        datamodule: See :func:`training_data`.
+        films: How many films of the training split, drawn evenly from it.
+
+    Returns:
+        The quantised graph, beside the plain one.
+    """
+    quantization = engine("onnxruntime.quantization")
+    preparation = engine("onnxruntime.quantization.shape_inference")
+    prepared, out = plain.with_name("prepared.onnx"), plain.with_name("int8.onnx")
+    preparation.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        str(prepared),
+        str(out),
+        _Films(datamodule, films),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        calibration_providers=["CPUExecutionProvider"],
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+    )
+    return out
+
+
+class _Films:
+    """Training films, as the quantiser asks for them (onnxruntime's ``CalibrationDataReader``)."""
+
+    def __init__(self, datamodule: GazeDataModule, films: int) -> None:
+        self._images = self._drawn(datamodule, films)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next film, (1, 1, H, W); None after the last."""
+        image = next(self._images, None)
+        return None if image is None else {IMAGE: image}
+
+    @staticmethod
+    def _drawn(datamodule: GazeDataModule, films: int) -> Iterator[NDArray[np.float32]]:
+        dataset = datamodule.dataset("train")
+        for number in np.unique(np.linspace(0, len(dataset) - 1, films).round().astype(int)):
+            batch = datamodule.render(collate([dataset[0, int(number)]]))
+            yield batch["image"].numpy()
+
+
+def cost(model: LoadedModel, exported: Exported, datamodule: GazeDataModule) -> dict[str, Any]:
+    """What a quantised network loses on the test split, with intervals over patients.
+
+    Args:
+        model: In float32.
+        exported: In int8.
+        datamodule: See :func:`training_data`.
+
+    Returns:
+        ``on``, ``films``, ``patients``, and ``metrics``: by row ``metric``, ``float32``, ``int8``, ``change``, and the
+        change's 95 % interval ``low`` to ``high``, bootstrapped over patients.
+    """
+    tables = {
+        "float32": _values(model.network, model, datamodule),
+        "int8": _values(exported.network, model, datamodule),
+    }
+    weights = bootstrap_weights(tables["int8"]["patient"].to_numpy())
+    everyone = np.ones((1, weights.shape[1]))
+    names = list(model.class_names)
+    statistics = {precision: case_statistics(table, names) for precision, table in tables.items()}
+    rows = []
+    for key, metric in METRICS.items():
+        if key not in statistics["int8"]:
+            continue
+        before, after = (statistics[precision][key] for precision in tables)
+        change = float(after(everyone)[0] - before(everyone)[0])
+        interval = percentile(change, after(weights) - before(weights))
+        rows.append(
+            {
+                "metric": metric,
+                "float32": float(before(everyone)[0]),
+                "int8": float(after(everyone)[0]),
+                "change": change,
+                "low": interval.low,
+                "high": interval.high,
+            }
+        )
+    data = datamodule.provenance
+    return {
+        "on": f"test split of {data['source']}{' (SYNTHETIC)' if data['synthetic'] else ''}",
+        "split_sha256": data["split_sha256"],
+        "films": len(tables["int8"]),
+        "patients": int(tables["int8"]["patient"].nunique()),
+        "metrics": rows,
+    }
+
+
+def _values(
+    network: Callable[[Tensor], Mapping[str, Tensor]], model: LoadedModel, datamodule: GazeDataModule
+) -> pd.DataFrame:
+    """A row a test film: ``patient``, its label, probabilities and the map metrics."""
+    names, exclusive = model.class_names, bool(model.stamp["data"].get("exclusive", True))
+    patients = identity(datamodule.store.cases["patient_id"]).to_numpy()
+    tables = []
+    for raw in datamodule.loader("test"):
+        batch = datamodule.render(raw)
+        with torch.inference_mode():
+            outputs = network(batch["image"])
+        columns: dict[str, Any] = {"patient": patients[batch["index"].numpy()]}
+        if "logits" in outputs:
+            scores = probabilities(outputs["logits"], model.temperature, exclusive)
+            columns |= {f"p_{name}": scores[:, place].numpy() for place, name in enumerate(names)}
+            labels = batch["label"]
+            if labels.ndim > 1:
+                columns |= {f"y_{name}": labels[:, place].numpy() for place, name in enumerate(names)}
+            else:
+                columns["label"] = labels.numpy()
+        if "saliency_logits" in outputs:
+            maps = log_density(outputs["saliency_logits"]).exp()[:, 0]
+            target = batch["heatmap"][:, 0]
+            counts = fixation_counts(batch["points"], (target.shape[1], target.shape[2]))
+            values = saliency_values(maps, target, counts, batch["valid_mask"][:, 0])
+            columns |= {key: values[key].numpy() for key in ("cc", "nss")}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,51 @@
+"""Small checkpoints for what is handed on: weights and statistics that no layer was built with."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gazelit.models import ClassificationNetwork, DualEncoderUNet, EncoderSpec
+from tests.tiny import save_untrained
+
+SIZE = (64, 32)
+CLASSES = ["clear", "opaque", "odd"]
+DATA = {"size": list(SIZE), "class_names": CLASSES, "exclusive": True, "synthetic": True, "source": "made-up"}
+_ENCODER = EncoderSpec("densenet-small", options={"growth_rate": 4, "blocks": [1, 1, 1, 1], "stem": 4})
+_SALIENCY_ENCODER = EncoderSpec("res-se", options={"widths": [2, 2, 4, 4, 4], "reduction": 2})
+
+
+def dual(classes: int | None = 3, **options: Any) -> DualEncoderUNet:
+    """A network with classifier and saliency head."""
+    torch.manual_seed(3)
+    return scattered(DualEncoderUNet(_ENCODER, _SALIENCY_ENCODER, [4, 4, 4, 4, 4], classes=classes, **options))
+
+
+def classifier() -> ClassificationNetwork:
+    """A network without a map."""
+    torch.manual_seed(3)
+    return scattered(ClassificationNetwork(_ENCODER, classes=3))
+
+
+def scattered(network: nn.Module) -> Any:
+    """The network with statistics and weights as after a training, and not as a layer begins with them."""
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.2)
+                layer.running_var.uniform_(0.5, 2)
+                layer.weight.uniform_(0.5, 2)
+                layer.bias.normal_(0, 0.2)
+    return network.eval()
+
+
+def checkpoint(path: Path, network: nn.Module | None = None, temperature: float = 1.7, **data: Any) -> str:
+    """Writes a checkpoint; its data section may be changed."""
+    network = dual() if network is None else network
+    found = save_untrained(path, network, DATA | data)
+    content = torch.load(found, weights_only=True)
+    if network.classes:
+        content["state_dict"]["temperature"] = torch.full((network.classes,), temperature)
+    torch.save(content, path)
+    return found
