@@ -121,8 +121,16 @@ def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     wandb.teardown()
 
 
+@pytest.fixture(scope="session")
+def lightning_imported() -> None:
+    """Imported within a test, Lightning would go on writing to the stream that the test has captured and closed."""
+    import lightning  # noqa: F401
+
+
 @pytest.fixture
-def run_gazelit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+def run_gazelit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lightning_imported: None, capfd: pytest.CaptureFixture[str]
+):
     """Runs the command line in this process and in a folder of its own; returns what it wrote to standard error."""
     from gazelit.cli.main import main
 

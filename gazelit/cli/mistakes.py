@@ -32,6 +32,8 @@ _NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
 _NO_VALUE = re.compile(r"argument (\S+): expected (?:one|at least one) argument")
 _MISSING = re.compile(r"the following arguments are required: (.*)|Key \"([^\"]+)\" is required")
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
+#: Lines of a report that say nothing themselves.
+_STRUCTURE = re.compile(r"[\s-]*(Does not validate|Subtypes:|Errors:|Given value type:|Expected a path)")
 _GIVEN = re.compile(r"Given value: (.*)")
 _CLASSES = re.compile(r"(?:<class '|\[)([\w.]+\.\w+)(?='>|\])")
 _CUT = re.compile(r"Unable to load config '([^']*)")
@@ -57,6 +59,12 @@ class ExplainingParser(ArgumentParser):
         """Raises the explained error; parsers within a parser report to it."""
         if not self.exit_on_error:
             super().error(message, ex)
+        cause: BaseException | None = ex
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            # Said by gazelit's own code, in one line.
+            raise InputError(str(cause)) from ex
         raise InputError(explain(message, getattr(ex, "subcommand_parser", None) or self, self.arguments)) from ex
 
 
@@ -80,6 +88,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> s
         return f"{where}: '{report.value}' is cut at a space; put quotes around the whole value: '{{name: value}}'"
     if report.class_name is not None:
         return f"{where}: {_unknown_class(report, parser)}"
+    if report.reason and not set(report.expected) - {"<class 'NoneType'>"}:
+        return f"{where}: {report.reason}"
     if report.expected:
         return f"{where}: {_wrong_value(report, where)}"
     return " ".join(message.split())[:400]
@@ -96,6 +106,7 @@ class _Report:
         bases: Dotted paths of what the class has to extend one of.
         expected: Types that the value was tried for.
         value: The value.
+        reason: What a class says of its arguments.
         missing: Names of required options.
         without_value: The option that was given none.
     """
@@ -107,6 +118,7 @@ class _Report:
         self.bases: list[str] = []
         self.expected: list[str] = []
         self.value: str | None = None
+        self.reason = ""
         self.missing: list[str] = []
         self.without_value = ""
         keys: list[tuple[int, str]] = []
@@ -147,6 +159,8 @@ class _Report:
         elif (found := _EXPECTED.search(line)) and not found[1].startswith("path"):
             self.expected.append(found[1])
             self.value = found[2] or self.value
+        elif line.strip() and not _STRUCTURE.match(line) and not _KEY.search(line) and not _CLASS.search(line):
+            self.reason = self.reason or line.strip(" -")
         if line.lstrip().startswith("Subtypes:"):
             self.bases = _CLASSES.findall(line)
 
