@@ -1,4 +1,4 @@
-"""What somebody new types, from an empty folder to two reports, with mistakes on the way; standard library alone.
+"""What somebody new types, from an empty folder to a tested model and a report, with mistakes on the way; standard library alone.
 
 `tests/test_newcomer.py` types it in this process; `make wheel-test` types it with an installed wheel:
 ``python tests/newcomer.py BIN EMPTY_FOLDER``.
@@ -37,12 +37,11 @@ gazelit fit --config stage2.yaml --name tiny/stage2 --trainer.max_epoch 1 {SMALL
 gazelit fit --config stage2.yaml --name tiny/stage2 {SMALL} --ckpt_path runs/tiny/stage1/checkpoints/best.ckpt
 gazelit fit --config stage3.yaml --name tiny/stage3 {SMALL} --ckpt_path runs/tiny/stage2/checkpoints/best.ckpt
 gazelit test --name tiny/stage3
-gazelit report runs/tiny/stage3
 gazelit run mine.yaml --preset quick --store stores/tiny --out runs/pipeline {OVERRIDES}
 gazelit status runs/pipeline
 gazelit lineage runs/tiny/stage3/checkpoints/best.ckpt
 """
-REPORTS = ("runs/tiny/stage3/test/report/report.html", "runs/pipeline/report.html")
+RESULTS = ("runs/tiny/stage3/test/metrics.json", "runs/pipeline/report.html")
 
 
 def commands() -> Iterator[tuple[list[str], str | None]]:
@@ -73,8 +72,8 @@ def main(program: str, folder: Path) -> None:
             result = subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
             check_mistake(result.returncode, result.stderr, said)
             sys.stdout.write(result.stderr)
-    for report in REPORTS:
-        assert (folder / report).is_file(), report
+    for result in RESULTS:
+        assert (folder / result).is_file(), result
 
 
 if __name__ == "__main__":
