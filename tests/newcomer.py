@@ -1,4 +1,4 @@
-"""What somebody new types, from an empty folder to a tested model and a report, mistakes included; standard library alone.
+"""What somebody new types, from an empty folder to a tested model and a report; standard library alone.
 
 `tests/test_newcomer.py` types it in this process; `make wheel-test` types it with an installed wheel:
 ``python tests/newcomer.py BIN EMPTY_FOLDER``.
