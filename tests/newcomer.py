@@ -37,11 +37,12 @@ gazelit fit --config stage2.yaml --name tiny/stage2 --trainer.max_epoch 1 {SMALL
 gazelit fit --config stage2.yaml --name tiny/stage2 {SMALL} --ckpt_path runs/tiny/stage1/checkpoints/best.ckpt
 gazelit fit --config stage3.yaml --name tiny/stage3 {SMALL} --ckpt_path runs/tiny/stage2/checkpoints/best.ckpt
 gazelit test --name tiny/stage3
+gazelit report runs/tiny/stage3
 gazelit run mine.yaml --preset quick --store stores/tiny --out runs/pipeline {OVERRIDES}
 gazelit status runs/pipeline
 gazelit lineage runs/tiny/stage3/checkpoints/best.ckpt
 """
-RESULTS = ("runs/tiny/stage3/test/metrics.json", "runs/pipeline/report.html")
+RESULTS = ("runs/tiny/stage3/test/report/report.html", "runs/pipeline/report.html")
 
 
 def commands() -> Iterator[tuple[list[str], str | None]]:

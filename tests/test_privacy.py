@@ -154,17 +154,16 @@ def worked(cohort, proxy, tmp_path_factory):
     stage = {
         "name": "joint",
         "config": ["presets/quick/stage3.yaml", "loggers/wandb.yaml"],
-        "calibrate": True,
         "overrides": [*tiny(3, out / "store"), *data, "--data.downscale=1", "--trainer.max_epochs=1"],
     }
     (out / "pipeline.yaml").write_text(yaml.safe_dump({"stages": [stage]}))
     gazelit("run", "pipeline.yaml", "--store=store", "--out=run")
-    ckpt = "run/joint_calibration/calibrated.ckpt"
+    ckpt = "run/joint/checkpoints/best.ckpt"
     films = []
     for number, film in enumerate(sorted((cohort / f"{MARK}films").glob("*.dcm"))[:3]):
         films.append(out / f"film{number}.dcm")
         shutil.copy(film, films[-1])
-    gazelit("agreement", "run/joint/checkpoints/best.ckpt", "--out=agreement")
+    gazelit("agreement", ckpt, "--out=agreement")
     gazelit("infer", *films, "--ckpt", ckpt, "--out=results")
     gazelit("export", ckpt, "--format=torch-export", "--out=export/model.pt2")
     gazelit("package", ckpt, "--out=package")

@@ -104,7 +104,11 @@ COMMANDS = {
         positional="shell",
         about="bash or zsh",
     ),
-    "report": Command("gazelit.reporting.collect:report", "write the report of a finished run", positional="run"),
+    "report": Command(
+        "gazelit.reporting.commands:report",
+        "write the report of runs, or of trainings tested by hand",
+        positional="run",
+    ),
     "agreement": Command(
         "gazelit.reporting.agreement:agreement",
         "score class-activation and predicted maps against the reader's gaze and the marked regions",

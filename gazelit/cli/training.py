@@ -319,6 +319,7 @@ class GazeCLI(LightningCLI):
         patients = None if rows is None else patients_of(self.datamodule, rows)
         show_metrics(self._metrics(), predictions, patients, self._class_names)
         say(f"wrote {folder / METRICS_FILE} and {PREDICTIONS_FILE} beside it")
+        say(f"report it: gazelit report {folder}")
 
     def _metrics(self) -> dict[str, float]:
         return {key: float(value) for key, value in self.trainer.callback_metrics.items()}
