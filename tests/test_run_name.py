@@ -72,6 +72,8 @@ def test_wandb_runs_have_names_and_their_summary_is_of_the_best_checkpoint(fit, 
     fit("--config=loggers/wandb.yaml", "--name=study/first", "--trainer.max_epochs=3", "--checkpoint.monitor=epoch",
         "--checkpoint.mode=min", "--model.optimizer.lr=0.01")  # fmt: skip
     wandb.finish()
+    # What the service has not written yet.
+    wandb.teardown()
     with (tmp_path / "runs" / "study" / "first" / "epochs.csv").open() as file:
         rows = list(csv.DictReader(file))
     values = ("val/cc", "val/selection", "val/nss")
@@ -98,6 +100,8 @@ def test_paths_are_logged_where_they_are_asked_for(fit, tmp_path, store, wandb_o
 
     fit("--config=loggers/wandb.yaml", "--log_paths=true")
     wandb.finish()
+    # What the service has not written yet.
+    wandb.teardown()
     # Without it nothing of them is there: tests/stages/test_privacy.py.
     assert str(store).encode() in logged(tmp_path / "runs" / "wandb")
 
