@@ -94,7 +94,7 @@ def resolve_config_arguments(arguments: Sequence[str], preset: str = "paper") ->
 def config_files(arguments: Sequence[str]) -> list[Path]:
     """The files that ``--config``/``-c`` name, in order."""
     files = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, separator, value = argument.partition("=")
         if flag in ("--config", "-c"):
             files.append(Path(value if separator else following))

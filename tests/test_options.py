@@ -38,3 +38,21 @@ def test_a_flag_needs_no_value_and_takes_one():
     assert complete_flags(arguments, command) == ["--films=true", "--strict", "false", "--out", "true", "run"]
     assert complete_flags(["run", "--films"], command) == ["run", "--films=true"]
     assert complete_flags(["--films=false"], command) == ["--films=false"]
+
+
+def test_a_single_value_of_a_list_needs_no_brackets():
+    def command(runs: list[str] | None = None, seeds: int | list[int] = 1) -> None: ...
+
+    assert bracket_lists(["--runs", "a b", "--seeds", "3"], command, None) == ["--runs", "[a b]", "--seeds", "3"]
+    assert bracket_lists(["--runs=a", "--seeds=3"], command, None) == ["--runs=[a]", "--seeds=3"]
+    assert bracket_lists(["--runs", "null"], command, None) == ["--runs", "null"]
+
+
+def test_no_options_at_all_are_none():
+    def command(films: bool = False) -> None: ...
+
+    assert complete_flags([], command) == []
+
+
+def test_a_command_without_options_says_what_it_needs(run_gazelit):
+    assert "has nothing to show; give --ckpt, --store, --runs" in run_gazelit("app", code=2)

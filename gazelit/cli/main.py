@@ -126,6 +126,7 @@ COMMANDS = {
         "write a checkpoint's weights as safetensors with their description as JSON",
         positional="ckpt",
     ),
+    "app": Command("gazelit.cli.app:app", "serve a local page that reads films, browses a store and shows reports"),
     "export": Command(
         "gazelit.release.export:export",
         "write a trained network for ONNX Runtime, torch.export or OpenVINO, with how far it is from the checkpoint",

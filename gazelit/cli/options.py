@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module: types.ModuleType | None) -> list[str]:
-    """Puts brackets around values with commas that options which are lists were given without.
+    """Puts brackets around values that options which are lists were given without: those with commas, and single ones.
 
     Args:
         arguments: Of the command line.
@@ -19,29 +19,30 @@ def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module
     callables = [function]
     if module is not None:
         callables += [value for _, value in inspect.getmembers(module, inspect.isclass)]
-    names = {name for target in callables for name in _lists_of(target)}
+    names = {name: only_list for target in callables for name, only_list in _lists_of(target).items()}
     changed = []
-    expected = False
+    expected: str | None = None
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if argument.startswith("--"):
-            is_list = name[2:].replace("-", "_").rpartition(".")[2] in names
-            expected = is_list and not separator
-            changed.append(f"{name}={_bracketed(value)}" if is_list and separator else argument)
+            option = name[2:].replace("-", "_").rpartition(".")[2]
+            is_list = option in names
+            expected = option if is_list and not separator else None
+            changed.append(f"{name}={_bracketed(value, names[option])}" if is_list and separator else argument)
         else:
-            changed.append(_bracketed(argument) if expected else argument)
-            expected = False
+            changed.append(argument if expected is None else _bracketed(argument, names[expected]))
+            expected = None
     return changed
 
 
-def _lists_of(function: Callable[..., Any]) -> list[str]:
-    """Names of the parameters that are lists or tuples, perhaps None."""
+def _lists_of(function: Callable[..., Any]) -> dict[str, bool]:
+    """Names of the parameters that may be lists or tuples, and whether they can be nothing but a list or None."""
     target = function.__init__ if inspect.isclass(function) else function
     try:
         hints = get_type_hints(target)
     except (NameError, TypeError):
-        return []
-    return [name for name, hint in hints.items() if name != "return" and _is_list(hint)]
+        return {}
+    return {name: _is_only_list(hint) for name, hint in hints.items() if name != "return" and _is_list(hint)}
 
 
 def _is_list(hint: Any) -> bool:
@@ -50,8 +51,14 @@ def _is_list(hint: Any) -> bool:
     return get_origin(hint) in (list, tuple, Sequence) or hint in (list, tuple)
 
 
-def _bracketed(value: str) -> str:
-    return f"[{value}]" if "," in value and value[:1] not in ("[", "{", "(", "'", '"') else value
+def _is_only_list(hint: Any) -> bool:
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return all(get_origin(kind) is list or kind in (list, type(None)) for kind in kinds)
+
+
+def _bracketed(value: str, only_list: bool) -> str:
+    is_bare = bool(value) and value[:1] not in ("[", "{", "(", "'", '"') and value != "null"
+    return f"[{value}]" if is_bare and ("," in value or only_list) else value
 
 
 def nulls_in_groups(arguments: Sequence[str]) -> list[str]:
@@ -90,7 +97,7 @@ def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> li
     """
     hints = get_type_hints(function)
     completed = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         is_flag = argument.startswith("--") and hints.get(argument[2:].replace("-", "_")) is bool
         has_value = following.lower() in ("true", "false", "yes", "no")
         completed.append(f"{argument}=true" if is_flag and not has_value else argument)

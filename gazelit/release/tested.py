@@ -16,7 +16,7 @@ from gazelit.files import sha256_file
 from gazelit.reporting.collect import notes
 from gazelit.reporting.folders import read_run
 from gazelit.reporting.sections.training import split_words
-from gazelit.runs.pipeline import RUN_FILE
+from gazelit.runs.run_file import RUN_FILE
 
 #: How many of a run's models a message names.
 _SHOWN = 4

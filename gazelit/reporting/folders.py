@@ -21,7 +21,7 @@ from gazelit.evaluation.compare import Result
 from gazelit.files import read_json, sha256_file
 from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.parsing import read_saved
-from gazelit.runs.pipeline import RUN_FILE
+from gazelit.runs.run_file import RUN_FILE, read_run_file
 from gazelit.runs.steps import LOG_FILE
 from gazelit.stages.callbacks import CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, PREDICTIONS_FILE, TEST_FILE
 
@@ -88,15 +88,10 @@ def read_run(folder: Path, prefix: str = "", is_one_of_several: bool = False) ->
 
 def _read_pipeline(run: Path, prefix: str) -> Run:
     """What a run notes of itself; the folder may be a stranger's."""
-    about = read_json(run / RUN_FILE)
-    is_run = isinstance(about, dict) and isinstance(about.get("store"), str) and isinstance(about.get("commands"), list)
-    trained = about.get("trained") if is_run else None
-    members = ("arm", "seed", "fold", "stages", "checkpoint", "test", "seconds")
-    if not isinstance(trained, list) or not trained or not all(set(members) <= set(record) for record in trained):
-        raise InputError(f"{run / RUN_FILE}: not what `gazelit run` writes; run the pipeline anew")
+    about = read_run_file(run)
     store = Store.open(about["store"])
     results = []
-    for record in trained:
+    for record in about["trained"]:
         log = (run / record["test"] / LOG_FILE).read_text(encoding="utf-8")
         checkpoint = run / record["checkpoint"]
         kept = "last" if checkpoint.stem.startswith("last") else "best"

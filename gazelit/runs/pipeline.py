@@ -22,9 +22,9 @@ from gazelit.data.renamed import check_arguments, check_config
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
+from gazelit.runs.run_file import RUN_FILE
 from gazelit.runs.steps import DONE_FILE, STARTED_FILE, Step, exclusive, run_step
 
-RUN_FILE = "run.json"
 TEST = "test"
 
 

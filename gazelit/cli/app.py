@@ -1,0 +1,183 @@
+"""``gazelit app``: starts the page."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from gazelit.errors import InputError
+from gazelit.runs.run_file import RUN_FILE, read_run_file
+
+logger = logging.getLogger("gazelit")
+
+#: What a browser on this machine may call the page.
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+
+def app(
+    ckpt: Path | None = None,
+    store: Path | None = None,
+    runs: list[Path] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8750,
+    names: list[str] | None = None,
+    tls_certificate: Path | None = None,
+    tls_key: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Serves a page that reads films, browses a store and shows reports, until it is interrupted.
+
+    What is dropped on the page stays in memory, and only who has the address that is printed gets in. Each parameter
+    is an option of the command line, hence so many.
+
+    Args:
+        ckpt: The model; that of the first run unless given.
+        store: The prepared store; that of the first run unless given.
+        runs: Finished runs whose reports are shown, or folders with such runs in them.
+        host: Address to listen at; one that other machines reach needs a certificate.
+        port: Port to listen at; 0 for any that is free.
+        names: Further names that the page is called by, such as this machine's in its network.
+        tls_certificate: PEM file with the certificate.
+        tls_key: PEM file with its key.
+        device: Where the network runs, such as ``cuda``.
+
+    Raises:
+        InputError: There is nothing to show, a file or the address cannot be used, or the port is busy.
+    """
+    if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
+        raise InputError("app: needs starlette and uvicorn, of the extra 'app'; pip install 'gazelit[app]'")
+    tls = _tls(host, tls_certificate, tls_key)
+    folders = list(runs or [])
+    ckpt, store = _of_run(folders, ckpt, store)
+    if ckpt is None and store is None and not folders:
+        raise InputError("app: has nothing to show; give --ckpt, --store, --runs or several of them")
+    with _listen(host, port) as listener:
+        _serve(listener, host, names or [], tls, ckpt, store, folders, device)
+
+
+def _serve(
+    listener: socket.socket,
+    host: str,
+    names: Sequence[str],
+    tls: tuple[Path, Path] | None,
+    ckpt: Path | None,
+    store: Path | None,
+    runs: Sequence[Path],
+    device: str,
+) -> None:
+    """Reads what is to be shown, and answers until it is interrupted; the parameters are :func:`app`'s."""
+    import uvicorn
+
+    # They take seconds to import, and what is wrong with the options has been said before.
+    from gazelit.data.store.store import Store
+    from gazelit.deploy.app.library import Library
+    from gazelit.deploy.app.reading_room import ReadingRoom
+    from gazelit.deploy.app.reports import Reports
+    from gazelit.deploy.app.server import Access, make_server
+    from gazelit.deploy.loading import load
+
+    port = listener.getsockname()[1]
+    access = Access([*(_LOOPBACK_NAMES if _is_loopback(host) else [host]), *names], port, tls is not None)
+    room = None if ckpt is None else ReadingRoom(load(ckpt, device))
+    library = None if store is None else Library(Store.open(store), room)
+    server = make_server(access, room, library, Reports(runs) if runs else None)
+    certificate, key = tls or (None, None)
+    config = uvicorn.Config(
+        server,
+        # What is asked for is nobody's business: no log of it, and no name of a library in the answers.
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        timeout_graceful_shutdown=5,
+    )
+    if room is not None:
+        logger.info(room.model.notice)
+    shown = names[0] if names else f"[{host}]" if ":" in host else host
+    scheme = "https" if tls else "http"
+    logger.info("open %s://%s:%d/?key=%s   (Ctrl-C ends it)", scheme, shown, port, access.key)
+    try:
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        if library is not None:
+            library.stop_survey()
+
+
+def _of_run(folders: Sequence[Path], ckpt: Path | None, store: Path | None) -> tuple[Path | None, Path | None]:
+    """Model and store; where one is not given, those of the first run."""
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"runs: there is no folder {folder}; give what `gazelit run` made")
+        own = [path for path in (folder, *sorted(folder.iterdir())) if (path / RUN_FILE).is_file()]
+        if not own:
+            raise InputError(f"runs: {folder} holds no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
+        found += own
+    if found and (ckpt is None or store is None):
+        about = read_run_file(found[0])
+        ckpt = ckpt or found[0] / about["trained"][0]["checkpoint"]
+        store = store or Path(about["store"])
+    return ckpt, store
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(host: str, certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """The files, both or none."""
+    if (certificate is None) != (key is None):
+        raise InputError("tls: give both --tls_certificate and --tls_key, or neither")
+    if certificate is not None and key is not None:
+        for path in (certificate, key):
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; TLS needs a certificate and its key as PEM files")
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        except (ssl.SSLError, OSError) as error:
+            raise InputError(f"{certificate}: is no certificate that {key} belongs to") from error
+        return certificate, key
+    if not _is_loopback(host):
+        raise InputError(
+            f"host: films would travel from {host} unencrypted; give --tls_certificate and --tls_key, or listen on "
+            "127.0.0.1 and reach it by `ssh -L 8750:127.0.0.1:8750`"
+        )
+    return None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a busy port is said before a model is loaded."""
+    if not 0 <= port <= 65_535:
+        raise InputError(f"port: must be 0 to 65535, not {port}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"host: '{host}' is no address of this machine; give one such as 127.0.0.1") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        # Until then another process could still bind the same port.
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"port: {port} is in use; give another --port, or 0 for any that is free") from error
+        if error.errno == errno.EACCES:
+            raise InputError(f"port: {port} is reserved for the system; give one above 1023") from error
+        raise InputError(f"host: '{host}' is no address of this machine; give one such as 127.0.0.1") from error
+    return listener

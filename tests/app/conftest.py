@@ -1,0 +1,120 @@
+"""A model whose map is a bright square of the film, and the page over it."""
+
+import io
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import LoaderOptions
+from gazelit.data.store.store import Store
+from gazelit.deploy.inference import LoadedModel
+
+KEY, TOKEN = "key-of-the-tests", "token-of-the-tests"
+#: What a report of a stranger's asks another server for (an address for documentation, RFC 5737).
+REPORTS_PICTURE = "http://192.0.2.1/x.png"
+#: The square's rows and columns in :func:`film`.
+SQUARE = slice(120, 180), slice(260, 320)
+
+
+class BrightPlaces(nn.Module):
+    """Looks where a film is bright; its classes follow the mean."""
+
+    classes = 3
+
+    def forward(self, x):
+        mean = x.mean((1, 2, 3))
+        return {"logits": torch.stack([8 * mean, 4 - 8 * mean, mean], 1), "saliency_logits": 8 * x}
+
+
+def film(height=400, width=500):
+    """A dim film (H, W) uint8 with a bright square; shown pixel for pixel, as its longer side is 384 to 1024."""
+    rows, columns = np.mgrid[:height, :width]
+    pixels = (40 + 30 * np.sin(rows / 40) * np.cos(columns / 55)).astype(np.uint8)
+    pixels[SQUARE] = 250
+    return pixels
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def datamodule(store):
+    module = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0))
+    module.setup()
+    return module
+
+
+@pytest.fixture(scope="session")
+def model(datamodule):
+    return LoadedModel(
+        BrightPlaces().eval(), {"stage": "joint", "data": datamodule.provenance}, "ab" * 32, torch.ones(3)
+    )
+
+
+@pytest.fixture(scope="session")
+def report_folder(tmp_path_factory):
+    """A run folder with a report that would run a script and ask a server, if a browser let it."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    folder.mkdir()
+    (folder / "report.html").write_text(
+        "<!doctype html><html lang='en'><title>r</title><h1>A report</h1>"
+        f"<script>document.title = 'ran'</script><img src='{REPORTS_PICTURE}' alt=''></html>"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_page(model, store, report_folder):
+    """Makes the application with model, store and reports, or without some of them."""
+    from gazelit.deploy.app.library import Library
+    from gazelit.deploy.app.reading_room import ReadingRoom
+    from gazelit.deploy.app.reports import Reports
+    from gazelit.deploy.app.server import Access, make_server
+
+    def make(port=8750, with_model=True, with_store=True):
+        access = Access(["127.0.0.1", "testserver"], port, key=KEY, token=TOKEN)
+        room = ReadingRoom(model) if with_model else None
+        library = Library(Store.open(store), room) if with_store else None
+        return make_server(access, room, library, Reports([report_folder.parent]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def client(make_page):
+    """Asks without a network, with the key and the token."""
+    from starlette.testclient import TestClient
+
+    with TestClient(make_page(), raise_server_exceptions=True) as client:
+        client.cookies.set("gazelit-8750", KEY)
+        client.headers["x-gazelit-token"] = TOKEN
+        yield client
+
+
+@pytest.fixture(scope="session")
+def address(make_page):
+    """A server on loopback for a browser."""
+    import uvicorn
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(make_page(port), access_log=False, log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+        server.should_exit = True
+        thread.join()
