@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gazelit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gazelit.data.datamodule import GazeDataModule
@@ -56,13 +57,4 @@ _DEFINED_IN = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _DEFINED_IN:
-        raise AttributeError(f"module 'gazelit' has no attribute '{name}'")
-    module, _, attribute = _DEFINED_IN[name].partition(":")
-    value = globals()[name] = getattr(importlib.import_module(module), attribute)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import yaml
 from gazelit.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parent
+#: What a training saves its configuration as.
+CONFIG_FILE = "config.yaml"
 #: Key of a configuration that names the files it is laid over.
 BASE = "base"
 #: Settings that the shipped configurations come in; those of ``paper`` are in no folder of their own.
@@ -52,8 +55,26 @@ def find_config(name: str, preset: str = "paper") -> Path:
     for shipped in (root / "presets" / preset / inside, root / inside):
         if not inside.is_absolute() and shipped.is_file():
             return shipped
-    known = ", ".join(sorted(str(file.relative_to(config_root())) for file in config_root().rglob("*.yaml")))
-    raise InputError(f"{name}: no such configuration file, nor one shipped with gazelit ({known})")
+    meant = _closest(path)
+    found = f"did you mean {meant}?" if meant else "`gazelit configs` lists those"
+    raise InputError(f"{name}: no such configuration file, nor one shipped with gazelit; {found}")
+
+
+def shipped_configs() -> list[str]:
+    """Names of the shipped configurations, sorted; those of a folder after those beside it."""
+    names = [file.relative_to(config_root()) for file in config_root().rglob("*.yaml")]
+    return [str(name) for name in sorted(names, key=lambda name: (len(name.parts), name))]
+
+
+def _closest(path: Path) -> str:
+    """The configuration whose name is most like a path: beside where it points, or a shipped one; empty if none is."""
+    beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+    known = [*shipped_configs(), *beside]
+    if close := difflib.get_close_matches(str(path), known, n=1, cutoff=0.75):
+        return close[0]
+    by_file = {Path(name).name: name for name in reversed(known)}
+    close = difflib.get_close_matches(path.name, by_file, n=1, cutoff=0.75)
+    return by_file[close[0]] if close else ""
 
 
 def take_preset(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -88,6 +109,8 @@ def resolve_config_arguments(arguments: Sequence[str], preset: str = "paper") ->
         else:
             expects_value = argument in ("--config", "-c")
             resolved.append(argument)
+    if expects_value:
+        raise InputError("--config: has no value; write --config FILE.yaml, or the name of a shipped one")
     return resolved
 
 

@@ -114,7 +114,31 @@ def logger_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
-def run_gazelit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps W&B in the test's folder; its service, which outlives a run, would stay in that of an earlier test."""
+    import wandb
+
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path))
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture(scope="session")
+def lightning_imported() -> None:
+    """Imported within a test, Lightning would go on writing to the stream that the test has captured and closed."""
+    import lightning  # noqa: F401
+
+
+@pytest.fixture
+def run_gazelit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lightning_imported: None, capfd: pytest.CaptureFixture[str]
+):
     """Runs the command line in this process and in a folder of its own; returns what it wrote to standard error."""
     from gazelit.cli.main import main
 

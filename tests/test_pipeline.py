@@ -23,6 +23,7 @@ from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.runs.pipeline import ExternalTest, StageStep, run
+from gazelit.runs.status import run_status
 from gazelit.synthetic.cohort import write_cohort
 from tests.tiny import tiny
 
@@ -146,6 +147,15 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     figures = [line.split("(")[1].split(")")[0] for line in text.splitlines() if line.startswith("![")]
     assert len(figures) >= 2
     assert all((out / figure).stat().st_size > 5000 for figure in figures)
+
+
+def test_the_status_of_a_finished_run_has_every_step_with_its_cost(interrupted):
+    _, out, _, _ = interrupted
+    steps = run_status(out)
+    assert {step.step for step in steps} == {str(path.parent.relative_to(out)) for path in out.rglob("done.json")}
+    assert {step.state for step in steps} == {"done"}
+    assert all(step.seconds > 0 and step.cpu_seconds > 0 for step in steps)
+    assert [step.epochs for step in steps[:3]] == [3, 3, 3]
 
 
 def test_the_report_shows_no_case_id(interrupted, store):

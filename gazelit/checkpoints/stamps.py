@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,8 +24,10 @@ from gazelit import __version__
 from gazelit.checkpoints.formats import FORMAT, MAX_GENERATIONS, migrate
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, read_json, sha256_file
-from gazelit.models.network import Network
 from gazelit.models.weights import read_tensors
+
+if TYPE_CHECKING:
+    from gazelit.models.network import Network
 
 STAMP_KEY = "gazelit"
 #: Of exported weights, and of the file beside them that describes them; in a package that file has a name of its own.

@@ -9,6 +9,7 @@ import warnings
 HARMLESS = {
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning's own use of a torch function",
     r"(?s).*(skip_none|instantiate_classes|add_instantiator).* deprecated": "Lightning's own use of jsonargparse",
+    r"\s*By default only one JsonargparseDeprecationWarning": "what jsonargparse says after the one above",
     r"Found \d+ module\(s\) in eval mode at the start of training": "frozen components are meant to be",
     r"The number of training batches .* is smaller than the logging interval": "values are logged once an epoch",
     r"Checkpoint directory .* exists and is not empty": "a resumed run goes on in its folder",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__, processors
 from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups
+from gazelit.cli.signature import described, load
 from gazelit.configs import config_files, read_config, resolve_config_arguments, take_preset
 from gazelit.data import renamed
 from gazelit.errors import InputError
@@ -42,6 +43,7 @@ class Command:
         target: ``module:function``, imported when the command runs.
         help: One line for ``gazelit --help``.
         positional: Parameter that takes the argument (``str``) or arguments (a list) without a name, if any.
+        about: What that argument is, if no path.
         imports: Module whose classes may be named without their path.
         config_first: Whether a first argument without a name is the configuration.
         least: How many arguments without a name there are at least, of a command that takes several.
@@ -50,16 +52,17 @@ class Command:
     target: str
     help: str
     positional: str | None = None
+    about: str = ""
     imports: str | None = None
     config_first: bool = False
     least: int = 1
 
-    def load(self) -> Callable[..., Any]:
-        """Imports the function."""
+    def function(self) -> Callable[..., Any]:
+        """The function, or what describes it until it is called."""
         if self.imports:
             importlib.import_module(self.imports)
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
+            return load(self.target)
+        return described(self.target)
 
 
 COMMANDS = {
@@ -89,6 +92,21 @@ COMMANDS = {
     "run": Command(
         "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
     ),
+    "status": Command(
+        "gazelit.runs.status:status", "say where a run stands, what each step cost and what is left", positional="run"
+    ),
+    "configs": Command(
+        "gazelit.cli.shipped:configs",
+        "list, show or copy the configurations that come with gazelit",
+        positional="words",
+        about="list (which it is unless given), show or copy, and names or parts of them",
+    ),
+    "completion": Command(
+        "gazelit.cli.completion:completion",
+        "print what bash or zsh needs to complete commands and options",
+        positional="shell",
+        about="bash or zsh",
+    ),
     "report": Command(
         "gazelit.reporting.commands:report",
         "write the report of runs, or of trainings tested by hand",
@@ -108,6 +126,7 @@ COMMANDS = {
         "gazelit.models.catalogue:encoders",
         "list the encoders, with parameters, channels and whether weights are at hand",
         positional="pattern",
+        about="what names must contain; all unless given",
     ),
     "lineage": Command(
         "gazelit.checkpoints.ancestry:print_lineage",
@@ -185,14 +204,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with trust_until_end():
             rest = _take_trust([argument for argument in rest if argument != "--debug"])
-            if name in TRAINER_COMMANDS:
-                from gazelit.cli.training import GazeCLI
+            if name in TRAINER_COMMANDS and {"-h", "--help"} & set(rest):
+                from gazelit.cli.fit_help import short_help
+
+                sys.stdout.write(short_help(name))
+            elif name in TRAINER_COMMANDS:
+                from gazelit.cli.run_name import with_named_config
                 from gazelit.parsing import guard_parser
 
-                preset, rest = take_preset(rest)
+                rest = ["--help" if argument == "--help.all" else argument for argument in rest]
+                preset, rest = take_preset(rest if name == "fit" else with_named_config(rest))
                 rest = nulls_in_groups(resolve_config_arguments(rest, preset))
                 guard_parser(rest, saved=name != "fit")
                 _check_renamed(rest)
+                # torch takes seconds to import: what is wrong with names and files was said before.
+                from gazelit.cli.training import GazeCLI
+
                 GazeCLI(args=[name, *rest])
             elif name in COMMANDS:
                 _run_command(name, rest)
@@ -251,15 +278,16 @@ def _input_error(error: BaseException | None) -> str | None:
 
 
 def _run_command(name: str, arguments: list[str]) -> None:
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    from jsonargparse import ActionConfigFile
 
+    from gazelit.cli.mistakes import ExplainingParser
     from gazelit.parsing import guard_parser, with_bases
 
     command = COMMANDS[name]
-    function = command.load()
+    function = command.function()
     if command.config_first and arguments and not arguments[0].startswith("-"):
         arguments = [f"--config={arguments[0]}", *arguments[1:]]
-    parser = ArgumentParser(prog=f"gazelit {name}", description=command.help)
+    parser = ExplainingParser(prog=f"gazelit {name}", description=command.help)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the options below")
     if command.positional:
         several = get_type_hints(function)[command.positional] is not str
@@ -267,8 +295,8 @@ def _run_command(name: str, arguments: list[str]) -> None:
         optional = default is not inspect.Parameter.empty
         if optional and not set(arguments) & {"-h", "--help"} and all(one.startswith("-") for one in arguments):
             # jsonargparse takes no positional argument that may be left out.
-            arguments = [default, *arguments]
-        text = "what names must contain; all unless given" if optional else "one or more paths" if several else "a path"
+            arguments = [*([default] if isinstance(default, str) else default), *arguments]
+        text = command.about or ("one or more paths" if several else "a path")
         parser.add_argument(command.positional, nargs=("+" if command.least else "*") if several else None, help=text)
     parser.add_function_arguments(
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
@@ -277,7 +305,8 @@ def _run_command(name: str, arguments: list[str]) -> None:
     arguments = complete_flags(arguments, function)
     arguments = bracket_lists(arguments, function, sys.modules[command.imports] if command.imports else None)
     guard_parser(arguments, saved=False)
-    parsed = parser.instantiate_classes(parser.parse_args(with_bases(arguments)))
+    parser.arguments = arguments
+    parsed = parser.instantiate(parser.parse_args(with_bases(arguments)))
     options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
     function(**options)
 

@@ -133,3 +133,13 @@ def _flag_items(hint: Any) -> set[str] | None:
         return None
     lists = [kind for kind in get_args(hint) if get_origin(kind) is list]
     return {word for kind in lists for literal in get_args(kind) for word in get_args(literal)}
+
+
+def option_values(arguments: Sequence[str], option: str) -> list[str]:
+    """The values that an option has on the command line, in order."""
+    values = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        flag, separator, value = argument.partition("=")
+        if flag == option:
+            values.append(value if separator else following)
+    return values

@@ -9,31 +9,45 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
+import pandas as pd
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from gazelit import models
 from gazelit.checkpoints import handoff, split_guard, stamps
+from gazelit.cli import run_name
+from gazelit.cli.checks import check_before_work
 from gazelit.cli.console import quiet_console
-from gazelit.configs import config_files
+from gazelit.cli.mistakes import ExplainingParser
+from gazelit.cli.options import option_values
+from gazelit.cli.trainer import GazeTrainer, described_network, say
+from gazelit.configs import CONFIG_FILE, config_files
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import read_json
-from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
-from gazelit.models.network import Network
 from gazelit.models.weights import check_fit
 from gazelit.parsing import with_bases
-from gazelit.stages import Stage
-from gazelit.stages.callbacks import CONFIG_FILE, WANDB_FILE, PredictionWriter, RunRecord
+from gazelit.stages import Stage, wandb_run
+from gazelit.stages.callbacks import (
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    WANDB_FILE,
+    PredictionWriter,
+    RunRecord,
+    run_folder,
+)
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
 from gazelit.stages.privacy import withhold_from_wandb
 
 logger = logging.getLogger("gazelit")
+
+# A class can be named without its path once it is imported.
+for _name in models.__all__:
+    getattr(models, _name)
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 #: What a shell tells of a process that Ctrl-C ended.
@@ -42,44 +56,8 @@ INTERRUPTED = 130
 _NAMES = ("last", "best", "hpc")
 
 
-class GazeTrainer(L.Trainer):
-    """The trainer, with the signature of one command more."""
-
-    def calibrate(
-        self, model: Stage, out: Path, ckpt_path: str | None = None, weights_only: bool | None = None
-    ) -> None:
-        """Fits the temperature of a checkpoint's probabilities on the validation split.
-
-        Args:
-            model: The stage.
-            out: The checkpoint to write: the same weights, with the temperature that `test` and `infer` will use.
-            ckpt_path: The checkpoint to calibrate.
-            weights_only: As in `test`.
-
-        Raises:
-            InputError: The stage has no classifier, the validation split no labels, or there are several processes.
-        """
-        if "diagnosis" not in model.measures:
-            raise InputError(f"stage '{model.name}' has no classifier whose probabilities could be calibrated")
-        if self.world_size > 1:
-            raise InputError("calibrate runs in one process; set --trainer.devices=1")
-        datamodule = cast(GazeDataModule, self.datamodule)  # type: ignore[attr-defined]
-        datamodule.predict_split = "val"
-        predicted = self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
-        batches = cast(list[dict[str, Tensor]], predicted)
-        logits = torch.cat([batch["logits"] for batch in batches])
-        label = datamodule.labels[torch.cat([batch["index"] for batch in batches])]
-        temperature = fit_temperature(logits, label)
-        before = negative_log_likelihood(logits, label, torch.ones_like(temperature))
-        after = negative_log_likelihood(logits, label, temperature)
-        stamps.write_calibrated(
-            str(ckpt_path),
-            out,
-            temperature,
-            {"split": "val", "n": len(label), "nll_before": round(before, 6), "nll_after": round(after, 6)},
-        )
-        text = ", ".join(f"{value:.3f}" for value in (temperature[:1] if datamodule.exclusive else temperature))
-        _say(f"temperature {text}: {before:.4f} to {after:.4f} nats on {len(label)} validation cases; wrote {out}")
+class _Parser(ExplainingParser, LightningArgumentParser):
+    """Lightning's parser, with errors of one line."""
 
 
 class GazeCLI(LightningCLI):
@@ -102,7 +80,8 @@ class GazeCLI(LightningCLI):
     def __init__(self, args: Sequence[str]) -> None:
         self._ckpt_path: str | None = None
         self._arguments = list(args)
-        withhold_from_wandb()
+        if not _is_set(self._arguments, "--log_paths"):
+            withhold_from_wandb()
         quiet_console()
         super().__init__(
             model_class=Stage,
@@ -115,6 +94,8 @@ class GazeCLI(LightningCLI):
             trainer_defaults={"callbacks": [PredictionWriter(), EarlyEnd()], "enable_model_summary": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=_Parser,
+            parser_kwargs={"prog": "gazelit"},
             args=list(args),
         )
 
@@ -135,6 +116,19 @@ class GazeCLI(LightningCLI):
             }
         )
         parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="Of the run: everything of it is kept in runs/NAME, and a W&B run is called so. `gazelit test --name "
+            "NAME` then finds it.",
+        )
+        parser.add_argument(
+            "--log_paths",
+            type=bool,
+            default=False,
+            help="Let loggers have paths, and W&B host name, command line and git remote; withheld unless given.",
+        )
+        parser.add_argument(
             "--start_from",
             type=str | None,
             default=None,
@@ -151,11 +145,17 @@ class GazeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, and hides the checkpoint from LightningCLI until it can no longer change the configuration."""
+        for each in (parser, *self._subcommand_parsers.values()):
+            cast(_Parser, each).arguments = self._arguments
         self.config = parser.parse_args(with_bases(args))
         chosen = self.config[self.config.subcommand]
         ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
         if self.config.subcommand == "fit":
-            given = [option for option in ("--ckpt_path", "--start_from") if _option_values(self._arguments, option)]
+            run_name.keep_in_folder(chosen, self._arguments)
+        else:
+            run_name.keep_results_apart(chosen, self._arguments, self.config.subcommand)
+        if self.config.subcommand == "fit":
+            given = [option for option in ("--ckpt_path", "--start_from") if option_values(self._arguments, option)]
             if given == ["--ckpt_path"]:
                 chosen.start_from = None
             elif given == ["--start_from"]:
@@ -167,7 +167,7 @@ class GazeCLI(LightningCLI):
                 )
             self._ckpt_path = self._last_of_this_run(ckpt_path, chosen) if ckpt_path in _NAMES else ckpt_path
             return
-        if _option_values(self._arguments, "--start_from"):
+        if option_values(self._arguments, "--start_from"):
             raise InputError(f"--start_from: belongs to fit; {self.config.subcommand} reads --ckpt_path")
         self._ckpt_path = self._checkpoint_to_read()
 
@@ -190,7 +190,7 @@ class GazeCLI(LightningCLI):
 
     def _checkpoint_to_read(self) -> str:
         """The checkpoint of ``test`` and its like: the one named on the command line, or the run's own best."""
-        named = _option_values(self._arguments, "--ckpt_path")
+        named = option_values(self._arguments, "--ckpt_path")
         if named:
             if named[-1] in _NAMES:
                 raise InputError(f"--ckpt_path: write the file, such as RUN/checkpoints/{BEST}, not '{named[-1]}'")
@@ -206,19 +206,26 @@ class GazeCLI(LightningCLI):
         """Puts the checkpoint back, so that the saved configuration records it, and a resumed run's W&B id."""
         chosen = self.config[self.config.subcommand]
         chosen.ckpt_path = self._ckpt_path
+        check_before_work(chosen.as_dict(), self.config.subcommand == "fit")
         loggers = chosen.trainer.logger if isinstance(chosen.trainer.logger, list) else [chosen.trainer.logger]
         for logger in loggers:
-            if self._ckpt_path and str(getattr(logger, "class_path", "")).endswith(".WandbLogger"):
-                self._keep_wandb_run(logger.init_args, chosen.model.class_path)
+            if str(getattr(logger, "class_path", "")).endswith(".WandbLogger"):
+                self._identify(logger, chosen)
 
-    def _keep_wandb_run(self, arguments: Any, model: str) -> None:
-        """Lets a resumed stage go on as the W&B run it was, unless another is asked for."""
+    def _identify(self, logger: Any, chosen: Any) -> None:
+        """Says which W&B run it is: one with a name, or the one that is resumed unless another is asked for."""
+        stage = _stage_class(chosen.model.class_path).name
+        given = {**logger.init_args.as_dict(), **(logger.get("dict_kwargs") or {})}
+        for key, value in wandb_run.identity(stage, chosen.name, chosen.seed_everything, given).items():
+            logger.init_args[key] = value
         record = Path(str(self._ckpt_path)).parent.parent / WANDB_FILE
-        if not record.is_file() or arguments.get("id") or arguments.get("version"):
+        if self._ckpt_path is None or not record.is_file():
             return
-        about = read_json(record)
-        if isinstance(about, dict) and about.get("stage") == _stage_class(model).name:
-            arguments["id"] = str(about.get("id"))
+        if logger.init_args.get("id") or logger.init_args.get("version"):
+            return
+        known = read_json(record)
+        if isinstance(known, dict) and known.get("stage") == stage:
+            logger.init_args["id"] = str(known.get("id"))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer: checkpoints are written whole and metrics go to CSV, unless configured otherwise."""
@@ -229,16 +236,20 @@ class GazeCLI(LightningCLI):
         plugins = configured if isinstance(configured, list) else [configured]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
     def fit(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Trains, after deciding what the checkpoint means."""
         start_from = self._get(self.config, "start_from")
-        _say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
-        _say(_described(model.network))
+        name = self._get(self.config, "name")
+        say(f"stage '{model.name}' ({type(model).__module__}.{type(model).__qualname__})")
+        say(described_network(model.network))
         if start_from is not None:
             note = self._check_split(start_from, stamps.read_checkpoint(start_from)[stamps.STAMP_KEY])
-            _say(str(model.take_over(start_from, note)))
+            say(str(model.take_over(start_from, note)))
         elif ckpt_path is not None:
             checkpoint = stamps.read_checkpoint(ckpt_path)
             stamp = checkpoint[stamps.STAMP_KEY]
@@ -247,14 +258,16 @@ class GazeCLI(LightningCLI):
             if stamp["stage"] == model.name and "optimizer_states" in checkpoint:
                 handoff.check_components(ckpt_path, stamp["components"], model.network.specs)
                 model.resumes = True
-                _say(f"resuming '{model.name}' from {ckpt_path}")
+                say(f"resuming '{model.name}' from {ckpt_path}")
             else:
-                _say(str(model.take_over(ckpt_path, note)))
+                say(str(model.take_over(ckpt_path, note)))
                 ckpt_path = None
+        if name is not None:
+            run_name.check_unused(name, model.resumes and run_name.is_of(name, str(ckpt_path)))
         for note in model.take_teachers(getattr(self.datamodule, "provenance", {}), self._allowed):
-            _say(note)
+            say(note)
         if model.frozen:
-            _say(f"frozen: {', '.join(model.frozen)}")
+            say(f"frozen: {', '.join(model.frozen)}")
         try:
             self.trainer.fit(model, ckpt_path=ckpt_path, **options)
         except SystemExit as end:
@@ -263,7 +276,7 @@ class GazeCLI(LightningCLI):
             # Lightning ends with 1 after Ctrl-C, as if the training had failed.
             last = Path(str(self._checkpoint.dirpath)) / LAST
             left = f"go on with --ckpt_path={last}" if last.is_file() else "no epoch was finished, so nothing is left"
-            _say(f"interrupted: {left}")
+            say(f"interrupted: {left}")
             raise SystemExit(INTERRUPTED) from None
         self._say_what_is_left()
 
@@ -277,18 +290,43 @@ class GazeCLI(LightningCLI):
         if not kept.best_model_path:
             return
         score = "" if kept.best_model_score is None else f" ({kept.monitor} {float(kept.best_model_score):.4g})"
-        _say(f"best checkpoint: {kept.best_model_path}{score}")
-        config = Path(str(kept.dirpath)).parent / CONFIG_FILE
-        _say(f"test it: gazelit test --config {config}")
-        _say(f"hand it over to another stage: gazelit fit --config STAGE.yaml --ckpt_path {kept.best_model_path}")
+        say(f"best checkpoint: {kept.best_model_path}{score}")
+        name = self._get(self.config, "name")
+        run = f"--name {name}" if name else f"--config {Path(str(kept.dirpath)).parent / CONFIG_FILE}"
+        say(f"test it: gazelit test {run}")
+        say(f"hand it over to another stage: gazelit fit --config STAGE.yaml --ckpt_path {kept.best_model_path}")
 
     def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluates a checkpoint of the configured stage."""
-        self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **options)
+        # Its statistics take a second to import, which training and prediction need not wait for.
+        from gazelit.cli.result_table import show_metrics
+
+        self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **{**options, "verbose": False})
+        if self.trainer.is_global_zero:
+            show_metrics(self._metrics(), None, None, self._class_names)
 
     def test(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Tests a checkpoint of the configured stage."""
-        self.trainer.test(model, ckpt_path=self._loaded(model, ckpt_path), **options)
+        from gazelit.cli.result_table import patients_of, show_metrics
+
+        self.trainer.test(model, ckpt_path=self._loaded(model, ckpt_path), **{**options, "verbose": False})
+        folder = run_folder(self.trainer)
+        if not self.trainer.is_global_zero:
+            return
+        path = folder / PREDICTIONS_FILE
+        predictions = pd.read_parquet(path) if path.is_file() else None
+        rows = None if predictions is None else predictions["index"].to_numpy()
+        patients = None if rows is None else patients_of(self.datamodule, rows)
+        show_metrics(self._metrics(), predictions, patients, self._class_names)
+        say(f"wrote {folder / METRICS_FILE} and {PREDICTIONS_FILE} beside it")
+        say(f"report it: gazelit report {folder}")
+
+    def _metrics(self) -> dict[str, float]:
+        return {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+
+    @property
+    def _class_names(self) -> list[str]:
+        return list(getattr(self.datamodule, "class_names", []))
 
     def predict(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Predicts with a checkpoint of the configured stage."""
@@ -345,33 +383,16 @@ class GazeCLI(LightningCLI):
         """Refuses a checkpoint that may have seen the test split unless it is allowed; returns what is to be known."""
         note = split_guard.check_split(ckpt_path, stamp, getattr(self.datamodule, "provenance", {}), self._allowed)
         if note is not None:
-            _say(f"{ckpt_path}: {note}")
+            say(f"{ckpt_path}: {note}")
         return note
 
 
-def _option_values(arguments: Sequence[str], option: str) -> list[str]:
-    """The values that an option has on the command line, in order."""
-    values = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, separator, value = argument.partition("=")
-        if flag == option:
-            values.append(value if separator else following)
-    return values
+def _is_set(arguments: Sequence[str], option: str) -> bool:
+    values = option_values(arguments, option)
+    return bool(values) and values[-1].lower() in ("true", "yes", "1")
 
 
 def _stage_class(path: str) -> type[Stage]:
     """The stage class of a configuration, which jsonargparse has imported."""
     module, _, name = path.rpartition(".")
     return cast(type[Stage], getattr(sys.modules[module], name))
-
-
-def _described(network: Network) -> str:
-    """The network's components with their numbers of parameters."""
-    counts = {name: sum(part.numel() for part in network.get_submodule(name).parameters()) for name in network.specs}
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"{type(network).__name__} of {sum(counts.values()):,} parameters: {parts}"
-
-
-@rank_zero_only
-def _say(message: str) -> None:
-    logger.info(message)

@@ -20,11 +20,12 @@ from gazelit.deploy.inference import LoadedModel
 from gazelit.errors import InputError
 from gazelit.evaluation.findings import CENTRE, PREDICTED, READER, spelt_alike
 from gazelit.metrics.calibration import probabilities
+from gazelit.metrics.catalogue import short_labels
 from gazelit.metrics.functional import auc_judd, cc, nss, sauc
 from gazelit.metrics.localisation import localisation_values
 from gazelit.models.attribution import attribute
 
-GAZE_METRICS = {"cc": "CC", "nss": "NSS", "auc_judd": "AUC-Judd", "sauc": "shuffled AUC"}
+GAZE_METRICS = short_labels("cc", "nss", "auc_judd", "sauc")
 #: Cases of the figure.
 SHOWN = 6
 

@@ -16,9 +16,10 @@ from gazelit.evaluation.crossed import crossed_difference, crossed_value
 from gazelit.evaluation.hypothesis_tests import holm
 from gazelit.evaluation.scores import SHARE, Scores, scores_of
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights
+from gazelit.metrics.catalogue import short_labels
 
 #: What arms are compared by; the first that an arm has of each task is tested.
-COMPARED = {"auroc_macro": "macro AUC", "cc": "CC", "kld": "KLD", "nss": "NSS"}
+COMPARED = short_labels("auroc_macro", "cc", "kld", "nss")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from gazelit.evaluation.scores import case_statistics
 from gazelit.evaluation.statistics import Estimate, average_of, bootstrap_weights, estimate, mean_of
+from gazelit.metrics.catalogue import short_labels
 
 #: Below so many cases an interval is told to be wide, not read; below so few no number is given.
 SMALL, TOO_FEW = 30, 10
@@ -28,7 +29,7 @@ COLUMNS = {
 #: Of these, measurements that are cut into thirds.
 IN_THIRDS = ("subtlety", "finding_size")
 #: Metrics of a group, those of maps apart.
-SHOWN = {"auroc_macro": "macro AUC", "accuracy": "accuracy", "cc": "CC", "nss": "NSS"}
+SHOWN = short_labels("auroc_macro", "accuracy", "cc", "nss")
 MAPS = ("cc", "nss")
 
 

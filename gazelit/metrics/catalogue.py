@@ -178,8 +178,8 @@ METRICS: dict[str, MetricEntry] = {
         MetricEntry("f1_macro", "macro F1", True, "diagnosis"),
         MetricEntry("brier", "Brier score", False, "diagnosis"),
         MetricEntry("ece", "expected calibration error", False, "diagnosis"),
-        MetricEntry("knn_auroc_macro", "macro AUC of nearest neighbours", True, "embedding"),
-        MetricEntry("probe_auroc_macro", "macro AUC of a linear probe", True, "embedding"),
+        MetricEntry("knn_auroc_macro", "neighbours, macro AUC", True, "embedding"),
+        MetricEntry("probe_auroc_macro", "linear probe, macro AUC", True, "embedding"),
         *MAP_METRICS.values(),
     )
 }
@@ -193,6 +193,11 @@ CLASS_METRICS: dict[str, MetricEntry] = {
         MetricEntry("f1", "F1", True, "diagnosis"),
     )
 }
+
+
+def short_labels(*names: str) -> dict[str, str]:
+    """What columns of tables call metrics, by name."""
+    return {name: METRICS[name].short for name in names}
 
 
 def entry(name: str, class_names: Sequence[str] = ()) -> MetricEntry | None:

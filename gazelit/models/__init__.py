@@ -1,10 +1,19 @@
-"""Networks and their parts, in plain PyTorch."""
+"""Networks and their parts, in plain PyTorch.
 
-from gazelit.models.classification_net import ClassificationNetwork
-from gazelit.models.contrastive_net import ContrastiveNetwork
-from gazelit.models.dual_unet import DualEncoderUNet
-from gazelit.models.network import Network, rebuild
-from gazelit.models.registry import EncoderSpec, build_encoder, list_encoders, register_encoder
+The libraries of encoders take seconds to import, and not all that reads a checkpoint builds a network: each name is
+imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from gazelit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gazelit.models.classification_net import ClassificationNetwork
+    from gazelit.models.contrastive_net import ContrastiveNetwork
+    from gazelit.models.dual_unet import DualEncoderUNet
+    from gazelit.models.network import Network, rebuild
+    from gazelit.models.registry import EncoderSpec, build_encoder, list_encoders, register_encoder
 
 __all__ = [
     "ClassificationNetwork",
@@ -17,3 +26,17 @@ __all__ = [
     "rebuild",
     "register_encoder",
 ]
+
+_DEFINED_IN = {
+    "ClassificationNetwork": "gazelit.models.classification_net:ClassificationNetwork",
+    "ContrastiveNetwork": "gazelit.models.contrastive_net:ContrastiveNetwork",
+    "DualEncoderUNet": "gazelit.models.dual_unet:DualEncoderUNet",
+    "EncoderSpec": "gazelit.models.registry:EncoderSpec",
+    "Network": "gazelit.models.network:Network",
+    "build_encoder": "gazelit.models.registry:build_encoder",
+    "list_encoders": "gazelit.models.registry:list_encoders",
+    "rebuild": "gazelit.models.network:rebuild",
+    "register_encoder": "gazelit.models.registry:register_encoder",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())

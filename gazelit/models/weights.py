@@ -23,13 +23,12 @@ STATE_KEYS = ("state_dict", "model", "model_ema", "ema", "student", "teacher")
 _SHOWN = 6
 
 
-def read_tensors(path: str | os.PathLike[str]) -> Any:
-    """What a file of tensors holds (``.safetensors``, or anything ``torch.save`` wrote), on the CPU.
+def check_is_file(path: Path) -> None:
+    """Checks that there is a file to be read.
 
     Raises:
-        InputError: The file is missing, damaged, or holds more than tensors and primitive values.
+        InputError: There is none, or a folder; the message names a run's checkpoint.
     """
-    path = Path(path)
     if path.is_dir():
         # Of a run and of a package.
         known = (path / "checkpoints" / "best.ckpt", path / "model.safetensors")
@@ -38,6 +37,16 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: a folder; {hint}")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+
+
+def read_tensors(path: str | os.PathLike[str]) -> Any:
+    """What a file of tensors holds (``.safetensors``, or anything ``torch.save`` wrote), on the CPU.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds more than tensors and primitive values.
+    """
+    path = Path(path)
+    check_is_file(path)
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:

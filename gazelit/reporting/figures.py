@@ -21,6 +21,7 @@ from gazelit.evaluation.agreement import Localisation
 from gazelit.evaluation.asynchrony import JointTraining
 from gazelit.evaluation.statistics import Estimate
 from gazelit.files import atomic_path
+from gazelit.metrics.catalogue import short_labels
 
 #: Okabe and Ito's palette, without yellow, which print loses.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
@@ -29,11 +30,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DRAWN = 3
 #: Validation metrics that are drawn, all between 0 and 1.
 CURVES = {
-    "val/auroc_macro": "macro AUC",
-    "val/cc": "CC",
-    "val/accuracy": "accuracy",
-    "val/probe_auroc_macro": "linear probe, macro AUC",
-    "val/knn_auroc_macro": "neighbours, macro AUC",
+    f"val/{name}": label
+    for name, label in short_labels("auroc_macro", "cc", "accuracy", "probe_auroc_macro", "knn_auroc_macro").items()
 }
 
 

@@ -158,7 +158,9 @@ def _tests(folder: Path) -> list[Path]:
             "`gazelit run` makes a run, `gazelit fit` and `gazelit test` the others"
         )
     found = []
-    for path in folder.resolve().parent.glob(f"*/{TEST_FILE}"):
+    whole = folder.resolve()
+    # Beside it, or of a training with a name within it.
+    for path in (*whole.parent.glob(f"*/{TEST_FILE}"), *whole.glob(f"*/{TEST_FILE}")):
         about = read_json(path)
         checkpoint = Path(str(about.get("checkpoint") if isinstance(about, dict) else ""))
         if checkpoint.is_relative_to(folder.resolve()):
@@ -187,7 +189,7 @@ def _stages(last: Path) -> list[Path]:
     while len(stages) < MOST_STAGES:
         config = read_yaml(stages[0] / CONFIG_FILE)
         parent = config.get("start_from") or config.get("ckpt_path")
-        before = Path(str(parent)).parent.parent if parent else stages[0]
+        before = Path(str(parent)).resolve().parent.parent if parent else stages[0]
         if before in stages or not (before / CONFIG_FILE).is_file():
             break
         stages.insert(0, before)

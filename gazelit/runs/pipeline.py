@@ -23,9 +23,9 @@ from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
 from gazelit.runs.run_file import RUN_FILE
-from gazelit.runs.steps import DONE_FILE, STARTED_FILE, Step, exclusive, run_step
+from gazelit.runs.steps import DONE_FILE, PLAN_FILE, STARTED_FILE, Step, exclusive, run_step
 
-TEST = "test"
+TEST, REPORT = "test", "report"
 
 
 @dataclass
@@ -129,10 +129,11 @@ def run(
     with exclusive(out) as lock:
         console = Console(stderr=True)
         members = _members(out, seed, seeds, folds)
-        finals = set(tested.values())
-        each = len(stages) + sum(stage.calibrate and stage.name in finals for stage in stages)
-        each += len(tested) * (1 + len(others))
-        total = len(members) * each + 1
+        planned = [step for member in members for step in _planned(stages, tested, member, list(others))]
+        planned.append((out / REPORT, "report"))
+        plan = [{"folder": str(folder.relative_to(out)), "command": command} for folder, command in planned]
+        write_json(out / PLAN_FILE, {"steps": plan})
+        total = len(planned)
         number = 0
         trained: list[dict[str, Any]] = []
         commands: list[str] = []
@@ -156,9 +157,7 @@ def run(
         write_json(out / RUN_FILE, about)
         tests = [one for record in trained for one in (record["test"], *record["external"].values())]
         results = {one: sha256_file(out / one / "metrics.json") for one in tests}
-        report = Step(
-            out / "report", ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True
-        )
+        report = Step(out / REPORT, ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True)
         run_step(report, out, f"[{total}/{total}]", console, lock)
         console.print(f"report: {out / 'report.md'}")
 
@@ -215,6 +214,34 @@ def _holds(folder: Path, seed: int) -> bool:
     return f"--seed_everything={seed}" in words
 
 
+def _planned(
+    stages: Sequence[StageStep], tested: Mapping[str, str], member: _Member, others: Sequence[str]
+) -> list[tuple[Path, str]]:
+    """Folder and command of each step that :func:`_steps` will give."""
+    steps = [(member.folder / stage.name, "fit") for stage in stages]
+    steps += [
+        (_calibration_folder(member, stage), "calibrate")
+        for stage in stages
+        if stage.calibrate and stage.name in tested.values()
+    ]
+    for arm in tested:
+        folder = _test_folder(member, arm, tested)
+        steps += [(folder, "test"), *((_external_folder(folder, other), "test") for other in others)]
+    return steps
+
+
+def _calibration_folder(member: _Member, stage: StageStep) -> Path:
+    return member.folder / f"{stage.name}_calibration"
+
+
+def _test_folder(member: _Member, arm: str, tested: Mapping[str, str]) -> Path:
+    return member.folder / (TEST if len(tested) == 1 else f"{TEST}_{arm}")
+
+
+def _external_folder(test: Path, other: str) -> Path:
+    return test.with_name(f"{test.name}_on_{other}")
+
+
 def _steps(
     stages: Sequence[StageStep],
     configs: Mapping[str, list[Path]],
@@ -261,7 +288,7 @@ def _steps(
     final = dict(checkpoints)
     for stage in stages:
         if stage.calibrate and stage.name in tested.values():
-            folder = member.folder / f"{stage.name}_calibration"
+            folder = _calibration_folder(member, stage)
             config = member.folder / stage.name / "config.yaml"
             source, final[stage.name] = checkpoints[stage.name], folder / "calibrated.ckpt"
             arguments = ["calibrate", f"--config={config}", "--trainer.logger=false", f"--out={final[stage.name]}"]
@@ -269,13 +296,13 @@ def _steps(
             yield Step(folder, arguments, {"checkpoint": sha256_file(source)}, source)
 
     for arm, name in tested.items():
-        folder = member.folder / (TEST if len(tested) == 1 else f"{TEST}_{arm}")
+        folder = _test_folder(member, arm, tested)
         config = member.folder / name / "config.yaml"
         inputs = {"checkpoint": sha256_file(final[name])}
         yield Step(folder, _test(config, folder), inputs, final[name])
         elsewhere: dict[str, str] = {}
         for other, external in others.items():
-            place = folder.with_name(f"{folder.name}_on_{other}")
+            place = _external_folder(folder, other)
             arguments = [*_test(config, place), *_external_options(external, store)]
             yield Step(place, arguments, {**inputs, "store": sha256_file(external.store / "store.json")}, final[name])
             elsewhere[other] = str(place.relative_to(out))
@@ -331,7 +358,7 @@ def _check(stages: Sequence[StageStep], checkpoint: str, seeds: int, folds: int 
         raise InputError(f"folds: must be at least 3 (test, validation, training), not {folds}")
     seen: list[str] = []
     for stage in stages:
-        taken = stage.name in (*seen, "report") or stage.name.split("_")[0] == TEST
+        taken = stage.name in (*seen, REPORT) or stage.name.split("_")[0] == TEST
         if taken or not stage.name.isidentifier():
             raise InputError(f"stages: '{stage.name}' is taken or not a plain name; give every stage its own")
         if stage.after not in (None, "previous", *seen):

@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gazelit.configs import read_yaml
+from gazelit.configs import read_config
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
@@ -29,6 +30,9 @@ from gazelit.runs.step_key import check_versions, portable, step_key, versions
 DONE_FILE = "done.json"
 STARTED_FILE = "started.json"
 LOG_FILE = "log.txt"
+LOCK_FILE = ".lock"
+#: The steps that a run will have, in order.
+PLAN_FILE = "plan.json"
 #: Seconds to wait for the run folder: the stage of a run killed a moment ago may still be going down.
 LOCK_PATIENCE = 20.0
 
@@ -104,9 +108,10 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
     if start_from is not None and start_from == resume and (folder / STARTED_FILE).is_file():
         # What an earlier version began stays known as such.
         made_with = read_json(folder / STARTED_FILE).get("versions", made_with)
-    write_json(folder / STARTED_FILE, {"key": key, "command": command, "versions": made_with})
+    epochs = {"max_epochs": _max_epochs(arguments), "epochs": len(read_epochs(folder))}
+    write_json(folder / STARTED_FILE, {"key": key, "command": command, "versions": made_with, **epochs})
     resumed = start_from is not None and start_from.parent.parent == folder
-    started = time.monotonic()
+    started, cpu_before = time.monotonic(), _cpu_seconds()
     with (folder / LOG_FILE).open("ab") as log:
         log.write(f"\n$ {command}\n".encode())
         log.flush()
@@ -115,6 +120,8 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            # What the steps are called in W&B, where it is used.
+            env={"WANDB_RUN_GROUP": out.name, "WANDB_NAME": name, **os.environ},
             pass_fds=(lock.fileno(),),
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
@@ -129,7 +136,8 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
     if process.returncode != 0:
         raise InputError(f"step '{name}' failed ({_exit(process.returncode)}): {_reason(folder / LOG_FILE)}")
     seconds = round(time.monotonic() - started, 1)
-    write_json(done, {"key": key, "command": command, "seconds": seconds, "versions": made_with})
+    cost = {"seconds": seconds, "cpu_seconds": round(_cpu_seconds() - cpu_before, 1)}
+    write_json(done, {"key": key, "command": command, **cost, "versions": made_with})
     return command
 
 
@@ -147,7 +155,7 @@ def _show_progress(
         shown = 0
         while process.poll() is None:
             time.sleep(0.2)
-            rows = _epochs(folder)
+            rows = read_epochs(folder)
             if len(rows) > shown:
                 shown = len(rows)
                 state = f"epoch {shown}/{epochs}" + "".join(
@@ -162,7 +170,8 @@ def _show_progress(
             progress.update(task, total=epochs or 1, completed=epochs or 1)
 
 
-def _epochs(folder: Path) -> list[dict[str, Any]]:
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """What a training logged, a row an epoch; none where it has not come so far."""
     path = folder / "epochs.csv"
     if not path.is_file():
         return []
@@ -178,7 +187,7 @@ def _max_epochs(arguments: Sequence[str]) -> int | None:
     if arguments[0] != "fit":
         return None
     configs = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    trainers = [read_yaml(Path(config)).get("trainer") or {} for config in configs]
+    trainers = [read_config(Path(config)).get("trainer") or {} for config in configs]
     return next((one["max_epochs"] for one in reversed(trainers) if "max_epochs" in one), None)
 
 
@@ -187,12 +196,34 @@ def _exit(code: int) -> str:
 
 
 def _reason(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    starts = [
+    return f"{failure(log) or _last_line(log)} (see {log})"
+
+
+def failure(log: Path) -> str | None:
+    """The last error that a step's log holds, since the step was last begun."""
+    lines = _lines(log)
+    starts = [number for number, line in enumerate(lines) if line.startswith("$ gazelit ")]
+    lines = lines[starts[-1] :] if starts else lines
+    errors = [
         number for number, line in enumerate(lines) if re.match(r"(gazelit: )?error: |\w*(Error|Exception)\b", line)
     ]
-    text = " ".join(lines[starts[-1] :] if starts else lines[-1:] or ["no output"])
-    return f"{text[:600]} (see {log})"
+    return " ".join(lines[errors[-1] :])[:600] if errors else None
+
+
+def _last_line(log: Path) -> str:
+    return (_lines(log) or ["no output"])[-1][:600]
+
+
+def _lines(log: Path) -> list[str]:
+    if not log.is_file():
+        return []
+    return [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+
+
+def _cpu_seconds() -> float:
+    """What the processes that this one started, and that are over, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _die_with_parent() -> None:
@@ -205,7 +236,7 @@ def exclusive(out: Path) -> Iterator[IO[str]]:
     """Holds the run folder's lock, which a stage's process inherits and so keeps while it lives."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w", encoding="utf-8")
+        lock = (out / LOCK_FILE).open("w", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     with lock:

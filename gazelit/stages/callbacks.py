@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import pandas as pd
@@ -19,12 +20,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from gazelit.configs import CONFIG_FILE
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.metrics.custom import described
 from gazelit.metrics.diagnosis import WITH_GAZE
+from gazelit.models.network import Network
+from gazelit.stages import wandb_run
 from gazelit.stages.privacy import without_paths
 
-CONFIG_FILE = "config.yaml"
 WANDB_FILE = "wandb.json"
 EPOCHS_FILE = "epochs.csv"
 METRICS_FILE = "metrics.json"
@@ -41,6 +44,10 @@ def run_folder(trainer: L.Trainer) -> Path:
     checkpoint = trainer.checkpoint_callback
     if trainer.state.fn == "fit" and isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
         return Path(checkpoint.dirpath).parent
+    # W&B's logger has one folder for all runs; the results of one would replace those of another.
+    is_shared = trainer.state.fn != "fit" and any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
+    if is_shared and trainer.default_root_dir != os.getcwd():
+        return Path(trainer.default_root_dir)
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -67,12 +74,17 @@ class RunRecord(Callback):
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
         with atomic_path(folder / CONFIG_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        shown = without_paths(yaml.safe_load(text))
+        shown = yaml.safe_load(text)
+        if not self.config.get("log_paths"):
+            shown = without_paths(shown)
         for logger in trainer.loggers:
             logger.log_hyperparams(shown)
             if isinstance(logger, WandbLogger):
                 # So that a resumed run goes on as the same W&B run.
                 write_json(folder / WANDB_FILE, {"id": logger.experiment.id, "stage": pl_module.name})
+                provenance = getattr(trainer.datamodule, "provenance", {})  # type: ignore[attr-defined]
+                found = wandb_run.tags(provenance, cast(Network, pl_module.network).specs)
+                logger.experiment.tags = (*(logger.experiment.tags or ()), *found)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the hashes of the checkpoints, by which a lineage names them."""
@@ -83,6 +95,14 @@ class RunRecord(Callback):
         hashes = {path.name: sha256_file(path) for path in paths if path.is_file()}
         for logger in trainer.loggers:
             logger.log_hyperparams({"checkpoints": hashes})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Summarises the epochs so far, of which the best is known only now: checkpoints are made last."""
+        folder = run_folder(trainer)
+        if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            wandb_run.summarise_best(trainer, _read_rows(folder / EPOCHS_FILE))
+
+    on_train_end = on_train_epoch_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Adds the epoch's row; rows of epochs that a resumed run repeats are replaced."""

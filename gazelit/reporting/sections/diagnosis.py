@@ -12,6 +12,7 @@ from gazelit.evaluation.compare import ArmSummary, pooled
 from gazelit.evaluation.given_gaze import GivenGaze
 from gazelit.evaluation.statistics import bootstrap_weights
 from gazelit.evaluation.subgroups import SHOWN, TOO_FEW, Subgroup
+from gazelit.metrics.catalogue import short_labels
 from gazelit.reporting.figures import DRAWN, reliability_figure, roc_figure, save
 from gazelit.reporting.page import Block, Picture
 from gazelit.reporting.records import FEWEST_FOR_RELIABILITY, FEWEST_OF_A_CLASS, ReportRecord
@@ -31,7 +32,7 @@ PROBABILITIES_ARE = (
     "square is unbiased. The Brier score is a mean over cases and has no such bias."
 )
 #: What the section on gaze at test tells.
-GIVEN_GAZE = {"auroc_macro": "macro AUC", "accuracy": "accuracy", "brier": "Brier score"}
+GIVEN_GAZE = short_labels("auroc_macro", "accuracy", "brier")
 #: Draws of patients behind a band.
 BAND_DRAWS = 200
 

@@ -1,0 +1,74 @@
+"""The trainer of the command line."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from gazelit.checkpoints import stamps
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.errors import InputError
+from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
+from gazelit.models.network import Network
+from gazelit.stages import Stage
+
+logger = logging.getLogger("gazelit")
+
+
+@rank_zero_only
+def say(message: str) -> None:
+    """Tells the user, once whatever the number of processes."""
+    logger.info(message)
+
+
+class GazeTrainer(L.Trainer):
+    """The trainer, with the signature of one command more."""
+
+    def calibrate(
+        self, model: Stage, out: Path, ckpt_path: str | None = None, weights_only: bool | None = None
+    ) -> None:
+        """Fits the temperature of a checkpoint's probabilities on the validation split.
+
+        Args:
+            model: The stage.
+            out: The checkpoint to write: the same weights, with the temperature that `test` and `infer` will use.
+            ckpt_path: The checkpoint to calibrate.
+            weights_only: As in `test`.
+
+        Raises:
+            InputError: The stage has no classifier, the validation split no labels, or there are several processes.
+        """
+        if "diagnosis" not in model.measures:
+            raise InputError(f"stage '{model.name}' has no classifier whose probabilities could be calibrated")
+        if self.world_size > 1:
+            raise InputError("calibrate runs in one process; set --trainer.devices=1")
+        datamodule = cast(GazeDataModule, self.datamodule)  # type: ignore[attr-defined]
+        datamodule.predict_split = "val"
+        predicted = self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
+        batches = cast(list[dict[str, Tensor]], predicted)
+        logits = torch.cat([batch["logits"] for batch in batches])
+        label = datamodule.labels[torch.cat([batch["index"] for batch in batches])]
+        temperature = fit_temperature(logits, label)
+        before = negative_log_likelihood(logits, label, torch.ones_like(temperature))
+        after = negative_log_likelihood(logits, label, temperature)
+        stamps.write_calibrated(
+            str(ckpt_path),
+            out,
+            temperature,
+            {"split": "val", "n": len(label), "nll_before": round(before, 6), "nll_after": round(after, 6)},
+        )
+        text = ", ".join(f"{value:.3f}" for value in (temperature[:1] if datamodule.exclusive else temperature))
+        say(f"temperature {text}: {before:.4f} to {after:.4f} nats on {len(label)} validation cases; wrote {out}")
+
+
+def described_network(network: Network) -> str:
+    """The network's components with their numbers of parameters."""
+    counts = {name: sum(part.numel() for part in network.get_submodule(name).parameters()) for name in network.specs}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{type(network).__name__} of {sum(counts.values()):,} parameters: {parts}"

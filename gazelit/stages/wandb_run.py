@@ -1,0 +1,66 @@
+"""What a training is called in Weights & Biases, and which of its values stand for it there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+
+#: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
+GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
+
+
+def identity(stage: str, name: str | None, seed: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``wandb.init`` that say which run it is.
+
+    Args:
+        stage: Name of the stage, which is the job type.
+        name: Of the run (``--name``). What stands before its last ``/`` is the group.
+        seed: Of the run.
+        given: What is configured already, which stays.
+    """
+    group, _, _ = (name or "").rpartition("/")
+    about: dict[str, Any] = {"job_type": stage}
+    # A sweep names its runs itself, each otherwise; all of them would be called the same here.
+    called = name or (None if "WANDB_SWEEP_ID" in os.environ else f"{stage}, seed {seed}")
+    if called and NAME_VARIABLE not in os.environ:
+        about["name"] = called
+    if group and GROUP_VARIABLE not in os.environ:
+        about["group"] = group
+    return {key: value for key, value in about.items() if given.get(key) is None}
+
+
+def tags(provenance: Mapping[str, Any], components: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of a run: where its films come from, whether they are synthetic, and its encoder.
+
+    Args:
+        provenance: Of the data, as :attr:`gazelit.data.datamodule.GazeDataModule.provenance`.
+        components: Of the network, as :attr:`gazelit.models.network.Network.specs`.
+    """
+    found = [provenance.get("source"), "synthetic" if provenance.get("synthetic") else None]
+    found.append(components.get("encoder", {}).get("name"))
+    # W&B takes tags of up to 64 characters.
+    return [str(tag)[:64] for tag in found if tag]
+
+
+def summarise_best(trainer: L.Trainer, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Lets the summary of W&B runs hold the validation values of ``best.ckpt``; W&B itself keeps the last ones.
+
+    Args:
+        trainer: The trainer, whose checkpoint callback has decided.
+        rows: What was logged, by epoch, with the column ``epoch``.
+    """
+    checkpoint = trainer.checkpoint_callback
+    if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
+        return
+    runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    score, monitor = float(checkpoint.best_model_score), str(checkpoint.monitor)
+    best = [row for row in rows if row.get(monitor) and float(row[monitor]) == score]
+    if best:
+        values = {key: float(value) for key, value in best[0].items() if key.startswith("val/") and value}
+        for run in runs:
+            run.summary.update({**values, "best/epoch": int(best[0]["epoch"])})
