@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gazelit.data.datamodule import GazeDataModule
     from gazelit.data.store.prepare import prepare
-    from gazelit.deploy.inference import LoadedModel, Reading
+    from gazelit.deploy.inference import LoadedModel
     from gazelit.deploy.loading import load
+    from gazelit.deploy.reading import Reading
     from gazelit.errors import InputError
     from gazelit.models.registry import EncoderSpec, register_encoder
     from gazelit.stages.base import Stage
@@ -38,7 +39,7 @@ _DEFINED_IN = {
     "GazeDataModule": "gazelit.data.datamodule:GazeDataModule",
     "InputError": "gazelit.errors:InputError",
     "LoadedModel": "gazelit.deploy.inference:LoadedModel",
-    "Reading": "gazelit.deploy.inference:Reading",
+    "Reading": "gazelit.deploy.reading:Reading",
     "Stage": "gazelit.stages.base:Stage",
     "load": "gazelit.deploy.loading:load",
     "prepare": "gazelit.data.store.prepare:prepare",

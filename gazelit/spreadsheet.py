@@ -15,13 +15,14 @@ def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
 
     Numbers, also those that are held as text, stay as they are (OWASP, CSV injection).
     """
-    safe = table.rename(columns=_safe)
+    safe = table.rename(columns=harmless)
     for name in safe.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in safe.dtypes]]:
-        safe[name] = safe[name].map(_safe)
+        safe[name] = safe[name].map(harmless)
     return safe
 
 
-def _safe(cell: Any) -> Any:
+def harmless(cell: Any) -> Any:
+    """A cell as it may stand in a CSV file; see :func:`without_formulas`."""
     if not isinstance(cell, str) or not cell.startswith(_BEGINNINGS):
         return cell
     try:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gazelit.deploy import inference
-from gazelit.deploy.inference import LoadedModel, infer
+from gazelit.deploy import infer as command
+from gazelit.deploy.infer import infer
+from gazelit.deploy.inference import LoadedModel
 from gazelit.errors import InputError
 
 
@@ -36,7 +37,7 @@ def model(monkeypatch):
     def use(*names):
         stamp = {"stage": "Stub", "data": {"size": [64, 64], "class_names": ["a", "b"], "synthetic": True}}
         loaded = LoadedModel(Stub(*names), stamp, "0" * 64, torch.ones(2))
-        monkeypatch.setattr(inference, "load_model", lambda ckpt, *_: replace(loaded, name=str(ckpt)))
+        monkeypatch.setattr(command, "load_together", lambda ckpts, *_: replace(loaded, name=str(ckpts[0])))
 
     use("logits", "saliency_logits")
     return use
@@ -48,6 +49,10 @@ def picture(path, seed=0):
     return str(path)
 
 
+def results_in(folder):
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json") if path.name != "run.json"}
+
+
 def test_finding_c18_results_never_take_each_others_names(tmp_path, model):
     files = [
         picture(tmp_path / folder / name, seed)
@@ -55,8 +60,8 @@ def test_finding_c18_results_never_take_each_others_names(tmp_path, model):
             [("1", "a.png"), ("2", "a.png"), ("3", "a_2.png"), ("4", "a_1.png"), ("5", "A.png"), ("6", "a.png")]
         )
     ]
-    infer(files, Path("x.ckpt"), tmp_path / "out")
-    results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    infer(files, Path("x.ckpt"), tmp_path / "out", names="file")
+    results = results_in(tmp_path / "out")
     assert len({name.casefold() for name in results}) == len(files)
     # A name of its own stays.
     assert [results[name]["file"] for name in ("a", "a_1", "a_2")] == ["a.png", "a_1.png", "a_2.png"]
@@ -64,25 +69,44 @@ def test_finding_c18_results_never_take_each_others_names(tmp_path, model):
     assert len(maps) == len(files)
 
 
-def test_finding_c18_existing_results_are_refused_unless_asked_to_overwrite(tmp_path, model):
-    files = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
-    infer(files[:1], Path("x.ckpt"), tmp_path / "out")
+def test_finding_c18_results_of_another_run_are_refused_unless_asked_to_overwrite(tmp_path, model):
+    files = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)]
+    options = {"names": "file"}
+    infer(files[:1], Path("x.ckpt"), tmp_path / "out", **options)
     before = (tmp_path / "out" / "a.json").stat().st_mtime_ns
-    with pytest.raises(InputError, match=r"holds 1 of the 2 results already; .*--overwrite"):
-        infer(files, Path("x.ckpt"), tmp_path / "out")
-    assert not (tmp_path / "out" / "b.json").exists()
-    infer(files, Path("x.ckpt"), tmp_path / "out", overwrite=True)
+    for changed in ({"saliency": "full"}, {"batch_size": 2}, {"mc_dropout": 4}):
+        with pytest.raises(InputError, match=rf"results of another run \(its {next(iter(changed))} differs\).*--overw"):
+            infer(files, Path("x.ckpt"), tmp_path / "out", **options, **changed)
+        assert not (tmp_path / "out" / "b.json").exists()
+    # The same run goes on, and does nothing twice.
+    infer(files, Path("x.ckpt"), tmp_path / "out", **options)
+    assert (tmp_path / "out" / "a.json").stat().st_mtime_ns == before
+    assert (tmp_path / "out" / "b.json").exists()
+    infer(files, Path("x.ckpt"), tmp_path / "out", overwrite=True, saliency="full", **options)
     assert (tmp_path / "out" / "a.json").stat().st_mtime_ns > before
+    # Results without the record of their run are somebody else's.
+    (tmp_path / "out" / "run.json").unlink()
+    with pytest.raises(InputError, match="holds 2 of the 2 results already, but not how they were made"):
+        infer(files, Path("x.ckpt"), tmp_path / "out", **options)
 
 
 def test_finding_g2_infer_goes_on_past_bad_films_and_lists_them(tmp_path, model):
     (tmp_path / "bad.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 300)
     os.mkfifo(tmp_path / "pipe.png")
-    good = [picture(tmp_path / "a.png"), picture(tmp_path / "c.png")]
+    good = [picture(tmp_path / "a.png"), picture(tmp_path / "c.png", 1)]
     bad = [str(tmp_path / name) for name in ("bad.dcm", "pipe.png")]
     with pytest.raises(InputError, match=r"2 of 4 files could not be read: .*bad\.dcm: .*; .*pipe\.png: .*is a pipe"):
-        infer([good[0], *bad, good[1]], Path("x.ckpt"), tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["a.json", "c.json"]
+        infer([good[0], *bad, good[1]], Path("x.ckpt"), tmp_path / "out", names="file")
+    assert sorted(results_in(tmp_path / "out")) == ["a", "c"]
+    failed = (tmp_path / "out" / "failed.csv").read_text().splitlines()
+    assert failed[0] == "position,file,reason"
+    assert [line.split(",")[:2] for line in failed[1:]] == [["2", "bad.dcm"], ["3", "pipe.png"]]
+    table = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in table] == [
+        ["film", "position", "file"],
+        ["a", "1", "a.png"],
+        ["c", "4", "c.png"],
+    ]
 
 
 def test_finding_c5_a_checkpoint_that_predicts_nothing_of_a_film_says_so(tmp_path, model):
@@ -91,4 +115,4 @@ def test_finding_c5_a_checkpoint_that_predicts_nothing_of_a_film_says_so(tmp_pat
         InputError, match=r"stage1\.ckpt: stage Stub predicts neither classes nor a saliency map.*; give a"
     ):
         infer([picture(tmp_path / "a.png")], Path("stage1.ckpt"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert results_in(tmp_path / "out") == {}

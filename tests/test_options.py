@@ -1,5 +1,7 @@
 """Lists on the command line with and without brackets."""
 
+from typing import Literal
+
 import pytest
 
 from gazelit.cli.options import bracket_lists, complete_flags
@@ -38,3 +40,30 @@ def test_a_flag_needs_no_value_and_takes_one():
     assert complete_flags(arguments, command) == ["--films=true", "--strict", "false", "--out", "true", "run"]
     assert complete_flags(["run", "--films"], command) == ["run", "--films=true"]
     assert complete_flags(["--films=false"], command) == ["--films=false"]
+
+
+def test_a_flag_may_name_words_and_what_follows_may_be_a_file():
+    def command(files: list[str], dicom: bool | list[Literal["sr", "sc"]] = False, out: str = "") -> None: ...
+
+    for given, expected in (
+        (["--dicom", "sr,sc", "film"], ["--dicom", "[sr,sc]", "film"]),
+        (["--dicom", "sr"], ["--dicom", "[sr]"]),
+        (["--dicom=sr"], ["--dicom=[sr]"]),
+        (["--dicom=[sr,sc]"], ["--dicom=[sr,sc]"]),
+        (["--dicom", "film.dcm"], ["--dicom=true", "film.dcm"]),
+        (["--dicom", "true", "film"], ["--dicom", "true", "film"]),
+        (["--dicom=false", "--out", "sr"], ["--dicom=false", "--out", "sr"]),
+        (["film", "--dicom"], ["film", "--dicom=true"]),
+    ):
+        assert bracket_lists(complete_flags(given, command), command, None) == expected
+
+
+def test_a_list_of_words_may_be_one_word():
+    def command(allow: list[str], to: str) -> None: ...
+
+    for given, expected in (
+        (["--allow", "A", "--to", "B"], ["--allow", "[A]", "--to", "B"]),
+        (["--allow=A,B"], ["--allow=[A,B]"]),
+        (["--allow=[A]"], ["--allow=[A]"]),
+    ):
+        assert bracket_lists(given, command, None) == expected

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gazelit.deploy import overlay
-from gazelit.deploy.overlay import draw_overlay, heat_and_opacity, is_nearly_flat, over_uniform, scale_end, shrunk
+from gazelit.deploy.overlay import draw_overlay, heat_and_opacity, is_nearly_flat, over_uniform, scale_end
+from gazelit.deploy.preparing import shrunk
 from gazelit.reporting.figures import Panel, panel_figure
 
 FILM = np.tile(np.linspace(0.2, 0.8, 400, dtype=np.float32), (500, 1))

@@ -88,7 +88,8 @@ def test_the_page_trains_hands_over_and_reads(page):
 def test_python_and_infer_give_the_same_bytes(page, run_gazelit, tmp_path):
     _, folder = page
     paths = [folder / "film.dcm", write(tmp_path / "other.dcm", smooth(70, 110), ViewPosition="LL")]
-    run_gazelit("infer", *map(str, paths), f"--ckpt={folder / 'best.ckpt'}", "--out=read")
+    run_gazelit("infer", *map(str, paths), f"--ckpt={folder / 'best.ckpt'}", "--out=read",
+                "--names=file", "--saliency=full", "--batch-size=1")  # fmt: skip
     model = gazelit.load(folder / "best.ckpt")
     for path in paths:
         reading = model.predict(path)
@@ -252,7 +253,9 @@ def test_mutated_bytes_end_in_a_reading_or_in_one_line(model, tmp_path):
 
 
 def kinds(reading):
-    return [warning.split(":")[0] for warning in reading.warnings]
+    # The stub's map is the film itself, which is nearly flat.
+    found = [warning.split(":")[0] for warning in reading.warnings]
+    return [kind for kind in found if kind != "flat map"]
 
 
 def test_a_plain_film_has_no_warning_and_each_doubt_has_one(model, tmp_path):
@@ -260,7 +263,7 @@ def test_a_plain_film_has_no_warning_and_each_doubt_has_one(model, tmp_path):
         return model.predict(write(tmp_path / "film.dcm", smooth(), **attributes))
 
     frontal = {"ViewPosition": "PA", "Modality": "DX", "BodyPartExamined": "CHEST", "BurnedInAnnotation": "NO"}
-    assert of(**frontal).warnings == of().warnings == ()
+    assert kinds(of(**frontal)) == kinds(of()) == []
     assert kinds(of(ViewPosition="LL")) == ["lateral"]
     assert kinds(of(Modality="CT")) == ["no radiograph"]
     hip = of(BodyPartExamined="HIP OF J DOE", BurnedInAnnotation="YES")

@@ -23,6 +23,8 @@ from gazelit.models.network import Network
 from gazelit.models.weights import read_tensors
 
 STAMP_KEY = "gazelit"
+#: Beside the stamp, where ``gazelit guard`` has fitted them: guards of readings, in plain values.
+GUARDS_KEY = "gazelit_guards"
 #: Checkpoints that a stamp may name, ancestors and teachers.
 MAX_GENERATIONS = 64
 #: Of exported weights, and of the file beside them that describes them; in a package that file has a name of its own.
@@ -116,7 +118,7 @@ def _read_exported(path: Path) -> dict[str, Any]:
         raise InputError(f"{beside}: not what `gazelit export-weights` writes")
     if about.get("sha256") != sha256_file(path):
         raise InputError(f"{path}: not the weights that {beside.name} describes; export them anew")
-    return {"state_dict": state, STAMP_KEY: about[STAMP_KEY]}
+    return {"state_dict": state, **{key: about[key] for key in (STAMP_KEY, GUARDS_KEY) if key in about}}
 
 
 def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:

@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import inspect
+import keyword
 import logging
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ class Command:
         positional: Parameter that takes the argument (``str``) or arguments (a list) without a name, if any.
         imports: Module whose classes may be named without their path.
         config_first: Whether a first argument without a name is the configuration.
+        least: How many arguments without a name there are at least, of a command that takes several.
     """
 
     target: str
@@ -49,6 +51,7 @@ class Command:
     positional: str | None = None
     imports: str | None = None
     config_first: bool = False
+    least: int = 1
 
     def load(self) -> Callable[..., Any]:
         """Imports the function."""
@@ -125,7 +128,20 @@ COMMANDS = {
         "gazelit.release.push:push", "upload a package to the Hugging Face Hub, closed by default", positional="folder"
     ),
     "infer": Command(
-        "gazelit.deploy.inference:infer", "read DICOM or PNG files with a trained model", positional="files"
+        "gazelit.deploy.infer:infer",
+        "read DICOM, PNG or JPEG films with a trained model",
+        positional="files",
+        least=0,
+    ),
+    "serve-dicom": Command(
+        "gazelit.deploy.dicom.serve:serve_dicom",
+        "take films over the network as a DICOM node, and send results to another",
+        positional="ckpt",
+    ),
+    "guard": Command(
+        "gazelit.deploy.fit_guards:guard",
+        "fit what tells films unlike a checkpoint's training, and prediction sets of a stated coverage",
+        positional="ckpt",
     ),
 }
 
@@ -228,7 +244,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
             # jsonargparse takes no positional argument that may be left out.
             arguments = [default, *arguments]
         text = "what names must contain; all unless given" if optional else "one or more paths" if several else "a path"
-        parser.add_argument(command.positional, nargs="+" if several else None, help=text)
+        parser.add_argument(command.positional, nargs=("+" if command.least else "*") if several else None, help=text)
     parser.add_function_arguments(
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
     )
@@ -246,7 +262,9 @@ def _with_underscores(argument: str) -> str:
     if not argument.startswith("--"):
         return argument
     name, separator, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{separator}{value}"
+    # A parameter cannot be called `from`.
+    underscore = "_" if keyword.iskeyword(name) else ""
+    return f"--{name.replace('-', '_')}{underscore}{separator}{value}"
 
 
 def _usage() -> str:

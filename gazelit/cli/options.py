@@ -7,9 +7,12 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+#: Values of a flag.
+_FLAG_VALUES = ("true", "false", "yes", "no")
+
 
 def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module: types.ModuleType | None) -> list[str]:
-    """Puts brackets around values with commas that options which are lists were given without.
+    """Puts brackets around values with commas that options which are lists were given without, and around one word.
 
     Args:
         arguments: Of the command line.
@@ -20,16 +23,18 @@ def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module
     if module is not None:
         callables += [value for _, value in inspect.getmembers(module, inspect.isclass)]
     names = {name for target in callables for name in _lists_of(target)}
+    words = {name for name, hint in get_type_hints(function).items() if hint == list[str]}
     changed = []
-    expected = False
+    expected = alone = False
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if argument.startswith("--"):
-            is_list = name[2:].replace("-", "_").rpartition(".")[2] in names
+            option = name[2:].replace("-", "_")
+            is_list, alone = option.rpartition(".")[2] in names, option in words
             expected = is_list and not separator
-            changed.append(f"{name}={_bracketed(value)}" if is_list and separator else argument)
+            changed.append(f"{name}={_bracketed(value, alone)}" if is_list and separator else argument)
         else:
-            changed.append(_bracketed(argument) if expected else argument)
+            changed.append(_bracketed(argument, alone) if expected else argument)
             expected = False
     return changed
 
@@ -50,21 +55,50 @@ def _is_list(hint: Any) -> bool:
     return get_origin(hint) in (list, tuple, Sequence) or hint in (list, tuple)
 
 
-def _bracketed(value: str) -> str:
-    return f"[{value}]" if "," in value and value[:1] not in ("[", "{", "(", "'", '"') else value
+def _bracketed(value: str, alone: bool) -> str:
+    """The value with brackets; of a list of words (``alone``) also where it is one."""
+    return f"[{value}]" if (alone or "," in value) and value[:1] not in ("[", "{", "(", "'", '"') else value
 
 
 def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
     """Gives options that are yes or no the value true where they have none.
+
+    An option that is yes, no, or a list of known words (``--dicom sr,sc``) has a value only if it is one of these: what
+    follows may be a file.
 
     Args:
         arguments: Of the command line.
         function: Its parameters are options.
     """
     hints = get_type_hints(function)
-    completed = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
-        is_flag = argument.startswith("--") and hints.get(argument[2:].replace("-", "_")) is bool
-        has_value = following.lower() in ("true", "false", "yes", "no")
-        completed.append(f"{argument}=true" if is_flag and not has_value else argument)
+    completed: list[str] = []
+    following = [*arguments[1:], "--"]
+    expected: set[str] | None = None
+    for argument, after in zip(arguments, following, strict=True):
+        if expected is not None:
+            completed.append(f"[{argument}]" if expected and argument.lower() not in _FLAG_VALUES else argument)
+            expected = None
+            continue
+        name, separator, value = argument.partition("=")
+        items = _flag_items(hints.get(name[2:].replace("-", "_"))) if argument.startswith("--") else None
+        if items is None:
+            completed.append(argument)
+        elif separator:
+            is_list = items and value.lower() not in _FLAG_VALUES and not value.startswith("[")
+            completed.append(f"{name}=[{value}]" if is_list else argument)
+        elif after.lower() in _FLAG_VALUES or (items and set(after.split(",")) <= items):
+            completed.append(argument)
+            expected = items
+        else:
+            completed.append(f"{argument}=true")
     return completed
+
+
+def _flag_items(hint: Any) -> set[str] | None:
+    """What a flag may name in place of yes or no: nothing, or words; None of an option that is no flag."""
+    if hint is bool:
+        return set()
+    if bool not in get_args(hint):
+        return None
+    lists = [kind for kind in get_args(hint) if get_origin(kind) is list]
+    return {word for kind in lists for literal in get_args(kind) for word in get_args(literal)}

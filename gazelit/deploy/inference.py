@@ -2,92 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from gazelit import __version__
 from gazelit.checkpoints import stamps
-from gazelit.data.images.dicom import MAX_PIXELS, Radiograph
+from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.data.images.film_intake import Film, FilmIntake
-from gazelit.data.images.film_warnings import film_warnings
-from gazelit.data.images.geometry import Letterbox
-from gazelit.deploy.overlay import draw_overlay, shrunk
+from gazelit.deploy.checks import check_classes, check_size, to_device
+from gazelit.deploy.guards import Guards
+from gazelit.deploy.map_warnings import map_warnings
+from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
+from gazelit.deploy.preparing import Preparation, Prepared
+from gazelit.deploy.reading import Reading
 from gazelit.errors import InputError
-from gazelit.files import atomic_path, sha256_file, write_json
-from gazelit.metrics.calibration import probabilities as probabilities_of
+from gazelit.files import sha256_file
 from gazelit.models.network import Network, rebuild
 from gazelit.models.weights import check_fit
 
-logger = logging.getLogger("gazelit")
-
 _CPU = torch.device("cpu")
-_LARGEST_SIDE = 16_384
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What a model says of one radiograph.
-
-    Attributes:
-        probabilities: By class name; empty for a network without a classifier.
-        warnings: What makes the reading doubtful (:func:`gazelit.data.images.film_warnings.film_warnings`); each a
-            line that begins with its kind, such as ``lateral:``.
-        notice: What the model may not be used for.
-        shape: Height and width of the film.
-    """
-
-    probabilities: dict[str, float]
-    warnings: tuple[str, ...]
-    notice: str
-    shape: tuple[int, int]
-    _thumbnail: NDArray[np.float32]
-    _density: NDArray[np.float32] | None
-    _letterbox: Letterbox
-
-    def __repr__(self) -> str:
-        return f"Reading(probabilities={self.probabilities}, warnings={self.warnings}, shape={self.shape})"
-
-    @cached_property
-    def saliency(self) -> NDArray[np.float32] | None:
-        """(H, W) float32 on the pixels of the film, sums to 1; None without a saliency head."""
-        if self._density is None:
-            return None
-        restored = np.clip(self._letterbox.restore(self._density), 0, None)
-        density: NDArray[np.float32] = (restored / restored.sum(dtype=np.float64)).astype(np.float32)
-        return density
-
-    def overlay(self) -> Image.Image:
-        """The film with the map over it, a colour bar, and a line on its strength (:mod:`gazelit.deploy.overlay`).
-
-        Raises:
-            InputError: The network has no saliency head.
-        """
-        if self._density is None:
-            raise InputError("overlay: the model predicts no saliency map; load one with a saliency head")
-        box = self._letterbox
-        inner = self._density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-        return draw_overlay(self._thumbnail, inner)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What is kept of a film, whose pixels may be a hundred times as many, until the network sees its batch."""
-
-    box: Letterbox
-    image: NDArray[np.float32]
-    warnings: tuple[str, ...]
-    thumbnail: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -102,6 +41,9 @@ class LoadedModel:
         name: What messages call it: its file.
         device: Where the network is.
         max_pixels: Films that claim more are refused.
+        members: Further networks, each with its temperature, whose mean with this one is what is read.
+        dropout_passes: How often each network is run with its dropout on; 0 runs it once without.
+        guards: What tells films unlike those of the training, and prediction sets; None without.
     """
 
     network: Network
@@ -111,6 +53,9 @@ class LoadedModel:
     name: str = "the model"
     device: torch.device = _CPU
     max_pixels: int = MAX_PIXELS
+    members: tuple[tuple[Network, Tensor], ...] = ()
+    dropout_passes: int = 0
+    guards: Guards | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,6 +67,11 @@ class LoadedModel:
     def class_names(self) -> tuple[str, ...]:
         """What the classifier tells apart; empty without one."""
         return tuple(self.stamp["data"].get("class_names") or ()) if self.network.classes else ()
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Which of classifier and saliency head the network has, by its components."""
+        return frozenset(name for name in getattr(self.network, "specs", {}) if name.endswith(("classifier", "head")))
 
     @property
     def notice(self) -> str:
@@ -159,7 +109,7 @@ class LoadedModel:
             InputError: A film cannot be read, or the model predicts nothing of a film.
         """
         if not isinstance(film, (list, tuple)):
-            (reading,) = self._read([self._prepared(self._intake.read(cast(Film, film), bits))])
+            (reading,) = self.read([self._intake.read(cast(Film, film), bits)])
             assert isinstance(reading, Reading)
             return reading
         readings = []
@@ -187,56 +137,82 @@ class LoadedModel:
         """
         if batch_size < 1:
             raise InputError(f"batch_size: must be at least 1, not {batch_size}")
-        waiting: list[_Prepared | InputError] = []
+        waiting: list[Prepared | InputError] = []
         for film in self._intake.read_each(films, bits):
-            waiting.append(film if isinstance(film, InputError) else self._prepared(film))
+            waiting.append(film)
             if len(waiting) == batch_size:
-                yield from self._read(waiting)
+                yield from self.read(waiting)
                 waiting = []
-        yield from self._read(waiting)
+        yield from self.read(waiting)
 
     @cached_property
-    def _intake(self) -> FilmIntake:
-        return FilmIntake(self.max_pixels)
+    def _intake(self) -> FilmIntake[Prepared]:
+        return FilmIntake(Preparation(self.size), self.max_pixels)
 
-    def _prepared(self, film: Radiograph) -> _Prepared:
-        box = Letterbox.fit(film.pixels.shape[0], film.pixels.shape[1], self.size)
-        return _Prepared(box, box.apply(film.pixels), film_warnings(film, self.size), shrunk(film.pixels))
+    def read(self, films: Sequence[Prepared | InputError]) -> list[Reading | InputError]:
+        """Runs the network on those of a batch that could be decoded.
 
-    def _read(self, films: Sequence[_Prepared | InputError]) -> Iterator[Reading | InputError]:
-        """Runs the network on those of a batch that could be decoded."""
-        images = [film.image for film in films if isinstance(film, _Prepared)]
-        if images:
-            with torch.inference_mode():
-                outputs = self.network(torch.from_numpy(np.stack(images))[:, None].to(self.device))
-            outputs = {name: outputs[name].float().cpu() for name in ("logits", "saliency_logits") if name in outputs}
-            if not outputs:
-                raise InputError(
-                    f"{self.name}: stage {self.stamp['stage']} predicts neither classes nor a saliency map of a film; "
-                    "give a checkpoint of a stage with a classifier or a saliency head, such as the joint fine-tuning"
-                )
-            if not all(output.isfinite().all() for output in outputs.values()):
-                raise InputError(f"{self.name}: its outputs are not finite; give a checkpoint of a sound training")
-        row = 0
-        for film in films:
-            if isinstance(film, InputError):
-                yield film
-            else:
-                yield self._reading(film, {name: output[row] for name, output in outputs.items()})
-                row += 1
+        Args:
+            films: What :class:`gazelit.deploy.preparing.Preparation` made of each, or why it could not be read.
 
-    def _reading(self, film: _Prepared, outputs: dict[str, Tensor]) -> Reading:
+        Returns:
+            In their order the reading of each, or the error.
+
+        Raises:
+            InputError: The model predicts nothing of a film, or its outputs are not finite.
+        """
+        sound = [film for film in films if isinstance(film, Prepared)]
+        if not sound:
+            return [film for film in films if isinstance(film, InputError)]
+        passes = self._passes(torch.from_numpy(np.stack([film.image for film in sound]))[:, None])
+        readings = iter([self._reading(film, [one.row(row) for one in passes]) for row, film in enumerate(sound)])
+        return [film if isinstance(film, InputError) else next(readings) for film in films]
+
+    def _passes(self, images: Tensor) -> list[Pass]:
+        """What each network, or each pass of it, gives of a batch (B, 1, H, W)."""
+        images = images.to(self.device)
+        exclusive = self.stamp["data"].get("exclusive", True)
+        found = []
+        for network, temperature in ((self.network, self.temperature), *self.members):
+            for outputs in run(network, images, self.dropout_passes):
+                outputs = {name: outputs[name].float().cpu() for name in OUTPUTS if name in outputs}
+                if not outputs:
+                    raise InputError(
+                        f"{self.name}: stage {self.stamp['stage']} predicts neither classes nor a saliency map of a "
+                        "film; give a checkpoint of a stage with a classifier or a saliency head, such as the joint "
+                        "fine-tuning"
+                    )
+                if not all(output.isfinite().all() for output in outputs.values()):
+                    raise InputError(f"{self.name}: its outputs are not finite; give a checkpoint of a sound training")
+                found.append(Pass.of(outputs, temperature, exclusive))
+        return found
+
+    def _reading(self, film: Prepared, passes: Sequence[Pass]) -> Reading:
+        box, warnings = film.record.box, list(film.record.warnings)
+        exclusive = self.stamp["data"].get("exclusive", True)
+        together = mean_of(passes)
         probabilities: dict[str, float] = {}
-        if "logits" in outputs:
-            exclusive = self.stamp["data"].get("exclusive", True)
-            values = probabilities_of(outputs["logits"][None], self.temperature, exclusive)[0]
+        if together.probabilities is not None:
             names = self.stamp["data"]["class_names"]
-            probabilities = {name: round(float(value), 6) for name, value in zip(names, values, strict=True)}
-        density = None
-        if "saliency_logits" in outputs:
-            density = outputs["saliency_logits"][0].flatten().softmax(0).view(self.size).numpy()
-        shape = (film.box.height, film.box.width)
-        return Reading(probabilities, film.warnings, self.notice, shape, film.thumbnail, density, film.box)
+            probabilities = {
+                name: round(float(value), 6) for name, value in zip(names, together.probabilities, strict=True)
+            }
+        density = None if together.density is None else together.density.view(self.size).numpy()
+        if density is not None:
+            warnings += map_warnings(density, box)
+        prediction_set = None
+        if self.guards is not None:
+            warnings += self.guards.warnings(film.image, box)
+            prediction_set = self.guards.prediction_set(probabilities, exclusive)
+        return Reading(
+            probabilities,
+            tuple(warnings),
+            self.notice,
+            film.record,
+            spread_of(passes, list(probabilities), exclusive, box) if len(passes) > 1 else None,
+            prediction_set,
+            density,
+        )
 
 
 def load_model(
@@ -255,124 +231,17 @@ def load_model(
     """
     checkpoint = stamps.read_checkpoint(ckpt)
     stamp = checkpoint[stamps.STAMP_KEY]
-    _check_size(stamp["data"], ckpt)
+    check_size(stamp["data"], ckpt)
     network = rebuild(stamp["network"], str(ckpt))
     state = stamps.network_state(checkpoint)
     check_fit(state, network.state_dict(), f"{ckpt}: its network")
     network.load_state_dict(state, strict=True)
     classes = network.classes or 0
     temperature = checkpoint["state_dict"].get("temperature", torch.ones(classes))
-    names = stamp["data"].get("class_names")
-    if classes and (not isinstance(names, list) or len(names) != classes or temperature.shape != (classes,)):
-        raise InputError(f"{ckpt}: its stamp does not name the {classes} classes of its network; train it anew")
-    try:
-        target = torch.device(device)
-        network.to(target)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device: '{device}' cannot be used here; give cpu, cuda or cuda:1") from error
-    return LoadedModel(network.eval(), stamp, sha256_file(ckpt), temperature, str(ckpt), target, max_pixels)
-
-
-def _check_size(data: dict[str, Any], ckpt: str | os.PathLike[str]) -> None:
-    if "size" not in data:
-        raise InputError(f"{ckpt}: does not record the size of its training images; train it with a GazeDataModule")
-    size = data["size"]
-    if (
-        not isinstance(size, (list, tuple))
-        or len(size) != 2
-        or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in size)
-    ):
-        raise InputError(f"{ckpt}: its stamp is malformed (the size of its training images)")
-
-
-def infer(
-    files: list[str],
-    ckpt: Path,
-    out: Path,
-    overwrite: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    device: str = "cpu",
-) -> None:
-    """Reads DICOM, PNG or JPEG files with a trained model.
-
-    Writes, per file, ``<name>.json`` (class probabilities, warnings and where the model comes from),
-    ``<name>_saliency.npy`` (float32 density on the image's own pixels, sums to 1) and ``<name>_overlay.png``. Films are
-    decoded in a process of its own; one that cannot be read, crashes the decoder or hangs is named at the end, after
-    the others were read.
-
-    Args:
-        files: DICOM, PNG or JPEG files. Of files of the same name, the second is ``<name>_2`` and so on.
-        ckpt: A checkpoint written by ``gazelit fit``.
-        out: Folder for the results.
-        overwrite: Replace results of the same names in ``out``, rather than refuse to begin.
-        max_pixels: Refuse films that claim more pixels.
-        device: Where the network runs, such as ``cuda``.
-
-    Raises:
-        InputError: The checkpoint cannot be used or predicts nothing of a film, results are there already, or a file
-            could not be read (after the others were).
-    """
-    names = _result_names(files)
-    present = [name for name in names if (out / f"{name}.json").exists()]
-    if present and not overwrite:
-        raise InputError(
-            f"{out}: holds {len(present)} of the {len(names)} results already; "
-            "choose another --out, or replace them with --overwrite true"
-        )
-    model = load_model(ckpt, device, max_pixels)
-    logger.info(model.notice)
-    failures: list[str] = []
-    # One by one, so that a film's result does not depend on the others.
-    for path, name, reading in zip(files, names, model.predict_each(files, batch_size=1), strict=True):
-        if isinstance(reading, InputError):
-            failures.append(str(reading))
-            continue
-        _write_result(model, path, reading, out / name)
-        summary = ", ".join(f"{label} {value:.3f}" for label, value in reading.probabilities.items())
-        logger.info("%s: %s", name, summary or "saliency map written")
-        for warning in reading.warnings:
-            logger.warning("%s: warning: %s", name, warning)
-    if failures:
-        raise InputError(f"{len(failures)} of {len(files)} files could not be read: " + "; ".join(failures))
-
-
-def _write_result(model: LoadedModel, path: str, reading: Reading, stem: Path) -> None:
-    """Writes the files of one result, the JSON file that names the others last."""
-    result = {
-        "file": Path(path).name,
-        "height": reading.shape[0],
-        "width": reading.shape[1],
-        "probabilities": reading.probabilities,
-        "warnings": list(reading.warnings),
-        "notice": reading.notice,
-        "model": {
-            "checkpoint_sha256": model.sha256,
-            "stage": model.stamp["stage"],
-            "trained_on_synthetic_data": bool(model.stamp["data"].get("synthetic", False)),
-            "gazelit": __version__,
-        },
-    }
-    if reading.saliency is not None:
-        saliency, picture = (stem.with_name(f"{stem.name}_{end}") for end in ("saliency.npy", "overlay.png"))
-        with atomic_path(saliency) as temporary:
-            np.save(temporary, reading.saliency)
-        with atomic_path(picture) as temporary:
-            reading.overlay().save(temporary)
-        result |= {"saliency": saliency.name, "overlay": picture.name}
-    write_json(stem.with_name(f"{stem.name}.json"), result)
-
-
-def _result_names(files: list[str]) -> list[str]:
-    """A name for each file's results, no two the same, also where the file system knows no capitals."""
-    stems = [Path(path).stem for path in files]
-    # A name that a file has of its own is never given to a namesake of another.
-    taken = {stem.casefold() for stem in stems}
-    seen: set[str] = set()
-    names = []
-    for stem in stems:
-        name, number = stem, 2
-        while name.casefold() in seen or (name != stem and name.casefold() in taken):
-            name, number = f"{stem}_{number}", number + 1
-        seen.add(name.casefold())
-        names.append(name)
-    return names
+    check_classes(stamp["data"], classes, temperature, ckpt)
+    target = to_device(network, device)
+    fitted = checkpoint.get(stamps.GUARDS_KEY)
+    guards = None if fitted is None else Guards.from_primitives(fitted, str(ckpt))
+    return LoadedModel(
+        network.eval(), stamp, sha256_file(ckpt), temperature, str(ckpt), target, max_pixels, guards=guards
+    )

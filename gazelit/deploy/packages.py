@@ -17,7 +17,8 @@ from PIL import Image
 from gazelit.checkpoints.stamps import PACKAGED_STAMP
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.deploy.graph import preprocessing
-from gazelit.deploy.inference import LoadedModel, Reading, load_model
+from gazelit.deploy.inference import LoadedModel, load_model
+from gazelit.deploy.reading import Reading
 from gazelit.errors import InputError
 from gazelit.files import read_json
 

@@ -7,14 +7,22 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    RLELossless,
+)
 
 from gazelit.synthetic.case import SyntheticCase
 
 #: Root of UIDs made from UUIDs (PS3.5 B.2); the numbers under it are derived from seed and case.
 _UID_ROOT = "2.25"
 _TOP = 4095
+#: Share of films with a window.
+_WINDOWED = 0.9
 
 
 def uid(*numbers: int) -> UID:
@@ -39,8 +47,8 @@ def write_film(
 ) -> None:
     """Writes a film.
 
-    About a fifth are MONOCHROME1, stored inverted as such films are; some have a rescale, several windows or none, or
-    are RLE-compressed.
+    Most are DX, and valid by the standard; CR are those with what a DX film may not have or lack. About a fifth are
+    MONOCHROME1, stored inverted as such films are; some have a rescale, several windows or none, or are RLE-compressed.
 
     Args:
         path: The file.
@@ -51,7 +59,6 @@ def write_film(
         rng: Of the variants.
     """
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     meta.MediaStorageSOPInstanceUID = uids[2]
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(f"{_UID_ROOT}.1")
@@ -61,7 +68,6 @@ def write_film(
     low, high = int(rng.integers(0, 300)), int(rng.integers(3600, _TOP + 1))
     values = low + film * (high - low)
     stored = np.round(_TOP - values if inverted else values).clip(0, _TOP).astype(np.uint16)
-    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
     dataset.SOPInstanceUID = uids[2]
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uids[0], uids[1]
     dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = "21500101"
@@ -71,8 +77,8 @@ def write_film(
     dataset.PatientBirthDate, dataset.PatientSex = "", ""
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = "synthetic: there is no patient"
-    dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "DX", "CHEST", "PA"
-    dataset.PresentationIntentType = "FOR PRESENTATION"
+    dataset.BodyPartExamined, dataset.ViewPosition = "CHEST", "PA"
+    dataset.PatientOrientation = ["L", "F"]
     dataset.ImageType = ["ORIGINAL", "PRIMARY", ""]
     dataset.Manufacturer = "gazelit synthetic"
     dataset.SeriesNumber = dataset.InstanceNumber = 1
@@ -93,13 +99,31 @@ def write_film(
     variant = rng.random()
     if variant < 0.7:
         dataset.WindowCenter, dataset.WindowWidth = round(centre, 1), round(width, 1)
-    elif variant < 0.9:
+    elif variant < _WINDOWED:
         dataset.WindowCenter = [round(centre, 1), round(centre * 0.8, 1)]
         dataset.WindowWidth = [round(width, 1), round(width * 0.6, 1)]
         dataset.WindowCenterWidthExplanation = ["NORMAL", "HARDER"]
+    # A DX film has a window and no rescale (PS3.3 C.8.11.3); a CR film may be without the one and have the other.
+    if slope == 1 and variant < _WINDOWED:
+        _describe_dx(dataset)
+    else:
+        dataset.SOPClassUID, dataset.Modality = ComputedRadiographyImageStorage, "CR"
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.PixelData = stored.tobytes()
     dataset["PixelData"].VR = "OW"
     if rng.random() < 0.05:
         dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
+
+
+def _describe_dx(dataset: FileDataset) -> None:
+    """Adds what a DX film must have and a CR film must not."""
+    dataset.SOPClassUID, dataset.Modality = DigitalXRayImageStorageForPresentation, "DX"
+    dataset.PresentationIntentType = "FOR PRESENTATION"
+    dataset.ImageLaterality = "U"
+    chest = Dataset()
+    chest.CodeValue, chest.CodingSchemeDesignator, chest.CodeMeaning = "51185008", "SCT", "Chest"
+    dataset.AnatomicRegionSequence = [chest]
+    dataset.DetectorType = dataset.PositionerType = ""
+    dataset.AcquisitionContextSequence = []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import xxhash
@@ -157,6 +156,13 @@ def memory_for(max_pixels: int) -> int:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """In place of a film that cannot be read: why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class FilmBytes:
     """The content of a film's file, and what to call it in messages."""
 
@@ -164,18 +170,30 @@ class FilmBytes:
     name: str
 
 
-def read_or_reason(film: str | FilmBytes, max_pixels: int = MAX_PIXELS) -> Radiograph | str:
-    """A film, from its path or its bytes, or why it cannot be read."""
-    try:
-        if isinstance(film, str):
-            return read_radiograph(film, max_pixels)
-        check_length(len(film.content), film.name, max_pixels)
-        return radiograph_of(film.content, film.name, max_pixels)
-    except InputError as error:
-        return str(error)
+@dataclass(frozen=True)
+class Reader(Generic[ParsedT]):
+    """Reads whole films and makes something of each, in the process that decodes.
+
+    Attributes:
+        prepare: What is made of a film; defined at a module's top level, for it is pickled.
+        max_pixels: Films that claim more are refused.
+    """
+
+    prepare: Callable[[Radiograph], ParsedT]
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, film: str | FilmBytes) -> ParsedT | Refused:
+        """What is made of a film, from its path or its bytes, or why it cannot be read."""
+        try:
+            if isinstance(film, str):
+                return self.prepare(read_radiograph(film, self.max_pixels))
+            check_length(len(film.content), film.name, self.max_pixels)
+            return self.prepare(radiograph_of(film.content, film.name, self.max_pixels))
+        except InputError as error:
+            return Refused(str(error))
 
 
-def film_readers(count: int = 1, max_pixels: int = MAX_PIXELS) -> Workers[str | FilmBytes, Radiograph | str]:
-    """Processes that read whole films apart from this one; see :func:`read_or_reason`."""
+def film_readers(reader: Reader[ParsedT], count: int = 1) -> Workers[str | FilmBytes, ParsedT | Refused]:
+    """Processes that read whole films apart from this one."""
     # Whole films are large: one is used, one is ready.
-    return Workers(partial(read_or_reason, max_pixels=max_pixels), count, memory_for(max_pixels), held=2)
+    return Workers(reader, count, memory_for(reader.max_pixels), held=2)

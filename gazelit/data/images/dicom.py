@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Radiograph:
         body_part: What the header says was examined, empty if unknown.
         is_burned_in: Whether the header says that text is burnt into the pixels.
         is_colour: Whether the file was a picture in colour.
+        header: The DICOM file without its pixels; None of a picture or an array.
     """
 
     pixels: NDArray[np.float32]
@@ -67,6 +68,7 @@ class Radiograph:
     body_part: str = ""
     is_burned_in: bool = False
     is_colour: bool = False
+    header: Dataset | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of_picture(cls, picture: Image.Image) -> Radiograph:
@@ -140,16 +142,28 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with faults(path, "the picture cannot be read"), open(path, "rb") as file:
             picture = Image.open(file, formats=PICTURE_FORMATS)
             return picture.height, picture.width
+    header = read_header(path)
+    return _positive(header, "Rows", path), _positive(header, "Columns", path)
+
+
+def read_header(path: str | Path) -> Dataset:
+    """The elements of a DICOM film up to Columns; of the file only what they take is read.
+
+    Raises:
+        InputError: The file is missing or is no DICOM image.
+    """
     for length in _HEADER_BYTES:
         head = _head(path, length)
         with faults(path, "not a readable DICOM file"):
             try:
                 dataset = _dataset(head, path, length, header_only=True)
-                return _positive(dataset, "Rows", path), _positive(dataset, "Columns", path)
+                _positive(dataset, "Rows", path), _positive(dataset, "Columns", path)
             except Exception:
                 # What was read may end within an element; with more of the file it is the file's own fault.
                 if length == _HEADER_BYTES[-1] or len(head) < length:
                     raise
+            else:
+                return dataset
     raise AssertionError("the last length returns or raises")
 
 
@@ -260,7 +274,8 @@ def _read_dicom(content: bytes, path: str | Path, max_pixels: int) -> Radiograph
         del dataset.PixelData
     with faults(path, "its window or look-up tables cannot be applied"):
         pixels = _displayed(stored, dataset, photometric, padding)
-    return Radiograph(pixels, photometric, bits, view, modality, body_part, burned_in.upper() == "YES")
+    is_burned_in = burned_in.upper() == "YES"
+    return Radiograph(pixels, photometric, bits, view, modality, body_part, is_burned_in, header=dataset)
 
 
 def _padding(dataset: Dataset, path: str | Path) -> tuple[int, int] | None:

@@ -1,45 +1,52 @@
-"""Films in whatever form a caller has them, as radiographs."""
+"""Films in whatever form a caller has them, ready for what is to be done with them."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import tee
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gazelit.data.images.decoding import FilmBytes, film_readers
+from gazelit.data.images.decoding import FilmBytes, Reader, Refused, film_readers
 from gazelit.data.images.dicom import MAX_PIXELS, Radiograph
 from gazelit.data.images.guard import Lost
 from gazelit.data.images.memory_films import radiograph_of_array, radiograph_of_picture
 from gazelit.errors import InputError
 
 #: The path of a DICOM, PNG or JPEG file, its bytes, a picture, or an array (:mod:`gazelit.data.images.memory_films`).
+PreparedT = TypeVar("PreparedT")
 Film = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
 
-class FilmIntake:
-    """Makes radiographs of files, bytes, pictures and arrays.
+class FilmIntake(Generic[PreparedT]):
+    """Reads files, bytes, pictures and arrays, and makes something of each.
 
     Files and bytes are decoded in a process apart from this one, which a malformed film cannot take along. Threads may
     share an intake.
 
     Args:
+        prepare: What is made of a radiograph; of files and bytes in the process that decodes, so it is picklable.
         max_pixels: Films that claim more are refused.
+        workers: How many processes decode where there are several films.
     """
 
-    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, prepare: Callable[[Radiograph], PreparedT], max_pixels: int = MAX_PIXELS, workers: int = 1
+    ) -> None:
         self.max_pixels = max_pixels
-        self._workers = film_readers(1, max_pixels)
+        self._prepare, self._count = prepare, workers
+        self._reader = Reader(prepare, max_pixels)
+        self._workers = film_readers(self._reader)
         self._lock = threading.Lock()
         weakref.finalize(self, self._workers.__exit__)
 
-    def read(self, film: Film, bits: int | None = None) -> Radiograph:
+    def read(self, film: Film, bits: int | None = None) -> PreparedT:
         """Reads one film; the process that decodes is kept for the next.
 
         Args:
@@ -59,13 +66,13 @@ class FilmIntake:
                 # Interrupted, the process would give this film in place of the next.
                 self._workers.__exit__()
                 raise
-        return _radiograph(job, result)
+        return _sound(job, result)
 
-    def read_each(self, films: Iterable[Film], bits: int | None = None) -> Iterator[Radiograph | InputError]:
+    def read_each(self, films: Iterable[Film], bits: int | None = None) -> Iterator[PreparedT | InputError]:
         """Reads films in their order, files ahead of their turn; in place of one that cannot be read, the error."""
         films, ahead = tee(films)
         jobs = (job for number, film in enumerate(ahead) if (job := _job(film, f"films[{number}]")) is not None)
-        with film_readers(1, self.max_pixels) as readers:
+        with film_readers(self._reader, self._count) as readers:
             results = readers.map(jobs)
             for number, film in enumerate(films):
                 name = f"films[{number}]"
@@ -75,16 +82,16 @@ class FilmIntake:
                     else:
                         result = next(results)
                         _refuse_bits(job, bits)
-                        yield _radiograph(job, result)
+                        yield _sound(job, result)
                 except InputError as error:
                     yield error
 
-    def _in_memory(self, film: Any, name: str, bits: int | None) -> Radiograph:
+    def _in_memory(self, film: Any, name: str, bits: int | None) -> PreparedT:
         if isinstance(film, np.ndarray):
-            return radiograph_of_array(film, name, bits, self.max_pixels)
+            return self._prepare(radiograph_of_array(film, name, bits, self.max_pixels))
         if isinstance(film, Image.Image):
             _refuse_bits(name, bits)
-            return radiograph_of_picture(film, name, self.max_pixels)
+            return self._prepare(radiograph_of_picture(film, name, self.max_pixels))
         raise InputError(
             f"{name}: a {type(film).__name__} is no film; give a path, bytes, a PIL picture or a NumPy array, or a list"
         )
@@ -103,9 +110,9 @@ def _refuse_bits(film: str | FilmBytes, bits: int | None) -> None:
         raise InputError(f"{name}: bits goes with uint16 arrays; files and pictures say their own, leave it out")
 
 
-def _radiograph(job: str | FilmBytes, result: Radiograph | str | Lost) -> Radiograph:
+def _sound(job: str | FilmBytes, result: PreparedT | Refused | Lost) -> PreparedT:
     if isinstance(result, Lost):
         raise InputError(f"{job if isinstance(job, str) else job.name}: {result.reason}")
-    if isinstance(result, str):
-        raise InputError(result)
+    if isinstance(result, Refused):
+        raise InputError(result.reason)
     return result

@@ -1,0 +1,59 @@
+"""The outline and the reading's words as a softcopy presentation state over the film itself."""
+
+from __future__ import annotations
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+
+from gazelit.deploy.dicom.evidence import Evidence
+from gazelit.deploy.dicom.origin import MANUFACTURER
+
+_SERIES_NUMBER = 9005
+#: Text stands in the upper left corner of the display, in shares of it.
+_TEXT_AT = (0.02, 0.02, 0.9, 0.3)
+
+
+def presentation_state(evidence: Evidence) -> Dataset:
+    """A Grayscale Softcopy Presentation State: the outline of the map's peak, and the reading in words.
+
+    Args:
+        evidence: The film and its reading.
+
+    Returns:
+        The presentation state; the film's own window stays in force.
+    """
+    header, origin = evidence.header, evidence.origin
+    layer = hd.pr.GraphicLayer("GAZELIT", order=1, description=origin.notice[:64])
+    graphics = []
+    if evidence.outline is not None:
+        line = np.asarray(evidence.outline, np.float32)
+        uid = evidence.uid("gsps", "saliency")
+        graphics.append(hd.pr.GraphicObject("POLYLINE", line, "PIXEL", tracking_id="saliency", tracking_uid=uid))
+    text = hd.pr.TextObject(
+        text_value="\r\n".join(evidence.lines())[:1024],
+        units="DISPLAY",
+        bounding_box=_TEXT_AT,
+        text_justification="LEFT",
+    )
+    annotation = hd.pr.GraphicAnnotation(
+        referenced_images=[header], graphic_layer=layer, graphic_objects=graphics or None, text_objects=[text]
+    )
+    result = hd.pr.GrayscaleSoftcopyPresentationState(
+        referenced_images=[header],
+        series_instance_uid=evidence.uid("gsps", "series"),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=evidence.uid("gsps"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=origin.model_name,
+        software_versions=origin.version,
+        device_serial_number=origin.serial_number,
+        content_label="GAZELIT",
+        content_description=origin.notice[:64],
+        graphic_annotations=[annotation],
+        graphic_layers=[layer],
+    )
+    # Type 2C of the series: empty is what is known.
+    result.Laterality = header.get("Laterality", "")
+    return result

@@ -1,0 +1,105 @@
+"""Fits a checkpoint's guards on the store it was trained on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gazelit.checkpoints import split_guard, stamps
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.saved import saved_datamodule
+from gazelit.deploy.guards import RANGES, Guards, film_facts, fit_conformal, fit_density, small
+from gazelit.deploy.inference import LoadedModel, load_model
+from gazelit.errors import InputError
+from gazelit.metrics.calibration import probabilities
+
+logger = logging.getLogger("gazelit")
+
+
+def guard(
+    ckpt: str,
+    out: Path,
+    stage_config: Path | None = None,
+    split: Literal["val", "test"] = "val",
+    coverage: float = 0.9,
+    false_alarms: float = 0.01,
+    device: str = "cpu",
+) -> None:
+    """Writes a checkpoint anew with guards: what tells films unlike those of its training, and prediction sets.
+
+    The density of films is fitted on the training split; its threshold and the prediction sets on another, which must
+    not have chosen the model if the promise is to be exact: ``val`` chose the epoch and the temperature, so that its
+    coverage is slightly flattered; of ``test`` nothing is left to test the promise on.
+
+    Args:
+        ckpt: A checkpoint of ``gazelit fit``, after ``gazelit calibrate`` if it is calibrated.
+        out: The file to write.
+        stage_config: The ``config.yaml`` of its training; the one beside its ``checkpoints`` unless given.
+        split: Which split the promises are fitted on.
+        coverage: Share of films whose prediction set is to hold the truth.
+        false_alarms: Share of films like the training's that may be called unlike it.
+        device: Where the network runs, such as ``cuda``.
+
+    Raises:
+        InputError: The checkpoint or its configuration cannot be used, it was trained on another split, a rate is not
+            between 0 and 1, or the split is too small for it.
+    """
+    for name, rate in (("coverage", coverage), ("false_alarms", false_alarms)):
+        if not 0 < rate < 1:
+            raise InputError(f"{name}: must be above 0 and below 1, not {rate:g}")
+    model = load_model(ckpt, device)
+    found = stage_config or Path(ckpt).resolve().parent.parent / "config.yaml"
+    if not found.is_file():
+        raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
+    datamodule = saved_datamodule(found, [])
+    if note := split_guard.check_split(ckpt, model.stamp, datamodule.provenance):
+        logger.info("%s", note)
+    training, facts = _small_films(datamodule, "train")
+    calibration, _ = _small_films(datamodule, split)
+    density = fit_density(training, calibration, false_alarms)
+    ranges = {name: (min(fact[name] for fact in facts), max(fact[name] for fact in facts)) for name in RANGES}
+    conformal = None
+    if model.class_names:
+        conformal = fit_conformal(*_predicted(model, datamodule, split), list(model.class_names), coverage, split)
+        for name, threshold in conformal.thresholds.items():
+            logger.info("%s: in the set from a probability of %.3f", name, 1 - threshold)
+    checkpoint = stamps.read_checkpoint(ckpt)
+    checkpoint[stamps.GUARDS_KEY] = Guards(density, ranges, conformal).to_primitives()
+    stamps.save_checkpoint(checkpoint, out)
+    logger.info(
+        "%s: %d components of %d training films; at most %.1f %% false alarms, fitted on %d films of split %s",
+        out, len(density.variances), density.films[0], 100 * false_alarms, density.films[1], split,
+    )  # fmt: skip
+
+
+def _small_films(datamodule: GazeDataModule, split: str) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
+    """Small films (N, D) of a split, and what is compared with the range."""
+    store = datamodule.store
+    images = store.images()
+    films, facts = [], []
+    for row in datamodule.rows(split).tolist():
+        film = images[row].astype(np.float32) / np.float32(store.largest)
+        films.append(small(film))
+        facts.append(film_facts(film, store.letterboxes[row]))
+    return np.stack(films), facts
+
+
+def _predicted(
+    model: LoadedModel, datamodule: GazeDataModule, split: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probabilities (N, K) and labels of a split, as the model reads films."""
+    exclusive = bool(model.stamp["data"].get("exclusive", True))
+    found, labels = [], []
+    for batch in datamodule.loader(split):
+        rendered = datamodule.render(batch)
+        with torch.inference_mode():
+            logits = model.network(rendered["image"].to(model.device))["logits"].float().cpu()
+        found.append(probabilities(logits, model.temperature.cpu(), exclusive))
+        labels.append(rendered["label"])
+    # Rounded as readings are, so that a probability at the threshold is on the same side of it.
+    return torch.cat(found).double().round(decimals=6).numpy(), torch.cat(labels).double().numpy()

@@ -1,0 +1,100 @@
+"""What a model says of one radiograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gazelit.data.images.geometry import Letterbox
+from gazelit.deploy.overlay import draw_overlay
+from gazelit.deploy.preparing import FilmRecord
+from gazelit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far several networks, or several passes of one with dropout, agree on a film.
+
+    Attributes:
+        members: Number of networks or passes.
+        deviations: By class, standard deviation of the probability; empty without a classifier.
+        mutual_information: Of the class and the network, in nats (Houlsby et al. 2011, BALD): what the networks
+            disagree on, apart from what each is unsure of; None without a classifier.
+        map_correlation: Mean CC of each network's map with their mean; None without a saliency head.
+    """
+
+    members: int
+    deviations: dict[str, float]
+    mutual_information: float | None
+    map_correlation: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model says of one radiograph.
+
+    Attributes:
+        probabilities: By class name; empty for a network without a classifier.
+        warnings: What makes the reading doubtful; each a line that begins with its kind, such as ``lateral:``.
+        notice: What the model may not be used for.
+        film: What is kept of the film.
+        spread: How far several networks agree; None of a single network.
+        prediction_set: Of a model with fitted guards, the classes that the stated coverage cannot exclude, or by label
+            ``present``, ``absent``, ``unclear``; None without.
+    """
+
+    probabilities: dict[str, float]
+    warnings: tuple[str, ...]
+    notice: str
+    film: FilmRecord
+    spread: Spread | None = None
+    prediction_set: list[str] | dict[str, str] | None = None
+    _density: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Reading(probabilities={self.probabilities}, warnings={self.warnings}, shape={self.shape})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the film."""
+        return self.film.box.height, self.film.box.width
+
+    @property
+    def letterbox(self) -> Letterbox:
+        """How the film lies in the working map."""
+        return self.film.box
+
+    @cached_property
+    def working_saliency(self) -> NDArray[np.float32] | None:
+        """(h, w) float32 map at working resolution: 0 on the padding, sums to 1; None without a saliency head."""
+        if self._density is None:
+            return None
+        inside = np.where(self.film.box.valid_mask(), self._density, np.float32(0))
+        density: NDArray[np.float32] = (inside / inside.sum(dtype=np.float64)).astype(np.float32)
+        return density
+
+    @cached_property
+    def saliency(self) -> NDArray[np.float32] | None:
+        """(H, W) float32 on the pixels of the film, sums to 1; None without a saliency head."""
+        if self._density is None:
+            return None
+        restored = np.clip(self.film.box.restore(self._density), 0, None)
+        density: NDArray[np.float32] = (restored / restored.sum(dtype=np.float64)).astype(np.float32)
+        return density
+
+    def overlay(self) -> Image.Image:
+        """The film with the map over it, a colour bar, and lines on its strength (:mod:`gazelit.deploy.overlay`).
+
+        Raises:
+            InputError: The network has no saliency head.
+        """
+        if self._density is None:
+            raise InputError("overlay: the model predicts no saliency map; load one with a saliency head")
+        box = self.film.box
+        inner = self._density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
+        thumbnail = np.divide(self.film.thumbnail, np.float32(255), dtype=np.float32)
+        return draw_overlay(thumbnail, inner, self.warnings)

@@ -1,0 +1,141 @@
+"""Films from a DICOMweb server and results to one; servers that answer wrongly, or never, are one line."""
+
+import io
+import json
+import socket
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from gazelit import InputError
+from gazelit.deploy import infer as command
+from gazelit.deploy.dicom.web import connect, fetch_study, store
+from gazelit.deploy.infer import infer
+from tests.deploy.sources import chest, model, save
+
+SQUARE = (20, 60, 20, 50)
+
+
+def content(dataset):
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@contextmanager
+def web_server(held, status=200):
+    """QIDO, WADO and STOW over what is held, by SOPInstanceUID; other statuses are all that it answers."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, kind, body, code=200):
+            self.send_response(code)
+            if code == 307:
+                self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            asked.append(("GET", self.path, self.headers.get("Accept", "")))
+            parts = self.path.partition("?")[0].strip("/").split("/")
+            if status != 200:
+                return self.answer("text/plain", b"", status)
+            if parts[-1] == "series":
+                found = {h.SeriesInstanceUID: h.Modality for h in held.values() if h.StudyInstanceUID == parts[-2]}
+                rows = [
+                    {"0020000E": {"vr": "UI", "Value": [uid]}, "00080060": {"vr": "CS", "Value": [modality]}}
+                    for uid, modality in found.items()
+                ]
+                return self.answer("application/dicom+json", json.dumps(rows).encode(), 200 if rows else 204)
+            bodies = [content(h) for h in held.values() if h.SeriesInstanceUID == parts[-1]]
+            told = b"".join(b"--X\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n" for body in bodies)
+            return self.answer('multipart/related; type="application/dicom"; boundary=X', told + b"--X--\r\n")
+
+        def do_POST(self):
+            asked.append(("POST", self.path, self.headers["Content-Type"]))
+            if status != 200:
+                return self.answer("text/plain", b"", status)
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            boundary = self.headers["Content-Type"].rpartition("boundary=")[2].strip('"').encode()
+            for part in body.split(b"--" + boundary)[1:-1]:
+                dataset = dcmread(io.BytesIO(part.partition(b"\r\n\r\n")[2][:-2]))
+                held.setdefault(dataset.SOPInstanceUID, dataset)
+            return self.answer("application/dicom+json", b"{}")
+
+        def log_message(self, format, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_study_is_fetched_read_and_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "load_together", lambda *_: model())
+    films = [chest((96 + number, 80), SQUARE) for number in range(2)]
+    films[1].StudyInstanceUID = films[0].StudyInstanceUID
+    other = chest((96, 80), SQUARE, Modality="CT")
+    other.StudyInstanceUID = films[0].StudyInstanceUID
+    held = {dataset.SOPInstanceUID: dataset for dataset in (*films, other)}
+    with web_server(held) as (url, asked):
+        infer([], Path("x.ckpt"), tmp_path / "out", from_=url, study=films[0].StudyInstanceUID, to=url)
+        results = [dataset for dataset in held.values() if dataset.Manufacturer == "gazelit"]
+        assert sorted(result.Modality for result in results) == ["OT", "OT", "SR", "SR"]
+        assert {result.StudyInstanceUID for result in results} == {films[0].StudyInstanceUID}
+        for result in results:
+            assert content(result) in [path.read_bytes() for path in (tmp_path / "out").glob("*.dcm")]
+        # Its own results, now of the same study, are left alone, and nothing comes twice.
+        infer([], Path("x.ckpt"), tmp_path / "again", from_=url, study=films[0].StudyInstanceUID, to=url)
+        assert len(held) == 7
+        # As it is stored: any transfer syntax is taken.
+        assert all(
+            "transfer-syntax=*" in accept for method, path, accept in asked if method == "GET" and "series/" in path
+        )
+        with pytest.raises(InputError, match=r"--study: the server has no film of study 1\.2\.3"):
+            infer([], Path("x.ckpt"), tmp_path / "none", from_=url, study="1.2.3")
+    assert not list(Path("/tmp").glob("gazelit-study-*"))
+
+
+def test_servers_that_fail_are_one_line(tmp_path):
+    path = save(tmp_path / "film.dcm", chest((96, 80), SQUARE))
+    with web_server({}, status=500) as (url, _):
+        with pytest.raises(InputError, match=r"dicom-web: answers 500; is it the root"):
+            fetch_study(connect(url, "--from"), "1.2.3", tmp_path)
+        with pytest.raises(InputError, match="answers 500"):
+            store(connect(url, "--to"), [path])
+    # A server that sends elsewhere is not followed.
+    with web_server({}, status=307) as (elsewhere, _), pytest.raises(InputError, match="TooManyRedirects"):
+        store(connect(elsewhere, "--to"), [path])
+    with pytest.raises(InputError, match="cannot be reached"):
+        store(connect(url, "--to"), [path])
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(InputError, match="does not answer"):
+            fetch_study(connect(url, "--from", seconds=0.3), "1.2.3", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"from_": "http://pacs.example/dicom-web", "study": "1.2"},
+            "--from: pacs.example is another machine",
+        ),
+        ({"to": "ftp://127.0.0.1"}, "--to: 'ftp://127.0.0.1' is no http or https address"),
+        ({"from_": "http://127.0.0.1"}, "--from and --study go together"),
+        ({}, "name films, or a server"),
+    ],
+)
+def test_what_goes_nowhere_is_one_line(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        infer([], Path("x.ckpt"), tmp_path / "out", **options)

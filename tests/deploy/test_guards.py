@@ -1,0 +1,191 @@
+"""Guards keep what they promise, on films they have not seen; a hip is told apart without tags."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from gazelit import InputError, load
+from gazelit.data import GazeDataModule
+from gazelit.data.images.dicom import read_radiograph
+from gazelit.deploy.fit_guards import guard
+from gazelit.deploy.guards import (
+    Conformal,
+    Guards,
+    conformal_quantile,
+    film_facts,
+    fit_conformal,
+    fit_density,
+    small,
+)
+from gazelit.deploy.preparing import Preparation
+from gazelit.models import DualEncoderUNet, EncoderSpec
+from tests.tiny import save_untrained
+
+
+def test_the_quantile_is_the_smallest_that_covers():
+    scores = np.random.default_rng(0).random(57)
+    for level in (0.5, 0.8, 0.9, 0.95):
+        threshold = conformal_quantile(scores, level)
+        # By definition: of the 58 with a new one, at least that share is at most the threshold; no smaller score does.
+        assert (scores <= threshold).sum() >= level * 58 - 1e-9
+        smaller = scores[scores < threshold].max()
+        assert (scores <= smaller).sum() < level * 58
+    assert conformal_quantile(np.arange(100.0), 0.9) == 90
+    assert conformal_quantile(np.arange(9.0), 0.9) == 8
+    assert math.isinf(conformal_quantile(np.arange(8.0), 0.9))
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_prediction_sets_cover_what_they_promise_and_no_more(exclusive):
+    rng = np.random.default_rng(1)
+    names, coverage, covered, sizes = ["a", "b", "c"], 0.8, [], []
+    for _ in range(150):
+        # Probabilities that are not calibrated at all: the promise does not need them to be.
+        logits = rng.normal(size=(70, 3))
+        if exclusive:
+            p = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
+            truth = (logits + rng.gumbel(size=(70, 3))).argmax(1).astype(float)
+        else:
+            p = 1 / (1 + np.exp(-3 * logits))
+            truth = (rng.random((70, 3)) < 1 / (1 + np.exp(-logits))).astype(float)
+            truth[:10, 1] = np.nan
+        fitted = fit_conformal(p[:50], truth[:50], names, coverage, "val")
+        for row in range(50, 70):
+            told = fitted.prediction_set(dict(zip(names, p[row], strict=True)), exclusive)
+            if exclusive:
+                covered.append(names[int(truth[row])] in told)
+                sizes.append(len(told))
+            else:
+                states = ["present" if value else "absent" for value in truth[row]]
+                covered += [told[name] in (state, "unclear") for name, state in zip(names, states, strict=True)]
+    # Between the promise and the promise + 1 / (n + 1), as theory has it for scores without ties; a margin of chance.
+    assert coverage - 0.02 < np.mean(covered) < (coverage + 1 / 41 + 0.02 if exclusive else 1)
+    if exclusive:
+        assert 1 < np.mean(sizes) < 3
+
+
+def test_too_few_films_for_a_promise_are_said():
+    p = np.full((8, 2), 0.5)
+    with pytest.raises(InputError, match=r"coverage of 0\.9 needs at least 9 calibration films .* of a, b"):
+        fit_conformal(p, np.zeros(8), ["a", "b"], 0.9, "val")
+    films = np.random.default_rng(0).random((60, 1024)).astype(np.float32)
+    with pytest.raises(InputError, match=r"rate of 0\.01 needs at least 99 calibration films, not 20"):
+        fit_density(films[:40], films[40:], 0.01)
+
+
+def test_the_density_is_that_of_a_gaussian_and_alarms_are_as_rare_as_promised():
+    rng = np.random.default_rng(2)
+    side = rng.normal(size=(1024, 4)) * [0.3, 0.2, 0.1, 0.05]
+
+    def draw(count):
+        return (0.5 + rng.normal(size=(count, 4)) @ side.T + 0.02 * rng.normal(size=(count, 1024))).astype(np.float32)
+
+    density = fit_density(draw(400), draw(200), 0.05)
+    new = density.scores(draw(2000)) > density.threshold
+    # The rate over many calibrations is 5 %; of one calibration of 200 films it is Beta(10, 191).
+    assert 0.01 < new.mean() < 0.11
+    assert (density.scores(1 - draw(50)) > density.threshold).mean() > 0.9
+    # The score is a Gaussian's negative log-likelihood with the covariance that the components describe.
+    covariance = (density.components * density.variances) @ density.components.T
+    rest = np.eye(1024) - density.components @ density.components.T
+    inverse = np.linalg.inv(covariance.astype(float) + density.noise * rest)
+    film = draw(1)[0]
+    centred = film.astype(float) - density.mean
+    assert density.scores(film[None])[0] == pytest.approx(0.5 * centred @ inverse @ centred, rel=1e-3)
+
+
+def test_guards_are_kept_as_primitives_and_damaged_ones_are_refused():
+    films = np.random.default_rng(0).random((60, 1024)).astype(np.float32)
+    limits = {"height": (1.0, 2.0), "width": (1.0, 2.0), "mean": (0.0, 1.0), "sd": (0.0, 1.0)}
+    guards = Guards(fit_density(films[:40], films[40:], 0.1), limits, Conformal(0.8, {"a": 0.5}, {"a": 20}, "val"))
+    held = guards.to_primitives()
+    again = Guards.from_primitives(held, "x.ckpt")
+    assert np.array_equal(again.density.components, guards.density.components)
+    assert (again.ranges, again.conformal) == (limits, guards.conformal)
+    assert again.density.threshold == guards.density.threshold
+    for damaged in ({}, {**held, "ranges": {}}, {**held, "density": {**held["density"], "mean": [0.0]}}, None):
+        with pytest.raises(InputError, match=r"x\.ckpt: its guards are malformed"):
+            Guards.from_primitives(damaged, "x.ckpt")
+
+
+@pytest.fixture(scope="module")
+def guarded(store, tmp_path_factory):
+    """A checkpoint without training, its guards, and the folder of both."""
+    folder = tmp_path_factory.mktemp("guarded")
+    data = GazeDataModule(store, batch_size=8, num_workers=0)
+    torch.manual_seed(0)
+    network = DualEncoderUNet(
+        encoder=EncoderSpec("densenet-small"),
+        saliency_encoder=EncoderSpec("res-se", options={"widths": [4, 4, 8, 8, 8], "reduction": 4}),
+        decoder_widths=[8, 8, 8, 4, 4],
+        classes=3,
+    )
+    save_untrained(folder / "best.ckpt", network, data.provenance)
+    init = {"store": str(store), "batch_size": 8, "num_workers": 0}
+    content = {"data": {"class_path": "gazelit.data.GazeDataModule", "init_args": init}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    guard(str(folder / "best.ckpt"), folder / "guarded.ckpt", folder / "config.yaml", coverage=0.7, false_alarms=0.3)
+    return folder
+
+
+def prepared(path):
+    return Preparation((64, 64))(read_radiograph(path))
+
+
+def test_a_guarded_checkpoint_tells_a_hip_without_tags_and_gives_sets(guarded, store, real_data):
+    model = load(guarded / "guarded.ckpt")
+    assert model.guards is not None
+    assert load(guarded / "best.ckpt").guards is None
+    hip = read_radiograph(real_data / "RG2_JPLL.dcm").pixels
+    reading = model.predict(hip)
+    kinds = [warning.split(":")[0] for warning in reading.warnings]
+    assert kinds.count("unlike the training") == 1
+    assert "outside the training" in kinds
+    # Real chests are unlike simulated ones, too; the hip is far more so.
+    chests = [real_data / "RG1_J2KI.dcm", *real_data.glob("nih*")]
+    scores = [model.guards.density.score(film.image) for film in map(prepared, [real_data / "RG2_JPLL.dcm", *chests])]
+    assert len(scores) == 4
+    assert scores[0] > 1.5 * max(scores[1:])
+    states = reading.prediction_set
+    assert set(states) <= set(model.class_names)
+    threshold = model.guards.conformal.thresholds
+    assert set(states) == {name for name, p in reading.probabilities.items() if 1 - p <= threshold[name]}
+
+
+def test_the_ranges_are_those_of_the_training_films(guarded, store):
+    data = GazeDataModule(store, batch_size=8, num_workers=0)
+    cases = data.store.cases.iloc[data.rows("train")]
+    ranges = load(guarded / "guarded.ckpt").guards.ranges
+    assert ranges["height"] == (cases["height"].min(), cases["height"].max())
+    assert ranges["width"] == (cases["width"].min(), cases["width"].max())
+
+
+def test_what_is_scored_at_inference_is_what_was_fitted(store, cohort):
+    """A film read from its file has the small film and the facts that it has in the store."""
+    data = GazeDataModule(store, batch_size=8, num_workers=0)
+    films = {path.stem: path for path in (cohort / "mimic-cxr").rglob("*.dcm")}
+    row = 0
+    path = films[data.store.cases["image_id"].iloc[row]]
+    prepared = Preparation(data.store.size)(read_radiograph(path))
+    stored = data.store.images()[row].astype(np.float32) / data.store.largest
+    assert np.allclose(small(prepared.image), small(stored), atol=2 / data.store.largest)
+    facts = film_facts(prepared.image, prepared.record.box), film_facts(stored, data.store.letterboxes[row])
+    assert facts[0] == pytest.approx(facts[1], abs=2 / data.store.largest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coverage": 1.0}, "coverage: must be above 0 and below 1"),
+        ({"false_alarms": 0.0}, "false_alarms: must be above 0"),
+        ({"stage_config": None}, "no configuration; name the config.yaml"),
+    ],
+)
+def test_guards_that_cannot_be_fitted_are_one_line(guarded, changes, message, tmp_path):
+    options = {"stage_config": guarded / "config.yaml", **changes}
+    with pytest.raises(InputError, match=message):
+        guard(str(guarded / "best.ckpt"), tmp_path / "out.ckpt", **options)
+    assert not (tmp_path / "out.ckpt").exists()
