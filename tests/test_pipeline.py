@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import gazelit
 from gazelit.data.sources import EGDCXR
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
@@ -432,6 +433,10 @@ def test_the_page_on_export_runs_and_its_figures_are_those_of_the_report(interru
     assert [command[1] for command in commands] == [*["export"] * 3, "infer", "export", "package", "infer"]
     for _, *arguments in commands:
         run_gazelit(*arguments)
+    film = np.random.default_rng(1).random((90, 71), dtype=np.float32)
+    trained, other = (gazelit.load(tmp_path / name).predict(film) for name in ("best.ckpt", "best.xml"))
+    assert other.probabilities == pytest.approx(trained.probabilities, abs=1e-4)
+    np.testing.assert_allclose(other.saliency, trained.saliency, rtol=1e-2, atol=1e-7)
     measured = json.loads((run_folder / "metrics.json").read_text())
     cost = json.loads((tmp_path / "int8.onnx.json").read_text())["cost"]
     assert "SYNTHETIC" in cost["on"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -17,13 +19,56 @@ def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seq
     )
 
 
+#: Pixels of a batch's map from which merging doubling and convolution pays for the kernel that it makes anew each time.
+_WORTHWHILE = 256
+
+
+def kernel_after_doubling(weight: Tensor) -> Tensor:
+    """The kernel of the transposed convolution that equals a nearest × 2 followed by a 3 × 3 convolution.
+
+    Doubling is a transposed convolution with a kernel of ones, 2 × 2 at stride 2, so both together are one with a
+    kernel of 4 × 4. It needs 16 products where the plain way needs 36, and does not write the doubled map.
+
+    Args:
+        weight: Of the convolution, (C_out, C_in, 3, 3), applied with a padding of 1.
+
+    Returns:
+        (C_in, C_out, 4, 4), to be applied with a stride of 2 and a padding of 1.
+    """
+    kernel = weight.flip(2, 3).transpose(0, 1)
+    rows = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
+    return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
+
+
+class Doubling(nn.Sequential):
+    """Nearest × 2 and conv-BN-ReLU.
+
+    Attributes:
+        merged: Whether doubling and convolution are computed as one (:func:`kernel_after_doubling`), where the map is
+            large enough for it to pay: the same but for rounding, in less than half the operations.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        # Nearest, as in the paper; bilinear has no deterministic gradient on CUDA.
+        super().__init__(nn.Upsample(scale_factor=2, mode="nearest"), conv_bn_relu(in_channels, out_channels))
+        self.merged = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) to (B, C_out, 2h, 2w)."""
+        if not self.merged or x[:, 0].numel() < _WORTHWHILE:
+            return super().forward(x)
+        block = cast(nn.Sequential, self[1])
+        conv = cast(nn.Conv2d, block[0])
+        x = F.conv_transpose2d(x, kernel_after_doubling(conv.weight), conv.bias, stride=2, padding=1)
+        return block[1:](x)
+
+
 class DecoderStep(nn.Module):
     """Nearest × 2 and conv-BN-ReLU, concatenation (skip, up), then two conv-BN-ReLU."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
-        # Nearest, as in the paper; bilinear has no deterministic gradient on CUDA.
-        self.up = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv_bn_relu(in_channels, out_channels))
+        self.up = Doubling(in_channels, out_channels)
         self.convs = nn.Sequential(
             conv_bn_relu(skip_channels + out_channels, out_channels), conv_bn_relu(out_channels, out_channels)
         )

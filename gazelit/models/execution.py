@@ -1,4 +1,4 @@
-"""How a network is run: compiled, channels last, activations recomputed; the results are the same."""
+"""How a network is run: compiled, channels last, activations recomputed, steps merged; the results are the same."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gazelit.errors import InputError
+from gazelit.models.decoder import Doubling
 from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 
@@ -32,11 +33,14 @@ class Execution:
         recompute: Components whose blocks keep no activations for the backward pass, but compute them again (activation
             checkpointing): a third more time for a fraction of the memory.
         channels_last: Whether maps lie in memory with their channels innermost, which tensor cores like.
+        merge_doubling: Whether the decoder doubles maps and convolves them in one operation: 8 % fewer operations of
+            the paper's network, the same results but for rounding.
     """
 
     compile: list[str] = field(default_factory=list)
     recompute: list[str] = field(default_factory=list)
     channels_last: bool = False
+    merge_doubling: bool = False
 
 
 def apply_execution(network: Network, execution: Execution, size: tuple[int, int]) -> None:
@@ -63,6 +67,11 @@ def apply_execution(network: Network, execution: Execution, size: tuple[int, int
             raise InputError(f"execution.recompute: {name} has no blocks whose activations could be computed again")
         for block in blocks:
             _recompute_block(block)
+    doublings = [module for module in network.modules() if isinstance(module, Doubling)]
+    if execution.merge_doubling and not doublings:
+        raise InputError("execution.merge_doubling: the network has no decoder; leave it out")
+    for module in doublings:
+        module.merged = execution.merge_doubling
     if execution.channels_last:
         network.to(memory_format=torch.channels_last)
     for name in execution.compile:

@@ -14,13 +14,14 @@ import torch
 
 from gazelit import __version__
 from gazelit.checkpoints import stamps
+from gazelit.data.datamodule import GazeDataModule
 from gazelit.deploy.engines import SUFFIXES, TORCH_EXPORT, description_of, engine, read_exported
 from gazelit.deploy.graph import IMAGE, OUTPUTS, InferenceGraph, outputs_of, preprocessing, traced
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.release.parity import compare, shortfall, synthetic_films, working_images
-from gazelit.release.quantisation import cost, quantise
+from gazelit.release.quantisation import cost, quantise, training_data
 from gazelit.trust import trust, trust_until_end
 
 logger = logging.getLogger("gazelit")
@@ -82,15 +83,18 @@ def export(
     target = _target_of(ckpt, format, out, precision, overwrite)
     if precision == "int8" and format == "torch-export":
         raise InputError("precision: int8 goes with --format onnx or openvino; torch-export has float32")
+    if films < 1:
+        raise InputError(f"films: the ranges of int8 need at least one, not {films}")
     for module in {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}.get(
         format, ()
     ):
         engine(module)
     model = load_model(ckpt)
+    data = training_data(model, stage_config) if precision == "int8" else None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         making = _Target(format, target, Path(folder))
-        about = _make(model, making, precision, stage_config, films)
+        about = _make(model, making, data, films)
         for name in reversed(making.files):
             with atomic_path(target.with_name(name)) as temporary:
                 (making.folder / name).replace(temporary)
@@ -111,10 +115,12 @@ def _target_of(ckpt: str, format: Format, out: Path | None, precision: Precision
     return target
 
 
-def _make(
-    model: LoadedModel, target: _Target, precision: Precision, stage_config: Path | None, films: int
-) -> dict[str, Any]:
-    """Writes the files into the target's folder, reads them back and compares; returns their description."""
+def _make(model: LoadedModel, target: _Target, data: GazeDataModule | None, films: int) -> dict[str, Any]:
+    """Writes the files into the target's folder, reads them back and compares; returns their description.
+
+    With data the graph is quantised.
+    """
+    precision: Precision = "float32" if data is None else "int8"
     graph = InferenceGraph(model.network, model.temperature, bool(model.stamp["data"].get("exclusive", True))).eval()
     started = time.perf_counter()
     program = traced(graph, model.size)
@@ -127,8 +133,8 @@ def _make(
     else:
         plain = target.folder / "float32.onnx"
         _write_onnx(program, outputs, plain, model)
-        if precision == "int8":
-            plain = quantise(plain, model, stage_config, films)
+        if data is not None:
+            plain = quantise(plain, data, films)
         if target.format == "onnx":
             plain.replace(target.made)
         else:
@@ -139,8 +145,8 @@ def _make(
         # The file is our own.
         trust(TORCH_EXPORT)
         exported = read_exported(target.made, torch.device("cpu"))
-    if precision == "int8":
-        return about | {"cost": cost(model, exported, stage_config)}
+    if data is not None:
+        return about | {"cost": cost(model, exported, data)}
     images = working_images(synthetic_films(model.size), model.size)
     parity = compare(graph, exported.network, images)
     problem = shortfall(parity)

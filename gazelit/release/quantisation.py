@@ -52,28 +52,19 @@ def training_data(model: LoadedModel, stage_config: Path | None) -> GazeDataModu
     return datamodule
 
 
-def quantise(plain: Path, model: LoadedModel, stage_config: Path | None, films: int) -> Path:
+def quantise(plain: Path, datamodule: GazeDataModule, films: int) -> Path:
     """Quantises weights and activations of an ONNX graph to 8 bits; the ranges are those over training films.
 
     Args:
         plain: The graph in float32.
-        model: What it was exported from.
-        stage_config: See :func:`training_data`.
+        datamodule: See :func:`training_data`.
         films: How many films of the training split, drawn evenly from it.
 
     Returns:
         The quantised graph, beside the plain one.
-
-    Raises:
-        InputError: There are no films.
     """
     quantization = engine("onnxruntime.quantization")
     preparation = engine("onnxruntime.quantization.shape_inference")
-    datamodule = training_data(model, stage_config)
-    rows = len(datamodule.rows("train"))
-    if films < 1 or not rows:
-        raise InputError(f"films: the ranges need training films; {min(films, rows)} were asked for or are there")
-
     prepared, out = plain.with_name("prepared.onnx"), plain.with_name("int8.onnx")
     preparation.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     quantization.quantize_static(
@@ -109,19 +100,18 @@ class _Films:
             yield batch["image"].numpy()
 
 
-def cost(model: LoadedModel, exported: Exported, stage_config: Path | None) -> dict[str, Any]:
+def cost(model: LoadedModel, exported: Exported, datamodule: GazeDataModule) -> dict[str, Any]:
     """What a quantised network loses on the test split, with intervals over patients.
 
     Args:
         model: In float32.
         exported: In int8.
-        stage_config: See :func:`training_data`.
+        datamodule: See :func:`training_data`.
 
     Returns:
         ``on``, ``films``, ``patients``, and ``metrics``: by row ``metric``, ``float32``, ``int8``, ``change``, and the
         change's 95 % interval ``low`` to ``high``, bootstrapped over patients.
     """
-    datamodule = training_data(model, stage_config)
     tables = {
         "float32": _values(model.network, model, datamodule),
         "int8": _values(exported.network, model, datamodule),

@@ -4,9 +4,13 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
+from gazelit.models.decoder import kernel_after_doubling
 from gazelit.models.execution import Execution, apply_execution, recomputed, unreached
 
 SMALL = {
@@ -35,8 +39,14 @@ def network():
 
 @pytest.mark.parametrize(
     "execution",
-    [Execution(recompute=EVERY[:3]), Execution(channels_last=True), Execution(compile=["saliency_head"])],
-    ids=["recompute", "channels_last", "compile"],
+    [
+        Execution(recompute=EVERY[:3]),
+        Execution(channels_last=True),
+        Execution(compile=["saliency_head"]),
+        Execution(merge_doubling=True),
+        Execution(merge_doubling=True, recompute=EVERY[:3]),
+    ],
+    ids=["recompute", "channels_last", "compile", "merge_doubling", "merge_doubling and recompute"],
 )
 def test_loss_gradients_and_batchnorm_statistics_are_the_same(network, execution):
     # In float32 BatchNorm over few pixels turns another order of sums into a thousandth of a gradient.
@@ -130,3 +140,31 @@ def test_a_coarsest_map_that_no_step_takes_is_found_unreached():
     found = {names[id(one)] for one in unreached(network, "", SIZE)}
     assert found
     assert all(name.startswith("saliency_encoder.body.layer4.") for name in found)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 6)])
+def test_doubling_and_convolution_as_one_are_what_they_are_apart_up_to_the_border(size):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, 3, 3, generator=generator, dtype=torch.float64)
+    x = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
+    apart = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
+    together = F.conv_transpose2d(x, kernel_after_doubling(weight), stride=2, padding=1)
+    assert torch.allclose(together, apart, rtol=1e-12, atol=1e-12)
+
+
+def test_merging_saves_a_twelfth_of_the_papers_operations():
+    def operations(merge: bool) -> float:
+        with FakeTensorMode():
+            network = DualEncoderUNet(EncoderSpec("paper-densenet201"), EncoderSpec("res-se")).eval()
+            apply_execution(network, Execution(merge_doubling=merge), SIZE)
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                network(torch.zeros(1, 1, 640, 512))
+        return counter.get_total_flops()
+
+    assert operations(True) / operations(False) == pytest.approx(1 - 0.084, abs=2e-3)
+
+
+def test_a_network_without_a_decoder_has_nothing_to_merge():
+    network = ContrastiveNetwork(EncoderSpec("densenet-small"))
+    with pytest.raises(InputError, match="merge_doubling: the network has no decoder"):
+        apply_execution(network, Execution(merge_doubling=True), SIZE)
