@@ -94,6 +94,11 @@ COMMANDS = {
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
     ),
+    "compare-scanpaths": Command(
+        "gazelit.reporting.scanpaths:compare",
+        "score predicted scanpaths, and yardsticks that see no film, against GazeSearch's",
+        positional="file",
+    ),
     "encoders": Command(
         "gazelit.models.catalogue:encoders",
         "list the encoders, with parameters, channels and whether weights are at hand",
@@ -103,6 +108,11 @@ COMMANDS = {
         "gazelit.checkpoints.ancestry:print_lineage",
         "print the chain of stages a checkpoint comes from",
         positional="file",
+    ),
+    "export-pysaliency": Command(
+        "gazelit.data.store.pysaliency:export_pysaliency",
+        "write a store's films and fixations as pysaliency reads them",
+        positional="store",
     ),
     "import-reference": Command(
         "gazelit.checkpoints.importing:import_checkpoint",

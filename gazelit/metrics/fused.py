@@ -8,9 +8,7 @@ code that numba compiles; elsewhere the four functions do it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numba
 import numpy as np
@@ -19,6 +17,7 @@ from numba.core.config import NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 from torch import Tensor
 
 from gazelit.metrics import functional
+from gazelit.metrics.compiled import compiled
 
 #: Pixels of a map from which compiled code is worth its start.
 _LARGE = 2**15
@@ -71,17 +70,7 @@ def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Ten
     return {name: torch.from_numpy(table[:, place].copy()) for place, name in enumerate(("cc", "kld", "sim", "nss"))}
 
 
-def _compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
-    # Sums may be reordered, so that they fill vector registers; NaN and infinity keep their meaning.
-    options: dict[str, Any] = {"fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy", "parallel": parallel}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        # There is no folder to keep compiled code in: it is compiled anew in every process.
-        return numba.njit(**options)(function)
-
-
-@_compiled
+@compiled
 def _block_moments(one, other, fixations, shift, shift_target, ratio, sums):  # type: ignore[no-untyped-def]
     zero = np.float32(0)
     x, y, xx, yy, xy, hits, xf, fraction = zero, zero, zero, zero, zero, zero, zero, zero
@@ -105,7 +94,7 @@ def _block_moments(one, other, fixations, shift, shift_target, ratio, sums):  # 
     return odd
 
 
-@_compiled
+@compiled
 def _split(bits, exponent, mantissa):  # type: ignore[no-untyped-def]
     # r = 2^e · m with m in [√½, √2): e times 2^23 as an integer, and the bits of m.
     for place in range(len(bits)):
@@ -114,7 +103,7 @@ def _split(bits, exponent, mantissa):  # type: ignore[no-untyped-def]
         mantissa[place] = np.int32(np.int32(moved & _MANTISSA) + _HALF_ROOT)
 
 
-@_compiled
+@compiled
 def _log_sum(weight, mantissa, exponent):  # type: ignore[no-untyped-def]
     # Σ w (e ln 2 + ln m), with ln m = 2 artanh t and t = (m − 1) / (m + 1), whose series errs by 2e-9 here.
     one, total = np.float32(1), np.float32(0)
@@ -127,7 +116,7 @@ def _log_sum(weight, mantissa, exponent):  # type: ignore[no-untyped-def]
     return total
 
 
-@_compiled
+@compiled
 def _moments(one, other, fixations, shift, shift_target, sums):  # type: ignore[no-untyped-def]
     ratio, exponent = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
     mantissa = np.empty(_BLOCK, np.int32)
@@ -146,7 +135,7 @@ def _moments(one, other, fixations, shift, shift_target, sums):  # type: ignore[
     return log_sum
 
 
-@_compiled
+@compiled
 def _block_common(one, other, scale, scale_target):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for place in range(len(one)):
@@ -154,7 +143,7 @@ def _block_common(one, other, scale, scale_target):  # type: ignore[no-untyped-d
     return total
 
 
-@_compiled
+@compiled
 def _common(one, other, scale, scale_target):  # type: ignore[no-untyped-def]
     total = 0.0
     for start in range(0, len(one), _BLOCK):
@@ -162,7 +151,7 @@ def _common(one, other, scale, scale_target):  # type: ignore[no-untyped-def]
     return total
 
 
-@_compiled
+@compiled
 def _is_flat(values):  # type: ignore[no-untyped-def]
     # Exact, where a variance would keep rounding errors.
     place = 0
@@ -171,7 +160,7 @@ def _is_flat(values):  # type: ignore[no-untyped-def]
     return place == len(values)
 
 
-@_compiled
+@compiled
 def _pressed(values, valid):  # type: ignore[no-untyped-def]
     kept = np.empty_like(values)
     count = 0
@@ -181,7 +170,7 @@ def _pressed(values, valid):  # type: ignore[no-untyped-def]
     return kept[:count]
 
 
-@partial(_compiled, parallel=True)
+@partial(compiled, parallel=True)
 def _values(prediction, target, counts, valid, table):  # type: ignore[no-untyped-def]
     # An NSS of infinity stands for counts that are not whole numbers.
     for row in numba.prange(len(table)):

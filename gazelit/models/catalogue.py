@@ -14,6 +14,7 @@ from rich.table import Table
 from torchvision.models import DenseNet201_Weights
 
 from gazelit.errors import InputError
+from gazelit.models.presets import PRESETS
 from gazelit.models.registry import EncoderSpec, build_encoder, list_encoders
 
 #: Up to this many encoders are built to be described; of more the names alone are listed.
@@ -84,7 +85,9 @@ def describe(name: str) -> EncoderCard:
 
 
 def _weights(name: str) -> str:
-    """Whether ImageNet weights exist, and lie in the cache already."""
+    """Whether ImageNet weights exist, and lie in the cache already; of a preset, where its file is had."""
+    if name in PRESETS:
+        return f"{PRESETS[name].where} ({PRESETS[name].licence})"
     if name == "paper-densenet201":
         url = DenseNet201_Weights.IMAGENET1K_V1.url
         there = os.path.isfile(os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url)))

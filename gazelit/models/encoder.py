@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 from gazelit.errors import InputError
 from gazelit.models.weights import check_fit, read_state
+
+logger = logging.getLogger("gazelit")
 
 
 class Encoder(nn.Module):
@@ -166,10 +169,10 @@ def _flat(key: str) -> str:
 def load_weight_file(encoder: Encoder, path: str) -> None:
     """Loads a local weight file (``.pt``, ``.pth``, ``.ckpt``, ``.safetensors``) into an encoder.
 
-    Keys may stand under ``state_dict`` or ``model`` and start with ``module.``, or the file may hold a pickled module
-    (torchxrayvision's do), of which the tensors alone are read and no code is run. Tensors of a classification head
-    are left out. The first convolution's three input channels are summed where the encoder has one, which equals
-    repeating the grey image.
+    Keys may stand under ``state_dict``, ``model``, ``teacher`` and the like (of several one is named, ``FILE#teacher``)
+    and start with ``module.``, or the file may hold a pickled module (torchxrayvision's do), of which the tensors alone
+    are read and no code is run. Tensors of a classification head are left out. The first convolution's three input
+    channels are summed where the encoder has one, which equals repeating the grey image.
 
     Raises:
         InputError: The file is missing or unreadable, or a tensor is missing, left over or of another shape.
@@ -183,3 +186,6 @@ def load_weight_file(encoder: Encoder, path: str) -> None:
             theirs[key] = value.sum(dim=1, keepdim=True)
     check_fit(theirs, ours, f"{path}: the weight file")
     target.load_state_dict(theirs)
+    logger.info(
+        "%s: loaded %d of the encoder's %d tensors, from %d in the file", path, len(theirs), len(ours), len(state)
+    )

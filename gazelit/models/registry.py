@@ -136,7 +136,7 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -
 
 
 def _import_own() -> None:
-    for module in ("densenet", "res_se"):
+    for module in ("densenet", "res_se", "presets"):
         importlib.import_module(f"gazelit.models.{module}")
 
 

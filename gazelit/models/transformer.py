@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import timm
+import torch
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from gazelit.errors import InputError
 from gazelit.models.encoder import Encoder, pyramid_part, rescaled
+from gazelit.models.layouts import recognise
 
-#: Of the tokens.
+logger = logging.getLogger("gazelit")
+
+#: Of the tokens' map, whatever the patches.
 _STRIDE = 16
 
 
@@ -20,30 +28,63 @@ class TransformerEncoder(Encoder):
     The pyramid is that of Li et al. 2022 (Exploring plain vision transformer backbones for object detection, section
     3): all maps come from the last block's tokens, by transposed convolutions, as they are, and by max-pooling. The
     embedding is the tokens' mean. Images may have any size that is a multiple of 32; position embeddings are
-    interpolated.
+    interpolated. With patches of another size than 16 pixels the image is resampled to the next multiple of a patch (of
+    14: 640 × 512 to 644 × 518), and the tokens to stride 16.
+
+    Weight files may have the keys of timm, of Hugging Face (DINOv2, DINOv3, SigLIP, CLIP), of Meta or of open_clip; see
+    :mod:`gazelit.models.layouts`. Positions and patches of another size are resampled.
 
     Args:
         name: timm's name, such as ``vit_small_patch16_224``.
         input_range: See :class:`gazelit.models.encoder.LibraryEncoder`.
-        options: Passed on to timm. Transformers with other patches take ``patch_size: 16``.
+        mean: Mean of each of three channels that the publisher's images are normalised with; the grey image is then
+            repeated and normalised exactly. Without it the first layer has one channel.
+        std: Standard deviation of each.
+        options: Passed on to timm.
 
     Raises:
-        RuntimeError: timm does not know the name, or the model is no plain transformer with patches of 16 pixels.
+        InputError: Not both or not three of ``mean`` and ``std`` are given.
+        RuntimeError: timm does not know the name, or the model is no plain transformer with square patches.
     """
 
-    def __init__(self, name: str, input_range: Sequence[float] = (0.0, 1.0), **options: Any) -> None:
+    mean: Tensor | None
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        input_range: Sequence[float] = (0.0, 1.0),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
+        if (mean is None) != (std is None) or any(values is not None and len(values) != 3 for values in (mean, std)):
+            raise InputError("mean and std: give both, three values each, or neither")
         self._name = name
-        self._arguments = {"in_chans": 1, "num_classes": 0, "dynamic_img_size": True, **options}
+        self._arguments = {
+            "in_chans": 1 if mean is None else 3,
+            "num_classes": 0,
+            "dynamic_img_size": True,
+            **options,
+        }
         self.body = timm.create_model(name, **self._arguments)
         if not hasattr(self.body, "num_prefix_tokens"):
             raise RuntimeError(f"{name} is neither a pyramid nor a plain transformer")
         # timm's models are typed as modules, which tell nothing of their attributes.
         body = cast(Any, self.body)
+        if getattr(body, "attn_pool", None) is not None:
+            # Pools tokens to one vector, which the pyramid has no use for.
+            body.attn_pool = None
         width, patch = int(body.num_features), tuple(body.patch_embed.patch_size)
-        if patch != (_STRIDE, _STRIDE):
-            raise RuntimeError(f"{name} has patches of {patch[0]} pixels; set options: {{patch_size: {_STRIDE}}}")
+        if patch[0] != patch[1]:
+            raise RuntimeError(f"{name} has patches of {patch[0]} × {patch[1]} pixels, which are not square")
+        self._patch = int(patch[0])
         self._low, self._high = input_range
+        # No part of a checkpoint: they are the options that the encoder is built with.
+        for name_of, values in (("mean", mean), ("std", std)):
+            channels = None if values is None else torch.tensor(values, dtype=torch.float32)[:, None, None]
+            self.register_buffer(name_of, channels, persistent=False)
         self.out_channels = [width // 4, width // 2, width, width]
         self.strides = [4, 8, 16, 32]
         self.to_stride_8 = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
@@ -57,13 +98,27 @@ class TransformerEncoder(Encoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See :class:`Encoder`."""
-        tokens = self._tokens(rescaled(x, self._low, self._high))
-        height, width = x.shape[-2] // _STRIDE, x.shape[-1] // _STRIDE
-        tokens = tokens.transpose(1, 2).reshape(x.shape[0], -1, height, width)
+        inside = [-(-side // self._patch) * self._patch for side in x.shape[-2:]]
+        image = rescaled(x, self._low, self._high)
+        if inside != list(x.shape[-2:]):
+            image = F.interpolate(image, inside, mode="bilinear", align_corners=False)
+        grid = [side // self._patch for side in inside]
+        tokens = self.tokens(image).transpose(1, 2).reshape(x.shape[0], -1, *grid)
+        if self._patch != _STRIDE:
+            tokens = F.interpolate(
+                tokens, [side // _STRIDE for side in x.shape[-2:]], mode="bilinear", align_corners=False
+            )
         return [self.to_stride_4(tokens), self.to_stride_8(tokens), tokens, self.to_stride_32(tokens)]
 
-    def _tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor) -> Tensor:
+        """The last block's tokens of the patches, normalised, (B, N, C).
+
+        Args:
+            x: (B, 1, H, W) of whole patches, in the encoder's ``input_range``.
+        """
         body = cast(Any, self.body)
+        if self.mean is not None:
+            x = (x - self.mean) / self.std
         return body.forward_features(x)[:, body.num_prefix_tokens :]
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
@@ -75,9 +130,50 @@ class TransformerEncoder(Encoder):
         return self.body
 
     def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See :class:`Encoder`."""
-        return pyramid_part(state, self._name, self.body.state_dict())
+        """See :class:`Encoder`; a file of another layout gets timm's names, positions and patches their size."""
+        recognised = recognise(state)
+        if recognised is not None:
+            logger.info(
+                "weight file in the layout of %s%s; left out by rule: %d tensors%s",
+                recognised.layout,
+                f" under {recognised.prefix}" if recognised.prefix else "",
+                len(recognised.dropped),
+                f" ({', '.join(recognised.dropped[:3])}…)" if recognised.dropped else "",
+            )
+        named = dict(state) if recognised is None else recognised.state
+        ours = self.body.state_dict()
+        named = self._without_empty_biases(self._resampled(named), ours)
+        return pyramid_part(named, self._name, ours)
+
+    def _resampled(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        body = cast(Any, self.body)
+        result = dict(state)
+        patches = result.get("patch_embed.proj.weight")
+        if patches is not None and patches.ndim == 4 and patches.shape[-1] != self._patch:
+            result["patch_embed.proj.weight"] = resample_patch_embed(patches, [self._patch, self._patch])
+        positions, own = result.get("pos_embed"), getattr(body, "pos_embed", None)
+        if positions is not None and own is not None and positions.shape[1] != own.shape[1]:
+            prefix = 0 if getattr(body, "no_embed_class", False) else body.num_prefix_tokens
+            side = round((positions.shape[1] - prefix) ** 0.5)
+            if side * side != positions.shape[1] - prefix:
+                raise InputError(
+                    f"pos_embed: {positions.shape[1]} positions are no square of patches with {prefix} tokens before it"
+                )
+            result["pos_embed"] = resample_abs_pos_embed(
+                positions, list(body.patch_embed.grid_size), [side, side], num_prefix_tokens=prefix
+            )
+        return result
+
+    def _without_empty_biases(self, state: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without biases of queries and values that the model does not have, if they are 0, as some published are."""
+        further = [key for key in state if key.endswith(("attn.q_bias", "attn.v_bias")) and key not in ours]
+        if further and any(bool(state[key].any()) for key in further):
+            raise InputError(
+                f"{self._name} has no biases of queries and values, but the file has; take {self._name}_qkvb"
+            )
+        return {key: value for key, value in state.items() if key not in further}
 
     def load_imagenet(self) -> None:
         """Fetches timm's weights."""
-        self.body.load_state_dict(timm.create_model(self._name, pretrained=True, **self._arguments).state_dict())
+        published = timm.create_model(self._name, pretrained=True, **self._arguments).state_dict()
+        self.body.load_state_dict({key: value for key, value in published.items() if not key.startswith("attn_pool.")})

@@ -17,6 +17,8 @@ from torch.serialization import SourceChangeWarning
 
 from gazelit.errors import InputError
 
+#: Keys of a training's file that its state dicts lie under.
+STATE_KEYS = ("state_dict", "model", "model_ema", "ema", "student", "teacher")
 #: How many problems a message names.
 _SHOWN = 6
 
@@ -78,11 +80,15 @@ _UNPICKLING = SimpleNamespace(__name__="gazelit", Unpickler=_TensorUnpickler, lo
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict in a weight file: plain, under ``state_dict`` or ``model``, or that of a pickled module.
+    """The state dict in a weight file: plain, under one of ``STATE_KEYS``, or that of a pickled module.
+
+    Args:
+        path: The file; ``FILE#KEY`` where it holds several state dicts, such as a student's and a teacher's.
 
     Raises:
-        InputError: The file is missing or damaged, or holds no state dict.
+        InputError: The file is missing or damaged, or holds no state dict, or several and none is named.
     """
+    path, chosen = _named_part(path)
     content: Any
     try:
         content = read_tensors(path)
@@ -96,15 +102,36 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
                 content = torch.load(path, "cpu", pickle_module=_UNPICKLING, weights_only=False)
         except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError, KeyError, ValueError):
             raise error from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and key in content and not isinstance(content[key], Tensor):
-            content = content[key]
+    content = _part(path, content, chosen)
     state = _module_state(content) if isinstance(content, _Shell) else content
     is_map = isinstance(state, dict)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)} if is_map else {}
     if not tensors:
         raise InputError(f"{path}: holds no state dict; give a file of weights")
     return tensors
+
+
+def _named_part(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The file and the part of it that ``FILE#KEY`` names."""
+    whole = Path(path)
+    file, separator, key = str(path).rpartition("#")
+    return (whole, None) if whole.exists() or not separator else (Path(file), key)
+
+
+def _part(path: Path, content: Any, chosen: str | None) -> Any:
+    """The state dict among a file's content."""
+    found = [key for key in STATE_KEYS if isinstance(content, dict) and key in content]
+    found = [key for key in found if not isinstance(content[key], Tensor)]
+    if chosen is not None and chosen not in found:
+        raise InputError(f"{path}: has no part {chosen}; parts are {', '.join(found) or 'none'}")
+    if chosen is None and len(found) > 1:
+        raise InputError(
+            f"{path}: holds several state dicts ({', '.join(found)}); name one, such as {path}#{found[-1]}"
+        )
+    if not found:
+        return content
+    # Some lie in each other: a checkpoint's teacher has a model.
+    return _part(path, content[chosen or found[0]], None)
 
 
 def _module_state(shell: _Shell, prefix: str = "") -> dict[str, Tensor]:

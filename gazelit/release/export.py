@@ -123,7 +123,12 @@ def _make(model: LoadedModel, target: _Target, data: GazeDataModule | None, film
     precision: Precision = "float32" if data is None else "int8"
     graph = InferenceGraph(model.network, model.temperature, bool(model.stamp["data"].get("exclusive", True))).eval()
     started = time.perf_counter()
-    program = traced(graph, model.size)
+    try:
+        program = traced(graph, model.size)
+    except Exception as error:
+        # What the tracer raises of a network that it cannot follow is of any kind; gazelit's own are all traced.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{model.name}: torch.export cannot trace its network for any batch ({reason})") from error
     outputs = outputs_of(program)
     if not outputs:
         raise InputError(f"{model.name}: stage {model.stamp['stage']} predicts neither classes nor a saliency map")

@@ -323,6 +323,8 @@ def split_words(provenance: Mapping[str, Any]) -> str:
         return "by patient, from a split file"
     if method == "official":
         return "the dataset's official split"
+    if method == "official_shared":
+        return "the dataset's official split, whose parts share PATIENTS"
     if method == "reference_image_level":
         return (
             f"by IMAGE as the reference implementation does, so that patients overlap, seed {provenance['split_seed']}"

@@ -286,15 +286,13 @@ def test_a_plain_transformer_is_a_pyramid_for_any_size():
     assert torch.equal(features[3], torch.nn.functional.max_pool2d(features[2], 2))
 
 
-def test_transformers_with_other_patches_say_what_to_set():
-    with pytest.raises(InputError, match=r"patches of 14 pixels; set options: \{patch_size: 16\}"):
-        build_encoder(EncoderSpec("tu-vit_small_patch14_dinov2"))
-    assert build_encoder(EncoderSpec("tu-vit_small_patch14_dinov2", options={"patch_size": 16})).strides == [
-        4,
-        8,
-        16,
-        32,
-    ]
+@pytest.mark.parametrize("options", [{}, {"patch_size": 16}])
+def test_transformers_may_have_other_patches(options):
+    spec = EncoderSpec("tu-vit_small_patch14_dinov2", options={"depth": 1, "img_size": 56, **options})
+    encoder = build_encoder(spec).eval()
+    assert encoder.strides == [4, 8, 16, 32]
+    with torch.no_grad():
+        assert [tuple(one.shape[2:]) for one in encoder(torch.rand(1, 1, 64, 32))] == [(16, 8), (8, 4), (4, 2), (2, 1)]
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "resnet10t"])

@@ -235,6 +235,15 @@ def test_options_that_cannot_be(exported, options, message):
         exporting.export(str(exported / "best.ckpt"), **options, out=out and exported / out)
 
 
+def test_a_network_that_cannot_be_traced_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(dual()), "check_input", lambda self, x, stride: float(x.sum()) > 0 or None)
+    with pytest.raises(
+        InputError, match=r"best\.ckpt: torch\.export cannot trace its network for any batch \("
+    ) as raised:
+        exporting.export(checkpoint(tmp_path / "best.ckpt"), "torch-export")
+    assert "\n" not in str(raised.value)
+
+
 def test_a_network_that_predicts_nothing_says_so(tmp_path):
     network = ContrastiveNetwork(EncoderSpec("densenet-small"))
     path = checkpoint(tmp_path / "c.ckpt", network)

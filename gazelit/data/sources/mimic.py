@@ -74,13 +74,13 @@ class MIMICCXR(Source):
         """See :class:`gazelit.data.store.schema.Source`."""
         require_folder(self.root, "MIMIC-CXR or MIMIC-CXR-JPG")
         require_folder(self.tables, "MIMIC-CXR-JPG's tables")
-        images = self._list()
+        images = self.listed()
         notes = {"images_listed": len(images)}
         if self.views and (images["view"] != "").any():
             wanted = images["view"].isin(self.views)
             notes["images_of_other_views"] = int((~wanted).sum())
             images = images[wanted].reset_index(drop=True)
-        images, skipped = self._with_files(images)
+        images, skipped = self.with_files(images)
         split = self._split()
         if split is not None:
             images["official_split"] = images["image_id"].map(split)
@@ -93,7 +93,12 @@ class MIMICCXR(Source):
             images, FINDINGS if labels is not None else [], synthetic=synthetic, skipped=skipped, notes=notes
         )
 
-    def _list(self) -> pd.DataFrame:
+    def listed(self) -> pd.DataFrame:
+        """The images that the tables list, before their files are looked for; sizes may be unknown.
+
+        Raises:
+            InputError: There is no table of images, or it cannot be used.
+        """
         ids = ["dicom_id", "subject_id", "study_id"]
         names = ("mimic-cxr-2.0.0-metadata.csv", "cxr-record-list.csv")
         for name in names:
@@ -127,7 +132,12 @@ class MIMICCXR(Source):
             raise InputError(f"{path}: record {wrong[0] + 1}: subject_id or study_id does not have eight digits")
         return images
 
-    def _with_files(self, images: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    def with_files(self, images: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+        """Those of some listed images that have a file, with path and size; and what was left out, with the reason.
+
+        Raises:
+            InputError: None has.
+        """
         files = [image_file(self.root, published) for published in images["path"]]
         images = images.assign(path=[str(file) for file in files])
         skipped: list[tuple[str, str]] = []

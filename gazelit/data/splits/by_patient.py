@@ -26,7 +26,7 @@ SPLIT_COLUMNS = ("image_id", "patient_id", "study_id", "split")
 #: What a split keeps apart; the reference implementation's keeps images apart and nothing else.
 GROUPS = ("patient_id", "study_id", "image_id")
 
-Method = Literal["patient", "official", "reference_image_level", "external"]
+Method = Literal["patient", "official", "official_shared", "reference_image_level", "external"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class SplitOptions:
     """How cases are split.
 
     Attributes:
-        method: ``patient``; ``official``, the dataset's own; or ``reference_image_level``, that of the paper's
+        method: ``patient``; ``official``, the dataset's own; ``official_shared``, the same where its parts share
+            patients, for comparison with published figures alone; ``reference_image_level``, that of the paper's
             reference implementation, which splits images and so puts patients with several films into several
             splits: for comparison with it alone; ``external``: every case is a test case, of a model that was trained
             on other data.
@@ -78,11 +79,13 @@ def make_split(
     """
     if options.folds is not None and options.method != "patient":
         raise InputError(f"folds: goes with method patient, not {options.method}")
-    if options.method == "official":
+    if options.method in ("official", "official_shared"):
         if "official_split" not in images or images["official_split"].isna().all():
             raise InputError("split: this source has no official split; take method patient")
         split = images["official_split"].rename("split")
-        check_split(images, split)
+        check_split(images, split, GROUPS if options.method == "official" else ("image_id",))
+        if options.method == "official_shared":
+            _warn_of_overlap(images, split, "for comparison with published figures")
         return split
     if options.method == "external":
         return pd.Series("test", index=images.index, name="split", dtype=object)
@@ -191,13 +194,15 @@ def split_like_reference(images: pd.DataFrame, labels: pd.DataFrame, seed: int) 
         split[position] = ("test", "test", "val", *["train"] * 7)[number % 10]
     result = pd.Series(split, index=images.index, name="split")
     check_split(images, result, ("image_id",))
-    shared = int((result.groupby(identity(images["patient_id"])).nunique() > 1).sum())
-    logger.warning(
-        "reference_image_level split: %d patients are in more than one split; figures on it are too good and serve for "
-        "comparison with the reference implementation alone",
-        shared,
-    )
+    _warn_of_overlap(images, result, "for comparison with the reference implementation")
     return result
+
+
+def _warn_of_overlap(images: pd.DataFrame, split: pd.Series, purpose: str) -> None:
+    shared = int((split.groupby(identity(images["patient_id"])).nunique() > 1).sum())
+    logger.warning(
+        "split: %d patients are in more than one split; figures on it are too good and serve %s alone", shared, purpose
+    )
 
 
 def check_split(images: pd.DataFrame, split: pd.Series, groups: Sequence[str] = GROUPS) -> None:

@@ -78,9 +78,9 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
         if options.trained_on is not None:
             settings["trained_on"] = Store.open(options.trained_on).about["fingerprint"]
         remedy = ""
-    elif options.method == "official":
+    elif options.method in ("official", "official_shared"):
         split = make_split(store.cases, store.cases[[]], options)
-        settings |= {"split_method": "official", "split_seed": options.seed}
+        settings |= {"split_method": options.method, "split_seed": options.seed}
         remedy = "take split_method: patient, or set allow_empty: true"
     else:
         labels = stratified_labels([store], options.stratify, options.method)
@@ -144,7 +144,8 @@ def write_split(
     Args:
         stores: Prepared stores; a patient of several is in one split.
         out: The CSV file; with folds, ``<name>-0.csv``, ``<name>-1.csv``, ….
-        method: ``patient``, ``official``, or ``reference_image_level`` (for comparison alone).
+        method: ``patient``, ``official``, or, for comparison alone, ``official_shared`` (a dataset's own split whose
+            parts share patients) or ``reference_image_level``.
         seed: Of the shuffle of patients.
         val_fraction: Share of patients for validation.
         test_fraction: Share of patients for the test.

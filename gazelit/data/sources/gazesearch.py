@@ -1,0 +1,256 @@
+"""GazeSearch: the fixations that a reader spent on one finding of a film, with the pixels of MIMIC-CXR."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gazelit.data.images.geometry import on_image
+from gazelit.data.sources.mimic import MIMICCXR
+from gazelit.data.store.schema import Recording, Source, is_synthetic
+from gazelit.data.tables import is_text
+from gazelit.errors import InputError
+from gazelit.files import read_json
+
+logger = logging.getLogger("gazelit")
+
+#: Positions are pixels of the film resized to this side, whatever its shape.
+SIDE = 224
+KEYS = ("name", "task", "X", "Y", "T", "split")
+#: GazeSearch's names of the splits, and ours.
+OFFICIAL_SPLITS = {"train": "train", "valid": "val", "test": "test"}
+#: From the strictest: a film that is in several belongs to the first.
+STRICTNESS = ("test", "val", "train")
+
+
+@dataclass(frozen=True)
+class GazeSearchRows:
+    """The rows of a GazeSearch file.
+
+    Attributes:
+        table: ``image_id`` (MIMIC's dicom id), ``finding`` and ``official_split``; one row a scanpath.
+        paths: (n, 3) float64 each: x, y in pixels of the film resized to 224 × 224, duration in seconds.
+    """
+
+    table: pd.DataFrame
+    paths: list[NDArray[np.float64]]
+
+    @property
+    def shared(self) -> int:
+        """How many films the official split has in several of its parts."""
+        return int((self.table.groupby("image_id")["official_split"].nunique() > 1).sum())
+
+    @property
+    def leak(self) -> str:
+        """What the official split shares, in words and counts."""
+        table = self.table
+        test, train = (table[table["official_split"] == name] for name in ("test", "train"))
+        known = test["image_id"].isin(train["image_id"])
+        return (
+            f"the official split has {self.shared} of {table['image_id'].nunique()} films in several of its parts: "
+            f"{test.loc[known, 'image_id'].nunique()} of {test['image_id'].nunique()} test films "
+            f"({int(known.sum())} of {len(test)} test scanpaths) are in train under another finding"
+        )
+
+
+def read_gazesearch(path: str | Path, needs_split: bool = True) -> GazeSearchRows:
+    """Reads a GazeSearch file.
+
+    Args:
+        path: The JSON file.
+        needs_split: Whether every record must have a split; a model's predictions have none.
+
+    Raises:
+        InputError: The file is no list of records with ``name``, ``task``, ``X``, ``Y``, ``T`` and ``split``; a
+            record's lists differ in length or hold what cannot be; or a film's finding is listed twice.
+    """
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path}: must hold a list of records with {', '.join(KEYS)}; is this GazeSearch?")
+    rows, paths = [], []
+    for number, record in enumerate(content, start=1):
+        try:
+            rows.append(_row(record, needs_split))
+            paths.append(_path(record))
+        except InputError as error:
+            raise InputError(f"{path}: record {number}: {error}") from error
+    table = pd.DataFrame(rows, columns=["image_id", "finding", "official_split"])
+    twice = np.flatnonzero(table.duplicated(["image_id", "finding"]))
+    if len(twice):
+        raise InputError(f"{path}: record {twice[0] + 1}: the same film and task as in an earlier record")
+    return GazeSearchRows(table, paths)
+
+
+def _row(record: Any, needs_split: bool) -> tuple[str, str, str]:
+    keys = KEYS if needs_split else KEYS[:-1]
+    if not isinstance(record, dict) or any(key not in record for key in keys):
+        raise InputError(f"must have {', '.join(keys)}")
+    if not is_text(record["name"]) or not is_text(record["task"]):
+        raise InputError("name or task is not text")
+    split = record["split"] if needs_split else "test"
+    if not isinstance(split, str) or split not in OFFICIAL_SPLITS:
+        raise InputError(f"split is none of {', '.join(OFFICIAL_SPLITS)}")
+    return record["name"].removesuffix(".jpg"), record["task"], OFFICIAL_SPLITS[split]
+
+
+def _path(record: dict[str, Any]) -> NDArray[np.float64]:
+    lists = [record[key] for key in ("X", "Y", "T")]
+    if not all(isinstance(one, list) for one in lists) or len({len(one) for one in lists}) != 1:
+        raise InputError("X, Y and T must be lists of one length")
+    try:
+        path = np.array(lists, np.float64).T
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError("X, Y or T holds a value that is not a number") from error
+    if path.ndim != 2 or not np.isfinite(path).all() or (path[:, 2] < 0).any():
+        raise InputError("X, Y or T holds what is no finite number, or a negative time")
+    if (path[:, :2] < 0).any() or (path[:, :2] > SIDE).any():
+        raise InputError(f"X or Y is off the {SIDE} × {SIDE} pixels")
+    return path
+
+
+def leak_free(table: pd.DataFrame, patients: pd.Series | None = None) -> pd.Series:
+    """The official split without its leak: each scanpath's split, NaN where it has to be left out.
+
+    A film in several parts belongs to the strictest of them (test, then val, then train), with all films of its
+    patient; its scanpaths in the other parts are left out. So the test scanpaths stay the official ones, apart from
+    those of a test film that the official split has elsewhere, and figures on both splits are of the same scanpaths.
+
+    Args:
+        table: ``image_id`` and ``official_split``, one row a scanpath.
+        patients: The patient of each row, where known; without it films alone are kept apart.
+
+    Returns:
+        ``train``, ``val``, ``test`` or NaN, indexed as ``table``.
+    """
+    strictest = strictest_split(table["official_split"], table["image_id"] if patients is None else patients)
+    return table["official_split"].where(table["official_split"] == strictest).rename("split")
+
+
+def strictest_split(split: pd.Series, groups: pd.Series) -> pd.Series:
+    """The strictest split that any row of a row's group is in."""
+    rank = split.map({name: number for number, name in enumerate(STRICTNESS)})
+    return rank.groupby(groups).transform("min").map(dict(enumerate(STRICTNESS)))
+
+
+class GazeSearch(Source):
+    """GazeSearch: 4,875 scanpaths over 2,328 chest X-rays of MIMIC-CXR, each of the search for one finding.
+
+    Format: a JSON list of records ``name`` (``<dicom_id>.jpg``), ``task`` (the finding), ``X``, ``Y`` (pixels of the
+    film resized to 224 × 224) and ``T`` (s). They are cut from the readings of EGD-CXR and REFLACX; who read is not
+    given (``subject`` is always 1), nor when a fixation began: they are put one after the other. A film's findings
+    are readings of one image; its labels are 1 for the findings that were searched for and unknown for others.
+
+    The official split has films in several of its parts, so that a model is tested on films that it was trained on.
+    ``split: film`` gives each film, with all films of its patient, to the strictest part that it is in. ``official``
+    needs ``insist``; then every scanpath is a case of its own, and ``split_method: official_shared`` takes the split.
+
+    Access: the JSON is open (MIT), the films are PhysioNet's, credentialed. Citation: Pham et al., GazeSearch:
+    Radiology Findings Search Benchmark, WACV 2025.
+
+    Args:
+        gaze: The JSON file.
+        images: The MIMIC-CXR (DICOM) or MIMIC-CXR-JPG folder.
+        tables: Folder of MIMIC-CXR's tables, if they lie elsewhere.
+        split: What ``official_split`` is: ``film``, without the leak, or ``official``.
+        insist: Take the official split although its parts share films.
+    """
+
+    name = "gazesearch"
+
+    def __init__(
+        self,
+        gaze: str,
+        images: str,
+        tables: str | None = None,
+        split: Literal["film", "official"] = "film",
+        insist: bool = False,
+    ) -> None:
+        if split not in ("film", "official"):
+            raise InputError(f"split: must be film or official, not {split}")
+        self.gaze = Path(gaze)
+        self.split = split
+        self.insist = insist
+        self._mimic = MIMICCXR(images, tables, labels="none", views=())
+
+    def options(self) -> dict[str, Any]:
+        """See :class:`gazelit.data.store.schema.Source`."""
+        return {"split": self.split, "insist": self.insist}
+
+    def read(self) -> Recording:
+        """See :class:`gazelit.data.store.schema.Source`."""
+        rows = read_gazesearch(self.gaze)
+        if self.split == "official" and rows.shared:
+            if not self.insist:
+                raise InputError(
+                    f"{self.gaze}: {rows.leak}; take split: film, or insist: true for comparison with published figures"
+                )
+            logger.warning("%s; figures on it are too good", rows.leak)
+        listed = self._mimic.listed()
+        wanted = listed[listed["image_id"].isin(rows.table["image_id"])].reset_index(drop=True)
+        if wanted.empty:
+            raise InputError(
+                f"{self._mimic.root}: lists none of the {rows.table['image_id'].nunique()} films of {self.gaze}; "
+                "give the folder of MIMIC-CXR or MIMIC-CXR-JPG"
+            )
+        unlisted = rows.table.loc[~rows.table["image_id"].isin(wanted["image_id"]), "image_id"].unique()
+        films, skipped = self._mimic.with_files(wanted)
+        skipped = [(image, f"{self._mimic.tables}: lists no film of that id") for image in unlisted] + skipped
+        there = rows.table["image_id"].isin(films["image_id"])
+        table, numbers = rows.table[there].reset_index(drop=True), np.flatnonzero(there)
+        findings = sorted(table["finding"].unique())
+        films = films.drop(columns="official_split", errors="ignore").assign(source=self.name)
+        films = films.merge(_searched(table, findings), on="image_id")
+        table = table.merge(films[["image_id", "patient_id", "height", "width"]], on="image_id")
+        table["reading_id"] = table["image_id"] + ":" + table["finding"]
+        if self.split == "film":
+            table["split"] = strictest_split(table["official_split"], table["patient_id"])
+            films["official_split"] = films["image_id"].map(table.groupby("image_id")["split"].first())
+        else:
+            films = table[["image_id", "finding", "official_split", "reading_id"]].merge(films, on="image_id")
+            for name in findings:
+                films[name] = np.where(films["finding"] == name, 1.0, np.nan)
+            films = films.drop(columns=["image_id", "finding"]).rename(columns={"reading_id": "image_id"})
+            table["image_id"] = table["reading_id"]
+        return Recording(
+            films,
+            findings,
+            partial(_gaze, table, [rows.paths[number] for number in numbers]),
+            is_synthetic(self._mimic.root),
+            skipped,
+            {"scanpaths": len(table), "films_in_several_official_splits": rows.shared},
+            readings=table[["image_id", "reading_id", "finding"]].assign(reader_id=""),
+        )
+
+
+def _searched(table: pd.DataFrame, findings: list[str]) -> pd.DataFrame:
+    """A column for each finding: 1 where it was searched for, else unknown."""
+    searched = pd.crosstab(table["image_id"], table["finding"]).reindex(columns=findings) > 0
+    return searched.astype("float64").where(searched).rename_axis(columns=None).reset_index()
+
+
+def _gaze(table: pd.DataFrame, paths: list[NDArray[np.float64]]) -> Iterator[pd.DataFrame]:
+    for reading, path in zip(table.itertuples(), paths, strict=True):
+        # Whole pixels of the small film: the place meant is in the middle of one.
+        x, y = ((path[:, axis] + 0.5) * side / SIDE - 0.5 for axis, side in ((0, reading.width), (1, reading.height)))
+        duration = path[:, 2]
+        yield pd.DataFrame(
+            {
+                "image_id": reading.image_id,
+                "reading_id": reading.reading_id,
+                "recording_id": reading.reading_id,
+                "t": np.cumsum(duration) - duration,
+                "duration": duration,
+                "x": x,
+                "y": y,
+                "valid": on_image(x, y, reading.width, reading.height),
+                "kind": "fixation",
+            }
+        )

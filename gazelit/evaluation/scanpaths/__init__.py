@@ -1,0 +1,1 @@
+"""Scanpaths compared with yardsticks that see no film."""

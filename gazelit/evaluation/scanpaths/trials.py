@@ -1,0 +1,59 @@
+"""Scanpaths to be predicted, and those to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Path = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Scanpaths with what was searched for on which film.
+
+    Attributes:
+        table: ``film`` and ``finding``, one row a scanpath.
+        paths: (n, 3) float64 each: x, y in pixels from the upper left corner, duration in s. The first ``given``
+            fixations are the same for all.
+        size: Width and height of the image in pixels.
+        given: How many fixations at the start are given and not predicted.
+    """
+
+    table: pd.DataFrame
+    paths: list[Path]
+    size: tuple[int, int]
+    given: int = 1
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: NDArray[np.integer]) -> Trials:
+        """Some of the scanpaths."""
+        return Trials(
+            self.table.iloc[rows].reset_index(drop=True), [self.paths[row] for row in rows], self.size, self.given
+        )
+
+    def rows_of(self, **wanted: str) -> NDArray[np.int64]:
+        """Which scanpaths are of a film, of a finding, or of both."""
+        kept = np.ones(len(self), bool)
+        for column, value in wanted.items():
+            kept &= (self.table[column] == value).to_numpy()
+        return np.flatnonzero(kept)
+
+    def predicted(self) -> list[Path]:
+        """The fixations after the given ones."""
+        return [path[self.given :] for path in self.paths]
+
+
+def from_centre(paths: Sequence[Path], size: tuple[int, int]) -> list[Path]:
+    """Scanpaths with the centre of the image before them, where the readers' gaze was when it began.
+
+    It lasts 0 s: it is no look that a model would have to time, and has no letter where letters are time.
+    """
+    start = np.array([[size[0] / 2, size[1] / 2, 0.0]])
+    return [np.concatenate([start, path]) for path in paths]

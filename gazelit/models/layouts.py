@@ -1,0 +1,275 @@
+"""Whose keys a file of transformer weights has, and what timm calls them.
+
+Publishers name the same transformer's tensors differently, and wrap them in towers. Here a file's layout is recognised
+by keys that no other has, its tensors get timm's names, and what belongs to no encoder (text towers, heads of
+classification, mask tokens) is dropped by rule. What is left over afterwards is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gazelit.errors import InputError
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a publisher names a transformer's tensors.
+
+    Attributes:
+        name: As a message has it.
+        signature: Keys that a file of it has; what stands before the first is the tower's prefix.
+        renamed: Regular expressions of keys and what they become; the first that matches counts.
+        dropped: Regular expressions of keys, whole, that an encoder has no place for.
+        attention: Where queries, keys and values lie apart: their names, which are fused into ``attn.qkv``.
+        finish: What else is done with the renamed tensors.
+    """
+
+    name: str
+    signature: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[str, ...] = ()
+    attention: tuple[str, str, str] | None = None
+    finish: tuple[Callable[[State], State], ...] = field(default=())
+
+    def prefix(self, state: Mapping[str, Tensor]) -> str | None:
+        """What stands before this layout's keys, if the file has them: of several towers the shortest prefix."""
+        first = self.signature[0]
+        prefixes = [key[: len(key) - len(first)] for key in state if key.endswith(first)]
+        # A name must begin where the signature does.
+        whole = [prefix for prefix in prefixes if not prefix or prefix.endswith(".")]
+        fitting = [prefix for prefix in whole if all(prefix + key in state for key in self.signature)]
+        return min(fitting, key=len) if fitting else None
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A file's tensors under timm's names.
+
+    Attributes:
+        state: The tensors.
+        layout: Name of the layout.
+        prefix: Of the tower that was taken.
+        dropped: Keys, as in the file, that were left out by rule.
+    """
+
+    state: State
+    layout: str
+    prefix: str
+    dropped: list[str]
+
+
+def _unchunked(state: State) -> State:
+    """Blocks that lie in chunks (``blocks.0.3.…``), as Meta trains them, under their own number."""
+    return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in state.items()}
+
+
+def _registers_apart(state: State) -> State:
+    """With registers, timm adds the class token's position to the token, because registers have none."""
+    if "reg_token" not in state or "pos_embed" not in state:
+        return state
+    position = state["pos_embed"]
+    return state | {"cls_token": state["cls_token"] + position[:, :1], "pos_embed": position[:, 1:]}
+
+
+def _fused_gates(state: State) -> State:
+    """SwiGLU: two gates in one layer are timm's ``fc1``."""
+    renamed = ((".mlp.w12.", ".mlp.fc1."), (".mlp.w3.", ".mlp.fc2."))
+    for old, new in renamed:
+        state = {key.replace(old, new): value for key, value in state.items()}
+    return state
+
+
+def _shaped(state: State) -> State:
+    """Class token (C,) and positions (N, C), as CLIP and SigLIP have them, with timm's leading dimensions."""
+    shaped = dict(state)
+    if "cls_token" in state:
+        shaped["cls_token"] = state["cls_token"].reshape(1, 1, -1)
+    if "pos_embed" in state and state["pos_embed"].ndim == 2:
+        shaped["pos_embed"] = state["pos_embed"][None]
+    return shaped
+
+
+def _biases_apart(state: State) -> State:
+    """DINOv3: timm keeps the biases of queries and values apart; that of keys is 0 by masking."""
+    result = {}
+    for key, value in state.items():
+        if key.endswith("attn.qkv.bias"):
+            query, _, content = value.chunk(3)
+            result[key.replace("qkv.bias", "q_bias")] = query
+            result[key.replace("qkv.bias", "v_bias")] = content
+        else:
+            result[key] = value
+    return result
+
+
+#: Heads and helpers of training that no encoder has.
+_HEADS = (r"head\..*", r"classifier\..*", r"fc\..*", r"mask_token", r"pooler\..*", r"dino_head\..*", r"ibot_head\..*")
+
+LAYOUTS = (
+    Layout(
+        "DINOv2 of Hugging Face",
+        ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layer_scale1.lambda1"),
+        (
+            (r"embeddings\.cls_token", "cls_token"),
+            (r"embeddings\.register_tokens", "reg_token"),
+            (r"embeddings\.position_embeddings", "pos_embed"),
+            (r"embeddings\.patch_embeddings\.projection\.(.*)", r"patch_embed.proj.\1"),
+            (r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(.*)", r"blocks.\1.attn.\2.\3"),
+            (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(.*)", r"blocks.\1.attn.proj.\2"),
+            (r"encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1", r"blocks.\1.ls\2.gamma"),
+            (r"encoder\.layer\.(\d+)\.mlp\.weights_in\.(.*)", r"blocks.\1.mlp.w12.\2"),
+            (r"encoder\.layer\.(\d+)\.mlp\.weights_out\.(.*)", r"blocks.\1.mlp.w3.\2"),
+            (r"encoder\.layer\.(\d+)\.(.*)", r"blocks.\1.\2"),
+            (r"layernorm\.(.*)", r"norm.\1"),
+        ),
+        (r"embeddings\.mask_token", *_HEADS),
+        ("query", "key", "value"),
+        (_fused_gates, _registers_apart),
+    ),
+    Layout(
+        "DINOv3 of Hugging Face",
+        ("embeddings.patch_embeddings.weight", "layer.0.attention.q_proj.weight", "layer.0.layer_scale1.lambda1"),
+        (
+            (r"embeddings\.cls_token", "cls_token"),
+            (r"embeddings\.register_tokens", "reg_token"),
+            (r"embeddings\.patch_embeddings\.(.*)", r"patch_embed.proj.\1"),
+            (r"layer\.(\d+)\.attention\.([qkv])_proj\.(.*)", r"blocks.\1.attn.\2.\3"),
+            (r"layer\.(\d+)\.attention\.o_proj\.(.*)", r"blocks.\1.attn.proj.\2"),
+            (r"layer\.(\d+)\.layer_scale([12])\.lambda1", r"blocks.\1.gamma_\2"),
+            (r"layer\.(\d+)\.mlp\.up_proj\.(.*)", r"blocks.\1.mlp.fc1.\2"),
+            (r"layer\.(\d+)\.mlp\.down_proj\.(.*)", r"blocks.\1.mlp.fc2.\2"),
+            (r"layer\.(\d+)\.(.*)", r"blocks.\1.\2"),
+        ),
+        (r"embeddings\.mask_token", *_HEADS),
+        ("q", "k", "v"),
+        (_biases_apart,),
+    ),
+    Layout(
+        "SigLIP or CLIP of Hugging Face",
+        ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"),
+        (
+            (r"embeddings\.class_embedding", "cls_token"),
+            (r"embeddings\.position_embedding\.weight", "pos_embed"),
+            (r"embeddings\.patch_embedding\.(.*)", r"patch_embed.proj.\1"),
+            (r"pre_layrnorm\.(.*)", r"norm_pre.\1"),
+            (r"post_layernorm\.(.*)", r"norm.\1"),
+            (r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(.*)", r"blocks.\1.attn.\2.\3"),
+            (r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.(.*)", r"blocks.\1.attn.proj.\2"),
+            (r"encoder\.layers\.(\d+)\.layer_norm([12])\.(.*)", r"blocks.\1.norm\2.\3"),
+            (r"encoder\.layers\.(\d+)\.(.*)", r"blocks.\1.\2"),
+        ),
+        (r"embeddings\.position_ids", *_HEADS),
+        ("q", "k", "v"),
+        (_shaped,),
+    ),
+    Layout(
+        "CLIP of OpenAI or open_clip",
+        ("conv1.weight", "transformer.resblocks.0.attn.in_proj_weight"),
+        (
+            (r"class_embedding", "cls_token"),
+            (r"positional_embedding", "pos_embed"),
+            (r"conv1\.(.*)", r"patch_embed.proj.\1"),
+            (r"ln_pre\.(.*)", r"norm_pre.\1"),
+            (r"ln_post\.(.*)", r"norm.\1"),
+            (r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)", r"blocks.\1.attn.qkv.\2"),
+            (r"transformer\.resblocks\.(\d+)\.attn\.out_proj\.(.*)", r"blocks.\1.attn.proj.\2"),
+            (r"transformer\.resblocks\.(\d+)\.ln_([12])\.(.*)", r"blocks.\1.norm\2.\3"),
+            (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(.*)", r"blocks.\1.mlp.fc1.\2"),
+            (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(.*)", r"blocks.\1.mlp.fc2.\2"),
+        ),
+        (r"proj", *_HEADS),
+        finish=(_shaped,),
+    ),
+    Layout(
+        "DINOv3 of Meta",
+        ("patch_embed.proj.weight", "storage_tokens", "rope_embed.periods"),
+        (
+            (r"storage_tokens", "reg_token"),
+            (r"blocks\.(\d+)\.ls([12])\.gamma", r"blocks.\1.gamma_\2"),
+        ),
+        (r".*\.periods", r".*\.bias_mask", r"local_cls_norm\..*", *_HEADS),
+        finish=(_biases_apart,),
+    ),
+    Layout(
+        "DINOv2 of Meta",
+        ("patch_embed.proj.weight", "mask_token", "cls_token"),
+        ((r"register_tokens", "reg_token"),),
+        _HEADS,
+        finish=(_unchunked, _fused_gates, _registers_apart),
+    ),
+    Layout(
+        "timm",
+        # What a pyramid of timm has no use for, its own model tells.
+        ("patch_embed.proj.weight", "blocks.0.norm1.weight"),
+    ),
+)
+
+
+def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
+    """Recognises the layout of a transformer's file and gives its tensors timm's names.
+
+    Args:
+        state: The file's tensors.
+
+    Returns:
+        The tensors; None if no layout is known.
+
+    Raises:
+        InputError: Queries, keys and values do not belong together.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    for layout in LAYOUTS:
+        prefix = layout.prefix(state)
+        if prefix is not None:
+            return _translated(state, layout, prefix)
+    return None
+
+
+def _translated(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Recognised:
+    result: State = {}
+    # A file with a tower has other towers, and what joins them, beside it.
+    dropped = [key for key in state if not key.startswith(prefix)]
+    for key, value in state.items():
+        if not key.startswith(prefix):
+            continue
+        name = key[len(prefix) :]
+        if any(re.fullmatch(pattern, name) for pattern in layout.dropped):
+            dropped.append(key)
+            continue
+        for pattern, replacement in layout.renamed:
+            if re.fullmatch(pattern, name):
+                name = re.sub(pattern, replacement, name)
+                break
+        result[name] = value
+    if layout.attention is not None:
+        result = _fused(result, layout.attention)
+    for step in layout.finish:
+        result = step(result)
+    return Recognised(result, layout.name, prefix, dropped)
+
+
+def _fused(state: State, names: tuple[str, str, str]) -> State:
+    """Queries, keys and values of each block in one tensor; a bias that is missing is 0."""
+    query, key, content = names
+    fused = dict(state)
+    blocks = sorted({name.partition(".attn.")[0] for name in state if ".attn." in name})
+    for block in blocks:
+        stem = f"{block}.attn."
+        for kind in ("weight", "bias"):
+            parts = [fused.pop(f"{stem}{name}.{kind}", None) for name in (query, key, content)]
+            known = [part for part in parts if part is not None]
+            if not known:
+                continue
+            if kind == "weight" and len(known) < len(parts):
+                raise InputError(f"{stem}: has no weight of query, key or value; is the file whole?")
+            filled = [torch.zeros_like(known[0]) if part is None else part for part in parts]
+            fused[f"{stem}qkv.{kind}"] = torch.cat(filled)
+    return fused

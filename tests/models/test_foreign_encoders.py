@@ -1,0 +1,203 @@
+"""Weight files in publishers' layouts: features are those of the publisher's own class."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.models.eva import checkpoint_filter_fn as eva_filter
+from timm.models.vision_transformer import checkpoint_filter_fn as transformer_filter
+
+from gazelit.errors import InputError
+from gazelit.models.catalogue import describe
+from gazelit.models.encoder import load_weight_file
+from gazelit.models.presets import PRESETS
+from gazelit.models.registry import EncoderSpec, build_encoder, load_pretrained
+from gazelit.models.transformer import TransformerEncoder
+from gazelit.models.weights import read_state
+from tests.models.foreign_files import MEAN, STD, image, weights, write
+
+RECORDED = json.loads((Path(__file__).with_name("oracles") / "foreign.json").read_text())
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+STATISTICS = {"mean": MEAN, "std": STD}
+#: timm's architecture for each recorded file.
+ARCHITECTURES = {
+    "dinov2": ("vit_small_patch14_dinov2", {"img_size": 56}),
+    "dinov2-registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 56}),
+    "dinov2-swiglu": ("vit_giant_patch14_dinov2", {"img_size": 56, "mlp_ratio": 5.5}),
+    "dinov3": ("vit_small_patch16_dinov3_qkvb", {"img_size": 64}),
+    "siglip": ("vit_so400m_patch14_siglip_378", {"img_size": 56, "mlp_ratio": 4, "act_layer": "gelu_tanh"}),
+    "siglip-both-towers": ("vit_so400m_patch14_siglip_378", {"img_size": 56, "mlp_ratio": 4, "act_layer": "gelu_tanh"}),
+    "clip-both-towers": ("vit_large_patch14_clip_quickgelu_224", {"img_size": 56}),
+    "open_clip": ("vit_large_patch14_clip_224", {"img_size": 56}),
+}
+
+
+def small(name, **options):
+    return TransformerEncoder(name, **{**SMALL, **STATISTICS, **options}).eval()
+
+
+@pytest.mark.parametrize("layout", list(RECORDED))
+def test_features_are_the_publishers(layout, tmp_path, caplog):
+    recorded = RECORDED[layout]
+    name, options = ARCHITECTURES[layout]
+    encoder = small(name, **options)
+    file = write(tmp_path / "model.safetensors", recorded["shapes"])
+    with caplog.at_level(logging.INFO, logger="gazelit"):
+        load_weight_file(encoder, str(file))
+    count = len(encoder.body.state_dict())
+    assert f"loaded {count} of the encoder's {count} tensors, from {len(recorded['shapes'])} in the file" in caplog.text
+    with torch.no_grad():
+        tokens = encoder.tokens(image(recorded["size"]))[0]
+    assert tokens.numpy() == pytest.approx(np.array(recorded["tokens"]), abs=1e-4)
+
+
+def published(name, seed=3, **options):
+    """A small model of timm with random weights, three channels, and its state."""
+    torch.manual_seed(seed)
+    model = timm.create_model(name, num_classes=0, dynamic_img_size=True, **{**SMALL, **options}).eval()
+    state = model.state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    return model, {key: torch.randn(value.shape, generator=generator) * 0.3 for key, value in state.items()}
+
+
+def tokens_of(model, state, size):
+    model.load_state_dict(state)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    with torch.no_grad():
+        return model.forward_features((image(size).expand(-1, 3, -1, -1) - mean) / std)[:, model.num_prefix_tokens :]
+
+
+def loaded(encoder, state, tmp_path, size):
+    torch.save(state, tmp_path / "file.pth")
+    load_weight_file(encoder, str(tmp_path / "file.pth"))
+    with torch.no_grad():
+        return encoder.tokens(image(size))
+
+
+def test_dinov2_of_meta_with_registers_chunks_and_another_size(tmp_path):
+    model, state = published("vit_small_patch14_reg4_dinov2", img_size=70)
+    meta = {key.replace("reg_token", "register_tokens"): value for key, value in state.items()}
+    meta["pos_embed"] = torch.randn(1, 17, 32)
+    meta["mask_token"] = torch.zeros(1, 32)
+    # timm's own filter is what the layout is held against: positions of 56 pixels for a model of 70.
+    expected = tokens_of(model, transformer_filter(dict(meta), model), (70, 70))
+    chunked = {key.replace("blocks.", "blocks.0."): value for key, value in meta.items()}
+    encoder = small("vit_small_patch14_reg4_dinov2", img_size=70)
+    assert torch.allclose(loaded(encoder, {"teacher": chunked}, tmp_path, (70, 70)), expected, atol=1e-5)
+
+
+def test_dinov3_of_meta(tmp_path):
+    model, state = published("vit_small_patch16_dinov3_qkvb", img_size=64)
+    meta = {}
+    for key, value in state.items():
+        key = key.replace("reg_token", "storage_tokens").replace("gamma_", "ls") + (".gamma" if "gamma_" in key else "")
+        meta[key] = value
+    for block in range(2):
+        stem = f"blocks.{block}.attn."
+        parts = [meta.pop(stem + "q_bias"), torch.zeros(32), meta.pop(stem + "v_bias")]
+        meta[stem + "qkv.bias"] = torch.cat(parts)
+        meta[stem + "qkv.bias_mask"] = torch.ones(96)
+    meta |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": torch.ones(4)}
+    expected = tokens_of(model, eva_filter(dict(meta), model), (64, 64))
+    encoder = small("vit_small_patch16_dinov3_qkvb", img_size=64)
+    assert torch.allclose(loaded(encoder, meta, tmp_path, (64, 64)), expected, atol=1e-5)
+    with pytest.raises(
+        InputError, match=r"vit_small_patch16_dinov3 has no biases .* take vit_small_patch16_dinov3_qkvb"
+    ):
+        load_weight_file(small("vit_small_patch16_dinov3", img_size=64), str(tmp_path / "file.pth"))
+
+
+def test_a_trunk_of_timm_within_open_clip(tmp_path):
+    model, state = published("vit_base_patch16_224", img_size=64)
+    both = {f"visual.trunk.{key}": value for key, value in state.items()}
+    both |= {"visual.head.proj.weight": torch.ones(8, 32), "text.proj": torch.ones(4), "logit_scale": torch.ones(())}
+    encoder = small("vit_base_patch16_224", img_size=64)
+    found = loaded(encoder, both, tmp_path, (64, 96))
+    assert torch.allclose(found, tokens_of(model, state, (64, 96)), atol=1e-5)
+
+
+def test_a_part_of_a_training_is_named(tmp_path):
+    student, teacher = {"weight": torch.zeros(2)}, {"weight": torch.ones(2)}
+    file = tmp_path / "ark.pth"
+    torch.save({"state_dict": student, "teacher": {"model": teacher}, "epoch": 5}, file)
+    with pytest.raises(
+        InputError, match=r"holds several state dicts \(state_dict, teacher\); name one, such as .*#teacher"
+    ):
+        read_state(file)
+    assert read_state(f"{file}#teacher")["weight"].tolist() == [1, 1]
+    assert read_state(f"{file}#state_dict")["weight"].tolist() == [0, 0]
+    with pytest.raises(InputError, match="has no part ema; parts are state_dict, teacher"):
+        read_state(f"{file}#ema")
+    with pytest.raises(InputError, match="no such file"):
+        read_state(f"{tmp_path / 'nothing.pth'}#teacher")
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    shapes = dict(RECORDED["dinov2"]["shapes"])
+    encoder = small("vit_small_patch14_dinov2", img_size=56)
+    del shapes["encoder.layer.1.norm1.weight"]
+    with pytest.raises(InputError, match=r"blocks\.1\.norm1\.weight missing"):
+        load_weight_file(encoder, str(write(tmp_path / "missing.safetensors", shapes)))
+    shapes = {**RECORDED["dinov2"]["shapes"], "encoder.layer.0.adapter.weight": [2]}
+    with pytest.raises(InputError, match=r"blocks\.0\.adapter\.weight left over"):
+        load_weight_file(encoder, str(write(tmp_path / "further.safetensors", shapes)))
+    shapes = dict(RECORDED["dinov2"]["shapes"])
+    del shapes["encoder.layer.0.attention.attention.key.weight"]
+    with pytest.raises(InputError, match="no weight of query, key or value"):
+        load_weight_file(encoder, str(write(tmp_path / "keyless.safetensors", shapes)))
+    shapes = {**RECORDED["dinov2"]["shapes"], "embeddings.position_embeddings": [1, 12, 32]}
+    with pytest.raises(InputError, match="12 positions are no square"):
+        load_weight_file(encoder, str(write(tmp_path / "oblong.safetensors", shapes)))
+    with pytest.raises(InputError, match="mean and std: give both"):
+        small("vit_small_patch14_dinov2", std=None)
+
+
+def test_patches_of_14_pixels_give_maps_at_strides_of_16(tmp_path):
+    encoder = small("vit_small_patch14_dinov2", img_size=56)
+    seen = []
+    encoder.body.patch_embed.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    with torch.no_grad():
+        maps = encoder(torch.rand(1, 1, 640, 512))
+    assert tuple(seen[0]) == (1, 3, 644, 518)
+    assert [tuple(one.shape[2:]) for one in maps] == [(160, 128), (80, 64), (40, 32), (20, 16)]
+    # A whole number of both patches and strides needs no resampling of the image.
+    with torch.no_grad():
+        encoder(torch.rand(1, 1, 224, 448))
+    assert tuple(seen[1]) == (1, 3, 224, 448)
+
+
+def test_the_publishers_statistics_are_exact_at_the_borders():
+    encoder = small("vit_base_patch16_224", img_size=64)
+    x = image((64, 64))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    with torch.no_grad():
+        expected = encoder.body.forward_features((x.expand(-1, 3, -1, -1) - mean) / std)[:, 1:]
+        assert torch.equal(encoder.tokens(x), expected)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_preset_is_an_encoder(name):
+    preset = PRESETS[name]
+    card = describe(name)
+    assert card.strides[-1] == 32
+    assert preset.where in card.weights
+    assert preset.licence in card.weights
+    if preset.statistics is not None:
+        with torch.device("meta"):
+            encoder = build_encoder(EncoderSpec(name))
+        assert encoder.body.patch_embed.img_size == (preset.size, preset.size)
+        assert encoder.body.patch_embed.proj.in_channels == 3
+
+
+def test_a_preset_takes_its_file_through_the_registry(tmp_path):
+    file = write(tmp_path / "model.safetensors", RECORDED["dinov2"]["shapes"])
+    # A small rad-dino: the same layout and statistics.
+    spec = EncoderSpec("rad-dino", str(file), {**SMALL, "img_size": 56})
+    encoder = build_encoder(spec)
+    load_pretrained(encoder, spec)
+    state = weights(RECORDED["dinov2"]["shapes"])
+    assert torch.equal(encoder.body.state_dict()["norm.weight"], state["layernorm.weight"])
