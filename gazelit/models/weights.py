@@ -31,8 +31,10 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     if path.is_dir():
-        best = path / "checkpoints" / "best.ckpt"
-        hint = f"give the checkpoint in it: {best}" if best.is_file() else "give a checkpoint file"
+        # Of a run and of a package.
+        known = (path / "checkpoints" / "best.ckpt", path / "model.safetensors")
+        found = next((file for file in known if file.is_file()), None)
+        hint = f"give the checkpoint in it: {found}" if found else "give a checkpoint file"
         raise InputError(f"{path}: a folder; {hint}")
     if not path.is_file():
         raise InputError(f"{path}: no such file")

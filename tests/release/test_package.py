@@ -63,6 +63,8 @@ def test_a_package_reads_as_its_checkpoint_and_so_does_every_command(packed, run
     weights = packed / "chest" / "model.safetensors"
     assert read_checkpoint(weights)["gazelit"]["exported_from"] == sha256_file(packed / "best.ckpt")
     run_gazelit("lineage", str(weights))
+    printed = run_gazelit("lineage", str(packed / "chest"), code=2)
+    assert f"a folder; give the checkpoint in it: {weights}" in printed
     graph = gazelit.load(packed / "chest" / "model.onnx").predict(film)
     assert graph.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
 
