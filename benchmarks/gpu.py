@@ -38,7 +38,11 @@ def train(
         image = image.to(memory_format=torch.channels_last)
     target = torch.rand(batch, 1, *SIZE, generator=generator).to(device)
     target = target / target.sum(dim=(1, 2, 3), keepdim=True)
-    label, seen = torch.arange(batch, device=device) % 3, torch.ones(batch, dtype=torch.bool, device=device)
+    targets = {
+        "heatmap": target,
+        "label": torch.arange(batch, device=device) % 3,
+        "has_gaze": torch.ones(batch, dtype=torch.bool, device=device),
+    }
     weighting, diagnosis, saliency = FixedWeighting(), DiagnosisLoss(), KLDivergenceLoss()
     torch.cuda.reset_peak_memory_stats()
     loss = torch.zeros(())
@@ -50,8 +54,8 @@ def train(
             outputs = network(image)
         total: Tensor = weighting(
             {
-                "diagnosis": diagnosis(outputs["logits"].float(), label),
-                "saliency": saliency(outputs["saliency_logits"], target, seen),
+                "diagnosis": diagnosis(outputs, targets),
+                "saliency": saliency(outputs, targets),
             }
         )
         total.backward()

@@ -15,6 +15,14 @@ if os.environ.get("CI"):
     settings.load_profile("repeatable")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets pass what gazelit keeps from the console, too: each has its reason there."""
+    from gazelit.cli.console import HARMLESS
+
+    for message in HARMLESS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
+
+
 _GUARD = Path(__file__).parent / "network_guard"
 
 

@@ -1,5 +1,6 @@
-"""An encoder, a stage, a loss and a dataset from a file outside the package, trained from YAML alone."""
+"""An encoder, a stage, a loss, a metric and a dataset from a file outside the package, trained from YAML alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def gazelit(folder, *arguments):
     return result.stderr
 
 
-def test_the_pages_dataset_encoder_loss_and_stage_work_from_yaml_alone(outside, cohort):
+def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(outside, cohort):
     films = outside / "films"
     films.mkdir()
     rows = ["film,patient,age,x,y"]
@@ -55,10 +56,12 @@ def test_the_pages_dataset_encoder_loss_and_stage_work_from_yaml_alone(outside, 
     assert "12 cases" in printed
     small = [*tiny(1, outside / "store", network=False), "--data.val_fraction=0.25", "--data.test_fraction=0.25"]
     printed = gazelit(outside, "fit", "--config=mine.yaml", *small, "--trainer.max_epochs=2",
-                      "--checkpoint.dirpath=run/checkpoints")  # fmt: skip
+                      "--model.loss.quantile=0.5", "--checkpoint.dirpath=run/checkpoints")  # fmt: skip
     assert "stage 'bone_age'" in printed
     epochs = pd.read_csv(outside / "run" / "epochs.csv")
     assert epochs["train/loss"].notna().all()
+    # The loss at the median is half of the mean error.
+    assert (epochs["val/age_error"] / 2).tolist() == pytest.approx(epochs["val/loss"].tolist(), rel=1e-5)
     # Its encoder is handed over to a stage of gazelit's.
     printed = gazelit(outside, "fit", "--config=presets/quick/stage2.yaml", *tiny(2, outside / "store"),
                       "--data.sigma_unit=px", "--data.sigma=4", "--data.val_fraction=0.25", "--data.test_fraction=0.25",
@@ -69,4 +72,14 @@ def test_the_pages_dataset_encoder_loss_and_stage_work_from_yaml_alone(outside, 
     assert "loaded encoder" in printed
     gazelit(outside, "lineage", "next/checkpoints/best.ckpt")
     # What a run saved may name the user's classes once their module is trusted.
-    gazelit(outside, "validate", "--config=run/config.yaml", "--trust=mine", "--trainer.logger=false")
+    gazelit(outside, "test", "--config=run/config.yaml", "--trust=mine", "--trainer.logger=false",
+            "--trainer.default_root_dir=tested")  # fmt: skip
+    metrics = json.loads((outside / "tested" / "metrics.json").read_text())
+    predictions = pd.read_parquet(outside / "tested" / "predictions.parquet")
+    errors = predictions["age_error"]
+    assert len(errors) == 3
+    assert metrics["test/age_error"] == pytest.approx(errors.mean())
+    assert metrics["test/age_error"] / 2 == pytest.approx(metrics["test/loss"], rel=1e-5)
+    assert predictions.attrs["metrics"] == {
+        "age_error": {"label": "error of the age (years)", "higher_is_better": False}
+    }

@@ -153,14 +153,13 @@ def worked(cohort, proxy, tmp_path_factory):
     stage = {
         "name": "joint",
         "config": ["presets/quick/stage3.yaml", "loggers/wandb.yaml"],
-        "calibrate": True,
         "overrides": [*tiny(3, out / "store"), *data, "--data.downscale=1", "--trainer.max_epochs=1"],
     }
     (out / "pipeline.yaml").write_text(yaml.safe_dump({"stages": [stage]}))
     gazelit("run", "pipeline.yaml", "--store=store", "--out=run")
-    ckpt = "run/joint_calibration/calibrated.ckpt"
+    ckpt = "run/joint/checkpoints/best.ckpt"
     films = sorted((cohort / f"{MARK}films").glob("*.dcm"))[:3]
-    gazelit("agreement", "run/joint/checkpoints/best.ckpt", "--out=agreement")
+    gazelit("agreement", ckpt, "--out=agreement")
     gazelit("infer", *films, "--ckpt", ckpt, "--out=results")
     gazelit("export", ckpt, "--format=torch-export", "--out=export/model.pt2")
     gazelit("package", ckpt, "--out=package")

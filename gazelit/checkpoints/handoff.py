@@ -42,9 +42,9 @@ class HandOff:
         )
 
 
-def same_specification(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_specification(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two component specifications build interchangeable modules (where weights came from is no matter)."""
-    return _without_weights(one) == _without_weights(other)
+    return _without_weights(first) == _without_weights(second)
 
 
 def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_note: str | None = None) -> HandOff:
@@ -61,15 +61,15 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
     """
     checkpoint = read_checkpoint(path)
     stamp = checkpoint[STAMP_KEY]
-    theirs: dict[str, Any] = stamp["components"]
+    stored: dict[str, Any] = stamp["components"]
     ours = network.specs
-    shared = tuple(name for name in ours if name in theirs)
+    shared = tuple(name for name in ours if name in stored)
     if not shared:
         raise InputError(
-            f"{path}: stage '{stamp['stage']}' ({', '.join(theirs)}) and stage '{stage}' ({', '.join(ours)}) "
+            f"{path}: stage '{stamp['stage']}' ({', '.join(stored)}) and stage '{stage}' ({', '.join(ours)}) "
             "share no component; give a checkpoint of a stage that trains one of them"
         )
-    check_components(path, {name: theirs[name] for name in shared}, ours)
+    check_components(path, {name: stored[name] for name in shared}, ours)
 
     states = {name: component_state(checkpoint, name) for name in shared}
     for name in shared:
@@ -79,19 +79,19 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
     return HandOff(
         source_stage=stamp["stage"],
         loaded=shared,
-        new=tuple(name for name in ours if name not in theirs),
-        left_behind=tuple(name for name in theirs if name not in ours),
+        new=tuple(name for name in ours if name not in stored),
+        left_behind=tuple(name for name in stored if name not in ours),
         parent={**stamp, "sha256": sha256_file(path), "split_note": split_note},
     )
 
 
-def check_components(path: str | os.PathLike[str], theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def check_components(path: str | os.PathLike[str], stored: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Checks that each of ``theirs`` is specified as in ``ours``.
 
     Raises:
         InputError: A component is missing or differs; the message names the fields.
     """
-    for name, specification in theirs.items():
+    for name, specification in stored.items():
         if name not in ours:
             raise InputError(f"{path}: has a component '{name}' that the configured network lacks")
         if not same_specification(specification, ours[name]):
@@ -105,6 +105,6 @@ def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in specification.items() if key != "weights"}
 
 
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in {*theirs, *ours} - {"weights"} if theirs.get(key) != ours.get(key))
-    return "; ".join(f"{key} ({theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} configured)" for key in keys)
+def _differences(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*stored, *ours} - {"weights"} if stored.get(key) != ours.get(key))
+    return "; ".join(f"{key} ({stored.get(key)!r} in the checkpoint, {ours.get(key)!r} configured)" for key in keys)

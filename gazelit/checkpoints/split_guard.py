@@ -55,30 +55,30 @@ def check_split(
 
 def _overlap(ancestor: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
     """What is amiss between the data that a stage was trained on and those at hand."""
-    theirs = ancestor["data"]
-    split = theirs.get("split_sha256")
+    earlier = ancestor["data"]
+    split = earlier.get("split_sha256")
     if split is not None and split == data.get("split_sha256"):
         return None
-    joint = theirs.get("split_file_sha256")
+    joint = earlier.get("split_file_sha256")
     if joint is not None and joint == data.get("split_file_sha256"):
         return None
-    if data.get("trained_on") is not None and data["trained_on"] == theirs.get("fingerprint"):
+    if data.get("trained_on") is not None and data["trained_on"] == earlier.get("fingerprint"):
         return None
-    source, ours = theirs.get("source"), data.get("source", "these data")
+    source, ours = earlier.get("source"), data.get("source", "these data")
     if split is None:
         return f"was trained on {source or 'data it does not name'}, and on which of their patients is not recorded"
-    if not _shares_patients(theirs, data):
+    if not _shares_patients(earlier, data):
         return f"was trained on {source}; whether it has seen patients of this test split is not known"
     if source != ours:
         return f"was trained on {source}, which shares patients with {ours}"
-    return f"was trained on another split of {ours} ({_split_differences(theirs, data)})"
+    return f"was trained on another split of {ours} ({_split_differences(earlier, data)})"
 
 
-def _shares_patients(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+def _shares_patients(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     """Whether two data sets may hold the same patients: parts of one collection, and not one simulated, one real."""
-    if bool(theirs.get("synthetic")) != bool(ours.get("synthetic")):
+    if bool(earlier.get("synthetic")) != bool(ours.get("synthetic")):
         return False
-    return bool(_collections(theirs) & _collections(ours))
+    return bool(_collections(earlier) & _collections(ours))
 
 
 def _collections(data: Mapping[str, Any]) -> set[str]:
@@ -87,14 +87,14 @@ def _collections(data: Mapping[str, Any]) -> set[str]:
     return names | set(data.get("origin") or [])
 
 
-def _split_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+def _split_differences(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The settings in which two splits differ, by name."""
     settings = sorted(
-        key for key in {*theirs, *ours} if key in ("fold", "folds", "fingerprint") or key.startswith("split_")
+        key for key in {*earlier, *ours} if key in ("fold", "folds", "fingerprint") or key.startswith("split_")
     )
     differences = [
-        f"{key.removeprefix('split_')} {theirs.get(key)}, now {ours.get(key)}"
+        f"{key.removeprefix('split_')} {earlier.get(key)}, now {ours.get(key)}"
         for key in settings
-        if theirs.get(key) != ours.get(key) and key != "split_sha256"
+        if earlier.get(key) != ours.get(key) and key != "split_sha256"
     ]
     return "; ".join(differences) or "the settings are the same, the cases are not"

@@ -3,12 +3,16 @@
 Every checkpoint carries a stamp under the key ``gazelit``: primitive values only, so that
 ``torch.load(weights_only=True)`` reads it. The stamp names the stage, the components of the network with their
 specifications, the data the model saw, and the whole stamps of the checkpoint it started from and of its teachers.
+:mod:`gazelit.checkpoints.formats` has the history of its format.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import platform
+import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import Any
 import torch
 
 from gazelit import __version__
+from gazelit.checkpoints.formats import FORMAT, MAX_GENERATIONS, migrate
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, read_json, sha256_file
 from gazelit.models.network import Network
@@ -25,13 +30,12 @@ from gazelit.models.weights import read_tensors
 STAMP_KEY = "gazelit"
 #: Beside the stamp, where ``gazelit guard`` has fitted them: guards of readings, in plain values.
 GUARDS_KEY = "gazelit_guards"
-#: Checkpoints that a stamp may name, ancestors and teachers.
-MAX_GENERATIONS = 64
 #: Of exported weights, and of the file beside them that describes them; in a package that file has a name of its own.
 WEIGHTS_SUFFIX, STAMP_SUFFIX = ".safetensors", ".json"
 PACKAGED_STAMP = "lineage.json"
 #: What every stamp holds, and of what type.
 _FIELDS: dict[str, type | tuple[type, ...]] = {
+    "format": int,
     "stage": str,
     "network": dict,
     "components": dict,
@@ -39,6 +43,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "version": str,
     "versions": dict,
     "parent": (dict, type(None)),
+    "teachers": list,
 }
 
 
@@ -63,6 +68,7 @@ def make_stamp(
     """
     known = set() if parent is None else {ancestor.get("sha256") for ancestor in chain(parent)}
     return {
+        "format": FORMAT,
         "stage": stage,
         "network": network.config,
         "components": network.specs,
@@ -75,7 +81,7 @@ def make_stamp(
             "lightning": metadata.version("lightning"),
         },
         "parent": dict(parent) if parent is not None else None,
-        **({"teachers": [_brief(teacher, known) for teacher in teachers]} if teachers else {}),
+        "teachers": [_brief(teacher, known) for teacher in teachers],
     }
 
 
@@ -84,17 +90,20 @@ def _brief(teacher: Mapping[str, Any], known: set[Any]) -> dict[str, Any]:
     if teacher["sha256"] not in known:
         return dict(teacher)
     # Written out twice in each generation, a network that goes on from its own teacher would have a stamp without end.
-    return {key: value for key, value in teacher.items() if key != "teachers"} | {"parent": None}
+    return {**teacher, "teachers": [], "parent": None}
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Loads a stamped checkpoint, or exported weights with the stamp beside them, onto the CPU.
 
+    A stamp of an older format is brought into today's (:mod:`gazelit.checkpoints.formats`).
+
     Args:
         path: A ``.ckpt``, or the ``.safetensors`` of :func:`gazelit.checkpoints.exporting.export_weights`.
 
     Raises:
-        InputError: The file is missing, is not a checkpoint, or carries no stamp or a malformed one.
+        InputError: The file is missing, is not a checkpoint, or carries no stamp, a malformed one, or one of a later
+            version of gazelit.
     """
     checkpoint = _read_exported(Path(path)) if Path(path).suffix == WEIGHTS_SUFFIX else read_tensors(path)
     if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint:
@@ -122,15 +131,16 @@ def _read_exported(path: Path) -> dict[str, Any]:
 
 
 def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
-    """Checks the form of a stamp, which may be a stranger's: whatever reads it relies on these types.
+    """Brings a stamp into today's format, in place, and checks its form: whatever reads it relies on these types.
 
     Args:
         path: Begins the message: the file.
-        stamp: What it holds as its stamp.
+        stamp: What it holds as its stamp, which may be a stranger's.
 
     Raises:
-        InputError: It is none.
+        InputError: It is none, or one of a later version of gazelit.
     """
+    migrate(stamp, path)
     pending, generations = [stamp], 0
     while pending:
         current = pending.pop()
@@ -140,10 +150,10 @@ def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
         for field, kind in _FIELDS.items():
             if not isinstance(current, dict) or not isinstance(current.get(field), kind):
                 raise InputError(f"{path}: its stamp is malformed (field '{field}'); it was not written by gazelit")
-        if not all(isinstance(one, dict) for one in current["components"].values()):
+        if not all(isinstance(specification, dict) for specification in current["components"].values()):
             raise InputError(f"{path}: its stamp is malformed (field 'components'); it was not written by gazelit")
-        teachers = current.get("teachers", [])
-        if not isinstance(teachers, list) or not all(isinstance(one, dict) and "sha256" in one for one in teachers):
+        teachers = current["teachers"]
+        if not all(isinstance(teacher, dict) and "sha256" in teacher for teacher in teachers):
             raise InputError(f"{path}: its stamp is malformed (field 'teachers'); it was not written by gazelit")
         pending += teachers
         if current["parent"] is not None:
@@ -187,10 +197,45 @@ def write_calibrated(
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], out: Path) -> None:
-    """Writes a checkpoint, whole or not at all; the same content gives the same bytes."""
-    # Given a path, torch.save puts the temporary file's name into the archive.
-    with atomic_path(out) as temporary, temporary.open("wb") as file:
-        torch.save(dict(checkpoint), file)
+    """Writes a checkpoint, whole or not at all; the same content gives the same bytes.
+
+    Args:
+        checkpoint: What to save.
+        out: The file.
+
+    Raises:
+        InputError: It cannot be written; what was there stays.
+    """
+    # In memory first: torch reports a full disk as an error of its own archive, and puts the name of the file that it
+    # is given into the archive.
+    content = io.BytesIO()
+    torch.save(_canonical(dict(checkpoint)), content)
+    try:
+        with atomic_path(out) as temporary, temporary.open("wb") as file:
+            file.write(content.getbuffer())
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}); make room and resume, an earlier checkpoint "
+            "of this name is untouched"
+        ) from error
+
+
+def _canonical(value: Any) -> Any:
+    """The same content, so that equal contents give equal bytes.
+
+    A pickle refers back to strings and containers that are one object; those of a resumed run are one or several
+    otherwise than those of an undisturbed one.
+    """
+    if isinstance(value, str):
+        return sys.intern(value) if type(value) is str else value
+    if type(value) in (list, tuple):
+        return type(value)(_canonical(item) for item in value)
+    if type(value) in (dict, OrderedDict):
+        copy = type(value)((_canonical(key), _canonical(item)) for key, item in value.items())
+        if hasattr(value, "_metadata"):
+            copy._metadata = _canonical(value._metadata)
+        return copy
+    return value
 
 
 def chain(stamp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 
 from gazelit.checkpoints import split_guard, stamps
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
-from gazelit.losses.distillation import Distillation, FrozenTeacher, Taught
+from gazelit.losses.auxiliary import AuxiliaryLoss
+from gazelit.losses.distillation import FrozenTeacher, Taught, TaughtLoss
 from gazelit.models.network import Network, rebuild
 from gazelit.models.weights import check_fit
 
 
-def distillations(objectives: Iterable[nn.Module]) -> list[Distillation]:
+def taught_losses(objectives: Iterable[AuxiliaryLoss]) -> list[TaughtLoss]:
     """Those of a stage's auxiliary objectives that have a teacher."""
-    return [objective for objective in objectives if isinstance(objective, Distillation)]
+    return [cast(TaughtLoss, objective) for objective in objectives if objective.checkpoint is not None]
 
 
 def take_teachers(
-    objectives: Sequence[Distillation], data: Mapping[str, Any], measures: Sequence[str], allowed: bool = False
+    objectives: Sequence[TaughtLoss], data: Mapping[str, Any], measures: Sequence[str], allowed: bool = False
 ) -> list[dict[str, Any]]:
-    """Gives each distillation its teacher.
+    """Gives each objective that is taught its teacher.
 
     Args:
-        objectives: The distillations.
+        objectives: The objectives.
         data: Provenance of the student's data.
         measures: What the student predicts: ``diagnosis``, ``saliency``.
         allowed: Whether a teacher is taken that may have seen patients of the student's test split.
@@ -83,19 +83,19 @@ def _network(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> Net
 
 
 def _check_data(
-    path: str | os.PathLike[str], theirs: Mapping[str, Any], ours: Mapping[str, Any], outputs: Sequence[Taught]
+    path: str | os.PathLike[str], stored: Mapping[str, Any], ours: Mapping[str, Any], outputs: Sequence[Taught]
 ) -> None:
     """Checks that a teacher tells the same classes apart, at the same size, as far as the data at hand say."""
     fields = ["size", *(["class_names", "exclusive"] if "diagnosis" in outputs else [])]
     for field in fields:
-        if field in ours and theirs.get(field) != ours[field]:
+        if field in ours and stored.get(field) != ours[field]:
             raise InputError(
-                f"{path}: the teacher was trained with {field} {theirs.get(field)}, the data have {ours[field]}; both "
+                f"{path}: the teacher was trained with {field} {stored.get(field)}, the data have {ours[field]}; both "
                 "must be the same, in the same order"
             )
 
 
-def _check_network(objective: Distillation, data: Mapping[str, Any]) -> None:
+def _check_network(objective: TaughtLoss, data: Mapping[str, Any]) -> None:
     """Checks that a teacher predicts what it shall teach, and takes gaze if it shall see it."""
     assert objective.teacher is not None
     network = objective.teacher.network

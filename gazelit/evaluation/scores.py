@@ -20,19 +20,11 @@ from gazelit.evaluation.statistics import (
     percentile,
     sensitivity_of,
 )
+from gazelit.metrics import catalogue
 from gazelit.metrics.diagnosis import SPECIFICITY
 
-MAP_METRICS = {
-    "cc": ("CC", "higher is better"),
-    "kld": ("KLD (nats)", "lower is better"),
-    "sim": ("SIM", "higher is better"),
-    "nss": ("NSS", "higher is better"),
-    "auc_judd": ("AUC-Judd", "higher is better"),
-    "auc_borji": ("AUC-Borji", "higher is better"),
-    "sauc": ("shuffled AUC", "higher is better"),
-    "ig": ("information gain over the centre bias (bits)", "higher is better"),
-    "emd": ("EMD (pixels)", "lower is better"),
-}
+#: By map metric, what reports call it and which way is better.
+MAP_METRICS = {name: (metric.label, metric.direction) for name, metric in catalogue.MAP_METRICS.items()}
 #: Share of the explainable information: information gain over the oracle's (:mod:`gazelit.evaluation.explainable`).
 SHARE = "explainable_share"
 #: In tables of predictions, the oracle's information gain over the same centre bias at the same fixations.
@@ -140,7 +132,9 @@ def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str
         error = np.where(known, (scores - np.nan_to_num(truth)) ** 2, 0.0).sum(1)
         counted = np.ones(len(table)) if "label" in table else known.sum(1).astype(np.float64)
         statistics["brier"] = _ratio(error, counted)
-    statistics |= {name: mean_of(table[name].to_numpy(np.float64)) for name in MAP_METRICS if name in table}
+    # Metrics from outside the package are named in the table itself (gazelit.stages.callbacks.PredictionWriter).
+    of_cases = [name for name in (*MAP_METRICS, *table.attrs.get("metrics", ())) if name in table]
+    statistics |= {name: mean_of(table[name].to_numpy(np.float64)) for name in of_cases}
     if {"ig", ORACLE_GAIN} <= set(table):
         statistics[SHARE] = share_of(table["ig"].to_numpy(np.float64), table[ORACLE_GAIN].to_numpy(np.float64))
     return statistics

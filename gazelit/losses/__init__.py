@@ -20,12 +20,14 @@ from gazelit.losses.multitask import (
     ReferenceWeighting,
     UncertaintyWeighting,
 )
-from gazelit.losses.pairing import GazeSimilarity, SameClass, SameImage
+from gazelit.losses.objective import Objective
+from gazelit.losses.pairing import GazeSimilarity, Pairing, SameClass, SameImage
 from gazelit.losses.saliency import (
     CorrelationLoss,
     DeepSupervisionLoss,
     KLDivergenceLoss,
     NSSLoss,
+    SaliencyLoss,
     SimilarityLoss,
     WeightedSaliencyLoss,
 )
@@ -50,7 +52,10 @@ __all__ = [
     "KLDivergenceLoss",
     "NSSLoss",
     "NTXentLoss",
+    "Objective",
+    "Pairing",
     "ReferenceWeighting",
+    "SaliencyLoss",
     "SameClass",
     "SameImage",
     "SimilarityLoss",

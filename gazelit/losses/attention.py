@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gazelit.errors import InputError
-from gazelit.losses.auxiliary import AuxiliaryLoss, Tensors
+from gazelit.losses.auxiliary import AuxiliaryLoss
+from gazelit.losses.objective import Tensors
 
 
 class AttentionConsistencyLoss(AuxiliaryLoss):
@@ -43,11 +44,11 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
             raise InputError("classes: name at least one class by its position, from 0, or leave the option out")
         if measure not in ("cc", "kl"):
             raise InputError(f"measure: must be cc or kl, not '{measure}'")
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else list(dict.fromkeys(classes))
         self.measure = measure
 
     def forward(self, outputs: Tensors, batch: Tensors) -> Tensor:
-        """See :meth:`gazelit.losses.auxiliary.AuxiliaryLoss.forward`.
+        """See :meth:`gazelit.losses.objective.Objective.forward`.
 
         Raises:
             InputError: The network's classifier sees no map of the encoder, or lacks a class.
@@ -57,40 +58,34 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
                 "AttentionConsistencyLoss: the classifier sees no map of the encoder; set classifier_features: fused"
             )
         features, logits = outputs["embedding_map"], outputs["logits"]
-        explained = self._explained(batch["label"], logits.shape[1])
+        if self.classes is not None and max(self.classes) >= logits.shape[1]:
+            raise InputError(
+                f"classes: there is no class {max(self.classes)}; the network tells {logits.shape[1]} apart"
+            )
+        own = self._own(batch["label"])
+        explained = logits[:, : own.shape[1]] if self.classes is None else logits[:, self.classes]
         with torch.autocast(features.device.type, enabled=False):
-            evidence = _class_activation(features, (logits * explained).sum())
+            evidence = _class_activation(features, (explained * own).sum())
             gaze = F.adaptive_avg_pool2d(batch["heatmap"].float(), (features.shape[-2], features.shape[-1])).flatten(1)
             if self.measure == "cc":
                 per_image = 1 - (_standardised(evidence) * _standardised(gaze)).sum(1)
             else:
                 gaze = gaze / gaze.sum(1, keepdim=True).clamp(min=1e-20)
                 per_image = (torch.xlogy(gaze, gaze) - gaze * evidence.log_softmax(1)).sum(1)
-            counts = explained.any(1) & batch["has_gaze"]
+            counts = own.any(1) & batch["has_gaze"]
             return torch.where(counts, per_image, 0.0).sum() / counts.sum().clamp(min=1)
 
     def counted(self, batch: Tensors) -> Tensor:
         """Images with gaze that have one of the classes."""
-        label = batch["label"]
-        if label.is_floating_point():
-            own = (label == 1) if self.classes is None else label[:, self.classes] == 1
-            has_class = own.any(1)
-        elif self.classes is None:
-            has_class = torch.ones_like(batch["has_gaze"])
-        else:
-            has_class = torch.isin(label, torch.tensor(self.classes, device=label.device))
-        return (has_class & batch["has_gaze"]).sum()
+        return (self._own(batch["label"]).any(1) & batch["has_gaze"]).sum()
 
-    def _explained(self, label: Tensor, classes: int) -> Tensor:
-        """(B, K) bool: the logits whose evidence is compared, those of the image's own classes."""
-        own = label == 1 if label.is_floating_point() else F.one_hot(label, classes).bool()
+    def _own(self, label: Tensor) -> Tensor:
+        """(B, C) bool: which of ``classes`` an image has; unless they are given, which of the network's first C."""
+        if label.is_floating_point():
+            return (label if self.classes is None else label[:, self.classes]) == 1
         if self.classes is None:
-            return own
-        if max(self.classes) >= classes:
-            raise InputError(f"classes: there is no class {max(self.classes)}; the network tells {classes} apart")
-        wanted = torch.zeros(classes, dtype=torch.bool, device=label.device)
-        wanted[self.classes] = True
-        return own & wanted
+            return F.one_hot(label).bool()
+        return label[:, None] == torch.tensor(self.classes, device=label.device)
 
 
 def _class_activation(features: Tensor, logit: Tensor) -> Tensor:

@@ -1,20 +1,18 @@
-"""Objectives beside those of the tasks: what they get, and how a stage adds them up."""
+"""Objectives beside those of the tasks, and how a stage adds them up."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gazelit.errors import InputError
+from gazelit.losses.objective import Objective, Tensors
 
-Tensors = Mapping[str, Tensor]
 
-
-class AuxiliaryLoss(nn.Module):
-    """An objective over everything that the network gives and the batch holds; computed in training alone.
+class AuxiliaryLoss(Objective):
+    """An objective beside those of the tasks, computed in training alone.
 
     Args:
         weight: By what the loss is multiplied before it is added to those of the tasks.
@@ -25,29 +23,14 @@ class AuxiliaryLoss(nn.Module):
 
     #: Name in logs: ``train/<name>_loss``.
     name: str
+    #: Of one that is taught: its teacher's file, see :class:`gazelit.losses.distillation.TaughtLoss`.
+    checkpoint: str | None = None
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         if not weight >= 0:
             raise InputError(f"weight: must be at least 0, not {weight}")
         self.weight = weight
-
-    @abstractmethod
-    def forward(self, outputs: Tensors, batch: Tensors) -> Tensor:
-        """Computes the loss in float32.
-
-        Args:
-            outputs: Of the network, such as ``logits`` (B, K), ``saliency_logits`` (B, 1, H, W) and ``embedding_map``
-                (B, C, h, w), the encoder's map that the classifier pools.
-            batch: ``image`` and ``heatmap`` (B, 1, H, W), ``label`` (B,) or (B, K), ``has_gaze`` (B,) and so on.
-
-        Returns:
-            Scalar: a mean over the images that :meth:`counted` counts; zero with a zero gradient without any.
-        """
-
-    @abstractmethod
-    def counted(self, batch: Tensors) -> Tensor:
-        """Number of images of a batch that the loss is a mean over, a scalar."""
 
 
 def auxiliary_modules(losses: Sequence[AuxiliaryLoss]) -> nn.ModuleList:
@@ -69,8 +52,8 @@ def add_auxiliary(
 
     Args:
         losses: The objectives.
-        outputs: See :meth:`AuxiliaryLoss.forward`.
-        batch: See :meth:`AuxiliaryLoss.forward`.
+        outputs: See :meth:`gazelit.losses.objective.Objective.forward`.
+        batch: See :meth:`gazelit.losses.objective.Objective.forward`.
 
     Returns:
         The weighted sum, and each value by ``<name>_loss``, detached.

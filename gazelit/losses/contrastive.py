@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gazelit.errors import InputError
-from gazelit.losses.pairing import SameImage
+from gazelit.losses.pairing import Pairing, SameImage
 
 
 class _TripletLoss(nn.Module):
@@ -158,7 +158,8 @@ class NTXentLoss(SupervisedContrastiveLoss):
         temperature: Divides the cosine similarities.
     """
 
-    pairing: ClassVar[type[nn.Module]] = SameImage
+    #: What it compares unless a stage is given another pairing.
+    pairing: ClassVar[type[Pairing]] = SameImage
 
     def __init__(self, temperature: float = 0.5) -> None:
         super().__init__(temperature)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gazelit.errors import InputError
+from gazelit.losses.objective import Objective, Tensors
 
 
-class DiagnosisLoss(nn.Module):
+class DiagnosisLoss(Objective):
     """Cross-entropy of exclusive classes; of several labels, binary cross-entropy over those that are known.
 
     Args:
@@ -35,12 +36,12 @@ class DiagnosisLoss(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+    def forward(self, outputs: Tensors, batch: Tensors) -> Tensor:
         """Computes the loss in float32.
 
         Args:
-            logits: (B, K).
-            label: (B,) int64 class indices, or (B, K) float32 of 0, 1 and NaN for unknown.
+            outputs: ``logits`` (B, K).
+            batch: ``label``, (B,) int64 class indices, or (B, K) float32 of 0, 1 and NaN for unknown.
 
         Returns:
             Scalar: the mean over images (weighted as in torch), or over known labels; zero with a zero gradient where
@@ -49,13 +50,21 @@ class DiagnosisLoss(nn.Module):
         Raises:
             InputError: There are other than K weights.
         """
-        weights = self.class_weights
+        # Under bf16 autocast the logits would lose the digits the loss lives on.
+        logits, label, weights = outputs["logits"].float(), batch["label"], self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
             raise InputError(f"class_weights: {len(weights)} are given for {logits.shape[1]} classes")
-        logits = logits.float()
         if not label.is_floating_point():
             return F.cross_entropy(logits, label, weights, label_smoothing=self.label_smoothing)
         known = ~label.isnan()
         target = torch.where(known, label, 0.0) * (1 - self.label_smoothing) + self.label_smoothing / 2
         each = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="none")
         return torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
+
+    def counted(self, batch: Tensors) -> Tensor:
+        """Of several labels the known ones; of exclusive classes the images, or the sum of their classes' weights."""
+        label = batch["label"]
+        if label.is_floating_point():
+            return (~label.isnan()).sum()
+        # torch divides by the weights of the images' classes.
+        return torch.tensor(len(label)) if self.class_weights is None else self.class_weights[label].sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from gazelit.density import log_density
 from gazelit.errors import InputError
-from gazelit.losses.auxiliary import AuxiliaryLoss, Tensors
+from gazelit.losses.auxiliary import AuxiliaryLoss
+from gazelit.losses.objective import Tensors
 
 Taught = Literal["diagnosis", "saliency"]
 
@@ -44,6 +45,22 @@ class FrozenTeacher:
             return self.network(image, *([] if attention is None else [attention]))
 
 
+class TaughtLoss(Protocol):
+    """An auxiliary objective with a ``checkpoint``: a stage loads the teacher from it when training begins.
+
+    Attributes:
+        checkpoint: The teacher, a checkpoint of gazelit's.
+        outputs: What is taught.
+        sees_gaze: Whether the teacher's classifier is given the reader's gaze.
+        teacher: Set before training.
+    """
+
+    checkpoint: str
+    outputs: tuple[Taught, ...]
+    sees_gaze: bool
+    teacher: FrozenTeacher | None
+
+
 class Distillation(AuxiliaryLoss):
     """Draws a student's outputs to those of a teacher, over all images, whether or not they have gaze or a label.
 
@@ -66,6 +83,8 @@ class Distillation(AuxiliaryLoss):
         InputError: Nothing or something unknown is taught, an option is impossible, or ``sees_gaze`` could change
             nothing of what is taught.
     """
+
+    checkpoint: str
 
     def __init__(
         self,
@@ -91,7 +110,7 @@ class Distillation(AuxiliaryLoss):
         self.teacher: FrozenTeacher | None = None
 
     def forward(self, outputs: Tensors, batch: Tensors) -> Tensor:
-        """See :meth:`gazelit.losses.auxiliary.AuxiliaryLoss.forward`.
+        """See :meth:`gazelit.losses.objective.Objective.forward`.
 
         Raises:
             InputError: The teacher was not loaded.

@@ -80,7 +80,7 @@ class ExcessMTL(TaskWeighting):
         present = excess > 0
         self._learn(excess, present)
         weights = self._weights(present)
-        combined = torch.stack([weight * one for weight, one in zip(weights, gradients, strict=True)]).sum(0)
+        combined = torch.stack([weight * gradient for weight, gradient in zip(weights, gradients, strict=True)]).sum(0)
         return with_gradient((weights * values).sum(), parameters, combined)
 
     def begin_epoch(self, parameters: Sequence[nn.Parameter] = ()) -> None:

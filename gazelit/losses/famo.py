@@ -84,9 +84,9 @@ class FAMO(TaskWeighting):
             mean_over_processes(heights)
         heights -= self.floors
         if (heights < 0).any():
-            told = ", ".join(f"{task} {height:g}" for task, height in zip(self.tasks, heights.tolist(), strict=True))
+            listed = ", ".join(f"{task} {height:g}" for task, height in zip(self.tasks, heights.tolist(), strict=True))
             raise InputError(
-                f"weighting: FAMO takes logarithms of losses above their floors, but they are {told}; set lower "
+                f"weighting: FAMO takes logarithms of losses above their floors, but they are {listed}; set lower "
                 "--model.weighting.floors, or another weighting"
             )
         present = heights > 0

@@ -180,9 +180,9 @@ class GradientSurgery(TaskWeighting):
         projected = []
         for own in gradients:
             freed = own.clone()
-            for other in gradients:
-                along = torch.dot(freed, other)
-                if other is not own and along < 0:
-                    freed -= along / torch.dot(other, other) * other
+            for gradient in gradients:
+                along = torch.dot(freed, gradient)
+                if gradient is not own and along < 0:
+                    freed -= along / torch.dot(gradient, gradient) * gradient
             projected.append(freed)
         return with_gradient(total, parameters, torch.stack(projected).sum(0))

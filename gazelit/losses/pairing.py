@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,7 +14,26 @@ from gazelit.losses.gather import gather_rows
 Batch = dict[str, Tensor]
 
 
-class SameClass(nn.Module):
+class Pairing(nn.Module):
+    """Says which images of a batch belong together."""
+
+    #: Whether only the views of an image belong together, so that a batch with one view has no positive pair.
+    needs_views: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, batch: Batch, gather: bool) -> Tensor:
+        """Compares the images of a batch.
+
+        Args:
+            batch: Of a stage.
+            gather: Whether the images of all processes count, in the order of :func:`gazelit.losses.gather_rows`.
+
+        Returns:
+            (N,) integers, equal for images that belong together, or (N, N) bool, true for pairs that do.
+        """
+
+
+class SameClass(Pairing):
     """Images of one class belong together."""
 
     def forward(self, batch: Batch, gather: bool) -> Tensor:
@@ -19,10 +41,10 @@ class SameClass(nn.Module):
 
         Args:
             batch: With ``label`` (B,).
-            gather: Whether the images of all processes count, in the order of :func:`gazelit.losses.gather_rows`.
+            gather: See :meth:`Pairing.forward`.
 
         Returns:
-            (N,) int64, equal for images that belong together.
+            (N,) int64.
 
         Raises:
             InputError: Labels are not exclusive.
@@ -35,15 +57,17 @@ class SameClass(nn.Module):
         return gather_rows(batch["label"]) if gather else batch["label"]
 
 
-class SameImage(nn.Module):
+class SameImage(Pairing):
     """Only the views of one image belong together; labels are not used."""
 
+    needs_views: ClassVar[bool] = True
+
     def forward(self, batch: Batch, gather: bool) -> Tensor:
-        """The images' rows in the store; see :meth:`SameClass.forward`."""
+        """The images' rows in the store; see :meth:`Pairing.forward`."""
         return gather_rows(batch["index"]) if gather else batch["index"]
 
 
-class GazeSimilarity(nn.Module):
+class GazeSimilarity(Pairing):
     """Images that were read alike belong together, and so do the views of one image.
 
     After Zhao et al. 2024 (Mining gaze for contrastive learning toward computer-assisted diagnosis, McGIP), whose
@@ -72,7 +96,7 @@ class GazeSimilarity(nn.Module):
 
         Args:
             batch: With ``heatmap``, ``has_gaze`` and ``index``.
-            gather: See :meth:`SameClass.forward`.
+            gather: See :meth:`Pairing.forward`.
 
         Returns:
             (N, N) bool.

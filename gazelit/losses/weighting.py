@@ -144,5 +144,5 @@ def with_gradient(value: Tensor, parameters: Sequence[nn.Parameter], gradient: T
         gradient: (P,), as from :func:`task_gradients`.
     """
     parts = gradient.split([parameter.numel() for parameter in parameters])
-    carrier = sum((one.flatten() * part).sum() for one, part in zip(parameters, parts, strict=True))
+    carrier = sum((parameter.flatten() * part).sum() for parameter, part in zip(parameters, parts, strict=True))
     return value.detach() + carrier - carrier.detach()

@@ -60,10 +60,10 @@ def fit_temperature(logits: Tensor, label: Tensor) -> Tensor:
     if not label.is_floating_point():
         return torch.full((logits.shape[1],), _fit(logits, label))
     fitted = []
-    for one, truth in zip(logits.T, label.T, strict=True):
+    for column, truth in zip(logits.T, label.T, strict=True):
         known = ~truth.isnan()
         varied = truth[known].unique().numel() > 1
-        fitted.append(_fit(one[known][:, None], truth[known][:, None]) if varied else 1.0)
+        fitted.append(_fit(column[known][:, None], truth[known][:, None]) if varied else 1.0)
     return torch.tensor(fitted)
 
 

@@ -84,8 +84,9 @@ class DiagnosisMetrics(Metric):
             confidence, chosen = probabilities.max(1)
             right = (chosen == labels).float()
             results["accuracy"] = right.mean()
-            results["balanced_accuracy"] = torch.stack([right[labels == one].mean() for one in labels.unique()]).mean()
-            scores = torch.stack([_f1(chosen == one, labels == one) for one in range(classes)])
+            recalls = [right[labels == label].mean() for label in labels.unique()]
+            results["balanced_accuracy"] = torch.stack(recalls).mean()
+            scores = torch.stack([_f1(chosen == number, labels == number) for number in range(classes)])
             results["f1_macro"] = scores.nanmean()
             results["ece"] = expected_calibration_error(confidence, right)
         else:
@@ -115,7 +116,7 @@ def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = BI
         return confidence.new_tensor(torch.nan)
     order = confidence.argsort(stable=True)
     pairs = zip(confidence[order].tensor_split(bins), right[order].float().tensor_split(bins), strict=True)
-    gaps = [(one.mean() - other.mean()).abs() * len(one) for one, other in pairs if len(one)]
+    gaps = [(chance.mean() - outcome.mean()).abs() * len(chance) for chance, outcome in pairs if len(chance)]
     return torch.stack(gaps).sum() / len(confidence)
 
 

@@ -40,10 +40,10 @@ def cc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor
         (B,) float64 in [−1, 1]; 0 for a constant prediction, NaN for a constant target.
     """
 
-    def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
-        one, other = _centred(one, valid), _centred(other, valid)
-        scale = (_dot(one, one) * _dot(other, other)).sqrt()
-        result = _dot(one, other) / torch.where(scale > 0, scale, 1.0)
+    def value(predicted: Tensor, observed: Tensor, valid: Tensor | None) -> Tensor:
+        predicted, observed = _centred(predicted, valid), _centred(observed, valid)
+        scale = (_dot(predicted, predicted) * _dot(observed, observed)).sqrt()
+        result = _dot(predicted, observed) / torch.where(scale > 0, scale, 1.0)
         return result.clamp(-1, 1)
 
     result = _each(value, prediction, target, mask)
@@ -67,12 +67,12 @@ def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
         (B,) float64, at least 0 (``mit``: to rounding); NaN for an empty target.
     """
 
-    def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
+    def value(predicted: Tensor, observed: Tensor, valid: Tensor | None) -> Tensor:
         if convention == "mit":
-            p, g = _density(one), _density(other)
+            p, g = _density(predicted), _density(observed)
             return (g * (_EPS + g / (p + _EPS)).log()).sum(1)
-        terms = torch.where(other > 0, other * (other.log() - one.log()), 0.0)
-        return terms.sum(1) / other.sum(1) + (one.sum(1) / other.sum(1)).log()
+        terms = torch.where(observed > 0, observed * (observed.log() - predicted.log()), 0.0)
+        return terms.sum(1) / observed.sum(1) + (predicted.sum(1) / observed.sum(1)).log()
 
     return _each(value, prediction, target, mask)
 
@@ -92,10 +92,10 @@ def sim(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
         (B,) float64 in [0, 1]; NaN for an empty target, with ``mit`` also for a constant map.
     """
 
-    def value(one: Tensor, other: Tensor, valid: Tensor | None) -> Tensor:
+    def value(predicted: Tensor, observed: Tensor, valid: Tensor | None) -> Tensor:
         if convention == "mit":
-            one, other = (_stretched(values, valid) for values in (one, other))
-        return torch.minimum(_density(one), _density(other)).sum(1)
+            predicted, observed = (_stretched(values, valid) for values in (predicted, observed))
+        return torch.minimum(_density(predicted), _density(observed)).sum(1)
 
     return _each(value, prediction, target, mask)
 
@@ -120,13 +120,13 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, conventi
         ValueError: Counts are not whole numbers, such as a blurred map, and the convention is not ``reference``.
     """
 
-    def value(one: Tensor, fixations: Tensor, valid: Tensor | None) -> Tensor:
+    def value(predicted: Tensor, fixations: Tensor, valid: Tensor | None) -> Tensor:
         if convention != "reference" and bool(fixations.frac().sum() != 0):
             raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")
         if convention == "mit":
             fixations = (fixations > 0).to(fixations.dtype)
-        centred = _centred(one, valid)
-        pixels = _pixels(one, valid) - (0 if convention == "gazelit" else 1)
+        centred = _centred(predicted, valid)
+        pixels = _pixels(predicted, valid) - (0 if convention == "gazelit" else 1)
         deviation = (_dot(centred, centred) / pixels).sqrt()
         return _dot(centred, fixations) / fixations.sum(1) / torch.where(deviation > 0, deviation, 1.0)
 
@@ -151,27 +151,27 @@ def emd(prediction: Tensor, target: Tensor, mask: Tensor | None = None, cell: in
     """
     height, width = prediction.shape[-2:]
     edges = [np.append(np.arange(0, size, cell), size) for size in (height, width)]
-    centres = [(one[:-1] + one[1:] - 1) / 2 for one in edges]
+    centres = [(edge[:-1] + edge[1:] - 1) / 2 for edge in edges]
     places = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2)
     work = np.linalg.norm(places[:, None] - places[None, :], axis=-1)
     valid = torch.ones_like(prediction, dtype=torch.bool) if mask is None else mask
     pad = (0, -width % cell, 0, -height % cell)
     coarse = [
-        F.pad(torch.where(valid, one, 0.0).double(), pad)
+        F.pad(torch.where(valid, maps, 0.0).double(), pad)
         .unflatten(2, (-1, cell))
         .unflatten(1, (-1, cell))
         .sum(dim=(2, 4))
         .flatten(1)
         .cpu()
         .numpy()
-        for one in (prediction, target)
+        for maps in (prediction, target)
     ]
     values = []
-    for one, other in zip(*coarse, strict=True):
-        if not (one.sum() > 0 and other.sum() > 0):
+    for predicted, observed in zip(*coarse, strict=True):
+        if not (predicted.sum() > 0 and observed.sum() > 0):
             values.append(float("nan"))
             continue
-        values.append(float(ot.emd2(one / one.sum(), other / other.sum(), work)))
+        values.append(float(ot.emd2(predicted / predicted.sum(), observed / observed.sum(), work)))
     return torch.tensor(values, dtype=torch.float64, device=prediction.device)
 
 
@@ -193,11 +193,11 @@ def auc_judd(
     Returns:
         (B,) float64 in [0, 1]; 0.5 for a constant prediction (``gazelit``), NaN without fixations.
     """
-    one, fixations, valid = _flat(prediction, counts, mask)
+    predicted, fixations, valid = _flat(prediction, counts, mask)
     if convention == "mit":
-        rows = [_threshold_auc(p[v], f[v] > 0) for p, f, v in zip(one, fixations, valid, strict=True)]
+        rows = [_threshold_auc(p[v], f[v] > 0) for p, f, v in zip(predicted, fixations, valid, strict=True)]
         return torch.stack(rows)
-    return _rank_auc(one, fixations * valid, ((fixations == 0) & valid).double())
+    return _rank_auc(predicted, fixations * valid, ((fixations == 0) & valid).double())
 
 
 def auc_borji(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -213,8 +213,8 @@ def auc_borji(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) ->
     Returns:
         (B,) float64 in [0, 1]; 0.5 for a constant prediction, NaN without fixations.
     """
-    one, fixations, valid = _flat(prediction, counts, mask)
-    return _rank_auc(one, fixations * valid, valid.double())
+    predicted, fixations, valid = _flat(prediction, counts, mask)
+    return _rank_auc(predicted, fixations * valid, valid.double())
 
 
 def sauc(prediction: Tensor, counts: Tensor, others: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -232,8 +232,8 @@ def sauc(prediction: Tensor, counts: Tensor, others: Tensor, mask: Tensor | None
     Returns:
         (B,) float64 in [0, 1]; 0.5 for a constant prediction, NaN without fixations of either kind.
     """
-    one, fixations, valid = _flat(prediction, counts, mask)
-    return _rank_auc(one, fixations * valid, others.expand_as(prediction).double().flatten(1) * valid)
+    predicted, fixations, valid = _flat(prediction, counts, mask)
+    return _rank_auc(predicted, fixations * valid, others.expand_as(prediction).double().flatten(1) * valid)
 
 
 def ig(
@@ -258,14 +258,14 @@ def ig(
     Returns:
         (B,) float64; 0 for the baseline itself, −inf for a prediction of zero at a fixation, NaN without fixations.
     """
-    one, fixations, valid = _flat(prediction, counts, mask)
+    predicted, fixations, valid = _flat(prediction, counts, mask)
     fixations = fixations * valid
     base = baseline.expand_as(prediction).double().flatten(1)
     if convention == "mit":
         fixations = (fixations > 0).double()
-        logs = [(_EPS + _stretched(values, valid)).log2() for values in (one, base)]
+        logs = [(_EPS + _stretched(values, valid)).log2() for values in (predicted, base)]
     else:
-        logs = [_density(torch.where(valid, values, 0.0)).log2() for values in (one, base)]
+        logs = [_density(torch.where(valid, values, 0.0)).log2() for values in (predicted, base)]
     gain = torch.where(fixations > 0, (logs[0] - logs[1]) * fixations, 0.0)
     return gain.sum(1) / fixations.sum(1)
 
@@ -298,19 +298,19 @@ def _threshold_auc(values: Tensor, fixated: Tensor) -> Tensor:
 
 
 def _each(
-    value: Callable[[Tensor, Tensor, Tensor | None], Tensor], one: Tensor, other: Tensor, mask: Tensor | None
+    value: Callable[[Tensor, Tensor, Tensor | None], Tensor], first: Tensor, second: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Values of two batches of maps, computed on parts that a processor's cache holds."""
-    return torch.cat([value(*part) for part in _parts(one, other, mask)])
+    return torch.cat([value(*part) for part in _parts(first, second, mask)])
 
 
-def _parts(one: Tensor, other: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    _check_shapes(one, other)
+def _parts(first: Tensor, second: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    _check_shapes(first, second)
     # On a GPU all at once; on a CPU map by map, because what goes through memory is what costs.
-    size = max(1, len(one)) if one.is_cuda or not len(one) else 1
-    for start in range(0, max(1, len(one)), size):
+    size = max(1, len(first)) if first.is_cuda or not len(first) else 1
+    for start in range(0, max(1, len(first)), size):
         part = slice(start, start + size)
-        a, b = one[part].double().flatten(1), other[part].double().flatten(1)
+        a, b = first[part].double().flatten(1), second[part].double().flatten(1)
         valid = None if mask is None else mask[part].flatten(1)
         if valid is not None and bool(valid.all()):
             valid = None
@@ -319,20 +319,20 @@ def _parts(one: Tensor, other: Tensor, mask: Tensor | None) -> Iterator[tuple[Te
         yield a, b, valid
 
 
-def _flat(one: Tensor, other: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    _check_shapes(one, other)
-    valid = torch.ones_like(one, dtype=torch.bool) if mask is None else mask
-    return one.double().flatten(1), other.double().flatten(1), valid.flatten(1)
+def _flat(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    _check_shapes(first, second)
+    valid = torch.ones_like(first, dtype=torch.bool) if mask is None else mask
+    return first.double().flatten(1), second.double().flatten(1), valid.flatten(1)
 
 
-def _check_shapes(one: Tensor, other: Tensor) -> None:
-    if one.shape != other.shape or one.ndim != 3:
-        raise ValueError(f"maps must both be (B, H, W), not {tuple(one.shape)} and {tuple(other.shape)}")
+def _check_shapes(first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape or first.ndim != 3:
+        raise ValueError(f"maps must both be (B, H, W), not {tuple(first.shape)} and {tuple(second.shape)}")
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
+def _dot(first: Tensor, second: Tensor) -> Tensor:
     """Row-wise inner products."""
-    return (one * other).sum(1)
+    return (first * second).sum(1)
 
 
 def _pixels(values: Tensor, valid: Tensor | None) -> Tensor:

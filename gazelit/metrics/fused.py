@@ -48,12 +48,12 @@ def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Ten
     """
     maps = (prediction, target, counts)
     is_small = prediction.ndim != 3 or prediction[:1].numel() < _LARGE
-    if is_small or prediction.device.type != "cpu" or any(one.dtype == torch.float64 for one in maps):
+    if is_small or prediction.device.type != "cpu" or any(each.dtype == torch.float64 for each in maps):
         pairs = (("cc", target), ("kld", target), ("sim", target), ("nss", counts))
-        return {name: getattr(functional, name)(prediction, other, mask) for name, other in pairs}
+        return {name: getattr(functional, name)(prediction, truth, mask) for name, truth in pairs}
     if not prediction.shape == target.shape == counts.shape:
-        raise ValueError(f"maps must all be (B, H, W), not {', '.join(str(tuple(one.shape)) for one in maps)}")
-    rows = [one.detach().float().flatten(1).contiguous().numpy() for one in maps]
+        raise ValueError(f"maps must all be (B, H, W), not {', '.join(str(tuple(each.shape)) for each in maps)}")
+    rows = [each.detach().float().flatten(1).contiguous().numpy() for each in maps]
     valid = np.empty((0, 0), bool) if mask is None or bool(mask.all()) else mask.flatten(1).contiguous().numpy()
     table = np.empty((len(prediction), 4))
     # Not more than Lightning or the user gave torch: other processes train beside this one.
@@ -67,16 +67,16 @@ def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Ten
         torch.set_num_threads(threads)
     if np.isinf(table[:, 3]).any():
         raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")
-    return {name: torch.from_numpy(table[:, place].copy()) for place, name in enumerate(("cc", "kld", "sim", "nss"))}
+    return {name: torch.from_numpy(table[:, column].copy()) for column, name in enumerate(("cc", "kld", "sim", "nss"))}
 
 
 @compiled
-def _block_moments(one, other, fixations, shift, shift_target, ratio, sums):  # type: ignore[no-untyped-def]
+def _block_moments(predicted, observed, fixations, shift, shift_target, ratio, sums):  # type: ignore[no-untyped-def]
     zero = np.float32(0)
     x, y, xx, yy, xy, hits, xf, fraction = zero, zero, zero, zero, zero, zero, zero, zero
     odd = zero
-    for place in range(len(one)):
-        a, b, f = one[place], other[place], fixations[place]
+    for pixel in range(len(predicted)):
+        a, b, f = predicted[pixel], observed[pixel], fixations[pixel]
         left, right = a - shift, b - shift_target
         x += left
         y += right
@@ -87,7 +87,7 @@ def _block_moments(one, other, fixations, shift, shift_target, ratio, sums):  # 
         xf += left * f
         fraction += abs(f - np.floor(f))
         quotient = b / a
-        ratio[place] = quotient
+        ratio[pixel] = quotient
         odd += zero if (b == zero) | ((quotient >= _LOWEST) & (quotient <= _HIGHEST)) else np.float32(1)
     for number, value in enumerate((x, y, xx, yy, xy, hits, xf, fraction)):
         sums[number] += value
@@ -97,76 +97,76 @@ def _block_moments(one, other, fixations, shift, shift_target, ratio, sums):  # 
 @compiled
 def _split(bits, exponent, mantissa):  # type: ignore[no-untyped-def]
     # r = 2^e · m with m in [√½, √2): e times 2^23 as an integer, and the bits of m.
-    for place in range(len(bits)):
-        moved = np.int32(bits[place] + np.int32(_ONE - _HALF_ROOT))
-        exponent[place] = np.int32(np.int32(moved & _EXPONENT) - _ONE)
-        mantissa[place] = np.int32(np.int32(moved & _MANTISSA) + _HALF_ROOT)
+    for pixel in range(len(bits)):
+        moved = np.int32(bits[pixel] + np.int32(_ONE - _HALF_ROOT))
+        exponent[pixel] = np.int32(np.int32(moved & _EXPONENT) - _ONE)
+        mantissa[pixel] = np.int32(np.int32(moved & _MANTISSA) + _HALF_ROOT)
 
 
 @compiled
 def _log_sum(weight, mantissa, exponent):  # type: ignore[no-untyped-def]
     # Σ w (e ln 2 + ln m), with ln m = 2 artanh t and t = (m − 1) / (m + 1), whose series errs by 2e-9 here.
-    one, total = np.float32(1), np.float32(0)
-    for place in range(len(weight)):
-        m = mantissa[place]
-        t = (m - one) / (m + one)
+    unit, total = np.float32(1), np.float32(0)
+    for pixel in range(len(weight)):
+        m = mantissa[pixel]
+        t = (m - unit) / (m + unit)
         s = t * t
         series = np.float32(1 / 3) + s * (np.float32(1 / 5) + s * (np.float32(1 / 7) + s * np.float32(1 / 9)))
-        total += weight[place] * (np.float32(2) * t * (one + s * series) + np.float32(exponent[place]) * _LN2)
+        total += weight[pixel] * (np.float32(2) * t * (unit + s * series) + np.float32(exponent[pixel]) * _LN2)
     return total
 
 
 @compiled
-def _moments(one, other, fixations, shift, shift_target, sums):  # type: ignore[no-untyped-def]
+def _moments(predicted, observed, fixations, shift, shift_target, sums):  # type: ignore[no-untyped-def]
     ratio, exponent = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
     mantissa = np.empty(_BLOCK, np.int32)
     log_sum = 0.0
-    for start in range(0, len(one), _BLOCK):
-        size = min(_BLOCK, len(one) - start)
-        a, b, f = one[start : start + size], other[start : start + size], fixations[start : start + size]
+    for start in range(0, len(predicted), _BLOCK):
+        size = min(_BLOCK, len(predicted) - start)
+        a, b, f = predicted[start : start + size], observed[start : start + size], fixations[start : start + size]
         odd = _block_moments(a, b, f, shift, shift_target, ratio, sums)
         if odd == 0:
             _split(ratio[:size].view(np.int32), exponent, mantissa)
             log_sum += _log_sum(b, mantissa.view(np.float32), exponent)
             continue
-        for place in range(size):
-            if b[place] > 0:
-                log_sum += b[place] * (math.log(b[place]) - math.log(a[place]))
+        for pixel in range(size):
+            if b[pixel] > 0:
+                log_sum += b[pixel] * (math.log(b[pixel]) - math.log(a[pixel]))
     return log_sum
 
 
 @compiled
-def _block_common(one, other, scale, scale_target):  # type: ignore[no-untyped-def]
+def _block_common(predicted, observed, scale, scale_target):  # type: ignore[no-untyped-def]
     total = np.float32(0)
-    for place in range(len(one)):
-        total += min(one[place] * scale, other[place] * scale_target)
+    for pixel in range(len(predicted)):
+        total += min(predicted[pixel] * scale, observed[pixel] * scale_target)
     return total
 
 
 @compiled
-def _common(one, other, scale, scale_target):  # type: ignore[no-untyped-def]
+def _common(predicted, observed, scale, scale_target):  # type: ignore[no-untyped-def]
     total = 0.0
-    for start in range(0, len(one), _BLOCK):
-        total += _block_common(one[start : start + _BLOCK], other[start : start + _BLOCK], scale, scale_target)
+    for start in range(0, len(predicted), _BLOCK):
+        total += _block_common(predicted[start : start + _BLOCK], observed[start : start + _BLOCK], scale, scale_target)
     return total
 
 
 @compiled
 def _is_flat(values):  # type: ignore[no-untyped-def]
     # Exact, where a variance would keep rounding errors.
-    place = 0
-    while place < len(values) and values[place] == values[0]:
-        place += 1
-    return place == len(values)
+    pixel = 0
+    while pixel < len(values) and values[pixel] == values[0]:
+        pixel += 1
+    return pixel == len(values)
 
 
 @compiled
 def _pressed(values, valid):  # type: ignore[no-untyped-def]
     kept = np.empty_like(values)
     count = 0
-    for place in range(len(values)):
-        kept[count] = values[place]
-        count += valid[place]
+    for pixel in range(len(values)):
+        kept[count] = values[pixel]
+        count += valid[pixel]
     return kept[:count]
 
 
@@ -174,31 +174,31 @@ def _pressed(values, valid):  # type: ignore[no-untyped-def]
 def _values(prediction, target, counts, valid, table):  # type: ignore[no-untyped-def]
     # An NSS of infinity stands for counts that are not whole numbers.
     for row in numba.prange(len(table)):
-        one, other, fixations = prediction[row], target[row], counts[row]
+        predicted, observed, fixations = prediction[row], target[row], counts[row]
         if len(valid):
-            one, other, fixations = (
-                _pressed(one, valid[row]),
-                _pressed(other, valid[row]),
+            predicted, observed, fixations = (
+                _pressed(predicted, valid[row]),
+                _pressed(observed, valid[row]),
                 _pressed(fixations, valid[row]),
             )
-        n = len(one)
+        n = len(predicted)
         table[row] = math.nan
         if n == 0:
             continue
         # Near the mean; what is subtracted needs to be no more than that.
-        shift, shift_target = one[:: max(1, n // 64)].mean(), other[:: max(1, n // 64)].mean()
+        shift, shift_target = predicted[:: max(1, n // 64)].mean(), observed[:: max(1, n // 64)].mean()
         sums = np.zeros(8)
-        log_sum = _moments(one, other, fixations, np.float32(shift), np.float32(shift_target), sums)
+        log_sum = _moments(predicted, observed, fixations, np.float32(shift), np.float32(shift_target), sums)
         x, y, xx, yy, xy, hits, xf, fraction = sums
         total, total_target = x + np.float32(shift) * n, y + np.float32(shift_target) * n
         variance, variance_target = max(xx - x * x / n, 0.0), max(yy - y * y / n, 0.0)
-        flat, sound, sound_target = _is_flat(one), not math.isnan(total), not math.isnan(total_target)
-        if sound and sound_target and not _is_flat(other):
+        flat, sound, sound_target = _is_flat(predicted), not math.isnan(total), not math.isnan(total_target)
+        if sound and sound_target and not _is_flat(observed):
             scale = math.sqrt(variance * variance_target)
             table[row, 0] = 0.0 if flat or scale == 0 else min(1.0, max(-1.0, (xy - x * y / n) / scale))
         if sound and total_target > 0:
             table[row, 1] = log_sum / total_target + math.log(total / total_target)
-            table[row, 2] = _common(one, other, np.float32(1 / total), np.float32(1 / total_target))
+            table[row, 2] = _common(predicted, observed, np.float32(1 / total), np.float32(1 / total_target))
         if sound and hits > 0:
             deviation = math.sqrt(variance / n)
             table[row, 3] = 0.0 if flat or deviation == 0 else (xf - x / n * hits) / hits / deviation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,19 +10,25 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from gazelit.density import CentreBias
-from gazelit.metrics import functional
-from gazelit.metrics.fused import cc_kld_sim_nss
+from gazelit.metrics.catalogue import MAP_METRICS, Maps
+from gazelit.metrics.functional import Convention
 
 #: What every validation computes.
-NAMES = ("cc", "kld", "sim", "nss", "auc_judd")
-#: What a convention defines otherwise than gazelit.
-OTHERWISE = {"mit": ("kld", "sim", "nss", "auc_judd", "ig"), "reference": ("nss",)}
+NAMES = tuple(name for name, metric in MAP_METRICS.items() if metric.at_validation)
 
 
-def names_at_test(conventions: Sequence[str]) -> tuple[str, ...]:
+def _at_test(conventions: Sequence[Convention]) -> Iterator[tuple[str, Callable[[Maps], Tensor]]]:
+    for name, metric in MAP_METRICS.items():
+        yield name, metric.compute
+    for convention in conventions:
+        for name, metric in MAP_METRICS.items():
+            if convention in metric.conventions:
+                yield f"{name}_{convention}", metric.conventions[convention]
+
+
+def names_at_test(conventions: Sequence[Convention]) -> tuple[str, ...]:
     """Names of what :func:`values_at_test` gives."""
-    further = [f"{name}_{convention}" for convention in conventions for name in OTHERWISE[convention]]
-    return (*NAMES, "auc_borji", "sauc", "ig", "emd", *further)
+    return tuple(name for name, _ in _at_test(conventions))
 
 
 def saliency_values(
@@ -39,8 +45,8 @@ def saliency_values(
     Returns:
         By metric, (B,) float64; NaN where an image has no gaze.
     """
-    values = cc_kld_sim_nss(prediction, target, counts, mask)
-    return values | {"auc_judd": functional.auc_judd(prediction, counts, mask)}
+    maps = Maps(prediction, target, counts, mask)
+    return {name: MAP_METRICS[name].compute(maps) for name in NAMES}
 
 
 def values_at_test(
@@ -49,7 +55,7 @@ def values_at_test(
     counts: Tensor,
     mask: Tensor,
     bias: CentreBias,
-    conventions: Sequence[str] = (),
+    conventions: Sequence[Convention] = (),
 ) -> dict[str, Tensor]:
     """Every saliency metric of a test batch: also AUC-Borji, shuffled AUC, information gain and EMD.
 
@@ -64,22 +70,8 @@ def values_at_test(
     Returns:
         By metric, (B,) float64.
     """
-    density, others = bias.density.to(prediction.device), bias.counts.to(prediction.device)
-    values = saliency_values(prediction, target, counts, mask)
-    values["auc_borji"] = functional.auc_borji(prediction, counts, mask)
-    values["sauc"] = functional.sauc(prediction, counts, others, mask)
-    values["ig"] = functional.ig(prediction, counts, density, mask)
-    values["emd"] = functional.emd(prediction, target, mask)
-    for one in conventions:
-        option: dict[str, Any] = {"mask": mask, "convention": one}
-        if one == "mit":
-            values["kld_mit"] = functional.kld(prediction, target, **option)
-            values["sim_mit"] = functional.sim(prediction, target, **option)
-            values["nss_mit"] = functional.nss(prediction, counts, **option)
-            values["auc_judd_mit"] = functional.auc_judd(prediction, counts, **option)
-            values["ig_mit"] = functional.ig(prediction, counts, density, **option)
-        else:
-            values["nss_reference"] = functional.nss(prediction, target, **option)
+    maps = Maps(prediction, target, counts, mask, bias)
+    values = {name: compute(maps) for name, compute in _at_test(conventions)}
     # The target of an image without gaze is empty; what is at its fixations is undefined with every convention.
     seen = counts.flatten(1).sum(1) > 0
     return {name: torch.where(seen, value, torch.nan) for name, value in values.items()}
@@ -92,7 +84,7 @@ class SaliencyMetrics(Metric):
     grow with their number. Images without a defined value are left out of that metric and counted.
 
     Args:
-        names: Of the metrics.
+        names: Of the metrics, in :mod:`gazelit.metrics.catalogue`; those of every validation unless given.
     """
 
     full_state_update = False

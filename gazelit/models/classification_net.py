@@ -35,8 +35,8 @@ class ClassificationNetwork(Network):
             x: (B, 1, H, W).
 
         Returns:
-            ``logits`` (B, classes), and ``embedding_map`` (B, C, h, w), whose mean the classifier sees.
+            ``logits`` (B, classes), and ``embedding_map`` (B, C, h, w), from which the classifier's embedding comes.
         """
         self.check_input(x, self.encoder.output_stride)
         seen = apart(self.encoder.embedding_map(self.encoder(x)))
-        return {"logits": self.linear_classifier(seen.mean(dim=(2, 3))), "embedding_map": seen}
+        return {"logits": self.linear_classifier(self.encoder.pool(seen)), "embedding_map": seen}

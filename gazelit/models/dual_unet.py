@@ -24,7 +24,8 @@ class DualEncoderUNet(Network):
     The network of Qiu, Rivaz and Xiao 2025: the diagnosis encoder's coarsest map is the decoder's bottleneck, the
     saliency encoder's maps are its skip connections, and the classifier sees the encoder's embedding and the decoder's
     mean features together. With ``paper-densenet201`` and ``res-se`` it has 66,637,380 parameters. The last eight
-    arguments lead away from the paper: its classifier sees global means, in which the place of a finding is lost.
+    arguments lead away from the paper: its classifier sees global means, in which the place of a finding is lost. Many
+    arguments, because each is an option of a configuration, and a stamp holds them by name.
 
     Args:
         encoder: The diagnosis encoder; its coarsest map must be at stride map_stride · 2 ** len(decoder_widths).

@@ -48,12 +48,19 @@ class Encoder(nn.Module):
         return self.out_channels[-1]
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
-        """What :meth:`embed` averages, (B, ``embedding_channels``, h, w): the coarsest map unless overridden."""
+        """What :meth:`pool` makes the embedding of, (B, ``embedding_channels``, h, w): the coarsest map."""
         return features[-1]
 
+    def pool(self, embedding_map: Tensor) -> Tensor:
+        """The embedding (B, ``embedding_channels``) of an :meth:`embedding_map`: its spatial mean."""
+        return embedding_map.mean(dim=(2, 3))
+
     def embed(self, features: list[Tensor]) -> Tensor:
-        """What a classifier or contrastive objective sees: the embedding map's mean, (B, ``embedding_channels``)."""
-        return self.embedding_map(features).mean(dim=(2, 3))
+        """What a classifier or contrastive objective sees, (B, ``embedding_channels``).
+
+        An encoder with another embedding overrides :meth:`embedding_map` or :meth:`pool`, not this.
+        """
+        return self.pool(self.embedding_map(features))
 
     def weight_target(self) -> nn.Module:
         """The module whose keys weight files use."""
@@ -180,12 +187,12 @@ def load_weight_file(encoder: Encoder, path: str) -> None:
     state = read_state(path)
     target = encoder.weight_target()
     ours = target.state_dict()
-    theirs = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
-    for key, value in theirs.items():
+    stored = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
+    for key, value in stored.items():
         if key in ours and value.ndim == 4 and value.shape[1] == 3 and ours[key].shape[1] == 1:
-            theirs[key] = value.sum(dim=1, keepdim=True)
-    check_fit(theirs, ours, f"{path}: the weight file")
-    target.load_state_dict(theirs)
+            stored[key] = value.sum(dim=1, keepdim=True)
+    check_fit(stored, ours, f"{path}: the weight file")
+    target.load_state_dict(stored)
     logger.info(
-        "%s: loaded %d of the encoder's %d tensors, from %d in the file", path, len(theirs), len(ours), len(state)
+        "%s: loaded %d of the encoder's %d tensors, from %d in the file", path, len(stored), len(ours), len(state)
     )

@@ -100,7 +100,7 @@ def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.
         if hasattr(node, "variable"):
             reached.add(id(node.variable))
         edges += [following for following, _ in node.next_functions]
-    return [one for one in network.parameters() if one.requires_grad and id(one) not in reached]
+    return [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in reached]
 
 
 def shard(network: Network, mesh: DeviceMesh) -> None:
@@ -154,7 +154,7 @@ def recomputed(function: Callable[..., Any], modules: Sequence[nn.Module], *argu
         modules: Whose BatchNorm statistics must not count the second time.
         arguments: Of the function.
     """
-    norms = [one for module in modules for one in module.modules() if isinstance(one, _BatchNorm)]
+    norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _keeping_statistics(norms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,11 +30,17 @@ class Network(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """``class_path`` and ``init_args`` from which :func:`rebuild` makes the network."""
+        """``class_path`` and ``init_args`` from which :func:`rebuild` makes the network.
+
+        gazelit's own networks are named by the package that exports them, so that a checkpoint outlives a move of their
+        modules.
+        """
         # Sharding puts a class of torch's own in front.
         cls = next(base for base in type(self).__mro__ if not issubclass(base, FSDPModule))
+        package = __name__.rpartition(".")[0]
+        exported = getattr(sys.modules[package], cls.__qualname__, None) is cls
         return {
-            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "class_path": f"{package if exported else cls.__module__}.{cls.__qualname__}",
             "init_args": self.arguments,
         }
 
@@ -46,6 +53,11 @@ class Network(nn.Module):
     def pools_by_gaze(self) -> bool:
         """Whether the classifier pools by gaze, so that ``forward`` takes the reader's as ``attention``."""
         return "gaze" in self.arguments.get("classifier_pooling", ())
+
+    @property
+    def side_head_count(self) -> int:
+        """Number of further saliency heads at coarser strides, whose logits an objective has to train."""
+        return int(self.arguments.get("side_heads", 0))
 
     def load_pretrained(self, component: str) -> None:
         """Loads the pretrained weights that a component's specification names, if it names any.

@@ -151,11 +151,11 @@ def _module_state(shell: _Shell, prefix: str = "") -> dict[str, Tensor]:
     return state
 
 
-def check_fit(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str, unknown: Sequence[str] = ()) -> None:
+def check_fit(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str, unknown: Sequence[str] = ()) -> None:
     """Checks that a state dict can be loaded strictly.
 
     Args:
-        theirs: The state dict to load.
+        given: The state dict to load.
         ours: The state dict of the module that is to take it.
         what: Begins the message, such as the file and component.
         unknown: Keys that have no place at all.
@@ -164,12 +164,12 @@ def check_fit(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: st
         InputError: Keys are unknown, missing or left over, or shapes differ; the message lists them.
     """
     problems = [f"{key} unknown" for key in unknown]
-    problems += [f"{key} missing" for key in ours if key not in theirs]
-    problems += [f"{key} left over" for key in theirs if key not in ours]
+    problems += [f"{key} missing" for key in ours if key not in given]
+    problems += [f"{key} left over" for key in given if key not in ours]
     problems += [
-        f"{key} is {tuple(theirs[key].shape)}, not {tuple(ours[key].shape)}"
+        f"{key} is {tuple(given[key].shape)}, not {tuple(ours[key].shape)}"
         for key in ours
-        if key in theirs and theirs[key].shape != ours[key].shape
+        if key in given and given[key].shape != ours[key].shape
     ]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,9 +13,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
-from gazelit.checkpoints import handoff, stamps, teachers
+from gazelit.checkpoints import formats, handoff, stamps, teachers
 from gazelit.errors import InputError
+from gazelit.losses.auxiliary import AuxiliaryLoss
+from gazelit.metrics.custom import check_metrics
 from gazelit.models.execution import Execution, apply_execution, shard, unreached
 from gazelit.models.network import Network
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
@@ -28,7 +31,8 @@ class Stage(EvaluatedModule):
     """A training stage: a network, what it is trained on, and which of its components stay as they are.
 
     A subclass names its stage and implements :meth:`_step`; nothing has to be registered. The network's components
-    (see ``docs/architecture.md``) are what stages hand to each other.
+    (see ``docs/architecture.md``) are what stages hand to each other. Many arguments, because each is an option of a
+    configuration (``--model.frozen``).
 
     Args:
         network: The network; its direct children are the components.
@@ -39,6 +43,8 @@ class Stage(EvaluatedModule):
             the optimiser's.
         conventions: Conventions besides gazelit's own that saliency metrics are also told in at test, such as ``mit``
             (``docs/metrics.md``).
+        metrics: Further metrics of validation and test, each a ``torchmetrics.Metric`` that takes ``update(outputs,
+            batch)``, such as a :class:`gazelit.metrics.CaseMetric` (``docs/extending.md``).
         execution: Which components are compiled or recompute their activations, and how maps lie in memory; plain
             unless given.
         on_nonfinite: What a loss or gradient that is not finite does: ``stop`` the training at that step, or ``skip``
@@ -47,7 +53,7 @@ class Stage(EvaluatedModule):
 
     Raises:
         InputError: ``frozen`` or ``learning_rates`` names a component the network lacks, a learning rate is negative or
-            of a frozen component, nothing is left to train, or an option is impossible.
+            of a frozen component, nothing is left to train, two metrics have one name, or an option is impossible.
     """
 
     #: Beginning of the names of the outputs that the objective depends on.
@@ -55,7 +61,7 @@ class Stage(EvaluatedModule):
     #: Parts of the objective that ``learning_rates`` may name besides the network's components.
     learned_parts: ClassVar[tuple[str, ...]] = ()
     #: Constructor arguments that are objects; kept out of the checkpoint when the stage is built from Python.
-    injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler", "execution")
+    injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler", "metrics", "execution")
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class Stage(EvaluatedModule):
         frozen: Sequence[str] = (),
         learning_rates: dict[str, float] | None = None,
         conventions: Sequence[Literal["mit", "reference"]] = (),
+        metrics: Sequence[Metric] = (),
         execution: Execution | None = None,
         on_nonfinite: OnNonFinite = "stop",
         max_skipped: int = 10,
@@ -77,6 +84,8 @@ class Stage(EvaluatedModule):
         self.frozen = tuple(frozen)
         self.learning_rates = dict(learning_rates or {})
         self.conventions = tuple(conventions)
+        check_metrics(metrics)
+        self.custom_metrics = tuple(metrics)
         self.execution = execution if execution is not None else Execution()
         self.guard = StepGuard(on_nonfinite, max_skipped)
         self.auxiliary = nn.ModuleList()
@@ -260,14 +269,17 @@ class Stage(EvaluatedModule):
                 configs = self.trainer.lr_scheduler_configs
                 apply_options(checkpoint, self.trainer.optimizers[0], configs[0].scheduler if configs else None)
                 self._resumed = None
-        stamp = checkpoint.get(stamps.STAMP_KEY, {})
-        self._parent, self._former_teachers = stamp.get("parent"), stamp.get("teachers", [])
+        stamp = checkpoint.get(stamps.STAMP_KEY)
+        if stamp is not None:
+            formats.migrate(stamp, str(self.trainer.ckpt_path or "the checkpoint"))
+            self._parent, self._former_teachers = stamp["parent"], stamp["teachers"]
 
     def stamp(self) -> dict[str, Any]:
         """The stamp of a checkpoint written now."""
         present = self._teachers or []
         # What taught the weights before a resume has taught them, also where the resumed run has another teacher.
-        former = [one for one in self._former_teachers if one["sha256"] not in {now["sha256"] for now in present}]
+        known = {record["sha256"] for record in present}
+        former = [record for record in self._former_teachers if record["sha256"] not in known]
         return stamps.make_stamp(
             stage=self.name,
             network=self.network,
@@ -290,7 +302,7 @@ class Stage(EvaluatedModule):
         Raises:
             InputError: See :func:`gazelit.checkpoints.teachers.take_teachers`.
         """
-        taught = teachers.distillations(self.auxiliary)
+        taught = teachers.taught_losses(cast(Sequence[AuxiliaryLoss], self.auxiliary))
         self._teachers = teachers.take_teachers(taught, data, self.measures, allowed)
         return [
             f"teacher of {', '.join(record['taught'])}: stage '{record['stage']}' (checkpoint {record['sha256'][:12]})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from gazelit.files import atomic_path, sha256_file, write_json
+from gazelit.metrics.custom import described
 from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.stages.privacy import without_paths
 
@@ -88,7 +90,7 @@ class RunRecord(Callback):
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
         kept = [old for old in _read_rows(path) if int(old["epoch"]) < trainer.current_epoch]
-        columns = list(dict.fromkeys(key for one in [*kept, row] for key in one))
+        columns = list(dict.fromkeys(key for written in [*kept, row] for key in written))
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
@@ -100,7 +102,7 @@ class PredictionWriter(Callback):
 
     In one process rows are written as they come, so that memory does not grow with the number of cases; several
     processes' rows are gathered at the end. Case ids are looked up in the data module, so that they never pass through
-    a logger.
+    a logger. Of metrics from outside the package the table's ``attrs`` say under ``metrics`` what reports call them.
     """
 
     #: Cases that are written at a time.
@@ -128,7 +130,7 @@ class PredictionWriter(Callback):
         if not outputs:
             return
         self._batches.append({key: value.detach().cpu() for key, value in outputs.items()})
-        if trainer.world_size == 1 and sum(len(one["index"]) for one in self._batches) >= self.rows:
+        if trainer.world_size == 1 and sum(len(part["index"]) for part in self._batches) >= self.rows:
             self._flush(trainer, run_folder(trainer))
 
     on_predict_start = on_test_start
@@ -152,10 +154,17 @@ class PredictionWriter(Callback):
 
     def _table(self, trainer: L.Trainer) -> pd.DataFrame:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        return prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
+        table = prediction_table(self._batches, datamodule.class_names, datamodule.image_ids)
+        if custom := described(getattr(trainer.lightning_module, "custom_metrics", ())):
+            table.attrs["metrics"] = custom
+        return table
 
     def _flush(self, trainer: L.Trainer, folder: Path) -> None:
-        rows = pa.Table.from_pandas(self._table(trainer), preserve_index=False)
+        table = self._table(trainer)
+        rows = pa.Table.from_pandas(table, preserve_index=False)
+        if table.attrs:
+            # As pandas itself writes and reads them.
+            rows = rows.replace_schema_metadata({**rows.schema.metadata, "PANDAS_ATTRS": json.dumps(table.attrs)})
         if self._writer is None:
             temporary = self._open.enter_context(atomic_path(folder / PREDICTIONS_FILE))
             self._writer = self._open.enter_context(pq.ParquetWriter(temporary, rows.schema))
@@ -168,7 +177,7 @@ class PredictionWriter(Callback):
             # A process without a case has no table.
             torch.distributed.all_gather_object(tables, self._table(trainer) if self._batches else None)
             if trainer.is_global_zero:
-                whole = pd.concat([one for one in tables if one is not None]).sort_values("index")
+                whole = pd.concat([table for table in tables if table is not None]).sort_values("index")
                 with atomic_path(folder / PREDICTIONS_FILE) as temporary:
                     whole.to_parquet(temporary, index=False)
             return

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import sys
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from gazelit.errors import InputError
-from gazelit.files import atomic_path
+from gazelit.checkpoints import stamps
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,33 +30,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        # In memory first: torch reports a full disk as an error of its own archive, and names it after the file.
-        content = io.BytesIO()
-        torch.save(_canonical(checkpoint), content)
-        try:
-            with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
-                file.write(content.getbuffer())
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be written ({error.strerror or error}); make room and resume, an earlier checkpoint "
-                "of this name is untouched"
-            ) from error
-
-
-def _canonical(value: Any) -> Any:
-    """The same content, so that equal contents give equal bytes.
-
-    A pickle refers back to strings and containers that are one object; those of a resumed run are one or several
-    otherwise than those of an undisturbed one.
-    """
-    if isinstance(value, str):
-        return sys.intern(value) if type(value) is str else value
-    if type(value) in (list, tuple):
-        return type(value)(_canonical(item) for item in value)
-    if type(value) in (dict, OrderedDict):
-        copy = type(value)((_canonical(key), _canonical(item)) for key, item in value.items())
-        if hasattr(value, "_metadata"):
-            copy._metadata = _canonical(value._metadata)
-        return copy
-    return value
+        else:
+            stamps.save_checkpoint(checkpoint, Path(path))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gazelit.errors import InputError
 from gazelit.losses.contrastive import BatchAllTripletLoss, pairs
 from gazelit.losses.gather import gather_rows
-from gazelit.losses.pairing import SameClass
+from gazelit.losses.pairing import Pairing, SameClass
 from gazelit.models.execution import recomputed
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
@@ -31,7 +31,7 @@ class ContrastivePretraining(Stage):
             and ``"features": (B, C')`` if the encoder's own embedding is another. What the features know of the
             classes is logged as ``val/knn_auroc_macro`` and ``val/probe_auroc_macro``.
         loss: Takes embeddings (B, C) and what the pairing gives, gives a scalar; batch-all triplets with margin 1
-            unless given.
+            unless given. Its class may name its own ``pairing``.
         pairing: Which images belong together: :class:`gazelit.losses.SameClass` unless given or the loss has its own,
             ``SameImage`` (of two views) or ``GazeSimilarity``.
         micro_batch: Images embedded at a time in training, for batches whose activations memory does not hold: those of
@@ -52,7 +52,7 @@ class ContrastivePretraining(Stage):
         self,
         network: Network,
         loss: nn.Module | None = None,
-        pairing: nn.Module | None = None,
+        pairing: Pairing | None = None,
         micro_batch: int | None = None,
         **options: Any,
     ) -> None:
@@ -64,6 +64,16 @@ class ContrastivePretraining(Stage):
         self.micro_batch = micro_batch
         self._without_pairs = torch.zeros(())
 
+    def setup(self, stage: str) -> None:
+        """See :meth:`Stage.setup`.
+
+        Raises:
+            InputError: The pairing compares views of an image, and the data have one.
+        """
+        super().setup(stage)
+        if self.pairing.needs_views and getattr(self._datamodule, "views", 2) == 1:
+            raise InputError(f"{type(self.pairing).__name__} compares two views of an image; set --data.views=2")
+
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self._embed(batch["image"])
         embedding = outputs["embedding"]
@@ -71,11 +81,9 @@ class ContrastivePretraining(Stage):
         # Every process's images are positives and negatives for every other's. Validation shares differ in size.
         compared = gather_rows(embedding) if self.training else embedding
         if "other_view" in batch:
-            other = self._embed(batch["other_view"])["embedding"]
-            compared = torch.cat([compared, gather_rows(other) if self.training else other])
+            other_embedding = self._embed(batch["other_view"])["embedding"]
+            compared = torch.cat([compared, gather_rows(other_embedding) if self.training else other_embedding])
             together = _twice(together)
-        elif getattr(self.loss, "pairing", None) is type(self.pairing):
-            raise InputError(f"{type(self.loss).__name__} compares two views of an image; set --data.views=2")
         if self.training:
             self._without_pairs = self._without_pairs.to(embedding.device) + (_anchors(together) == 0)
         return self.loss(compared, together), outputs, {}

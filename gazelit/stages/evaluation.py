@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
@@ -10,14 +11,18 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from gazelit.data.gaze.heatmap import fixation_counts
 from gazelit.density import log_density
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, add_auxiliary
+from gazelit.losses.objective import Objective
 from gazelit.metrics import DiagnosisMetrics, EmbeddingMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
+from gazelit.metrics.custom import computed, update_metrics
 from gazelit.metrics.diagnosis import WITH_GAZE
+from gazelit.metrics.functional import Convention
 from gazelit.metrics.saliency import names_at_test, values_at_test
 from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
@@ -38,7 +43,9 @@ class EvaluatedModule(L.LightningModule):
     network: Network
     #: Objectives beside those of the tasks, computed in training alone.
     auxiliary: nn.ModuleList
-    conventions: tuple[str, ...]
+    conventions: tuple[Convention, ...]
+    #: Metrics from outside the package, beside those of ``measures``.
+    custom_metrics: tuple[Metric, ...]
     #: Whether a classifier that pools by gaze is evaluated a second time, given the reader's.
     gaze_at_test: bool = False
     temperature: Tensor
@@ -74,7 +81,7 @@ class EvaluatedModule(L.LightningModule):
         self.mean_metrics = _per_split(ImageMeans)
         if "diagnosis" in self.measures:
             classes = int(self.network.classes or 0)
-            names = provenance.get("class_names") or [str(one) for one in range(classes)]
+            names = provenance.get("class_names") or [str(number) for number in range(classes)]
             if len(names) != classes:
                 raise InputError(
                     f"labels: the data have {len(names)}, but the network tells {classes} classes apart; set "
@@ -89,6 +96,8 @@ class EvaluatedModule(L.LightningModule):
         if "saliency" in self.measures:
             at_test = SaliencyMetrics(names_at_test(self.conventions))
             self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
+        # No part of the stage: what they hold must not get into its checkpoints.
+        self._custom = {split: [copy.deepcopy(metric) for metric in self.custom_metrics] for split in ("val", "test")}
 
     def _weights(self, batch: Batch, loss: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """How many images of a batch the loss and its parts are means over: those that have the target."""
@@ -104,20 +113,13 @@ class EvaluatedModule(L.LightningModule):
                 weights[f"{objective.name}_loss"] = objective.counted(batch).float()
         return weights
 
+    def _objectives(self) -> dict[str, Objective]:
+        """The objective of each task, by the task's name; what a stage without tasks minimises is not among them."""
+        return {}
+
     def _targets(self, batch: Batch) -> dict[str, Tensor]:
-        """By task, what a batch counts in a mean: its images with the target, or of several labels the known ones."""
-        targets: dict[str, Tensor] = {}
-        if "diagnosis" in self.measures:
-            label = batch["label"]
-            class_weights = getattr(getattr(self, "diagnosis_loss", None), "class_weights", None)
-            if label.is_floating_point():
-                targets["diagnosis"] = (~label.isnan()).sum()
-            else:
-                # torch divides by the weights of the images' classes.
-                targets["diagnosis"] = torch.tensor(len(label)) if class_weights is None else class_weights[label].sum()
-        if "saliency" in self.measures:
-            targets["saliency"] = batch["has_gaze"].sum()
-        return targets
+        """By task, what a batch counts in a mean."""
+        return {task: objective.counted(batch) for task, objective in self._objectives().items()}
 
     def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds the criterion by which checkpoints are selected: the plain sum of the tasks' losses.
@@ -156,6 +158,10 @@ class EvaluatedModule(L.LightningModule):
                 encoder = cast(Encoder, self.network.get_submodule("encoder"))
                 none = torch.zeros(0, encoder.embedding_channels, device=self.device)
                 self._metrics("embedding", split).update(none, batch["label"])
+            if self.custom_metrics:
+                image = torch.zeros(1, *batch["image"].shape[1:], device=self.device)
+                outputs = {name: values[:0] for name, values in self(image).items()}
+                update_metrics(self._custom_metrics(split), self._measured(outputs), batch)
             return {}
         loss, outputs, parts = self._step(batch)
         self._metrics("mean", split).update({"loss": loss, **parts}, self._weights(batch, loss, parts))
@@ -186,15 +192,15 @@ class EvaluatedModule(L.LightningModule):
     def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
         """Updates a split's metrics and returns its per-case values, each (B,)."""
         per_case: Outputs = {}
+        measured = self._measured(outputs)
         if "diagnosis" in self.measures:
-            self._metrics("diagnosis", split).update(self._predictions(outputs)["probabilities"], batch["label"])
+            self._metrics("diagnosis", split).update(measured["probabilities"], batch["label"])
             per_case["label" if self._exclusive else "labels"] = batch["label"]
         if "embedding" in self.measures:
             self._metrics("embedding", split).update(outputs.get("features", outputs["embedding"]), batch["label"])
         if "saliency" in self.measures:
             maps = (
-                # A softmax is never zero; float32's is, and a KLD would be infinite.
-                log_density(outputs["saliency_logits"]).exp().clamp(min=torch.finfo(torch.float32).tiny)[:, 0],
+                measured["density"][:, 0],
                 batch["heatmap"][:, 0],
                 fixation_counts(batch["points"], (batch["image"].shape[-2], batch["image"].shape[-1])),
                 batch["valid_mask"][:, 0],
@@ -212,7 +218,19 @@ class EvaluatedModule(L.LightningModule):
             # How far the map stands out from an even one, wherever: what it alone says of whether there is a finding.
             peak = maps[0].amax(dim=(1, 2)) * batch["valid_mask"][:, 0].sum(dim=(1, 2))
             per_case |= values | {"gaze_points": (batch["points"][..., 2] > 0).sum(1), "map_peak": peak}
-        return per_case
+        return per_case | update_metrics(self._custom_metrics(split), measured, batch)
+
+    def _measured(self, outputs: Outputs) -> Outputs:
+        """What the network gives, with ``probabilities`` (B, K) and ``density`` (B, 1, H, W) where it predicts them."""
+        measured = {**outputs, **self._predictions(outputs)}
+        if "saliency" in self.measures:
+            # A softmax is never zero; float32's is, and a KLD would be infinite.
+            density = log_density(outputs["saliency_logits"]).exp()
+            measured["density"] = density.clamp(min=torch.finfo(torch.float32).tiny)
+        return measured
+
+    def _custom_metrics(self, split: str) -> list[Metric]:
+        return [metric.to(self.device) for metric in self._custom[split]]
 
     def _metrics(self, kind: str, split: str) -> Any:
         return getattr(self, f"{kind}_metrics")[split]
@@ -229,6 +247,10 @@ class EvaluatedModule(L.LightningModule):
             for name, value in values.items():
                 self._log_once(f"{split}/{name}", value, prog_bar=(split, name) == ("val", "selection"))
             metrics.reset()
+        for metric in self._custom_metrics(split):
+            for name, value in computed(metric).items():
+                self._log_once(f"{split}/{name}", value)
+            metric.reset()
 
     def _log_once(self, name: str, value: Tensor, prog_bar: bool = False) -> None:
         """Logs an epoch's value that all processes hold, so that its mean over them is the value."""

@@ -12,7 +12,8 @@ from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, auxiliary_modules
 from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.losses.multitask import ReferenceWeighting
-from gazelit.losses.saliency import KLDivergenceLoss, saliency_loss
+from gazelit.losses.objective import Objective
+from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss, check_side_heads
 from gazelit.losses.weighting import TaskWeighting, weigh
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
@@ -30,8 +31,8 @@ class JointFinetuning(Stage):
 
     Args:
         network: Gives ``{"logits": (B, K), "saliency_logits": (B, 1, H, W)}``.
-        diagnosis_loss: Takes logits (B, K) and labels, gives a scalar; :class:`gazelit.losses.DiagnosisLoss` unless
-            given: cross-entropy, or over several labels binary cross-entropy that leaves out unknown ones.
+        diagnosis_loss: An objective over ``logits`` (B, K); :class:`gazelit.losses.DiagnosisLoss` unless given:
+            cross-entropy, or over several labels binary cross-entropy that leaves out unknown ones.
         saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
             implementation's uncertainty weighting unless given. Its own parameters are trained along.
@@ -49,8 +50,9 @@ class JointFinetuning(Stage):
         options: See :class:`Stage`.
 
     Raises:
-        InputError: ``teacher_forcing`` or ``gaze_at_test`` is asked of a network that does not pool by gaze, or
-            ``schedule`` of tasks that are others or that ``weighting`` has to compare.
+        InputError: ``teacher_forcing`` or ``gaze_at_test`` is asked of a network that does not pool by gaze,
+            ``schedule`` of tasks that are others or that ``weighting`` has to compare, or the network has side heads
+            that ``saliency_loss`` does not train.
     """
 
     name: ClassVar[str] = "joint"
@@ -63,8 +65,8 @@ class JointFinetuning(Stage):
     def __init__(
         self,
         network: Network,
-        diagnosis_loss: nn.Module | None = None,
-        saliency_loss: nn.Module | None = None,
+        diagnosis_loss: Objective | None = None,
+        saliency_loss: SaliencyLoss | None = None,
         weighting: TaskWeighting | None = None,
         schedule: TaskSchedule | None = None,
         teacher_forcing: bool | TeacherForcing = False,
@@ -79,6 +81,7 @@ class JointFinetuning(Stage):
         self.gaze_at_test = gaze_at_test
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
+        check_side_heads(self.saliency_loss, network.side_head_count)
         self.weighting = weighting if weighting is not None else ReferenceWeighting()
         self.learning_rates.setdefault("weighting", WEIGHTING_RATE)
         self.schedule = schedule if schedule is not None else TaskSchedule()
@@ -91,11 +94,7 @@ class JointFinetuning(Stage):
         if self.teacher is not None and self.training:
             attention = self.teacher.attention(batch["heatmap"], self.current_epoch)
         outputs = self(batch["image"], *([] if attention is None else [attention]))
-        losses = {
-            # float32: under bf16 autocast the logits would lose the digits the loss lives on.
-            "diagnosis": self.diagnosis_loss(outputs["logits"].float(), batch["label"]),
-            "saliency": saliency_loss(self.saliency_loss, outputs, batch["heatmap"], batch["has_gaze"]),
-        }
+        losses = {task: objective(outputs, batch) for task, objective in self._objectives().items()}
         logged = {f"{task}_loss": loss.detach() for task, loss in losses.items()}
         if self.training:
             total = weigh(self.weighting, losses, self._trained(), self._active_tasks())
@@ -103,6 +102,9 @@ class JointFinetuning(Stage):
             total = self.weighting(losses)
         total, parts = self._with_auxiliary(total, outputs, batch)
         return total, outputs, {**logged, **parts}
+
+    def _objectives(self) -> dict[str, Objective]:
+        return {"diagnosis": self.diagnosis_loss, "saliency": self.saliency_loss}
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -92,7 +92,8 @@ class StepGuard:
         batches, self._batches = self._batches, []
         # A gradient scaler finds overflows itself, lowers its scale and leaves the step out.
         scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
-        gradients = [] if scaled else [local_part(one.grad) for one in module.parameters() if one.grad is not None]
+        trained = [] if scaled else [parameter.grad for parameter in module.parameters()]
+        gradients = [local_part(gradient) for gradient in trained if gradient is not None]
         # Of a small parameter that is sharded a process may hold nothing.
         gradients = [gradient for gradient in gradients if gradient.numel()]
         found = [batch.loss.float() for batch in batches]
@@ -135,7 +136,8 @@ class StepGuard:
                 weight = first_nonfinite(module.named_parameters())
                 why = f" (the weights of {weight} are not finite either)" if weight else ""
                 return f"{at}: {name} is {float(scalars[name])} over rows {_rows(batch.index)} of the store{why}"
-        gradients = ((name, one.grad) for name, one in module.named_parameters() if one.grad is not None)
+        named = ((name, parameter.grad) for name, parameter in module.named_parameters())
+        gradients = ((name, gradient) for name, gradient in named if gradient is not None)
         name = first_nonfinite(gradients)
         if name is None:
             return ""
@@ -146,7 +148,8 @@ class StepGuard:
 def first_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     """Name of the first tensor with a value that is not finite, of those with fractions."""
     return next(
-        (name for name, one in tensors if one.is_floating_point() and not local_part(one).isfinite().all()), None
+        (name for name, tensor in tensors if tensor.is_floating_point() and not local_part(tensor).isfinite().all()),
+        None,
     )
 
 
@@ -160,13 +163,13 @@ def check_checkpoint(checkpoint: Mapping[str, Any], module: L.LightningModule) -
     """
     trained = {name for name, _ in module.named_parameters()}
     weights = {
-        f"{key}: {name}": one
+        f"{key}: {name}": tensor
         for key in _STATES
-        for name, one in _tensors(checkpoint.get(key))
+        for name, tensor in _tensors(checkpoint.get(key))
         # Other buffers may mean something by an infinity.
         if key == "optimizer_states" or name in trained or name.endswith(("running_mean", "running_var"))
     }
-    flags = [local_part(one).isfinite().all() for one in weights.values() if one.is_floating_point()]
+    flags = [local_part(tensor).isfinite().all() for tensor in weights.values() if tensor.is_floating_point()]
     failed = torch.zeros((), device=module.device)
     if flags:
         failed += ~torch.stack([flag.to(module.device) for flag in flags]).all()

@@ -51,7 +51,7 @@ def apply_options(
     for position, (stored, group) in enumerate(zip(stored_groups, optimizer.param_groups, strict=True)):
         if optimizer.defaults.keys() - stored.keys() or len(stored["params"]) != len(group["params"]):
             raise _cannot("optimizer, or what it trains,", "another", type(optimizer).__name__)
-        rate, stored_rate = (one.get("initial_lr", one["lr"]) for one in (group, stored))
+        rate, stored_rate = (options.get("initial_lr", options["lr"]) for options in (group, stored))
         if isinstance(scheduler, LambdaLR):
             schedule = schedules[0]
             stored["initial_lr"] = schedule["base_lrs"][position] = rate

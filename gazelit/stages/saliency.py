@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gazelit.losses.saliency import KLDivergenceLoss, saliency_loss
+from gazelit.losses.objective import Objective
+from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss, check_side_heads
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
 
@@ -19,10 +20,12 @@ class SaliencyWarmup(Stage):
 
     Args:
         network: Gives ``{"saliency_logits": (B, 1, H, W)}``.
-        saliency_loss: Takes logits (B, 1, H, W), target densities (B, 1, H, W) and ``has_gaze`` (B,), gives a scalar;
-            KL divergence unless given.
+        saliency_loss: A :class:`gazelit.losses.SaliencyLoss`; KL divergence unless given.
         frozen: Components that stay as they are, BatchNorm statistics included.
         options: See :class:`Stage`.
+
+    Raises:
+        InputError: The network has side heads that the objective does not train, or the other way round.
     """
 
     name: ClassVar[str] = "saliency"
@@ -33,13 +36,17 @@ class SaliencyWarmup(Stage):
     def __init__(
         self,
         network: Network,
-        saliency_loss: nn.Module | None = None,
+        saliency_loss: SaliencyLoss | None = None,
         frozen: Sequence[str] = ("encoder",),
         **options: Any,
     ) -> None:
         super().__init__(network, frozen=frozen, **options)
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
+        check_side_heads(self.saliency_loss, network.side_head_count)
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])
-        return saliency_loss(self.saliency_loss, outputs, batch["heatmap"], batch["has_gaze"]), outputs, {}
+        return self.saliency_loss(outputs, batch), outputs, {}
+
+    def _objectives(self) -> dict[str, Objective]:
+        return {"saliency": self.saliency_loss}

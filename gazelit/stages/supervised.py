@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gazelit.losses.auxiliary import AuxiliaryLoss, auxiliary_modules
 from gazelit.losses.diagnosis import DiagnosisLoss
+from gazelit.losses.objective import Objective
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
 
@@ -35,7 +36,7 @@ class SupervisedFinetuning(Stage):
     def __init__(
         self,
         network: Network,
-        diagnosis_loss: nn.Module | None = None,
+        diagnosis_loss: Objective | None = None,
         auxiliary: Sequence[AuxiliaryLoss] = (),
         **options: Any,
     ) -> None:
@@ -45,6 +46,9 @@ class SupervisedFinetuning(Stage):
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])
-        loss = self.diagnosis_loss(outputs["logits"].float(), batch["label"])
+        loss = self.diagnosis_loss(outputs, batch)
         total, parts = self._with_auxiliary(loss, outputs, batch)
         return total, outputs, {"diagnosis_loss": loss.detach(), **parts} if parts else {}
+
+    def _objectives(self) -> dict[str, Objective]:
+        return {"diagnosis": self.diagnosis_loss}

@@ -1,7 +1,6 @@
 """A chest, drawn at random: bodies with positions and sizes in cm, and what ails it.
 
-Coordinates: x to the patient's left (the film's right), y down, z towards the detector; the origin is the midline at
-the carina. Sizes are those of adults on a 35 × 43 cm film.
+Coordinates are those of :mod:`gazelit.synthetic.shapes`; sizes are those of adults on a 35 × 43 cm film.
 """
 
 from __future__ import annotations
@@ -11,81 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.random import Generator
 
+from gazelit.synthetic.shapes import Effusion, Ellipsoid, Haze, Position, Tube
+
 CLASSES = ("Normal", "CHF", "pneumonia")
-
-
-@dataclass(frozen=True)
-class Ellipsoid:
-    """A body (|u/rx|^p + |v/ry|^p)^(2/p) + (w/rz)^2 ≤ 1, with (u, v) turned in the film plane.
-
-    Attributes:
-        x: Centre.
-        y: Centre.
-        z: Centre.
-        rx: Semi-axis.
-        ry: Semi-axis.
-        rz: Semi-axis along the beam.
-        angle: Turn in the film plane (rad).
-        power: 2 for an ellipsoid; above, it fills its box more.
-    """
-
-    x: float
-    y: float
-    z: float
-    rx: float
-    ry: float
-    rz: float
-    angle: float = 0.0
-    power: float = 2.0
-
-
-@dataclass(frozen=True)
-class Tube:
-    """A tube along a polyline, tapering linearly.
-
-    Attributes:
-        points: (N, 2) x, y of its axis.
-        start: Radius at the first point.
-        end: Radius at the last point.
-        wall: Thickness of a dense wall as a share of the radius; 1 is solid.
-    """
-
-    points: np.ndarray
-    start: float
-    end: float
-    wall: float = 1.0
-
-
-@dataclass(frozen=True)
-class Haze:
-    """Extra attenuation of lung within a soft-edged spot: a Gaussian of the film plane.
-
-    Attributes:
-        x: Centre.
-        y: Centre.
-        rx: Standard deviation.
-        ry: Standard deviation.
-        strength: Extra attenuation per cm of lung at the centre.
-    """
-
-    x: float
-    y: float
-    rx: float
-    ry: float
-    strength: float
-
-
-@dataclass(frozen=True)
-class Effusion:
-    """Fluid in a costophrenic angle, with a meniscus that climbs the chest wall.
-
-    Attributes:
-        side: −1 for the patient's right, 1 for the left.
-        level: y of the fluid's surface away from the wall.
-    """
-
-    side: int
-    level: float
 
 
 @dataclass
@@ -114,34 +41,6 @@ class Chest:
     landmarks: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: Where the finding is, as (x, y, weight).
     findings: list[tuple[float, float, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Position:
-    """How a patient stands before the detector.
-
-    Attributes:
-        x: Shift on the film (cm).
-        y: Shift on the film (cm).
-        scale: Magnification.
-        angle: Tilt (rad).
-    """
-
-    x: float
-    y: float
-    scale: float
-    angle: float
-
-    def to_film(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Chest coordinates to cm on the film, from its centre."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        return self.scale * (c * x - s * y) + self.x, self.scale * (s * x + c * y) + self.y
-
-    def to_chest(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The inverse of :meth:`to_film`."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        u, v = (x - self.x) / self.scale, (y - self.y) / self.scale
-        return c * u + s * v, -s * u + c * v
 
 
 def draw_position(rng: Generator, landscape: bool) -> Position:
@@ -279,6 +178,7 @@ def _vessels(
 ) -> list[Tube]:
     vessels: list[Tube] = []
     for lung, side in zip(lungs, (-1, 1), strict=True):
+        tree = _VesselTree(rng, lung, side, vessels)
         start = np.array(hila[side])
         for direction in np.deg2rad(np.linspace(-75, 80, 11)):
             upper = direction < -0.15
@@ -288,48 +188,28 @@ def _vessels(
             elif upper:
                 calibre *= 0.78
             heading = direction + rng.normal(0, 0.08)
-            _branch(
-                rng,
-                vessels,
-                start + rng.normal(0, (0.45, 0.8)),
-                heading,
-                side,
-                calibre,
-                rng.uniform(2.2, 3.4),
-                lung,
-                depth=4,
-            )
+            tree.grow(start + rng.normal(0, (0.45, 0.8)), heading, calibre, rng.uniform(2.2, 3.4), depth=4)
     return vessels
 
 
-def _branch(
-    rng: Generator,
-    vessels: list[Tube],
-    start: np.ndarray,
-    heading: float,
-    side: int,
-    radius: float,
-    length: float,
-    lung: Ellipsoid,
-    depth: int,
-) -> None:
-    end = start + length * np.array([side * np.cos(heading), np.sin(heading)])
-    if depth == 0 or ((end[0] - lung.x) / lung.rx) ** 2 + ((end[1] - lung.y) / lung.ry) ** 2 > 0.94:
-        return
-    middle = (start + end) / 2 + rng.normal(0, 0.12, 2)
-    vessels.append(Tube(np.stack([start, middle, end]), radius, 0.75 * radius))
-    for turn in (rng.uniform(0.15, 0.5), -rng.uniform(0.15, 0.5)):
-        _branch(
-            rng,
-            vessels,
-            end,
-            heading + turn,
-            side,
-            0.68 * radius,
-            length * rng.uniform(0.75, 0.95),
-            lung,
-            depth - 1,
-        )
+@dataclass(frozen=True)
+class _VesselTree:
+    """The vessels of one lung, which branch from its hilum and end at its border."""
+
+    rng: Generator
+    lung: Ellipsoid
+    side: int
+    vessels: list[Tube]
+
+    def grow(self, start: np.ndarray, heading: float, radius: float, length: float, depth: int) -> None:
+        rng, lung = self.rng, self.lung
+        end = start + length * np.array([self.side * np.cos(heading), np.sin(heading)])
+        if depth == 0 or ((end[0] - lung.x) / lung.rx) ** 2 + ((end[1] - lung.y) / lung.ry) ** 2 > 0.94:
+            return
+        middle = (start + end) / 2 + rng.normal(0, 0.12, 2)
+        self.vessels.append(Tube(np.stack([start, middle, end]), radius, 0.75 * radius))
+        for turn in (rng.uniform(0.15, 0.5), -rng.uniform(0.15, 0.5)):
+            self.grow(end, heading + turn, 0.68 * radius, length * rng.uniform(0.75, 0.95), depth - 1)
 
 
 def _landmarks(

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import CLASSES, Chest, Position, draw_chest, draw_position
+from gazelit.synthetic.anatomy import CLASSES, Chest, draw_chest, draw_position
 from gazelit.synthetic.projection import GEOMETRY_ROWS, expose, film_grid, line_integral
 from gazelit.synthetic.reader import Fixations, Samples, read_chest, track
+from gazelit.synthetic.shapes import Position
 
 Difficulty = Literal["easy", "hard"]
 #: The body that is drawn, not projected from a CT.
@@ -165,8 +166,8 @@ def plan_cohort(
     for number, label in enumerate(labels):
         # Someone of the same class comes back: one case in 25, and the last of a large cohort for a third film.
         wanted = 1 if number == cases - 1 and cases >= 60 else 0 if number in again else None
-        earlier = [one for one in range(number) if labels[one] == label and images[one] == wanted]
-        returning = [one for one in earlier if patients.count(patients[one]) == images[one] + 1]
+        earlier = [film for film in range(number) if labels[film] == label and images[film] == wanted]
+        returning = [film for film in earlier if patients.count(patients[film]) == images[film] + 1]
         if returning:
             patients.append(patients[returning[-1]])
             images.append(images[returning[-1]] + 1)
@@ -175,7 +176,7 @@ def plan_cohort(
             images.append(0)
     sizes = rng.choice(len(SIZES), size=cases, p=[share for _, share in SIZES])
     order = rng.permutation(cases)
-    session = {int(number): int(place) // 30 for place, number in enumerate(order)}
+    session = {int(number): int(rank) // 30 for rank, number in enumerate(order)}
     return [
         Plan(
             number,
@@ -288,9 +289,9 @@ def mark_side(film: NDArray[np.float32], rng: Generator) -> None:
     height, width = film.shape
     letter = str(rng.choice(("R", "L")))
     x = 0.05 * width if letter == "R" else 0.88 * width
-    place = (int(x), int(height * rng.uniform(0.08, 0.2)))
+    corner = (int(x), int(height * rng.uniform(0.08, 0.2)))
     lead = np.zeros(film.shape, np.uint8)
-    cv2.putText(lead, letter, place, cv2.FONT_HERSHEY_SIMPLEX, height / 640, 255, max(1, height // 300), cv2.LINE_AA)
+    cv2.putText(lead, letter, corner, cv2.FONT_HERSHEY_SIMPLEX, height / 640, 255, max(1, height // 300), cv2.LINE_AA)
     np.maximum(film, np.float32(0.97 / 255) * lead, out=film)
 
 

@@ -59,7 +59,8 @@ def write_cohort(
 
     The films come from an analytic X-ray projection of a random chest, the gaze from a model of a reader; classes
     Normal, CHF and pneumonia are equally frequent. The same seed gives the same films and patients in every format and
-    the same bytes, whatever the number of workers. A finished cohort with the same settings is left as it is.
+    the same bytes, whatever the number of workers. A finished cohort with the same settings is left as it is. Many
+    arguments, because each is an option of ``gazelit synth``.
 
     Args:
         out: Folder that gets the dataset's folders; it appears when it is complete.

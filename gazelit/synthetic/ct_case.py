@@ -12,7 +12,6 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 
 from gazelit.synthetic import ct_findings
-from gazelit.synthetic.anatomy import Effusion, Position, Tube
 from gazelit.synthetic.case import Plan, film_size, mark_side, plan_cohort, scaled
 from gazelit.synthetic.ct_anatomy import BELLY, LungShape
 from gazelit.synthetic.ct_findings import HeartWarp
@@ -23,6 +22,7 @@ from gazelit.synthetic.hard_case import Film, HardCase, film_of, full_size, read
 from gazelit.synthetic.patient import HEART_RATIO, Lung
 from gazelit.synthetic.projection import SOFT, Grid, Image, add_tube, film_grid
 from gazelit.synthetic.radiograph import Projection, add_item, develop, draw_exposure, smooth_noise
+from gazelit.synthetic.shapes import Effusion, Position, Tube
 from gazelit.synthetic.visibility import show_without
 
 #: Film of every case, (W, H) pixels before ``max_side``: a CT shows no more of a chest.

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import Position
 from gazelit.synthetic.projection import Image
+from gazelit.synthetic.shapes import Position
 
 #: Distance from the X-ray source to the carina (cm): 180 cm to the detector, the chest in front of it.
 SOURCE = 165.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.random import Generator
 
-from gazelit.synthetic.anatomy import Effusion
+from gazelit.synthetic.shapes import Effusion
 
 if TYPE_CHECKING:
     from gazelit.synthetic.patient import Lung

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import Position
 from gazelit.synthetic.case import (
     GEOMETRY_ROWS,
     LETTERS,
@@ -40,6 +39,7 @@ from gazelit.synthetic.search import (
     readers_of,
     simulate,
 )
+from gazelit.synthetic.shapes import Position
 from gazelit.synthetic.visibility import show_without, visibility
 
 #: Of the tracker's screen.

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.random import Generator
 
 from gazelit.synthetic import skeleton
-from gazelit.synthetic.anatomy import Effusion, Ellipsoid, Position, Tube
 from gazelit.synthetic.findings import Item
+from gazelit.synthetic.shapes import Effusion, Ellipsoid, Position, Tube
 
 #: Width of the heart over the inner width of the chest, mean and standard deviation, by class.
 HEART_RATIO = {"Normal": (0.46, 0.04), "CHF": (0.53, 0.05), "pneumonia": (0.46, 0.04)}

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gazelit.synthetic.anatomy import Chest, Ellipsoid, Position, Tube
+from gazelit.synthetic.anatomy import Chest
+from gazelit.synthetic.shapes import Ellipsoid, Position, Tube
 
 Image = NDArray[np.float32]
 
@@ -61,11 +62,11 @@ def half_chord(body: Ellipsoid, grid: Grid) -> Image:
     return np.float32(body.rz) * np.sqrt(np.maximum(inside, 0))
 
 
-def overlap(one: Image, z_one: float, other: Image, z_other: float) -> Image:
+def overlap(first: Image, z_first: float, second: Image, z_second: float) -> Image:
     """Length that two bodies' intervals [z ± half] share along each ray (cm)."""
-    top = np.minimum(one + np.float32(z_one), other + np.float32(z_other))
-    bottom = np.maximum(np.float32(z_one) - one, np.float32(z_other) - other)
-    return np.where((one > 0) & (other > 0), np.maximum(top - bottom, 0), 0)
+    top = np.minimum(first + np.float32(z_first), second + np.float32(z_second))
+    bottom = np.maximum(np.float32(z_first) - first, np.float32(z_second) - second)
+    return np.where((first > 0) & (second > 0), np.maximum(top - bottom, 0), 0)
 
 
 def add_tube(target: Image, tube: Tube, grid: Grid, weight: float) -> None:

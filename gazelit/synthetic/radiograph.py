@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from gazelit.synthetic.anatomy import Ellipsoid, Tube
 from gazelit.synthetic.findings import Item
 from gazelit.synthetic.patient import Lung, Patient
 from gazelit.synthetic.projection import BONE, LUNG, SOFT, Grid, Image, add_tube, half_chord, overlap
+from gazelit.synthetic.shapes import Ellipsoid, Tube
 
 #: Sharpness with which parts of the heart melt into one shadow: the exponent of a smooth maximum.
 _MELT = 6.0

@@ -114,7 +114,7 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
 def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> None:
     """Writes the three tables of readings."""
     for phase in (1, 2, 3):
-        rows = [row for one, readings in cases if one == phase for row in readings]
+        rows = [row for group, readings in cases if group == phase for row in readings]
         columns = [
             *["id", "split", "eye_tracking_data_discarded", "image", "dicom_id", "subject_id"],
             *["image_size_x", "image_size_y", *(LABELS_1 if phase == 1 else LABELS_2)],
@@ -148,7 +148,7 @@ def _write_ellipses(
         rx, ry = rng.uniform(0.05, 0.12) * width, rng.uniform(0.04, 0.1) * height
         if isinstance(case, HardCase):
             rx = ry = case.finding_radius(number) * rng.uniform(0.9, 1.3)
-        corners = [round(float(one)) for one in (x - rx, y - ry, x + rx, y + ry)]
+        corners = [round(float(corner)) for corner in (x - rx, y - ry, x + rx, y + ry)]
         rows.append(
             dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
             | {"certainty": value}
@@ -240,20 +240,20 @@ def _samples(
     knots = np.column_stack([fixations.start, fixations.start + fixations.duration]).ravel()
     index = np.clip(np.searchsorted(fixations.start, t, side="right") - 1, 0, None)
     ppd = shared["angular_resolution_x_pixels_per_degree"][index]
-    place = {}
+    position = {}
     for name, values in (("x_position", x), ("y_position", y)):
         path = np.interp(t, knots, np.repeat(values, 2))
         # Slow drift of a tenth of a degree, and noise far below it, as a video tracker at 1 kHz has.
         drift = np.interp(t, t[::50], rng.normal(0, 0.06, len(t[::50])))
-        place[name] = np.round(path + ppd * (drift + rng.normal(0, 0.01, len(t))))
+        position[name] = np.round(path + ppd * (drift + rng.normal(0, 0.01, len(t))))
     if rng.random() < 0.5:
         # A look at a button beside the film; such positions are not clipped.
         begin = int(rng.integers(0, len(t) - 300))
-        place["x_position"][begin : begin + 300] = -np.round(4 * ppd[begin : begin + 300])
+        position["x_position"][begin : begin + 300] = -np.round(4 * ppd[begin : begin + 300])
     table = pd.DataFrame(
         {
             "timestamp_sample": np.round(t + offset, 3),
-            **place,
+            **position,
             "pupil_area_normalized": np.round(rng.normal(1, 0.02, len(t)), 3),
             **{name: values[index] for name, values in shared.items()},
         },

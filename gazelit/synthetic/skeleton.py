@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import Generator
 
-from gazelit.synthetic.anatomy import Ellipsoid, Tube
+from gazelit.synthetic.shapes import Ellipsoid, Tube
 
 if TYPE_CHECKING:
     from gazelit.synthetic.patient import Lung

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazelit.data.sources import EGDCXR
-from gazelit.data.sources.egd import screen_to_image
+from gazelit.data.sources.egd_screen import screen_to_image
 from gazelit.errors import InputError
 from gazelit.synthetic.case import Pads, to_screen
 

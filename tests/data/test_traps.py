@@ -15,7 +15,7 @@ from PIL import Image
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
 from gazelit.data.images.geometry import Letterbox
 from gazelit.data.sources import EGDCXR, REFLACX
-from gazelit.data.sources.egd import screen_to_image
+from gazelit.data.sources.egd_screen import screen_to_image
 from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 from gazelit.synthetic.case import Pads

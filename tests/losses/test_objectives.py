@@ -11,6 +11,7 @@ from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch.nn import functional as F
 
+from gazelit.density import log_density
 from gazelit.errors import InputError
 from gazelit.losses import (
     BatchAllTripletLoss,
@@ -28,8 +29,12 @@ from gazelit.losses import (
     UncertaintyWeighting,
     WeightedSaliencyLoss,
 )
-from gazelit.losses.saliency import log_density, saliency_loss
+from gazelit.losses.saliency import check_side_heads
 from gazelit.metrics.functional import cc, nss, sim
+
+
+def compare(loss, logits, target, has_gaze):
+    return loss({"saliency_logits": logits}, {"heatmap": target, "has_gaze": has_gaze})
 
 
 def triple_loop(embedding, label, margin):
@@ -99,7 +104,7 @@ def test_kl_is_torchs_and_averages_over_images_with_gaze():
     target = target / target.sum((2, 3), keepdim=True)
     expected = F.kl_div(logits.flatten(1).log_softmax(1), target.flatten(1), reduction="none").sum(1)
     has_gaze = torch.tensor([True, False, True])
-    assert KLDivergenceLoss()(logits, target, has_gaze).item() == pytest.approx(
+    assert compare(KLDivergenceLoss(), logits, target, has_gaze).item() == pytest.approx(
         expected[[0, 2]].mean().item(), rel=1e-6
     )
 
@@ -108,14 +113,16 @@ def test_kl_of_a_perfect_prediction_is_zero_and_uniform_is_known():
     target = torch.zeros(1, 1, 4, 4)
     target[0, 0, 1, 2] = 1
     everything = torch.tensor([True])
-    assert KLDivergenceLoss()(torch.zeros(1, 1, 4, 4), target, everything).item() == pytest.approx(math.log(16))
+    assert compare(KLDivergenceLoss(), torch.zeros(1, 1, 4, 4), target, everything).item() == pytest.approx(
+        math.log(16)
+    )
     perfect = torch.full((1, 1, 4, 4), -1e4).masked_fill(target.bool(), 0)
-    assert KLDivergenceLoss()(perfect, target, everything).item() == pytest.approx(0, abs=1e-6)
+    assert compare(KLDivergenceLoss(), perfect, target, everything).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_kl_without_any_gaze_is_zero_with_a_zero_gradient():
     logits = torch.randn(2, 1, 4, 4, requires_grad=True)
-    loss = KLDivergenceLoss()(logits, torch.zeros(2, 1, 4, 4), torch.tensor([False, False]))
+    loss = compare(KLDivergenceLoss(), logits, torch.zeros(2, 1, 4, 4), torch.tensor([False, False]))
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -216,7 +223,7 @@ def test_saliency_losses_are_one_minus_their_metric(loss, metric, size):
     logits, target, has_gaze = maps(*size)
     prediction = logits.flatten(1).softmax(1).view_as(logits)
     expected = 1 - metric(prediction[:, 0], target[:, 0])[has_gaze].mean()
-    assert loss(logits, target, has_gaze).item() == pytest.approx(expected.item(), abs=1e-4)
+    assert compare(loss, logits, target, has_gaze).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_saliency_losses_lead_to_the_target():
@@ -224,10 +231,10 @@ def test_saliency_losses_lead_to_the_target():
     for loss in (CorrelationLoss(), SimilarityLoss(), KLDivergenceLoss()):
         logits = torch.zeros_like(target, requires_grad=True)
         optimizer = torch.optim.Adam([logits], lr=0.1)
-        first = loss(logits, target, has_gaze).item()
+        first = compare(loss, logits, target, has_gaze).item()
         for _ in range(150):
             optimizer.zero_grad()
-            value = loss(logits, target, has_gaze)
+            value = compare(loss, logits, target, has_gaze)
             value.backward()
             optimizer.step()
         assert value.item() < 0.2 * first
@@ -235,9 +242,9 @@ def test_saliency_losses_lead_to_the_target():
 
 def test_weighted_sum_of_saliency_losses():
     logits, target, has_gaze = maps()
-    whole = WeightedSaliencyLoss([KLDivergenceLoss(), CorrelationLoss()], [1.0, 0.5])(logits, target, has_gaze)
-    expected = KLDivergenceLoss()(logits, target, has_gaze) + 0.5 * CorrelationLoss()(logits, target, has_gaze)
-    assert whole.item() == pytest.approx(expected.item(), rel=1e-6)
+    whole = compare(WeightedSaliencyLoss([KLDivergenceLoss(), CorrelationLoss()], [1.0, 0.5]), logits, target, has_gaze)
+    kl, cc_loss = (compare(loss, logits, target, has_gaze) for loss in (KLDivergenceLoss(), CorrelationLoss()))
+    assert whole.item() == pytest.approx((kl + 0.5 * cc_loss).item(), rel=1e-6)
     with pytest.raises(InputError, match="2 losses need"):
         WeightedSaliencyLoss([KLDivergenceLoss(), CorrelationLoss()], [1.0])
 
@@ -271,14 +278,14 @@ def test_the_nss_objective_is_the_metric_of_the_drawn_fixations():
     target = counts / counts.sum((2, 3), keepdim=True)
     expected = nss(log_density(logits).exp()[:, 0], counts[:, 0])
     seen = torch.tensor([True, True, False])
-    assert NSSLoss()(logits, target, seen).item() == pytest.approx(-expected[:2].mean().item(), rel=1e-4)
+    assert compare(NSSLoss(), logits, target, seen).item() == pytest.approx(-expected[:2].mean().item(), rel=1e-4)
 
 
 def test_the_nss_objective_of_a_constant_map_is_zero_with_a_finite_gradient():
     logits = torch.zeros(1, 1, 640, 512, requires_grad=True)
     target = torch.zeros(1, 1, 640, 512)
     target[0, 0, 5, 5] = 1
-    loss = NSSLoss()(logits, target, torch.tensor([True]))
+    loss = compare(NSSLoss(), logits, target, torch.tensor([True]))
     loss.backward()
     assert abs(loss.item()) < 1e-2
     assert torch.isfinite(logits.grad).all()
@@ -329,11 +336,13 @@ def test_deep_supervision_adds_the_objective_of_coarser_maps():
     small = target.reshape(2, 1, 4, 2, 4, 2).sum(dim=(3, 5))
     smaller = target.reshape(2, 1, 2, 4, 2, 4).sum(dim=(3, 5))
     kl = KLDivergenceLoss()
-    expected = kl(logits, target, seen) + 0.5 * kl(side, small, seen) + 0.25 * kl(coarse, smaller, seen)
+    expected = compare(kl, logits, target, seen) + 0.5 * compare(kl, side, small, seen)
+    expected = expected + 0.25 * compare(kl, coarse, smaller, seen)
     outputs = {"saliency_logits": logits, "saliency_logits_2": side, "saliency_logits_4": coarse}
-    loss = saliency_loss(DeepSupervisionLoss(weights=(0.5, 0.25)), outputs, target, seen)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    deep = DeepSupervisionLoss(weights=(0.5, 0.25))
+    assert deep(outputs, {"heatmap": target, "has_gaze": seen}).item() == pytest.approx(expected.item(), rel=1e-5)
+    check_side_heads(deep, 2)
     with pytest.raises(InputError, match="1 side heads are weighted, but the network has 2"):
-        saliency_loss(DeepSupervisionLoss(), outputs, target, seen)
+        check_side_heads(DeepSupervisionLoss(), 2)
     with pytest.raises(InputError, match=r"trained by gazelit\.losses\.DeepSupervisionLoss"):
-        saliency_loss(kl, outputs, target, seen)
+        check_side_heads(kl, 2)

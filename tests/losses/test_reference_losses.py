@@ -28,10 +28,9 @@ def test_finding_a4_triplets_of_pooled_embeddings_cost_what_the_reference_says()
 def test_finding_a4_stages_minimise_what_the_reference_minimises():
     target = filled("heatmap", (3, 1, 16, 12)).square()
     target = target / target.sum(dim=(-2, -1), keepdim=True)
-    saliency = KLDivergenceLoss()(
-        4 * filled("saliency_logits", (3, 1, 16, 12)), target, torch.ones(3, dtype=torch.bool)
-    )
-    diagnosis = DiagnosisLoss()(filled("logits", (3, 3)), torch.tensor([2, 0, 1]))
+    outputs = {"saliency_logits": 4 * filled("saliency_logits", (3, 1, 16, 12)), "logits": filled("logits", (3, 3))}
+    batch = {"heatmap": target, "has_gaze": torch.ones(3, dtype=torch.bool), "label": torch.tensor([2, 0, 1])}
+    saliency, diagnosis = KLDivergenceLoss()(outputs, batch), DiagnosisLoss()(outputs, batch)
     weighting = ReferenceWeighting()
     torch.nn.init.constant_(weighting.log_sigma, 0.3)
     # Its saliency training minimises the KL divergence alone, its joint one the weighted sum.

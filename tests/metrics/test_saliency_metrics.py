@@ -25,7 +25,7 @@ def test_map_metrics_equal_pysaliency(prediction):
     ):
         assert correlation.item() == pytest.approx(CC(one.double().numpy(), target.double().numpy()), abs=1e-9)
         assert correlation.item() == pytest.approx(
-            pearsonr(one.double().flatten(), target.double().flatten())[0], abs=1e-9
+            pearsonr(one.double().flatten().numpy(), target.double().flatten().numpy())[0], abs=1e-9
         )
         assert similarity.item() == pytest.approx(SIM(one.double().numpy(), target.double().numpy()), abs=1e-9)
 
@@ -53,7 +53,9 @@ def test_nss_equals_pysaliency_with_repeated_fixations():
 def test_auc_judd_equals_scikit_learn_and_mann_whitney(prediction):
     for one, counts, value in zip(prediction, COUNTS, auc_judd(prediction, COUNTS), strict=True):
         weight = torch.where(counts > 0, counts, 1.0)
-        expected = roc_auc_score((counts > 0).flatten(), one.flatten(), sample_weight=weight.flatten())
+        expected = roc_auc_score(
+            (counts > 0).flatten().numpy(), one.flatten().numpy(), sample_weight=weight.flatten().numpy()
+        )
         assert value.item() == pytest.approx(expected, abs=1e-9)
         positives = one[counts > 0].repeat_interleave(counts[counts > 0].long()).double().numpy()
         negatives = one[counts == 0].double().numpy()
@@ -104,7 +106,7 @@ def test_without_gaze_values_are_nan_and_left_out_of_the_mean():
 def test_precision_is_not_lost_on_large_maps_that_sum_to_one():
     torch.manual_seed(2)
     one, other = torch.rand(1, 640, 512), torch.rand(1, 640, 512)
-    expected = pearsonr(one.double().flatten(), other.double().flatten())[0]
+    expected = pearsonr(one.double().flatten().numpy(), other.double().flatten().numpy())[0]
     assert cc(one / one.sum(), other / other.sum()).item() == pytest.approx(expected, abs=1e-6)
 
 

@@ -10,6 +10,9 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.models import ClassificationNetwork, ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup, SupervisedFinetuning
 
+# The loader needs no state of its own to go on from the middle of an epoch: its batches follow from seed and epoch.
+pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+
 SMALL = EncoderSpec("res-se", options={"widths": [4, 4, 8, 8], "reduction": 4})
 ENCODERS = {
     "densenet": (EncoderSpec("densenet-small"), [8, 8, 8, 4, 4]),

@@ -65,7 +65,7 @@ def test_ntxent_wants_two_views_and_other_objectives_take_them(store, run_gazeli
     config = "--config=presets/quick/stage1.yaml"
     loss = "--model.loss=gazelit.losses.NTXentLoss"
     printed = run_gazelit("fit", config, *short, loss, code=2)
-    assert "NTXentLoss compares two views of an image; set --data.views=2" in printed
+    assert "SameImage compares two views of an image; set --data.views=2" in printed
     run_gazelit("fit", config, *short, loss, "--data.views=2")
     run_gazelit("fit", config, *short, "--data.views=2", "--model.pairing=gazelit.losses.GazeSimilarity")
 

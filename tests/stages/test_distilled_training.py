@@ -72,7 +72,7 @@ def test_the_teacher_is_neither_trained_nor_saved_and_without_weight_changes_not
     }
     assert counts[None] == counts[1.0]
     assert sha256_file(teacher) == before
-    assert "teachers" not in trained[None][STAMP_KEY]
+    assert trained[None][STAMP_KEY]["teachers"] == []
     (record,) = trained[1.0][STAMP_KEY]["teachers"]
     assert (record["sha256"], record["taught"], record["sees_gaze"]) == (before, ["diagnosis"], True)
     assert record["stage"] == "joint"

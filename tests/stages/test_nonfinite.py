@@ -111,8 +111,8 @@ def test_finding_g4_a_skipped_step_leaves_everything_as_it_was_and_skips_are_bou
 def test_finding_g4_a_gradient_alone_is_found_and_its_parameter_named(store, tmp_path):
     class Roots(KLDivergenceLoss):
         # The square root's gradient at 0 is infinite, the loss itself is not.
-        def forward(self, logits, target, has_gaze):
-            return super().forward(logits, target, has_gaze) + (0 * logits.mean()).sqrt()
+        def forward(self, outputs, batch):
+            return super().forward(outputs, batch) + (0 * outputs["saliency_logits"].mean()).sqrt()
 
     with pytest.raises(NonFiniteError, match=r"the gradient of network\.\w+\.\S+ is not finite over rows"):
         train(store, tmp_path, JointFinetuning(network(), saliency_loss=Roots()), GazeDataModule)

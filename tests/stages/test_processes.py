@@ -64,7 +64,13 @@ class Training:
 def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_both(store, split_file, tmp_path):
     # One process has no film to give gaze to either.
     gaze = ["--model.network.classifier_pooling=gaze", "--model.gaze_at_test=true"]
-    training = Training(tmp_path, store, f"--data.split_file={split_file}", "--data.allow_empty=true", *gaze)
+    # Its state is a list, which stays empty in that process.
+    own = (
+        "--model.metrics=[{class_path: gazelit.metrics.ComparedMetric, init_args: {metric: "
+        "{class_path: torchmetrics.classification.MulticlassCalibrationError, init_args: {num_classes: 3}}, "
+        "prediction: probabilities, truth: label}}]"
+    )
+    training = Training(tmp_path, store, f"--data.split_file={split_file}", "--data.allow_empty=true", *gaze, own)
     for process in (training.process.pid, training.child):
         os.kill(process, signal.SIGTERM)
     code = training.end(within=60)
@@ -73,6 +79,8 @@ def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs[["val/selection", "val/cc", "val/with_gaze/brier", "train/loss"]].notna().all().all()
     assert len(epochs) >= 1
+    # Of one case both are the distance of its confidence from 0 or 1.
+    assert epochs["val/multiclass_calibration_error"].tolist() == pytest.approx(epochs["val/ece"].tolist(), abs=1e-6)
     command = [
         sys.executable, "-m", "gazelit", "test", "--config=run/config.yaml", "--ckpt_path=run/checkpoints/last.ckpt",
         "--trainer.logger=false", "--trainer.default_root_dir=tested",

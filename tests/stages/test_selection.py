@@ -87,10 +87,11 @@ def test_finding_c12_weighted_classes_are_averaged_as_over_one_batch():
     means = ImageMeans()
     for part in (slice(0, 3), slice(3, 7)):
         batch = {"image": logits[part], "label": label[part], "has_gaze": torch.ones(len(label[part]), dtype=bool)}
-        loss = stage.diagnosis_loss(logits[part], label[part])
+        loss = stage.diagnosis_loss({"logits": logits[part]}, batch)
         parts = {"diagnosis_loss": loss}
         means.update(parts, stage._weights(batch, loss, parts))
-    assert means.compute()["diagnosis_loss"].item() == pytest.approx(stage.diagnosis_loss(logits, label).item())
+    expected = torch.nn.functional.cross_entropy(logits, label, torch.tensor([1.0, 2.0, 5.0]))
+    assert means.compute()["diagnosis_loss"].item() == pytest.approx(expected.item())
 
 
 def test_finding_c12_sigma_has_a_learning_rate_of_its_own_and_is_logged(store, run_gazelit, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.data.datamodule import GazeDataModule
@@ -204,9 +205,29 @@ def test_every_stage_trains_on_two_processes_without_a_search_for_unused_paramet
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
 
 
+OWN_METRICS = """
+import torch
+from gazelit.metrics import CaseMetric
+
+class OwnCC(CaseMetric):
+    def per_case(self, outputs, batch):
+        pairs = zip(outputs["density"].flatten(1).double(), batch["heatmap"].flatten(1).double())
+        return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+"""
+COMPARED = """
+- class_path: mine.OwnCC
+- class_path: gazelit.metrics.ComparedMetric
+  init_args:
+    metric: {class_path: torchmetrics.classification.MulticlassAccuracy, init_args: {num_classes: 3, average: micro}}
+    prediction: probabilities
+    truth: label
+"""
+
+
 def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path):
     import json
 
+    (tmp_path / "mine.py").write_text(OWN_METRICS)
     torch.manual_seed(0)
     stage = stages()["joint"]()
     run = trainer(tmp_path)
@@ -219,6 +240,7 @@ def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path):
             sys.executable, "-m", "gazelit", "test", "--config", "presets/quick/stage3.yaml", *tiny(3, store),
             f"--trainer.devices={devices}", "--trainer.strategy=ddp", "--trainer.logger=false",
             f"--trainer.default_root_dir={folder}", f"--ckpt_path={tmp_path / 'a.ckpt'}",
+            f"--model.metrics={yaml.safe_load(COMPARED)}",
         ]  # fmt: skip
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
@@ -227,6 +249,11 @@ def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path):
         )
     (one, one_table), (two, two_table) = results
     assert one.keys() == two.keys()
+    # Metrics from outside are what gazelit's own are.
+    assert one["test/multiclass_accuracy"] == pytest.approx(one["test/accuracy"])
+    assert one["test/own_cc"] == pytest.approx(one["test/cc"], abs=1e-5)
+    assert one_table["own_cc"].tolist() == pytest.approx(one_table["cc"].tolist(), abs=1e-5, nan_ok=True)
+    assert set(one_table.attrs["metrics"]) == set(two_table.attrs["metrics"]) == {"own_cc", "multiclass_accuracy"}
     two_table = two_table.reset_index(drop=True)
     for key in one:
         # Batches of another size round differently, and ranks within an almost flat map show it.

@@ -22,13 +22,14 @@ from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 from gazelit.evaluation.explainable import law_of
 from gazelit.synthetic import ct_case, ct_findings, ct_volume
-from gazelit.synthetic.anatomy import CLASSES, Position
+from gazelit.synthetic.anatomy import CLASSES
 from gazelit.synthetic.case import film_size
 from gazelit.synthetic.cohort import write_cohort
 from gazelit.synthetic.ct_findings import HeartWarp
 from gazelit.synthetic.ct_projection import SOURCE, Pose, Volume, line_integrals
 from gazelit.synthetic.oracle import for_case
 from gazelit.synthetic.projection import SOFT
+from gazelit.synthetic.shapes import Position
 
 SPACING = (5.0, 5.0, 6.0)
 SHAPE = (72, 56, 55)

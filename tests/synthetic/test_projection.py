@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gazelit.synthetic.anatomy import Ellipsoid, Position, Tube
 from gazelit.synthetic.projection import Grid, add_tube, expose, film_grid, half_chord, overlap
+from gazelit.synthetic.shapes import Ellipsoid, Position, Tube
 
 
 @pytest.fixture

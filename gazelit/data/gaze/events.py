@@ -177,8 +177,8 @@ def _overlap_with_phrases(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFram
     inside = np.zeros(len(gaze))
     start = gaze["t"].to_numpy()
     end = start + gaze["duration"].to_numpy()
-    for place, rows in gaze.groupby(["row", "reading_id"], observed=True).indices.items():
-        row, reading = place
+    for key, rows in gaze.groupby(["row", "reading_id"], observed=True).indices.items():
+        row, reading = key
         for since, until in intervals.get((int(row), str(reading)), []):
             inside[rows] += np.clip(np.minimum(end[rows], until) - np.maximum(start[rows], since), 0, None)
     return inside

@@ -249,17 +249,17 @@ def reference_density(points: Tensor, image_size: tuple[int, int]) -> Tensor:
 def _reference_profiles(position: Tensor, length: int, canvas: int) -> Tensor:
     """Weight of each point at the kept pixels of one axis: (N, canvas / stride) float64."""
     kept = torch.arange(0, canvas, REFERENCE_STRIDE, dtype=torch.float64, device=position.device)
-    place = kept - (canvas - length) // 2
+    pixel = kept - (canvas - length) // 2
     position = position.double()[:, None]
     profile = torch.zeros(len(position), len(kept), dtype=torch.float64, device=position.device)
     for image in (position, -position, 2 * (length - 1) - position):
-        distance = place - image
+        distance = pixel - image
         profile += torch.where(
             distance.abs() <= REFERENCE_RADIUS, (-0.5 * (distance / REFERENCE_SIGMA) ** 2).exp(), 0.0
         )
     # A point on the border is its own mirror image and counts once.
     own = (position == 0) | (position == length - 1)
-    return torch.where((place >= 0) & (place < length), torch.where(own, profile / 2, profile), 0.0)
+    return torch.where((pixel >= 0) & (pixel < length), torch.where(own, profile / 2, profile), 0.0)
 
 
 def _profiles(nearest: Tensor, offset: Tensor, start: int, length: int, scale: Tensor, floor: float) -> Tensor:

@@ -27,15 +27,15 @@ def region_masks(regions: pd.DataFrame, letterbox: Letterbox, downscale: int = 1
     centres = (np.stack([x, y], axis=-1) + 0.5) * downscale - 0.5
     original = letterbox.to_original(centres)
     masks: dict[str, NDArray[np.bool_]] = {}
-    for one in regions.itertuples():
-        middle = np.array([one.x1 + one.x2, one.y1 + one.y2]) / 2
+    for region in regions.itertuples():
+        middle = np.array([region.x1 + region.x2, region.y1 + region.y2]) / 2
         # Half a pixel more, so that a box from x1 to x2 holds both of these pixels whole.
-        reach = np.array([one.x2 - one.x1, one.y2 - one.y1]) / 2 + 0.5
+        reach = np.array([region.x2 - region.x1, region.y2 - region.y1]) / 2 + 0.5
         distance = np.abs(original - middle) / reach
-        inside = (distance <= 1).all(-1) if one.shape == "box" else (distance**2).sum(-1) <= 1
+        inside = (distance <= 1).all(-1) if region.shape == "box" else (distance**2).sum(-1) <= 1
         if not inside.any():
             inside = np.linalg.norm(original - middle, axis=-1)
             inside = inside == inside.min()
-        name = str(one.name)
+        name = str(region.name)
         masks[name] = np.logical_or(masks.get(name, False), inside)
     return masks

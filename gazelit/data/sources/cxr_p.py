@@ -112,7 +112,7 @@ def read_cxr_p(path: Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or any(key not in record for key in KEYS):
             raise InputError(f"{path}: record {number}: must have {', '.join(KEYS)}")
         lists = [record[key] for key in KEYS[1:]]
-        if not all(isinstance(one, list) for one in lists) or len({len(one) for one in lists}) != 1:
+        if not all(isinstance(values, list) for values in lists) or len({len(values) for values in lists}) != 1:
             raise InputError(f"{path}: record {number}: gaze_x, gaze_y and time must be lists of one length")
         if not is_text(record["image_id"]):
             raise InputError(f"{path}: record {number}: image_id is not text")

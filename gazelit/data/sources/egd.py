@@ -13,6 +13,16 @@ from numpy.typing import NDArray
 
 from gazelit.data.images.dicom import image_size
 from gazelit.data.images.geometry import on_image
+from gazelit.data.sources.egd_screen import (
+    PADS,
+    SCREEN,
+    SCREEN_PIXELS_PER_DEGREE,
+    is_calibration,
+    pixels_per_degree,
+    sample_times,
+    screen_to_image,
+    whole_screens,
+)
 from gazelit.data.sources.mimic import image_file, require_folder
 from gazelit.data.sources.views import view_position
 from gazelit.data.store.schema import (
@@ -30,18 +40,9 @@ from gazelit.errors import InputError
 from gazelit.files import read_json
 
 DATASET = "EGD-CXR 1.0.0"
-#: The screen that the tracker's fractions refer to (width, height); films were padded to 1920 × 1024.
-SCREEN = (1920, 1080)
-#: Screen pixels per degree at 28 inches from a 27-inch 1920 × 1080 screen; EGD-CXR publishes no angular column.
-SCREEN_PIXELS_PER_DEGREE = 39.87
 CLASSES = ["Normal", "CHF", "pneumonia"]
 #: What a synthetic cohort has beside EGD-CXR's files: fixations of further readers of its films.
 PEER_FILE = "peer_fixations.csv"
-PADS = ["image_top_pad", "image_bottom_pad", "image_left_pad", "image_right_pad"]
-#: Samples per second, where a film has too few to tell.
-RATE = 60
-#: A gap between samples longer than this is lost tracking, not looking (s).
-LONGEST_SAMPLE = 0.1
 #: File names of the masks, and their names here: the mediastinum is misspelt on disk.
 MASKS = {
     "left_lung": "left lung",
@@ -143,7 +144,7 @@ class EGDCXR(Source):
         self, path: Path, sheet: pd.DataFrame, findings: list[str]
     ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
         paths = [image_file(self.images, published) for published in sheet["path"]]
-        if not any(is_file(one) for one in paths):
+        if not any(is_file(file) for file in paths):
             raise InputError(
                 f"{self.images}: holds none of the {len(sheet)} images that {path} lists as files/pXX/…/<dicom_id>.dcm "
                 "(or .jpg); give the folder that holds files/"
@@ -151,9 +152,9 @@ class EGDCXR(Source):
         sizes: list[tuple[int, int]] = []
         skipped: list[tuple[str, str]] = []
         kept: list[int] = []
-        for row, one in enumerate(paths):
+        for row, file in enumerate(paths):
             try:
-                sizes.append(image_size(one))
+                sizes.append(image_size(file))
                 kept.append(row)
             except InputError as error:
                 skipped.append((sheet["dicom_id"].iloc[row], str(error)))
@@ -193,7 +194,7 @@ class EGDCXR(Source):
         rows = rows[rows["dicom_id"].isin(films.index)].sort_values(["dicom_id", "reader", "t"], kind="stable")
         film = films.loc[rows["dicom_id"]].reset_index(drop=True)
         rows = rows.reset_index(drop=True)
-        ppd_x, ppd_y = _pixels_per_degree(film)
+        ppd_x, ppd_y = pixels_per_degree(film)
         return pd.DataFrame(
             {
                 "image_id": rows["dicom_id"],
@@ -210,11 +211,11 @@ class EGDCXR(Source):
     def _gaze(self, file: str, kind: str, films: pd.DataFrame) -> Iterator[pd.DataFrame]:
         path = find_table(self.root, file, DATASET)
         point = self.point if kind == "sample" else "FPOG"
-        place = ["X_ORIGINAL", "Y_ORIGINAL"] if self.coordinates == "published" else [f"{point}X", f"{point}Y"]
+        axes = ["X_ORIGINAL", "Y_ORIGINAL"] if self.coordinates == "published" else [f"{point}X", f"{point}Y"]
         times = ["FPOGS", "FPOGD"] if kind == "fixation" else []
-        number = ["Time (in secs)", f"{point}V", *times, *place]
+        number = ["Time (in secs)", f"{point}V", *times, *axes]
         columns = {"SESSION_ID": "str", "DICOM_ID": "str", **dict.fromkeys(number, "float64")}
-        for rows in _whole_screens(read_chunks(path, columns, DATASET)):
+        for rows in whole_screens(read_chunks(path, columns, DATASET)):
             # Calibration screens stand under ids that are no image's.
             rows = rows[rows["DICOM_ID"].isin(films.index)]
             for column in ("Time (in secs)", *times):
@@ -229,8 +230,8 @@ class EGDCXR(Source):
                 # A row of fixations.csv is the fixation's last sample, at FPOGS + FPOGD.
                 start, duration = rows["FPOGS"].to_numpy(), rows["FPOGD"].to_numpy()
             else:
-                start, duration = _sample_times(rows)
-            yield self._canonical(rows, films, kind, start, duration, place, rows[f"{point}V"].to_numpy() == 1)
+                start, duration = sample_times(rows)
+            yield self._canonical(rows, films, kind, start, duration, axes, rows[f"{point}V"].to_numpy() == 1)
 
     def _canonical(
         self,
@@ -239,13 +240,13 @@ class EGDCXR(Source):
         kind: str,
         start: NDArray[np.float64],
         duration: NDArray[np.float64],
-        place: list[str],
+        axes: list[str],
         looking: NDArray[np.bool_],
     ) -> pd.DataFrame:
         film = films.loc[rows["DICOM_ID"]]
         pads = film[PADS].to_numpy(float)
         width, height = film["width"].to_numpy(float), film["height"].to_numpy(float)
-        point = rows[place].to_numpy()
+        point = rows[axes].to_numpy()
         if self.coordinates == "published":
             # The published integer names a pixel. Off the film both are negative, but never exactly −1 alone; x can be
             # as large as the width where an odd one was rounded up.
@@ -253,7 +254,7 @@ class EGDCXR(Source):
         else:
             point = screen_to_image(point, pads, width, height)
         x, y = point.T
-        ppd_x, ppd_y = _pixels_per_degree(film)
+        ppd_x, ppd_y = pixels_per_degree(film)
         return pd.DataFrame(
             {
                 "image_id": rows["DICOM_ID"],
@@ -315,74 +316,9 @@ class EGDCXR(Source):
         error = pd.DataFrame({"session": dot["SESSION_ID"], "error": np.hypot(*offset.T)})
         grouped = error.dropna().groupby("session")["error"]
         table = pd.DataFrame({"calibration_samples": grouped.size(), "calibration_error": grouped.median()})
-        table = table.reindex(sorted(sessions, key=lambda one: (len(one), one)))
+        table = table.reindex(sorted(sessions, key=lambda name: (len(name), name)))
         table["calibration_samples"] = table["calibration_samples"].fillna(0).astype(np.int64)
         return table.rename_axis("recording_id").reset_index()
-
-
-def is_calibration(dicom_id: pd.Series) -> pd.Series:
-    """Whether an id is a calibration screen's: an image's less its last five characters, or with a suffix."""
-    return (dicom_id.str.len() == 39) | dicom_id.str.endswith("_calibration").fillna(False)
-
-
-def screen_to_image(
-    fpog: NDArray[np.float64],
-    pads: NDArray[np.float64],
-    width: NDArray[np.float64],
-    height: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Tracker fractions to pixels of the film.
-
-    Follows the published mapping, which subtracts the padding of the 1920 × 1024 canvas from coordinates on the
-    1920 × 1080 screen and scales what is left to the film, odd sizes rounded up. The published integers name the pixel
-    whose area holds the point; here pixel centres are at integers, hence half a pixel less.
-
-    Args:
-        fpog: (N, 2) FPOGX, FPOGY.
-        pads: (N, 4) top, bottom, left, right padding.
-        width: (N,) of the film.
-        height: (N,) of the film.
-
-    Returns:
-        (N, 2) float x, y on the film; outside [−0.5, size − 0.5] off it.
-    """
-    top, bottom, left, right = pads.T
-    x = (fpog[:, 0] * SCREEN[0] - left) * (width + width % 2) / (SCREEN[0] - left - right)
-    y = (fpog[:, 1] * SCREEN[1] - top) * (height + height % 2) / (SCREEN[1] - top - bottom)
-    return np.stack([x, y], axis=1) - 0.5
-
-
-def _whole_screens(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Chunks cut where the image changes, so that none holds half a reading."""
-    rest: pd.DataFrame | None = None
-    for chunk in chunks:
-        table = chunk if rest is None else pd.concat([rest, chunk])
-        ids = table["DICOM_ID"].to_numpy()
-        last = int(np.flatnonzero(ids != ids[-1])[-1]) + 1 if (ids != ids[-1]).any() else 0
-        rest = table.iloc[last:]
-        if last:
-            yield table.iloc[:last]
-    if rest is not None:
-        yield rest
-
-
-def _sample_times(rows: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Time, and time to the image's next sample; the image's usual interval after its last and before a gap."""
-    time, image = rows["Time (in secs)"].to_numpy(), rows["DICOM_ID"].to_numpy()
-    interval = np.diff(time, append=np.nan)
-    regular = np.append(image[1:] == image[:-1], False)[: len(time)] & (interval <= LONGEST_SAMPLE)
-    usual = pd.Series(interval).where(regular).groupby(image).transform("median").fillna(1 / RATE)
-    return time, np.where(regular, interval, usual)
-
-
-def _pixels_per_degree(films: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of every row's film, as it stood on the screen (x, y)."""
-    top, bottom, left, right = films[PADS].to_numpy(float).T
-    width, height = films["width"].to_numpy(float), films["height"].to_numpy(float)
-    return (
-        SCREEN_PIXELS_PER_DEGREE * width / (SCREEN[0] - left - right),
-        SCREEN_PIXELS_PER_DEGREE * height / (SCREEN[1] - top - bottom),
-    )
 
 
 def _findings(sheet: pd.DataFrame) -> list[str]:
@@ -400,7 +336,7 @@ def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> 
             continue
         try:
             content = read_json(path)
-            said = [(image, image, *_phrase(one)) for one in content["time_stamped_text"]]
+            said = [(image, image, *_phrase(entry)) for entry in content["time_stamped_text"]]
         except (InputError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
             skipped.append((image, f"{path}: not a transcript with phrase, begin_time and end_time; the image is kept"))
             continue

@@ -157,8 +157,8 @@ class REFLACX(Source):
         certainty = readings[names].to_numpy()
         scale = np.array([1 if name in (*BOOLEAN_LABELS, OTHER) else self.certainty for name in names])
         present = np.where(np.isnan(certainty), np.nan, certainty >= scale)
-        asked = [name not in BOOLEAN_LABELS for name in names]
-        normal = (np.nan_to_num(certainty[:, asked]) == 0).all(axis=1)
+        graded = [name not in BOOLEAN_LABELS for name in names]
+        normal = (np.nan_to_num(certainty[:, graded]) == 0).all(axis=1)
         by_reader = pd.DataFrame(present, columns=names).assign(Normal=normal.astype(float))
         # Half of the readers is no majority.
         share = by_reader.groupby(readings["image_id"]).mean()
@@ -271,13 +271,13 @@ class REFLACX(Source):
             table = read_text(path, words, DATASET)
             begin, end = (numbers(path, table, column) for column in words[1:])
             first = 0
-            for place, word in enumerate(table["word"]):
-                if word == "." or place == len(table) - 1:
-                    text = " ".join(table["word"].iloc[first : place + 1])
+            for number, word in enumerate(table["word"]):
+                if word == "." or number == len(table) - 1:
+                    text = " ".join(table["word"].iloc[first : number + 1])
                     rows.append(
-                        (str(reading.image_id), str(reading.reading_id), text, float(begin[first]), float(end[place]))
+                        (str(reading.image_id), str(reading.reading_id), text, float(begin[first]), float(end[number]))
                     )
-                    first = place + 1
+                    first = number + 1
         return pd.DataFrame(rows, columns=list(PHRASE_COLUMNS))
 
 

@@ -48,7 +48,7 @@ class Union(Source):
             tables.append(part.images.rename(columns=names))
             labels += [names.get(name, name) for name in part.label_columns]
         images = _merge_images(pd.concat(tables, ignore_index=True))
-        skipped = [one for part in parts for one in part.skipped]
+        skipped = [entry for part in parts for entry in part.skipped]
         return Recording(
             images,
             labels,

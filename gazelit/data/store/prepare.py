@@ -226,8 +226,8 @@ def _report_skipped(
             f"{len(skipped)} cases cannot be used; the first: {skipped[0][1]}; all are listed in {path}; "
             "mend them, or leave out --strict; what was decoded is kept"
         )
-    place = "" if rows is None else f" (rows {', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''} of images)"
-    logger.warning("left out %d%s: see skipped.csv in the store for the reasons", len(skipped), place)
+    where = "" if rows is None else f" (rows {', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''} of images)"
+    logger.warning("left out %d%s: see skipped.csv in the store for the reasons", len(skipped), where)
 
 
 def _digest(recording: Recording) -> str:
@@ -284,8 +284,8 @@ class _Gaze:
 
     def write(self, kept: NDArray[np.int64], building: Path) -> tuple[dict[str, int], list[float] | None]:
         """Writes ``gaze.parquet`` of the images in the store; returns counts by kind, and pixels per degree."""
-        place = np.full(len(self.seen), -1, np.int32)
-        place[kept] = np.arange(len(kept), dtype=np.int32)
+        position = np.full(len(self.seen), -1, np.int32)
+        position[kept] = np.arange(len(kept), dtype=np.int32)
         counts = dict.fromkeys(GAZE_KINDS, 0)
         valid = 0
         total, known = np.zeros(2), 0
@@ -295,7 +295,7 @@ class _Gaze:
         ):
             for group in range(spool.num_row_groups):
                 part = spool.read_row_group(group).to_pandas()
-                part["row"] = place[part["row"]]
+                part["row"] = position[part["row"]]
                 part = part[part["row"] >= 0]
                 for kind in GAZE_KINDS:
                     counts[kind] += int((part["kind"] == kind).sum())

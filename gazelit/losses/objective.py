@@ -1,0 +1,34 @@
+"""What every objective over predictions is given, and what it says of its mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+Tensors = Mapping[str, Tensor]
+
+
+class Objective(nn.Module):
+    """A loss of what a network gives for a batch."""
+
+    @abstractmethod
+    def forward(self, outputs: Tensors, batch: Tensors) -> Tensor:
+        """Computes the loss in float32.
+
+        Args:
+            outputs: Of the network, such as ``logits`` (B, K), ``saliency_logits`` (B, 1, H, W) and ``embedding_map``
+                (B, C, h, w), the encoder's map that the classifier pools.
+            batch: ``image`` and ``heatmap`` (B, 1, H, W), ``label`` (B,) or (B, K), ``has_gaze`` (B,) and so on.
+
+        Returns:
+            Scalar: a mean over what :meth:`counted` counts; zero with a zero gradient without any.
+        """
+
+    @abstractmethod
+    def counted(self, batch: Tensors) -> Tensor:
+        """What the loss of a batch is divided by, a scalar: its images that have the target, or the sum of weights.
+
+        So that the mean over several batches is that of all their images.
+        """

@@ -1,0 +1,208 @@
+"""The metrics that gazelit knows, each once: its name, label, which way is better, what it needs.
+
+Logs, curves, tables of predictions and reports take their metrics from here. A further map metric is a function in
+:mod:`gazelit.metrics.functional` and an entry of :data:`MAP_METRICS`; one from outside the package is a
+:class:`gazelit.metrics.CaseMetric` or any ``torchmetrics.Metric`` in ``model.metrics`` (``docs/extending.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+from torch import Tensor
+
+from gazelit.density import CentreBias
+from gazelit.metrics import functional
+from gazelit.metrics.functional import Convention
+from gazelit.metrics.fused import cc_kld_sim_nss
+
+#: What a stage has to predict.
+Needs = Literal["diagnosis", "saliency", "embedding"]
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """What is known of a metric.
+
+    Attributes:
+        name: In logs behind the split, such as ``test/cc``, and in tables of predictions.
+        label: What reports call it, with its unit if it has one.
+        higher_is_better: Which way is better.
+        needs: What a stage has to predict.
+    """
+
+    name: str
+    label: str
+    higher_is_better: bool
+    needs: Needs
+
+    @property
+    def direction(self) -> str:
+        """``higher is better`` or ``lower is better``."""
+        return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
+    @property
+    def short(self) -> str:
+        """The label without its unit, for columns of tables."""
+        return self.label.partition(" (")[0]
+
+    def of_class(self, class_name: str) -> MetricEntry:
+        """The same metric of one class."""
+        return replace(self, name=f"{self.name}_{class_name}", label=f"{self.label} {class_name}")
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a map metric compares.
+
+    Attributes:
+        prediction: Predicted densities (B, H, W).
+        target: Fixation densities (B, H, W).
+        counts: Fixation counts (B, H, W).
+        mask: Pixels that count (B, H, W).
+        bias: At test, the negatives of the shuffled AUC and what information is gained over.
+    """
+
+    prediction: Tensor
+    target: Tensor
+    counts: Tensor
+    mask: Tensor | None = None
+    bias: CentreBias | None = None
+
+    @cached_property
+    def passes(self) -> dict[str, Tensor]:
+        """CC, KLD, SIM and NSS of two passes over the maps."""
+        return cc_kld_sim_nss(self.prediction, self.target, self.counts, self.mask)
+
+    @cached_property
+    def training_density(self) -> Tensor:
+        """The training cases' mean density (H, W)."""
+        return self._bias.density.to(self.prediction.device)
+
+    @cached_property
+    def training_counts(self) -> Tensor:
+        """The training cases' fixation counts (H, W)."""
+        return self._bias.counts.to(self.prediction.device)
+
+    @property
+    def _bias(self) -> CentreBias:
+        if self.bias is None:
+            raise ValueError("this metric needs the centre bias of the training cases, which there is at test")
+        return self.bias
+
+
+@dataclass(frozen=True)
+class MapMetric(MetricEntry):
+    """A metric of a predicted saliency map.
+
+    Attributes:
+        compute: Gives (B,), NaN where it is undefined.
+        at_validation: Whether it is cheap enough for every validation; at test all are computed.
+        conventions: How other conventions compute it (``docs/metrics.md``); their values are named
+            ``<name>_<convention>``.
+    """
+
+    compute: Callable[[Maps], Tensor] = field(kw_only=True)
+    at_validation: bool = field(default=False, kw_only=True)
+    conventions: Mapping[Convention, Callable[[Maps], Tensor]] = field(default_factory=dict, kw_only=True)
+
+
+#: In the order of logs and tables.
+MAP_METRICS: dict[str, MapMetric] = {
+    metric.name: metric
+    for metric in (
+        MapMetric("cc", "CC", True, "saliency", compute=lambda maps: maps.passes["cc"], at_validation=True),
+        MapMetric(
+            "kld", "KLD (nats)", False, "saliency",
+            compute=lambda maps: maps.passes["kld"],
+            at_validation=True,
+            conventions={"mit": lambda maps: functional.kld(maps.prediction, maps.target, maps.mask, "mit")},
+        ),
+        MapMetric(
+            "sim", "SIM", True, "saliency",
+            compute=lambda maps: maps.passes["sim"],
+            at_validation=True,
+            conventions={"mit": lambda maps: functional.sim(maps.prediction, maps.target, maps.mask, "mit")},
+        ),
+        MapMetric(
+            "nss", "NSS", True, "saliency",
+            compute=lambda maps: maps.passes["nss"],
+            at_validation=True,
+            conventions={
+                "mit": lambda maps: functional.nss(maps.prediction, maps.counts, maps.mask, "mit"),
+                "reference": lambda maps: functional.nss(maps.prediction, maps.target, maps.mask, "reference"),
+            },
+        ),
+        MapMetric(
+            "auc_judd", "AUC-Judd", True, "saliency",
+            compute=lambda maps: functional.auc_judd(maps.prediction, maps.counts, maps.mask),
+            at_validation=True,
+            conventions={"mit": lambda maps: functional.auc_judd(maps.prediction, maps.counts, maps.mask, "mit")},
+        ),
+        MapMetric(
+            "auc_borji", "AUC-Borji", True, "saliency",
+            compute=lambda maps: functional.auc_borji(maps.prediction, maps.counts, maps.mask),
+        ),
+        MapMetric(
+            "sauc", "shuffled AUC", True, "saliency",
+            compute=lambda maps: functional.sauc(maps.prediction, maps.counts, maps.training_counts, maps.mask),
+        ),
+        MapMetric(
+            "ig", "information gain over the centre bias (bits)", True, "saliency",
+            compute=lambda maps: functional.ig(maps.prediction, maps.counts, maps.training_density, maps.mask),
+            conventions={
+                "mit": lambda maps: functional.ig(
+                    maps.prediction, maps.counts, maps.training_density, maps.mask, "mit"
+                )
+            },
+        ),
+        MapMetric(
+            "emd", "EMD (pixels)", False, "saliency",
+            compute=lambda maps: functional.emd(maps.prediction, maps.target, maps.mask),
+        ),
+    )
+}  # fmt: skip
+
+#: Of diagnoses and embeddings, by name; those that are of a class as well have ``_<class>`` behind their name there.
+METRICS: dict[str, MetricEntry] = {
+    metric.name: metric
+    for metric in (
+        MetricEntry("auroc_macro", "macro AUC", True, "diagnosis"),
+        MetricEntry("auroc_micro", "micro AUC", True, "diagnosis"),
+        MetricEntry("ap_macro", "macro average precision", True, "diagnosis"),
+        MetricEntry("accuracy", "accuracy", True, "diagnosis"),
+        MetricEntry("balanced_accuracy", "balanced accuracy", True, "diagnosis"),
+        MetricEntry("f1_macro", "macro F1", True, "diagnosis"),
+        MetricEntry("brier", "Brier score", False, "diagnosis"),
+        MetricEntry("ece", "expected calibration error", False, "diagnosis"),
+        MetricEntry("knn_auroc_macro", "macro AUC of nearest neighbours", True, "embedding"),
+        MetricEntry("probe_auroc_macro", "macro AUC of a linear probe", True, "embedding"),
+        *MAP_METRICS.values(),
+    )
+}
+#: Of a single class, by the beginning of the name.
+CLASS_METRICS: dict[str, MetricEntry] = {
+    metric.name: metric
+    for metric in (
+        MetricEntry("auroc", "AUC", True, "diagnosis"),
+        MetricEntry("ap", "average precision", True, "diagnosis"),
+        MetricEntry("sensitivity", "sensitivity at a specificity of 0.9 to", True, "diagnosis"),
+        MetricEntry("f1", "F1", True, "diagnosis"),
+    )
+}
+
+
+def entry(name: str, class_names: Sequence[str] = ()) -> MetricEntry | None:
+    """What is known of a metric; None of one that is not gazelit's.
+
+    Args:
+        name: In logs, behind the split.
+        class_names: The classes whose names may stand behind a metric's.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    kind, _, class_name = name.partition("_")
+    return CLASS_METRICS[kind].of_class(class_name) if kind in CLASS_METRICS and class_name in class_names else None

@@ -1,0 +1,59 @@
+"""Files and signatures stay small: what grows too large holds a second idea."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "gazelit"
+LINES, PARAMETERS = 400, 8
+#: Begins the reason in a docstring: of the function, or of the class for its ``__init__``.
+REASON = "Many arguments, because"
+#: What is larger still. Nothing is added here.
+LONG_FILES = {"data/datamodule.py", "evaluation/statistics.py"}
+LONG_SIGNATURES = {
+    "data/datamodule.py:GazeDataModule.__init__",
+    "data/dataset.py:GazeDataset.__init__",
+    "data/splits/case_split.py:write_split",
+    "reporting/agreement.py:_lines",
+    "runs/pipeline.py:_steps",
+    "runs/pipeline.py:run",
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def decorators(function):
+    nodes = (node for decorator in function.decorator_list for node in ast.walk(decorator))
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def signatures(tree, path, within=()):
+    """Qualified names of functions with too many parameters and no reason."""
+    for node in ast.iter_child_nodes(tree):
+        # What numba compiles takes plain arrays and numbers.
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and "compiled" not in decorators(node):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = len(arguments) - (bool(arguments) and arguments[0].arg in ("self", "cls"))
+            described = tree if node.name == "__init__" else node
+            if count > PARAMETERS and REASON not in " ".join((ast.get_docstring(described) or "").split()):
+                yield f"{path}:{'.'.join([*within, node.name])}"
+        yield from signatures(node, path, [*within, node.name] if hasattr(node, "name") else within)
+
+
+def test_files_are_short():
+    long = {str(path.relative_to(PACKAGE)) for path in FILES if len(path.read_text().splitlines()) > LINES}
+    assert long <= LONG_FILES, f"split by meaning: {', '.join(sorted(long - LONG_FILES))}"
+
+
+def test_signatures_are_short_or_say_why_not():
+    found = {name for path in FILES for name in signatures(ast.parse(path.read_text()), path.relative_to(PACKAGE))}
+    assert found <= LONG_SIGNATURES, (
+        f"group the parameters, or write '{REASON} …' into the docstring: {', '.join(sorted(found - LONG_SIGNATURES))}"
+    )
+
+
+@pytest.mark.parametrize("reason", ["", "Many arguments,\n    because each is an option."])
+def test_a_long_signature_is_found_unless_it_says_why(reason):
+    parameters = ", ".join(f"p{number}" for number in range(PARAMETERS + 1))
+    text = f'class A:\n    """B. {reason}"""\n\n    def __init__(self, {parameters}):\n        ...\n'
+    assert list(signatures(ast.parse(text), "a.py")) == ([] if reason else ["a.py:A.__init__"])
