@@ -101,8 +101,8 @@ ARMS: dict[str, Arm] = {
     "cooperative": Arm("stage3", GAZE_POOLED),
     "attention": Arm("supervised", [ATTENTION]),
     "saliency_only": Arm("stage2", ["--model.frozen=[]"]),
-    "shuffled": Arm("stage3", [*GAZE_POOLED, "--data.gaze_control=shuffled"], "cooperative"),
-    "centre": Arm("stage3", [*GAZE_POOLED, "--data.gaze_control=centre"], "cooperative"),
+    "shuffled": Arm("stage3", [*GAZE_POOLED, "--data.gaze.control=shuffled"], "cooperative"),
+    "centre": Arm("stage3", [*GAZE_POOLED, "--data.gaze.control=centre"], "cooperative"),
 }
 CLAIMS = ["goal", "goal2x", "a", "b", "c"]
 #: Arms of the goal.
@@ -189,11 +189,11 @@ class Experiment:
         """Options of all stages of a run."""
         drawn = "null" if cases is None else str(cases)
         return [
-            f"--data.split_file={(self.out / 'split.csv').resolve()}",
-            f"--data.train_cases={drawn}",
-            "--data.num_workers=0",
+            f"--data.split.file={(self.out / 'split.csv').resolve()}",
+            f"--data.split.train_cases={drawn}",
+            "--data.loader.num_workers=0",
             # The law is one of fixations: a wide Gaussian blurs away what a map could say of them (docs/metrics.md).
-            "--data.sigma=0.5",
+            "--data.gaze.sigma=0.5",
             "--trainer.check_val_every_n_epoch=3",
         ]
 
@@ -313,11 +313,11 @@ class Experiment:
         rate = self.rate("image_only")
         pairing = "--model.pairing=gazelit.losses."
         loss = "--model.loss=gazelit.losses.contrastive."
-        everything = ["--data.train_cases=null", "--data.batch_size=64"]
+        everything = ["--data.split.train_cases=null", "--data.loader.batch_size=64"]
         pretrained: dict[str, tuple[int, list[str]]] = {
             "triplet": (self.size.passes, [f"{loss}BatchAllTripletLoss"]),
             "supcon": (self.size.passes, [f"{loss}SupervisedContrastiveLoss", f"{pairing}SameClass"]),
-            "simclr": (8, [f"{loss}NTXentLoss", f"{pairing}SameImage", "--data.views=2", *everything]),
+            "simclr": (8, [f"{loss}NTXentLoss", f"{pairing}SameImage", "--data.augmentation.views=2", *everything]),
             "gaze_similarity": (8, [f"{loss}SupervisedContrastiveLoss", f"{pairing}GazeSimilarity", *everything]),
         }
         for cases in self.size.cases["c"]:
@@ -520,7 +520,7 @@ def training_compute(run: Path, stages: Sequence[str]) -> float:
         kept = sum(sum(counts.get(f"{name}.{part}", {}).values()) for part in frozen)
         each = 3 * sum(counts["Global"].values()) - 2 * kept
         data = config["data"]["init_args"]
-        total += each * last_value(folder, "step") * data["batch_size"] * data.get("views", 1)
+        total += each * last_value(folder, "step") * data["loader"]["batch_size"] * data["augmentation"]["views"]
     return total / 1e12
 
 

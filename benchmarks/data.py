@@ -231,6 +231,7 @@ def loading(store: Path, manifest: Any) -> None:
     from torch.utils.data import DataLoader
 
     from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.options import AugmentationOptions, LoaderOptions
     from gazelit.data.store.store import Store
 
     def loader(dataset: Any) -> Any:
@@ -238,7 +239,11 @@ def loading(store: Path, manifest: Any) -> None:
 
     rates = {}
     for augment in (True, False):
-        module = GazeDataModule(str(store), batch_size=BATCH, num_workers=WORKERS, augment=augment)
+        module = GazeDataModule(
+            str(store),
+            loader=LoaderOptions(batch_size=BATCH, num_workers=WORKERS),
+            augmentation=AugmentationOptions(enabled=augment),
+        )
         rates[augment] = per_second(module.train_dataloader(), 8, lambda one, epoch: one.sampler.set_epoch(epoch))
     slow = per_second(loader(PerItem(manifest, 48)), 1)
     bare = per_second(loader(Bare(Store.open(store).images())), 8)

@@ -51,7 +51,7 @@ def main() -> None:
         },
         "seeds": options.seeds,
         # A larger share for the test than is usual: differences are small beside what few cases can show.
-        "overrides": ["--data.test_fraction=0.3", "--data.num_workers=0"],
+        "overrides": ["--data.split.test_fraction=0.3", "--data.loader.num_workers=0"],
     }
     (out / "pipeline.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
     from gazelit.data.store.prepare import prepare
     from gazelit.deploy.inference import LoadedModel
     from gazelit.deploy.loading import load
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AugmentationOptions",
     "EncoderSpec",
     "GazeDataModule",
+    "GazeOptions",
     "InputError",
     "LoadedModel",
+    "LoaderOptions",
     "Reading",
+    "SplitOptions",
     "Stage",
     "__version__",
     "load",
@@ -35,11 +40,15 @@ __all__ = [
 ]
 
 _DEFINED_IN = {
+    "AugmentationOptions": "gazelit.data.options:AugmentationOptions",
     "EncoderSpec": "gazelit.models.registry:EncoderSpec",
     "GazeDataModule": "gazelit.data.datamodule:GazeDataModule",
+    "GazeOptions": "gazelit.data.options:GazeOptions",
     "InputError": "gazelit.errors:InputError",
     "LoadedModel": "gazelit.deploy.inference:LoadedModel",
+    "LoaderOptions": "gazelit.data.options:LoaderOptions",
     "Reading": "gazelit.deploy.reading:Reading",
+    "SplitOptions": "gazelit.data.options:SplitOptions",
     "Stage": "gazelit.stages.base:Stage",
     "load": "gazelit.deploy.loading:load",
     "prepare": "gazelit.data.store.prepare:prepare",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ import yaml
 from gazelit.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parent
+#: Key of a configuration that names the files it is laid over.
+BASE = "base"
+#: Settings that the shipped configurations come in; those of ``paper`` are in no folder of their own.
+PRESETS = ("quick", "paper")
 #: Nodes that a configuration may have once its aliases are written out; the shipped ones have under 200.
 MAX_NODES = 100_000
 #: Levels of nesting, which readers of YAML follow by recursion.
@@ -26,36 +30,61 @@ def config_root() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, preset: str = "paper") -> Path:
     """A configuration file by path or, where no such path exists, by its name among the shipped ones.
 
     Args:
         name: A path, or a name relative to the shipped folder such as ``stage1.yaml`` or ``presets/quick/stage1.yaml``.
+        preset: Of :data:`PRESETS`. With ``quick`` a shipped name means the file below ``presets/quick`` if there is
+            one.
 
     Raises:
-        InputError: There is neither.
+        InputError: There is neither, or no such preset.
     """
-    path = Path(name)
-    if path.is_file():
+    if preset not in PRESETS:
+        raise InputError(f"--preset: '{preset}' is none of {', '.join(PRESETS)}")
+    path, root = Path(name), config_root()
+    is_own = path.is_file() and not path.resolve().is_relative_to(root.resolve())
+    if path.is_file() and (is_own or preset == "paper"):
         return path
-    shipped = config_root() / name
-    if not path.is_absolute() and shipped.is_file():
-        return shipped
+    # Whoever stands in the shipped folder, or names one of its files by its path, means the shipped file.
+    inside = path.resolve().relative_to(root.resolve()) if path.is_file() else path
+    for shipped in (root / "presets" / preset / inside, root / inside):
+        if not inside.is_absolute() and shipped.is_file():
+            return shipped
     known = ", ".join(sorted(str(file.relative_to(config_root())) for file in config_root().rglob("*.yaml")))
     raise InputError(f"{name}: no such configuration file, nor one shipped with gazelit ({known})")
 
 
-def resolve_config_arguments(arguments: Sequence[str]) -> list[str]:
+def take_preset(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The last value of ``--preset`` (``paper`` without any), and the other arguments."""
+    preset, rest = "paper", []
+    expects_value = False
+    for argument in arguments:
+        flag, separator, value = argument.partition("=")
+        if expects_value or (flag == "--preset" and separator):
+            preset = argument if expects_value else value
+            expects_value = False
+        elif argument == "--preset":
+            expects_value = True
+        else:
+            rest.append(argument)
+    if expects_value:
+        raise InputError(f"--preset: names none; write one of {', '.join(PRESETS)}")
+    return preset, rest
+
+
+def resolve_config_arguments(arguments: Sequence[str], preset: str = "paper") -> list[str]:
     """Replaces the value of each ``--config``/``-c`` by the path that :func:`find_config` gives."""
     resolved: list[str] = []
     expects_value = False
     for argument in arguments:
         flag, separator, value = argument.partition("=")
         if expects_value:
-            resolved.append(str(find_config(argument)))
+            resolved.append(str(find_config(argument, preset)))
             expects_value = False
         elif flag in ("--config", "-c") and separator:
-            resolved.append(f"--config={find_config(value)}")
+            resolved.append(f"--config={find_config(value, preset)}")
         else:
             expects_value = argument in ("--config", "-c")
             resolved.append(argument)
@@ -72,8 +101,71 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
     return files
 
 
-def read_yaml(path: Path) -> Any:
+def read_config(path: Path, load: Callable[[str], Any] | None = None) -> Any:
+    """Reads a configuration, laid over the files that its ``base`` names.
+
+    ``base`` is a file's name or a list of names, looked for beside the configuration and then among the shipped ones;
+    later ones win, and the configuration wins over all. Mappings are merged key by key; of two class paths that differ
+    the later one comes with its own ``init_args`` alone; anything else replaces what was there.
+
+    Args:
+        path: The file.
+        load: Turns its text into values; as YAML's safe loader does unless given.
+
+    Raises:
+        InputError: A file cannot be read, or is laid over itself.
+    """
+    merged: Any = {}
+    for file in config_chain(path):
+        content = read_yaml(file, load)
+        if file == path and not isinstance(content, dict):
+            return content
+        merged = _merged(merged, {key: value for key, value in content.items() if key != BASE})
+    return merged
+
+
+def config_chain(path: Path, above: Sequence[Path] = ()) -> list[Path]:
+    """The files that a configuration is made of: those it is laid over, each after its own, and itself.
+
+    Args:
+        path: The file.
+        above: The files that lead to it.
+
+    Raises:
+        InputError: A file cannot be read, is no mapping, or is laid over itself.
+    """
+    if path.resolve() in above:
+        raise InputError(f"{path}: its {BASE} leads back to it")
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        if above:
+            raise InputError(f"{path}: holds no options; {above[-1]} names it as its {BASE}")
+        return [path]
+    names = content.get(BASE, [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: {BASE}: name a configuration file, or several in a list")
+    chain: list[Path] = []
+    for name in names:
+        beside = path.parent / name
+        chain += config_chain(beside if beside.is_file() else find_config(name), (*above, path.resolve()))
+    return [*chain, path]
+
+
+def _merged(below: Any, over: Any) -> Any:
+    if not (isinstance(below, Mapping) and isinstance(over, Mapping)):
+        return over
+    if "class_path" in below and below["class_path"] != over.get("class_path", below["class_path"]):
+        return over
+    return {**below, **{key: _merged(below.get(key), value) for key, value in over.items()}}
+
+
+def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:
     """Reads a YAML file of a bounded size.
+
+    Args:
+        path: The file.
+        load: Turns its text into values; as YAML's safe loader does unless given.
 
     Raises:
         InputError: The file is missing, too large, no YAML, or grows without bound when its aliases are written out.
@@ -86,7 +178,7 @@ def read_yaml(path: Path) -> Any:
             raise InputError(f"{path}: {size} bytes are no configuration (at most {MAX_BYTES})")
         text = path.read_text(encoding="utf-8")
         check_growth(text, str(path))
-        return yaml.load(text, Loader=_LOADER)
+        return yaml.load(text, Loader=_LOADER) if load is None else load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 from gazelit import trust
-from gazelit.configs import check_growth, config_files, read_yaml
+from gazelit.configs import check_growth, config_chain, config_files, read_config, read_yaml
 from gazelit.errors import InputError
 
 _read_value = get_loader("yaml")
@@ -36,7 +36,7 @@ def guard_parser(arguments: Sequence[str], saved: bool) -> None:
     """
     trust.trust_names([_value(argument) for argument in arguments], "the command line")
     for path in config_files(arguments):
-        content = read_yaml(path)
+        content = read_config(path)
         if saved:
             trust.check_names(content, str(path))
         else:
@@ -57,6 +57,27 @@ def guard_parser(arguments: Sequence[str], saved: bool) -> None:
 
     set_loader("yaml", load, exceptions=(yaml.YAMLError,))
     _allow()
+
+
+def with_bases(arguments: Sequence[str]) -> list[str]:
+    """Gives configurations that are laid over others (``base``) to the parser as text, merged.
+
+    Args:
+        arguments: Command-line arguments, with the configuration files' paths.
+    """
+    completed: list[str] = []
+    expects_file = False
+    for argument in arguments:
+        flag, separator, value = argument.partition("=")
+        path = argument if expects_file else value if flag in ("--config", "-c") and separator else None
+        expects_file = argument in ("--config", "-c")
+        if path is None or len(config_chain(Path(path))) == 1:
+            completed.append(argument)
+            continue
+        # With the parser's own reading of numbers, in which 1e-4 is one.
+        text = yaml.safe_dump(read_config(Path(path), _read_value), sort_keys=False)
+        completed.append(f"{flag}={text}" if separator and path is value else text)
+    return completed
 
 
 def read_saved(path: Path) -> dict[str, Any]:

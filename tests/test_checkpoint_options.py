@@ -19,7 +19,7 @@ SHORT = [
     "--trainer.limit_train_batches=1",
     "--trainer.limit_val_batches=1",
     "--trainer.logger=false",
-    "--data.batch_size=3",
+    "--data.loader.batch_size=3",
 ]
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 import yaml
 
-from gazelit.configs import config_root, find_config, resolve_config_arguments
+from gazelit.configs import (
+    config_chain,
+    config_root,
+    find_config,
+    read_config,
+    resolve_config_arguments,
+    take_preset,
+)
 from gazelit.errors import InputError
 from gazelit.runs.pipeline import StageStep, _arms, _check
 from tests.tiny import tiny
@@ -30,12 +37,20 @@ ABLATIONS = sorted(str(path.relative_to(config_root())) for path in config_root(
 HANDOVERS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("handover/*.yaml"))
 
 
+def shipped_name(path):
+    return str(path.relative_to(config_root()))
+
+
 def test_every_yaml_is_of_a_kind_that_is_tested():
-    every = {str(path.relative_to(config_root())) for path in config_root().rglob("*.yaml")}
+    every = set(map(shipped_name, config_root().rglob("*.yaml")))
+    # What a stage is laid over is parsed with it.
+    bases = {
+        shipped_name(path) for stage in (*STAGE_CONFIGS, *OTHER_STAGES) for path in config_chain(find_config(stage))
+    }
     kinds = {*STAGE_CONFIGS, *OTHER_STAGES, *PIPELINES, *DATA, *WANDB, *ABLATIONS, *HANDOVERS}
     # What a pipeline lays over a stage is trained with it, below.
     overlaid = {name for stage in PIPELINE_STAGES if not isinstance(stage.config, str) for name in stage.config}
-    assert every == kinds | overlaid
+    assert every == kinds | overlaid | bases
 
 
 def test_names_are_looked_up_among_the_shipped_ones_from_any_folder(tmp_path, monkeypatch):
@@ -61,6 +76,69 @@ def test_arguments_keep_everything_but_the_configs():
     ]
 
 
+def test_a_shipped_stage_says_only_what_differs():
+    assert max(len(find_config(name).read_text().splitlines()) for name in (*STAGE_CONFIGS, *OTHER_STAGES)) <= 25
+
+
+def test_a_preset_has_shipped_files_of_its_own_and_leaves_others_and_the_users_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = config_root()
+    assert find_config("stage1.yaml", "quick") == root / "presets" / "quick" / "stage1.yaml"
+    assert find_config("cooperative.yaml", "quick") == root / "cooperative.yaml"
+    assert find_config("presets/quick/stage1.yaml", "quick") == root / "presets" / "quick" / "stage1.yaml"
+    assert take_preset(["--preset", "quick", "--x=1", "--preset=paper"]) == ("paper", ["--x=1"])
+    (tmp_path / "stage1.yaml").write_text("mine: true")
+    assert find_config("stage1.yaml", "quick").read_text() == "mine: true"
+    # In the shipped folder itself, and by a path into it, a name is that of the shipped file.
+    monkeypatch.chdir(root)
+    assert find_config("stage1.yaml", "quick") == root / "presets" / "quick" / "stage1.yaml"
+    assert find_config(str(root / "stage1.yaml"), "quick") == root / "presets" / "quick" / "stage1.yaml"
+    with pytest.raises(InputError, match=r"--preset: 'slow' is none of quick, paper"):
+        find_config("stage1.yaml", "slow")
+
+
+def test_a_configuration_is_laid_over_its_base(tmp_path):
+    (tmp_path / "below.yaml").write_text("a: {x: 1, y: [1, 2]}\nb: {class_path: m.A, init_args: {p: 1}}\nc: 1\n")
+    (tmp_path / "second.yaml").write_text("c: 2\nd: {class_path: m.D, init_args: {p: 1, q: 2}}\n")
+    (tmp_path / "top.yaml").write_text(
+        "base: [below.yaml, second.yaml]\na: {y: [3]}\nb: {class_path: m.B, init_args: {r: 3}}\n"
+        "d: {init_args: {q: 3}}\n"
+    )
+    assert read_config(tmp_path / "top.yaml") == {
+        "a": {"x": 1, "y": [3]},
+        "b": {"class_path": "m.B", "init_args": {"r": 3}},
+        "c": 2,
+        "d": {"class_path": "m.D", "init_args": {"p": 1, "q": 3}},
+    }
+    (tmp_path / "below.yaml").write_text("base: top.yaml\n")
+    with pytest.raises(InputError, match=r"top\.yaml: its base leads back to it"):
+        read_config(tmp_path / "top.yaml")
+    (tmp_path / "below.yaml").write_text("base: 3\n")
+    with pytest.raises(InputError, match=r"below\.yaml: base: name a configuration file"):
+        read_config(tmp_path / "top.yaml")
+    (tmp_path / "below.yaml").write_text("base: nowhere.yaml\n")
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such configuration file"):
+        read_config(tmp_path / "top.yaml")
+
+
+def test_a_configuration_of_the_users_over_a_shipped_one_trains_and_saves_all_of_it(store, run_gazelit, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "base: presets/quick/stage3.yaml\nmodel: {init_args: {learning_rates: {weighting: 1e-3}}}\n"
+        "data: {init_args: {split: {file: absent.csv}, gaze: {window: {first: 3}}}}\n"
+    )
+    run_gazelit(
+        "fit", "--config=mine.yaml", *tiny(3, store), "--data.split.file=null", "--data.gaze.window", "null",
+        "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--checkpoint.dirpath=run/checkpoints",
+    )  # fmt: skip
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert not {"base", "config"} & saved.keys()
+    assert saved["model"]["class_path"] == "gazelit.stages.JointFinetuning"
+    assert saved["model"]["init_args"]["learning_rates"] == {"weighting": 1e-3}
+    data = saved["data"]["init_args"]
+    assert data["split"]["file"] is None
+    assert data["gaze"]["window"] is None
+
+
 @pytest.mark.parametrize("config", STAGE_CONFIGS)
 def test_stage_trains_a_step_and_validates(config, store, run_gazelit):
     stage = int(re.search(r"stage(\d)", config).group(1))
@@ -71,7 +149,7 @@ def test_stage_trains_a_step_and_validates(config, store, run_gazelit):
 def test_the_joint_model_trains_on_reflacx(stage, reflacx, run_gazelit, tmp_path):
     folders = [f"--source.root={reflacx / 'reflacx'}", f"--source.images={reflacx / 'mimic-cxr'}"]
     run_gazelit("prepare", "--source=REFLACX", *folders, "--size=[64, 64]", "--workers=1", "--out=s")
-    options = [*tiny(stage, tmp_path / "s"), "--data.batch_size=2", "--trainer.fast_dev_run=true"]
+    options = [*tiny(stage, tmp_path / "s"), "--data.loader.batch_size=2", "--trainer.fast_dev_run=true"]
     if stage == 3:
         options.append("--model.network.classes=16")
     printed = run_gazelit("fit", f"--config=stage{stage}.yaml", "--config=data/reflacx.yaml", *options)
@@ -104,9 +182,16 @@ def test_baselines_train_a_step_and_validate(config, store, run_gazelit):
     run_gazelit("fit", "--config", config, *options)
 
 
-def steps(config):
+def steps(config, preset=None):
+    """The stages of a pipeline, with the files that a preset gives them, and its arms."""
     pipeline = yaml.safe_load(find_config(config).read_text())
-    return [StageStep(**stage) for stage in pipeline["stages"]], pipeline.get("arms")
+    preset = preset or pipeline.get("preset", "paper")
+    stages = [StageStep(**stage) for stage in pipeline["stages"]]
+    for stage in stages:
+        names = [stage.config] if isinstance(stage.config, str) else stage.config
+        found = [shipped_name(find_config(name, preset)) for name in names]
+        stage.config = found[0] if isinstance(stage.config, str) else found
+    return stages, pipeline.get("arms")
 
 
 @pytest.mark.parametrize("config", PIPELINES)
@@ -172,18 +257,19 @@ def test_both_presets_have_the_same_hand_overs():
     assert [name for name in HANDOVERS if name not in published] == [f"presets/quick/{name}" for name in published]
 
 
-PIPELINE_STAGES = [stage for config in PIPELINES for stage in steps(config)[0]]
+RUNS = [*((config, None) for config in PIPELINES), ("pipelines/ablation.yaml", "quick")]
+PIPELINE_STAGES = [stage for run in RUNS for stage in steps(*run)[0]]
 ABLATION_STEPS = [
-    (config, stage.name)
-    for config in PIPELINES
-    for stage in steps(config)[0]
+    (config, preset, stage.name)
+    for config, preset in RUNS
+    for stage in steps(config, preset)[0]
     if stage.overrides or not isinstance(stage.config, str)
 ]
 
 
-@pytest.mark.parametrize(("config", "name"), ABLATION_STEPS, ids=["-".join(step) for step in ABLATION_STEPS])
-def test_what_an_ablation_changes_trains_a_step(config, name, store, run_gazelit):
-    stage = next(one for one in steps(config)[0] if one.name == name)
+@pytest.mark.parametrize(("config", "preset", "name"), ABLATION_STEPS)
+def test_what_an_ablation_changes_trains_a_step(config, preset, name, store, run_gazelit):
+    stage = next(one for one in steps(config, preset)[0] if one.name == name)
     configs = [stage.config] if isinstance(stage.config, str) else stage.config
     options = small(configs[0], store)
     if "ablations/one_encoder.yaml" in configs:
@@ -195,21 +281,14 @@ def test_what_an_ablation_changes_trains_a_step(config, name, store, run_gazelit
     )  # fmt: skip
 
 
-def test_finding_a3_both_ablation_pipelines_have_the_three_readings_of_stage_3():
-    (stages, arms), (quick_stages, quick_arms) = (
-        steps("pipelines/ablation.yaml"),
-        steps("pipelines/quick-ablation.yaml"),
-    )
-    assert arms == quick_arms
+def test_finding_a3_the_ablations_have_the_three_readings_of_stage_3_with_both_presets():
+    (stages, arms), (quick, _) = (steps("pipelines/ablation.yaml", preset) for preset in ("paper", "quick"))
     assert {"joint", "joint_from_imagenet", "classifier_only"} <= arms.keys()
-    for stage, quick in zip(stages, quick_stages, strict=True):
-        configs, quick_configs = (
-            [step.config] if isinstance(step.config, str) else step.config for step in (stage, quick)
+    for published, small_one in zip(stages, quick, strict=True):
+        first, small_first = (
+            step.config if isinstance(step.config, str) else step.config[0] for step in (published, small_one)
         )
-        assert [name.removeprefix("presets/quick/") for name in quick_configs] == [
-            name.removeprefix("baselines/") for name in configs
-        ]
-        assert (stage.name, stage.after, stage.overrides) == (quick.name, quick.after, quick.overrides)
+        assert small_first == f"presets/quick/{first}"
     after = {stage.name: stage.after for stage in stages}
     assert [after[name] for name in ("joint", "joint_from_imagenet", "classifier_only")] == [
         "saliency",
@@ -239,12 +318,12 @@ def test_finding_a3_with_classifier_only_nothing_but_the_classifier_changes(stor
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_shipped_stages_have_the_published_settings(number):
-    config = yaml.safe_load(find_config(f"stage{number}.yaml").read_text())
+    config = read_config(find_config(f"stage{number}.yaml"))
     epochs, batch_size = {1: (50, 32), 2: (50, 16), 3: (40, 6)}[number]
     assert config["trainer"]["max_epochs"] == epochs
     data = config["data"]["init_args"]
-    assert data["batch_size"] == batch_size
-    assert (data["sigma"], data["sigma_unit"]) == (75.5, "image_px")
+    assert data["loader"]["batch_size"] == batch_size
+    assert (data["gaze"]["sigma"], data["gaze"]["sigma_unit"]) == (75.5, "image_px")
     optimizer = config["model"]["init_args"]["optimizer"]
     assert optimizer == {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-4}}
 

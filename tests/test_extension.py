@@ -54,7 +54,11 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
     printed = gazelit(outside, "prepare", "--source=mine.FilmFolder", "--source.root=films", "--size=[64, 64]",
                       "--workers=1", "--out=store")  # fmt: skip
     assert "12 cases" in printed
-    small = [*tiny(1, outside / "store", network=False), "--data.val_fraction=0.25", "--data.test_fraction=0.25"]
+    small = [
+        *tiny(1, outside / "store", network=False),
+        "--data.split.val_fraction=0.25",
+        "--data.split.test_fraction=0.25",
+    ]
     printed = gazelit(outside, "fit", "--config=mine.yaml", *small, "--trainer.max_epochs=2",
                       "--model.loss.quantile=0.5", "--checkpoint.dirpath=run/checkpoints")  # fmt: skip
     assert "stage 'bone_age'" in printed
@@ -64,7 +68,8 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
     assert (epochs["val/age_error"] / 2).tolist() == pytest.approx(epochs["val/loss"].tolist(), rel=1e-5)
     # Its encoder is handed over to a stage of gazelit's.
     printed = gazelit(outside, "fit", "--config=presets/quick/stage2.yaml", *tiny(2, outside / "store"),
-                      "--data.sigma_unit=px", "--data.sigma=4", "--data.val_fraction=0.25", "--data.test_fraction=0.25",
+                      "--data.gaze.sigma_unit=px", "--data.gaze.sigma=4",
+                      "--data.split.val_fraction=0.25", "--data.split.test_fraction=0.25",
                       "--data.labels=[]", "--data.exclusive=false",
                       "--model.network.encoder={name: 'mine:Stripes', options: {width: 6}}",
                       "--trainer.max_epochs=1", "--ckpt_path=run/checkpoints/best.ckpt",

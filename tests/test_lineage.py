@@ -160,7 +160,7 @@ def test_finding_c9_the_message_names_the_settings_that_differ():
 def test_the_command_line_refuses_and_records_what_was_insisted_on(store, run_gazelit, tmp_path):
     from tests.tiny import tiny
 
-    first = ["--trainer.max_epochs=1", "--checkpoint.dirpath=one", "--data.split_seed=1"]
+    first = ["--trainer.max_epochs=1", "--checkpoint.dirpath=one", "--data.split.seed=1"]
     run_gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *first)
     second = ["--trainer.max_epochs=1", "--checkpoint.dirpath=two/checkpoints", "--ckpt_path=one/best.ckpt"]
     command = ["fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), *second]
@@ -171,5 +171,5 @@ def test_the_command_line_refuses_and_records_what_was_insisted_on(store, run_ga
     assert "another split of egd-cxr" in stamp["parent"]["split_note"]
     assert str(tmp_path) not in str(stamp)
     # Testing on a split of its own data that it was not trained on is refused as well.
-    test = ["test", "--config=two/config.yaml", "--ckpt_path=two/checkpoints/best.ckpt", "--data.split_seed=3"]
+    test = ["test", "--config=two/config.yaml", "--ckpt_path=two/checkpoints/best.ckpt", "--data.split.seed=3"]
     assert "may have seen patients of this test split" in run_gazelit(*test, "--allow_other_split=false", code=2)

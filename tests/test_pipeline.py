@@ -237,7 +237,7 @@ def test_finding_c19_agreement_takes_no_checkpoint_of_another_split(interrupted,
     stage = interrupted[1] / "joint"
     ckpt = stage / "checkpoints" / "best.ckpt"
     config = yaml.safe_load((stage / "config.yaml").read_text())
-    config["data"]["init_args"] |= {"split_seed": 7, "allow_empty": True}
+    config["data"]["init_args"]["split"] |= {"seed": 7, "allow_empty": True}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
     arguments = ["agreement", str(ckpt), "--stage_config", "other.yaml", "--out", "a"]
     assert "was trained on another split" in run_gazelit(*arguments, code=2)

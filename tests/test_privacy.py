@@ -146,8 +146,8 @@ def worked(cohort, proxy, tmp_path_factory):
         f"--source.images={cohort / 'images.csv'}",
         f"--source.gaze={cohort / 'gaze.csv'}",
     ]
-    data = ["--data.labels=[clear,opaque,odd]", "--data.sigma=4", "--data.sigma_unit=px"]
-    data += ["--data.val_fraction=0.3", "--data.test_fraction=0.3"]
+    data = ["--data.labels=[clear,opaque,odd]", "--data.gaze.sigma=4", "--data.gaze.sigma_unit=px"]
+    data += ["--data.split.val_fraction=0.3", "--data.split.test_fraction=0.3"]
     gazelit("prepare", *tables, "--source.labels=[clear,opaque,odd]", "--size=[64,64]", "--out=store", "--workers=1")
     gazelit("inspect", "store")
     stage = {

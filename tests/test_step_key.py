@@ -42,7 +42,7 @@ def test_finding_c7_a_file_behind_an_option_that_changed_is_another_setting(wher
     config.write_text(json.dumps({"data": {"split_file": str(split) if where == "configuration" else None}}))
     arguments = [f"--config={config}"]
     arguments += {
-        "option": [f"--data.split_file={split}"],
+        "option": [f"--data.split.file={split}"],
         "nested option": [f"--model.network.encoder={{name: densenet121, weights: {split}}}"],
         "configuration": [],
     }[where]

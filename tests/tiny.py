@@ -11,8 +11,8 @@ def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:
     """Command-line options for stage 1, 2 or 3 on a tiny store."""
     options = [
         f"--data.store={store}",
-        "--data.batch_size=6",
-        "--data.num_workers=0",
+        "--data.loader.batch_size=6",
+        "--data.loader.num_workers=0",
         "--trainer.accelerator=cpu",
         "--trainer.precision=32-true",
         "--trainer.enable_progress_bar=false",
@@ -27,6 +27,19 @@ def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:
                 "--model.network.decoder_widths=[8, 8, 8, 4, 4]",
             ]
     return options
+
+
+def grouped(**options: Any) -> dict[str, Any]:
+    """Arguments of a GazeDataModule from options without their groups, such as ``batch_size`` or ``split_seed``."""
+    from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
+    from gazelit.data.renamed import RENAMED
+
+    classes = {"gaze": GazeOptions, "split": SplitOptions, "loader": LoaderOptions, "augmentation": AugmentationOptions}
+    groups: dict[str, dict[str, Any]] = {}
+    for name in [name for name in options if name in RENAMED]:
+        group, _, option = RENAMED[name].partition(".")
+        groups.setdefault(group, {})[option] = options.pop(name)
+    return {**options, **{group: classes[group](**values) for group, values in groups.items()}}
 
 
 def save_untrained(path: Path, network: Any, data: dict[str, Any], stage: str = "joint", **changes: Any) -> str:

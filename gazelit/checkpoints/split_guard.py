@@ -47,7 +47,7 @@ def check_split(
         else:
             raise InputError(
                 f"{path}: {text}, so it may have seen patients of this test split; train both on one split "
-                "(`gazelit split STORE STORE --out FILE`, --data.split_file=FILE), or insist with "
+                "(`gazelit split STORE STORE --out FILE`, --data.split.file=FILE), or insist with "
                 "--allow_other_split=true"
             )
     return note

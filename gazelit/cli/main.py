@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__, processors
-from gazelit.cli.options import bracket_lists, complete_flags
-from gazelit.configs import resolve_config_arguments
+from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups
+from gazelit.configs import config_files, read_config, resolve_config_arguments, take_preset
+from gazelit.data import renamed
 from gazelit.errors import InputError
 from gazelit.trust import trust, trust_until_end
 
@@ -183,8 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from gazelit.cli.training import GazeCLI
                 from gazelit.parsing import guard_parser
 
-                rest = resolve_config_arguments(rest)
+                preset, rest = take_preset(rest)
+                rest = nulls_in_groups(resolve_config_arguments(rest, preset))
                 guard_parser(rest, saved=name != "fit")
+                _check_renamed(rest)
                 GazeCLI(args=[name, *rest])
             elif name in COMMANDS:
                 _run_command(name, rest)
@@ -220,6 +223,13 @@ def _take_trust(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
+def _check_renamed(arguments: Sequence[str]) -> None:
+    """Refuses options of the data module by the flat names they had, and names the new ones."""
+    renamed.check_arguments(arguments)
+    for path in config_files(arguments):
+        renamed.check_config(read_config(path), str(path))
+
+
 def _input_error(error: BaseException | None) -> str | None:
     """The user's mistake behind an error: jsonargparse wraps what a constructor raises."""
     while error is not None:
@@ -238,7 +248,7 @@ def _input_error(error: BaseException | None) -> str | None:
 def _run_command(name: str, arguments: list[str]) -> None:
     from jsonargparse import ActionConfigFile, ArgumentParser
 
-    from gazelit.parsing import guard_parser
+    from gazelit.parsing import guard_parser, with_bases
 
     command = COMMANDS[name]
     function = command.load()
@@ -262,7 +272,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
     arguments = complete_flags(arguments, function)
     arguments = bracket_lists(arguments, function, sys.modules[command.imports] if command.imports else None)
     guard_parser(arguments, saved=False)
-    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    parsed = parser.instantiate_classes(parser.parse_args(with_bases(arguments)))
     options = {key: value for key, value in parsed.as_dict().items() if key != "config"}
     function(**options)
 
@@ -287,7 +297,8 @@ def _usage() -> str:
         "commands:\n" + "\n".join(lines) + "\n\n"
         "`gazelit COMMAND --help` lists a command's options. --version prints the version.\n"
         "Every command takes --trust MODULE (a checkpoint or saved configuration may name classes of it; repeatable)\n"
-        "and --debug (an error shows where it was raised).\n"
+        "and --debug (an error shows where it was raised). Those that train or evaluate, and run, take --preset:\n"
+        "quick for shipped configurations that are small enough for two CPU cores.\n"
     )
 
 

@@ -60,6 +60,33 @@ def _bracketed(value: str, alone: bool) -> str:
     return f"[{value}]" if (alone or "," in value) and value[:1] not in ("[", "{", "(", "'", '"') else value
 
 
+def nulls_in_groups(arguments: Sequence[str]) -> list[str]:
+    """Writes ``--data.split.file=null`` as ``--data.split={file: null}``, for the groups of the data module's options.
+
+    jsonargparse 4.53 reads the null of an option within a group within a class, and hands it on as the word None.
+
+    Args:
+        arguments: Of the command line.
+    """
+    changed: list[str] = []
+    following = iter([*arguments[1:], ""])
+    skip = False
+    for argument in arguments:
+        value_after = next(following)
+        if skip:
+            skip = False
+            continue
+        flag, separator, value = argument.partition("=")
+        parts = flag.replace(".init_args.", ".").split(".")
+        is_null = (value if separator else value_after) in ("null", "None", "~")
+        if parts[0] == "--data" and len(parts) == 3 and is_null:
+            changed.append(f"--data.{parts[1]}={{{parts[2]}: null}}")
+            skip = not separator
+        else:
+            changed.append(argument)
+    return changed
+
+
 def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
     """Gives options that are yes or no the value true where they have none.
 

@@ -26,6 +26,7 @@ from gazelit.files import read_json
 from gazelit.metrics.calibration import fit_temperature, negative_log_likelihood
 from gazelit.models.network import Network
 from gazelit.models.weights import check_fit
+from gazelit.parsing import with_bases
 from gazelit.stages import Stage
 from gazelit.stages.callbacks import CONFIG_FILE, WANDB_FILE, PredictionWriter, RunRecord
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
@@ -150,7 +151,7 @@ class GazeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, and hides the checkpoint from LightningCLI until it can no longer change the configuration."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(with_bases(args))
         chosen = self.config[self.config.subcommand]
         ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
         if self.config.subcommand == "fit":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,41 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from gazelit.data.gaze.events import Detection, TimeWindow, clip_to_window, detect_fixations
+from gazelit.data.gaze.events import clip_to_window, detect_fixations
 from gazelit.data.gaze.heatmap import SMALLEST_SIGMA
 from gazelit.data.images.transforms import Augmentation
+from gazelit.data.options import GazeControl, GazeOptions
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 Example = dict[str, Tensor]
-SigmaUnit = Literal["deg", "px", "image_px"]
-GazeKind = Literal["fixation", "sample", "detected"]
-Readings = Literal["pooled", "equal", "drawn"]
-GazeControl = Literal["true", "shuffled", "centre", "none"]
-
-
-@dataclass(frozen=True)
-class GazeOptions:
-    """How gaze becomes a target map.
-
-    Attributes:
-        kind: Published ``fixation``, raw ``sample``, or fixations ``detected`` in the samples.
-        weight: What a point counts: its ``duration``, or one each (``count``).
-        sigma: Standard deviation of the Gaussian.
-        sigma_unit: ``deg`` of visual angle, ``px`` of the working image, or ``image_px`` of the original image.
-        readings: Of an image with several: all points ``pooled``; every reading the same weight (``equal``); or in
-            training one, ``drawn`` anew each epoch (pooled elsewhere).
-        window: The part of each reading that counts; all of it unless given.
-        detection: Thresholds of ``detected``.
-    """
-
-    kind: GazeKind
-    weight: Literal["duration", "count"]
-    sigma: float
-    sigma_unit: SigmaUnit
-    readings: Readings = "pooled"
-    window: TimeWindow | None = None
-    detection: Detection = field(default_factory=Detection)
 
 
 @dataclass(frozen=True)
@@ -71,10 +43,8 @@ class WorkingGaze:
         """Reads a store's gaze.
 
         Raises:
-            InputError: σ is not positive, or degrees are asked of gaze without a known viewing geometry.
+            InputError: Degrees are asked of gaze without a known viewing geometry.
         """
-        if not options.sigma > 0:
-            raise InputError(f"sigma: must be above 0, not {options.sigma}")
         gaze = _events(store, options)
         count = len(store.cases)
         row = gaze["row"].to_numpy()
@@ -97,12 +67,12 @@ class WorkingGaze:
         sigma = np.broadcast_to(options.sigma * unit[options.sigma_unit], xy.shape)
         if not np.isfinite(sigma).all():
             raise InputError(
-                "sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"
+                "gaze.sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"
             )
         if len(sigma) and not sigma.min() >= SMALLEST_SIGMA:
             raise InputError(
-                f"sigma: comes to {sigma.min():.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is needed. "
-                "Are the pixels per degree right?"
+                f"gaze.sigma: comes to {sigma.min():.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is "
+                "needed. Are the pixels per degree right?"
             )
         points = np.column_stack([xy, weight]).astype(np.float32)
         return cls(points, sigma.astype(np.float32), reading, starts)
@@ -152,7 +122,7 @@ def _others(
     shuffled = generator.permutation(rows)
     _, codes, counts = np.unique(patients[shuffled], return_inverse=True, return_counts=True)
     if counts.max() * 2 > len(rows):
-        raise InputError("gaze_control: one patient has more than half of the cases; there is nobody to shuffle with")
+        raise InputError("gaze.control: one patient has more than half of the cases; there is nobody to shuffle with")
     ordered = shuffled[np.argsort(codes, kind="stable")]
     donor = dict(zip(ordered.tolist(), np.roll(ordered, counts.max()).tolist(), strict=True))
     return np.array([donor[row] for row in rows.tolist()])
@@ -203,7 +173,7 @@ class GazeDataset(Dataset[Example]):
         augmentation: Augmentation | None = None,
         draw_reading: bool = False,
         seed: int = 0,
-        two_views: bool = False,
+        other_view: Augmentation | None = None,
     ) -> None:
         check_downscale(store, downscale)
         self.store = store
@@ -214,7 +184,7 @@ class GazeDataset(Dataset[Example]):
         self.augmentation = augmentation
         self.draw_reading = draw_reading
         self.seed = seed
-        self._other_view = (augmentation or Augmentation()) if two_views else None
+        self._other_view = other_view
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
         self._images: NDArray[np.unsignedinteger] | None = None
 
@@ -313,3 +283,13 @@ def collate(examples: list[Example]) -> Example:
         "has_gaze": (points[..., 2] > 0).any(dim=1),
         "sigma_px": torch.stack([example["sigma"].mean() for example in examples]),
     }
+
+
+def collate_none(examples: list[Example]) -> Example:
+    """A batch without cases, of the shape and type of one with."""
+    return {key: value[:0] for key, value in collate(examples).items()}
+
+
+def unit_range(image: Tensor) -> Tensor:
+    """An image as float32 in [0, 1], from uint8 or from float32 that is so already."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image

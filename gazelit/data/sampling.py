@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from gazelit.data.dataset import GazeDataset
-
-Sampling = Literal["shuffled", "balanced"]
 
 
 class EpochSampler(DistributedSampler[Any]):

@@ -10,6 +10,7 @@ import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.renamed import check_arguments, check_config
 from gazelit.errors import InputError
 from gazelit.parsing import read_saved
 
@@ -23,7 +24,10 @@ def saved_datamodule(config: Path, overrides: Sequence[str] = ()) -> GazeDataMod
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningDataModule, "data")
-    data = read_saved(config)["data"]
+    saved = read_saved(config)
+    check_config(saved, str(config))
+    check_arguments(overrides)
+    data = saved["data"]
     try:
         parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])
     except (ArgumentError, TypeError) as error:

@@ -29,6 +29,8 @@ REFERENCE, REFERENCE_FILM, ONNX = "reference.json", "reference.png", "model.onnx
 #: All of them; nothing else of a folder is uploaded.
 FILES = (CONFIG, WEIGHTS, LINEAGE, CARD, METRICS, REFERENCE, REFERENCE_FILM, ONNX, f"{ONNX}.json")
 MODEL_TYPE = "gazelit"
+#: What of ``config.json`` is held against the stamp; names of classes and sentences may change with versions.
+_DECISIVE = ("image_size", "id2label", "exclusive", "temperature")
 #: The reference map is compared as the mass in so many rows and columns of cells.
 _GRID = (16, 12)
 #: How far a reading may be from the reference: what other processors and kernels change in float32, and no more.
@@ -81,7 +83,7 @@ def load_package(
     if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
         raise InputError(f"{folder / CONFIG}: not what `gazelit package` writes")
     expected = config_of(model)
-    wrong = sorted(key for key in expected if config.get(key) != expected[key])
+    wrong = sorted(key for key in _DECISIVE if config.get(key) != expected[key])
     if wrong:
         raise InputError(
             f"{folder / CONFIG}: {', '.join(wrong)} is not that of {WEIGHTS} and {LINEAGE}; get the package anew"

@@ -114,7 +114,7 @@ def _is_rebuilt(image_id: str) -> bool:
 def why_not(datamodule: GazeDataModule) -> str | None:
     """What keeps a data module's targets from being of the law of whole readings; None if nothing does."""
     if datamodule.gaze.kind != "fixation":
-        return f"gaze_kind is {datamodule.gaze.kind}, and the oracle predicts the published fixations"
+        return f"gaze.kind is {datamodule.gaze.kind}, and the oracle predicts the published fixations"
     if datamodule.gaze.window is not None:
         return "a window of each reading is the target, and the oracle predicts whole readings"
     return None

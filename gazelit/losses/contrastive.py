@@ -152,7 +152,7 @@ class NTXentLoss(SupervisedContrastiveLoss):
     """Normalised temperature-scaled cross-entropy between two views of each image (Chen et al. 2020, SimCLR).
 
     The supervised contrastive loss with a single positive, the other view: labels are not used, so images may be
-    unlabelled. It takes batches with two views (``--data.views=2``).
+    unlabelled. It takes batches with two views (``--data.augmentation.views=2``).
 
     Args:
         temperature: Divides the cosine similarities.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gazelit.errors import InputError
+from gazelit.models.layouts import log_recognised, recognise
 from gazelit.models.weights import check_fit, read_state
 
 logger = logging.getLogger("gazelit")
@@ -75,6 +76,43 @@ class Encoder(nn.Module):
         raise InputError(f"{type(self).__name__} has no ImageNet weights; give a local file or weights: null")
 
 
+class PublishersInput(nn.Module):
+    """Images as a publisher's weights expect them: rescaled, then normalised exactly, or left grey.
+
+    Args:
+        input_range: What pixel values 0 and 1 become.
+        mean: Of each of three channels, which the grey image is repeated to; none unless given.
+        std: Standard deviation of each.
+
+    Attributes:
+        channels: Of its output: 3 with statistics, 1 without.
+
+    Raises:
+        InputError: Not both or not three of ``mean`` and ``std`` are given.
+    """
+
+    mean: Tensor | None
+    std: Tensor
+
+    def __init__(
+        self, input_range: Sequence[float], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        if (mean is None) != (std is None) or any(values is not None and len(values) != 3 for values in (mean, std)):
+            raise InputError("mean and std: give both, three values each, or neither")
+        self._low, self._high = input_range
+        self.channels = 1 if mean is None else 3
+        # No part of a checkpoint: they are options that the encoder is built with.
+        for name, values in (("mean", mean), ("std", std)):
+            channels = None if values is None else torch.tensor(values, dtype=torch.float32)[:, None, None]
+            self.register_buffer(name, channels, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W) in [0, 1] to (B, ``channels``, H, W)."""
+        x = x if (self._low, self._high) == (0.0, 1.0) else x * (self._high - self._low) + self._low
+        return x if self.mean is None else (x - self.mean) / self.std
+
+
 class PyramidAdapter(Encoder):
     """An encoder with segmentation-models-pytorch's contract: maps at strides 1, 2, 4, …, the first being the input.
 
@@ -113,18 +151,33 @@ class LibraryEncoder(PyramidAdapter):
         depth: Number of down-samplings.
         input_range: What pixel values 0 and 1 become before the first layer, such as the (−1024, 1024) that
             torchxrayvision's weights were trained with.
+        mean: Mean of each of three channels that the publisher normalises with; the grey image is then repeated and
+            normalised exactly. Without it the first layer has one channel.
+        std: Standard deviation of each.
         options: Passed on to the library.
+
+    Raises:
+        InputError: Not both or not three of ``mean`` and ``std`` are given.
     """
 
-    def __init__(self, name: str, depth: int = 5, input_range: Sequence[float] = (0.0, 1.0), **options: Any) -> None:
-        self._arguments = {"name": name, "in_channels": 1, "depth": depth, **options}
+    def __init__(
+        self,
+        name: str,
+        depth: int = 5,
+        input_range: Sequence[float] = (0.0, 1.0),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **options: Any,
+    ) -> None:
+        prepared = PublishersInput(input_range, mean, std)
+        self._arguments = {"name": name, "in_channels": prepared.channels, "depth": depth, **options}
         super().__init__(smp.encoders.get_encoder(**self._arguments, weights=None))
         self._timm_name = name.removeprefix("tu-") if name.startswith("tu-") else None
-        self._low, self._high = input_range
+        self.prepared = prepared
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See :class:`Encoder`."""
-        return super().forward(rescaled(x, self._low, self._high))
+        return super().forward(self.prepared(x))
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
         """The coarsest map; of torchvision's DenseNets after the ReLU that their forward has behind the last layer."""
@@ -134,17 +187,16 @@ class LibraryEncoder(PyramidAdapter):
         """See :class:`Encoder`; for timm, keys of its whole model, of which the pyramid's part is taken."""
         if self._timm_name is None:
             return super().from_file(state)
-        return pyramid_part(state, self._timm_name, self.weight_target().state_dict())
+        recognised = recognise(state)
+        if recognised is not None:
+            log_recognised(recognised)
+        named = state if recognised is None else recognised.state
+        return pyramid_part(named, self._timm_name, self.weight_target().state_dict())
 
     def load_imagenet(self) -> None:
-        """Fetches the library's ImageNet weights; a three-channel first convolution is adapted to grey."""
+        """Fetches the library's ImageNet weights; its first convolution is adapted to grey without statistics."""
         published = smp.encoders.get_encoder(**self._arguments, weights="imagenet" if self._timm_name is None else True)
         self.body.load_state_dict(published.state_dict())
-
-
-def rescaled(x: Tensor, low: float, high: float) -> Tensor:
-    """Images in [0, 1] scaled to [low, high]."""
-    return x if (low, high) == (0.0, 1.0) else x * (high - low) + low
 
 
 def pyramid_part(state: Mapping[str, Tensor], timm_name: str, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ classification, mask tokens) is dropped by rule. What is left over afterwards is
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from gazelit.errors import InputError
+
+logger = logging.getLogger("gazelit")
 
 State = dict[str, Tensor]
 
@@ -110,8 +113,39 @@ def _biases_apart(state: State) -> State:
     return result
 
 
+def _biases_of_projections(state: State) -> State:
+    """EVA: where queries and values have projections of their own, timm keeps their biases with them."""
+    if "blocks.0.attn.q_proj.weight" not in state:
+        return state
+    return {re.sub(r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias", key): value for key, value in state.items()}
+
+
+def _downsampled_later(state: State) -> State:
+    """Swin: what halves the map stands at the end of a stage in older files, at the start of the next one in timm."""
+
+    def renamed(key: str) -> str:
+        return re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample", key)
+
+    return {renamed(key): value for key, value in state.items()}
+
+
 #: Heads and helpers of training that no encoder has.
 _HEADS = (r"head\..*", r"classifier\..*", r"fc\..*", r"mask_token", r"pooler\..*", r"dino_head\..*", r"ibot_head\..*")
+
+
+def _eva(name: str, *signature: str) -> Layout:
+    renamed = (
+        (r"blocks\.(\d+)\.attn\.inner_attn_ln\.(.*)", r"blocks.\1.attn.norm.\2"),
+        (r"blocks\.(\d+)\.mlp\.ffn_ln\.(.*)", r"blocks.\1.mlp.norm.\2"),
+        (r"blocks\.(\d+)\.mlp\.w12\.(.*)", r"blocks.\1.mlp.fc1.\2"),
+        (r"blocks\.(\d+)\.mlp\.w1\.(.*)", r"blocks.\1.mlp.fc1_g.\2"),
+        (r"blocks\.(\d+)\.mlp\.w2\.(.*)", r"blocks.\1.mlp.fc1_x.\2"),
+        (r"blocks\.(\d+)\.mlp\.w3\.(.*)", r"blocks.\1.mlp.fc2.\2"),
+    )
+    # The authors' features are the last block's; what normalises them belongs to the head.
+    dropped = (r"(.*\.)?rope\..*", r"lm_head\..*", r"(fc_)?norm\..*", *_HEADS)
+    return Layout(name, ("patch_embed.proj.weight", *signature), renamed, dropped, finish=(_biases_of_projections,))
+
 
 LAYOUTS = (
     Layout(
@@ -188,6 +222,15 @@ LAYOUTS = (
         (r"proj", *_HEADS),
         finish=(_shaped,),
     ),
+    _eva("EVA-02 or EVA-X", "blocks.0.mlp.w1.weight"),
+    _eva("EVA-02 or EVA-X, gates in one layer", "blocks.0.mlp.w12.weight", "blocks.0.attn.q_bias"),
+    Layout(
+        "Swin of older timm or Microsoft",
+        ("layers.0.downsample.reduction.weight", "layers.0.blocks.0.attn.qkv.weight"),
+        (),
+        (r".*\.attn_mask", r".*\.relative_position_index", r"omni_heads\..*", r"projector\..*", *_HEADS),
+        finish=(_downsampled_later,),
+    ),
     Layout(
         "DINOv3 of Meta",
         ("patch_embed.proj.weight", "storage_tokens", "rope_embed.periods"),
@@ -231,6 +274,16 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
         if prefix is not None:
             return _translated(state, layout, prefix)
     return None
+
+
+def log_recognised(recognised: Recognised) -> None:
+    """Says which layout a file was taken for, and what was left out."""
+    under = f" under {recognised.prefix}" if recognised.prefix else ""
+    names = f" ({', '.join(recognised.dropped[:3])}…)" if recognised.dropped else ""
+    logger.info(
+        "weight file in the layout of %s%s; left out by rule: %d tensors%s",
+        recognised.layout, under, len(recognised.dropped), names,
+    )  # fmt: skip
 
 
 def _translated(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Recognised:

@@ -30,6 +30,7 @@ class Preset:
         licence: Of the weights, as the publisher states it; read it.
         where: Where a user gets the file.
         options: Further keyword arguments of the encoder.
+        is_pyramid: Whether the library gives it as a pyramid; otherwise it is a plain transformer.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Preset:
     licence: str
     where: str
     options: dict[str, Any] = field(default_factory=dict)
+    is_pyramid: bool = False
 
     def build(self, **options: Any) -> Encoder:
         """The encoder with random weights.
@@ -46,12 +48,12 @@ class Preset:
         Args:
             options: Override the preset's.
         """
-        if self.statistics is None:
-            return LibraryEncoder(self.architecture, **{**self.options, **options})
-        mean, std = self.statistics
-        return TransformerEncoder(
-            self.architecture, **{"mean": mean, "std": std, "img_size": self.size, **self.options, **options}
-        )
+        settings = dict(self.options)
+        if self.statistics is not None:
+            settings["mean"], settings["std"] = self.statistics
+        if self.is_pyramid:
+            return LibraryEncoder(self.architecture, **{**settings, **options})
+        return TransformerEncoder(self.architecture, **{"img_size": self.size, **settings, **options})
 
 
 PRESETS = {
@@ -78,9 +80,20 @@ PRESETS = {
             )
             for letter, size in (("s", "small"), ("b", "base"), ("l", "large"))
         ),
+        *(
+            Preset(
+                f"eva-x-{letter}", f"eva02_{size}_patch14_224", 224, ((0.49185243,) * 3, (0.28509309,) * 3),
+                "MIT", "github.com/hustvl/EVA-X", {"patch_size": 16, "ref_feat_shape": (14, 14)},
+            )
+            for letter, size in (("ti", "tiny"), ("s", "small"), ("b", "base"))
+        ),
         Preset(
             "xrv-densenet121", "densenet121", 224, None,
-            "Apache-2.0", "github.com/mlmed/torchxrayvision/releases", {"input_range": (-1024.0, 1024.0)},
+            "Apache-2.0", "github.com/mlmed/torchxrayvision/releases", {"input_range": (-1024.0, 1024.0)}, True,
+        ),
+        Preset(
+            "ark-plus", "tu-swin_large_patch4_window12_384", 768, _IMAGENET,
+            "ASU, non-commercial", "github.com/jlianglab/Ark; weights: FILE#teacher", {"img_size": 768}, True,
         ),
     )
 }  # fmt: skip

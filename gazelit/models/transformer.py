@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import timm
-import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gazelit.errors import InputError
-from gazelit.models.encoder import Encoder, pyramid_part, rescaled
-from gazelit.models.layouts import recognise
-
-logger = logging.getLogger("gazelit")
+from gazelit.models.encoder import Encoder, PublishersInput, pyramid_part
+from gazelit.models.layouts import log_recognised, recognise
 
 #: Of the tokens' map, whatever the patches.
 _STRIDE = 16
@@ -47,9 +43,6 @@ class TransformerEncoder(Encoder):
         RuntimeError: timm does not know the name, or the model is no plain transformer with square patches.
     """
 
-    mean: Tensor | None
-    std: Tensor
-
     def __init__(
         self,
         name: str,
@@ -59,11 +52,10 @@ class TransformerEncoder(Encoder):
         **options: Any,
     ) -> None:
         super().__init__()
-        if (mean is None) != (std is None) or any(values is not None and len(values) != 3 for values in (mean, std)):
-            raise InputError("mean and std: give both, three values each, or neither")
+        prepared = PublishersInput(input_range, mean, std)
         self._name = name
         self._arguments = {
-            "in_chans": 1 if mean is None else 3,
+            "in_chans": prepared.channels,
             "num_classes": 0,
             "dynamic_img_size": True,
             **options,
@@ -76,15 +68,14 @@ class TransformerEncoder(Encoder):
         if getattr(body, "attn_pool", None) is not None:
             # Pools tokens to one vector, which the pyramid has no use for.
             body.attn_pool = None
+        if any(True for _ in getattr(body, "fc_norm", nn.Identity()).parameters()):
+            # Normalises the pooled vector alone.
+            body.fc_norm = nn.Identity()
         width, patch = int(body.num_features), tuple(body.patch_embed.patch_size)
         if patch[0] != patch[1]:
             raise RuntimeError(f"{name} has patches of {patch[0]} × {patch[1]} pixels, which are not square")
         self._patch = int(patch[0])
-        self._low, self._high = input_range
-        # No part of a checkpoint: they are the options that the encoder is built with.
-        for name_of, values in (("mean", mean), ("std", std)):
-            channels = None if values is None else torch.tensor(values, dtype=torch.float32)[:, None, None]
-            self.register_buffer(name_of, channels, persistent=False)
+        self.prepared = prepared
         self.out_channels = [width // 4, width // 2, width, width]
         self.strides = [4, 8, 16, 32]
         self.to_stride_8 = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
@@ -99,9 +90,9 @@ class TransformerEncoder(Encoder):
     def forward(self, x: Tensor) -> list[Tensor]:
         """See :class:`Encoder`."""
         inside = [-(-side // self._patch) * self._patch for side in x.shape[-2:]]
-        image = rescaled(x, self._low, self._high)
+        image = x
         if inside != list(x.shape[-2:]):
-            image = F.interpolate(image, inside, mode="bilinear", align_corners=False)
+            image = F.interpolate(x, inside, mode="bilinear", align_corners=False)
         grid = [side // self._patch for side in inside]
         tokens = self.tokens(image).transpose(1, 2).reshape(x.shape[0], -1, *grid)
         if self._patch != _STRIDE:
@@ -114,12 +105,10 @@ class TransformerEncoder(Encoder):
         """The last block's tokens of the patches, normalised, (B, N, C).
 
         Args:
-            x: (B, 1, H, W) of whole patches, in the encoder's ``input_range``.
+            x: (B, 1, H, W) of whole patches, in [0, 1].
         """
         body = cast(Any, self.body)
-        if self.mean is not None:
-            x = (x - self.mean) / self.std
-        return body.forward_features(x)[:, body.num_prefix_tokens :]
+        return body.forward_features(self.prepared(x))[:, body.num_prefix_tokens :]
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
         """The tokens, at stride 16."""
@@ -133,13 +122,7 @@ class TransformerEncoder(Encoder):
         """See :class:`Encoder`; a file of another layout gets timm's names, positions and patches their size."""
         recognised = recognise(state)
         if recognised is not None:
-            logger.info(
-                "weight file in the layout of %s%s; left out by rule: %d tensors%s",
-                recognised.layout,
-                f" under {recognised.prefix}" if recognised.prefix else "",
-                len(recognised.dropped),
-                f" ({', '.join(recognised.dropped[:3])}…)" if recognised.dropped else "",
-            )
+            log_recognised(recognised)
         named = dict(state) if recognised is None else recognised.state
         ours = self.body.state_dict()
         named = self._without_empty_biases(self._resampled(named), ours)

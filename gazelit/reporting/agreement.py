@@ -67,8 +67,8 @@ def agreement(
     if store is not None:
         own = read_saved(found)["data"]["init_args"]["store"]
         elsewhere = [
-            f"--data.store={store}", "--data.split_method=external", f"--data.trained_on={own}",
-            "--data.split_file=null", "--data.folds=null",
+            f"--data.store={store}", "--data.split={method: external, file: null, folds: null}",
+            f"--data.split.trained_on={own}",
         ]  # fmt: skip
     datamodule = saved_datamodule(found, elsewhere)
     data = datamodule.provenance

@@ -12,12 +12,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from gazelit import trust
-from gazelit.configs import find_config, read_yaml
+from gazelit.configs import config_chain, find_config, read_config
+from gazelit.data.renamed import check_arguments, check_config
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
@@ -86,6 +87,7 @@ def run(
     checkpoint: str = "best",
     overrides: list[str] | None = None,
     external: dict[str, ExternalTest] | None = None,
+    preset: Literal["quick", "paper"] = "paper",
     accept_versions: bool = False,
 ) -> None:
     """Runs the stages one after another, tests the last one (or each arm's) and writes the report.
@@ -96,22 +98,25 @@ def run(
         out: The run folder. Running the same command again goes on where it stopped.
         arms: What is compared: by name, the stage whose model is tested; the first is what the others are compared
             with. The last stage alone unless given.
-        seed: Seed of every stage: weights, order and augmentation. The split has its own (``--data.split_seed``).
+        seed: Seed of every stage: weights, order and augmentation. The split has its own (``--data.split.seed``).
         seeds: Number of seeds, from ``seed`` on: everything is trained with each.
         folds: Number of folds of patients: everything is trained with each as the test split.
         checkpoint: Which checkpoint of a stage is handed over and tested: ``best`` by the stage's
             ``checkpoint.monitor`` (``val/selection`` unless configured), or ``last``, that of the last epoch.
         overrides: Options added to every stage's command line, such as ``--trainer.precision=bf16-mixed``.
         external: By name, other sources that every arm is tested on besides.
+        preset: Which of the shipped settings a stage's shipped configuration has: the published ones, or those that are
+            small enough for two CPU cores.
         accept_versions: Whether steps that other versions of gazelit or torch made are taken as they are.
 
     Raises:
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
     """
     _check(stages, checkpoint, seeds, folds)
-    _trust_configurations(stages, overrides or [])
     tested = _arms(stages, arms)
     others = external or {}
+    configs = {stage.name: _configs(stage, preset) for stage in stages}
+    _check_options(stages, configs, [*(overrides or []), *(word for one in others.values() for word in one.overrides)])
     for name, path in (("store", store), *((f"external: {name}", one.store) for name, one in others.items())):
         if not (path / "store.json").is_file():
             raise InputError(f"{name}: {path} is no prepared store; make one with `gazelit prepare`")
@@ -132,7 +137,9 @@ def run(
         trained: list[dict[str, Any]] = []
         commands: list[str] = []
         for member in members:
-            for step in _steps(stages, tested, member, store, checkpoint, overrides or [], others, trained, out):
+            for step in _steps(
+                stages, configs, tested, member, store, checkpoint, overrides or [], others, trained, out
+            ):
                 number += 1
                 commands.append(run_step(step, out, f"[{number}/{total}]", console, lock, accept_versions))
         about = {
@@ -156,14 +163,23 @@ def run(
         console.print(f"report: {out / 'report.md'}")
 
 
-def _trust_configurations(stages: Sequence[StageStep], overrides: Sequence[str]) -> None:
-    """Trusts the modules that the stages' configurations name, which are the user's own.
+def _configs(stage: StageStep, preset: str) -> list[Path]:
+    names = [stage.config] if isinstance(stage.config, str) else stage.config
+    return [find_config(name, preset).resolve() for name in names]
 
-    The steps that read what the stages saved are told so on their command lines.
+
+def _check_options(stages: Sequence[StageStep], configs: Mapping[str, list[Path]], overrides: Sequence[str]) -> None:
+    """Refuses options by names they no longer have, and trusts the modules that the stages' configurations name.
+
+    These are the user's own. The steps that read what the stages saved are told so on their command lines.
     """
+    check_arguments(overrides, "overrides")
     for stage in stages:
-        for name in [stage.config] if isinstance(stage.config, str) else stage.config:
-            trust.trust_names(read_yaml(find_config(name)), name)
+        check_arguments(stage.overrides, f"stages: '{stage.name}', overrides")
+        for path in configs[stage.name]:
+            content = read_config(path)
+            check_config(content, str(path))
+            trust.trust_names(content, str(path))
         trust.trust_names([option.partition("=")[2] for option in (*overrides, *stage.overrides)], stage.name)
 
 
@@ -177,7 +193,7 @@ def _members(out: Path, seed: int, seeds: int, folds: int | None) -> list[_Membe
         for fold in [None] if folds is None else range(folds):
             options = [f"--seed_everything={one}", f"--data.seed={one}"]
             if fold is not None:
-                options += [f"--data.folds={folds}", f"--data.fold={fold}"]
+                options += [f"--data.split.folds={folds}", f"--data.split.fold={fold}"]
             members.append(_Member(_member_folder(out, one, seeds, fold), one, fold, options))
     return members
 
@@ -201,6 +217,7 @@ def _holds(folder: Path, seed: int) -> bool:
 
 def _steps(
     stages: Sequence[StageStep],
+    configs: Mapping[str, list[Path]],
     tested: Mapping[str, str],
     member: _Member,
     store: Path,
@@ -217,12 +234,10 @@ def _steps(
     store_hash = sha256_file(store / "store.json")
     for stage in stages:
         folder = member.folder / stage.name
-        names = [stage.config] if isinstance(stage.config, str) else stage.config
-        configs = [find_config(name).resolve() for name in names]
         parent = previous if stage.after == "previous" else stage.after
         arguments = [
             "fit",
-            *(f"--config={config}" for config in configs),
+            *(f"--config={config}" for config in configs[stage.name]),
             f"--data.store={store.resolve()}",
             *member.options,
             f"--trainer.default_root_dir={folder}",
@@ -231,7 +246,8 @@ def _steps(
             *stage.overrides,
             *_distillations(stage, checkpoints),
         ]
-        inputs = {"config": sha256_json([sha256_file(config) for config in configs]), "store": store_hash}
+        files = [file for config in configs[stage.name] for file in config_chain(config)]
+        inputs = {"config": sha256_json([sha256_file(file) for file in files]), "store": store_hash}
         if parent is not None:
             inputs["parent"] = sha256_file(checkpoints[parent])
         inputs |= {f"teacher {name}": sha256_file(checkpoints[name]) for name in stage.teachers}
@@ -298,10 +314,8 @@ def _external_options(one: ExternalTest, store: Path) -> list[str]:
     """What a test on another source changes in the configuration of the training."""
     return [
         f"--data.store={one.store.resolve()}",
-        "--data.split_method=external",
-        f"--data.trained_on={store.resolve()}",
-        "--data.split_file=null",
-        "--data.folds=null",
+        "--data.split={method: external, file: null, folds: null}",
+        f"--data.split.trained_on={store.resolve()}",
         *one.overrides,
     ]
 

@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from gazelit import __version__
-from gazelit.configs import config_root, read_yaml
+from gazelit.configs import config_root, read_config
 from gazelit.errors import InputError
 from gazelit.files import sha256_file, sha256_json
 
 #: Options whose files count by their content alone, through the step's own inputs.
-_BY_INPUT = ("--config=", "--data.store=", "--data.trained_on=")
+_BY_INPUT = ("--config=", "--data.store=", "--data.split.trained_on=")
 
 
 def step_key(arguments: Sequence[str], inputs: Mapping[str, str], out: Path) -> str:
@@ -50,7 +50,7 @@ def file_hashes(arguments: Sequence[str], out: Path) -> dict[str, str]:
         if not separator or option == "--out" or argument.startswith(_BY_INPUT[1:]):
             continue
         if option == "--config":
-            found = [(name, path) for name, path in _files(read_yaml(Path(text))) if not _is_counted_apart(name)]
+            found = [(name, path) for name, path in _files(read_config(Path(text))) if not _is_counted_apart(name)]
         else:
             found = list(_files(_load(text), option))
         hashes |= {name: _digest(path) for name, path in found if not path.resolve().is_relative_to(out.resolve())}

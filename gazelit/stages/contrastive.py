@@ -71,8 +71,10 @@ class ContrastivePretraining(Stage):
             InputError: The pairing compares views of an image, and the data have one.
         """
         super().setup(stage)
-        if self.pairing.needs_views and getattr(self._datamodule, "views", 2) == 1:
-            raise InputError(f"{type(self.pairing).__name__} compares two views of an image; set --data.views=2")
+        augmentation = getattr(self._datamodule, "augmentation", None)
+        if self.pairing.needs_views and getattr(augmentation, "views", 2) == 1:
+            name = type(self.pairing).__name__
+            raise InputError(f"{name} compares two views of an image; set --data.augmentation.views=2")
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self._embed(batch["image"])
@@ -98,7 +100,7 @@ class ContrastivePretraining(Stage):
         if count and self.global_rank == 0:
             logger.warning(
                 "epoch %d: %d of %d batches had no image with both a positive and a negative, and taught nothing; "
-                "larger batches or --data.sampling=balanced mend that",
+                "larger batches or --data.loader.sampling=balanced mend that",
                 self.current_epoch,
                 count,
                 batches,

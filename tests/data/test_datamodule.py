@@ -13,10 +13,11 @@ from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.transforms import Augmentation
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
+from tests.tiny import grouped
 
 
 def module(store, **options):
-    return GazeDataModule(str(store), **{"num_workers": 0, "batch_size": 4, **options})
+    return GazeDataModule(str(store), **grouped(**{"num_workers": 0, "batch_size": 4, **options}))
 
 
 def epoch(datamodule, number):
@@ -304,7 +305,7 @@ def test_uncertain_labels_become_what_is_asked(store):
     for how in ("unknown", "positive", "negative"):
         datamodule = module(store, labels=[name], exclusive=False, uncertain=how, allow_empty=True)
         datamodule.setup()
-        values[how] = datamodule._labels[:, 0].numpy()
+        values[how] = datamodule.labels[:, 0].numpy()
     uncertain = raw == -1
     assert np.isnan(values["unknown"][uncertain]).all()
     assert (values["positive"][uncertain] == 1).all()
@@ -367,9 +368,9 @@ def test_shipped_options_can_be_written_in_yaml(store, tmp_path, run_gazelit):
 
     config = tmp_path / "gaze.yaml"
     config.write_text(
-        "data:\n  class_path: gazelit.data.datamodule.GazeDataModule\n  init_args:\n    gaze_kind: detected\n"
-        "    detection: {method: idt, dispersion: 1.5, min_duration: 0.1}\n    window: {last: 8}\n"
-        "    readings: equal\n    folds: 4\n    fold: 1\n"
+        "data:\n  class_path: gazelit.data.datamodule.GazeDataModule\n  init_args:\n    gaze:\n      kind: detected\n"
+        "      detection: {method: idt, dispersion: 1.5, min_duration: 0.1}\n      window: {last: 8}\n"
+        "      readings: equal\n    split: {folds: 4, fold: 1}\n"
     )
     run_gazelit("fit", "--config=stage2.yaml", f"--config={config}", *tiny(2, store), "--trainer.fast_dev_run=1")
 
@@ -414,7 +415,7 @@ def test_a_split_file_is_recorded_by_its_content(store, tmp_path):
     path = tmp_path / "split.csv"
     drawn = module(store)
     drawn.setup()
-    save_split(path, drawn.store.cases, drawn._split.of_case)
+    save_split(path, drawn.store.cases, drawn.cohort.split.of_case)
     provenance = module(store, split_file=str(path)).provenance
     assert provenance["split_sha256"] == drawn.provenance["split_sha256"]
     assert provenance["split_file_sha256"] == sha256_file(path)
@@ -441,14 +442,14 @@ def test_finding_c10_rows_of_several_partial_or_unknown_classes_are_no_class(sto
     # A split file that leaves them out is an answer to the error.
     drawn = module(store)
     drawn.setup()
-    split = drawn._split.of_case.copy()
+    split = drawn.cohort.split.of_case.copy()
     pd.DataFrame({"image_id": drawn.store.cases["image_id"], "split": split}).iloc[6:].to_csv(tmp_path / "f.csv")
     assert set(module(folder, split_file=str(tmp_path / "f.csv"), allow_empty=True).labels.tolist()) == {-1, 0, 1, 2}
 
 
 def test_finding_c1_a_class_without_a_positive_in_a_split_stops_the_training(store):
     options = {"labels": ["Normal", "support_devices__chx"], "exclusive": False}
-    with pytest.raises(InputError, match=r"no positive case of support_devices__chx in .* or set allow_empty: true"):
+    with pytest.raises(InputError, match=r"no positive case of support_devices__chx in .* split.allow_empty: true"):
         module(store, **options).setup()
     module(store, **options, allow_empty=True).setup()
 

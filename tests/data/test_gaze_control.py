@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import GazeOptions
 from gazelit.errors import InputError
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.stages import JointFinetuning
+from tests.tiny import grouped
 
 
 def module(store, **options):
-    one = GazeDataModule(str(store), batch_size=6, num_workers=0, augment=False, **options)
+    one = GazeDataModule(str(store), **grouped(batch_size=6, num_workers=0, augment=False, **options))
     one.setup()
     return one
 
@@ -58,8 +60,8 @@ def test_none_and_some_cases_have_no_gaze_and_larger_numbers_hold_the_smaller(st
     assert (len(few), len(more)) == (4, 9)
     assert few < more < everyone
     assert module(store, gaze_cases=4).provenance["gaze_cases"] == 4
-    with pytest.raises(InputError, match="gaze_cases: must be at least 0"):
-        GazeDataModule(str(store), gaze_cases=-1)
+    with pytest.raises(InputError, match=r"gaze\.cases: must be at least 0"):
+        GazeDataModule(str(store), gaze=GazeOptions(cases=-1))
 
 
 def test_gaze_reaches_the_model(store, tmp_path):

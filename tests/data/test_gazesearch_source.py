@@ -10,6 +10,7 @@ from gazelit.data.sources.gazesearch import leak_free, read_gazesearch
 from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 from tests.gazesearch_files import FINDINGS, record, records, write
+from tests.tiny import grouped
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,8 @@ def test_the_official_split_is_refused_unless_insisted_on(file, images, metadata
         "sigma": 3.0,
     }
     with pytest.raises(InputError, match="patient_id are in more than one split"):
-        GazeDataModule(str(store.path), split_method="official", **data).setup()
-    module = GazeDataModule(str(store.path), split_method="official_shared", **data)
+        GazeDataModule(str(store.path), **grouped(split_method="official", **data)).setup()
+    module = GazeDataModule(str(store.path), **grouped(split_method="official_shared", **data))
     module.setup()
     official = read_gazesearch(file).table["official_split"]
     assert (store.cases["official_split"] == "train").sum() == (official == "train").sum()

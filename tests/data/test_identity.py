@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gazelit.data.splits.by_patient import SplitOptions, load_split, make_split
+from gazelit.data.options import SplitOptions
+from gazelit.data.splits.by_patient import load_split, make_split
 from gazelit.data.splits.case_split import split_cases
 from gazelit.data.splits.identity import find_people, identity, pixel_hashes
 from gazelit.data.store.digests import record_digests

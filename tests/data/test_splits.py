@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazelit.data.splits.by_patient import SplitOptions, load_split, make_split, save_split
+from gazelit.data.options import SplitOptions
+from gazelit.data.splits.by_patient import load_split, make_split, save_split
 from gazelit.errors import InputError
 
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
-from gazelit.data.splits.by_patient import SplitOptions, make_split
+from gazelit.data.options import SplitOptions
+from gazelit.data.splits.by_patient import make_split
 from gazelit.data.splits.stratification import deal
 
 PREVALENCE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)

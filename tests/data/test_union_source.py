@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gazelit.data.options import SplitOptions
 from gazelit.data.sources import EGDCXR, MIMICCXR, REFLACX, Union
-from gazelit.data.splits.by_patient import SplitOptions, make_split
+from gazelit.data.splits.by_patient import make_split
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError

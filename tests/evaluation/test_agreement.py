@@ -6,6 +6,7 @@ import torch
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
+from gazelit.data.options import LoaderOptions, SplitOptions
 from gazelit.data.sources import REFLACX
 from gazelit.data.store.prepare import prepare
 from gazelit.deploy.inference import LoadedModel
@@ -28,7 +29,7 @@ def loaded(datamodule, classes):
 
 @pytest.fixture(scope="module")
 def datamodule(store):
-    return GazeDataModule(str(store), num_workers=0, batch_size=4)
+    return GazeDataModule(str(store), loader=LoaderOptions(num_workers=0, batch_size=4))
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,8 @@ def test_a_map_of_the_gaze_itself_agrees_with_it_and_a_diagnosis_is_right_or_wro
 
 def test_a_region_with_the_name_of_a_class_is_held_against_the_map_of_that_class(read_twice):
     names = ["Consolidation", "Pleural abnormality", "Support devices"]
-    datamodule = GazeDataModule(
-        read_twice, labels=names, exclusive=False, num_workers=0, batch_size=3, split_method="official",
-        allow_empty=True,
-    )  # fmt: skip
+    loader, split = LoaderOptions(num_workers=0, batch_size=3), SplitOptions(method="official", allow_empty=True)
+    datamodule = GazeDataModule(read_twice, labels=names, exclusive=False, loader=loader, split=split)
     model = loaded(datamodule, 3)
     split = next(one for one in ("test", "val", "train") if _has_region(datamodule, one, names))
     tables = measure(model, datamodule, ["gradcam"], split)
@@ -95,7 +94,13 @@ def test_a_region_with_the_name_of_a_class_is_held_against_the_map_of_that_class
 
 def test_finding_f5_maps_are_held_against_the_marked_findings_and_anatomy_is_none(read_twice, datamodule):
     names = ["Consolidation", "Pleural abnormality", "Support devices"]
-    marked = GazeDataModule(read_twice, labels=names, exclusive=False, num_workers=0, split_method="external")
+    marked = GazeDataModule(
+        read_twice,
+        labels=names,
+        exclusive=False,
+        loader=LoaderOptions(num_workers=0),
+        split=SplitOptions(method="external"),
+    )
     labels = {spelt_alike(name) for name in marked.store.about["label_columns"]}
     table = localisation(loaded(marked, 3), marked)
     expected = [row for row in marked.rows("test") if labels & {spelt_alike(name) for name in marked.regions(int(row))}]

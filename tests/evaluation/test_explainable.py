@@ -29,6 +29,7 @@ from gazelit.synthetic.oracle import explainable_share, for_case
 from gazelit.synthetic.tables import identifiers
 from tests.evaluation.test_compare import NAMES, result
 from tests.evaluation.test_reports import record, two_arms, written
+from tests.tiny import grouped
 
 KEYS = ("index", "heatmap", "valid_mask")
 LABELS = ("Normal", "CHF", "pneumonia")
@@ -46,7 +47,7 @@ def hard_store(tmp_path_factory):
 
 
 def data_of(store, **options):
-    return GazeDataModule(str(store), num_workers=0, test_fraction=0.4, allow_empty=True, **options)
+    return GazeDataModule(str(store), **grouped(num_workers=0, test_fraction=0.4, allow_empty=True, **options))
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +336,8 @@ def test_the_first_arm_may_have_no_map(tmp_path):
 def test_a_report_joins_the_oracle_to_the_models_of_a_run(hard_store, datamodule, scored, tmp_path):
     """What stands in the run folder alone: the store's path, and the stage's configuration."""
     run, table = scored
-    options = {"store": str(hard_store), "num_workers": 0, "test_fraction": 0.4, "allow_empty": True}
+    split = {"test_fraction": 0.4, "allow_empty": True}
+    options = {"store": str(hard_store), "loader": {"num_workers": 0}, "split": split}
     data = {"class_path": "gazelit.data.datamodule.GazeDataModule", "init_args": options}
     (run / "s").mkdir(exist_ok=True)
     (run / "s" / "config.yaml").write_text(yaml.safe_dump({"data": data}))

@@ -340,6 +340,7 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
     import shutil
 
     from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.options import LoaderOptions
     from gazelit.data.sources import EGDCXR
     from gazelit.data.store.prepare import prepare
     from gazelit.data.store.store import Store
@@ -359,7 +360,9 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
     source = EGDCXR(tmp_path / "cohort" / "egd-cxr", tmp_path / "cohort" / "mimic-cxr")
     path = prepare(source, tmp_path / "store", size=(64, 64), workers=1).path
     assert Store.open(path).about["counts"]["peers"] == sum(map(len, rows))
-    ours, plain_store = (GazeDataModule(str(one), num_workers=0, batch_size=4) for one in (path, store))
+    ours, plain_store = (
+        GazeDataModule(str(one), loader=LoaderOptions(num_workers=0, batch_size=4)) for one in (path, store)
+    )
     for row in (0, 5):
         pair = zip(ours.readings(row), plain_store.readings(row), strict=True)
         assert all(torch.equal(points, same) for (points, _), (same, _) in pair)

@@ -4,13 +4,14 @@ import torch
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.options import LoaderOptions, SplitOptions
 from gazelit.errors import InputError
 from gazelit.evaluation.yardsticks import reader_ceiling, score_maps, share_of_the_way, yardsticks
 
 
 @pytest.fixture(scope="module")
 def datamodule(store):
-    module = GazeDataModule(str(store), num_workers=0, batch_size=5)
+    module = GazeDataModule(str(store), loader=LoaderOptions(num_workers=0, batch_size=5))
     module.setup()
     return module
 
@@ -61,7 +62,9 @@ def test_the_class_centre_is_the_mean_of_the_maps_of_the_cases_class(datamodule)
 
 
 def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_centre_bias(store, datamodule):
-    external = GazeDataModule(str(store), num_workers=0, batch_size=5, split_method="external")
+    external = GazeDataModule(
+        str(store), loader=LoaderOptions(num_workers=0, batch_size=5), split=SplitOptions(method="external")
+    )
     assert len(external.rows("test")) == len(external.store.cases)
     assert len(external.rows("train")) == len(external.rows("val")) == 0
     index = torch.arange(len(external.store.cases))
@@ -76,9 +79,9 @@ def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_ce
         assert torch.allclose(external.mean_map(others).density, bias.density[row], atol=1e-9)
     assert "baseline/class_centre/cc" not in yardsticks(external)
     with pytest.raises(InputError, match="no case is left"):
-        GazeDataModule(str(store), split_method="external", trained_on=str(store)).setup()
-    with pytest.raises(InputError, match="goes with split_method external"):
-        GazeDataModule(str(store), trained_on=str(store))
+        GazeDataModule(str(store), split=SplitOptions(method="external", trained_on=str(store))).setup()
+    with pytest.raises(InputError, match=r"goes with split\.method external"):
+        GazeDataModule(str(store), split=SplitOptions(trained_on=str(store)))
 
 
 def test_finding_f4_readers_are_scored_on_films_that_were_read_several_times(reflacx, tmp_path):
@@ -87,7 +90,13 @@ def test_finding_f4_readers_are_scored_on_films_that_were_read_several_times(ref
     from gazelit.metrics.functional import cc
 
     store = prepare(REFLACX(reflacx / "reflacx", reflacx / "mimic-cxr"), tmp_path / "s", size=(64, 64), workers=1).path
-    module = GazeDataModule(str(store), labels=[], exclusive=False, num_workers=0, split_method="official")
+    module = GazeDataModule(
+        str(store),
+        labels=[],
+        exclusive=False,
+        loader=LoaderOptions(num_workers=0),
+        split=SplitOptions(method="official"),
+    )
     values, expected = {}, {}
     for split in ("train", "val", "test"):
         values[split] = reader_ceiling(module, split)

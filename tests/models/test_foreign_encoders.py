@@ -111,6 +111,57 @@ def test_dinov3_of_meta(tmp_path):
         load_weight_file(small("vit_small_patch16_dinov3", img_size=64), str(tmp_path / "file.pth"))
 
 
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "eva02_base_patch14_224"])
+def test_eva_x(name, tmp_path):
+    options = {"img_size": 64, "patch_size": 16, "ref_feat_shape": (4, 4), "mlp_ratio": 2.0}
+    model, state = published(name, **options)
+    # As EVA's own code names them.
+    renamed = {
+        "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.norm": "mlp.ffn_ln", "attn.norm": "attn.inner_attn_ln",
+        "q_proj.bias": "q_bias", "v_proj.bias": "v_bias", "fc_norm": "norm",
+    }  # fmt: skip
+    # The small ones have one layer for both gates.
+    renamed |= {"mlp.fc1.": "mlp.w12.", "mlp.fc2": "mlp.w3"}
+    published_state = {}
+    for key, value in state.items():
+        for old, new in renamed.items():
+            key = key.replace(old, new)
+        published_state[key] = value
+    published_state |= {
+        "mask_token": torch.zeros(1, 1, 32),
+        "rope.freqs_cos": torch.ones(16, 16),
+        "head.weight": torch.ones(3, 32),
+    }
+    expected = tokens_of(model, state, (64, 64))
+    encoder = small(name, **options)
+    filtered = eva_filter({key: value for key, value in published_state.items() if "head" not in key}, model)
+    assert set(filtered) == set(state)
+    assert torch.allclose(loaded(encoder, published_state, tmp_path, (64, 64)), expected, atol=1e-5)
+
+
+def test_swin_of_older_timm(tmp_path):
+    torch.manual_seed(0)
+    options = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "img_size": 64, "window_size": 2}
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, in_chans=1, **options).eval()
+    state = model.state_dict()
+    # The old names, by hand: the first stage halves at its end.
+    old = {key: value for key, value in state.items() if ".downsample." not in key}
+    for stage in (1, 2, 3):
+        for part in ("norm.weight", "norm.bias", "reduction.weight"):
+            old[f"layers.{stage - 1}.downsample.{part}"] = state[f"layers.{stage}.downsample.{part}"]
+    old |= {"layers.0.blocks.0.attn_mask": torch.ones(1), "omni_heads.0.weight": torch.ones(3, 128)}
+    torch.save(
+        {"student": {"weight": torch.ones(1)}, "teacher": {f"module.{k}": v for k, v in old.items()}},
+        tmp_path / "ark.pth",
+    )
+    encoder = build_encoder(EncoderSpec("tu-swin_tiny_patch4_window7_224", options={"depth": 5, **options})).eval()
+    load_weight_file(encoder, f"{tmp_path / 'ark.pth'}#teacher")
+    x = image((64, 64))
+    with torch.no_grad():
+        expected = model.norm(encoder(x)[-1].permute(0, 2, 3, 1))
+        assert torch.allclose(model.forward_features(x), expected, atol=1e-5)
+
+
 def test_a_trunk_of_timm_within_open_clip(tmp_path):
     model, state = published("vit_base_patch16_224", img_size=64)
     both = {f"visual.trunk.{key}": value for key, value in state.items()}
@@ -179,6 +230,17 @@ def test_the_publishers_statistics_are_exact_at_the_borders():
         assert torch.equal(encoder.tokens(x), expected)
 
 
+def test_a_convolutional_encoder_is_given_the_publishers_images_too():
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderSpec("tu-resnet10t", options={"mean": MEAN, "std": STD})).eval()
+    x = image((64, 64))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    with torch.no_grad():
+        expected = encoder.body((x.expand(-1, 3, -1, -1) - mean) / std)[-1]
+        assert torch.equal(encoder(x)[-1], expected)
+    assert not any("prepared" in key for key in encoder.state_dict())
+
+
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_preset_is_an_encoder(name):
     preset = PRESETS[name]
@@ -186,7 +248,7 @@ def test_a_preset_is_an_encoder(name):
     assert card.strides[-1] == 32
     assert preset.where in card.weights
     assert preset.licence in card.weights
-    if preset.statistics is not None:
+    if not preset.is_pyramid:
         with torch.device("meta"):
             encoder = build_encoder(EncoderSpec(name))
         assert encoder.body.patch_embed.img_size == (preset.size, preset.size)

@@ -70,10 +70,11 @@ def test_test_and_infer_use_the_temperature_of_the_checkpoint(calibrated, traine
 
 def test_the_temperature_is_that_of_the_validation_split(calibrated, trained, store):
     from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.options import LoaderOptions
     from gazelit.deploy.inference import load_model
 
     model = load_model(trained / "checkpoints" / "best.ckpt")
-    data = GazeDataModule(str(store), batch_size=6, num_workers=0)
+    data = GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0))
     rendered = [data.render(batch) for batch in data.loader("val")]
     with torch.no_grad():
         logits = torch.cat([model.network(batch["image"])["logits"] for batch in rendered])

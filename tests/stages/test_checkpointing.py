@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import LoaderOptions
 from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning
@@ -47,7 +48,7 @@ def fit(store, folder, make=STAGES["joint"], epochs=3, callbacks=(), resume=None
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         deterministic=True, plugins=[AtomicCheckpointIO()], callbacks=[*callbacks, checkpoint], **options,
     )  # fmt: skip
-    run.fit(stage, GazeDataModule(str(store), batch_size=6, num_workers=0), ckpt_path=resume)
+    run.fit(stage, GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0)), ckpt_path=resume)
     return stage
 
 

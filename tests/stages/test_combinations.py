@@ -7,6 +7,7 @@ import torch
 from gazelit import losses
 from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import AugmentationOptions, LoaderOptions
 from gazelit.models import ClassificationNetwork, ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup, SupervisedFinetuning
 
@@ -76,7 +77,9 @@ def fit(stage, store, folder, steps, **options):
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
     views = 2 if getattr(stage, "loss", None).__class__ is losses.NTXentLoss else 1
-    data = GazeDataModule(str(store), batch_size=6, num_workers=0, views=views)
+    data = GazeDataModule(
+        str(store), loader=LoaderOptions(batch_size=6, num_workers=0), augmentation=AugmentationOptions(views=views)
+    )
     trainer.fit(stage, data, **options)
     assert trainer.global_step == steps
     assert torch.isfinite(trainer.callback_metrics.get("train/loss", torch.zeros(())))

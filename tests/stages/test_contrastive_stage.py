@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import AugmentationOptions, LoaderOptions
 from gazelit.errors import InputError
 from gazelit.losses import BatchAllTripletLoss, NTXentLoss, SameImage, SupervisedContrastiveLoss
 from gazelit.models import ContrastiveNetwork, EncoderSpec
 from gazelit.stages import ContrastivePretraining
-from tests.tiny import tiny
+from tests.tiny import grouped, tiny
 
 NETWORK = {"encoder": EncoderSpec("densenet-small"), "projection": 8}
 
@@ -23,8 +24,10 @@ def batches(data, epoch=0):
 
 
 def test_two_views_are_two_augmentations_of_the_same_images(store):
-    plain = GazeDataModule(str(store), batch_size=6, num_workers=0)
-    double = GazeDataModule(str(store), batch_size=6, num_workers=0, views=2)
+    plain = GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0))
+    double = GazeDataModule(
+        str(store), loader=LoaderOptions(batch_size=6, num_workers=0), augmentation=AugmentationOptions(views=2)
+    )
     for one, two in zip(batches(plain), batches(double), strict=True):
         # The first view is what there was without the second.
         assert torch.equal(one["image"], two["image"])
@@ -41,7 +44,9 @@ def test_two_views_are_two_augmentations_of_the_same_images(store):
 
 
 def test_validation_has_a_second_view_that_stays_the_same(store):
-    data = GazeDataModule(str(store), batch_size=6, num_workers=0, views=2)
+    data = GazeDataModule(
+        str(store), loader=LoaderOptions(batch_size=6, num_workers=0), augmentation=AugmentationOptions(views=2)
+    )
     dataset = data.datasets["val"]
     assert torch.equal(dataset[0, 1]["other_view"], dataset[5, 1]["other_view"])
     assert torch.equal(dataset[0, 1]["image"], dataset[5, 1]["image"])
@@ -57,7 +62,7 @@ def test_validation_has_a_second_view_that_stays_the_same(store):
 )
 def test_impossible_data_options(options, message, store):
     with pytest.raises(InputError, match=message):
-        GazeDataModule(str(store), **options)
+        GazeDataModule(str(store), **grouped(**options))
 
 
 def test_ntxent_wants_two_views_and_other_objectives_take_them(store, run_gazelit):
@@ -65,15 +70,19 @@ def test_ntxent_wants_two_views_and_other_objectives_take_them(store, run_gazeli
     config = "--config=presets/quick/stage1.yaml"
     loss = "--model.loss=gazelit.losses.NTXentLoss"
     printed = run_gazelit("fit", config, *short, loss, code=2)
-    assert "SameImage compares two views of an image; set --data.views=2" in printed
-    run_gazelit("fit", config, *short, loss, "--data.views=2")
-    run_gazelit("fit", config, *short, "--data.views=2", "--model.pairing=gazelit.losses.GazeSimilarity")
+    assert "SameImage compares two views of an image; set --data.augmentation.views=2" in printed
+    run_gazelit("fit", config, *short, loss, "--data.augmentation.views=2")
+    run_gazelit("fit", config, *short, "--data.augmentation.views=2", "--model.pairing=gazelit.losses.GazeSimilarity")
 
 
 def test_the_losses_of_two_views_see_all_embeddings(store):
     torch.manual_seed(0)
     stage = ContrastivePretraining(ContrastiveNetwork(**NETWORK), SupervisedContrastiveLoss(), SameImage()).eval()
-    batch = batches(GazeDataModule(str(store), batch_size=6, num_workers=0, views=2))[0]
+    batch = batches(
+        GazeDataModule(
+            str(store), loader=LoaderOptions(batch_size=6, num_workers=0), augmentation=AugmentationOptions(views=2)
+        )
+    )[0]
     loss, outputs, _ = stage._step(batch)
     one, other = (stage.network(batch[key])["embedding"] for key in ("image", "other_view"))
     assert torch.allclose(outputs["embedding"], one)
@@ -87,7 +96,8 @@ def test_unlabelled_films_of_mimic_cxr_train_an_encoder(mimic, run_gazelit, tmp_
                 "--workers=1", "--out=s")  # fmt: skip
     run_gazelit(
         "fit", "--config=presets/quick/stage1.yaml", *tiny(1, tmp_path / "s"), "--trainer.max_epochs=1",
-        "--model.loss=gazelit.losses.NTXentLoss", "--data.views=2", "--data.labels=[]", "--data.exclusive=false",
+        "--model.loss=gazelit.losses.NTXentLoss", "--data.augmentation.views=2",
+        "--data.labels=[]", "--data.exclusive=false",
         "--checkpoint.dirpath=run/checkpoints",
     )  # fmt: skip
     row = pd.read_csv(tmp_path / "run" / "epochs.csv").iloc[0]
@@ -96,7 +106,7 @@ def test_unlabelled_films_of_mimic_cxr_train_an_encoder(mimic, run_gazelit, tmp_
 
 
 def test_balanced_sampling_draws_as_many_of_every_class(store):
-    data = GazeDataModule(str(store), batch_size=4, num_workers=0, sampling="balanced")
+    data = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0, sampling="balanced"))
     labels = data.labels[data.rows("train")]
     natural = np.bincount(labels)
     assert natural.max() > natural.min()
@@ -120,7 +130,7 @@ def test_balanced_sampling_draws_as_many_of_every_class(store):
 def test_processes_share_a_balanced_epoch(store):
     from gazelit.data.datamodule import EpochSampler
 
-    data = GazeDataModule(str(store), num_workers=0)
+    data = GazeDataModule(str(store), loader=LoaderOptions(num_workers=0))
     dataset, classes = data.datasets["train"], data.labels[data.rows("train")]
     whole = [position for _, position in EpochSampler(dataset, True, 0, 1, 0, classes)]
     shares = [[position for _, position in EpochSampler(dataset, True, 0, 2, rank, classes)] for rank in range(2)]
@@ -131,7 +141,11 @@ def test_processes_share_a_balanced_epoch(store):
 
 @pytest.mark.parametrize("loss", [BatchAllTripletLoss(), NTXentLoss()])
 def test_micro_batches_have_the_gradient_of_the_whole_batch(loss, store):
-    batch = batches(GazeDataModule(str(store), batch_size=6, num_workers=0, views=2))[0]
+    batch = batches(
+        GazeDataModule(
+            str(store), loader=LoaderOptions(batch_size=6, num_workers=0), augmentation=AugmentationOptions(views=2)
+        )
+    )[0]
     gradients = []
     for size in (None, 2):
         torch.manual_seed(0)
@@ -154,7 +168,7 @@ def test_micro_batches_count_batchnorm_statistics_once(store, tmp_path):
         max_steps=2, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(stage, GazeDataModule(str(store), batch_size=6, num_workers=0))
+    trainer.fit(stage, GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0)))
     # Two steps of two parts.
     assert stage.network.encoder.features.norm0.num_batches_tracked.item() == 4
     with pytest.raises(InputError, match="micro_batch"):

@@ -10,6 +10,7 @@ from gazelit.checkpoints.ancestry import print_lineage
 from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.checkpoints.teachers import take_teachers
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import LoaderOptions, SplitOptions
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.losses import Distillation
@@ -42,7 +43,7 @@ def save(path, network, data=DATA, **changes):
 def teacher(store, tmp_path):
     """A teacher of the store's own data, whose classifier pools by gaze."""
     torch.manual_seed(11)
-    data = GazeDataModule(str(store), batch_size=6, num_workers=0)
+    data = GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0))
     return save(tmp_path / "teacher.ckpt", dual(classifier_pooling="gaze"), data.provenance)
 
 
@@ -196,7 +197,7 @@ def test_a_damaged_or_hostile_teacher_is_one_line_and_runs_nothing(kind, tmp_pat
 
 
 def test_from_the_command_line_a_teacher_is_checked_recorded_and_not_needed_for_the_test(store, run_gazelit, tmp_path):
-    data = GazeDataModule(str(store), batch_size=6, num_workers=0, split_seed=1)
+    data = GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0), split=SplitOptions(seed=1))
     save(tmp_path / "teacher.ckpt", image_only(), data.provenance, stage="supervised")
     command = [
         "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), "--trainer.max_epochs=1",

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
+from gazelit.data.options import GazeOptions, LoaderOptions
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
 from gazelit.models import DualEncoderUNet, EncoderSpec
@@ -42,7 +43,7 @@ def test_both_predictions_are_those_of_the_network_and_neither_moves_the_other(s
     assert {key: value for key, value in metrics.items() if "with_gaze/" not in key} == alone
 
     model = load_model(tmp_path / "run" / "checkpoints" / "best.ckpt")
-    data = GazeDataModule(str(store), batch_size=6, num_workers=0, sigma=1.0)
+    data = GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0), gaze=GazeOptions(sigma=1.0))
     data.setup()
     dataset = data.dataset("test")
     batch = data.render(collate([dataset[0, place] for place in range(len(dataset.rows))]))

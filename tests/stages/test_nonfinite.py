@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import LoaderOptions
 from gazelit.losses import GradientSurgery, KLDivergenceLoss, ReferenceWeighting
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.stages import JointFinetuning
@@ -43,7 +44,7 @@ class Spoils(GazeDataModule):
 
 def train(store, folder, stage, data=Spoils, epochs=3, **options):
     L.seed_everything(0)
-    module = data(str(store), batch_size=4, num_workers=0)
+    module = data(str(store), loader=LoaderOptions(batch_size=4, num_workers=0))
     checkpoint = StageCheckpoint(dirpath=folder, filename="best", monitor="val/selection", enable_version_counter=False)
     trainer = L.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
@@ -158,8 +159,8 @@ def test_finding_g4_batches_of_one_class_are_counted_and_said_once_an_epoch(stor
     import pandas as pd
 
     printed = run_gazelit(
-        "fit", "--config=presets/quick/stage1.yaml", *tiny(1, store), "--data.batch_size=2", "--trainer.max_epochs=2",
-        "--checkpoint.dirpath=run/checkpoints",
+        "fit", "--config=presets/quick/stage1.yaml", *tiny(1, store), "--data.loader.batch_size=2",
+        "--trainer.max_epochs=2", "--checkpoint.dirpath=run/checkpoints",
     )  # fmt: skip
     count = pd.read_csv(tmp_path / "run" / "epochs.csv")["train/batches_without_pairs"]
     # Two images never are both a positive and a negative of one.

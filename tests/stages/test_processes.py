@@ -32,7 +32,7 @@ class Training:
     def __init__(self, folder, store, *options):
         command = [
             sys.executable, "-m", "gazelit", "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store),
-            "--trainer.max_epochs=4000", "--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp",
+            "--trainer.max_epochs=4000", "--data.loader.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp",
             "--checkpoint.dirpath=run/checkpoints", *options,
         ]  # fmt: skip
         self.folder = folder
@@ -70,7 +70,7 @@ def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_
         "{class_path: torchmetrics.classification.MulticlassCalibrationError, init_args: {num_classes: 3}}, "
         "prediction: probabilities, truth: label}}]"
     )
-    training = Training(tmp_path, store, f"--data.split_file={split_file}", "--data.allow_empty=true", *gaze, own)
+    training = Training(tmp_path, store, f"--data.split.file={split_file}", "--data.split.allow_empty=true", *gaze, own)
     for process in (training.process.pid, training.child):
         os.kill(process, signal.SIGTERM)
     code = training.end(within=60)

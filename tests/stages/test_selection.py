@@ -12,7 +12,7 @@ from gazelit.losses import DiagnosisLoss, FixedWeighting, ReferenceWeighting, Un
 from gazelit.metrics import ImageMeans
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.stages import JointFinetuning, SaliencyWarmup
-from tests.tiny import tiny
+from tests.tiny import grouped, tiny
 
 SMALL = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
 
@@ -32,7 +32,7 @@ class HalfBlind(GazeDataModule):
 
 def validate(stage, store, **options):
     # Batches of unequal numbers of films with gaze.
-    module = HalfBlind(str(store), batch_size=4, num_workers=0, val_fraction=0.4, test_fraction=0.1)
+    module = HalfBlind(str(store), **grouped(batch_size=4, num_workers=0, val_fraction=0.4, test_fraction=0.1))
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1, **options
     )

@@ -12,6 +12,7 @@ import yaml
 
 from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import AugmentationOptions, LoaderOptions
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
 from gazelit.losses import DynamicWeightAverage, ReferenceWeighting
@@ -48,7 +49,7 @@ def stages():
 
 
 def data(store):
-    return GazeDataModule(str(store), batch_size=6, num_workers=0)
+    return GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0))
 
 
 @pytest.mark.parametrize("name", ["contrastive", "saliency", "joint"])
@@ -78,7 +79,9 @@ def test_training_lowers_the_loss(name, store, tmp_path):
             losses.append(trainer.callback_metrics["train/loss"].item())
 
     # All training films in one batch, as they are: what is left is the optimisation, without the luck of the draw.
-    films = GazeDataModule(str(store), batch_size=24, num_workers=0, augment=False)
+    films = GazeDataModule(
+        str(store), loader=LoaderOptions(batch_size=24, num_workers=0), augmentation=AugmentationOptions(enabled=False)
+    )
     trainer(tmp_path, max_epochs=10, limit_val_batches=0, callbacks=[Losses()]).fit(stage, films)
     assert losses[-1] < 0.95 * losses[0]
 
@@ -167,8 +170,8 @@ def multi_label(reflacx, tmp_path_factory):
 def test_the_joint_stage_learns_several_labels_with_unknowns(multi_label, run_gazelit, tmp_path):
     options = [
         "--data.labels=[Consolidation, Pulmonary edema, Enlarged hilum]", "--data.exclusive=false",
-        "--data.allow_empty=true",
-        "--data.split_method=official", "--data.readings=drawn", "--data.batch_size=2",
+        "--data.split.allow_empty=true",
+        "--data.split.method=official", "--data.gaze.readings=drawn", "--data.loader.batch_size=2",
     ]  # fmt: skip
     run_gazelit(
         "fit", "--config=presets/quick/stage3.yaml", *tiny(3, multi_label), *options, "--trainer.max_epochs=1",
@@ -197,7 +200,7 @@ def test_every_stage_trains_on_two_processes_without_a_search_for_unused_paramet
     command = [
         sys.executable, "-m", "gazelit", "fit", "--config", f"presets/quick/stage{stage}.yaml", *tiny(stage, store),
         "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
-        "--data.batch_size=4", "--checkpoint.dirpath=run/checkpoints",
+        "--data.loader.batch_size=4", "--checkpoint.dirpath=run/checkpoints",
     ]  # fmt: skip
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -277,7 +280,7 @@ def finish(*processes):
         assert process.returncode == 0, output
 
 
-SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.batch_size=4"]
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.loader.batch_size=4"]
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,7 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path
     # With gradients averaged over processes, sharding parameters changes where they lie and nothing else. One step: in
     # the next, rounding errors would grow through the statistics of few films.
     options = [
-        "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.augment=false",
+        "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.augmentation.enabled=false",
         "--trainer.deterministic=false",
         "--model.frozen=[encoder]", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
     ]  # fmt: skip
@@ -336,7 +339,7 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path
     ):
         finish(launch(
             tmp_path, "gazelit", "fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *options, *strategy,
-            "--data.batch_size=4", "--trainer.devices=2", f"--checkpoint.dirpath={name}/checkpoints",
+            "--data.loader.batch_size=4", "--trainer.devices=2", f"--checkpoint.dirpath={name}/checkpoints",
         ))  # fmt: skip
         weights.append(load_model(tmp_path / name / "checkpoints" / "last.ckpt").network.state_dict())
     assert weights[0].keys() == weights[1].keys()

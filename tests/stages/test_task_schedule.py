@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import LoaderOptions
 from gazelit.errors import InputError
 from gazelit.losses import FAMO, ExcessMTL, FixedWeighting
 from gazelit.models import DualEncoderUNet, EncoderSpec
@@ -69,7 +70,7 @@ def fit(stage, store, folder, epochs, resume=None, **options):
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, deterministic=True, **options,
     )  # fmt: skip
-    trainer.fit(stage, GazeDataModule(str(store), batch_size=6, num_workers=0), ckpt_path=resume)
+    trainer.fit(stage, GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0)), ckpt_path=resume)
     trainer.save_checkpoint(folder / f"{epochs}.ckpt")
     return {key: value.clone() for key, value in stage.state_dict().items()}, trainer.callback_metrics
 

@@ -88,6 +88,7 @@ def test_a_component_with_rate_zero_stays_where_it_is(store, tmp_path):
     import lightning as L
 
     from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.options import LoaderOptions
 
     # As large as the seed that torch draws where nobody gave one.
     torch.manual_seed(2**63 + 12345)
@@ -96,7 +97,7 @@ def test_a_component_with_rate_zero_stays_where_it_is(store, tmp_path):
     run = L.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    run.fit(stage, GazeDataModule(str(store), batch_size=6, num_workers=0))
+    run.fit(stage, GazeDataModule(str(store), loader=LoaderOptions(batch_size=6, num_workers=0)))
     for key, value in stage.network.named_parameters():
         assert torch.equal(value, before[key]) == key.startswith("encoder."), key
 

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gazelit.data.options import SplitOptions
 from gazelit.data.sources import EGDCXR, Manifest
-from gazelit.data.splits.by_patient import SplitOptions
 from gazelit.data.splits.case_split import split_cases
 from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gazelit.data.options import Method, SplitOptions
 from gazelit.data.splits.identity import People, find_people, identity
 from gazelit.data.splits.stratification import deal
 from gazelit.data.store.schema import SPLITS
@@ -25,39 +24,6 @@ logger = logging.getLogger("gazelit")
 SPLIT_COLUMNS = ("image_id", "patient_id", "study_id", "split")
 #: What a split keeps apart; the reference implementation's keeps images apart and nothing else.
 GROUPS = ("patient_id", "study_id", "image_id")
-
-Method = Literal["patient", "official", "official_shared", "reference_image_level", "external"]
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """How cases are split.
-
-    Attributes:
-        method: ``patient``; ``official``, the dataset's own; ``official_shared``, the same where its parts share
-            patients, for comparison with published figures alone; ``reference_image_level``, that of the paper's
-            reference implementation, which splits images and so puts patients with several films into several
-            splits: for comparison with it alone; ``external``: every case is a test case, of a model that was trained
-            on other data.
-        seed: Of the shuffle of patients.
-        val_fraction: Share of patients, and of films, for validation, with ``patient`` and no folds.
-        test_fraction: Share of patients, and of films, for the test, with ``patient`` and no folds.
-        folds: Number of folds with ``patient``: fold ``fold`` is the test, the next one validation.
-        fold: Which fold is the test, from 0.
-        stratify: Labels whose prevalence is the same in every split; see :func:`stratified_labels`.
-        file: Split file that is taken instead of all this.
-        trained_on: With ``external``, the store that was trained on.
-    """
-
-    method: Method = "patient"
-    seed: int = 0
-    val_fraction: float = 0.1
-    test_fraction: float = 0.2
-    folds: int | None = None
-    fold: int = 0
-    stratify: Sequence[str] | None = None
-    file: str | None = None
-    trained_on: str | None = None
 
 
 def make_split(

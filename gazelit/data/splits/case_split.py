@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.splits.by_patient import Method, SplitOptions, load_split, make_split, save_split, stratified_labels
+from gazelit.data.options import Method, SplitOptions
+from gazelit.data.splits.by_patient import load_split, make_split, save_split, stratified_labels
 from gazelit.data.splits.identity import find_people, identity, pixel_hashes
 from gazelit.data.splits.split_table import check_classes, count_split, format_table, save_counts, warnings
 from gazelit.data.store.store import Store
@@ -70,7 +71,7 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
     if options.file is not None:
         split = load_split(options.file, store.cases)
         settings |= {"split_method": "file", "split_file_sha256": sha256_file(options.file)}
-        remedy = "make another split_file, or set allow_empty: true"
+        remedy = "make another split.file, or set split.allow_empty: true"
     elif options.method == "external":
         split, left_out = _external(store, options, usable, pixels)
         notes.append(left_out)
@@ -81,7 +82,7 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
     elif options.method in ("official", "official_shared"):
         split = make_split(store.cases, store.cases[[]], options)
         settings |= {"split_method": options.method, "split_seed": options.seed}
-        remedy = "take split_method: patient, or set allow_empty: true"
+        remedy = "take split.method: patient, or set split.allow_empty: true"
     else:
         labels = stratified_labels([store], options.stratify, options.method)
         split = make_split(store.cases, labels, options, people)
@@ -92,7 +93,10 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
             settings |= {"folds": options.folds, "fold": options.fold}
         elif options.method == "patient":
             settings |= {"split_val_fraction": options.val_fraction, "split_test_fraction": options.test_fraction}
-        remedy = "name the classes in stratify, take larger shares or another split_seed, or set allow_empty: true"
+        remedy = (
+            "name the classes in split.stratify, take larger shares or another split.seed, or set split.allow_empty: "
+            "true"
+        )
     notes.append(_twins_apart(split, pixels))
     return CaseSplit(split, settings, [note for note in notes if note], remedy)
 
@@ -137,7 +141,7 @@ def write_split(
     stratify: list[str] | None = None,
     allow_empty: bool = False,
 ) -> None:
-    """Splits the patients of one or several stores together and writes the split to be given to ``split_file``.
+    """Splits the patients of one or several stores together and writes the split to be given to ``--data.split.file``.
 
     What each split holds is printed, and written beside it as ``<name>.counts.csv``.
 
@@ -159,7 +163,7 @@ def write_split(
             case of a label.
     """
     if method == "external":
-        raise InputError("method: external has every case in the test and needs no file; see --data.split_method")
+        raise InputError("method: external has every case in the test and needs no file; see --data.split.method")
     opened = [Store.open(store) for store in stores]
     labels = stratified_labels(opened, stratify, method)
     cases = pd.concat([store.cases for store in opened], ignore_index=True)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from gazelit.data.dataset import GazeOptions, WorkingGaze
+from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.geometry import on_image
+from gazelit.data.options import GazeOptions
 from gazelit.data.store.schema import GAZE_KINDS
 from gazelit.data.store.store import Store
 from gazelit.data.store.suspicion import Suspicion, suspicions

@@ -1,0 +1,226 @@
+"""The cases of a store as a training sees them: their labels, their split and their gaze."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gazelit.data.dataset import WorkingGaze, check_downscale
+from gazelit.data.gaze.centre_bias import CentreBiases, mean_map
+from gazelit.data.images.regions import region_masks
+from gazelit.data.labels import Uncertain, explain_unusable, read_labels
+from gazelit.data.options import GazeOptions, SplitOptions
+from gazelit.data.splits.case_split import split_cases
+from gazelit.data.splits.identity import identity
+from gazelit.data.splits.split_table import check_classes, count_split, format_table, warnings
+from gazelit.data.store.schema import SPLITS
+from gazelit.data.store.store import Store
+from gazelit.density import CentreBias
+from gazelit.errors import InputError
+from gazelit.files import sha256_json
+
+
+class Cohort:
+    """The cases of a store, labelled, split, and with the gaze they are given.
+
+    Args:
+        store: Folder of the prepared store.
+        class_names: Label columns of the store; with none, images are unlabelled.
+        exclusive: Whether exactly one label is 1 in every case.
+        uncertain: What a label of −1 becomes when labels are not exclusive.
+        downscale: Integer factor between the store's resolution and the working one.
+        gaze: How gaze becomes points with a weight and a σ.
+        split: How cases are split.
+        seed: Of which cases ``split.train_cases`` draws.
+
+    Attributes:
+        store: The opened store.
+        labels: (N,) int64, or (N, K) float32 with NaN for unknown.
+        split: The split of every case, and what decided it.
+        gaze: What the cases are given.
+        size: Working resolution (H, W).
+
+    Raises:
+        InputError: The store, a label or the split cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        class_names: Sequence[str],
+        exclusive: bool,
+        uncertain: Uncertain,
+        downscale: int,
+        gaze: GazeOptions,
+        split: SplitOptions,
+        seed: int,
+    ) -> None:
+        self.store = Store.open(store)
+        self.class_names = list(class_names)
+        self.exclusive = exclusive
+        self.downscale = downscale
+        self.gaze_options = gaze
+        self.split_options = split
+        self.labels, usable = read_labels(self.store, self.class_names, exclusive, uncertain)
+        self.split = split_cases(self.store, split, usable)
+        self._of_case = self._drawn(seed)
+        cases = np.flatnonzero(self.split.of_case.notna())
+        if not usable[cases].all():
+            reason = explain_unusable(self.store, self.class_names, cases)
+            raise InputError(f"labels: {reason}; set exclusive: false, or leave them out of a split.file")
+        self._counts = count_split(self.store.cases, self._of_case, self._class_table())
+        self.is_external = self.split.settings["split_method"] == "external"
+        if not (self.is_external or split.allow_empty):
+            check_classes(self._counts, self.split.remedy)
+        check_downscale(self.store, downscale)
+        self.size = (self.store.size[0] // downscale, self.store.size[1] // downscale)
+        self.patients = identity(self.store.cases["patient_id"]).to_numpy()
+        self._own_gaze = WorkingGaze.of(self.store, gaze, downscale)
+        self.gaze = self._given_gaze()
+        self._regions: pd.DataFrame | None = None
+        self._biases: CentreBiases | None = None
+
+    def _drawn(self, seed: int) -> pd.Series:
+        """The split of each case that is used: of the training split ``train_cases`` drawn ones."""
+        of_case, count = self.split.of_case, self.split_options.train_cases
+        if count is None:
+            return of_case
+        rows = np.flatnonzero(of_case == "train")
+        if count > len(rows):
+            raise InputError(f"split.train_cases: {count} are asked for, but the training split has {len(rows)}")
+        left_out = np.random.default_rng(seed).permutation(rows)[count:]
+        return of_case.mask(np.isin(np.arange(len(of_case)), left_out))
+
+    def _class_table(self) -> pd.DataFrame:
+        """The classes of all rows, a column each: 1 for positive (of labels between, above a half) and 0 otherwise."""
+        values = self.labels.numpy()
+        if self.exclusive:
+            values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
+        return pd.DataFrame(np.where(np.isnan(values), np.nan, values > 0.5), columns=self.class_names)
+
+    def _given_gaze(self) -> WorkingGaze:
+        """The gaze as ``gaze.control`` and ``gaze.cases`` have it."""
+        gaze, options, seed = self._own_gaze, self.gaze_options, self.split_options.seed
+        for number, split in enumerate(("train", "val")):
+            rows = self.rows(split)
+            gaze = gaze.controlled(options.control, rows, self.patients, seed + number)
+            if split == "train" and options.cases is not None:
+                # One order for all numbers, so that a larger training set holds the smaller.
+                order = np.random.default_rng(seed).permutation(rows)
+                gaze = gaze.controlled("none", np.sort(order[options.cases :]), self.patients, 0)
+        return gaze
+
+    @property
+    def counts(self) -> str:
+        """What is in each split, as a table to print."""
+        return format_table(self._counts)
+
+    def notes(self, splits: Sequence[str] = SPLITS) -> list[str]:
+        """What the user should know of the split and of these splits' classes."""
+        return [*self.split.notes, *warnings(self._counts, splits)]
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The store's rows of a split.
+
+        Raises:
+            InputError: There is no such split.
+        """
+        if split not in SPLITS:
+            raise InputError(f"split: '{split}' is none of {', '.join(SPLITS)}")
+        return np.flatnonzero(self._of_case == split)
+
+    def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
+        """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze.control`` says."""
+        return mean_map(self._own_gaze, rows, self.size)
+
+    def centre_bias(self, index: Tensor) -> CentreBias:
+        """Where the training cases were looked at on average, for cases to be scored against it.
+
+        It is that of the readers' own gaze, whatever ``gaze.control`` and ``gaze.cases`` say, and in an external test
+        that of the other half of the patients; see :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
+
+        Args:
+            index: (B,) the store's rows of the cases to be scored.
+
+        Returns:
+            Maps (B, H, W).
+        """
+        if self._biases is None:
+            rows = self.rows("train"), self.rows("test")
+            self._biases = CentreBiases(self._own_gaze, self.size, *rows, self.patients, self.split_options.seed)
+        return self._biases(index)
+
+    def readings(self, row: int) -> list[tuple[Tensor, Tensor]]:
+        """Every reading of a case apart: points (N, 3) and their σ (N, 2), in working pixels."""
+        part = slice(self.gaze.starts[row], self.gaze.starts[row + 1])
+        points, sigma, reading = (values[part] for values in (self.gaze.points, self.gaze.sigma, self.gaze.reading))
+        return [
+            (torch.from_numpy(points[reading == number]), torch.from_numpy(sigma[reading == number]))
+            for number in np.unique(reading)
+        ]
+
+    def regions(self, row: int) -> dict[str, Tensor]:
+        """Boxes and ellipses of a case by name, (H, W) bool each; of all its readers together."""
+        if self._regions is None:
+            self._regions = self.store.table("regions")
+        of_case = self._regions[self._regions["row"] == row]
+        masks = region_masks(of_case, self.store.letterboxes[row], self.downscale)
+        return {name: torch.from_numpy(mask) for name, mask in masks.items()}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What checkpoints and reports record of the data, in primitives; no ids.
+
+        The keys are those of the first checkpoints, so that all can be compared.
+        """
+        gaze, about = self.gaze_options, self.store.about
+        sigma_px = self._sigma_px()
+        images = self.store.cases["image_id"]
+        assigned = {str(image): str(split) for image, split in zip(images, self.split.of_case, strict=True)}
+        return {
+            "fingerprint": about["fingerprint"],
+            "source": about["source"],
+            "synthetic": bool(about["synthetic"]),
+            "size": list(self.size),
+            "class_names": self.class_names,
+            "exclusive": self.exclusive,
+            "gaze_kind": gaze.kind,
+            "weight": gaze.weight,
+            "sigma": gaze.sigma,
+            "sigma_unit": gaze.sigma_unit,
+            "sigma_px": sigma_px,
+            "sigma_deg": self._sigma_deg(sigma_px),
+            "readings": gaze.readings,
+            "gaze_control": gaze.control,
+            "gaze_cases": gaze.cases,
+            "train_cases": self.split_options.train_cases,
+            "window": None if gaze.window is None else asdict(gaze.window),
+            "detection": asdict(gaze.detection) if gaze.kind == "detected" else None,
+            "split_sha256": sha256_json(assigned),
+            **self.split.settings,
+            "n": {split: len(self.rows(split)) for split in SPLITS},
+        }
+
+    def _sigma_px(self) -> list[float] | None:
+        """Mean σ of the readers' own gaze of the training cases, else of the test cases, in working pixels (x, y)."""
+        is_counted = np.zeros(len(self.store.cases), bool)
+        is_counted[self.rows("train" if len(self.rows("train")) else "test")] = True
+        sigma = self._own_gaze.sigma[np.repeat(is_counted, np.diff(self._own_gaze.starts))]
+        return [round(float(value), 4) for value in sigma.mean(axis=0, dtype=np.float64)] if len(sigma) else None
+
+    def _sigma_deg(self, sigma: list[float] | None) -> float | list[float] | None:
+        """σ in degrees: as given, or by the store's mean pixels per degree (x, y); None where the angle is unknown."""
+        degree = self.store.about["pixels_per_degree"]
+        if self.gaze_options.sigma_unit == "deg":
+            return self.gaze_options.sigma
+        if degree is None or sigma is None:
+            return None
+        scale = np.mean([box.scale for box in self.store.letterboxes], axis=0) / self.downscale
+        return [round(float(value), 4) for value in np.array(sigma) / (scale * degree)]

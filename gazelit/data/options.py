@@ -1,0 +1,161 @@
+"""The options of the data module, in groups: of the gaze, the split, the loaders and the augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gazelit.data.gaze.events import Detection, TimeWindow
+from gazelit.data.images.transforms import Augmentation
+from gazelit.errors import InputError
+
+GazeKind = Literal["fixation", "sample", "detected"]
+SigmaUnit = Literal["deg", "px", "image_px"]
+Readings = Literal["pooled", "equal", "drawn"]
+GazeControl = Literal["true", "shuffled", "centre", "none"]
+Method = Literal["patient", "official", "official_shared", "reference_image_level", "external"]
+Sampling = Literal["shuffled", "balanced"]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class GazeOptions:
+    """How gaze becomes a target map, and whose gaze it is.
+
+    Attributes:
+        kind: Published ``fixation``, raw ``sample``, or fixations ``detected`` in the samples.
+        weight: What a point counts: its ``duration``, or one each (``count``).
+        sigma: Standard deviation of the heatmap's Gaussian.
+        sigma_unit: ``deg`` of visual angle, ``px`` of the working image, or ``image_px`` of the original image.
+        readings: Of an image with several: all points ``pooled``; every reading the same weight (``equal``); or in
+            training one, ``drawn`` anew each epoch (pooled elsewhere).
+        window: The part of each reading that counts, such as its first seconds; all of it unless given.
+        detection: Method and thresholds of ``detected``.
+        control: What the training and validation cases are given as their gaze, to find out what a model learns from
+            it: their own (``true``), that of another patient's film (``shuffled``), points drawn from all of them
+            (``centre``), or ``none``. Test cases keep their own.
+        cases: Number of training cases that keep their gaze, for learning curves; all unless given.
+    """
+
+    kind: GazeKind = "fixation"
+    weight: Literal["duration", "count"] = "duration"
+    sigma: float = 1.0
+    sigma_unit: SigmaUnit = "deg"
+    readings: Readings = "pooled"
+    window: TimeWindow | None = None
+    detection: Detection = field(default_factory=Detection)
+    control: GazeControl = "true"
+    cases: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise InputError(f"gaze.sigma: must be above 0, not {self.sigma}")
+        if self.cases is not None and self.cases < 0:
+            raise InputError(f"gaze.cases: must be at least 0, not {self.cases}")
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How cases are split.
+
+    Attributes:
+        method: ``patient``; ``official``, the dataset's own; ``official_shared``, the same where its parts share
+            patients, for comparison with published figures alone; ``reference_image_level``, that of the paper's
+            reference implementation, which splits images and so puts patients with several films into several
+            splits: for comparison with it alone; ``external``: every case is a test case, of a model that was trained
+            on other data.
+        seed: Of the shuffle of patients; runs that hand over to each other must share it.
+        val_fraction: Share of patients, and of films, for validation, with ``patient`` and no folds.
+        test_fraction: Share of patients, and of films, for the test, with ``patient`` and no folds.
+        folds: Number of folds of patients instead of the two shares, with ``patient``: fold ``fold`` is the test, the
+            next one validation.
+        fold: Which fold is the test, from 0.
+        stratify: Label columns whose prevalence is the same in every split, whatever labels the stage trains on;
+            unless given, all the store's label columns that have a positive and no measurements. Stages that hand over
+            to each other must share it.
+        file: CSV with ``image_id`` and ``split`` that is taken instead of all this.
+        trained_on: With ``external``, the store that the model was trained on: its patients are left out.
+        train_cases: Number of cases of the training split that are trained on, drawn by the data module's seed, for
+            learning curves; all unless given. With one seed a larger number holds the smaller.
+        allow_empty: Go on although a class has no positive case in some split.
+    """
+
+    method: Method = "patient"
+    seed: int = 0
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    folds: int | None = None
+    fold: int = 0
+    stratify: Sequence[str] | None = None
+    file: str | None = None
+    trained_on: str | None = None
+    train_cases: int | None = None
+    allow_empty: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trained_on is not None and self.method != "external":
+            raise InputError("split.trained_on: goes with split.method external; leave it out")
+        if self.train_cases is not None and self.train_cases < 1:
+            raise InputError(f"split.train_cases: must be at least 1, not {self.train_cases}")
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How cases are loaded.
+
+    Attributes:
+        batch_size: Cases a process takes per step.
+        num_workers: Processes that load.
+        sampling: Order of the training cases: ``shuffled``, or ``balanced``: as many of every class, rarer ones
+            repeated, in epochs of the same length.
+        predict_split: Which split ``gazelit predict`` reads.
+    """
+
+    batch_size: int = 16
+    num_workers: int = 2
+    sampling: Sampling = "shuffled"
+    predict_split: Split = "test"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"loader.batch_size: must be at least 1, not {self.batch_size}")
+        if self.num_workers < 0:
+            raise InputError(f"loader.num_workers: must be at least 0, not {self.num_workers}")
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """How training cases are augmented.
+
+    Attributes:
+        enabled: Whether training cases are.
+        views: 2 adds ``other_view`` to each batch, another augmentation of the same images, for contrastive objectives
+            that compare views; also to validation batches, there the same in every epoch.
+        shift: Largest shift, as a share of the size.
+        scale: Largest relative change of scale.
+        rotation: Largest rotation in degrees.
+        contrast: Largest relative change of contrast and of brightness.
+        gamma: Largest relative change of gamma.
+    """
+
+    enabled: bool = True
+    views: Literal[1, 2] = 1
+    shift: float = 0.04
+    scale: float = 0.08
+    rotation: float = 5.0
+    contrast: float = 0.15
+    gamma: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.views == 2 and not self.enabled:
+            raise InputError("augmentation.views: two views are two augmentations; set augmentation.enabled: true")
+        for name in ("shift", "scale", "contrast", "gamma"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"augmentation.{name}: must be at least 0 and below 1, not {getattr(self, name)}")
+        if not 0 <= self.rotation <= 180:
+            raise InputError(f"augmentation.rotation: must be 0 to 180 degrees, not {self.rotation}")
+
+    def build(self) -> Augmentation:
+        """The transformation that these options describe."""
+        return Augmentation(self.shift, self.scale, self.rotation, self.contrast, self.gamma)
