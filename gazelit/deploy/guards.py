@@ -222,7 +222,7 @@ def fit_density(training: NDArray[np.float32], calibration: NDArray[np.float32],
     )
     threshold = conformal_quantile(unfinished.scores(calibration), 1 - false_alarms)
     if not math.isfinite(threshold):
-        needed = math.ceil(1 / false_alarms) - 1
+        needed = math.ceil(round(1 / false_alarms, 9)) - 1
         raise InputError(
             f"guard: a false alarm rate of {false_alarms:g} needs at least {needed} calibration films, not "
             f"{len(calibration)}; allow a higher rate with --false_alarms"
@@ -254,9 +254,10 @@ def fit_conformal(
     thresholds = {name: conformal_quantile(scores, coverage) for name, scores in zip(names, by_class, strict=True)}
     few = [name for name, threshold in thresholds.items() if not math.isfinite(threshold)]
     if few:
+        needed = math.ceil(round(coverage / (1 - coverage), 9))
         raise InputError(
-            f"guard: a coverage of {coverage:g} needs at least {math.ceil(coverage / (1 - coverage))} calibration "
-            f"films with a known label of {', '.join(few)}; ask for less with --coverage"
+            f"guard: a coverage of {coverage:g} needs at least {needed} calibration films with a "
+            f"known label of {', '.join(few)}; ask for less with --coverage"
         )
     films = {name: len(scores) for name, scores in zip(names, by_class, strict=True)}
     return Conformal(coverage, thresholds, films, split)

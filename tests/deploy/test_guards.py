@@ -133,10 +133,6 @@ def guarded(store, tmp_path_factory):
     return folder
 
 
-def prepared(path):
-    return Preparation((64, 64))(read_radiograph(path))
-
-
 def test_a_guarded_checkpoint_tells_a_hip_without_tags_and_gives_sets(guarded, store, real_data):
     model = load(guarded / "guarded.ckpt")
     assert model.guards is not None
@@ -146,11 +142,6 @@ def test_a_guarded_checkpoint_tells_a_hip_without_tags_and_gives_sets(guarded, s
     kinds = [warning.split(":")[0] for warning in reading.warnings]
     assert kinds.count("unlike the training") == 1
     assert "outside the training" in kinds
-    # Real chests are unlike simulated ones, too; the hip is far more so.
-    chests = [real_data / "RG1_J2KI.dcm", *real_data.glob("nih*")]
-    scores = [model.guards.density.score(film.image) for film in map(prepared, [real_data / "RG2_JPLL.dcm", *chests])]
-    assert len(scores) == 4
-    assert scores[0] > 1.5 * max(scores[1:])
     states = reading.prediction_set
     assert set(states) <= set(model.class_names)
     threshold = model.guards.conformal.thresholds
