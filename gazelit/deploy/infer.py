@@ -23,13 +23,13 @@ from gazelit.deploy.dicom.keys import folder_key
 from gazelit.deploy.film_list import film_files
 from gazelit.deploy.film_names import RUN_FILE, NamedFilm, named_films
 from gazelit.deploy.inference import LoadedModel
-from gazelit.deploy.loading import load_together
 from gazelit.deploy.objects import DicomOptions, objects_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
 from gazelit.deploy.result_files import FAILED_FILE, TABLE_NAME, ResultFolder, Saliency, Wanted
 from gazelit.deploy.servers import Servers
+from gazelit.deploy.together import load_together
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
 

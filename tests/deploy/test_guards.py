@@ -11,6 +11,7 @@ import yaml
 from gazelit import InputError, load
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.images.dicom import read_radiograph
+from gazelit.data.options import LoaderOptions
 from gazelit.deploy.fit_guards import guard
 from gazelit.deploy.guards import (
     Conformal,
@@ -117,7 +118,7 @@ def guarded(store, tmp_path_factory):
     """A checkpoint without training, its guards, and the folder of both."""
     folder = tmp_path_factory.mktemp("guarded") / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    data = GazeDataModule(store, batch_size=8, num_workers=0)
+    data = GazeDataModule(store, loader=LoaderOptions(batch_size=8, num_workers=0))
     torch.manual_seed(0)
     network = DualEncoderUNet(
         encoder=EncoderSpec("densenet-small"),
@@ -126,7 +127,7 @@ def guarded(store, tmp_path_factory):
         classes=3,
     )
     best = save_untrained(folder / "checkpoints" / "best.ckpt", network, data.provenance)
-    init = {"store": str(store), "batch_size": 8, "num_workers": 0}
+    init = {"store": str(store), "loader": {"batch_size": 8, "num_workers": 0}}
     content = {"data": {"class_path": "gazelit.data.datamodule.GazeDataModule", "init_args": init}}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     guard(best, folder / "guarded.ckpt", split="test", coverage=0.7, false_alarms=0.3)
@@ -149,7 +150,7 @@ def test_a_guarded_checkpoint_tells_a_hip_without_tags_and_gives_sets(guarded, s
 
 
 def test_the_ranges_are_those_of_the_training_films(guarded, store):
-    data = GazeDataModule(store, batch_size=8, num_workers=0)
+    data = GazeDataModule(store, loader=LoaderOptions(batch_size=8, num_workers=0))
     cases = data.store.cases.iloc[data.rows("train")]
     ranges = load(guarded / "guarded.ckpt").guards.ranges
     assert ranges["height"] == (cases["height"].min(), cases["height"].max())
@@ -158,7 +159,7 @@ def test_the_ranges_are_those_of_the_training_films(guarded, store):
 
 def test_what_is_scored_at_inference_is_what_was_fitted(store, cohort):
     """A film read from its file has the small film and the facts that it has in the store."""
-    data = GazeDataModule(store, batch_size=8, num_workers=0)
+    data = GazeDataModule(store, loader=LoaderOptions(batch_size=8, num_workers=0))
     films = {path.stem: path for path in (cohort / "mimic-cxr").rglob("*.dcm")}
     row = 0
     path = films[data.store.cases["image_id"].iloc[row]]

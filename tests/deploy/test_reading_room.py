@@ -118,7 +118,7 @@ def test_the_pages_lines_go_from_a_checkpoint_to_results_in_orthanc(guarded, tmp
     with orthanc(tmp_path, routes=False) as server:
         upload(server["REST"], films[0])
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-m", "-c", lines], cwd=folder, capture_output=True, text=True, timeout=300,
+            ["bash", "-euo", "pipefail", "-c", lines], cwd=folder, capture_output=True, text=True, timeout=300,
             env=environment(STUDY=dcmread(films[0]).StudyInstanceUID, **server),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -21,11 +21,11 @@ from gazelit.deploy.dicom.node import Counters, listen, send
 from gazelit.deploy.dicom.spool import Spool
 from gazelit.deploy.infer import DEFAULT_KINDS, Kind
 from gazelit.deploy.inference import LoadedModel
-from gazelit.deploy.loading import load_together
 from gazelit.deploy.objects import DicomOptions, objects_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
+from gazelit.deploy.together import load_together
 from gazelit.errors import InputError
 
 logger = logging.getLogger("gazelit")
@@ -36,7 +36,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def serve_dicom(
-    ckpt: Path,
+    ckpt: str,
     allow: list[str],
     to: str,
     spool: Path,

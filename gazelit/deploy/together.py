@@ -1,0 +1,55 @@
+"""Several checkpoints as one model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from gazelit.data.images.dicom import MAX_PIXELS
+from gazelit.deploy.inference import LoadedModel
+from gazelit.deploy.loading import load
+from gazelit.errors import InputError
+from gazelit.files import sha256_json
+
+
+def load_together(
+    ckpts: Sequence[str | os.PathLike[str]],
+    device: str | torch.device = "cpu",
+    max_pixels: int = MAX_PIXELS,
+    dropout_passes: int = 0,
+) -> LoadedModel:
+    """Loads several checkpoints as one model, whose readings are the mean and say how far the networks agree.
+
+    Args:
+        ckpts: One or more, of any form that is loaded, of the same size and classes, such as of several seeds or folds.
+        device: See :func:`gazelit.deploy.loading.load`.
+        max_pixels: See :func:`gazelit.deploy.loading.load`.
+        dropout_passes: How often each network is run with its dropout on (Monte Carlo dropout); 0 for once without.
+
+    Raises:
+        InputError: One cannot be used, they differ in size or classes, or ``dropout_passes`` is 1 or negative.
+    """
+    if dropout_passes < 0 or dropout_passes == 1:
+        raise InputError(f"mc_dropout: {dropout_passes} passes have no spread; give 2 or more, or 0 for none")
+    models = [load(ckpt, device, max_pixels) for ckpt in ckpts]
+    first, others = models[0], models[1:]
+    for other in others:
+        for what in ("size", "class_names", "outputs"):
+            if getattr(other, what) != getattr(first, what):
+                raise InputError(f"{other.name}: its {what.replace('_', ' ')} are not those of {first.name}")
+    if not others:
+        return replace(first, dropout_passes=dropout_passes)
+    synthetic = any(model.stamp["data"].get("synthetic", False) for model in models)
+    stamp = {**first.stamp, "data": {**first.stamp["data"], "synthetic": synthetic}}
+    return replace(
+        first,
+        stamp=stamp,
+        sha256=sha256_json([model.sha256 for model in models]),
+        members=tuple((model.network, model.temperature) for model in others),
+        dropout_passes=dropout_passes,
+        # Guards promise something of one network's probabilities, not of the mean's.
+        guards=None,
+    )
