@@ -41,9 +41,10 @@ from gazelit.evaluation.statistics import (
     mean_of,
     percentile,
 )
-from gazelit.evaluation.text import DASH, header, row, with_interval
 from gazelit.models.network import rebuild
-from gazelit.reporting.collect import load_results, with_oracle
+from gazelit.reporting.collect import with_oracle
+from gazelit.reporting.folders import read_run
+from gazelit.reporting.tables import DASH, Table, with_interval
 
 CLASSES = ["Normal", "CHF", "pneumonia"]
 COHORT_SEED, TUNING_SEED, TUNING_CASES = 11, 1000, 120
@@ -374,7 +375,7 @@ class Judged:
     """
 
     def __init__(self, folder: Path, subtle: Mapping[str, bool]) -> None:
-        results = with_oracle(load_results(folder), Oracles(folder))
+        results = with_oracle(read_run(folder).results, Oracles(folder))
         self.arms = list(dict.fromkeys(result.arm for result in results))
         first = results[0].predictions
         self.cases, self.patients = len(first), first["patient"].nunique()
@@ -468,19 +469,19 @@ def write_tables(out: Path) -> None:
             f"{judged.cases:,} test films of {judged.patients:,} patients; seeds {seeds}.",
             "",
         ]
-        lines += header(["arm", *names, "training (10¹² operations)"])
+        arms: list[list[object]] = []
         for arm in judged.arms:
             cells = []
             for name in names:
                 estimate = judged.estimate(arm, name)
-                cells.append(with_interval(estimate, []))
+                cells.append(with_interval(estimate))
                 if estimate is not None:
                     note(folder.name, arm, name, estimate)
-            lines.append(row([arm, *cells, f"{judged.compute[arm]:.1f}"]))
+            arms.append([arm, *cells, f"{judged.compute[arm]:.1f}"])
+        lines += Table(["arm", *names, "training (10¹² operations)"], arms).markdown()
         questions = QUESTIONS[folder.name.split("-")[0]]
         asked = [(arm, less) for arm, less in questions if {arm, less} <= set(judged.arms)]
-        if asked:
-            lines += ["", *header(["arm", "less", *names])]
+        differences: list[list[object]] = []
         for arm, less in asked:
             cells = []
             for name in names:
@@ -488,7 +489,9 @@ def write_tables(out: Path) -> None:
                 cells.append(DASH if estimate is None else difference_text(estimate))
                 if estimate is not None:
                     note(folder.name, f"{arm} less {less}", name, estimate)
-            lines.append(row([arm, less, *cells]))
+            differences.append([arm, less, *cells])
+        if differences:
+            lines += ["", *Table(["arm", "less", *names], differences).markdown()]
         for arm in judged.arms:
             estimate = judged.difference(arm, "subtle pneumonia against Normal", arm, PEAK)
             if estimate is not None:

@@ -33,13 +33,13 @@ def repeated(path: list[list[float]], time_bin: float) -> list[list[float]]:
 
 
 def loop_scanmatch(a: list[list[float]], b: list[list[float]]) -> float:
-    one, other = cells(a, *BINS), cells(b, *BINS)
-    table = [[0.0] * (len(other) + 1) for _ in range(len(one) + 1)]
-    for i, (x, y) in enumerate(one, start=1):
-        for j, (u, v) in enumerate(other, start=1):
+    letters_a, letters_b = cells(a, *BINS), cells(b, *BINS)
+    table = [[0.0] * (len(letters_b) + 1) for _ in range(len(letters_a) + 1)]
+    for i, (x, y) in enumerate(letters_a, start=1):
+        for j, (u, v) in enumerate(letters_b, start=1):
             match = table[i - 1][j - 1] + 3.5 - math.hypot(x - u, y - v)
             table[i][j] = max(match, table[i - 1][j], table[i][j - 1])
-    return table[-1][-1] / (3.5 * max(len(one), len(other)))
+    return table[-1][-1] / (3.5 * max(len(letters_a), len(letters_b)))
 
 
 def loop_timed_scanmatch(a: list[list[float]], b: list[list[float]]) -> float:
@@ -47,10 +47,10 @@ def loop_timed_scanmatch(a: list[list[float]], b: list[list[float]]) -> float:
 
 
 def loop_sed(a: list[list[float]], b: list[list[float]]) -> float:
-    one, other = cells(a, 5, 5), cells(b, 5, 5)
-    table = [[i + j for j in range(len(other) + 1)] for i in range(len(one) + 1)]
-    for i, letter in enumerate(one, start=1):
-        for j, further in enumerate(other, start=1):
+    letters_a, letters_b = cells(a, 5, 5), cells(b, 5, 5)
+    table = [[i + j for j in range(len(letters_b) + 1)] for i in range(len(letters_a) + 1)]
+    for i, letter in enumerate(letters_a, start=1):
+        for j, further in enumerate(letters_b, start=1):
             changed = table[i - 1][j - 1] + (letter != further)
             table[i][j] = min(changed, table[i - 1][j] + 1, table[i][j - 1] + 1)
     return table[-1][-1]
@@ -149,7 +149,7 @@ def main() -> None:
     for name, (ours, loop) in METRICS.items():
         ours(a[:2], b[:2])
         times = []
-        for _ in range(5):
+        for _ in range(15):
             start = time.process_time()
             values = np.asarray(ours(a, b))
             times.append((time.process_time() - start) / options.pairs)

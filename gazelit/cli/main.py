@@ -89,7 +89,11 @@ COMMANDS = {
     "run": Command(
         "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
     ),
-    "report": Command("gazelit.reporting.collect:report", "write the report of a finished run", positional="run"),
+    "report": Command(
+        "gazelit.reporting.commands:report",
+        "write the report of runs, or of trainings tested by hand",
+        positional="run",
+    ),
     "agreement": Command(
         "gazelit.reporting.agreement:agreement",
         "score class-activation and predicted maps against the reader's gaze and the marked regions",

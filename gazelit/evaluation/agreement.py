@@ -89,20 +89,20 @@ def measure(model: LoadedModel, datamodule: GazeDataModule, methods: Sequence[st
         bias = datamodule.centre_bias(rendered["index"])
         maps, right = _maps(model, rendered, methods)
         gaze += _gaze_rows(maps, rendered, bias, right)
-        for place, case in enumerate(rendered["index"].tolist()):
+        for position, case in enumerate(rendered["index"].tolist()):
             marked = datamodule.regions(case)
             if marked:
-                regions += _region_rows(model, rendered, place, methods, maps, bias, marked)
-            if len(shown) < SHOWN and bool(rendered["has_gaze"][place]):
+                regions += _region_rows(model, rendered, position, methods, maps, bias, marked)
+            if len(shown) < SHOWN and bool(rendered["has_gaze"][position]):
                 shown.append(
                     Localisation(
-                        title=f"case {seen + place + 1}",
-                        image=rendered["image"][place, 0].numpy(),
+                        title=f"case {seen + position + 1}",
+                        image=rendered["image"][position, 0].numpy(),
                         maps={
-                            name: one[place].numpy()
-                            for name, one in {READER: rendered["heatmap"][:, 0], **maps}.items()
+                            name: density[position].numpy()
+                            for name, density in {READER: rendered["heatmap"][:, 0], **maps}.items()
                         },
-                        regions={name: one.numpy() for name, one in marked.items()},
+                        regions={name: inside.numpy() for name, inside in marked.items()},
                     )
                 )
         seen += len(rendered["index"])
@@ -145,38 +145,38 @@ def _gaze_rows(
 ) -> Iterator[dict[str, Any]]:
     target, mask = batch["heatmap"][:, 0], batch["valid_mask"][:, 0]
     counts = fixation_counts(batch["points"], (target.shape[1], target.shape[2]))
-    for name, one in {**maps, CENTRE: bias.density}.items():
+    for name, density in {**maps, CENTRE: bias.density}.items():
         values = {
-            "cc": cc(one, target, mask),
-            "nss": nss(one, counts, mask),
-            "auc_judd": auc_judd(one, counts, mask),
-            "sauc": sauc(one, counts, bias.counts, mask),
+            "cc": cc(density, target, mask),
+            "nss": nss(density, counts, mask),
+            "auc_judd": auc_judd(density, counts, mask),
+            "sauc": sauc(density, counts, bias.counts, mask),
         }
-        for place, case in enumerate(batch["index"].tolist()):
-            cells = {key: float(value[place]) for key, value in values.items()}
-            yield {"index": case, "map": name, "right": right[place], **cells}
+        for position, case in enumerate(batch["index"].tolist()):
+            cells = {key: float(value[position]) for key, value in values.items()}
+            yield {"index": case, "map": name, "right": right[position], **cells}
 
 
 def _region_rows(
     model: LoadedModel,
     batch: dict[str, Tensor],
-    place: int,
+    position: int,
     methods: Sequence[str],
     maps: dict[str, Tensor],
     bias: CentreBias,
     marked: dict[str, Tensor],
 ) -> Iterator[dict[str, Any]]:
     names = [spelt_alike(name) for name in model.stamp["data"].get("class_names", [])]
-    mask = batch["valid_mask"][place]
-    one_case = {key: value[place : place + 1] for key, value in batch.items()}
+    mask = batch["valid_mask"][position]
+    one_case = {key: value[position : position + 1] for key, value in batch.items()}
     for region, inside in marked.items():
-        mine = {name: one[place] for name, one in maps.items()}
+        of_case = {name: density[position] for name, density in maps.items()}
         if spelt_alike(region) in names:
             named = torch.tensor([names.index(spelt_alike(region))])
-            mine |= {method: _attributed(model, one_case, named, method)[0] for method in methods}
-        if bool(batch["has_gaze"][place]):
-            mine[READER] = batch["heatmap"][place, 0]
-        for name, one in {**mine, CENTRE: bias.density[place]}.items():
-            values = localisation_values(one[None], inside[None], mask)
+            of_case |= {method: _attributed(model, one_case, named, method)[0] for method in methods}
+        if bool(batch["has_gaze"][position]):
+            of_case[READER] = batch["heatmap"][position, 0]
+        for name, density in {**of_case, CENTRE: bias.density[position]}.items():
+            values = localisation_values(density[None], inside[None], mask)
             cells = {key: float(value[0]) for key, value in values.items()}
-            yield {"index": int(batch["index"][place]), "region": region, "map": name, **cells}
+            yield {"index": int(batch["index"][position]), "region": region, "map": name, **cells}

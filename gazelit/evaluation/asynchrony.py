@@ -7,12 +7,10 @@ was best for that task alone, on validation. Curves are those of ``epochs.csv``,
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +18,6 @@ import pandas as pd
 from gazelit.checkpoints import stamps
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import Result
-from gazelit.evaluation.text import DASH, header, number, plain, row
 
 #: By task, its headline metric in curves and its name; higher is better.
 HEADLINES = {"diagnosis": ("auroc_macro", "macro AUC"), "saliency": ("cc", "CC")}
@@ -70,6 +67,11 @@ class JointTraining:
     learned: Mapping[str, tuple[float, float, float]]
 
     @property
+    def label(self) -> str:
+        """What the trainings of the stage are called; the stage's name alone where its arm is called the same."""
+        return self.stage if self.arms == (self.stage,) else f"{', '.join(self.arms)}: {self.stage}"
+
+    @property
     def epochs(self) -> int:
         """Number of epochs."""
         return len(self.curve)
@@ -93,10 +95,10 @@ def trainings(results: Sequence[Result]) -> list[JointTraining]:
     arms: dict[Path, list[str]] = {}
     first: dict[Path, tuple[Result, int | None]] = {}
     for result in results:
-        for place, stage in enumerate(result.stages):
+        for order, stage in enumerate(result.stages):
             folder = result.run / stage
             arms.setdefault(folder, []).append(result.arm)
-            is_tested = place == len(result.stages) - 1
+            is_tested = order == len(result.stages) - 1
             if folder not in first or is_tested:
                 first[folder] = result, result.epoch if is_tested else None
     found = []
@@ -185,148 +187,6 @@ def _value_at(curve: pd.DataFrame, column: str, epoch: int | None) -> float:
 def grouped(joint: Sequence[JointTraining]) -> dict[tuple[tuple[str, ...], str], list[JointTraining]]:
     """By arms and stage, the trainings of all seeds and folds."""
     groups: dict[tuple[tuple[str, ...], str], list[JointTraining]] = {}
-    for one in joint:
-        groups.setdefault((one.arms, one.stage), []).append(one)
+    for trained in joint:
+        groups.setdefault((trained.arms, trained.stage), []).append(trained)
     return groups
-
-
-def asynchrony_section(joint: Sequence[JointTraining]) -> list[str]:
-    """The section as Markdown; nothing without a training of several tasks."""
-    if not joint:
-        return []
-    several = any(len(group) > 1 for group in grouped(joint).values())
-    lines = [
-        "## Asynchrony of the tasks",
-        "",
-        "Whether diagnosis and gaze converge asynchronously, the premise of Qiu, Rivaz and Xiao (2025), is measured "
-        "here: the epoch at which each task of a joint training was best on validation, the epoch of the checkpoint "
-        "that was kept, and its *regret*, what it loses on the task against the task's own best epoch of the same "
-        "training. The best of many epochs is never below the kept one, so a regret is at least 0 and part of it is "
-        "noise of the validation split. Epochs count from 1.",
-        "",
-    ]
-    if several:
-        lines[-2] += " Of several trainings (seeds, folds): mean (least to greatest) of epochs, mean ± SD of regrets."
-    columns = ["arm: stage", "task", "trainings", "epochs", "best epoch by its loss", "best epoch by its metric"]
-    lines += header([*columns, "kept epoch", "regret, loss", "regret, metric"])
-    for (arms, stage), group in grouped(joint).items():
-        for task in group[0].tasks:
-            found = [one.tasks[task] for one in group if task in one.tasks]
-            cells = [
-                plain(label_of(arms, stage)),
-                task,
-                len(group),
-                _range([one.epochs - 1 for one in group]),
-                _range([each.best_epoch for each in found]),
-                _range([each.best_epoch_by_metric for each in found]),
-                _range([one.kept for one in group]),
-                _spread([each.loss_regret for each in found]),
-                _named(_spread([each.metric_regret for each in found]), HEADLINES[task][1]),
-            ]
-            lines.append(row(cells))
-    lines += ["", *_apart_lines(joint), *_learned_lines(joint)]
-    return [*lines, "![Validation losses of the tasks by epoch, and learned weights](figures/asynchrony.png)", ""]
-
-
-def label_of(arms: tuple[str, ...], stage: str) -> str:
-    """What the trainings of a stage are called; the stage's name alone where its arm is called the same."""
-    return stage if arms == (stage,) else f"{', '.join(arms)}: {stage}"
-
-
-def _apart_lines(joint: Sequence[JointTraining]) -> list[str]:
-    lines = []
-    for (arms, stage), group in grouped(joint).items():
-        apart = [one.apart for one in group if math.isfinite(one.apart)]
-        if apart:
-            length = np.mean([one.epochs for one in group])
-            far = f"{apart[0]:.0f}"
-            if len(apart) > 1:
-                far = f"{np.mean(apart):.1f} (from {min(apart):.0f} to {max(apart):.0f})"
-            name = plain(label_of(arms, stage))
-            lines.append(f"- {name}: the tasks' best epochs (by loss) are {far} epochs apart, of {length:.0f}.")
-    return [*lines, ""] if lines else []
-
-
-def _learned_lines(joint: Sequence[JointTraining]) -> list[str]:
-    """What the weightings learned; nothing where they learn nothing."""
-    lines = []
-    for (arms, stage), group in grouped(joint).items():
-        for name in dict.fromkeys(name for one in group for name in one.learned):
-            values = np.array([one.learned[name] for one in group if name in one.learned])
-            cells = [_spread(values[:, which].tolist()) for which in range(3)]
-            lines.append(row([plain(label_of(arms, stage)), name.replace("_", " "), *cells]))
-    if not lines:
-        return []
-    columns = ["arm: stage", "learned", "after the first epoch", "at the kept epoch", "after the last epoch"]
-    what = "What the weighting of the tasks learned"
-    if any(name.startswith("sigma") for one in joint for name in one.learned):
-        what += " (a greater σ is a smaller weight: 1/σ² times a constant)"
-    return [f"{what}:", "", *header(columns), *lines, ""]
-
-
-def _range(epochs: Sequence[int | None]) -> str:
-    """Epochs counted from 1."""
-    known = [epoch + 1 for epoch in epochs if epoch is not None]
-    if not known:
-        return DASH
-    if len(set(known)) == 1:
-        return str(known[0])
-    return f"{np.mean(known):.1f} ({min(known)} to {max(known)})"
-
-
-def _spread(values: Sequence[float]) -> str:
-    known = [value for value in values if math.isfinite(value)]
-    if not known:
-        return DASH
-    return number(float(np.mean(known))) + (f" ± {number(float(np.std(known, ddof=1)))}" if len(known) > 1 else "")
-
-
-def _named(text: str, metric: str) -> str:
-    return text if text == DASH else f"{text} {metric}"
-
-
-def records_of(joint: Sequence[JointTraining]) -> list[dict[str, Any]]:
-    """The trainings for ``metrics.json``; epochs from 0, undefined numbers null."""
-    return [
-        {
-            "arms": list(one.arms),
-            "stage": one.stage,
-            "seed": one.seed,
-            "fold": one.fold,
-            "epochs": one.epochs,
-            "kept_epoch": one.kept,
-            "epochs_apart": one.apart,
-            "tasks": {
-                name: {
-                    "best_epoch": task.best_epoch,
-                    "loss_regret": task.loss_regret,
-                    f"best_epoch_by_{HEADLINES[name][0]}": task.best_epoch_by_metric,
-                    f"{HEADLINES[name][0]}_regret": task.metric_regret,
-                }
-                for name, task in one.tasks.items()
-            },
-            "learned": {
-                name: dict(zip(("first", "kept", "last"), values, strict=True)) for name, values in one.learned.items()
-            },
-        }
-        for one in joint
-    ]
-
-
-def long_rows(joint: Sequence[JointTraining]) -> pd.DataFrame:
-    """The rows of ``report.csv``: ``data`` is ``val``, the value a mean over seeds and folds, with its SD."""
-    rows = []
-    for (arms, stage), group in grouped(joint).items():
-        series: dict[str, list[float]] = {"epochs_apart": [one.apart for one in group]}
-        series["kept_epoch"] = [math.nan if one.kept is None else one.kept for one in group]
-        for record in records_of(group):
-            for task, values in record["tasks"].items():
-                for name, value in values.items():
-                    series.setdefault(f"{task}/{name}", []).append(math.nan if value is None else value)
-        for name, values in series.items():
-            known = [value for value in values if math.isfinite(value)]
-            cells = {"data": "val", "arm": ", ".join(arms), "metric": f"asynchrony/{stage}/{name}"}
-            value = float(np.mean(known)) if known else math.nan
-            spread = float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
-            rows.append(cells | {"value": value, "sd_over_seeds": spread})
-    return pd.DataFrame(rows)

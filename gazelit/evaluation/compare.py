@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,13 @@ import numpy as np
 import pandas as pd
 
 from gazelit.errors import InputError
-from gazelit.evaluation.crossed import FEWEST_SEEDS, crossed_difference, crossed_value
-from gazelit.evaluation.scores import MAP_METRICS, POOLED_AUC, SHARE, Scores, scores_of
-from gazelit.evaluation.statistics import Estimate, bootstrap_weights, holm
-from gazelit.evaluation.text import DASH, header, interval, is_number, number, p_value, plain, row, with_interval
+from gazelit.evaluation.crossed import crossed_difference, crossed_value
+from gazelit.evaluation.hypothesis_tests import holm
+from gazelit.evaluation.scores import SHARE, Scores, scores_of
+from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 
 #: What arms are compared by; the first that an arm has of each task is tested.
 COMPARED = {"auroc_macro": "macro AUC", "cc": "CC", "kld": "KLD", "nss": "NSS"}
-#: What needs no training and stands below the arms, by its name among the baselines.
-YARDSTICKS = {"centre": "centre bias", "oracle": "oracle"}
-#: What stands beside these in the table of arms, for other publications' sake.
-BESIDE = {POOLED_AUC: "macro AUC, folds pooled"}
 
 
 @dataclass(frozen=True)
@@ -29,13 +26,13 @@ class Result:
     """One trained and tested model.
 
     Attributes:
-        run: The run folder.
+        run: The run folder, or of a model trained by hand the folder of its test.
         arm: What it is compared as.
         seed: Of its training.
         fold: Which fold was its test split, if there are folds.
-        stages: Folders of the stages it went through, below the run folder.
+        stages: Folders of the stages it went through, from the run folder.
         checkpoint: Its checkpoint.
-        seconds: Its training took, all stages together.
+        seconds: Its training took, all stages together; NaN where that is not known.
         metrics: As `gazelit test` logged them.
         predictions: One row a test case, with ``patient``.
         stamp: Of its checkpoint.
@@ -43,6 +40,8 @@ class Result:
         external: By name of another source, the folder of its test on that.
         epoch: The epoch of its checkpoint, from 0; None where the checkpoint does not tell.
         steps: Optimiser steps of its training, all stages together; None where its curves do not tell.
+        kept: ``last`` if the checkpoint is that of the last epoch, else ``best``.
+        tested: When its predictions were written, if that is known.
     """
 
     run: Path
@@ -59,6 +58,8 @@ class Result:
     external: dict[str, Path] = field(default_factory=dict)
     steps: int | None = None
     epoch: int | None = None
+    kept: str = "best"
+    tested: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class ArmSummary:
         spread: By metric, the standard deviation over seeds; NaN with one.
         differences: By metric, the arm less the first one, on the same cases, over patients and seeds; empty for the
             first.
-        others: By the name of each arm between the first and this one, the arm less that one, for what arms are
+        against: By the name of each arm between the first and this one, the arm less that one, for what arms are
             compared by.
         infinite: By map metric, the number of cases of all seeds whose value is infinite; those that have some.
         undefined: By map metric, the number of cases without a value; those that have some.
@@ -91,7 +92,7 @@ class ArmSummary:
     estimates: dict[str, Estimate]
     spread: dict[str, float]
     differences: dict[str, Estimate]
-    others: dict[str, dict[str, Estimate]]
+    against: dict[str, dict[str, Estimate]]
     infinite: dict[str, int]
     undefined: dict[str, int]
     steps: float | None = None
@@ -181,7 +182,7 @@ def compare(results: Sequence[Result], class_names: Sequence[str], all_read_all:
                     for key, values in scores[name].values.items()
                 },
                 differences={} if name == first else less(first, scores[name].values),
-                others={reference: less(reference, COMPARED) for reference in between},
+                against={reference: less(reference, COMPARED) for reference in between},
                 infinite=scores[name].infinite,
                 undefined=scores[name].undefined,
                 steps=_mean_steps(arms[name]),
@@ -243,110 +244,42 @@ def _check_targets(results: Sequence[Result]) -> None:
     first = results[0].stamp["data"]
     for result in results:
         data = result.stamp["data"]
-        other = [field for field in fields if data.get(field) != first.get(field)]
-        if other:
+        unlike = [field for field in fields if data.get(field) != first.get(field)]
+        if unlike:
             raise InputError(
-                f"arm '{result.arm}' was trained with another {', '.join(other)} than '{results[0].arm}' "
-                f"({other[0]} {data.get(other[0])} and {first.get(other[0])}); their numbers cannot be compared"
+                f"arm '{result.arm}' was trained with another {', '.join(unlike)} than '{results[0].arm}' "
+                f"({unlike[0]} {data.get(unlike[0])} and {first.get(unlike[0])}); their numbers cannot be compared"
             )
 
 
-def comparison_lines(summaries: Sequence[ArmSummary], baselines: Mapping[str, float] | None = None) -> list[str]:
-    """The comparison as Markdown tables.
+@dataclass(frozen=True)
+class Difference:
+    """What an arm has less another, on the same cases.
 
-    Args:
-        summaries: Of the arms.
-        baselines: ``baseline/<name>/<metric>`` (:mod:`gazelit.evaluation.yardsticks`); those of the centre bias and of
-            the oracle stand below the arms.
+    Attributes:
+        arm: Its name.
+        reference: The name of the arm it is compared with.
+        metric: Of ``COMPARED``.
+        estimate: The difference, with its uncorrected p.
+        p: After Holm (1979) over all pairs and metrics; NaN where there is none.
     """
-    known = {key for summary in summaries for key in summary.estimates}
-    compared = {key: name for key, name in COMPARED.items() if key in known}
-    shown = {key: name for key, name in (COMPARED | BESIDE).items() if key in known}
-    has_steps = any(summary.steps is not None for summary in summaries)
-    columns = ["arm", *(f"{name} (95 % over patients; SD over seeds)" for name in shown.values())]
-    lines = header([*columns, *["steps"] * has_steps, "training (min)"])
-    for summary in summaries:
-        cells = [_cell(summary.estimates.get(key), summary.spread.get(key)) for key in shown]
-        steps = [DASH if summary.steps is None else f"{summary.steps:,.0f}"] * has_steps
-        lines.append(row([plain(summary.name), *cells, *steps, f"{summary.seconds / 60:.1f}"]))
-    for key, name in YARDSTICKS.items():
-        scores = [(baselines or {}).get(f"baseline/{key}/{metric}") for metric in shown]
-        if any(score is not None for score in scores):
-            cells = [DASH if score is None else number(score) for score in scores]
-            lines.append(row([name, *cells, *[DASH] * has_steps, DASH]))
-    lines += value_lines({summary.name: (summary.undefined, summary.infinite) for summary in summaries})
-    if POOLED_AUC in shown:
-        lines += [
-            "",
-            "AUCs compare pairs of cases within a fold. The pooled AUC ranks the scores of all folds' models together, "
-            "although models that were trained apart are calibrated differently (Forman and Scholz 2010); it is here "
-            "to be held against publications that pool, and is not tested.",
-        ]
-    return [*lines, *_difference_lines(summaries, compared)]
+
+    arm: str
+    reference: str
+    metric: str
+    estimate: Estimate
+    p: float
 
 
-def value_lines(counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]]) -> list[str]:
-    """How many cases have no value, and how many an infinite one, which makes a mean a dash.
-
-    Args:
-        counts: By arm, both by map metric.
-    """
-    lines = []
-    words = (
-        "Cases without a value (no gaze, or none defined), left out",
-        "Cases with an infinite value, whose mean is a dash",
-    )
-    for which, what in enumerate(words):
-        found = [
-            f"{MAP_METRICS[key][0]} of {plain(arm)}: {count}"
-            for arm, both in counts.items()
-            for key, count in both[which].items()
-        ]
-        lines += ["", f"{what}: {'; '.join(found)}."] if found else []
-    return lines
-
-
-def _difference_lines(summaries: Sequence[ArmSummary], shown: Mapping[str, str]) -> list[str]:
-    """Differences of all pairs of arms in one table, whose p are one family."""
+def differences(summaries: Sequence[ArmSummary]) -> list[Difference]:
+    """All pairs of arms by all metrics that arms are compared by: those with the first arm first, one family of p."""
     pairs = [(summary.name, summaries[0].name, summary.differences) for summary in summaries if summary.differences]
-    pairs += [
-        (summary.name, reference, values) for summary in summaries for reference, values in summary.others.items()
+    pairs += [(summary.name, name, values) for summary in summaries for name, values in summary.against.items()]
+    found = [
+        (arm, reference, metric, values[metric])
+        for arm, reference, values in pairs
+        for metric in COMPARED
+        if metric in values
     ]
-    if not pairs:
-        return []
-    cells = [values.get(key) for _, _, values in pairs for key in shown]
-    adjusted = iter(holm([float("nan") if estimate is None else estimate.p for estimate in cells]))
-    seeds = min(len(summary.seeds) for summary in summaries)
-    lines = ["", "Differences on the same cases, with 95 % intervals."]
-    if max(len(summary.seeds) for summary in summaries) >= FEWEST_SEEDS:
-        lines[-1] += (
-            " Intervals and p are over patients and seeds, crossed: what other patients and another training would "
-            "change. p after Holm (1979) over all p of this table."
-        )
-    if seeds < FEWEST_SEEDS:
-        lines[-1] += (
-            " Where an arm has one seed, what another training would change is not known: the interval is over "
-            "patients alone and no p is given. Train with more seeds (`--seeds=5`)."
-        )
-    elif seeds < 5:
-        lines[-1] += f" With {seeds} seeds the spread over seeds is poorly known, and intervals are wide for it."
-    lines += ["", *header(["arm", "less", *shown.values()])]
-    for arm, reference, values in pairs:
-        found = [_difference_cell(values.get(key), next(adjusted)) for key in shown]
-        lines.append(row([plain(arm), plain(reference), *found]))
-    return lines
-
-
-def _cell(estimate: Estimate | None, spread: float | None) -> str:
-    return with_interval(estimate, [number(spread)] if is_number(spread) else [])
-
-
-def _difference_cell(estimate: Estimate | None, p: float) -> str:
-    if estimate is None or not is_number(estimate.value):
-        return DASH
-    bounds = interval(estimate.low, estimate.high, signed=True)
-    text = number(estimate.value, signed=True) + (f" ({bounds})" if bounds != DASH else "")
-    if estimate.seeds < FEWEST_SEEDS:
-        return f"{text}, no p: one seed"
-    sign = "" if p < 0.001 else "= "
-    return f"{text}, p {sign}{p_value(p)}" if is_number(p) else text
+    adjusted = holm([estimate.p for *_, estimate in found])
+    return [Difference(*cells, p) for cells, p in zip(found, adjusted, strict=True)]

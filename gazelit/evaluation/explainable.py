@@ -233,8 +233,11 @@ def _keep(path: Path, made: Mapping[int, GazeMixture]) -> None:
     for row, mixture in made.items():
         columns: dict[str, object] = {"row": row, "x": mixture.spots[:, 0], "y": mixture.spots[:, 1]}
         columns |= {"spread": mixture.spread}
-        for place, reader in enumerate(mixture.readers):
-            columns |= {f"fixations_{reader}": mixture.by_fixation[place], f"time_{reader}": mixture.by_duration[place]}
+        for column, reader in enumerate(mixture.readers):
+            columns |= {
+                f"fixations_{reader}": mixture.by_fixation[column],
+                f"time_{reader}": mixture.by_duration[column],
+            }
         parts.append(pd.DataFrame(columns))
     try:
         with atomic_path(path) as temporary:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from gazelit.evaluation.scores import case_statistics
 from gazelit.evaluation.statistics import Estimate, average_of, bootstrap_weights, estimate, mean_of
-from gazelit.evaluation.text import header, plain, row, with_interval
 
 #: Below so many cases an interval is told to be wide, not read; below so few no number is given.
 SMALL, TOO_FEW = 30, 10
@@ -127,12 +126,12 @@ def _groups(table: pd.DataFrame, cases: pd.DataFrame, class_names: Sequence[str]
             values = pd.cut(values, [0, 40, 60, 80, 200], right=False, labels=["< 40", "40–59", "60–79", "≥ 80"])
         values = values.astype("object").where(values.notna(), None).replace("", None)
         if values.nunique() > 1:
-            yield kind, values.map(lambda one: None if one is None else str(one))
+            yield kind, values.map(lambda value: None if value is None else str(value))
     if "gaze_points" in table and table["gaze_points"].nunique() > 3:
         third = pd.qcut(table["gaze_points"], 3, duplicates="drop")
         yield "gaze points", third.map(_whole_numbers).astype("object")
     if "label" in table:
-        yield "class", table["label"].map(lambda one: class_names[int(one)])
+        yield "class", table["label"].map(lambda label: class_names[int(label)])
 
 
 def _whole_numbers(interval: pd.Interval) -> str:
@@ -145,16 +144,3 @@ def _thirds(values: pd.Series) -> pd.Series:
     thirds = pd.qcut(values.astype(float), 3, duplicates="drop")
     named = {part: f"{part.left:.3g} to {part.right:.3g}" for part in thirds.cat.categories}
     return thirds.cat.rename_categories(named)
-
-
-def subgroup_lines(groups: Sequence[Subgroup]) -> list[str]:
-    """The groups as a Markdown table."""
-    shown = {key: name for key, name in SHOWN.items() if any(key in group.estimates for group in groups)}
-    lines = header(["by", "group", "n", *shown.values()])
-    for group in groups:
-        cells = [with_interval(group.estimates.get(key)) for key in shown]
-        n = str(group.n)
-        if group.is_small:
-            n += " (too few)" if group.n < TOO_FEW else " (few: wide intervals)"
-        lines.append(row([group.kind, plain(group.name), n, *cells]))
-    return lines

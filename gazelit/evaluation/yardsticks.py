@@ -57,8 +57,8 @@ def _class_maps(datamodule: GazeDataModule) -> Tensor | None:
         return None
     rows = datamodule.rows("train")
     labels = datamodule.labels.numpy()[rows]
-    maps = [datamodule.mean_map(rows[labels == one]) for one in range(len(datamodule.class_names))]
-    return torch.stack([one.density for one in maps]) if all(bool(one.counts.any()) for one in maps) else None
+    maps = [datamodule.mean_map(rows[labels == label]) for label in range(len(datamodule.class_names))]
+    return torch.stack([bias.density for bias in maps]) if all(bool(bias.counts.any()) for bias in maps) else None
 
 
 def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
@@ -81,9 +81,9 @@ def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str,
     metrics: dict[int, SaliencyMetrics] = {}
     for case in datamodule.rows(split).tolist():
         readings = datamodule.readings(case)
-        others = [] if peers is None else _readings_of(peers, case)
-        if others and readings:
-            targets = [(_joined(readings), others)]
+        further = [] if peers is None else _readings_of(peers, case)
+        if further and readings:
+            targets = [(_joined(readings), further)]
         else:
             targets = [(reading, readings[:order] + readings[order + 1 :]) for order, reading in enumerate(readings)]
         mask = datamodule.valid_mask(case)[None]
@@ -200,7 +200,7 @@ def map_values(
         yield (
             batch["index"],
             {
-                name: values_at_test(one.expand_as(target), target, counts, mask, bias)
-                for name, one in maps(batch, bias).items()
+                name: values_at_test(density.expand_as(target), target, counts, mask, bias)
+                for name, density in maps(batch, bias).items()
             },
         )

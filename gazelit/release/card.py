@@ -12,9 +12,9 @@ from gazelit.deploy.inference import LoadedModel
 from gazelit.deploy.packages import LARGEST_PROBABILITY_DIFFERENCE, LEAST_CC
 from gazelit.evaluation.scores import MAP_METRICS
 from gazelit.evaluation.statistics import Estimate
-from gazelit.evaluation.text import DASH, code, header, number, plain, row, with_interval
 from gazelit.metrics.diagnosis import SPECIFICITY
-from gazelit.reporting.sections import PROBABILITIES
+from gazelit.reporting.sections.diagnosis import PROBABILITIES
+from gazelit.reporting.tables import DASH, Table, code, number, plain, with_interval
 
 #: As docs/model-card.md has them.
 INTENDED = (
@@ -107,7 +107,7 @@ def _about(model: LoadedModel) -> list[str]:
 
 
 def _lineage(model: LoadedModel) -> list[str]:
-    lines = header(["stage", "checkpoint (sha256)", "data", "films to train, validate, test", "seed"])
+    rows: list[list[object]] = []
     for number_of_stage, stamp in enumerate(sources({**model.stamp, "sha256": model.sha256})):
         data = stamp["data"]
         counts = data.get("n") or {}
@@ -115,7 +115,9 @@ def _lineage(model: LoadedModel) -> list[str]:
         source = f"{plain(data.get('source', 'unknown'))}{' (synthetic)' if data.get('synthetic') else ''}"
         stage = f"{plain(stamp['stage'])}{' (teacher)' if 'taught' in stamp else ''}"
         sha = stamp.get("exported_from", stamp["sha256"]) if number_of_stage == 0 else stamp["sha256"]
-        lines.append(row([stage, code(str(sha)[:16]), source, films, stamp.get("seed")]))
+        rows.append([stage, code(str(sha)[:16]), source, films, stamp.get("seed")])
+    columns = ["stage", "checkpoint (sha256)", "data", "films to train, validate, test", "seed"]
+    lines = Table(columns, rows).markdown()
     data = model.stamp["data"]
     if data.get("gaze_kind"):
         lines += [
@@ -144,15 +146,17 @@ def _measured(metrics: Mapping[str, Any] | None) -> list[str]:
         f"{metrics['intervals']}. This model: seed {one['seed']}{fold}, tested {one['times_tested']} time(s). "
         f"{' '.join(metrics['notes'])}",
         "",
-        *header(["metric", "this model", *(["all trainings", "SD over seeds"] if together else [])]),
     ]
+    rows = []
     for key, cells in one["metrics"].items():
         columns = [_name(key), with_interval(_estimate(cells))]
         if together:
             mean = together["metrics"].get(key)
             columns += [DASH if mean is None else with_interval(_estimate(mean))]
             columns += [number(None if mean is None else mean["sd_over_seeds"])]
-        lines.append(row(columns))
+        rows.append(columns)
+    heads = ["metric", "this model", *(["all trainings", "SD over seeds"] if together else [])]
+    lines += Table(heads, rows).markdown()
     if together:
         seeds, folds = ", ".join(map(str, together["seeds"])), together["folds"]
         lines += ["", f"All trainings: seeds {seeds}; {folds} fold(s), {together['cases']} films tested in all."]

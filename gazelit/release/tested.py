@@ -13,8 +13,9 @@ from gazelit.evaluation.compare import Result, compare, pooled
 from gazelit.evaluation.scores import scores_of
 from gazelit.evaluation.statistics import LEVEL, RESAMPLES, Estimate, bootstrap_weights
 from gazelit.files import sha256_file
-from gazelit.reporting.collect import load_results, notes
-from gazelit.reporting.sections import split_words
+from gazelit.reporting.collect import notes
+from gazelit.reporting.folders import read_run
+from gazelit.reporting.sections.training import split_words
 from gazelit.runs.pipeline import RUN_FILE
 
 #: How many of a run's models a message names.
@@ -42,7 +43,7 @@ def tested(run: Path, hashes: Sequence[str], what: str) -> dict[str, Any]:
     Raises:
         InputError: The folder is no finished run, or tested no such model.
     """
-    results = load_results(run)
+    results = read_run(run).results
     found = next((result for result in results if sha256_file(result.checkpoint) in hashes), None)
     if found is None:
         others = ", ".join(str(result.checkpoint.relative_to(run)) for result in results[:_SHOWN])

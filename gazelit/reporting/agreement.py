@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,22 @@ import pandas as pd
 
 from gazelit.checkpoints import split_guard
 from gazelit.data.saved import saved_datamodule
-from gazelit.deploy.inference import LoadedModel, load_model
+from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.agreement import GAZE_METRICS, measure
 from gazelit.evaluation.findings import REGION_METRICS, summed
-from gazelit.evaluation.statistics import Estimate
-from gazelit.evaluation.text import header, plain, row, with_interval
 from gazelit.files import atomic_path
 from gazelit.models.attribution import METHODS
 from gazelit.parsing import read_saved
 from gazelit.reporting.figures import localisation_figure, save
-from gazelit.reporting.page import to_page
-from gazelit.reporting.sections import banner_lines
+from gazelit.reporting.page import Block, Document, Picture, Section, write_document
+from gazelit.reporting.report import notices
+from gazelit.reporting.sections.gaze import estimate_of, metric_table
+from gazelit.reporting.tables import Table, code, plain, with_interval
 from gazelit.spreadsheet import without_formulas
+
+#: Why an agreement page shows no film.
+FILMS_ON_REQUEST = "No film is shown, because the data are of real cases; `--films=true` shows some."
 
 logger = logging.getLogger("gazelit")
 
@@ -41,7 +43,8 @@ def agreement(
     """Scores a model's class-activation and predicted gaze maps against the reader's gaze and the marked regions.
 
     Writes ``agreement.md``, ``agreement.html``, ``agreement.csv``, ``figures/agreement.png``, and with the values of
-    every case ``agreement_gaze.parquet`` and ``agreement_regions.parquet``, which hold no ids.
+    every case ``agreement_gaze.parquet`` and ``agreement_regions.parquet``, which hold no ids. Its parameters are the
+    options of a command.
 
     Args:
         ckpt: A checkpoint of ``gazelit fit``.
@@ -92,11 +95,22 @@ def agreement(
     else:
         # That of an earlier call must not lie beside a text that says there is none.
         picture.unlink(missing_ok=True)
-    lines = _lines(data, model, chosen, split, gaze, tables.gaze, regions, with_figure, note)
-    text = "\n".join(lines) + "\n"
-    for name, content in (("agreement.md", text), ("agreement.html", to_page(text, out, "gazelit agreement"))):
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    document = Document(
+        "Where the model looks",
+        [("checkpoint", code(model.sha256[:16])), ("split", f"{split} of {plain(data['source'])}")],
+        [*notices(data, with_figure), *([f"**{plain(note)}**"] if note is not None else [])],
+        [],
+        [
+            f"{data['n'][split]} cases. Means over cases; intervals: 95 %, bootstrap over patients (2,000 draws).",
+            *([] if with_figure or data["synthetic"] else [FILMS_ON_REQUEST]),
+        ],
+        [
+            Section("Cases", _case_blocks() if with_figure else []),
+            Section("With the reader's gaze", _gaze_blocks(data, gaze, tables.gaze, bool(chosen))),
+            Section("With the marked regions", _region_blocks(regions)),
+        ],
+    )
+    write_document(document, out, "agreement")
     with atomic_path(out / "agreement.csv") as temporary:
         both = pd.concat([gaze.assign(against="gaze"), regions.assign(against="region")], ignore_index=True)
         without_formulas(both).to_csv(temporary, index=False)
@@ -106,74 +120,40 @@ def agreement(
     logger.info("%s", out / "agreement.md")
 
 
-def _lines(
-    data: dict[str, Any],
-    model: LoadedModel,
-    methods: Sequence[str],
-    split: str,
-    gaze: pd.DataFrame,
-    cases: pd.DataFrame,
-    regions: pd.DataFrame,
-    with_figure: bool,
-    note: str | None,
-) -> list[str]:
-    lines = ["# Where the model looks", "", *banner_lines(data, with_figure)]
-    if note is not None:
-        lines += [f"**{plain(note)}**", ""]
-    lines += [
-        f"{data['n'][split]} cases of the {split} split of {plain(data['source'])}; checkpoint "
-        f"`{model.sha256[:16]}`. Means over cases; intervals: 95 %, bootstrap over patients (2,000 draws).",
-        "",
-        "## With the reader's gaze",
-        "",
+def _case_blocks() -> list[Block]:
+    return [
+        "The first cases with gaze, not chosen. Outlined: the marked regions.",
+        Picture("figures/agreement.png", "Film with regions, reader's map, predicted map, class-activation maps"),
+    ]
+
+
+def _gaze_blocks(data: dict[str, Any], gaze: pd.DataFrame, cases: pd.DataFrame, has_attribution: bool) -> list[Block]:
+    blocks: list[Block] = [
         f"Fixation maps with σ = {data['sigma']:g} {data['sigma_unit']}. Class-activation maps explain the class the "
         "model predicts. A map that knows nothing of the image scores what the centre bias (mean training map) does.",
-        "",
-        *_table(gaze, ["map"], GAZE_METRICS),
-        "",
+        metric_table(gaze, ["map"], GAZE_METRICS),
     ]
-    if methods and cases["right"].nunique() == 2:
-        lines += ["CC where the diagnosis is right, and where it is wrong:", ""]
+    if has_attribution and cases["right"].nunique() == 2:
         parts = {name: cases[cases["right"] == value] for name, value in (("right", 1.0), ("wrong", 0.0))}
         means = {name: summed(part, ["map"], {"cc": "CC"}).set_index("map") for name, part in parts.items()}
-        lines += header(["map", *(f"{name} (n = {part['index'].nunique()})" for name, part in parts.items())])
-        for name in means["right"].index:
-            lines.append(row([name, *(_cell(means[part].loc[name]) for part in parts)]))
-        lines.append("")
-    if len(regions):
-        lines += [
-            "## With the marked regions",
-            "",
-            "Pointing game: how often the map's maximum lies in the region. Mass: the share of the map that does. IoU: "
-            "of the region and as many of the map's highest pixels. By chance, pointing game and mass are the region's "
-            "share of the image, and the AUC is 0.5. Against a region with the name of a class, class-activation maps "
-            "explain that class, and elsewhere the predicted one.",
-            "",
+        columns = ["map", *(f"{name} (n = {part['index'].nunique()})" for name, part in parts.items())]
+        rows = [
+            [plain(name), *(with_interval(estimate_of(means[part].loc[name])) for part in parts)]
+            for name in means["right"].index
         ]
-        areas = regions[regions["metric"] == "area"].groupby("region")["value"].mean()
-        shown = regions.assign(region=[f"{name} ({areas[name]:.1%} of the image)" for name in regions["region"]])
-        lines += [*_table(shown, ["region", "map"], REGION_METRICS), ""]
-    if with_figure:
-        lines += [
-            "## Cases",
-            "",
-            "The first cases with gaze, not chosen. Outlined: the marked regions.",
-            "",
-            "![Film with regions, reader's map, predicted map, class-activation maps](figures/agreement.png)",
-        ]
-    elif not data["synthetic"]:
-        lines += ["No film is shown, because the data are of real cases; `--films=true` shows some."]
-    return lines
+        blocks += ["CC where the diagnosis is right, and where it is wrong:", Table(columns, rows)]
+    return blocks
 
 
-def _table(table: pd.DataFrame, by: list[str], metrics: dict[str, str]) -> list[str]:
-    lines = header([*by, "n", *metrics.values()])
-    for key, group in table.groupby(by, sort=False):
-        values = group.set_index("metric")
-        n = str(int(values["n"].max()))
-        lines.append(row([*map(plain, key), n, *(_cell(values.loc[metric]) for metric in metrics)]))
-    return lines
-
-
-def _cell(mean: pd.Series) -> str:
-    return with_interval(Estimate(float(mean["value"]), float(mean["low"]), float(mean["high"])))
+def _region_blocks(regions: pd.DataFrame) -> list[Block]:
+    if not len(regions):
+        return []
+    areas = regions[regions["metric"] == "area"].groupby("region")["value"].mean()
+    shown = regions.assign(region=[f"{name} ({areas[name]:.1%} of the image)" for name in regions["region"]])
+    return [
+        "Pointing game: how often the map's maximum lies in the region. Mass: the share of the map that does. IoU: of "
+        "the region and as many of the map's highest pixels. By chance, pointing game and mass are the region's share "
+        "of the image, and the AUC is 0.5. Against a region with the name of a class, class-activation maps explain "
+        "that class, and elsewhere the predicted one.",
+        metric_table(shown, ["region", "map"], REGION_METRICS),
+    ]

@@ -1,9 +1,9 @@
-"""From a finished run folder to its report."""
+"""From finished runs to their report."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from gazelit import __version__
 from gazelit.checkpoints import stamps
 from gazelit.configs import read_yaml
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import GazeDataset, collate
 from gazelit.data.saved import saved_datamodule
-from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.density import log_density
 from gazelit.deploy.inference import LoadedModel, load_model
@@ -28,152 +28,87 @@ from gazelit.evaluation.explainable import Oracles, law_of, oracle_record, oracl
 from gazelit.evaluation.findings import finding_sizes, localisation
 from gazelit.evaluation.given_gaze import given_gaze
 from gazelit.evaluation.subgroups import subgroups
-from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
-from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.reporting.figures import Panel
-from gazelit.reporting.records import ExternalRecord, RunRecord
-from gazelit.reporting.report import write_comparison, write_report
-from gazelit.runs.pipeline import RUN_FILE
-from gazelit.runs.steps import LOG_FILE
+from gazelit.reporting.folders import Run, curves_of, read_predictions, read_runs
+from gazelit.reporting.records import ExternalRecord, ReportRecord, RunRecord
+from gazelit.reporting.report import write_report
+from gazelit.reporting.tables import code, plain
+from gazelit.stages.callbacks import CONFIG_FILE, METRICS_FILE
 
-logger = logging.getLogger("gazelit")
 
-
-def report(run: list[str], out: Path | None = None, films: bool = False) -> None:
-    """Writes ``report.html``, ``report.md``, ``report.csv``, ``metrics.json`` and figures of finished runs.
-
-    Args:
-        run: Folders that ``gazelit run`` made. Several of them are compared: the arms of all stand side by side, the
-            first run's first arm being what the others are compared with.
-        out: Where the files go; the run folder, or for several runs ``comparison`` beside the first, unless given.
-        films: Whether films with gaze are shown although they are of real cases. The report then begins with a banner
-            that says so. Those of synthetic data are always shown.
-
-    Raises:
-        InputError: A folder is no finished run, or runs were tested on other cases or with other targets.
-    """
-    folders = [Path(one) for one in run]
-    if len({one.resolve() for one in folders}) < len(folders):
+def write_report_of(run: Sequence[Path], out: Path | None = None, films: bool = False) -> Path:
+    """Writes the report of runs, and says where; see :func:`gazelit.reporting.commands.report`."""
+    folders = [Path(folder) for folder in run]
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("report: a run is named twice; name each once")
-    results = [one for folder in folders for one in load_results(folder, _prefix(folder, folders))]
-    oracles = Oracles(folders[0])
-    check_predictions(results, results[0].stamp["data"]["class_names"])
+    runs = read_runs(folders)
+    results = [result for each in runs for result in each.results]
+    oracles = Oracles(runs[0].folder)
+    names: list[str] = results[0].stamp["data"]["class_names"]
+    check_predictions(results, names)
     results = with_oracle(results, oracles)
-    target = out or (folders[0] if len(folders) == 1 else folders[0].parent / "comparison")
-    names = results[0].stamp["data"]["class_names"]
-    store = Store.open(_read_run(folders[0])["store"])
+    store = Store.open(runs[0].store)
     cases = store.cases
     if "finding_size" not in cases:
         cases = cases.assign(finding_size=finding_sizes(store, names))
     first = [result for result in results if result.arm == results[0].arm]
-    groups = subgroups(list(pooled(first).values()), cases, names)
     record = collect([result for result in first if result.seed == first[0].seed], films)
-    together = next(iter(pooled(first).values()))
-    record = replace(record, notes=notes(results), oracle=oracle_record(store, together), joint=trainings(results))
-    record = replace(record, given_gaze=given_gaze(results, names))
-    record.commands.extend(one for folder in folders[1:] for one in read_json(folder / RUN_FILE)["commands"])
-    elsewhere = [_external_test(name, folders, results, oracles) for name in _external_names(folders)]
-    if len(results) == 1:
-        write_report(record, groups, elsewhere, target)
-    else:
-        write_comparison(compare(results, names), results, record, groups, elsewhere, target)
-    logger.info("%s", target / "report.md")
+    record = replace(
+        record,
+        commands=[command for each in runs for command in each.commands],
+        facts=facts(runs),
+        notes=notes(results),
+        oracle=oracle_record(store, next(iter(pooled(first).values()))),
+        joint=trainings(results),
+        given_gaze=given_gaze(results, names),
+        groups=subgroups(list(pooled(first).values()), cases, names),
+    )
+    shared = [name for name in runs[0].external if all(name in each.external for each in runs)]
+    external = [_external_test(name, runs[0].external[name], results, oracles) for name in shared]
+    beside = runs[0].folder.parent / "comparison" if len(runs) > 1 else runs[0].folder
+    if len(runs) == 1 and not runs[0].commands:
+        # The folder of a test has a metrics.json of its own.
+        beside = runs[0].folder / "report"
+    target = out or beside
+    write_report(ReportRecord(results, compare(results, names), record, external), target)
+    return target
 
 
-def _prefix(folder: Path, folders: list[Path]) -> str:
-    """What tells the arms of several runs apart: the run folder's name."""
-    if len(folders) == 1:
-        return ""
-    same = [one for one in folders if one.resolve().name == folder.resolve().name]
-    return f"{folder if len(same) > 1 else folder.resolve().name}: "
+def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What identifies a report: its runs, when they were tested, and what wrote it."""
+    tested = [result.tested for run in runs for result in run.results if result.tested is not None]
+    commit = source_commit()
+    return [
+        ("run" if len(runs) == 1 else "runs", ", ".join(code(run.folder.resolve().name) for run in runs)),
+        ("tested", max(tested).strftime("%Y-%m-%d")),
+        ("gazelit", __version__ + (f", commit {code(commit)}" if commit else "")),
+    ]
 
 
-def load_results(run: Path, prefix: str = "") -> list[Result]:
-    """The tested models of a run, in the order of its arms.
+def source_commit() -> str | None:
+    """The commit of the code that runs, if it runs from a checkout; with ``+`` if files were changed since."""
+    package = Path(__file__).resolve().parent.parent
 
-    Args:
-        run: The run folder.
-        prefix: Put before the names of the arms.
-
-    Raises:
-        InputError: The folder is no finished run, or its store is gone or changed.
-    """
-    about = _read_run(run)
-    store = Store.open(about["store"])
-    results = []
-    for record in about["trained"]:
-        checkpoint = stamps.read_checkpoint(run / record["checkpoint"])
-        stamp = checkpoint[stamps.STAMP_KEY]
-        if stamp["data"].get("fingerprint") != store.about["fingerprint"]:
-            raise InputError(
-                f"{about['store']}: changed since {record['checkpoint']} was trained on it; run the pipeline anew"
-            )
-        results.append(
-            Result(
-                run=run,
-                arm=f"{prefix}{record['arm']}",
-                seed=record["seed"],
-                fold=record["fold"],
-                stages=record["stages"],
-                checkpoint=run / record["checkpoint"],
-                seconds=record["seconds"],
-                metrics=read_json(run / record["test"] / "metrics.json"),
-                predictions=_predictions(run / record["test"], store, stamp["data"]["class_names"]),
-                stamp=stamp,
-                times_tested=(run / record["test"] / LOG_FILE).read_text(encoding="utf-8").count("\n$ gazelit test "),
-                external={name: run / folder for name, folder in record.get("external", {}).items()},
-                steps=_steps([run / stage for stage in record["stages"]]),
-                epoch=checkpoint.get("epoch"),
-            )
-        )
-    return results
-
-
-def _steps(stages: Sequence[Path]) -> int | None:
-    """Optimiser steps of all stages, by their curves."""
-    total = 0
-    for stage in stages:
-        curve = pd.read_csv(stage / "epochs.csv") if (stage / "epochs.csv").is_file() else pd.DataFrame()
-        if "step" not in curve or curve["step"].dropna().empty:
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", package, *arguments], capture_output=True, text=True, check=False)
+        except OSError:
             return None
-        total += int(curve["step"].max())
-    return total
+        return done.stdout.strip() if done.returncode == 0 else None
 
-
-def _read_run(run: Path) -> dict[str, Any]:
-    """What a run notes of itself; the folder may be a stranger's."""
-    if not (run / RUN_FILE).is_file():
-        raise InputError(f"{run}: no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
-    about = read_json(run / RUN_FILE)
-    is_run = isinstance(about, dict) and isinstance(about.get("store"), str) and isinstance(about.get("commands"), list)
-    trained = about.get("trained") if is_run else None
-    members = ("arm", "seed", "fold", "stages", "checkpoint", "test", "seconds")
-    if not isinstance(trained, list) or not trained or not all(set(members) <= set(one) for one in trained):
-        raise InputError(f"{run / RUN_FILE}: not what `gazelit run` writes; run the pipeline anew")
-    return about
-
-
-def _predictions(folder: Path, store: Store, class_names: Sequence[str]) -> pd.DataFrame:
-    """The table of a test, with the patients, and with the classes under the names they have in training."""
-    table = pd.read_parquet(folder / "predictions.parquet")
-    for kind in ("p_", "logit_", "y_", f"{WITH_GAZE}_p_", f"{WITH_GAZE}_logit_"):
-        columns = [name for name in table if name.startswith(kind)]
-        table = table.rename(columns=dict(zip(columns, [f"{kind}{name}" for name in class_names], strict=False)))
-    return table.assign(patient=identity(store.cases["patient_id"]).to_numpy()[table["index"]])
-
-
-def _external_names(folders: Sequence[Path]) -> list[str]:
-    """Sources that all runs were tested on besides their own."""
-    each = [read_json(folder / RUN_FILE).get("external", {}) for folder in folders]
-    return [name for name in each[0] if all(name in one for one in each)]
+    # An environment inside of somebody's repository is no checkout of gazelit.
+    if git("ls-files", "--error-unmatch", "errors.py") is None:
+        return None
+    commit = git("rev-parse", "--short=10", "HEAD")
+    return commit if not commit or not git("status", "--porcelain", "--", ".") else f"{commit}+"
 
 
 def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
     """The results with what the oracle says of their test cases, where there is one."""
-    stores = {run: Store.open(_read_run(run)["store"]) for run in dict.fromkeys(result.run for result in results)}
-    if not all(law_of(store) for store in stores.values()):
+    stores = {_configuration(result)["data"]["init_args"]["store"] for result in results}
+    if not all(law_of(Store.open(store)) for store in stores):
         return list(results)
     datamodules: dict[str, GazeDataModule] = {}
     found = []
@@ -183,21 +118,20 @@ def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
         drawn = None if data.get("train_cases") is None else (data["train_cases"], result.seed)
         key = f"{data['split_sha256']} {drawn}"
         if key not in datamodules:
-            datamodules[key] = saved_datamodule(result.run / result.stages[-1] / "config.yaml")
+            datamodules[key] = saved_datamodule(result.run / result.stages[-1] / CONFIG_FILE)
         found.append(replace(result, predictions=oracles.joined(result.predictions, datamodules[key])))
     return found
 
 
-def _external_test(name: str, folders: Sequence[Path], results: Sequence[Result], oracles: Oracles) -> ExternalRecord:
-    about = read_json(folders[0] / RUN_FILE)["external"][name]
+def _external_test(name: str, about: Mapping[str, Any], results: Sequence[Result], oracles: Oracles) -> ExternalRecord:
     store = Store.open(about["store"])
     names = results[0].stamp["data"]["class_names"]
-    datamodule = saved_datamodule(results[0].run / results[0].stages[-1] / "config.yaml", about["overrides"])
+    datamodule = saved_datamodule(results[0].run / results[0].stages[-1] / CONFIG_FILE, about["overrides"])
     tested = [
         replace(
             result,
-            metrics=read_json(result.external[name] / "metrics.json"),
-            predictions=oracles.joined(_predictions(result.external[name], store, names), datamodule),
+            metrics=read_json(result.external[name] / METRICS_FILE),
+            predictions=oracles.joined(read_predictions(result.external[name], store, names), datamodule),
         )
         for result in results
     ]
@@ -207,6 +141,8 @@ def _external_test(name: str, folders: Sequence[Path], results: Sequence[Result]
         compare(tested, names, all_read_all=True),
         yardsticks(datamodule) | oracle_yardsticks(tested[0].predictions),
         oracle_record(store, tested[0].predictions),
+        given_gaze(tested, names, all_read_all=True),
+        int(tested[0].predictions["patient"].nunique()),
     )
 
 
@@ -219,7 +155,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     """
     result = results[0]
     model = load_model(result.checkpoint)
-    datamodules = [saved_datamodule(fold.run / fold.stages[-1] / "config.yaml") for fold in results]
+    datamodules = [saved_datamodule(fold.run / fold.stages[-1] / CONFIG_FILE) for fold in results]
     datamodule, provenance = datamodules[0], datamodules[0].provenance
     shown = films or provenance["synthetic"]
     panels = _panels(model, datamodule, result.predictions) if shown else []
@@ -243,12 +179,11 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     }
     return RunRecord(
         metrics=metrics,
-        predictions=result.predictions,
         panels=panels,
-        curves={Path(stage).name: pd.read_csv(result.run / stage / "epochs.csv") for stage in result.stages},
+        curves=curves_of(result),
         lineage=list(stamps.chain({**model.stamp, "sha256": model.sha256})),
         provenance=provenance,
-        commands=list(read_json(result.run / RUN_FILE)["commands"]),
+        commands=[],
         findings=pd.concat(findings, ignore_index=True) if findings else pd.DataFrame(),
     )
 
@@ -288,7 +223,7 @@ def _taught(results: Sequence[Result]) -> list[str]:
 
 def _selection(results: Sequence[Result]) -> str:
     """What chose the checkpoints, by the runs' own records."""
-    kept = {str(read_json(result.run / RUN_FILE).get("checkpoint", _kind(result))) for result in results}
+    kept = {result.kept for result in results}
     if "last" in kept:
         which = "The checkpoints are" if len(kept) == 1 else "Some of the checkpoints are"
         return f"{which} those of the last epoch (`checkpoint: last`); nothing was selected."
@@ -300,15 +235,15 @@ def _selection(results: Sequence[Result]) -> str:
     return f"Checkpoints were selected on the validation split alone, by {', '.join(map(code, sorted(monitors)))}."
 
 
-def _kind(result: Result) -> str:
-    """``best`` or ``last`` by the name of the checkpoint, for runs that did not note it."""
-    return "last" if result.checkpoint.stem.startswith("last") else "best"
-
-
 def _monitor(result: Result) -> str:
     """What the last stage's checkpoint was selected by."""
-    config = read_yaml(result.run / result.stages[-1] / "config.yaml")
-    return str((config.get("checkpoint") or {}).get("monitor") or "nothing")
+    return str((_configuration(result).get("checkpoint") or {}).get("monitor") or "nothing")
+
+
+def _configuration(result: Result) -> dict[str, Any]:
+    """What the last stage saved."""
+    config: dict[str, Any] = read_yaml(result.run / result.stages[-1] / CONFIG_FILE)
+    return config
 
 
 def _over_folds(scores: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
@@ -334,8 +269,8 @@ def _panels(model: LoadedModel, datamodule: GazeDataModule, predictions: pd.Data
     dataset = datamodule.dataset("test")
     panels = []
     for group in groups:
-        places = dict.fromkeys([0, len(group) // 2, len(group) - 1])
-        panels += [_panel(model, datamodule, dataset, group.iloc[place]) for place in places]
+        ranks = dict.fromkeys([0, len(group) // 2, len(group) - 1])
+        panels += [_panel(model, datamodule, dataset, group.iloc[rank]) for rank in ranks]
     return panels
 
 
@@ -350,10 +285,14 @@ def _panel(model: LoadedModel, datamodule: GazeDataModule, dataset: GazeDataset,
         names = datamodule.class_names
         guess = names[int(np.argmax([case[f"p_{name}"] for name in names]))]
         title += f" · {names[int(case['label'])]}, model says {guess}"
+    # Without the borders that the letterbox adds.
+    inside = batch["valid_mask"][0, 0].numpy()
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Panel(
         title=title,
-        image=batch["image"][0, 0].numpy(),
-        reader=batch["heatmap"][0, 0].numpy(),
-        prediction=prediction[0, 0].numpy(),
-        points=example["points"].numpy(),
+        image=batch["image"][0, 0].numpy()[part],
+        reader=batch["heatmap"][0, 0].numpy()[part],
+        prediction=prediction[0, 0].numpy()[part],
+        points=example["points"].numpy() - np.array([columns[0], rows[0], 0], np.float32),
     )

@@ -8,21 +8,33 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gazelit.deploy.overlay import COLOUR_MAP, heat_and_opacity, is_nearly_flat, over_uniform, scale_end
 from gazelit.evaluation.agreement import Localisation
-from gazelit.evaluation.asynchrony import JointTraining, label_of
+from gazelit.evaluation.asynchrony import JointTraining
 from gazelit.evaluation.statistics import Estimate
 from gazelit.files import atomic_path
 
 #: Okabe and Ito's palette, without yellow, which print loses.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+#: How many arms a figure takes before its lines cannot be told apart.
+DRAWN = 3
+#: Validation metrics that are drawn, all between 0 and 1.
+CURVES = {
+    "val/auroc_macro": "macro AUC",
+    "val/cc": "CC",
+    "val/accuracy": "accuracy",
+    "val/probe_auroc_macro": "linear probe, macro AUC",
+    "val/knn_auroc_macro": "neighbours, macro AUC",
+}
 
 
 @dataclass(frozen=True)
@@ -74,11 +86,8 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
         film.scatter(x, y, s=size, facecolors="none", edgecolors=COLOURS[1], linewidths=0.7)
         for axis, multiples in zip((reader, model), maps, strict=True):
             axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
-            _, opacity = heat_and_opacity(multiples, end)
-            shown = axis.imshow(multiples, cmap=COLOUR_MAP, vmin=1, vmax=end, alpha=opacity)
-        bar = group.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=model, fraction=0.05, pad=0.02)
-        bar.ax.tick_params(labelsize=6)
-        bar.set_label("× uniform", fontsize=6)
+            shown = _lay_over(axis, multiples, end)
+        _bar(group, model, shown)
         flat = ", nearly flat" if is_nearly_flat(maps[1]) else ""
         for axis, title in ((film, "film, scanpath"), (reader, "reader"), (model, f"model{flat}")):
             axis.set_title(title, fontsize=8)
@@ -89,63 +98,75 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
 
 
 def localisation_figure(cases: Sequence[Localisation]) -> Figure:
-    """The film with its regions outlined, and each map on a colour scale of its own; a case a row."""
+    """The film with its regions outlined, and its maps on a scale each, in multiples of its mean; a case a row."""
     across = 1 + max(len(case.maps) for case in cases)
-    figure = Figure(figsize=(2.1 * across, 2.6 * len(cases)), layout="constrained")
+    figure = Figure(figsize=(2.4 * across, 2.6 * len(cases)), layout="constrained")
     axes = figure.subplots(len(cases), across, squeeze=False)
     for row, case in zip(axes, cases, strict=True):
         for axis in row:
             axis.set_axis_off()
         for axis, (name, values) in zip(row, [(case.title, None), *case.maps.items()], strict=False):
             axis.imshow(case.image, cmap="gray", vmin=0, vmax=1)
-            axis.set_title(name.replace("_", " "), fontsize=8)
-            if values is not None and values.max() > 0:
-                share = values / values.max()
-                axis.imshow(share, cmap="viridis", vmin=0, vmax=1, alpha=np.clip(share, 0, 1) ** 0.6 * 0.8)
+            title = name.replace("_", " ")
+            if values is not None:
+                multiples = over_uniform(values)
+                _bar(figure, axis, _lay_over(axis, multiples, scale_end(multiples)))
+                title += ", nearly flat" if is_nearly_flat(multiples) else ""
+            axis.set_title(title, fontsize=8)
         for number, inside in enumerate(case.regions.values()):
             row[0].contour(inside, levels=[0.5], colors=[COLOURS[number % len(COLOURS)]], linewidths=0.7)
     return figure
 
 
-def curve_figure(curves: dict[str, pd.DataFrame]) -> Figure:
-    """Training and validation loss of every stage, and its validation metrics."""
-    figure = Figure(figsize=(3.6 * len(curves), 5.2), layout="constrained")
-    axes = figure.subplots(2, len(curves), squeeze=False)
+def _lay_over(axis: Axes, multiples: NDArray[np.float32], end: float) -> AxesImage:
+    """A map over the film that is drawn already; clear at and below the uniform level."""
+    _, opacity = heat_and_opacity(multiples, end)
+    return axis.imshow(multiples, cmap=COLOUR_MAP, vmin=1, vmax=end, alpha=opacity)
+
+
+def _bar(figure: FigureBase, axis: Axes, shown: AxesImage) -> None:
+    """A colour bar beside a map, without its transparency."""
+    bar = figure.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=axis, fraction=0.05, pad=0.02)
+    bar.ax.tick_params(labelsize=6)
+    bar.set_label("× uniform", fontsize=6)
+
+
+def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Training and validation loss of every stage, and below them its validation metrics where it has some."""
+    has_metrics = any(key in table for table in curves.values() for key in CURVES)
+    figure = Figure(figsize=(3.6 * len(curves), 5.2 if has_metrics else 2.7), layout="constrained")
+    axes = figure.subplots(1 + has_metrics, len(curves), squeeze=False)
     for column, (stage, table) in enumerate(curves.items()):
-        losses, metrics = axes[0][column], axes[1][column]
+        losses = axes[0][column]
         losses.set_title(stage, fontsize=10)
         losses.set_ylabel("loss" if column == 0 else "")
         for number, (key, label) in enumerate((("train/loss", "training"), ("val/loss", "validation"))):
             _line(losses, table, key, label, number)
-        shown = [
-            (key, label)
-            for key, label in (
-                ("val/auroc_macro", "macro AUC"),
-                ("val/cc", "CC"),
-                ("val/accuracy", "accuracy"),
-            )
-            if key in table
-        ]
-        for number, (key, label) in enumerate(shown):
-            _line(metrics, table, key, label, number)
-        if shown:
-            metrics.set_ylim(0, 1)
-            metrics.legend(fontsize=8)
-        else:
-            metrics.set_axis_off()
-            metrics.text(
-                0.5,
-                0.5,
-                "no metric beside the loss",
-                ha="center",
-                va="center",
-                fontsize=8,
-                transform=metrics.transAxes,
-            )
-        metrics.set_ylabel("validation" if column == 0 else "")
-        metrics.set_xlabel("epoch")
         losses.legend(fontsize=8)
+        lowest = losses
+        if has_metrics:
+            metrics = axes[1][column]
+            for number, (key, label) in enumerate(CURVES.items()):
+                _line(metrics, table, key, label, number)
+            if metrics.lines:
+                metrics.set_ylim(0, 1)
+                metrics.set_ylabel("validation" if column == 0 else "")
+                metrics.legend(fontsize=8)
+                lowest = metrics
+            else:
+                metrics.remove()
+        lowest.set_xlabel("epoch")
     return figure
+
+
+def _line(axis: Axes, table: pd.DataFrame, key: str, label: str, number: int) -> None:
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if key in table:
+        shown = table[["epoch", key]].dropna()
+        axis.plot(
+            shown["epoch"] + 1, shown[key], color=COLOURS[number], marker=MARKERS[number], markersize=3, linewidth=1.2,
+            label=label,
+        )  # fmt: skip
 
 
 def asynchrony_figure(groups: Sequence[Sequence[JointTraining]]) -> Figure:
@@ -161,26 +182,26 @@ def asynchrony_figure(groups: Sequence[Sequence[JointTraining]]) -> Figure:
     axes = figure.subplots(2, len(groups), squeeze=False, sharex="col", height_ratios=(3, 2))
     for column, group in enumerate(groups):
         losses, weights = axes[0][column], axes[1][column]
-        losses.set_title(label_of(group[0].arms, group[0].stage), fontsize=9)
+        losses.set_title(group[0].label, fontsize=9)
         weights.xaxis.set_major_locator(MaxNLocator(integer=True))
-        learned = dict.fromkeys(name for one in group for name in one.learned)
-        for one in group:
-            epochs = one.curve["epoch"] + 1
-            if one.kept is not None:
-                losses.axvline(one.kept + 1, color="0.5", linewidth=0.8, linestyle=":")
-            for number, (task, convergence) in enumerate(one.tasks.items()):
-                loss = one.curve[f"val/{task}_loss"].where(np.isfinite(one.curve[f"val/{task}_loss"]))
+        learned = dict.fromkeys(name for trained in group for name in trained.learned)
+        for trained in group:
+            epochs = trained.curve["epoch"] + 1
+            if trained.kept is not None:
+                losses.axvline(trained.kept + 1, color="0.5", linewidth=0.8, linestyle=":")
+            for number, (task, convergence) in enumerate(trained.tasks.items()):
+                loss = trained.curve[f"val/{task}_loss"].where(np.isfinite(trained.curve[f"val/{task}_loss"]))
                 spread = loss.max() - loss.min()
                 stretched = (loss - loss.min()) / (spread if spread > 0 else 1.0)
-                label = task if one is group[0] else None
+                label = task if trained is group[0] else None
                 losses.plot(epochs, stretched, color=COLOURS[number], linewidth=1.0, alpha=0.8, label=label)
                 best = epochs == (-1 if convergence.best_epoch is None else convergence.best_epoch + 1)
                 losses.plot(epochs[best], stretched[best], MARKERS[number], color=COLOURS[number], markersize=6)
             for number, name in enumerate(learned):
-                if name in one.learned:
-                    label = name.replace("_", " ") if one is group[0] else None
+                if name in trained.learned:
+                    label = name.replace("_", " ") if trained is group[0] else None
                     style = {"color": COLOURS[(number + 2) % len(COLOURS)], "linewidth": 1.0, "label": label}
-                    weights.plot(epochs, one.curve[f"train/{name}"], **style)
+                    weights.plot(epochs, trained.curve[f"train/{name}"], **style)
         losses.set_ylabel("validation loss, 0 to 1" if column == 0 else "")
         losses.legend(fontsize=8)
         weights.set_xlabel("epoch")
@@ -201,18 +222,18 @@ def learning_curve_figure(curve: Mapping[str, Sequence[tuple[int, str, Estimate]
     figure = Figure(figsize=(4.2 * len(curve), 3.6), layout="constrained")
     for number, (name, axis) in enumerate(zip(curve, figure.subplots(1, len(curve), squeeze=False)[0], strict=True)):
         points = curve[name]
-        values = [one.value for _, _, one in points]
-        error = np.abs([[one.value - one.low, one.high - one.value] for _, _, one in points]).T
+        values = [estimate.value for _, _, estimate in points]
+        error = np.abs([[each.value - each.low, each.high - each.value] for _, _, each in points]).T
         cases = [count for count, _, _ in points]
         axis.errorbar(
             cases, values, yerr=error, color=COLOURS[number], marker=MARKERS[number], capsize=3, linewidth=1.2
         )
-        for count, arm, one in points:
+        for count, arm, estimate in points:
             # Beside the point and towards the middle, so that no name leaves the axes.
             is_right = count > max(cases) / 2
             axis.annotate(
-                arm, (count, one.value), textcoords="offset points", xytext=(-6 if is_right else 6, -11), fontsize=7,
-                ha="right" if is_right else "left",
+                arm, (count, estimate.value), textcoords="offset points", xytext=(-6 if is_right else 6, -11),
+                fontsize=7, ha="right" if is_right else "left",
             )  # fmt: skip
         axis.margins(x=0.1)
         axis.set_xlabel("training cases with gaze")
@@ -220,54 +241,19 @@ def learning_curve_figure(curve: Mapping[str, Sequence[tuple[int, str, Estimate]
     return figure
 
 
-def roc_figure(probabilities: NDArray[np.floating], label: NDArray[np.integer], class_names: Sequence[str]) -> Figure:
-    """One-versus-rest ROC curves."""
-    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="chance")
-    for number, name in enumerate(class_names):
-        positive = label == number
-        if positive.all() or not positive.any():
-            continue
-        order = np.argsort(-probabilities[:, number], kind="stable")
-        # Ties are one step, so that the area is that of the reported AUC.
-        last = np.append(np.diff(probabilities[order, number]) != 0, True)
-        hits = np.concatenate([[0], np.cumsum(positive[order])[last]]) / positive.sum()
-        alarms = np.concatenate([[0], np.cumsum(~positive[order])[last]]) / (~positive).sum()
-        style = ("-", "--", "-.")[number % 3]
-        axis.plot(alarms, hits, style, color=COLOURS[number % len(COLOURS)], label=f"{name} (n = {positive.sum()})")
-    axis.set_xlabel("1 − specificity")
-    axis.set_ylabel("sensitivity")
-    axis.set_aspect("equal")
-    axis.legend(fontsize=8, loc="lower right")
-    return figure
-
-
-def _line(axis: object, table: pd.DataFrame, key: str, label: str, number: int) -> None:
-    if key in table:
-        shown = table[["epoch", key]].dropna()
-        axis.plot(  # type: ignore[attr-defined]
-            shown["epoch"] + 1,
-            shown[key],
-            color=COLOURS[number],
-            marker=MARKERS[number],
-            markersize=3,
-            linewidth=1.2,
-            label=label,
-        )
-
-
-def roc_band_figure(
+def roc_figure(
     arms: Mapping[str, tuple[Sequence[NDArray[np.floating]], NDArray[np.integer]]],
     class_names: Sequence[str],
-    weights: NDArray[np.floating],
+    weights: NDArray[np.floating] | None,
 ) -> Figure:
-    """One-versus-rest ROC curves of several arms, a class a panel: the mean over seeds with its 95 % bootstrap band.
+    """One-versus-rest ROC curves, a class a panel: the mean over seeds with its 95 % bootstrap band.
+
+    The first arm's band is filled and those of others are lines, so that they can be told apart.
 
     Args:
         arms: By name, the probabilities (N, K) of each seed, and the labels (N,).
         class_names: Names of the K classes.
-        weights: (R, N) bootstrap draws.
+        weights: (R, N) bootstrap draws; no bands without.
     """
     figure = Figure(figsize=(3.7 * len(class_names), 3.9), layout="constrained")
     grid = np.linspace(0, 1, 101)
@@ -275,18 +261,22 @@ def roc_band_figure(
         zip(class_names, figure.subplots(1, len(class_names), squeeze=False)[0], strict=True)
     ):
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="chance")
-        for place, (arm, (seeds, label)) in enumerate(arms.items()):
+        for order, (arm, (seeds, label)) in enumerate(arms.items()):
             positive = label == number
             if positive.all() or not positive.any():
                 continue
-            plain = np.mean(
-                [_roc(one[:, number], positive, np.ones((1, len(label))), grid)[0] for one in seeds], axis=0
-            )
-            draws = np.mean([_roc(one[:, number], positive, weights, grid) for one in seeds], axis=0)
-            low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
-            colour = COLOURS[place % len(COLOURS)]
-            axis.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(grid, plain, ("-", "--", "-.")[place % 3], color=colour, label=arm)
+            everyone = np.ones((1, len(label)))
+            curve = np.mean([_roc(scores[:, number], positive, everyone, grid)[0] for scores in seeds], axis=0)
+            colour = COLOURS[order % len(COLOURS)]
+            if weights is not None:
+                draws = np.mean([_roc(scores[:, number], positive, weights, grid) for scores in seeds], axis=0)
+                low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
+                if order == 0:
+                    axis.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+                else:
+                    for edge in (low, high):
+                        axis.plot(grid, edge, color=colour, linewidth=0.7, alpha=0.7)
+            axis.plot(grid, curve, ("-", "--", "-.")[order % 3], color=colour, linewidth=1.8, label=arm)
         axis.set_title(f"{name} (n = {int((next(iter(arms.values()))[1] == number).sum())})", fontsize=10)
         axis.set_xlabel("1 − specificity")
         axis.set_ylabel("sensitivity" if number == 0 else "")
@@ -316,14 +306,14 @@ def reliability_figure(
     figure = Figure(figsize=(4.2, 4.0), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="calibrated")
-    for place, (arm, (seeds, label)) in enumerate(arms.items()):
-        confidence = np.concatenate([one.max(1) for one in seeds])
-        right = np.concatenate([one.argmax(1) == label for one in seeds]).astype(float)
+    for order, (arm, (seeds, label)) in enumerate(arms.items()):
+        confidence = np.concatenate([scores.max(1) for scores in seeds])
+        right = np.concatenate([scores.argmax(1) == label for scores in seeds]).astype(float)
         parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
         x, y = [confidence[part].mean() for part in parts], [right[part].mean() for part in parts]
         error = [1.96 * np.sqrt(max(value * (1 - value), 0) / len(part)) for value, part in zip(y, parts, strict=True)]
         axis.errorbar(
-            x, y, yerr=error, color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], markersize=4,
+            x, y, yerr=error, color=COLOURS[order % len(COLOURS)], marker=MARKERS[order % len(MARKERS)], markersize=4,
             linewidth=1.1, elinewidth=0.7, label=arm,
         )  # fmt: skip
     axis.set_xlim(0, 1.02)

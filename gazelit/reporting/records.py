@@ -9,44 +9,55 @@ from typing import Any
 import pandas as pd
 
 from gazelit.evaluation.asynchrony import JointTraining
-from gazelit.evaluation.compare import ArmSummary
+from gazelit.evaluation.compare import ArmSummary, Result
 from gazelit.evaluation.explainable import OracleRecord
 from gazelit.evaluation.given_gaze import GivenGaze
+from gazelit.evaluation.subgroups import Subgroup
 from gazelit.reporting.figures import Panel
+
+#: With fewer patients no p is printed: an interval over so few is itself poorly known.
+FEWEST_PATIENTS = 20
+#: With fewer cases of a class, or fewer without it, no band is drawn around its ROC curve.
+FEWEST_OF_A_CLASS = 10
+#: With fewer cases no reliability curve is drawn.
+FEWEST_FOR_RELIABILITY = 30
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a report is made of.
+    """What a report tells of its first arm with its first seed.
 
     Attributes:
-        metrics: Flat numbers: ``test/…``, ``baseline/…``, ``n_test``, ``seed``, …; written whole as ``metrics.json``.
-        predictions: One row a test case: ``patient``, ``label``, ``p_<class>``, and per-case map metrics.
+        metrics: Flat numbers: ``test/…``, ``baseline/…``, ``n_test``, ``seed``, …; of a single model written whole as
+            ``metrics.json``.
         panels: Cases to show; films and gaze leave a report only where the data are synthetic or the user asks.
         curves: By stage, its epochs.
         lineage: Checkpoint stamps, newest first, each with its ``sha256``.
         provenance: Of the data.
-        commands: The exact command lines.
+        commands: The exact command lines; of models that were trained by hand they are not known.
+        facts: What identifies the report: run, date, version, as (name, Markdown).
         notes: Sentences on how models were selected and calibrated, and what their lineage leaves open.
         findings: Where the model's map lies with the marked findings, as
             :func:`gazelit.evaluation.findings.localisation` has it; empty without regions of findings.
         oracle: Of the test films; None where it is not known what can be explained.
         joint: The trainings of several tasks that the reported models went through.
         given_gaze: The arms that were also tested with the reader's gaze.
+        groups: Subgroups of the first arm.
     """
 
     metrics: dict[str, Any]
-    predictions: pd.DataFrame
     panels: Sequence[Panel]
     curves: dict[str, pd.DataFrame]
     lineage: list[dict[str, Any]]
     provenance: dict[str, Any]
     commands: list[str]
+    facts: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
     findings: pd.DataFrame = field(default_factory=pd.DataFrame)
     oracle: OracleRecord | None = None
     joint: Sequence[JointTraining] = ()
     given_gaze: Sequence[GivenGaze] = ()
+    groups: Sequence[Subgroup] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class ExternalRecord:
         summaries: The arms; every model of every seed and fold has read all cases.
         baselines: Yardsticks on its cases.
         oracle: As in :class:`RunRecord`.
+        given_gaze: As in :class:`RunRecord`.
+        patients: Number of its patients.
     """
 
     name: str
@@ -66,3 +79,43 @@ class ExternalRecord:
     summaries: Sequence[ArmSummary]
     baselines: Mapping[str, float]
     oracle: OracleRecord | None = None
+    given_gaze: Sequence[GivenGaze] = ()
+    patients: int = FEWEST_PATIENTS
+
+
+@dataclass(frozen=True)
+class ReportRecord:
+    """Everything that a report tells, of one trained model or of many.
+
+    Attributes:
+        results: All trained models, in the order of their arms.
+        summaries: The arms, the first being what the others are compared with.
+        first: Of the first arm.
+        external: Tests on other sources.
+    """
+
+    results: Sequence[Result]
+    summaries: Sequence[ArmSummary]
+    first: RunRecord
+    external: Sequence[ExternalRecord] = ()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        names: list[str] = self.results[0].stamp["data"]["class_names"]
+        return names
+
+    def of_arm(self, name: str) -> list[Result]:
+        """The models of an arm."""
+        return [result for result in self.results if result.arm == name]
+
+    @property
+    def tested(self) -> pd.DataFrame:
+        """The first arm's predictions of all test cases with its first seed, folds one below the other."""
+        first = self.results[0]
+        return pd.concat([result.predictions for result in self.of_arm(first.arm) if result.seed == first.seed])
+
+    @property
+    def patients(self) -> int:
+        """Number of patients of the test cases."""
+        return int(self.tested["patient"].nunique())

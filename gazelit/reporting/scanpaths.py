@@ -20,9 +20,9 @@ from gazelit.evaluation.scanpaths import yardsticks
 from gazelit.evaluation.scanpaths.densities import AfterLast, NextFixation, Static, fit_all, score
 from gazelit.evaluation.scanpaths.trials import Trials, from_centre
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights, estimate, mean_of
-from gazelit.evaluation.text import DASH
 from gazelit.files import atomic_path
 from gazelit.metrics.scanpath import Scores, Settings, multimatch, scanmatch, sed
+from gazelit.reporting.tables import DASH
 
 logger = logging.getLogger("gazelit")
 
@@ -121,11 +121,11 @@ def _read_predictions(path: Path, rows: GazeSearchRows) -> list[NDArray[np.float
         pair: number for number, pair in enumerate(zip(read.table["image_id"], read.table["finding"], strict=True))
     }
     test = rows.table[rows.table["official_split"] == "test"]
-    places = [index.get(pair) for pair in zip(test["image_id"], test["finding"], strict=True)]
-    missing = sum(place is None for place in places)
+    numbers = [index.get(pair) for pair in zip(test["image_id"], test["finding"], strict=True)]
+    missing = sum(number is None for number in numbers)
     if missing:
         raise InputError(f"{path}: has no prediction for {missing} of {len(test)} test scanpaths; give one for each")
-    return [read.paths[place] for place in places if place is not None]
+    return [read.paths[number] for number in numbers if number is not None]
 
 
 def _patients(path: str | None, rows: GazeSearchRows) -> pd.Series | None:

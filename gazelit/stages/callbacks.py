@@ -29,6 +29,8 @@ WANDB_FILE = "wandb.json"
 EPOCHS_FILE = "epochs.csv"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
+#: What was tested, by which a report finds the training that belongs to a test.
+TEST_FILE = "test.json"
 
 
 def run_folder(trainer: L.Trainer) -> Path:
@@ -137,12 +139,15 @@ class PredictionWriter(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Completes the table and writes the metrics."""
+        """Completes the table, and writes the metrics and which checkpoint they are of."""
         folder = run_folder(trainer)
         self._finish(trainer, folder)
         if trainer.is_global_zero:
             metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
             write_json(folder / METRICS_FILE, metrics)
+            if trainer.ckpt_path:
+                tested = Path(str(trainer.ckpt_path)).resolve()
+                write_json(folder / TEST_FILE, {"checkpoint": str(tested), "sha256": sha256_file(tested)})
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Completes the table."""

@@ -10,9 +10,10 @@ import torch
 
 from gazelit.checkpoints.stamps import STAMP_KEY
 from gazelit.errors import InputError
-from gazelit.evaluation.asynchrony import asynchrony_section, read_curve, records_of, trainings
-from tests.evaluation.test_compare import result
-from tests.evaluation.test_reports import record, two_arms, written
+from gazelit.evaluation.asynchrony import read_curve, trainings
+from gazelit.reporting.sections.training import asynchrony_blocks
+from tests.evaluation.test_compare import lines_of, result
+from tests.evaluation.test_reports import two_arms, written
 
 HEADER = "epoch,step,val/diagnosis_loss,val/saliency_loss,val/selection,val/auroc_macro,val/cc,train/sigma_diagnosis"
 #: Diagnosis is best at epoch 1 by its loss (0.7) and at 3 by its AUC, saliency at 3 by loss (0.2) and CC; the sum of
@@ -59,7 +60,7 @@ def test_over_seeds_the_report_has_mean_and_spread(tmp_path):
     # With the second seed diagnosis is best where saliency is, and the kept checkpoint loses 0.3 of it.
     write_curve(tmp_path / "seed-1" / "joint", [*ROWS[:3], "3,36,0.5,0.2,1.2,0.85,0.75,0.88"])
     joint = trainings([model(tmp_path, seed=seed, stages=[f"seed-{seed}/joint"]) for seed in (0, 1)])
-    text = "\n".join(asynchrony_section(joint))
+    text = "\n".join(lines_of(asynchrony_blocks(joint, tmp_path / "figures")))
     # Losses 0.1 and 0.3; best epochs 2 and 4 counted from 1; the AUC's regret is 0.1 in both.
     mean, spread = 0.2, np.std([0.1, 0.3], ddof=1)
     row = f"| joint | diagnosis | 2 | 4 | 3.0 (2 to 4) | 4 | 3 | {mean:.3f} ± {spread:.3f} | 0.100 ± 0.000 macro AUC |"
@@ -79,7 +80,7 @@ def test_a_report_of_a_joint_arm_and_others_has_rows_of_the_joint_one_alone(tmp_
     assert "| joint | diagnosis | 1 | 4 | 2 | 4 | 3 | 0.100 | 0.100 macro AUC |" in text
     assert (tmp_path / "figures" / "asynchrony.png").stat().st_size > 5000
     about = json.loads((tmp_path / "metrics.json").read_text())["asynchrony"]
-    assert about == records_of(joint)
+    assert [(each["arms"], each["stage"], each["kept_epoch"]) for each in about] == [(["joint"], "joint", 2)]
     assert about[0]["tasks"]["diagnosis"]["auroc_macro_regret"] == pytest.approx(0.1)
     table = pd.read_csv(tmp_path / "report.csv").set_index("metric")
     assert table.loc["asynchrony/joint/diagnosis/loss_regret", "value"] == pytest.approx(0.1)
@@ -143,7 +144,7 @@ def test_a_curve_without_metrics_or_of_a_checkpoint_that_does_not_tell_its_epoch
     assert joint.kept is None
     assert joint.learned == {}
     assert joint.tasks["diagnosis"].best_epoch == 1
-    text = "\n".join(asynchrony_section([joint]))
+    text = "\n".join(lines_of(asynchrony_blocks([joint], tmp_path / "figures")))
     assert "| joint | diagnosis | 1 | 4 | 2 | – | – | – | – |" in text
     assert "What the weighting" not in text
     # One task's loss is no joint training, nor is a stage that left no curve.
@@ -179,10 +180,7 @@ def test_a_curve_that_is_none_is_one_error(header, rows, message, tmp_path):
 
 
 def test_the_record_of_one_model_has_the_section(tmp_path):
-    from gazelit.reporting.report import write_report
-
-    predictions = result("joint", 0).predictions
-    write_report(record(predictions, joint=found(tmp_path)), [], [], tmp_path / "out")
+    written(tmp_path / "out", [result("joint", 0)], joint=found(tmp_path))
     assert "## Asynchrony of the tasks" in (tmp_path / "out" / "report.md").read_text()
     assert 'alt="Validation losses of the tasks' in (tmp_path / "out" / "report.html").read_text()
     table = pd.read_csv(tmp_path / "out" / "report.csv").set_index("metric")

@@ -10,18 +10,29 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from gazelit.errors import InputError
-from gazelit.evaluation.compare import Result, compare, comparison_lines, pooled
-from gazelit.evaluation.paired import paired_lines
-from gazelit.evaluation.subgroups import SMALL, subgroup_lines, subgroups
+from gazelit.evaluation.compare import Result, compare, pooled
+from gazelit.evaluation.subgroups import SMALL, subgroups
 from gazelit.reporting.figures import learning_curve_figure
-from gazelit.reporting.page import to_page
-from gazelit.reporting.report import learning_curve
+from gazelit.reporting.page import Block, Document, Picture, Section, to_markdown, to_page
+from gazelit.reporting.sections.arms import comparison, paired_blocks
+from gazelit.reporting.sections.diagnosis import subgroup_blocks
+from gazelit.reporting.sections.training import learning_curve
+from gazelit.reporting.tables import Table
 
 NAMES = ["a", "b", "c"]
 DATA = {
     "fingerprint": "f", "gaze_kind": "fixation", "weight": "duration", "sigma": 1.0, "sigma_unit": "deg",
     "size": [64, 64], "readings": "pooled", "class_names": NAMES, "synthetic": True, "n": {"train": 60, "test": 20},
 }  # fmt: skip
+
+
+def document(*blocks: Block) -> Document:
+    return Document("T", [], [], [], [], [Section("S", blocks)])
+
+
+def lines_of(blocks: list[Block]) -> list[str]:
+    """The blocks as lines of Markdown."""
+    return to_markdown(document(*blocks)).splitlines()[4:]
 
 
 def result(arm, seed, fold=None, *, skill=1.0, indexes=range(60), **data):
@@ -51,7 +62,7 @@ def test_values_are_means_over_seeds_and_differences_are_paired():
     assert difference.value == pytest.approx(np.mean(expected[2:]) - np.mean(expected[:2]))
     assert difference.low < difference.value < difference.high < 0
     assert difference.p < 0.05
-    lines = comparison_lines([one, two])
+    lines = lines_of(comparison([one, two]))
     assert any(line.startswith("| two | one | -") for line in lines)
 
 
@@ -74,12 +85,12 @@ def test_every_pair_of_arms_is_compared():
     results = [result(arm, 0, skill=skill) for arm, skill in (("one", 2.0), ("two", 1.0), ("three", 0.1))]
     summaries = compare(results, NAMES)
     values = [one.estimates["auroc_macro"].value for one in summaries]
-    assert summaries[0].others == summaries[1].others == {}
-    pair = summaries[2].others["two"]["auroc_macro"]
+    assert summaries[0].against == summaries[1].against == {}
+    pair = summaries[2].against["two"]["auroc_macro"]
     assert pair.value == pytest.approx(values[2] - values[1])
     alone = compare(results[1:], NAMES)[1].differences["auroc_macro"]
     assert (pair.low, pair.high) == pytest.approx((alone.low, alone.high))
-    text = "\n".join(comparison_lines(summaries))
+    text = "\n".join(lines_of(comparison(summaries)))
     assert f"| three | two | {pair.value:+.3f} (" in text
     assert text.count("| arm | less |") == 1
 
@@ -87,7 +98,7 @@ def test_every_pair_of_arms_is_compared():
 def test_paired_tests_are_those_of_the_mean_over_seeds():
     results = [result(arm, seed, skill=skill) for arm, skill in (("one", 2.0), ("two", 0.2)) for seed in (0, 1)]
     tables = {name: pooled([one for one in results if one.arm == name]) for name in ("one", "two")}
-    lines = paired_lines(tables, NAMES)
+    lines = lines_of(paired_blocks(tables, NAMES))
     label = tables["one"][0]["label"].to_numpy()
     one, two = (
         np.mean([table[[f"p_{name}" for name in NAMES]] for table in tables[arm].values()], axis=0)
@@ -102,17 +113,17 @@ def test_paired_tests_are_those_of_the_mean_over_seeds():
     p = stats.wilcoxon(cc[0] - cc[1]).pvalue
     row = next(line for line in lines if line.startswith("| two | CC |"))
     assert row.split(" | ")[2:4] == [f"{(cc[0] - cc[1]).mean():+.3f}", f"{p:.3f}"]
-    assert paired_lines({"one": tables["one"]}, NAMES) == []
+    assert paired_blocks({"one": tables["one"]}, NAMES) == []
 
 
 def test_paired_tests_leave_out_what_an_arm_or_a_class_does_not_have():
     one, two = result("one", 0), result("two", 0)
     maps_only = two.predictions.drop(columns=[f"p_{name}" for name in NAMES])
-    lines = "\n".join(paired_lines({"one": {0: one.predictions}, "two": {0: maps_only}}, NAMES))
+    lines = "\n".join(lines_of(paired_blocks({"one": {0: one.predictions}, "two": {0: maps_only}}, NAMES)))
     assert "AUC" not in lines
     assert "| two | CC |" in lines
     absent = [table.predictions.assign(label=table.predictions["label"].replace(2, 1)) for table in (one, two)]
-    lines = "\n".join(paired_lines({"one": {0: absent[0]}, "two": {0: absent[1]}}, NAMES))
+    lines = "\n".join(lines_of(paired_blocks({"one": {0: absent[0]}, "two": {0: absent[1]}}, NAMES)))
     assert "| AUC b |" in lines
     assert "| AUC c |" not in lines
     assert "nan" not in lines
@@ -164,7 +175,7 @@ def test_a_single_case_has_values_but_no_interval_and_no_silent_nan():
     assert summaries[0].estimates["cc"].value == one.predictions["cc"][0]
     assert np.isnan(summaries[0].estimates["cc"].low)
     tables = {"one": {0: one.predictions}, "two": {0: two.predictions}}
-    text = "\n".join([*comparison_lines(summaries), *paired_lines(tables, NAMES)])
+    text = "\n".join(lines_of([*comparison(summaries), *paired_blocks(tables, NAMES)]))
     assert "nan" not in text
     assert f"| one | – | {one.predictions['cc'][0]:.3f} |" in text
 
@@ -183,7 +194,7 @@ def test_subgroups_have_the_metrics_of_their_cases_alone():
     assert "auroc_macro" not in found["class", "a"].estimates
     assert sum(one.n for one in found.values() if one.kind == "age") == 200
     small = [one for one in found.values() if one.n < SMALL]
-    assert all("few" in line for one in small for line in subgroup_lines([one])[2:])
+    assert all("few" in str(subgroup_blocks([one], "one")[1].rows[0]) for one in small)
 
 
 def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(tmp_path):
@@ -192,17 +203,19 @@ def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(
     from gazelit.reporting.figures import save
 
     save(Figure(figsize=(1, 1)), tmp_path / "figures" / "a.png")
-    page = to_page("# T\n\n| a | b |\n|---|---|\n| <script> | 2 |\n\n![x](figures/a.png)\n", tmp_path, "T")
+    page = to_page(document(Table(["a", "b"], [["<script>", 2]]), Picture("figures/a.png", "x")), tmp_path)
     assert 'src="data:image/png;base64,iVBOR' in page
     assert "figures/a.png" not in page
     assert "<script>" not in page
-    assert '<td class="n">2</td>' in page
+    assert '<td class="n" data-label="b">2</td>' in page
     assert "http" not in page
 
 
 def test_centre_bias_and_oracle_stand_below_the_arms_in_the_same_table():
     arms = compare([result("one", 0), result("two", 0)], NAMES)
-    text = comparison_lines(arms, {"baseline/centre/cc": 0.25, "baseline/oracle/cc": 0.75, "baseline/reader/cc": 0.5})
+    text = lines_of(
+        comparison(arms, {"baseline/centre/cc": 0.25, "baseline/oracle/cc": 0.75, "baseline/reader/cc": 0.5})
+    )
     table = [line for line in text if line.startswith("|")]
     columns = [cell.strip().split(" ")[0] for cell in table[0].split("|")]
     rows = {line.split("|")[1].strip(): line.split("|") for line in table}
@@ -211,4 +224,4 @@ def test_centre_bias_and_oracle_stand_below_the_arms_in_the_same_table():
         assert cells[columns.index("CC")] == value
         assert cells[columns.index("macro")] == "–"
     assert "reader" not in rows
-    assert "centre bias" not in "\n".join(comparison_lines(arms))
+    assert "centre bias" not in "\n".join(lines_of(comparison(arms)))

@@ -12,22 +12,25 @@ from sklearn.metrics import roc_auc_score
 
 from gazelit.data.store.schema import PEER
 from gazelit.errors import InputError
-from gazelit.evaluation.compare import compare, comparison_lines, pooled
-from gazelit.evaluation.paired import paired_lines, resampled_lines
+from gazelit.evaluation.compare import compare, pooled
+from gazelit.evaluation.given_gaze import given_gaze
+from gazelit.evaluation.hypothesis_tests import delong
 from gazelit.evaluation.scores import POOLED_AUC, case_statistics
-from gazelit.evaluation.statistics import delong, mean_of, sensitivity_of, value_of
+from gazelit.evaluation.statistics import bootstrap_weights, mean_of, sensitivity_of, value_of
 from gazelit.evaluation.subgroups import subgroups
-from gazelit.evaluation.text import code, plain
 from gazelit.evaluation.yardsticks import reader_ceiling, share_of_the_way
 from gazelit.files import read_json, write_json
 from gazelit.reporting import collect as collecting
-from gazelit.reporting.figures import Panel
-from gazelit.reporting.page import to_page
-from gazelit.reporting.records import RunRecord
-from gazelit.reporting.report import write_comparison, write_report
-from gazelit.reporting.sections import map_lines
+from gazelit.reporting.commands import report
+from gazelit.reporting.figures import Panel, roc_figure
+from gazelit.reporting.page import Picture, to_page
+from gazelit.reporting.records import ExternalRecord, ReportRecord, RunRecord
+from gazelit.reporting.report import write_report
+from gazelit.reporting.sections.arms import comparison, paired_blocks, resampled_blocks, verdict
+from gazelit.reporting.sections.gaze import map_blocks
+from gazelit.reporting.tables import Table, code, plain
 from gazelit.spreadsheet import without_formulas
-from tests.evaluation.test_compare import DATA, NAMES, result
+from tests.evaluation.test_compare import DATA, NAMES, document, lines_of, result
 
 BASELINES = {
     f"baseline/{name}/{metric}": 0.5
@@ -40,16 +43,15 @@ PROVENANCE = {
 }  # fmt: skip
 
 
-def record(predictions, **changes):
+def record(**changes):
     metrics = {**BASELINES, "n_test": 60, "n_test_patients": 30, "seed": 0, "n_panels": 0, "test/cc": 0.5}
     curves = {"joint": pd.DataFrame({"epoch": [0, 1], "train/loss": [1.0, 0.5]})}
     data = {**PROVENANCE, **changes.pop("provenance", {})}
-    return replace(RunRecord(metrics, predictions, [], curves, [], data, []), **changes)
+    return replace(RunRecord(metrics, [], curves, [], data, []), **changes)
 
 
-def written(tmp_path, results, **changes):
-    summaries = compare(results, NAMES)
-    write_comparison(summaries, results, record(results[0].predictions, **changes), [], [], tmp_path)
+def written(tmp_path, results, external=(), **changes):
+    write_report(ReportRecord(results, compare(results, NAMES), record(**changes), external), tmp_path)
     return (tmp_path / "report.md").read_text()
 
 
@@ -64,13 +66,16 @@ def test_finding_f1_a_report_of_one_seed_prints_no_p(tmp_path):
     assert not re.search(r"p (=|<)|[^a-z]p = ", text)
     assert text.count("no p: one seed") == 2
     assert "what another training would change is not known" in text
-    tests = [line for line in text.splitlines() if line.startswith(("| two, single model", "| two | CC"))]
-    assert tests
-    assert all("– (one seed) | – (one seed)" in line for line in tests)
+    tables = [line for line in text.splitlines() if line.startswith(("| arm | less | of", "| arm | metric | mean"))]
+    assert len(tables) == 2
+    assert not [line for line in tables if " p " in line or "Holm" in line]
+    assert text.count("No p: one seed.") == 2
+    assert "**Nothing is concluded**: with one seed" in text
     several = written(tmp_path / "several", two_arms(3))
     assert re.search(r"\| two \| one \| [+-]\d\.\d{3} \([^)]*\), p ", several)
     assert "over patients and seeds, crossed" in several
     assert "one seed" not in several
+    assert " | p | p after Holm |" in several
 
 
 def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands_beside():
@@ -97,7 +102,7 @@ def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands
     together = np.mean([roc_auc_score(whole["label"] == k, whole[f"p_{name}"]) for k, name in enumerate(NAMES)])
     assert summary.estimates[POOLED_AUC].value == pytest.approx(together)
     assert together < np.mean(expected) - 0.05
-    text = "\n".join(comparison_lines([summary]))
+    text = "\n".join(lines_of(comparison([summary])))
     assert "Forman and Scholz 2010" in text
     assert "macro AUC, folds pooled" in text
 
@@ -105,11 +110,11 @@ def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands
 def test_finding_f3_tests_say_what_they_test():
     results = two_arms(3)
     tables = {name: pooled([one for one in results if one.arm == name]) for name in ("one", "two")}
-    lines = paired_lines(tables, NAMES)
+    lines = lines_of(paired_blocks(tables, NAMES))
     rows = [line for line in lines if line.startswith("| two, ensemble of 3 seeds | one, ensemble of 3 seeds |")]
     assert len(rows) == 4
     assert any("not what another training would" in line for line in lines)
-    mixed = paired_lines({"one": tables["one"], "two": {7: tables["two"][0]}}, NAMES)
+    mixed = lines_of(paired_blocks({"one": tables["one"], "two": {7: tables["two"][0]}}, NAMES))
     assert any(line.startswith("| two, single model, seed 7 | one, ensemble of 3 seeds |") for line in mixed)
 
 
@@ -151,8 +156,7 @@ def test_finding_f5_sensitivity_at_a_specificity_is_torchmetrics_and_has_an_inte
 
 def test_finding_f5_brier_and_calibration_have_intervals_in_the_report(tmp_path):
     predictions = result("one", 0).predictions
-    write_report(record(predictions), [], [], tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    text = written(tmp_path, [result("one", 0)])
     brier = ((predictions[["p_a", "p_b", "p_c"]] - np.eye(3)[predictions["label"]]) ** 2).sum(axis=1).mean()
     for name in ("Brier score", "calibration error, bias-corrected", "calibration error, root mean square, debiased"):
         assert re.search(rf"\| {name} \| \d\.\d{{3}} \| \d\.\d{{3}} to \d\.\d{{3}} \|", text), name
@@ -167,7 +171,6 @@ def test_finding_f5_the_report_says_what_the_temperature_was_fitted_on(tmp_path)
     run = tmp_path / "run"
     (run / "joint").mkdir(parents=True)
     (run / "joint" / "config.yaml").write_text("checkpoint: {monitor: val/loss}\n")
-    write_json(run / "run.json", {"checkpoint": "best"})
     one = replace(result("one", 0), run=run, stages=["joint"])
     stamp = {**one.stamp, "calibration": {"split": "val", "n": 31}}
     (selected, calibrated) = collecting.notes([replace(one, stamp=stamp)])
@@ -197,7 +200,7 @@ def test_finding_c15_a_report_repeats_what_is_open_about_a_parent(monkeypatch):
 def test_a_folder_of_another_kind_is_one_error(content, tmp_path):
     write_json(tmp_path / "run.json", content)
     with pytest.raises(InputError, match=r"run\.json: not what `gazelit run` writes"):
-        collecting.report([tmp_path])
+        report([str(tmp_path)])
 
 
 def test_finding_c16_selection_is_claimed_only_where_it_is_true(tmp_path):
@@ -210,20 +213,17 @@ def test_finding_c16_selection_is_claimed_only_where_it_is_true(tmp_path):
         ("val/selection", "best", "validation split alone, by `val/selection`"),
     ):
         (run / "joint" / "config.yaml").write_text(f"checkpoint: {{monitor: {monitor}}}\n")
-        write_json(run / "run.json", {"checkpoint": checkpoint})
-        (text,) = collecting.notes([one])
+        (text,) = collecting.notes([replace(one, kept=checkpoint)])
         assert expected in text
         assert ("alone, by" in text) == (monitor == "val/selection")
 
 
 def test_finding_c16_published_figures_stand_beside_real_egd_cxr_alone(tmp_path):
-    predictions = result("one", 0).predictions
     for source, synthetic, shown in (
         ("egd-cxr", False, True), ("egd-cxr+reflacx", False, True), ("reflacx", False, False), ("egd-cxr", True, False)
     ):  # fmt: skip
         provenance = {"source": source, "synthetic": synthetic}
-        write_report(record(predictions, provenance=provenance), [], [], tmp_path)
-        assert ("GazeGNN" in (tmp_path / "report.md").read_text()) == shown
+        assert ("GazeGNN" in written(tmp_path, [result("one", 0)], provenance=provenance)) == shown
 
 
 def test_finding_c14_arms_without_training_gaze_and_infinite_values_are_dashes(tmp_path):
@@ -236,14 +236,13 @@ def test_finding_c14_arms_without_training_gaze_and_infinite_values_are_dashes(t
     text = written(tmp_path, results[:1], provenance=changes)
     assert "Cases with an infinite value, whose mean is a dash: KLD (nats) of one: 1." in text
     assert re.search(r"\| KLD \(nats\), lower is better \| – \| – \|", text)
-    single = record(broken, provenance=changes)
-    single.metrics.update({"baseline/centre/kld": np.inf, "baseline/uniform/cc": None, "baseline/centre/ig": np.nan})
-    write_report(single, [], [], tmp_path / "single")
-    text = (tmp_path / "single" / "report.md").read_text()
+    undefined = {"baseline/centre/kld": np.inf, "baseline/uniform/cc": None, "baseline/centre/ig": np.nan}
+    metrics = record().metrics | undefined
+    text = written(tmp_path / "single", results[:1], provenance=changes, metrics=metrics)
     assert not re.search(r"\b(nan|inf|None)\b", text)
     assert "σ = 1 deg. CC" in text
-    assert "left out: information gain over the centre bias (bits) of the model: 60." in text
-    assert "whose mean is a dash: KLD (nats) of the model: 1." in text
+    assert "left out: information gain over the centre bias (bits) of one: 60." in text
+    assert "whose mean is a dash: KLD (nats) of one: 1." in text
     assert read_json(tmp_path / "single" / "metrics.json")["baseline/centre/kld"] is None
     assert share_of_the_way(0.5, np.inf, 0.7) is None
     assert share_of_the_way(0.5, None, 0.7) is None
@@ -273,14 +272,11 @@ def test_finding_c13_a_metric_that_arms_define_on_other_cases_has_no_difference(
 def test_finding_b2_films_leave_no_report_of_real_cases_unasked(tmp_path):
     grey = np.full((8, 8), 0.5, np.float32)
     panel = Panel("case 1", grey, grey, grey, np.ones((2, 3), np.float32))
-    predictions = result("one", 0).predictions
-    asked = record(predictions, panels=[panel], provenance={"synthetic": False})
-    asked.metrics["n_panels"] = 1
-    write_report(asked, [], [], tmp_path)
-    assert "This page shows films and gaze of real cases" in (tmp_path / "report.md").read_text()
+    one = [result("one", 0)]
+    text = written(tmp_path, one, panels=[panel], provenance={"synthetic": False})
+    assert "This page shows films and gaze of real cases" in text
     assert (tmp_path / "figures" / "cases.png").is_file()
-    write_report(record(predictions, provenance={"synthetic": False}), [], [], tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    text = written(tmp_path, one, provenance={"synthetic": False})
     assert "No film is shown, because the data are of real cases" in text
     assert "cases.png" not in text
     assert not (tmp_path / "figures" / "cases.png").exists()
@@ -297,17 +293,18 @@ def test_finding_b3_the_page_takes_pictures_of_its_own_folder_alone(tmp_path):
     for reference in (
         "../secret.png", str(secret), "link.png", "missing.png", "own.txt", "http://server/a.png", "a%00.png"
     ):  # fmt: skip
-        page = to_page(f"![words]({reference})", folder, "T")
+        page = to_page(document(Picture(reference, "words")), folder)
         assert "base64" not in page, reference
         assert "<img" not in page
         assert "words" in page
-    assert "base64,b3du" in to_page("![words](own.png)", folder, "T")
+    assert "base64,b3du" in to_page(document(Picture("own.png", "words")), folder)
+    # What stands in text is no picture, whatever it names.
+    assert "<img" not in to_page(document("![words](own.png)"), folder)
 
 
 def test_finding_b3_a_name_is_no_markup(tmp_path):
     name = "![x](../secret.png) | <script>alert(1)</script> `a` [b](http://c)\n# d"
-    markdown = f"| a |\n|---|\n| {plain(name)} |\n\nand {code(name)}"
-    page = to_page(markdown, tmp_path, "T")
+    page = to_page(document(Table(["a"], [[plain(name)]]), f"and {code(name)}"), tmp_path)
     assert "<img" not in page
     assert "<a " not in page
     assert "<script>" not in page
@@ -317,7 +314,7 @@ def test_finding_b3_a_name_is_no_markup(tmp_path):
     written(tmp_path, results)
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page
-    assert 'href="' not in page
+    assert 'href="' not in page.replace('href="#', "")
     assert page.count("<img") == page.count("data:image/png;base64")
 
 
@@ -394,7 +391,7 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
     assert found["baseline/reader_3/cc"] == pytest.approx(np.mean(expected), rel=1e-4)
     metrics = {**BASELINES, **{f"baseline/reader_{k}/cc": 0.6 + k / 100 for k in (1, 3)}, **found, "n_panels": 0}
     summary = compare([result("one", 0)], NAMES)[0]
-    text = "\n".join(map_lines(PROVENANCE, metrics, summary.estimates))
+    text = "\n".join(lines_of(map_blocks(PROVENANCE, metrics, summary.estimates, "`one`")))
     assert "mean of 3 other readers" in text
     assert "drawn from the simulator" in text
 
@@ -418,9 +415,9 @@ def test_holm_is_over_all_p_of_a_table():
     summaries = compare(results, NAMES)
     p = [summaries[1].differences[key].p for key in ("auroc_macro", "cc")]
     p += [summaries[2].differences[key].p for key in ("auroc_macro", "cc")]
-    p += [summaries[2].others["two"][key].p for key in ("auroc_macro", "cc")]
+    p += [summaries[2].against["two"][key].p for key in ("auroc_macro", "cc")]
     smallest = min(p)
-    printed = re.findall(r"p (?:= )?(< 0\.001|\d\.\d{3})", "\n".join(comparison_lines(summaries)))
+    printed = re.findall(r"p (?:= )?(< 0\.001|\d\.\d{3})", "\n".join(lines_of(comparison(summaries))))
     assert len(printed) == 6
     expected = min(1.0, 6 * smallest)
     assert min(0.0 if one.startswith("<") else float(one) for one in printed) == pytest.approx(expected, abs=1e-3)
@@ -446,7 +443,92 @@ def test_the_resampled_t_has_no_p_with_one_seed():
             for arm in ("one", "two") for seed in (0, 1) for fold in range(3)
         )
     ]  # fmt: skip
-    both = resampled_lines(results)
+    both = lines_of(resampled_blocks(results))
     assert re.search(r"\| two \| CC \| \+0\.010 \| \d+\.\d\d \| 0\.\d{3} \| 0\.\d{3} \|", both[-1])
-    alone = resampled_lines([one for one in results if one.seed == 1])
-    assert alone[-1].endswith("| – (one seed) | – (one seed) |")
+    alone = lines_of(resampled_blocks([one for one in results if one.seed == 1]))
+    assert alone[2] == "| arm | metric | mean difference | t |"
+
+
+def verdict_of(results):
+    return " ".join(verdict(ReportRecord(results, compare(results, NAMES), record())))
+
+
+def test_the_verdict_says_the_primary_difference_or_why_nothing_is_concluded():
+    sure = [result(arm, seed, skill=skill) for arm, skill in (("one", 0.1), ("two", 3.0)) for seed in range(4)]
+    difference = compare(sure, NAMES)[1].differences["auroc_macro"]
+    assert difference.p < 0.001
+    text = verdict_of(sure)
+    numbers = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+    assert text.startswith(f"two less one, macro AUC: {numbers}, p < 0.001 after Holm. **two is higher**")
+    assert "lower" in verdict_of(sure[4:] + sure[:4])
+    undecided = verdict_of([result(arm, seed) for arm in ("one", "two") for seed in range(3)])
+    assert "**Nothing is concluded**: the data do not tell the two apart." in undecided
+    assert "with one seed it is not known what another training would change" in verdict_of(two_arms(1))
+    few = [result(arm, seed, indexes=range(20), skill=skill) for arm, skill in (("one", 0.1), ("two", 3.0))
+           for seed in range(2)]  # fmt: skip
+    assert "10 test patients are too few" in verdict_of(few)
+    alone = verdict_of([result("one", 0)])
+    assert "the centre bias has 0.500" in alone
+    assert "There is one arm, so nothing is compared" in alone
+    many = [result(name, seed) for name in "abcdefg" for seed in range(2)]
+    assert verdict_of(many).endswith("2 further arms stand in the table of differences.")
+
+
+def test_small_numbers_have_no_p_no_bands_and_no_reliability_curve(tmp_path):
+    results = [result(arm, seed, indexes=range(20)) for arm in ("one", "two") for seed in range(2)]
+    text = written(tmp_path, results)
+    assert not re.search(r"[| ,]p (=|<|\|)", text)
+    assert "10 patients are too few for a p." in text
+    assert "A class has fewer than 10 cases: no bands are drawn." in text
+    assert "20 cases are too few for a reliability curve." in text
+    assert not (tmp_path / "figures" / "reliability.png").exists()
+    bands = [len(axis.collections) for axis in roc_of(results, 20, None).axes]
+    assert bands == [0, 0, 0]
+    assert [len(axis.collections) for axis in roc_of(two_arms(1), 60, 50).axes] == [1, 1, 1]
+
+
+def roc_of(results, cases, draws):
+    columns = [f"p_{name}" for name in NAMES]
+    arms = {one.arm: ([one.predictions[columns].to_numpy()], one.predictions["label"].to_numpy()) for one in results}
+    return roc_figure(arms, NAMES, None if draws is None else bootstrap_weights(np.arange(cases), draws))
+
+
+def test_a_report_begins_with_what_it_is_and_lists_its_contents(tmp_path):
+    facts = [("run", "`a|b`"), ("tested", "2026-11-26")]
+    written(tmp_path, two_arms(2), facts=facts, commands=["gazelit fit <x>", "gazelit test"])
+    page = (tmp_path / "report.html").read_text()
+    start = page[: page.index("<h2")]
+    assert "<h1>gazelit comparison</h1>" in start
+    assert "<dt>tested</dt><dd>2026-11-26</dd>" in start
+    assert start.index("SYNTHETIC") < start.index("two less one") < start.index("<nav")
+    links = re.findall(r'href="#([^"]+)">([^<]+)<', start)
+    assert links == re.findall(r'<h2 id="([^"]+)">([^<]+)<', page)
+    assert ("data-and-commands", "Data and commands") in links
+    # Commands are folded away, and every cell knows its column for narrow screens.
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "gazelit fit &lt;x&gt;\ngazelit test" in folded
+    assert 'data-label="macro AUC"' in page
+    markdown = (tmp_path / "report.md").read_text()
+    assert [f"- [{title}](#{anchor})" in markdown for anchor, title in links] == [True] * len(links)
+
+
+def test_a_test_on_a_single_patient_has_no_mean_map_of_the_others(tmp_path):
+    tests = compare([result("one", 0, indexes=[4, 5])], NAMES, all_read_all=True)
+    baselines = {"baseline/centre/cc": 0.0, "baseline/centre/nss": 0.0}
+    for patients, expected in ((1, "patients: – (there is a single patient)."), (2, "patients: CC 0.000, NSS 0.000.")):
+        external = ExternalRecord("far", {**PROVENANCE, "source": "x"}, tests, baselines, patients=patients)
+        text = written(tmp_path, [result("one", 0)], [external]).split("## External test: far")[1]
+        assert f"Mean map of the other half of these {expected}" in text
+        assert ("| centre bias |" in text.split("## ")[0]) == (patients > 1)
+
+
+def test_gaze_given_in_a_test_on_another_source_has_its_rows(tmp_path):
+    table = result("one", 0).predictions.assign(gaze_given=1)
+    table[[f"with_gaze_p_{name}" for name in NAMES]] = table[[f"p_{name}" for name in NAMES]].to_numpy()
+    rows = given_gaze([replace(result("one", 0), predictions=table)], NAMES, all_read_all=True)
+    arms = compare([result("one", 0)], NAMES)
+    external = ExternalRecord("far", {**PROVENANCE, "source": "x"}, arms, {}, given_gaze=rows)
+    text = written(tmp_path, [result("one", 0)], [external]).split("## External test: far")[1]
+    assert "| one, gaze at test | 60 of 60 |" in text
+    kept = pd.read_csv(tmp_path / "report.csv")
+    assert set(kept.loc[kept["arm"] == "one, gaze at test", "data"]) == {"far, given the reader's gaze"}

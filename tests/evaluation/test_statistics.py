@@ -11,21 +11,16 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from gazelit.errors import InputError
-from gazelit.evaluation.statistics import (
-    auroc_of,
-    average_of,
-    bootstrap_weights,
+from gazelit.evaluation.hypothesis_tests import (
     corrected_resampled_t,
     delong,
-    estimate,
     holm,
     mcnemar,
-    mean_of,
     paired_t,
     permutation,
-    value_of,
     wilcoxon,
 )
+from gazelit.evaluation.statistics import auroc_of, average_of, bootstrap_weights, estimate, mean_of, value_of
 
 
 def test_auroc_equals_scikit_learn_with_ties_and_repeated_cases():

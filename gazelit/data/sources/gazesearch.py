@@ -103,7 +103,7 @@ def _row(record: Any, needs_split: bool) -> tuple[str, str, str]:
 
 def _path(record: dict[str, Any]) -> NDArray[np.float64]:
     lists = [record[key] for key in ("X", "Y", "T")]
-    if not all(isinstance(one, list) for one in lists) or len({len(one) for one in lists}) != 1:
+    if not all(isinstance(values, list) for values in lists) or len({len(values) for values in lists}) != 1:
         raise InputError("X, Y and T must be lists of one length")
     try:
         path = np.array(lists, np.float64).T

@@ -38,9 +38,9 @@ class NextFixation(ABC):
     def log_density(self, finding: str, history: Path) -> NDArray[np.float64]:
         """(H, W) natural logarithm of the density over the pixels."""
 
-    def log_likelihood(self, finding: str, history: Path, place: NDArray[np.int64]) -> float:
+    def log_likelihood(self, finding: str, history: Path, pixel: NDArray[np.int64]) -> float:
         """Natural logarithm of the density at a pixel (column, row)."""
-        return float(self.log_density(finding, history)[place[1], place[0]])
+        return float(self.log_density(finding, history)[pixel[1], pixel[0]])
 
 
 def score(model: NextFixation, trials: Trials, baseline: NDArray[np.float64]) -> tuple[Conditional, NDArray[np.int64]]:
@@ -57,7 +57,7 @@ def score(model: NextFixation, trials: Trials, baseline: NDArray[np.float64]) ->
     joined: dict[str, Any] = {}
     for name in Conditional._fields:
         scores: list[Scores] = [getattr(part, name) for part in parts]
-        joined[name] = Scores(np.concatenate([one.values for one in scores]), scores[0].settings)
+        joined[name] = Scores(np.concatenate([part.values for part in scores]), scores[0].settings)
     return Conditional(**joined), np.array(rows, np.int64)
 
 
@@ -92,15 +92,15 @@ class ByFinding(NextFixation):
 
     Attributes:
         of_finding: (H, W) logarithm by finding.
-        other: Of a finding that was not learnt.
+        fallback: Of a finding that was not learnt.
     """
 
     of_finding: dict[str, NDArray[np.float64]]
-    other: NDArray[np.float64]
+    fallback: NDArray[np.float64]
 
     def log_density(self, finding: str, history: Path) -> NDArray[np.float64]:
         """See :class:`NextFixation`."""
-        return self.of_finding.get(finding, self.other)
+        return self.of_finding.get(finding, self.fallback)
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,15 @@ class ByStep(NextFixation):
 
     Attributes:
         of_step: (H, W) logarithm of the fixations that have so many before them.
-        other: Of those later in the sequence.
+        fallback: Of those later in the sequence.
     """
 
     of_step: dict[int, NDArray[np.float64]]
-    other: NDArray[np.float64]
+    fallback: NDArray[np.float64]
 
     def log_density(self, finding: str, history: Path) -> NDArray[np.float64]:
         """See :class:`NextFixation`."""
-        return self.of_step.get(len(history), self.other)
+        return self.of_step.get(len(history), self.fallback)
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,13 @@ class AfterLast(NextFixation):
         rows, columns = self._near(history[-1])
         return self.log + np.log1p(-self.depth * np.outer(rows, columns)) - self._log_total(rows, columns)
 
-    def log_likelihood(self, finding: str, history: Path, place: NDArray[np.int64]) -> float:
+    def log_likelihood(self, finding: str, history: Path, pixel: NDArray[np.int64]) -> float:
         """See :class:`NextFixation`."""
-        log = float(self.log[place[1], place[0]])
+        log = float(self.log[pixel[1], pixel[0]])
         if not len(history):
             return log
         rows, columns = self._near(history[-1])
-        return log + math.log1p(-self.depth * rows[place[1]] * columns[place[0]]) - self._log_total(rows, columns)
+        return log + math.log1p(-self.depth * rows[pixel[1]] * columns[pixel[0]]) - self._log_total(rows, columns)
 
     def factor(self, history: Path, places: NDArray[np.int64]) -> NDArray[np.float64]:
         """By what the static density is multiplied at (n, 2) pixels (column, row), but for a constant; at most 1."""

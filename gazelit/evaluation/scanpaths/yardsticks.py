@@ -30,18 +30,18 @@ def drawn(train: Trials, model: Static | AfterLast, inhibition: float = 0.0) -> 
     durations = np.concatenate(train.predicted())[:, 2]
     cumulative = np.exp(model.log).cumsum()
 
-    def places(generator: np.random.Generator, count: int) -> NDArray[np.int64]:
+    def draw_pixels(generator: np.random.Generator, count: int) -> NDArray[np.int64]:
         """(count, 2) columns and rows from the static density."""
         draws = np.searchsorted(cumulative, generator.uniform(0, cumulative[-1], count))
         rows, columns = np.divmod(np.minimum(draws, len(cumulative) - 1), model.log.shape[1])
         return np.column_stack([columns, rows])
 
-    def next_place(path: Path, generator: np.random.Generator) -> NDArray[np.float64]:
+    def next_position(path: Path, generator: np.random.Generator) -> NDArray[np.float64]:
         # Proposals from the static density, each taken with the probability that the fixations before leave it.
         for _ in range(MOST_PROPOSALS):
-            place = places(generator, 1)
-            xy = place[0] + generator.uniform(size=2)
-            is_taken = not isinstance(model, AfterLast) or generator.uniform() <= model.factor(path, place)[0]
+            pixel = draw_pixels(generator, 1)
+            xy = pixel[0] + generator.uniform(size=2)
+            is_taken = not isinstance(model, AfterLast) or generator.uniform() <= model.factor(path, pixel)[0]
             if is_taken and (np.linalg.norm(path[:, :2] - xy, axis=1) >= inhibition).all():
                 break
         return xy
@@ -51,7 +51,7 @@ def drawn(train: Trials, model: Static | AfterLast, inhibition: float = 0.0) -> 
         for _ in range(len(table)):
             path = train.paths[0][: train.given]
             for _ in range(generator.choice(lengths)):
-                xy = next_place(path, generator)
+                xy = next_position(path, generator)
                 path = np.concatenate([path, [[*xy, generator.choice(durations)]]])
             paths.append(path[train.given :])
         return paths
@@ -115,9 +115,9 @@ def other_reader(test: Trials) -> tuple[NDArray[np.int64], list[Path]]:
     rows, paths = [], []
     for group in test.table.groupby(["film", "finding"]).indices.values():
         for row in group:
-            for other in group[group != row]:
+            for partner in group[group != row]:
                 rows.append(row)
-                paths.append(test.predicted()[other])
+                paths.append(test.predicted()[partner])
     return np.array(rows, np.int64), paths
 
 

@@ -66,10 +66,10 @@ def conditional_scores(log_density: Tensor, fixations: Any, baseline: Tensor) ->
     if bool(outside.any()):
         number = int(outside.nonzero()[0]) + 1
         raise InputError(f"fixations: number {number} lies off the image of {width} × {height} pixels; leave it out")
-    place = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
+    pixel = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
     log = log_density.double().flatten(1)
-    at_fixation = log.gather(1, place[:, None])
-    base = baseline.double().flatten(-2).expand(count, -1).gather(1, place[:, None])
+    at_fixation = log.gather(1, pixel[:, None])
+    base = baseline.double().flatten(-2).expand(count, -1).gather(1, pixel[:, None])
     density = log.exp()
     mean = density.mean(dim=1)
     deviation = (density - mean[:, None]).square().mean(dim=1).sqrt()
@@ -170,8 +170,8 @@ def scored_fixations(log_density: Any, path: Any, baseline: Any | None, given: i
 
 
 def _means(name: str, log_density: Any, path: Any, baseline: Any | None, given: int) -> Any:
-    scores = [getattr(one, name) for one in scored_fixations(log_density, path, baseline, given)]
-    values = np.array([one.values.mean() if len(one) else np.nan for one in scores])
+    scores = [getattr(scored, name) for scored in scored_fixations(log_density, path, baseline, given)]
+    values = np.array([scored.values.mean() if len(scored) else np.nan for scored in scores])
     settings = scores[0].settings if scores else Settings(f"conditional {name.upper()}")
     settings = Settings(
         settings.metric,

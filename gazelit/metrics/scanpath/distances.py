@@ -175,14 +175,14 @@ def _nearest_distances(a: Any, b: Any) -> tuple[NDArray[np.float64], NDArray[np.
 @partial(compiled, has_nan=False)
 def _squares(x, y, xs, ys, row):  # type: ignore[no-untyped-def]
     """Squared distances of one point to those of a path."""
-    for place in range(len(xs)):
-        row[place] = (x - xs[place]) * (x - xs[place]) + (y - ys[place]) * (y - ys[place])
+    for index in range(len(xs)):
+        row[index] = (x - xs[index]) * (x - xs[index]) + (y - ys[index]) * (y - ys[index])
 
 
 @partial(compiled, has_nan=False)
 def _roots(row, count):  # type: ignore[no-untyped-def]
-    for place in range(count):
-        row[place] = math.sqrt(row[place])
+    for index in range(count):
+        row[index] = math.sqrt(row[index])
 
 
 @compiled
@@ -209,11 +209,11 @@ def _warp(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, is_sum, values):
             diagonal = row[0]
             row[0] = np.inf
             left = np.inf
-            for place in range(len(xs)):
-                above = row[place + 1]
+            for index in range(len(xs)):
+                above = row[index + 1]
                 before = min(min(diagonal, above), left)
-                left = costs[place] + before if is_sum else max(costs[place], before)
-                row[place + 1] = left
+                left = costs[index] + before if is_sum else max(costs[index], before)
+                row[index + 1] = left
                 diagonal = above
         values[pair] = row[len(xs)]
 
@@ -231,9 +231,9 @@ def _nearest(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, values):  # t
         for step in range(first_a[pair], last_a[pair]):
             _squares(x_a[step], y_a[step], xs, ys, squares)
             least = np.inf
-            for place in range(len(xs)):
-                least = min(least, squares[place])
-                nearest[place] = min(nearest[place], squares[place])
+            for index in range(len(xs)):
+                least = min(least, squares[index])
+                nearest[index] = min(nearest[index], squares[index])
             total += math.sqrt(least)
             largest = max(largest, math.sqrt(least))
         _roots(nearest, len(xs))

@@ -99,7 +99,7 @@ class ScanpathMetric(Metric):
         """
         packed = [_pack(paths, name) for paths, name in ((prediction, "prediction"), (target, "target"))]
         scores = self._function(*packed, **{**self.arguments, **arguments})
-        columns = [np.asarray(one) for one in (scores if self.fields else (scores,))]
+        columns = [np.asarray(dimension) for dimension in (scores if self.fields else (scores,))]
         values = torch.from_numpy(np.stack(columns)).to(self.total.device)
         defined = ~values.isnan()
         self.total += torch.where(defined, values, 0.0).sum(1)
@@ -167,4 +167,4 @@ class ConditionalMetric(Metric):
 def _pack(paths: Any, name: str) -> Paths:
     if isinstance(paths, Paths):
         return paths
-    return Paths.of([one.detach().cpu().numpy() if isinstance(one, Tensor) else one for one in paths], name)
+    return Paths.of([path.detach().cpu().numpy() if isinstance(path, Tensor) else path for path in paths], name)

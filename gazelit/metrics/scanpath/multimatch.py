@@ -58,7 +58,7 @@ class MultiMatch(NamedTuple):
     @property
     def mean(self) -> Any:
         """The mean of the five."""
-        values = np.mean([np.asarray(one, np.float64) for one in self], axis=0)
+        values = np.mean([np.asarray(dimension, np.float64) for dimension in self], axis=0)
         return Scores(values, self.settings) if isinstance(self.shape, Scores) else Score(float(values), self.settings)
 
 
@@ -275,14 +275,14 @@ def _compare(a, first_a, last_a, b, first_b, last_b, diagonal, thresholds, value
                 work[row, column] = math.sqrt(x * x + y * y)
         steps = _trace(work, rows, columns, path)
         for step in range(steps):
-            one, other = saccades_a[path[step, 0]], saccades_b[path[step, 1]]
-            angle = abs(_angle(one[2], one[3]) - _angle(other[2], other[3]))
+            saccade_a, saccade_b = saccades_a[path[step, 0]], saccades_b[path[step, 1]]
+            angle = abs(_angle(saccade_a[2], saccade_a[3]) - _angle(saccade_b[2], saccade_b[3]))
             duration_a, duration_b = durations_a[path[step, 0]], durations_b[path[step, 1]]
             longer = max(duration_a, duration_b)
-            differences[0, step] = math.hypot(one[2] - other[2], one[3] - other[3])
+            differences[0, step] = math.hypot(saccade_a[2] - saccade_b[2], saccade_a[3] - saccade_b[3])
             differences[1, step] = min(angle, 2 * math.pi - angle)
-            differences[2, step] = abs(math.hypot(one[2], one[3]) - math.hypot(other[2], other[3]))
-            differences[3, step] = math.hypot(one[0] - other[0], one[1] - other[1])
+            differences[2, step] = abs(math.hypot(saccade_a[2], saccade_a[3]) - math.hypot(saccade_b[2], saccade_b[3]))
+            differences[3, step] = math.hypot(saccade_a[0] - saccade_b[0], saccade_a[1] - saccade_b[1])
             differences[4, step] = abs(duration_a - duration_b) / longer if longer > 0 else 0.0
         scales = (2 * diagonal, math.pi, diagonal, diagonal, 1.0)
         for dimension in range(5):

@@ -68,7 +68,7 @@ def cross_recurrence(
     paths_a, paths_b, is_single = pack_pair(a, b)
     if truncate:
         counts = np.minimum(paths_a.counts, paths_b.counts)
-        paths_a, paths_b = (Paths(one.points, one.first, one.first + counts) for one in (paths_a, paths_b))
+        paths_a, paths_b = (Paths(paths.points, paths.first, paths.first + counts) for paths in (paths_a, paths_b))
     values = np.full((len(paths_a), 4), np.nan)
     _quantify(*paths_a.columns, *paths_b.columns, float(radius), int(shortest_line), values)
     parameters = (("radius", f"{radius:g} px"), ("lines of at least", shortest_line))
@@ -91,7 +91,7 @@ def _quantify(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, radius, shor
     near, vertical = np.empty(longest, np.int32), np.empty(longest, np.int32)
     # Lines that end in the row before and in this one, a column to the right.
     before, diagonal = np.empty(longest + 1, np.int32), np.empty(longest + 1, np.int32)
-    one = np.int32(1)
+    unit = np.int32(1)
     for pair in range(len(values)):
         xs, ys = x_b[first_b[pair] : last_b[pair]], y_b[first_b[pair] : last_b[pair]]
         rows, columns = last_a[pair] - first_a[pair], len(xs)
@@ -107,13 +107,13 @@ def _quantify(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, radius, shor
             for column in range(columns):
                 recurrent += near[column]
                 lag += near[column] * (column - row)
-                vertical[column] = (vertical[column] + one) * near[column]
+                vertical[column] = (vertical[column] + unit) * near[column]
                 on_straight += _added(vertical[column], shortest)
-                diagonal[column + 1] = (before[column] + one) * near[column]
+                diagonal[column + 1] = (before[column] + unit) * near[column]
                 on_diagonals += _added(diagonal[column + 1], shortest)
             horizontal = np.int32(0)
             for column in range(columns):
-                horizontal = np.int32((horizontal + one) * near[column])
+                horizontal = np.int32((horizontal + unit) * near[column])
                 on_straight += _added(horizontal, shortest)
             before, diagonal = diagonal, before
             before[0] = 0

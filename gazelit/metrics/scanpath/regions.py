@@ -90,7 +90,9 @@ class LabelMap(Regions):
 
 def save_clusters(path: str | Path, clusters: dict[str, Clusters]) -> None:
     """Writes the clusters of some images as JSON, so that their scores can be computed again."""
-    content = {name: {"bandwidth": one.bandwidth, "centres": one.centres.tolist()} for name, one in clusters.items()}
+    content = {
+        name: {"bandwidth": stored.bandwidth, "centres": stored.centres.tolist()} for name, stored in clusters.items()
+    }
     write_json(path, content)
 
 
@@ -103,8 +105,8 @@ def load_clusters(path: str | Path) -> dict[str, Clusters]:
     content: Any = read_json(path)
     try:
         return {
-            name: Clusters(np.array(one["centres"], np.float64).reshape(-1, 2), float(one["bandwidth"]))
-            for name, one in content.items()
+            name: Clusters(np.array(stored["centres"], np.float64).reshape(-1, 2), float(stored["bandwidth"]))
+            for name, stored in content.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: holds no clusters; write them with save_clusters") from error

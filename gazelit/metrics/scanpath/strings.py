@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,8 +74,7 @@ def scanmatch(
     time_bin = check_time_bin(time_bin)
     letters_a = _repeated(paths_a.cells(size, grid, "a"), paths_a, time_bin, "a")
     letters_b = _repeated(paths_b.cells(size, grid, "b"), paths_b, time_bin, "b")
-    column, row = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    substitution = threshold - np.hypot(column[:, None] - column, row[:, None] - row)
+    substitution = _substitution(grid, float(threshold))
     best = _aligned(letters_a, letters_b, substitution, gap)
     longer = np.maximum(letters_a.counts, letters_b.counts)
     settings = Settings("ScanMatch", size, grid, time_bin, float(gap), LONGER, (("threshold", threshold),))
@@ -154,6 +153,13 @@ def sequence_score(a: Any, b: Any, *, regions: Regions | Sequence[Regions], time
     return wrap(_ratio(common, longer.astype(np.float64)), settings, is_single)
 
 
+@lru_cache(maxsize=16)
+def _substitution(grid: tuple[int, int], threshold: float) -> NDArray[np.float64]:
+    """What each pair of cells scores; kept, as a grid is used for many batches."""
+    column, row = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    return threshold - np.hypot(column[:, None] - column, row[:, None] - row)
+
+
 def _visited(paths: Paths, regions: Sequence[Regions]) -> NDArray[np.uint32]:
     """(M,) the number of the region of each point."""
     visited = np.zeros(len(paths.points), np.uint32)
@@ -192,22 +198,22 @@ def _align(a, first_a, last_a, b, first_b, last_b, substitution, gap, scores):  
         longest = max(longest, last_b[pair] - first_b[pair])
     row = np.empty(longest + 1)
     for pair in range(len(scores)):
-        other = b[first_b[pair] : last_b[pair]]
-        for place in range(len(other) + 1):
-            row[place] = gap * place
+        letters_b = b[first_b[pair] : last_b[pair]]
+        for index in range(len(letters_b) + 1):
+            row[index] = gap * index
         for step in range(first_a[pair], last_a[pair]):
             matches = substitution[a[step]]
             diagonal = row[0]
             left = diagonal + gap
             row[0] = left
-            for place in range(len(other)):
+            for index in range(len(letters_b)):
                 # What does not wait for the cell to the left comes first.
-                above = row[place + 1]
-                best = max(diagonal + matches[other[place]], above + gap)
+                above = row[index + 1]
+                best = max(diagonal + matches[letters_b[index]], above + gap)
                 left = max(best, left + gap)
-                row[place + 1] = left
+                row[index + 1] = left
                 diagonal = above
-        scores[pair] = row[len(other)]
+        scores[pair] = row[len(letters_b)]
 
 
 @partial(compiled, has_nan=False)
@@ -217,21 +223,21 @@ def _edits(a, first_a, last_a, b, first_b, last_b, distances):  # type: ignore[n
     for pair in range(len(distances)):
         longest = max(longest, last_b[pair] - first_b[pair])
     row = np.empty(longest + 1, np.int32)
-    one = np.int32(1)
+    unit = np.int32(1)
     for pair in range(len(distances)):
-        other = b[first_b[pair] : last_b[pair]]
-        for place in range(len(other) + 1):
-            row[place] = np.int32(place)
+        letters_b = b[first_b[pair] : last_b[pair]]
+        for index in range(len(letters_b) + 1):
+            row[index] = np.int32(index)
         for step in range(first_a[pair], last_a[pair]):
             letter = a[step]
             diagonal = row[0]
-            left = np.int32(diagonal + one)
+            left = np.int32(diagonal + unit)
             row[0] = left
-            for place in range(len(other)):
-                above = row[place + 1]
-                changed = diagonal if letter == other[place] else np.int32(diagonal + one)
-                best = min(changed, np.int32(above + one))
-                left = min(best, np.int32(left + one))
-                row[place + 1] = left
+            for index in range(len(letters_b)):
+                above = row[index + 1]
+                changed = diagonal if letter == letters_b[index] else np.int32(diagonal + unit)
+                best = min(changed, np.int32(above + unit))
+                left = min(best, np.int32(left + unit))
+                row[index + 1] = left
                 diagonal = above
-        distances[pair] = row[len(other)]
+        distances[pair] = row[len(letters_b)]

@@ -1,0 +1,1 @@
+"""The sections of a report: what was measured, as blocks of a document."""
