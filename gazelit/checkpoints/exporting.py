@@ -55,5 +55,6 @@ def write_weights(ckpt: str, target: Path, beside: Path) -> int:
     state = {key: value.clone().contiguous() for key, value in checkpoint["state_dict"].items()}
     with atomic_path(target) as temporary:
         temporary.write_bytes(save(state, metadata={"format": "pt"}))
-    write_json(beside, {"sha256": sha256_file(target), stamps.STAMP_KEY: stamp})
+    guards = {key: checkpoint[key] for key in (stamps.GUARDS_KEY,) if key in checkpoint}
+    write_json(beside, {"sha256": sha256_file(target), stamps.STAMP_KEY: stamp, **guards})
     return len(state)

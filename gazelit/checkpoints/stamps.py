@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gazelit.models.network import Network
 
 STAMP_KEY = "gazelit"
+#: Beside the stamp, where ``gazelit guard`` has fitted them: guards of readings, in plain values.
+GUARDS_KEY = "gazelit_guards"
 #: Of exported weights, and of the file beside them that describes them; in a package that file has a name of its own.
 WEIGHTS_SUFFIX, STAMP_SUFFIX = ".safetensors", ".json"
 PACKAGED_STAMP = "lineage.json"
@@ -127,7 +129,7 @@ def _read_exported(path: Path) -> dict[str, Any]:
         raise InputError(f"{beside}: not what `gazelit export-weights` writes")
     if about.get("sha256") != sha256_file(path):
         raise InputError(f"{path}: not the weights that {beside.name} describes; export them anew")
-    return {"state_dict": state, STAMP_KEY: about[STAMP_KEY]}
+    return {"state_dict": state, **{key: about[key] for key in (STAMP_KEY, GUARDS_KEY) if key in about}}
 
 
 def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:

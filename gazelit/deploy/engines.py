@@ -19,6 +19,7 @@ from torch import Tensor
 from gazelit import trust
 from gazelit.checkpoints import stamps
 from gazelit.deploy.graph import IMAGE, OUTPUTS
+from gazelit.deploy.guards import Guards
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file
 from gazelit.models.network import Network
@@ -44,12 +45,14 @@ class Exported:
         stamp: Of the checkpoint (:mod:`gazelit.checkpoints.stamps`), with ``exported_from``, the hash of that file.
         temperature: (K,) what divides the logits; empty without a classifier.
         sha256: Of the exported file.
+        guards: Those that were fitted to the checkpoint; None without.
     """
 
     network: ExportedNetwork
     stamp: dict[str, Any]
     temperature: Tensor
     sha256: str
+    guards: Guards | None = None
 
 
 class ExportedNetwork(Network):
@@ -105,7 +108,9 @@ def read_exported(path: str | os.PathLike[str], device: torch.device) -> Exporte
     with_engine = {"onnx": _onnx, "torch-export": _torch_export, "openvino": _openvino}[format]
     stamp = {**about[stamps.STAMP_KEY], "exported_from": about["checkpoint_sha256"]}
     network = ExportedNetwork(with_engine(path, device), stamp)
-    return Exported(network.eval(), stamp, torch.tensor(about["temperature"]), about["files"][path.name])
+    fitted = about.get(stamps.GUARDS_KEY)
+    guards = None if fitted is None else Guards.from_primitives(fitted, str(description_of(path)))
+    return Exported(network.eval(), stamp, torch.tensor(about["temperature"]), about["files"][path.name], guards)
 
 
 def engine(module: str, extra: str = "export") -> ModuleType:

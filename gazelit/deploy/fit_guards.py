@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gazelit.checkpoints import split_guard, stamps
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.saved import saved_datamodule
-from gazelit.deploy.guards import GUARDS_KEY, RANGES, Guards, film_facts, fit_conformal, fit_density, small
+from gazelit.deploy.guards import RANGES, Guards, film_facts, fit_conformal, fit_density, small
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.metrics.calibration import probabilities
@@ -69,7 +69,7 @@ def guard(
         for name, threshold in conformal.thresholds.items():
             logger.info("%s: in the set from a probability of %.3f", name, 1 - threshold)
     checkpoint = stamps.read_checkpoint(ckpt)
-    checkpoint[GUARDS_KEY] = Guards(density, ranges, conformal).to_primitives()
+    checkpoint[stamps.GUARDS_KEY] = Guards(density, ranges, conformal).to_primitives()
     stamps.save_checkpoint(checkpoint, out)
     logger.info(
         "%s: %d components of %d training films; at most %.1f %% false alarms, fitted on %d films of split %s",

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from gazelit.data.images.geometry import Letterbox
 from gazelit.errors import InputError
 
-#: Key of a checkpoint that holds fitted guards.
-GUARDS_KEY = "gazelit_guards"
 #: Side of the square to which films are reduced, the most components, and the share of variance they are to explain.
 SIDE, MOST_COMPONENTS, EXPLAINED = 32, 64, 0.95
 #: Films of the training for every component.

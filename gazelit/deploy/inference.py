@@ -15,7 +15,8 @@ from torch import Tensor
 from gazelit.checkpoints import stamps
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.data.images.film_intake import Film, FilmIntake
-from gazelit.deploy.guards import GUARDS_KEY, Guards
+from gazelit.deploy.checks import check_classes, check_size, to_device
+from gazelit.deploy.guards import Guards
 from gazelit.deploy.map_warnings import map_warnings
 from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
 from gazelit.deploy.preparing import Preparation, Prepared
@@ -26,7 +27,6 @@ from gazelit.models.network import Network, rebuild
 from gazelit.models.weights import check_fit
 
 _CPU = torch.device("cpu")
-_LARGEST_SIDE = 16_384
 
 
 @dataclass(frozen=True)
@@ -231,34 +231,17 @@ def load_model(
     """
     checkpoint = stamps.read_checkpoint(ckpt)
     stamp = checkpoint[stamps.STAMP_KEY]
-    _check_size(stamp["data"], ckpt)
+    check_size(stamp["data"], ckpt)
     network = rebuild(stamp["network"], str(ckpt))
     state = stamps.network_state(checkpoint)
     check_fit(state, network.state_dict(), f"{ckpt}: its network")
     network.load_state_dict(state, strict=True)
     classes = network.classes or 0
     temperature = checkpoint["state_dict"].get("temperature", torch.ones(classes))
-    names = stamp["data"].get("class_names")
-    if classes and (not isinstance(names, list) or len(names) != classes or temperature.shape != (classes,)):
-        raise InputError(f"{ckpt}: its stamp does not name the {classes} classes of its network; train it anew")
-    try:
-        target = torch.device(device)
-        network.to(target)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device: '{device}' cannot be used here; give cpu, cuda or cuda:1") from error
-    guards = None if GUARDS_KEY not in checkpoint else Guards.from_primitives(checkpoint[GUARDS_KEY], str(ckpt))
+    check_classes(stamp["data"], classes, temperature, ckpt)
+    target = to_device(network, device)
+    fitted = checkpoint.get(stamps.GUARDS_KEY)
+    guards = None if fitted is None else Guards.from_primitives(fitted, str(ckpt))
     return LoadedModel(
         network.eval(), stamp, sha256_file(ckpt), temperature, str(ckpt), target, max_pixels, guards=guards
     )
-
-
-def _check_size(data: dict[str, Any], ckpt: str | os.PathLike[str]) -> None:
-    if "size" not in data:
-        raise InputError(f"{ckpt}: does not record the size of its training images; train it with a GazeDataModule")
-    size = data["size"]
-    if (
-        not isinstance(size, (list, tuple))
-        or len(size) != 2
-        or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in size)
-    ):
-        raise InputError(f"{ckpt}: its stamp is malformed (the size of its training images)")

@@ -44,5 +44,12 @@ def _exported(path: Path, device: str | torch.device, max_pixels: int) -> Loaded
     check_size(data, path)
     check_classes(data, exported.network.classes or 0, exported.temperature, path)
     return LoadedModel(
-        exported.network, exported.stamp, exported.sha256, exported.temperature, str(path), target, max_pixels
+        exported.network,
+        exported.stamp,
+        exported.sha256,
+        exported.temperature,
+        str(path),
+        target,
+        max_pixels,
+        guards=exported.guards,
     )

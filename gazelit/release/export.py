@@ -203,6 +203,7 @@ def _description(
         "notice": model.notice,
         "versions": {"gazelit": __version__, **versions},
         stamps.STAMP_KEY: model.stamp,
+        **({} if model.guards is None else {stamps.GUARDS_KEY: model.guards.to_primitives()}),
     }
 
 

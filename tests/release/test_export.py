@@ -91,6 +91,19 @@ def test_the_description_has_the_parity_and_what_a_consumer_needs(exported):
     assert str(exported) not in json.dumps(about)
 
 
+def test_infer_takes_an_exported_file(exported, run_gazelit, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (70, 60)).astype(np.uint8)).save(tmp_path / "a.png")
+    read = {}
+    for name in ("best.ckpt", "best.onnx"):
+        out = tmp_path / name.replace(".", "-")
+        run_gazelit("infer", "a.png", "--ckpt", str(exported / name), "--out", str(out))
+        results = [json.loads(path.read_text()) for path in out.glob("*.json")]
+        (read[name],) = (result["probabilities"] for result in results if "probabilities" in result)
+    assert read["best.onnx"] == pytest.approx(read["best.ckpt"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "network",
     [

@@ -104,6 +104,18 @@ def test_networks_of_one_task_are_packed_and_checked(network, tmp_path):
     assert gazelit.load(tmp_path / "out").class_names == (() if network is not classifier else tuple(CLASSES))
 
 
+def test_guards_travel_with_the_weights(tmp_path):
+    from gazelit.deploy.guards import RANGES, SIDE, FilmDensity, Guards
+
+    cells = np.zeros(SIDE * SIDE, np.float32)
+    density = FilmDensity(cells, cells[:, None], np.ones(1, np.float32), 1.0, 2.0, 0.01, (9, 5))
+    guards = Guards(density, dict.fromkeys(RANGES, (0.0, 1.0)), None).to_primitives()
+    path = checkpoint(tmp_path / "best.ckpt")
+    torch.save({**torch.load(path, weights_only=True), "gazelit_guards": guards}, path)
+    package(path, tmp_path / "out")
+    assert gazelit.load(tmp_path / "out").guards.to_primitives() == guards
+
+
 def other_weights(folder):
     """Weights that fit and are not those of the package, with a description that agrees."""
     state = load_file(folder / "model.safetensors")
