@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import ipaddress
 import logging
 import socket
-import ssl
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from gazelit.deploy.dicom.endpoint import Certificates
 from gazelit.errors import InputError
 from gazelit.runs.run_file import RUN_FILE, read_run_file
 
@@ -19,10 +19,11 @@ logger = logging.getLogger("gazelit")
 
 #: What a browser on this machine may call the page.
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+_EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 def app(
-    ckpt: Path | None = None,
+    ckpt: Path | list[Path] | None = None,
     store: Path | None = None,
     runs: list[Path] | None = None,
     host: str = "127.0.0.1",
@@ -30,6 +31,7 @@ def app(
     names: list[str] | None = None,
     tls_certificate: Path | None = None,
     tls_key: Path | None = None,
+    mc_dropout: int = 0,
     device: str = "cpu",
 ) -> None:
     """Serves a page that reads films, browses a store and shows reports, until it is interrupted.
@@ -38,7 +40,8 @@ def app(
     is an option of the command line, hence so many.
 
     Args:
-        ckpt: The model; that of the first run unless given.
+        ckpt: The model; that of the first run unless given. Of several checkpoints, the mean is read and its spread
+            told.
         store: The prepared store; that of the first run unless given.
         runs: Finished runs whose reports are shown, or folders with such runs in them.
         host: Address to listen at; one that other machines reach needs a certificate.
@@ -46,6 +49,7 @@ def app(
         names: Further names that the page is called by, such as this machine's in its network.
         tls_certificate: PEM file with the certificate.
         tls_key: PEM file with its key.
+        mc_dropout: Passes with dropout on, whose mean is read and whose spread told; 0 for one pass without.
         device: Where the network runs, such as ``cuda``.
 
     Raises:
@@ -53,26 +57,40 @@ def app(
     """
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputError("app: needs starlette and uvicorn, of the extra 'app'; pip install 'gazelit[app]'")
-    tls = _tls(host, tls_certificate, tls_key)
+    if tls_key is not None and tls_certificate is None:
+        raise InputError("tls_key: goes with --tls_certificate; give both")
+    if host in _EVERY_ADDRESS and not names:
+        raise InputError(f"host: {host} is every address of this machine; give by --names what the page is called")
+    Certificates(tls_certificate, tls_key).server(host, "host")
+    tls = None if tls_certificate is None else (tls_certificate, tls_key)
     folders = list(runs or [])
-    ckpt, store = _of_run(folders, ckpt, store)
-    if ckpt is None and store is None and not folders:
+    ckpts = [] if ckpt is None else list(ckpt) if isinstance(ckpt, list) else [ckpt]
+    ckpts, store = _of_run(folders, ckpts, store)
+    if not ckpts and store is None and not folders:
         raise InputError("app: has nothing to show; give --ckpt, --store, --runs or several of them")
     with _listen(host, port) as listener:
-        _serve(listener, host, names or [], tls, ckpt, store, folders, device)
+        _serve(listener, host, names or [], tls, Shown(ckpts, mc_dropout, device, store, folders))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows; the attributes are :func:`app`'s parameters."""
+
+    ckpts: Sequence[Path]
+    mc_dropout: int
+    device: str
+    store: Path | None
+    runs: Sequence[Path]
 
 
 def _serve(
     listener: socket.socket,
     host: str,
     names: Sequence[str],
-    tls: tuple[Path, Path] | None,
-    ckpt: Path | None,
-    store: Path | None,
-    runs: Sequence[Path],
-    device: str,
+    tls: tuple[Path, Path | None] | None,
+    shown: Shown,
 ) -> None:
-    """Reads what is to be shown, and answers until it is interrupted; the parameters are :func:`app`'s."""
+    """Reads what is to be shown, and answers until it is interrupted."""
     import uvicorn
 
     # They take seconds to import, and what is wrong with the options has been said before.
@@ -81,13 +99,15 @@ def _serve(
     from gazelit.deploy.app.reading_room import ReadingRoom
     from gazelit.deploy.app.reports import Reports
     from gazelit.deploy.app.server import Access, make_server
-    from gazelit.deploy.loading import load
+    from gazelit.deploy.together import load_together
 
     port = listener.getsockname()[1]
-    access = Access([*(_LOOPBACK_NAMES if _is_loopback(host) else [host]), *names], port, tls is not None)
-    room = None if ckpt is None else ReadingRoom(load(ckpt, device))
-    library = None if store is None else Library(Store.open(store), room)
-    server = make_server(access, room, library, Reports(runs) if runs else None)
+    access = Access([*_LOOPBACK_NAMES, host, *names], port, tls is not None)
+    room = None
+    if shown.ckpts:
+        room = ReadingRoom(load_together(shown.ckpts, shown.device, dropout_passes=shown.mc_dropout))
+    library = None if shown.store is None else Library(Store.open(shown.store), room)
+    server = make_server(access, room, library, Reports(shown.runs) if shown.runs else None)
     certificate, key = tls or (None, None)
     config = uvicorn.Config(
         server,
@@ -101,9 +121,9 @@ def _serve(
     )
     if room is not None:
         logger.info(room.model.notice)
-    shown = names[0] if names else f"[{host}]" if ":" in host else host
+    called = names[0] if names else f"[{host}]" if ":" in host else host
     scheme = "https" if tls else "http"
-    logger.info("open %s://%s:%d/?key=%s   (Ctrl-C ends it)", scheme, shown, port, access.key)
+    logger.info("open %s://%s:%d/?key=%s   (Ctrl-C ends it)", scheme, called, port, access.key)
     try:
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
@@ -112,7 +132,7 @@ def _serve(
             library.stop_survey()
 
 
-def _of_run(folders: Sequence[Path], ckpt: Path | None, store: Path | None) -> tuple[Path | None, Path | None]:
+def _of_run(folders: Sequence[Path], ckpts: list[Path], store: Path | None) -> tuple[list[Path], Path | None]:
     """Model and store; where one is not given, those of the first run."""
     found = []
     for folder in folders:
@@ -122,41 +142,11 @@ def _of_run(folders: Sequence[Path], ckpt: Path | None, store: Path | None) -> t
         if not own:
             raise InputError(f"runs: {folder} holds no finished run ({RUN_FILE} is missing); `gazelit run` makes one")
         found += own
-    if found and (ckpt is None or store is None):
+    if found and (not ckpts or store is None):
         about = read_run_file(found[0])
-        ckpt = ckpt or found[0] / about["trained"][0]["checkpoint"]
+        ckpts = ckpts or [found[0] / about["trained"][0]["checkpoint"]]
         store = store or Path(about["store"])
-    return ckpt, store
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _tls(host: str, certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
-    """The files, both or none."""
-    if (certificate is None) != (key is None):
-        raise InputError("tls: give both --tls_certificate and --tls_key, or neither")
-    if certificate is not None and key is not None:
-        for path in (certificate, key):
-            if not path.is_file():
-                raise InputError(f"{path}: no such file; TLS needs a certificate and its key as PEM files")
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-        except (ssl.SSLError, OSError) as error:
-            raise InputError(f"{certificate}: is no certificate that {key} belongs to") from error
-        return certificate, key
-    if not _is_loopback(host):
-        raise InputError(
-            f"host: films would travel from {host} unencrypted; give --tls_certificate and --tls_key, or listen on "
-            "127.0.0.1 and reach it by `ssh -L 8750:127.0.0.1:8750`"
-        )
-    return None
+    return ckpts, store
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,13 +2,17 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
+from pydicom import dcmread
 
-from gazelit.deploy.app.reading_room import KEPT
+from gazelit.deploy.app.reading_room import KEPT, ReadingRoom
 from gazelit.deploy.overlay import heat_and_opacity, over_uniform, scale_end
-from tests.app.conftest import SQUARE, film, png
+from tests.app.conftest import SQUARE, BrightPlaces, film, png
 from tests.data.film_writers import film as dicom_film
 
 
@@ -83,3 +87,54 @@ def test_colours_and_opacity_are_those_of_overlays(client):
     about = client.get("/api/about").json()
     assert np.abs(np.array(about["colours"]) / 255 - colormaps["plasma"](np.arange(256))[:, :3]).max() < 0.002
     assert about["opacity"] == 0.7
+
+
+@pytest.fixture(scope="module")
+def film_file(cohort):
+    """A simulated DICOM film."""
+    return sorted((cohort / "mimic-cxr").rglob("*.dcm"))[0]
+
+
+def test_dicom_results_are_those_of_infer_and_de_identified_when_asked(client, film_file):
+    pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+    source = dcmread(film_file)
+    shown = client.post("/api/readings", content=film_file.read_bytes()).json()
+    assert list(shown["objects"]) == ["sr", "sc", "seg", "gsps"]
+    for kind, modality in (("sr", "SR"), ("sc", "OT"), ("seg", "SEG"), ("gsps", "PR")):
+        answer = client.get(f"/api/readings/{shown['id']}/{kind}.dcm")
+        assert answer.headers["content-disposition"] == f'attachment; filename="{kind}.dcm"'
+        result = dcmread(io.BytesIO(answer.content))
+        assert (result.Modality, result.PatientID) == (modality, source.PatientID)
+        assert result.StudyInstanceUID == source.StudyInstanceUID
+    private = dcmread(io.BytesIO(client.get(f"/api/readings/{shown['id']}/sr.dcm?deidentified=1").content))
+    assert private.PatientID != source.PatientID
+    assert private.StudyInstanceUID != source.StudyInstanceUID
+
+
+def test_there_is_no_dicom_result_of_a_picture_or_of_an_unknown_kind(client, film_file):
+    picture = client.post("/api/readings", content=png(film())).json()
+    assert picture["objects"] == {}
+    assert client.get(f"/api/readings/{picture['id']}/sr.dcm").status_code == 404
+    dicom = client.post("/api/readings", content=film_file.read_bytes()).json()
+    assert client.get(f"/api/readings/{dicom['id']}/fractional.dcm").status_code == 404
+
+
+def test_several_networks_and_guards_are_told(model):
+    """The mean and SD of two known networks, and the set of a known threshold."""
+
+    class Opposite(BrightPlaces):
+        def forward(self, x):
+            return super().forward(1 - x)
+
+    both = replace(model, members=((Opposite().eval(), torch.ones(3)),))
+    shown = ReadingRoom(both).read(png(film()))["prediction"]
+    each = [
+        replace(model, network=network).predict(png(film())).probabilities
+        for network in (model.network, both.members[0][0])
+    ]
+    for name, value in shown["probabilities"].items():
+        pair = [probabilities[name] for probabilities in each]
+        assert value == pytest.approx(np.mean(pair), abs=1e-5)
+        assert shown["spread"]["deviations"][name] == pytest.approx(np.std(pair, ddof=1), abs=1e-5)
+    assert shown["spread"]["members"] == 2
+    assert shown["prediction_set"] is None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gazelit.data.images.geometry import Letterbox
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.deploy.app.known_split import known_split
@@ -22,7 +23,7 @@ from gazelit.deploy.app.pictures import film_values, map_values
 from gazelit.deploy.app.reader_gaze import ReaderGaze, inner
 from gazelit.deploy.app.reading_room import ReadingRoom, inner_map, words
 from gazelit.deploy.app.scores import score
-from gazelit.deploy.preparing import shrunk
+from gazelit.deploy.preparing import FilmRecord, Prepared, shrunk
 from gazelit.errors import InputError
 
 #: Cases on a page of the list, and cases that the network sees together when it reads the store.
@@ -161,9 +162,8 @@ class Library:
         scanpaths = self.gaze.scanpaths(row)
         if reading is not None and not 0 <= reading < len(scanpaths):
             raise InputError(f"reading: there is no {reading}; the case has {len(scanpaths)}")
-        film = self._film(row)
-        prediction = self.room.predict([film])[0] if self.room else None
-        thumbnail = shrunk(film)
+        prediction = self.room.predict([self._prepared(row)])[0] if self.room else None
+        thumbnail = shrunk(self._film(row))
         density = self.gaze.density(row, reading)
         predicted = inner_map(prediction) if prediction else None
         if prediction:
@@ -217,6 +217,15 @@ class Library:
         stored = inner(self._images[row], self.store, row)
         return np.ascontiguousarray(stored, np.float32) * np.float32(1 / self.store.largest)
 
+    def _prepared(self, row: int) -> Prepared:
+        """A case's film for the network; where the store has the network's size, bit for bit as it is stored."""
+        assert self.room is not None
+        film, original = self._film(row), self.store.letterboxes[row]
+        box = Letterbox.fit(original.height, original.width, self.room.model.size)
+        image = replace(box, height=film.shape[0], width=film.shape[1]).apply(film)
+        # What is wrong with a film was said when it was prepared; of the stored one, its size would be.
+        return Prepared(image, FilmRecord(box, (), np.zeros((1, 1), np.uint8)))
+
     def _read_all(self) -> None:
         assert self.room is not None
         self._failure = ""
@@ -227,7 +236,7 @@ class Library:
                 return
             rows = waiting[first : first + BATCH]
             try:
-                predictions = self.room.predict([self._film(row) for row in rows])
+                predictions = self.room.predict([self._prepared(row) for row in rows])
             except InputError as error:
                 self._failure = str(error)
                 return

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gazelit.data.images.film_intake import Film, FilmIntake
+from gazelit.deploy.app.film_for_page import FilmForPage, PagePreparation
 from gazelit.deploy.app.pictures import film_values, map_values
 from gazelit.deploy.inference import LoadedModel
-from gazelit.deploy.preparing import shown_film, shrunk
+from gazelit.deploy.objects import OF_MAPS, DicomOptions, objects_of
+from gazelit.deploy.preparing import Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.synthetic.case import Plan, plan_cohort
 from gazelit.synthetic.hard_case import render
@@ -24,6 +29,8 @@ from gazelit.synthetic.hard_case import render
 KEPT = 4
 #: The seed of the examples, of which there is one of each class, and their longest side (pixels).
 EXAMPLE_SEED, EXAMPLE_SIDE = 11, 768
+#: DICOM results that can be downloaded, with their names.
+OBJECTS = {"sr": "Structured report", "sc": "Secondary capture", "seg": "Segmentation", "gsps": "Presentation state"}
 
 
 class ReadingRoom:
@@ -36,10 +43,12 @@ class ReadingRoom:
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
         self._network = threading.Lock()
-        self._intake = FilmIntake(shown_film, model.max_pixels)
+        self._intake: FilmIntake[FilmForPage] = FilmIntake(PagePreparation(model.size), model.max_pixels)
         self._kept: OrderedDict[str, Reading] = OrderedDict()
         self._plans = plan_cohort(3, EXAMPLE_SEED, EXAMPLE_SIDE, "hard")
         self._examples: dict[int, NDArray[np.float32]] = {}
+        # De-identified results of one start belong together; of another, they have other UIDs.
+        self._key = secrets.token_bytes(32)
 
     @property
     def example_names(self) -> list[str]:
@@ -48,46 +57,54 @@ class ReadingRoom:
 
     def about(self) -> dict[str, Any]:
         """What the page says of the model; no path."""
-        stamp, data = self.model.stamp, self.model.stamp["data"]
+        stamp, conformal = self.model.stamp, self.model.guards.conformal if self.model.guards else None
         return {
             "stage": stamp["stage"],
             "size": list(self.model.size),
             "classes": list(self.model.class_names),
-            "exclusive": bool(data.get("exclusive", True)),
-            "source": data.get("source"),
             "sha256": self.model.sha256,
             "notice": self.model.notice,
+            "coverage": None if conformal is None else conformal.coverage,
         }
 
-    def predict(self, films: Sequence[Film]) -> list[Reading]:
-        """Reads films; one caller at a time has the network.
+    def predict(self, films: Sequence[Prepared]) -> list[Reading]:
+        """Reads films that are prepared; one caller at a time has the network.
 
         Raises:
-            InputError: A film cannot be read.
+            InputError: The model predicts nothing of a film.
         """
         with self._network:
-            return self.model.predict(films)
+            return [reading for reading in self.model.read(films) if isinstance(reading, Reading)]
 
-    def read(self, content: bytes) -> dict[str, Any]:
-        """Reads the content of a DICOM, PNG or JPEG file.
+    def read(self, film: Film) -> dict[str, Any]:
+        """Reads a film, such as the content of a DICOM, PNG or JPEG file.
 
         Returns:
-            ``film``, ``maps`` and ``prediction``, and the ``id`` that the reading is kept under.
+            ``film``, ``maps`` and ``prediction``; the ``id`` that the reading is kept under, and the DICOM ``objects``
+            that can be made of it.
 
         Raises:
             InputError: It cannot be read.
         """
-        film = self._intake.read(content)
-        with self._network:
-            reading = self.model.predict(content)
-        return self._keep(film, reading)
+        given = self._intake.read(film)
+        (reading,) = self.predict([given.prepared])
+        name = secrets.token_urlsafe(12)
+        self._kept[name] = reading
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return {
+            "id": name,
+            "film": film_values(given.picture),
+            "maps": map_values(given.picture.shape, predicted=inner_map(reading)),
+            "prediction": words(reading),
+            "objects": _objects(reading),
+        }
 
     def read_example(self, number: int) -> dict[str, Any]:
         """Reads a simulated film; see :meth:`read`."""
         if number not in self._examples:
             self._examples[number] = _example(self._plans[number])
-        film = self._examples[number]
-        return self._keep(shrunk(film), self.predict([film])[0])
+        return self.read(self._examples[number])
 
     def overlay(self, name: str) -> bytes | None:
         """The overlay of a reading that is kept, as a PNG file; None if it is not, or has no map."""
@@ -98,23 +115,42 @@ class ReadingRoom:
         reading.overlay().save(file, "PNG")
         return file.getvalue()
 
-    def _keep(self, film: NDArray[np.float32], reading: Reading) -> dict[str, Any]:
-        name = secrets.token_urlsafe(12)
-        self._kept[name] = reading
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        maps = map_values(film.shape, predicted=inner_map(reading))
-        return {"id": name, "film": film_values(film), "maps": maps, "prediction": words(reading)}
+    def dicom_object(self, name: str, kind: str, is_deidentified: bool) -> bytes | None:
+        """A DICOM file of a reading that is kept; None if it is not, or has none of this kind.
+
+        Args:
+            name: The reading's.
+            kind: One of :data:`OBJECTS`.
+            is_deidentified: Whether what PS3.15's basic profile names is taken out.
+
+        Raises:
+            InputError: The film's header cannot carry a result.
+        """
+        reading = self._kept.get(name)
+        if reading is None or kind not in _objects(reading):
+            return None
+        made = datetime.now().replace(microsecond=0)
+        options = DicomOptions((kind,), made=made, key=self._key if is_deidentified else b"")
+        return objects_of(self.model, reading, options)[kind]
 
 
 def _example(plan: Plan) -> NDArray[np.float32]:
     return np.clip(render(plan).pixels, 0, 1).astype(np.float32)
 
 
+def _objects(reading: Reading) -> dict[str, str]:
+    """The DICOM results that a reading can be made into."""
+    if reading.film.header is None or importlib.util.find_spec("highdicom") is None:
+        return {}
+    return {kind: name for kind, name in OBJECTS.items() if kind not in OF_MAPS or inner_map(reading) is not None}
+
+
 def words(reading: Reading) -> dict[str, Any]:
     """What a reading says in numbers and words."""
     return {
         "probabilities": reading.probabilities,
+        "spread": None if reading.spread is None else asdict(reading.spread),
+        "prediction_set": reading.prediction_set,
         "warnings": list(reading.warnings),
         "height": reading.shape[0],
         "width": reading.shape[1],
@@ -123,7 +159,5 @@ def words(reading: Reading) -> dict[str, Any]:
 
 def inner_map(reading: Reading) -> NDArray[np.float32] | None:
     """The predicted map at working resolution without the padding, (h, w) float32; None without a saliency head."""
-    if reading.working_saliency is None:
-        return None
-    box = reading.letterbox
-    return reading.working_saliency[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
+    density, box = reading.working_saliency, reading.letterbox
+    return None if density is None else density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]

@@ -75,6 +75,7 @@ def make_server(
             Route("/api/readings", pages.read, methods=["POST"]),
             Route("/api/examples/{number:int}", pages.read_example, methods=["POST"]),
             Route("/api/readings/{name}/overlay.png", pages.overlay),
+            Route("/api/readings/{name}/{kind}.dcm", pages.dicom_object),
         ]
     if library is not None:
         routes += [
@@ -104,7 +105,7 @@ class _Pages:
     ) -> None:
         self._access, self._room, self._library, self._reports = access, room, library, reports
         # One film at a time is in memory, however many are sent.
-        self._one_upload = asyncio.Lock()
+        self._one_film = asyncio.Lock()
 
     async def page(self, request: Request) -> Response:
         return FileResponse(_STATIC / "index.html")
@@ -126,7 +127,7 @@ class _Pages:
 
     async def read(self, request: Request) -> Response:
         assert self._room is not None
-        async with self._one_upload:
+        async with self._one_film:
             content = await read_body(request, MAX_UPLOAD)
             if content is None:
                 raise HTTPException(413, f"the film is larger than {MAX_UPLOAD // 2**20} MB")
@@ -137,7 +138,8 @@ class _Pages:
         number = request.path_params["number"]
         if number >= len(self._room.example_names):
             raise HTTPException(404, "there is no such example")
-        return JSONResponse(await run_in_threadpool(self._room.read_example, number))
+        async with self._one_film:
+            return JSONResponse(await run_in_threadpool(self._room.read_example, number))
 
     async def overlay(self, request: Request) -> Response:
         assert self._room is not None
@@ -145,6 +147,16 @@ class _Pages:
         if picture is None:
             raise HTTPException(404, "the film is no longer in memory; drop it again")
         return Response(picture, media_type="image/png", headers={"content-disposition": _attached("overlay.png")})
+
+    async def dicom_object(self, request: Request) -> Response:
+        assert self._room is not None
+        name, kind = request.path_params["name"], request.path_params["kind"]
+        is_deidentified = request.query_params.get("deidentified") == "1"
+        file = await run_in_threadpool(self._room.dicom_object, name, kind, is_deidentified)
+        if file is None:
+            raise HTTPException(404, "the film is no longer in memory, or there is no such result of it")
+        headers = {"content-disposition": _attached(f"{kind}.dcm")}
+        return Response(file, media_type="application/dicom", headers=headers)
 
     async def cases(self, request: Request) -> Response:
         assert self._library is not None

@@ -150,7 +150,7 @@ export function startBrowsing(about) {
     mark();
     const {prediction, scores} = found;
     byId("case-warnings").replaceChildren(...(prediction?.warnings ?? []).map((line) => element("li", {textContent: line})));
-    byId("case-probabilities").replaceChildren(...(prediction ? [probabilities(prediction, found.labels)] : []));
+    byId("case-probabilities").replaceChildren(...(prediction ? [probabilities(prediction, model, found.labels)] : []));
     byId("case-probabilities").parentElement.hidden = !prediction;
     const words = {distance: "distance from the label", cc: "CC", nss: "NSS"};
     const agreement = Object.entries(words).filter(([name]) => name in scores).map(([name, text]) => `${text} ${scores[name].toFixed(2)}`);

@@ -33,26 +33,45 @@ export function say(target, words) {
   target.hidden = !words;
 }
 
-/** A table of probabilities, with intervals where the model gives them, and the true labels marked where known. */
-export function probabilities(prediction, labels = []) {
+/** A table of probabilities, with what several networks or the guards say of them, and the true labels marked. */
+export function probabilities(prediction, model, labels = []) {
   const entries = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
   if (!entries.length) return element("p", {className: "hint", textContent: "The model predicts no classes."});
-  const intervals = prediction.intervals ?? {};
+  const {spread} = prediction;
   const rows = entries.map(([name, value]) => {
-    const interval = intervals[name];
+    const deviation = spread?.deviations[name];
     const bar = shape("svg", {viewBox: "0 0 100 16", preserveAspectRatio: "none", "aria-hidden": "true"},
       shape("rect", {class: "bar-ground", width: 100, height: 16, rx: 2}),
       shape("rect", {class: "bar", width: 100 * value, height: 16, rx: 2}));
-    if (interval) bar.append(shape("line", {class: "whisker", x1: 100 * interval[0], x2: 100 * interval[1], y1: 8, y2: 8}));
-    const words = interval ? `${percent(value)} (${percent(interval[0])} to ${percent(interval[1])})` : percent(value);
+    if (deviation !== undefined) {
+      const [low, high] = [Math.max(0, value - deviation), Math.min(1, value + deviation)];
+      bar.append(shape("line", {class: "whisker", x1: 100 * low, x2: 100 * high, y1: 8, y2: 8}));
+    }
+    const words = deviation === undefined ? percent(value) : `${percent(value)} ± ${percent(deviation)}`;
     return element("tr", {className: labels.includes(name) ? "true" : ""},
       element("th", {scope: "row", textContent: name}),
       element("td", {className: "number", textContent: words}),
       element("td", {}, bar));
   });
-  return element("table", {className: "probabilities"},
-    element("caption", {textContent: Object.keys(intervals).length ? "Probabilities with intervals" : "Probabilities"}),
-    element("tbody", {}, ...rows));
+  const caption = spread ? `Mean of ${spread.members} predictions ± SD` : "Probabilities";
+  const table = element("table", {className: "probabilities"}, element("caption", {textContent: caption}), element("tbody", {}, ...rows));
+  return element("div", {}, table, ...remarks(prediction, model).map((line) => element("p", {textContent: line})));
+}
+
+function remarks({spread, prediction_set: set}, {coverage}) {
+  const lines = [];
+  if (set) {
+    const share = `At a coverage of ${(100 * coverage).toFixed(0)} %`;
+    lines.push(Array.isArray(set) ? `${share} cannot be excluded: ${set.join(", ") || "nothing"}.`
+      : `${share}: ${Object.entries(set).map(([name, state]) => `${name} ${state}`).join(", ")}.`);
+  }
+  if (spread) {
+    const parts = [];
+    if (spread.mutual_information !== null) parts.push(`mutual information ${spread.mutual_information.toFixed(3)} nats`);
+    if (spread.map_correlation !== null) parts.push(`maps correlate with their mean by ${spread.map_correlation.toFixed(2)}`);
+    if (parts.length) lines.push(`How far the predictions agree: ${parts.join("; ")}.`);
+  }
+  return lines;
 }
 
 const percent = (value) => `${(100 * value).toFixed(1)} %`;

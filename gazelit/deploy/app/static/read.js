@@ -46,17 +46,29 @@ export function startReading(about) {
     byId("read-film").setAttribute("aria-label", maps.predicted ? "Film with the predicted map" : "Film");
     legend(byId("read-legend"), about.colours, {predicted: maps.predicted, end: maps.end});
     byId("read-warnings").replaceChildren(...prediction.warnings.map((line) => element("li", {textContent: line})));
-    byId("read-probabilities").replaceChildren(probabilities(prediction));
+    byId("read-probabilities").replaceChildren(probabilities(prediction, about.model));
     byId("read-facts").textContent = `${prediction.height} × ${prediction.width} pixels; the network sees it at ` +
       `${about.model.size.join(" × ")}. Window and level are shares of the range that the film was read with.`;
-    const links = maps.predicted ? [["overlay.png", "Overlay (PNG)"]] : [];
-    byId("downloads").replaceChildren(...links.map(([file, text]) => element("li", {},
-      element("a", {className: "button", href: `/api/readings/${reading.id}/${file}`, download: file, textContent: text}))));
-    byId("downloads").previousElementSibling.hidden = !links.length;
+    links(reading);
     byId("read-status").textContent = prediction.warnings.length
       ? `Read ${name}: ${prediction.warnings.length} warning${prediction.warnings.length > 1 ? "s" : ""}.` : `Read ${name}.`;
   }
 
+  let shown = null;
+
+  function links(reading) {
+    shown = reading;
+    const objects = Object.entries(reading.objects);
+    const profile = byId("deidentify").checked ? "?deidentified=1" : "";
+    const files = [...(reading.maps.predicted ? [["overlay.png", "Overlay (PNG)"]] : []),
+      ...objects.map(([kind, name]) => [`${kind}.dcm${profile}`, `${name} (DICOM)`])];
+    byId("downloads").replaceChildren(...files.map(([file, text]) => element("li", {}, element("a", {
+      className: "button", href: `/api/readings/${reading.id}/${file}`, download: file.split("?")[0], textContent: text}))));
+    byId("downloads").previousElementSibling.hidden = !files.length;
+    byId("deidentify-row").hidden = !objects.length;
+  }
+
+  byId("deidentify").addEventListener("change", () => links(shown));
   byId("examples").replaceChildren(...about.examples.map((name, number) => {
     const button = element("button", {type: "button", textContent: name});
     button.addEventListener("click", () => read(`/api/examples/${number}`, undefined, `the example ${name}`));
