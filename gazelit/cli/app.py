@@ -36,8 +36,8 @@ def app(
 ) -> None:
     """Serves a page that reads films, browses a store and shows reports, until it is interrupted.
 
-    What is dropped on the page stays in memory, and only who has the address that is printed gets in. Each parameter
-    is an option of the command line, hence so many.
+    What is dropped on the page stays in memory, and only who has the address that is printed gets in. Many
+    arguments, because each is an option of the command line.
 
     Args:
         ckpt: The model; that of the first run unless given. Of several checkpoints, the mean is read and its spread

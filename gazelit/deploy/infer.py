@@ -69,7 +69,8 @@ def infer(
     ``<name>_saliency.npy`` (float32 density at working resolution, with its letterbox in the JSON),
     ``<name>_overlay.png`` and the DICOM results that are asked for; for all of them ``predictions.csv``, and
     ``failed.csv`` if a film could not be read. Films are decoded in processes of their own, beside the network. A run
-    that was interrupted goes on when the same command is given again. The many parameters are the command's options.
+    that was interrupted goes on when the same command is given again. Many arguments,
+    because each is an option of the command line.
 
     Args:
         files: DICOM, PNG or JPEG files, folders of them, patterns such as ``films/*.dcm``, or DICOMDIRs.

@@ -57,7 +57,7 @@ def serve_dicom(
     """Takes films by C-STORE, reads them, and sends the results to another node, until it is stopped.
 
     A film whose sender was told that it is stored is on disk, and so are results until they are delivered: a server
-    that is killed goes on where it was. The many parameters are the command's options.
+    that is killed goes on where it was. Many arguments, because each is an option of the command line.
 
     Args:
         ckpt: A checkpoint written by ``gazelit fit``.
