@@ -15,15 +15,18 @@ HARMLESS = {
     r"Checkpoint directory .* exists and is not empty": "a resumed run goes on in its folder",
     r"The '?\w+'? ?does not have many workers": "the number is configured; one core has no use for more",
 }
-#: Parts of log messages that are adverts.
-ADVERTS = ("LitLogger",)
+#: Parts of log messages that are adverts, or say again what the configuration says.
+ADVERTS = ("LitLogger", "Seed set to")
+#: Lightning's loggers of such messages; which of them is used depends on what was imported last.
+_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 
 def quiet_console() -> None:
     """Leaves :data:`HARMLESS` warnings and :data:`ADVERTS` out for the rest of the process."""
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advert)
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_no_advert)
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:

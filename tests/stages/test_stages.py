@@ -214,8 +214,9 @@ from gazelit.metrics import CaseMetric
 
 class OwnCC(CaseMetric):
     def per_case(self, outputs, batch):
-        pairs = zip(outputs["density"].flatten(1).double(), batch["heatmap"].flatten(1).double())
-        return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+        maps = torch.stack([outputs["density"], batch["heatmap"]], 1).flatten(2).double()
+        seen = batch["valid_mask"].flatten(1)
+        return torch.stack([torch.corrcoef(pair[:, pixels])[0, 1] for pair, pixels in zip(maps, seen)])
 """
 COMPARED = """
 - class_path: mine.OwnCC
