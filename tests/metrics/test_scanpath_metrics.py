@@ -416,7 +416,8 @@ def test_the_metric_is_the_mean_over_pairs_and_batches():
     assert many.compute()["direction"].item() == pytest.approx(values.direction.mean(), abs=1e-12)
     assert many.undefined == values.shape.undefined > 0
     assert not ScanpathMetric("dtw").higher_is_better
-    assert math.isnan(ScanpathMetric("dtw").compute())
+    with pytest.warns(UserWarning, match="before the ``update`` method"):
+        assert math.isnan(ScanpathMetric("dtw").compute())
     regions = ScanpathMetric("sequence_score", {"regions": [Clusters.fit(A)]})
     regions.update(A[:1], B[:1])
     assert regions.compute() == sequence_score(A[0], B[0], regions=Clusters.fit(A))
