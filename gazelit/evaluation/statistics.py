@@ -18,6 +18,8 @@ Statistic = Callable[[Floats], Floats]
 
 RESAMPLES = 2000
 LEVEL = 0.95
+#: Draws that a statistic with tables of its own takes at a time: few enough for these to stay in the cache.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def auroc_of(
         with np.errstate(invalid="ignore"):
             return np.asarray(won / pairs, np.float64)
 
-    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
+    return _in_blocks(statistic) if len(score) else lambda weights: np.full(len(weights), np.nan)
 
 
 def sensitivity_of(
@@ -102,7 +104,17 @@ def sensitivity_of(
         with np.errstate(invalid="ignore"):
             return np.asarray(hits / positives, np.float64)
 
-    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
+    return _in_blocks(statistic) if len(score) else lambda weights: np.full(len(weights), np.nan)
+
+
+def _in_blocks(statistic: Statistic) -> Statistic:
+    """The same statistic of a few draws at a time, so that memory does not grow with their number."""
+
+    def blocked(weights: Floats) -> Floats:
+        starts = range(0, max(len(weights), 1), _BLOCK)
+        return np.concatenate([statistic(weights[start : start + _BLOCK]) for start in starts])
+
+    return blocked
 
 
 def folds_of(fold: NDArray[np.integer] | None, cases: int) -> list[NDArray[np.intp]]:

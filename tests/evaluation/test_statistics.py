@@ -1,6 +1,7 @@
 """Intervals and tests against scipy, statsmodels and definitions; and what they promise, by simulation."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -20,7 +21,15 @@ from gazelit.evaluation.hypothesis_tests import (
     permutation,
     wilcoxon,
 )
-from gazelit.evaluation.statistics import auroc_of, average_of, bootstrap_weights, estimate, mean_of, value_of
+from gazelit.evaluation.statistics import (
+    auroc_of,
+    average_of,
+    bootstrap_weights,
+    estimate,
+    mean_of,
+    sensitivity_of,
+    value_of,
+)
 
 
 def test_auroc_equals_scikit_learn_with_ties_and_repeated_cases():
@@ -215,3 +224,19 @@ def test_intervals_cover_at_their_level():
         missed["mean"] += not mean.low <= 4.0 <= mean.high
         missed["AUC"] += not auc.low <= truth <= auc.high
     assert {name: count for name, count in missed.items() if not LOWEST <= count <= HIGHEST} == {}
+
+
+@pytest.mark.parametrize("of", [auroc_of, lambda score, positive: sensitivity_of(score, positive, 0.9)])
+def test_memory_of_ranking_statistics_does_not_grow_with_the_draws(of):
+    generator = np.random.default_rng(0)
+    score, positive = generator.normal(size=2000), generator.random(2000) < 0.3
+    weights = bootstrap_weights(np.arange(2000), 800)
+    statistic = of(score, positive)
+    peaks = []
+    for draws in (weights[:100], weights):
+        tracemalloc.start()
+        found = statistic(draws)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+    assert found[::40].tolist() == [statistic(draw[None])[0] for draw in weights[::40]]
