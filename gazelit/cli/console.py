@@ -17,8 +17,8 @@ HARMLESS = {
 }
 #: Parts of log messages that are adverts, or say again what the configuration says.
 ADVERTS = ("LitLogger", "Seed set to")
-#: Lightning's loggers of such messages; which of them is used depends on what was imported last.
-_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+#: Lightning's loggers of such messages.
+_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 
 
 def quiet_console() -> None:
