@@ -84,7 +84,6 @@ class Cohort:
         self.patients = identity(self.store.cases["patient_id"]).to_numpy()
         self._own_gaze = WorkingGaze.of(self.store, gaze, downscale)
         self.gaze = self._given_gaze()
-        self._regions: pd.DataFrame | None = None
         self._biases: CentreBiases | None = None
 
     def _drawn(self, seed: int) -> pd.Series:
@@ -168,10 +167,7 @@ class Cohort:
 
     def regions(self, row: int) -> dict[str, Tensor]:
         """Boxes and ellipses of a case by name, (H, W) bool each; of all its readers together."""
-        if self._regions is None:
-            self._regions = self.store.table("regions")
-        of_case = self._regions[self._regions["row"] == row]
-        masks = region_masks(of_case, self.store.letterboxes[row], self.downscale)
+        masks = region_masks(self.store.table_of("regions", row), self.store.letterboxes[row], self.downscale)
         return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
     @property

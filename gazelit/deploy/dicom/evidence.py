@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from gazelit.data.images.geometry import Letterbox
-from gazelit.deploy.dicom.origin import Origin
+from gazelit.deploy.dicom.origin import MANUFACTURER, Origin
 from gazelit.deploy.region import SHARE, mass_region, peak_of, peak_outline
 
 
@@ -57,10 +58,25 @@ class Evidence:
         """See :meth:`gazelit.deploy.dicom.origin.Origin.uid`."""
         return self.origin.uid(str(self.header.SOPInstanceUID), *role)
 
+    def identity(self, role: str, series_number: int) -> dict[str, Any]:
+        """Series, instance and manufacturer of a result, as highdicom's constructors take them.
+
+        Args:
+            role: Kind of the result, such as ``sr``.
+            series_number: Of its series.
+        """
+        return {
+            "series_instance_uid": self.uid(role, "series"),
+            "series_number": series_number,
+            "sop_instance_uid": self.uid(role),
+            "instance_number": 1,
+            "manufacturer": MANUFACTURER,
+        }
+
     def lines(self) -> list[str]:
         """The reading in words: notice, probabilities, warnings."""
-        told = [self.origin.notice]
+        words = [self.origin.notice]
         for label, value in self.probabilities.items():
             spread = f" (SD {self.deviations[label]:.3f})" if label in self.deviations else ""
-            told.append(f"{label}: {value:.3f}{spread}")
-        return [*told, *(f"warning: {warning}" for warning in self.warnings)]
+            words.append(f"{label}: {value:.3f}{spread}")
+        return [*words, *(f"warning: {warning}" for warning in self.warnings)]

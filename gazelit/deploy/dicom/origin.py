@@ -48,6 +48,14 @@ class Origin:
         """In place of a device's number: the checkpoint."""
         return self.checkpoint[:_LO]
 
+    def equipment(self) -> dict[str, str]:
+        """Model, version and number of what made a result, as highdicom's constructors take them."""
+        return {
+            "manufacturer_model_name": self.model_name,
+            "software_versions": self.version,
+            "device_serial_number": self.serial_number,
+        }
+
     def uid(self, source: str, *role: str) -> str:
         """A UID that is a function of the film's UID, the checkpoint and what it names.
 

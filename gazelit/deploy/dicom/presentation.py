@@ -7,7 +7,6 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from gazelit.deploy.dicom.evidence import Evidence
-from gazelit.deploy.dicom.origin import MANUFACTURER
 
 _SERIES_NUMBER = 9005
 #: Text stands in the upper left corner of the display, in shares of it.
@@ -41,14 +40,8 @@ def presentation_state(evidence: Evidence) -> Dataset:
     )
     result = hd.pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[header],
-        series_instance_uid=evidence.uid("gsps", "series"),
-        series_number=_SERIES_NUMBER,
-        sop_instance_uid=evidence.uid("gsps"),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=origin.model_name,
-        software_versions=origin.version,
-        device_serial_number=origin.serial_number,
+        **evidence.identity("gsps", _SERIES_NUMBER),
+        **origin.equipment(),
         content_label="GAZELIT",
         content_description=origin.notice[:64],
         graphic_annotations=[annotation],

@@ -16,7 +16,6 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
 from gazelit.deploy.dicom.evidence import Evidence
-from gazelit.deploy.dicom.origin import MANUFACTURER
 from gazelit.deploy.overlay import blend, over_uniform, scale_end
 
 _SERIES_NUMBER = 9002
@@ -48,11 +47,7 @@ def secondary_capture(evidence: Evidence) -> Dataset:
         bits_allocated=8,
         coordinate_system="PATIENT",
         study_instance_uid=str(header.StudyInstanceUID),
-        series_instance_uid=evidence.uid("sc", "series"),
-        series_number=_SERIES_NUMBER,
-        sop_instance_uid=evidence.uid("sc"),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
+        **evidence.identity("sc", _SERIES_NUMBER),
         patient_id=header.PatientID,
         patient_name=header.PatientName,
         patient_birth_date=header.PatientBirthDate or None,

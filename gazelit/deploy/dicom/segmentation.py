@@ -14,7 +14,6 @@ from pydicom.uid import JPEG2000Lossless
 
 from gazelit.deploy.dicom.codes import SALIENCY
 from gazelit.deploy.dicom.evidence import Evidence
-from gazelit.deploy.dicom.origin import MANUFACTURER
 from gazelit.errors import InputError
 
 _BINARY_NUMBER, _FRACTIONAL_NUMBER = 9003, 9004
@@ -89,14 +88,8 @@ def _segmentation(
         pixel_array=pixels[None],
         segmentation_type=kind,
         segment_descriptions=[segment],
-        series_instance_uid=evidence.uid(role, "series"),
-        series_number=series_number,
-        sop_instance_uid=evidence.uid(role),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=origin.model_name,
-        software_versions=origin.version,
-        device_serial_number=origin.serial_number,
+        **evidence.identity(role, series_number),
+        **origin.equipment(),
         content_label="SALIENCY",
         content_description=origin.notice[:64],
         fractional_type="OCCUPANCY",

@@ -79,11 +79,7 @@ def structured_report(evidence: Evidence) -> Dataset:
     return Comprehensive3DSR(
         evidence=[header],
         content=report[0],
-        series_instance_uid=evidence.uid("sr", "series"),
-        series_number=_SERIES_NUMBER,
-        sop_instance_uid=evidence.uid("sr"),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
+        **evidence.identity("sr", _SERIES_NUMBER),
         is_complete=True,
         is_final=False,
         is_verified=False,
