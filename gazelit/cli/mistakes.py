@@ -198,7 +198,11 @@ def _missing(names: Sequence[str], parser: ArgumentParser) -> str:
 
 def _without_value(option: str, arguments: Sequence[str]) -> str:
     # jsonargparse names the class's option for what is nested in it.
-    given = [one for one in arguments if one == option or (one.startswith(f"{option}.") and "=" not in one)]
+    given = [
+        argument
+        for argument in arguments
+        if argument == option or (argument.startswith(f"{option}.") and "=" not in argument)
+    ]
     option = given[-1] if given else option
     return f"{option}: has no value; write {option}=VALUE, and of a switch {option}=true or {option}=false"
 
@@ -207,7 +211,9 @@ def _unknown_class(report: _Report, parser: ArgumentParser) -> str:
     name = str(report.class_name)
     module, _, last = name.rpartition(".")
     if module:
-        meant = _closest(last, [one for one in dir(sys.modules.get(module)) if not one.startswith("_")])
+        meant = _closest(
+            last, [attribute for attribute in dir(sys.modules.get(module)) if not attribute.startswith("_")]
+        )
         found = f"did you mean {module}.{meant}?" if meant else "look for the name in the documentation"
         return f"{module} has no {last}; {found}"
     bases = [_load(path) for path in report.bases] or _bases(parser, report.path)
@@ -265,10 +271,10 @@ def _closest(name: str, known: Iterable[str]) -> str:
         return f"{meant}.{rest}" if meant else ""
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.65):
         return close[0]
-    lower = {one.lower(): one for one in known}
+    lower = {text.lower(): text for text in known}
     if close := difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.65):
         return lower[close[0]]
-    last = {one.rpartition(".")[2]: one for one in known}
+    last = {text.rpartition(".")[2]: text for text in known}
     close = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.8)
     return last[close[0]] if close else ""
 
@@ -276,7 +282,7 @@ def _closest(name: str, known: Iterable[str]) -> str:
 def _where(path: Sequence[str], arguments: Sequence[str]) -> str:
     """An option as it stands on the command line, or the file and key that hold it."""
     option = "--" + ".".join(path)
-    given = {one.partition("=")[0].removesuffix("+") for one in arguments}
+    given = {argument.partition("=")[0].removesuffix("+") for argument in arguments}
     if option in given or option.replace("_", "-") in given:
         return option
     above = ["--" + ".".join(path[:length]) for length in range(len(path) - 1, 0, -1)]
@@ -284,7 +290,7 @@ def _where(path: Sequence[str], arguments: Sequence[str]) -> str:
     for file in reversed(files):
         if _holds(file, path):
             return f"{file}: {'.'.join(path)}"
-    containing = next((one for one in above if one in given), None)
+    containing = next((option for option in above if option in given), None)
     return option if containing is None else f"{containing}: {path[-1]}"
 
 

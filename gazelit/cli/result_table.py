@@ -53,14 +53,14 @@ def show_metrics(
     """
     estimates = {} if predictions is None or patients is None else _estimates(predictions, patients, classes)
     counts = {} if predictions is None else _counts(predictions, classes)
-    with_interval = any(np.isfinite(one.low) for one in estimates.values())
+    with_interval = any(np.isfinite(estimate.low) for estimate in estimates.values())
     table = Table(box=SIMPLE_HEAD, title=_title(predictions, patients, with_interval), title_justify="left")
     table.add_column("metric", no_wrap=True)
     for name in ("value", *["95 % interval"] * with_interval, *["n"] * bool(counts)):
         table.add_column(name, justify="right", no_wrap=True)
     rows = sorted(((*_described(key, classes), key) for key in metrics), key=lambda row: row[0])
     for group, position in zip(_GROUPS, range(len(_GROUPS)), strict=True):
-        of_group = [(text, key) for (place, _), text, key in rows if place == position]
+        of_group = [(text, key) for (group, _), text, key in rows if group == position]
         if of_group:
             table.add_section()
             table.add_row(f"[bold]{group}[/bold]")
@@ -100,7 +100,7 @@ def _counts(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, int]
     if truth is not None:
         known = ~np.isnan(truth)
         for kind in _DIAGNOSIS:
-            counts |= {f"{kind}_{name}": int(known[:, place].sum()) for place, name in enumerate(classes)}
+            counts |= {f"{kind}_{name}": int(known[:, column].sum()) for column, name in enumerate(classes)}
             counts |= {name: int(known.any(1).sum()) for name in (kind, f"{kind}_macro", f"{kind}_micro")}
     return counts | {f"{WITH_GAZE}/{name}": count for name, count in counts.items() if name not in MAP_METRICS}
 
@@ -120,18 +120,18 @@ def _described(key: str, classes: Sequence[str]) -> tuple[tuple[int, float], str
     group = 0
     if name.startswith(f"{WITH_GAZE}/"):
         group, name = 1, name.removeprefix(f"{WITH_GAZE}/")
-    for place, (kind, text) in enumerate(_DIAGNOSIS.items()):
+    for rank_of_kind, (kind, text) in enumerate(_DIAGNOSIS.items()):
         if name == kind:
-            return (group, place), text
+            return (group, rank_of_kind), text
         for rank, of in enumerate(("macro", "micro", *classes)):
             if name == f"{kind}_{of}":
                 mean = {"macro": "mean of the classes", "micro": "all decisions together"}
-                return (group, place + rank / 1000), f"{text}, {mean.get(of, of)}"
+                return (group, rank_of_kind + rank / 1000), f"{text}, {mean.get(of, of)}"
     if name in ("sigma_px", "n_without_gaze"):
         return (2, 90), _MAP_NOTES[name]
-    for place, (kind, (text, _)) in enumerate(MAP_METRICS.items()):
+    for rank_of_kind, (kind, (text, _)) in enumerate(MAP_METRICS.items()):
         if name == kind or name.startswith(f"{kind}_"):
-            return (2, place), text + (f", {name.removeprefix(f'{kind}_')}" if name != kind else "")
+            return (2, rank_of_kind), text + (f", {name.removeprefix(f'{kind}_')}" if name != kind else "")
     if name == "gaze_given":
         return (1, 90), "films whose gaze was given"
     return _after(name)

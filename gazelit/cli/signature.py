@@ -38,7 +38,10 @@ def described(target: str) -> Callable[..., Any]:
     module, _, name = target.partition(":")
     spec = importlib.util.find_spec(module)
     tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
-    node = next((one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == name), None)
+    node = next(
+        (statement for statement in tree.body if isinstance(statement, ast.FunctionDef) and statement.name == name),
+        None,
+    )
     if node is None:
         return load(target)
 
@@ -68,11 +71,13 @@ def _signature(node: ast.FunctionDef) -> inspect.Signature:
     missing = len(arguments) - len(node.args.defaults)
     given = [inspect.Parameter.empty] * missing + [ast.literal_eval(value) for value in node.args.defaults]
     # Parts of gazelit's own code, evaluated in which nothing but types is known.
-    hints = [eval(ast.unparse(one.annotation), dict(_KNOWN)) if one.annotation else Any for one in arguments]
+    hints = [
+        eval(ast.unparse(argument.annotation), dict(_KNOWN)) if argument.annotation else Any for argument in arguments
+    ]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature(
         [
-            inspect.Parameter(one.arg, kind, default=default, annotation=hint)
-            for one, default, hint in zip(arguments, given, hints, strict=True)
+            inspect.Parameter(argument.arg, kind, default=default, annotation=hint)
+            for argument, default, hint in zip(arguments, given, hints, strict=True)
         ]
     )

@@ -93,8 +93,8 @@ def mean_of(passes: Sequence[Pass]) -> Pass:
     """The mean of several passes over one film; of one pass, that pass as it is."""
     if len(passes) == 1:
         return passes[0]
-    probabilities = [one.probabilities for one in passes if one.probabilities is not None]
-    densities = [one.density for one in passes if one.density is not None]
+    probabilities = [each.probabilities for each in passes if each.probabilities is not None]
+    densities = [each.density for each in passes if each.density is not None]
     return Pass(
         torch.stack(probabilities).mean(0) if probabilities else None,
         torch.stack(densities).mean(0) if densities else None,
@@ -112,17 +112,17 @@ def spread_of(passes: Sequence[Pass], names: Sequence[str], exclusive: bool, box
     """
     deviations: dict[str, float] = {}
     information = None
-    found = [one.probabilities for one in passes if one.probabilities is not None]
+    found = [each.probabilities for each in passes if each.probabilities is not None]
     if found:
         each = torch.stack(found).double()
         deviations = {name: round(float(value), 6) for name, value in zip(names, each.std(0), strict=True)}
         information = round(float(_entropy(each.mean(0), exclusive) - _entropy(each, exclusive).mean(0)), 6)
     correlation = None
-    maps = [one.density for one in passes if one.density is not None]
+    maps = [each.density for each in passes if each.density is not None]
     if maps:
         inside = torch.from_numpy(box.valid_mask()).flatten()
         each = torch.stack(maps).double()[:, inside]
-        both = [torch.corrcoef(torch.stack([one, each.mean(0)]))[0, 1] for one in each]
+        both = [torch.corrcoef(torch.stack([density, each.mean(0)]))[0, 1] for density in each]
         correlation = round(float(torch.stack(both).mean()), 6)
     return Spread(len(passes), deviations, information, correlation)
 

@@ -35,12 +35,12 @@ def load_together(
     if dropout_passes < 0 or dropout_passes == 1:
         raise InputError(f"mc_dropout: {dropout_passes} passes have no spread; give 2 or more, or 0 for none")
     models = [load(ckpt, device, max_pixels) for ckpt in ckpts]
-    first, others = models[0], models[1:]
-    for other in others:
+    first, further = models[0], models[1:]
+    for model in further:
         for what in ("size", "class_names", "outputs"):
-            if getattr(other, what) != getattr(first, what):
-                raise InputError(f"{other.name}: its {what.replace('_', ' ')} are not those of {first.name}")
-    if not others:
+            if getattr(model, what) != getattr(first, what):
+                raise InputError(f"{model.name}: its {what.replace('_', ' ')} are not those of {first.name}")
+    if not further:
         return replace(first, dropout_passes=dropout_passes)
     synthetic = any(model.stamp["data"].get("synthetic", False) for model in models)
     stamp = {**first.stamp, "data": {**first.stamp["data"], "synthetic": synthetic}}
@@ -48,7 +48,7 @@ def load_together(
         first,
         stamp=stamp,
         sha256=sha256_json([model.sha256 for model in models]),
-        members=tuple((model.network, model.temperature) for model in others),
+        members=tuple((model.network, model.temperature) for model in further),
         dropout_passes=dropout_passes,
         # Guards promise something of one network's probabilities, not of the mean's.
         guards=None,

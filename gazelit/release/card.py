@@ -136,19 +136,19 @@ def _lineage(model: LoadedModel) -> list[str]:
 def _measured(metrics: Mapping[str, Any] | None) -> list[str]:
     if metrics is None:
         return ["Nothing: the package was made without the run that tested the model.", ""]
-    data, one = metrics["data"], metrics["model"]
+    data, tested = metrics["data"], metrics["model"]
     kind = " (SYNTHETIC)" if data["synthetic"] else ""
-    fold = "" if one["fold"] is None else f", fold {one['fold'] + 1}"
+    fold = "" if tested["fold"] is None else f", fold {tested['fold'] + 1}"
     together = metrics.get("trainings")
     lines = [
         f"Test split of {plain(data['source'])}{kind}: {metrics['n']['test']} films of {metrics['patients']} patients "
         f"({metrics['split']}; split sha256 {code(str(data['split_sha256'])[:16])}). Intervals: "
-        f"{metrics['intervals']}. This model: seed {one['seed']}{fold}, tested {one['times_tested']} time(s). "
+        f"{metrics['intervals']}. This model: seed {tested['seed']}{fold}, tested {tested['times_tested']} time(s). "
         f"{' '.join(metrics['notes'])}",
         "",
     ]
     rows = []
-    for key, cells in one["metrics"].items():
+    for key, cells in tested["metrics"].items():
         columns = [_name(key), with_interval(_estimate(cells))]
         if together:
             mean = together["metrics"].get(key)

@@ -109,7 +109,7 @@ def _target_of(ckpt: str, format: Format, out: Path | None, precision: Precision
     target = out if out is not None else source.with_name(f"{source.stem}{ending}{SUFFIXES[format]}")
     if target.suffix != SUFFIXES[format]:
         raise InputError(f"out: {target} must end in {SUFFIXES[format]} for --format {format}")
-    present = [one for one in (target, description_of(target)) if one.exists()]
+    present = [file for file in (target, description_of(target)) if file.exists()]
     if present and not overwrite:
         raise InputError(f"{present[0]}: is there already; choose another --out, or replace it with --overwrite true")
     return target
@@ -199,7 +199,7 @@ def _description(
         "outputs": {name: OUTPUTS[name] for name in outputs},
         "classes": list(model.class_names),
         "exclusive": graph.exclusive,
-        "temperature": [float(one) for one in model.temperature],
+        "temperature": [float(value) for value in model.temperature],
         "notice": model.notice,
         "versions": {"gazelit": __version__, **versions},
         stamps.STAMP_KEY: model.stamp,

@@ -161,10 +161,10 @@ def _values(
         columns: dict[str, Any] = {"patient": patients[batch["index"].numpy()]}
         if "logits" in outputs:
             scores = probabilities(outputs["logits"], model.temperature, exclusive)
-            columns |= {f"p_{name}": scores[:, place].numpy() for place, name in enumerate(names)}
+            columns |= {f"p_{name}": scores[:, column].numpy() for column, name in enumerate(names)}
             labels = batch["label"]
             if labels.ndim > 1:
-                columns |= {f"y_{name}": labels[:, place].numpy() for place, name in enumerate(names)}
+                columns |= {f"y_{name}": labels[:, column].numpy() for column, name in enumerate(names)}
             else:
                 columns["label"] = labels.numpy()
         if "saliency_logits" in outputs:

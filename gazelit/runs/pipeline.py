@@ -116,15 +116,19 @@ def run(
     tested = _arms(stages, arms)
     others = external or {}
     configs = {stage.name: _configs(stage, preset) for stage in stages}
-    _check_options(stages, configs, [*(overrides or []), *(word for one in others.values() for word in one.overrides)])
-    for name, path in (("store", store), *((f"external: {name}", one.store) for name, one in others.items())):
+    _check_options(
+        stages, configs, [*(overrides or []), *(word for test in others.values() for word in test.overrides)]
+    )
+    for name, path in (("store", store), *((f"external: {name}", test.store) for name, test in others.items())):
         if not (path / "store.json").is_file():
             raise InputError(f"{name}: {path} is no prepared store; make one with `gazelit prepare`")
-    for name, one in others.items():
+    for name, external_test in others.items():
         if not name.isidentifier():
             raise InputError(f"external: '{name}' is not a plain name; use letters, digits and underscores")
-        if Store.open(one.store).size != Store.open(store).size:
-            raise InputError(f"external: {one.store} has images of another size than {store}; prepare it with the same")
+        if Store.open(external_test.store).size != Store.open(store).size:
+            raise InputError(
+                f"external: {external_test.store} has images of another size than {store}; prepare it with the same"
+            )
     out = out.resolve()
     with exclusive(out) as lock:
         console = Console(stderr=True)
@@ -150,13 +154,16 @@ def run(
             "trained": trained,
             "commands": commands,
             "external": {
-                name: {"store": str(one.store.resolve()), "overrides": _external_options(one, store)}
-                for name, one in others.items()
+                name: {
+                    "store": str(external_test.store.resolve()),
+                    "overrides": _external_options(external_test, store),
+                }
+                for name, external_test in others.items()
             },
         }
         write_json(out / RUN_FILE, about)
-        tests = [one for record in trained for one in (record["test"], *record["external"].values())]
-        results = {one: sha256_file(out / one / "metrics.json") for one in tests}
+        tests = [folder for record in trained for folder in (record["test"], *record["external"].values())]
+        results = {folder: sha256_file(out / folder / "metrics.json") for folder in tests}
         report = Step(out / REPORT, ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True)
         run_step(report, out, f"[{total}/{total}]", console, lock)
         console.print(f"report: {out / 'report.md'}")
@@ -188,12 +195,12 @@ def _trusted() -> list[str]:
 
 def _members(out: Path, seed: int, seeds: int, folds: int | None) -> list[_Member]:
     members = []
-    for one in range(seed, seed + seeds):
+    for number in range(seed, seed + seeds):
         for fold in [None] if folds is None else range(folds):
-            options = [f"--seed_everything={one}", f"--data.seed={one}"]
+            options = [f"--seed_everything={number}", f"--data.seed={number}"]
             if fold is not None:
                 options += [f"--data.split.folds={folds}", f"--data.split.fold={fold}"]
-            members.append(_Member(_member_folder(out, one, seeds, fold), one, fold, options))
+            members.append(_Member(_member_folder(out, number, seeds, fold), number, fold, options))
     return members
 
 
@@ -226,7 +233,7 @@ def _planned(
     ]
     for arm in tested:
         folder = _test_folder(member, arm, tested)
-        steps += [(folder, "test"), *((_external_folder(folder, other), "test") for other in others)]
+        steps += [(folder, "test"), *((_external_folder(folder, source), "test") for source in others)]
     return steps
 
 
@@ -238,8 +245,8 @@ def _test_folder(member: _Member, arm: str, tested: Mapping[str, str]) -> Path:
     return member.folder / (TEST if len(tested) == 1 else f"{TEST}_{arm}")
 
 
-def _external_folder(test: Path, other: str) -> Path:
-    return test.with_name(f"{test.name}_on_{other}")
+def _external_folder(test: Path, source: str) -> Path:
+    return test.with_name(f"{test.name}_on_{source}")
 
 
 def _steps(
@@ -281,7 +288,7 @@ def _steps(
         yield Step(folder, arguments, inputs, checkpoints.get(parent) if parent else None)
         checkpoints[stage.name] = folder / "checkpoints" / f"{checkpoint}.ckpt"
         # What a teacher's training took counts, too.
-        before = [one for name in (*stage.teachers, *([parent] if parent else [])) for one in chains[name]]
+        before = [earlier for name in (*stage.teachers, *([parent] if parent else [])) for earlier in chains[name]]
         chains[stage.name] = list(dict.fromkeys([*before, stage.name]))
         previous = stage.name
 
@@ -301,22 +308,24 @@ def _steps(
         inputs = {"checkpoint": sha256_file(final[name])}
         yield Step(folder, _test(config, folder), inputs, final[name])
         elsewhere: dict[str, str] = {}
-        for other, external in others.items():
-            place = _external_folder(folder, other)
-            arguments = [*_test(config, place), *_external_options(external, store)]
-            yield Step(place, arguments, {**inputs, "store": sha256_file(external.store / "store.json")}, final[name])
-            elsewhere[other] = str(place.relative_to(out))
+        for external_name, external in others.items():
+            external_folder = _external_folder(folder, external_name)
+            arguments = [*_test(config, external_folder), *_external_options(external, store)]
+            yield Step(
+                external_folder, arguments, {**inputs, "store": sha256_file(external.store / "store.json")}, final[name]
+            )
+            elsewhere[external_name] = str(external_folder.relative_to(out))
         stage_folders = [member.folder / stage for stage in chains[name]]
         trained.append(
             {
                 "arm": arm,
                 "seed": member.seed,
                 "fold": member.fold,
-                "stages": [str(one.relative_to(out)) for one in stage_folders],
+                "stages": [str(each.relative_to(out)) for each in stage_folders],
                 "checkpoint": str(final[name].relative_to(out)),
                 "test": str(folder.relative_to(out)),
                 "external": elsewhere,
-                "seconds": sum(read_json(one / DONE_FILE)["seconds"] for one in stage_folders),
+                "seconds": sum(read_json(each / DONE_FILE)["seconds"] for each in stage_folders),
             }
         )
 
@@ -337,13 +346,13 @@ def _test(config: Path, folder: Path) -> list[str]:
     return ["test", *plain, *_trusted()]
 
 
-def _external_options(one: ExternalTest, store: Path) -> list[str]:
+def _external_options(test: ExternalTest, store: Path) -> list[str]:
     """What a test on another source changes in the configuration of the training."""
     return [
-        f"--data.store={one.store.resolve()}",
+        f"--data.store={test.store.resolve()}",
         "--data.split={method: external, file: null, folds: null}",
         f"--data.split.trained_on={store.resolve()}",
-        *one.overrides,
+        *test.overrides,
     ]
 
 

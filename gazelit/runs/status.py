@@ -92,37 +92,39 @@ def _planned(folder: Path) -> list[dict[str, str]]:
 
 
 def _pipeline_status(folder: Path, planned: list[dict[str, str]]) -> list[StepStatus]:
-    done = {one["folder"]: read_json(folder / one["folder"] / DONE_FILE) for one in planned if _is_done(folder, one)}
+    done = {
+        step["folder"]: read_json(folder / step["folder"] / DONE_FILE) for step in planned if _is_done(folder, step)
+    }
     costs: dict[str, list[float]] = defaultdict(list)
     for name, record in done.items():
         costs[Path(name).name].append(record["seconds"])
     is_held = _is_held(folder)
     steps = []
-    for one in planned:
-        name, place = one["folder"], folder / one["folder"]
-        trains = one["command"] == "fit"
-        rows = len(read_epochs(place)) if trains else None
+    for step in planned:
+        name, step_folder = step["folder"], folder / step["folder"]
+        trains = step["command"] == "fit"
+        rows = len(read_epochs(step_folder)) if trains else None
         if name in done:
             record = done[name]
             steps.append(StepStatus(name, "done", rows, rows, record["seconds"], record.get("cpu_seconds"), 0.0))
             continue
         known = costs[Path(name).name]
         usual = sum(known) / len(known) if known else None
-        if not (place / STARTED_FILE).is_file():
+        if not (step_folder / STARTED_FILE).is_file():
             steps.append(StepStatus(name, "waiting", left_seconds=usual))
             continue
-        steps.append(_started(name, place, rows, usual, is_held))
+        steps.append(_started(name, step_folder, rows, usual, is_held))
     return steps
 
 
-def _started(name: str, place: Path, rows: int | None, usual: float | None, is_held: bool) -> StepStatus:
-    record = read_json(place / STARTED_FILE)
+def _started(name: str, step_folder: Path, rows: int | None, usual: float | None, is_held: bool) -> StepStatus:
+    record = read_json(step_folder / STARTED_FILE)
     total = record.get("max_epochs")
-    spent = max(0.0, time.time() - (place / STARTED_FILE).stat().st_mtime) if is_held else None
+    spent = max(0.0, time.time() - (step_folder / STARTED_FILE).stat().st_mtime) if is_held else None
     left = usual
     if rows is not None and total and spent is not None and rows > record.get("epochs", 0):
         # Measured on the epochs of this attempt; the last one may be half over, so this is a little too much.
-        each = ((place / "epochs.csv").stat().st_mtime - (place / STARTED_FILE).stat().st_mtime) / (
+        each = ((step_folder / "epochs.csv").stat().st_mtime - (step_folder / STARTED_FILE).stat().st_mtime) / (
             rows - record.get("epochs", 0)
         )
         left = max(0.0, each * (total - rows))
@@ -130,7 +132,7 @@ def _started(name: str, place: Path, rows: int | None, usual: float | None, is_h
         left = max(0.0, usual - spent)
     if is_held:
         return StepStatus(name, "running", rows, total, spent, None, left)
-    reason = failure(place / LOG_FILE)
+    reason = failure(step_folder / LOG_FILE)
     return StepStatus(name, "failed" if reason else "interrupted", rows, total, None, None, left, reason or "")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -48,7 +49,7 @@ class Origin:
         """In place of a device's number: the checkpoint."""
         return self.checkpoint[:_LO]
 
-    def equipment(self) -> dict[str, str]:
+    def equipment(self) -> dict[str, Any]:
         """Model, version and number of what made a result, as highdicom's constructors take them."""
         return {
             "manufacturer_model_name": self.model_name,
