@@ -9,7 +9,8 @@ from gazelit.deploy.overlay import draw_overlay, heat_and_opacity, is_nearly_fla
 from gazelit.deploy.preparing import shrunk
 from gazelit.reporting.figures import Panel, panel_figure
 
-FILM = np.tile(np.linspace(0.2, 0.8, 400, dtype=np.float32), (500, 1))
+GREY = np.tile(np.round(np.linspace(51, 204, 400)).astype(np.uint8), (500, 1))
+FILM = GREY / np.float32(255)
 
 
 def spot(width=40.0, floor=0.0):
@@ -37,15 +38,15 @@ def lines_drawn(monkeypatch):
 
 def test_the_film_is_untouched_at_and_below_the_uniform_level():
     density = spot()
-    picture = film_of(draw_overlay(FILM, density))
-    grey = np.round(255 * FILM).astype(np.uint8)[..., None].repeat(3, axis=2)
+    picture = film_of(draw_overlay(GREY, density))
+    grey = GREY[..., None].repeat(3, axis=2)
     clear = density * density.size <= 1
     assert 0.5 < clear.mean() < 0.95
     assert np.array_equal(picture[clear], grey[clear])
     strong = density * density.size > 4
     assert (np.abs(picture[strong].astype(int) - grey[strong]).max(axis=1) > 10).all()
     # A uniform map leaves the whole film as it is.
-    assert np.array_equal(film_of(draw_overlay(FILM, np.full_like(FILM, 1 / FILM.size))), grey)
+    assert np.array_equal(film_of(draw_overlay(GREY, np.full_like(FILM, 1 / FILM.size))), grey)
 
 
 def test_the_scale_ends_at_the_percentile_and_few_pixels_do_not_darken_the_rest():
@@ -69,8 +70,8 @@ def test_a_nearly_flat_map_is_said_to_be_flat_and_stays_pale(monkeypatch):
     flat, sharp = spot(150, floor=10), spot()
     assert is_nearly_flat(over_uniform(flat))
     assert not is_nearly_flat(over_uniform(sharp))
-    grey = np.round(255 * FILM)[..., None]
-    changes = [np.abs(film_of(draw_overlay(FILM, density)) - grey).max() for density in (flat, sharp)]
+    grey = GREY[..., None].astype(float)
+    changes = [np.abs(film_of(draw_overlay(GREY, density)) - grey).max() for density in (flat, sharp)]
     assert changes[0] < 0.4 * changes[1]
     flat_lines, sharp_lines = lines[:3], lines[3:]
     assert flat_lines[:2] == ["1 x", "2 x"]
@@ -80,7 +81,7 @@ def test_a_nearly_flat_map_is_said_to_be_flat_and_stays_pale(monkeypatch):
 
 
 def test_the_bar_shows_the_colours_from_the_top_to_the_uniform_level():
-    picture = np.asarray(draw_overlay(FILM, spot()))
+    picture = np.asarray(draw_overlay(GREY, spot()))
     bar = picture[:500, 400 + 8 : 400 + 24]
     colours = np.round(255 * matplotlib.colormaps[overlay.COLOUR_MAP](np.linspace(1, 0, 500))[:, :3])
     assert np.array_equal(bar, colours[:, None].repeat(16, axis=1))
@@ -89,7 +90,7 @@ def test_the_bar_shows_the_colours_from_the_top_to_the_uniform_level():
 @pytest.mark.parametrize("shape", [(500, 400), (3000, 2000), (40, 50), (1, 1), (2000, 3)])
 def test_every_film_has_an_overlay_of_a_size_that_can_be_looked_at(shape):
     film = shrunk(np.full(shape, 0.5, np.float32))
-    picture = draw_overlay(film, np.ones((8, 8), np.float32))
+    picture = draw_overlay(np.full(film.shape, 128, np.uint8), np.ones((8, 8), np.float32))
     assert 384 <= max(film.shape) <= 1024
     assert picture.width > film.shape[1]
     assert picture.height > film.shape[0]

@@ -32,6 +32,7 @@ def app(
     tls_certificate: Path | None = None,
     tls_key: Path | None = None,
     mc_dropout: int = 0,
+    guards: Path | None = None,
     device: str = "cpu",
 ) -> None:
     """Serves a page that reads films, browses a store and shows reports, until it is interrupted.
@@ -50,6 +51,7 @@ def app(
         tls_certificate: PEM file with the certificate.
         tls_key: PEM file with its key.
         mc_dropout: Passes with dropout on, whose mean is read and whose spread told; 0 for one pass without.
+        guards: What ``gazelit guard`` fitted to several checkpoints or to passes with dropout.
         device: Where the network runs, such as ``cuda``.
 
     Raises:
@@ -69,7 +71,7 @@ def app(
     if not ckpts and store is None and not folders:
         raise InputError("app: has nothing to show; give --ckpt, --store, --runs or several of them")
     with _listen(host, port) as listener:
-        _serve(listener, host, names or [], tls, Shown(ckpts, mc_dropout, device, store, folders))
+        _serve(listener, host, names or [], tls, Shown(ckpts, mc_dropout, guards, device, store, folders))
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Shown:
 
     ckpts: Sequence[Path]
     mc_dropout: int
+    guards: Path | None
     device: str
     store: Path | None
     runs: Sequence[Path]
@@ -105,7 +108,8 @@ def _serve(
     access = Access([*_LOOPBACK_NAMES, host, *names], port, tls is not None)
     room = None
     if shown.ckpts:
-        room = ReadingRoom(load_together(shown.ckpts, shown.device, dropout_passes=shown.mc_dropout))
+        model = load_together(shown.ckpts, shown.device, dropout_passes=shown.mc_dropout, guards=shown.guards)
+        room = ReadingRoom(model)
     library = None if shown.store is None else Library(Store.open(shown.store), room)
     server = make_server(access, room, library, Reports(shown.runs) if shown.runs else None)
     certificate, key = tls or (None, None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from gazelit.cli.fit_help import option_names
 from gazelit.cli.main import COMMANDS, TRAINER_COMMANDS
+from gazelit.cli.options import spelled
 from gazelit.configs import shipped_configs
 from gazelit.errors import InputError
 
@@ -80,7 +81,7 @@ def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
         elif hint is bool:
             parser.add_argument(f"--{name}", action="store_true")
         else:
-            _complete(parser.add_argument(f"--{name}", choices=choices), "FILE" if _is_path(hint) else "")
+            _complete(parser.add_argument(f"--{spelled(name)}", choices=choices), "FILE" if _is_path(hint) else "")
     if command.config_first:
         _complete(parser.add_argument("configuration"), "--config")
 

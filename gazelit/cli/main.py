@@ -6,7 +6,6 @@ import difflib
 import errno
 import importlib
 import inspect
-import keyword
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__, processors
-from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups
+from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups, spell_options
 from gazelit.cli.signature import described, load
 from gazelit.configs import config_files, read_config, resolve_config_arguments, take_preset
 from gazelit.data import renamed
@@ -301,6 +300,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
     parser.add_function_arguments(
         function, as_group=False, skip={command.positional} if command.positional else None, fail_untyped=True
     )
+    spell_options(parser)
     arguments = [_with_underscores(argument) for argument in resolve_config_arguments(arguments)]
     arguments = complete_flags(arguments, function)
     arguments = bracket_lists(arguments, function, sys.modules[command.imports] if command.imports else None)
@@ -316,9 +316,7 @@ def _with_underscores(argument: str) -> str:
     if not argument.startswith("--"):
         return argument
     name, separator, value = argument[2:].partition("=")
-    # A parameter cannot be called `from`.
-    underscore = "_" if keyword.iskeyword(name) else ""
-    return f"--{name.replace('-', '_')}{underscore}{separator}{value}"
+    return f"--{name.replace('-', '_')}{separator}{value}"
 
 
 def _usage() -> str:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
+from gazelit.cli.options import spelled
 from gazelit.configs import config_chain, config_files
 from gazelit.errors import InputError
 
@@ -285,6 +286,7 @@ def _where(path: Sequence[str], arguments: Sequence[str]) -> str:
     given = {argument.partition("=")[0].removesuffix("+") for argument in arguments}
     if option in given or option.replace("_", "-") in given:
         return option
+    option = "--" + ".".join(map(spelled, path))
     above = ["--" + ".".join(path[:length]) for length in range(len(path) - 1, 0, -1)]
     files = [part for file in config_files(arguments) for part in config_chain(file)]
     for file in reversed(files):

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
 
 #: Values of a flag.
 _FLAG_VALUES = ("true", "false", "yes", "no")
+
+
+def spelled(parameter: str) -> str:
+    """The option of a parameter: ``from`` of ``from_``, which cannot be called as the word of the language is."""
+    word = parameter.removesuffix("_")
+    return word if keyword.iskeyword(word) else parameter
+
+
+def spell_options(parser: ArgumentParser) -> None:
+    """Has a parser's options, help and messages say ``--from`` for the parameter ``from_``."""
+    for action in parser._actions:
+        word = spelled(action.dest)
+        if action.option_strings and word != action.dest:
+            action.option_strings, action.metavar = [f"--{word}"], word.upper()
+            parser._option_string_actions[f"--{word}"] = parser._option_string_actions.pop(f"--{action.dest}")
 
 
 def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module: types.ModuleType | None) -> list[str]:

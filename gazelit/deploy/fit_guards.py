@@ -10,39 +10,49 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gazelit.checkpoints import split_guard, stamps
+from gazelit.checkpoints import stamps
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.saved import saved_datamodule
+from gazelit.deploy.guard_files import SUFFIX, write_guards
 from gazelit.deploy.guards import RANGES, Guards, film_facts, fit_conformal, fit_density, small
-from gazelit.deploy.inference import LoadedModel, load_model
+from gazelit.deploy.inference import LoadedModel
+from gazelit.deploy.passes import mean_of
+from gazelit.deploy.together import load_together
+from gazelit.deploy.training_data import training_data
 from gazelit.errors import InputError
-from gazelit.metrics.calibration import probabilities
 
 logger = logging.getLogger("gazelit")
 
 
 def guard(
-    ckpt: str,
+    ckpt: list[str],
     out: Path,
     stage_config: Path | None = None,
     split: Literal["val", "test"] = "val",
     coverage: float = 0.9,
     false_alarms: float = 0.01,
+    mc_dropout: int = 0,
     device: str = "cpu",
 ) -> None:
     """Writes a checkpoint anew with guards: what tells films unlike those of its training, and prediction sets.
+
+    Of several checkpoints whose mean is read, or of passes with dropout, the guards are of that mean and lie in a file
+    of their own, which ``--guards`` of ``infer`` and ``app`` takes. Many arguments, because each is an option of the
+    command line.
 
     The density of films is fitted on the training split; its threshold and the prediction sets on another, which must
     not have chosen the model if the promise is to be exact: ``val`` chose the epoch and the temperature, so that its
     coverage is slightly flattered; of ``test`` nothing is left to test the promise on.
 
     Args:
-        ckpt: A checkpoint of ``gazelit fit``, after ``gazelit calibrate`` if it is calibrated.
-        out: The file to write.
-        stage_config: The ``config.yaml`` of its training; the one beside its ``checkpoints`` unless given.
+        ckpt: A checkpoint of ``gazelit fit``, after ``gazelit calibrate`` if it is calibrated; or several, of the same
+            split.
+        out: The file to write: a checkpoint, or ``.json`` for the guards alone.
+        stage_config: The ``config.yaml`` of its training; the one beside its ``checkpoints`` unless given. Of several
+            checkpoints, of the first.
         split: Which split the promises are fitted on.
         coverage: Share of films whose prediction set is to hold the truth.
         false_alarms: Share of films like the training's that may be called unlike it.
+        mc_dropout: Passes with dropout on, whose mean is guarded; 0 for one pass without.
         device: Where the network runs, such as ``cuda``.
 
     Raises:
@@ -52,13 +62,12 @@ def guard(
     for name, rate in (("coverage", coverage), ("false_alarms", false_alarms)):
         if not 0 < rate < 1:
             raise InputError(f"{name}: must be above 0 and below 1, not {rate:g}")
-    model = load_model(ckpt, device)
-    found = stage_config or Path(ckpt).resolve().parent.parent / "config.yaml"
-    if not found.is_file():
-        raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
-    datamodule = saved_datamodule(found, [])
-    if note := split_guard.check_split(ckpt, model.stamp, datamodule.provenance):
-        logger.info("%s", note)
+    is_file_of_guards = out.suffix == SUFFIX
+    if (len(ckpt) > 1 or mc_dropout) and not is_file_of_guards:
+        raise InputError(f"out: {out.name} is to hold the guards of a mean; name a file of guards, such as guards.json")
+    model = load_together(ckpt, device, dropout_passes=mc_dropout)
+    checkpoints = {path: stamps.read_checkpoint(path) for path in ckpt}
+    datamodule = training_data({path: held[stamps.STAMP_KEY] for path, held in checkpoints.items()}, stage_config)
     training, facts = _small_films(datamodule, "train")
     calibration, _ = _small_films(datamodule, split)
     density = fit_density(training, calibration, false_alarms)
@@ -68,13 +77,22 @@ def guard(
         conformal = fit_conformal(*_predicted(model, datamodule, split), list(model.class_names), coverage, split)
         for name, threshold in conformal.thresholds.items():
             logger.info("%s: in the set from a probability of %.3f", name, 1 - threshold)
-    checkpoint = stamps.read_checkpoint(ckpt)
-    checkpoint[stamps.GUARDS_KEY] = Guards(density, ranges, conformal).to_primitives()
-    stamps.save_checkpoint(checkpoint, out)
+    guards = Guards(density, ranges, conformal)
+    if is_file_of_guards:
+        write_guards(guards, model, out)
+    else:
+        checkpoint = checkpoints[ckpt[0]]
+        checkpoint[stamps.GUARDS_KEY] = guards.to_primitives()
+        stamps.save_checkpoint(checkpoint, out)
     logger.info(
         "%s: %d components of %d training films; at most %.1f %% false alarms, fitted on %d films of split %s",
         out, len(density.variances), density.films[0], 100 * false_alarms, density.films[1], split,
     )  # fmt: skip
+    if model.is_of_simulated_films:
+        logger.warning(
+            "fitted on simulated films: real films may all be called unlike them, and nothing is promised for their "
+            "prediction sets; for real films, train and fit on real ones"
+        )
 
 
 def _small_films(datamodule: GazeDataModule, split: str) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
@@ -93,13 +111,12 @@ def _predicted(
     model: LoadedModel, datamodule: GazeDataModule, split: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities (N, K) and labels of a split, as the model reads films."""
-    exclusive = bool(model.stamp["data"].get("exclusive", True))
     found, labels = [], []
     for batch in datamodule.loader(split):
         rendered = datamodule.render(batch)
-        with torch.inference_mode():
-            logits = model.network(rendered["image"].to(model.device))["logits"].float().cpu()
-        found.append(probabilities(logits, model.temperature.cpu(), exclusive))
+        predicted = mean_of(model.passes(rendered["image"])).probabilities
+        assert predicted is not None
+        found.append(predicted)
         labels.append(rendered["label"])
     # Rounded as readings are, so that a probability at the threshold is on the same side of it.
     return torch.cat(found).double().round(decimals=6).numpy(), torch.cat(labels).double().numpy()

@@ -24,6 +24,9 @@ _FILMS_PER_COMPONENT = 5
 #: What is compared with the range of the training films, with its name in warnings.
 RANGES = {"height": "pixels high", "width": "pixels wide", "mean": "mean intensity", "sd": "SD of the intensity"}
 
+#: What is said of a score that was fitted on simulated films.
+SIMULATED = "the training films were simulated, so that this says nothing about a real one"
+
 
 @dataclass(frozen=True)
 class FilmDensity:
@@ -106,19 +109,21 @@ class Guards:
     ranges: dict[str, tuple[float, float]]
     conformal: Conformal | None
 
-    def warnings(self, film: NDArray[np.float32], box: Letterbox) -> list[str]:
+    def warnings(self, film: NDArray[np.float32], box: Letterbox, simulated: bool = False) -> list[str]:
         """What makes a film unlike those of the training.
 
         Args:
             film: (H, W) float32 in [0, 1] at working resolution.
             box: How it lies there.
+            simulated: Whether the training films were; then the score tells nothing of a real one.
         """
         found = []
         score, density = self.density.score(film), self.density
         if score > density.threshold:
+            meaning = SIMULATED if simulated else "it may show something else"
             found.append(
                 f"unlike the training: its score is {score:.0f}, above {density.threshold:.0f}, which at most "
-                f"{density.false_alarms:.1%} of films like the training's pass; it may show something else"
+                f"{density.false_alarms:.1%} of films like the training's pass; {meaning}"
             )
         for name, value in film_facts(film, box).items():
             low, high = self.ranges[name]
@@ -181,7 +186,7 @@ def small(film: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def film_facts(film: NDArray[np.float32], box: Letterbox) -> dict[str, float]:
     """Size, and intensity within the film, by name of ``RANGES``."""
-    inner = film[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
+    inner = box.crop(film)
     return {
         "height": float(box.height),
         "width": float(box.width),

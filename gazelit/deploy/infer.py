@@ -27,18 +27,18 @@ from gazelit.deploy.objects import DicomOptions, objects_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
-from gazelit.deploy.result_files import FAILED_FILE, TABLE_NAME, ResultFolder, Saliency, Wanted
+from gazelit.deploy.result_files import FAILED_FILE, TABLE_NAME, Failure, ResultFolder, Saliency, Wanted
 from gazelit.deploy.servers import Servers
 from gazelit.deploy.together import load_together
 from gazelit.errors import InputError
-from gazelit.files import read_json, write_json
+from gazelit.files import read_json, sha256_file, write_json
 
 logger = logging.getLogger("gazelit")
 
 #: Kinds of DICOM results, and those that are written when DICOM is asked for without naming any.
 Kind = Literal["sr", "sc", "seg", "fractional", "gsps"]
 DEFAULT_KINDS: tuple[Kind, ...] = ("sr", "sc")
-#: Films whose faults the last line names; all of them stand in the table of failures.
+#: Films, or reasons, that the last line names; all of them stand in the table of failures.
 _NAMED = 5
 
 
@@ -56,6 +56,7 @@ def infer(
     overlay: bool = True,
     table: Literal["csv", "parquet"] = "csv",
     mc_dropout: int = 0,
+    guards: Path | None = None,
     dicom: bool | list[Kind] = False,
     share: float = SHARE,
     deidentify: bool = False,
@@ -87,6 +88,7 @@ def infer(
         overlay: Whether overlays are written.
         table: ``csv``, or ``parquet`` with the same columns.
         mc_dropout: Passes with dropout on, whose mean is read and whose spread told; 0 for one pass without.
+        guards: What ``gazelit guard`` fitted to several checkpoints or to passes with dropout.
         dicom: Which DICOM results are written of DICOM films; without a list, sr and sc. Needs the extra ``dicom``.
         share: Of the map's mass that the outline and the segmentation hold.
         deidentify: Take out of DICOM results what PS3.15's basic profile names.
@@ -106,14 +108,14 @@ def infer(
     servers = Servers.of(from_, study, to)
     if bool(files) == (from_ is not None):
         raise InputError("files: name films, or a server with --from and --study; one of the two")
-    model = load_together(ckpt if isinstance(ckpt, list) else [ckpt], device, max_pixels, mc_dropout)
+    model = load_together(ckpt if isinstance(ckpt, list) else [ckpt], device, max_pixels, mc_dropout, guards)
     logger.info(model.notice)
     key = folder_key(out) if deidentify else b""
     folder = ResultFolder(out, Wanted(saliency, overlay, names == "file"))
     settings = {
         "checkpoint": model.sha256, "gazelit": __version__, "device": device, "batch_size": batch_size, "names": names,
         "saliency": saliency, "overlay": overlay, "mc_dropout": mc_dropout, "dicom": kinds, "share": share,
-        "deidentify": deidentify,
+        "deidentify": deidentify, "guards": None if guards is None else sha256_file(guards),
     }  # fmt: skip
     with servers.films(files) as given:
         films = named_films(film_files(given), names == "file", max_pixels, key)
@@ -125,9 +127,21 @@ def infer(
     logger.info("%d of %d films are read: %s", len(films) - len(failures), len(films), out / f"{TABLE_NAME}.{table}")
     servers.deliver([path for film in films if folder.is_done(film) for path in folder.objects(film)])
     if failures:
-        reasons = [reason for _, reason in failures[:_NAMED]]
-        more = f"; and {len(failures) - _NAMED} more, see {out / FAILED_FILE}" if len(failures) > _NAMED else ""
-        raise InputError(f"{len(failures)} of {len(films)} files could not be read: {'; '.join(reasons)}{more}")
+        raise InputError(f"{len(failures)} of {len(films)} files could not be read: {_summary(failures, out)}")
+
+
+def _summary(failures: Sequence[Failure], out: Path) -> str:
+    """The films that could not be read; of many, one for each reason, such as of the slices of a CT series."""
+    if len(failures) <= _NAMED:
+        return "; ".join(reason for _, reason in failures)
+    by_reason: dict[str, list[str]] = {}
+    for film, reason in failures:
+        by_reason.setdefault(reason.removeprefix(film.path), []).append(reason)
+    told = [
+        reasons[0] + (f" (and {len(reasons) - 1} more alike)" if len(reasons) > 1 else "")
+        for reasons in list(by_reason.values())[:_NAMED]
+    ]
+    return f"{'; '.join(told)}; all of them are in {out / FAILED_FILE}"
 
 
 def _begin(folder: ResultFolder, films: Sequence[NamedFilm], settings: dict[str, Any], overwrite: bool) -> datetime:
@@ -168,7 +182,7 @@ class _Run:
     workers: int
     dicom: DicomOptions | None
 
-    def __call__(self) -> list[tuple[NamedFilm, str]]:
+    def __call__(self) -> list[Failure]:
         """Reads the films; returns those that could not be read, with the reason."""
         batches = self._batches()
         failures = [(film, film.fault) for film in self.films if film.fault]

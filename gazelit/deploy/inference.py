@@ -74,9 +74,19 @@ class LoadedModel:
         return frozenset(name for name in getattr(self.network, "specs", {}) if name.endswith(("classifier", "head")))
 
     @property
+    def is_of_simulated_films(self) -> bool:
+        """Whether it was trained on simulated films."""
+        return bool(self.stamp["data"].get("synthetic", False))
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether one class of each film is true; else each label is, or is not."""
+        return bool(self.stamp["data"].get("exclusive", True))
+
+    @property
     def notice(self) -> str:
         """What the model may not be used for."""
-        if self.stamp["data"].get("synthetic", False):
+        if self.is_of_simulated_films:
             return "the model was trained on SYNTHETIC data: its output says nothing about any patient"
         return "research software, not a medical device: not for clinical use"
 
@@ -164,14 +174,20 @@ class LoadedModel:
         sound = [film for film in films if isinstance(film, Prepared)]
         if not sound:
             return [film for film in films if isinstance(film, InputError)]
-        passes = self._passes(torch.from_numpy(np.stack([film.image for film in sound]))[:, None])
-        readings = iter([self._reading(film, [one.row(row) for one in passes]) for row, film in enumerate(sound)])
+        passes = self.passes(torch.from_numpy(np.stack([film.image for film in sound]))[:, None])
+        readings = iter([self._reading(film, [each.row(row) for each in passes]) for row, film in enumerate(sound)])
         return [film if isinstance(film, InputError) else next(readings) for film in films]
 
-    def _passes(self, images: Tensor) -> list[Pass]:
-        """What each network, or each pass of it, gives of a batch (B, 1, H, W)."""
+    def passes(self, images: Tensor) -> list[Pass]:
+        """What each network, or each pass of it with dropout, gives of a batch.
+
+        Args:
+            images: (B, 1, H, W) float32 in [0, 1] at working resolution.
+
+        Raises:
+            InputError: The model predicts nothing of a film, or its outputs are not finite.
+        """
         images = images.to(self.device)
-        exclusive = self.stamp["data"].get("exclusive", True)
         found = []
         for network, temperature in ((self.network, self.temperature), *self.members):
             for outputs in run(network, images, self.dropout_passes):
@@ -184,12 +200,11 @@ class LoadedModel:
                     )
                 if not all(output.isfinite().all() for output in outputs.values()):
                     raise InputError(f"{self.name}: its outputs are not finite; give a checkpoint of a sound training")
-                found.append(Pass.of(outputs, temperature, exclusive))
+                found.append(Pass.of(outputs, temperature, self.is_exclusive))
         return found
 
     def _reading(self, film: Prepared, passes: Sequence[Pass]) -> Reading:
         box, warnings = film.record.box, list(film.record.warnings)
-        exclusive = self.stamp["data"].get("exclusive", True)
         together = mean_of(passes)
         probabilities: dict[str, float] = {}
         if together.probabilities is not None:
@@ -202,14 +217,14 @@ class LoadedModel:
             warnings += map_warnings(density, box)
         prediction_set = None
         if self.guards is not None:
-            warnings += self.guards.warnings(film.image, box)
-            prediction_set = self.guards.prediction_set(probabilities, exclusive)
+            warnings += self.guards.warnings(film.image, box, self.is_of_simulated_films)
+            prediction_set = self.guards.prediction_set(probabilities, self.is_exclusive)
         return Reading(
             probabilities,
             tuple(warnings),
             self.notice,
             film.record,
-            spread_of(passes, list(probabilities), exclusive, box) if len(passes) > 1 else None,
+            spread_of(passes, list(probabilities), self.is_exclusive, box) if len(passes) > 1 else None,
             prediction_set,
             density,
         )

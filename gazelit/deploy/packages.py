@@ -57,7 +57,7 @@ def config_of(model: LoadedModel) -> dict[str, Any]:
         "preprocessing": preprocessing(model.size),
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "exclusive": bool(model.stamp["data"].get("exclusive", True)),
+        "exclusive": model.is_exclusive,
         "temperature": [round(float(value), 8) for value in model.temperature],
         "gazelit_version": model.stamp["version"],
         "notice": model.notice,

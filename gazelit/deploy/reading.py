@@ -94,7 +94,4 @@ class Reading:
         """
         if self._density is None:
             raise InputError("overlay: the model predicts no saliency map; load one with a saliency head")
-        box = self.film.box
-        inner = self._density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-        thumbnail = np.divide(self.film.thumbnail, np.float32(255), dtype=np.float32)
-        return draw_overlay(thumbnail, inner, self.warnings)
+        return draw_overlay(self.film.thumbnail, self.film.box.crop(self._density), self.warnings)

@@ -34,14 +34,13 @@ def mass_region(density: NDArray[np.float32], box: Letterbox, share: float = SHA
     """
     if not 0 < share < 1:
         raise InputError(f"share: must be above 0 and below 1, not {share:g}")
-    inner = density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-    ranked = np.sort(inner, axis=None)[::-1].astype(np.float64)
+    ranked = np.sort(box.crop(density), axis=None)[::-1].astype(np.float64)
     # Ties are inside together.
     last = ranked[min(int(np.searchsorted(np.cumsum(ranked), share * ranked.sum())), ranked.size - 1)]
     outside = ranked[ranked < last]
     if not outside.size:
         return np.ones((box.height, box.width), bool)
-    enlarged = cv2.resize(np.ascontiguousarray(inner), (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+    enlarged = box.restore(density)
     region: NDArray[np.bool_] = enlarged > (last + outside[0]) / 2
     # A film much smaller than the working image may lose a region of a pixel; its peak is always inside.
     region[np.unravel_index(int(enlarged.argmax()), enlarged.shape)] = True
@@ -73,7 +72,6 @@ def peak_outline(region: NDArray[np.bool_], at: tuple[int, int]) -> NDArray[np.f
 
 def peak_of(density: NDArray[np.float32], box: Letterbox) -> tuple[int, int]:
     """Row and column, on the film, of the largest value of a map at working resolution (H, W)."""
-    inner = density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-    enlarged = cv2.resize(np.ascontiguousarray(inner), (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+    enlarged = box.restore(density)
     row, column = np.unravel_index(int(enlarged.argmax()), enlarged.shape)
     return int(row), int(column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from gazelit import __version__
 from gazelit.deploy.film_names import NamedFilm
@@ -28,6 +30,8 @@ _ROWS = 4096
 _DEVIATION = " SD"
 
 Saliency = Literal["working", "full", "none"]
+#: A film that could not be read, and why; the reason begins with its path.
+Failure = tuple[NamedFilm, str]
 
 
 @dataclass(frozen=True)
@@ -82,19 +86,19 @@ class ResultFolder:
         if self.wanted.by_file:
             result["file"] = Path(film.path).name
         result |= described(model, reading)
-        map_, scale = {
-            "working": (reading.working_saliency, reading.letterbox),
-            "full": (reading.saliency, None),
-            "none": (None, None),
-        }[self.wanted.saliency]
+        map_ = self._map(reading)
         if map_ is not None:
             path = self.out / f"{film.name}_saliency.npy"
+            array = io.BytesIO()
+            np.save(array, map_)
             with atomic_path(path) as temporary:
-                np.save(temporary, map_)
+                # Not by NumPy, whose error on a full disk does not say what it is.
+                temporary.write_bytes(array.getbuffer())
             result["saliency"] = path.name
-            if scale is not None:
+            if self.wanted.saliency == "working":
+                box = reading.letterbox
                 result["letterbox"] = {
-                    "height": scale.inner[0], "width": scale.inner[1], "top": scale.top, "left": scale.left,
+                    "height": box.inner[0], "width": box.inner[1], "top": box.top, "left": box.left,
                 }  # fmt: skip
         if self.wanted.overlay and reading.working_saliency is not None:
             path = self.out / f"{film.name}_overlay.png"
@@ -109,6 +113,12 @@ class ResultFolder:
                 temporary.write_bytes(content)
             result.setdefault("dicom", {})[kind] = path.name
         write_json(self.json_path(film.name), result)
+
+    def _map(self, reading: Reading) -> NDArray[np.float32] | None:
+        # Made when it is asked for: at the film's size it takes as long as everything else.
+        if self.wanted.saliency == "none":
+            return None
+        return reading.saliency if self.wanted.saliency == "full" else reading.working_saliency
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes the results of films, the file that tells that they are done first."""
@@ -139,7 +149,7 @@ class ResultFolder:
                     for block in _blocks(rows, _ROWS):
                         writer.write_table(pa.Table.from_pylist(block, schema=schema))
 
-    def write_failures(self, failures: Sequence[tuple[NamedFilm, str]]) -> None:
+    def write_failures(self, failures: Sequence[Failure]) -> None:
         """Writes ``failed.csv``, a row a film that was not read; without one, removes that of an earlier run."""
         path = self.out / FAILED_FILE
         if not failures:
@@ -201,7 +211,7 @@ def described(model: LoadedModel, reading: Reading) -> dict[str, Any]:
         "model": {
             "checkpoint_sha256": model.sha256,
             "stage": model.stamp["stage"],
-            "trained_on_synthetic_data": bool(model.stamp["data"].get("synthetic", False)),
+            "trained_on_synthetic_data": model.is_of_simulated_films,
             "gazelit": __version__,
         },
     }

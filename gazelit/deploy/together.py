@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from gazelit.data.images.dicom import MAX_PIXELS
+from gazelit.deploy.guard_files import read_guards
 from gazelit.deploy.inference import LoadedModel
 from gazelit.deploy.loading import load
 from gazelit.errors import InputError
@@ -20,6 +22,7 @@ def load_together(
     device: str | torch.device = "cpu",
     max_pixels: int = MAX_PIXELS,
     dropout_passes: int = 0,
+    guards: Path | None = None,
 ) -> LoadedModel:
     """Loads several checkpoints as one model, whose readings are the mean and say how far the networks agree.
 
@@ -28,9 +31,11 @@ def load_together(
         device: See :func:`gazelit.deploy.loading.load`.
         max_pixels: See :func:`gazelit.deploy.loading.load`.
         dropout_passes: How often each network is run with its dropout on (Monte Carlo dropout); 0 for once without.
+        guards: The file of guards that were fitted to this model; of a single checkpoint, in place of its own.
 
     Raises:
-        InputError: One cannot be used, they differ in size or classes, or ``dropout_passes`` is 1 or negative.
+        InputError: One cannot be used, they differ in size or classes, ``dropout_passes`` is 1 or negative, or the
+            guards are another model's.
     """
     if dropout_passes < 0 or dropout_passes == 1:
         raise InputError(f"mc_dropout: {dropout_passes} passes have no spread; give 2 or more, or 0 for none")
@@ -40,16 +45,15 @@ def load_together(
         for what in ("size", "class_names", "outputs"):
             if getattr(model, what) != getattr(first, what):
                 raise InputError(f"{model.name}: its {what.replace('_', ' ')} are not those of {first.name}")
-    if not further:
-        return replace(first, dropout_passes=dropout_passes)
-    synthetic = any(model.stamp["data"].get("synthetic", False) for model in models)
-    stamp = {**first.stamp, "data": {**first.stamp["data"], "synthetic": synthetic}}
-    return replace(
-        first,
-        stamp=stamp,
-        sha256=sha256_json([model.sha256 for model in models]),
-        members=tuple((model.network, model.temperature) for model in further),
-        dropout_passes=dropout_passes,
-        # Guards promise something of one network's probabilities, not of the mean's.
-        guards=None,
-    )
+    # A checkpoint's guards promise something of its own probabilities, not of a mean's.
+    own = first.guards if not further and not dropout_passes else None
+    model = replace(first, dropout_passes=dropout_passes, guards=own)
+    if further:
+        synthetic = any(model.is_of_simulated_films for model in models)
+        model = replace(
+            model,
+            stamp={**first.stamp, "data": {**first.stamp["data"], "synthetic": synthetic}},
+            sha256=sha256_json([model.sha256 for model in models]),
+            members=tuple((model.network, model.temperature) for model in further),
+        )
+    return model if guards is None else replace(model, guards=read_guards(guards, model))

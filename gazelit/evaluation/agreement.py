@@ -127,7 +127,7 @@ def _maps(
     if "saliency_logits" in outputs:
         maps[PREDICTED] = log_density(outputs["saliency_logits"]).exp()[:, 0]
     if "logits" in outputs:
-        exclusive = bool(model.stamp["data"].get("exclusive", True))
+        exclusive = model.is_exclusive
         predicted = probabilities(outputs["logits"], model.temperature, exclusive).argmax(1)
         if exclusive and batch["label"].ndim == 1:
             right = (predicted == batch["label"]).float().tolist()

@@ -63,7 +63,7 @@ def card(model: LoadedModel, title: str, license: str, metrics: Mapping[str, Any
 
 
 def _front(model: LoadedModel, license: str) -> dict[str, Any]:
-    synthetic = bool(model.stamp["data"].get("synthetic", False))
+    synthetic = model.is_of_simulated_films
     tags = ["gazelit", "chest-x-ray", "radiology", "eye-tracking", "saliency"]
     front: dict[str, Any] = {
         "library_name": "gazelit",
@@ -79,7 +79,7 @@ def _front(model: LoadedModel, license: str) -> dict[str, Any]:
 
 
 def _banner(model: LoadedModel) -> list[str]:
-    if model.stamp["data"].get("synthetic", False):
+    if model.is_of_simulated_films:
         return [
             "> **Trained on SYNTHETIC data.** Films and gaze were simulated: what it says of a film says nothing about",
             "> any patient, and its figures say nothing about clinical performance.",
@@ -92,7 +92,7 @@ def _about(model: LoadedModel) -> list[str]:
     height, width = model.size
     gives = []
     if model.class_names:
-        exclusive = " (one of which is true)" if model.stamp["data"].get("exclusive", True) else ""
+        exclusive = " (one of which is true)" if model.is_exclusive else ""
         gives.append(f"probabilities of {', '.join(map(plain, model.class_names))}{exclusive}")
     if "saliency_head" in model.network.specs:
         gives.append("a density of where a radiologist looks")

@@ -18,10 +18,11 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.deploy.engines import SUFFIXES, TORCH_EXPORT, description_of, engine, read_exported
 from gazelit.deploy.graph import IMAGE, OUTPUTS, InferenceGraph, outputs_of, preprocessing, traced
 from gazelit.deploy.inference import LoadedModel, load_model
+from gazelit.deploy.training_data import training_data
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.release.parity import compare, shortfall, synthetic_films, working_images
-from gazelit.release.quantisation import cost, quantise, training_data
+from gazelit.release.quantisation import cost, quantise
 from gazelit.trust import trust, trust_until_end
 
 logger = logging.getLogger("gazelit")
@@ -90,7 +91,7 @@ def export(
     ):
         engine(module)
     model = load_model(ckpt)
-    data = training_data(model, stage_config) if precision == "int8" else None
+    data = training_data({model.name: model.stamp}, stage_config) if precision == "int8" else None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         making = _Target(format, target, Path(folder))
@@ -121,7 +122,7 @@ def _make(model: LoadedModel, target: _Target, data: GazeDataModule | None, film
     With data the graph is quantised.
     """
     precision: Precision = "float32" if data is None else "int8"
-    graph = InferenceGraph(model.network, model.temperature, bool(model.stamp["data"].get("exclusive", True))).eval()
+    graph = InferenceGraph(model.network, model.temperature, model.is_exclusive).eval()
     started = time.perf_counter()
     try:
         program = traced(graph, model.size)

@@ -42,7 +42,7 @@ def push(folder: str, repo: str, gated: Gate = "manual", public: bool = False, a
     if not is_package(source):
         raise InputError(f"{source}: no package; make one with `gazelit package CKPT --out {source}`")
     model = load_package(source)
-    if not model.stamp["data"].get("synthetic", False) and not agreement_allows:
+    if not model.is_of_simulated_films and not agreement_allows:
         raise InputError(
             f"{source}: its weights were trained on {model.stamp['data'].get('source', 'data it does not name')}, and "
             "fall under that data's agreement; read it, and add --agreement_allows if it lets you share them"

@@ -12,17 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gazelit.checkpoints import split_guard
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
 from gazelit.data.gaze.heatmap import fixation_counts
-from gazelit.data.saved import saved_datamodule
 from gazelit.data.splits.identity import identity
 from gazelit.density import log_density
 from gazelit.deploy.engines import Exported, engine
 from gazelit.deploy.graph import IMAGE
 from gazelit.deploy.inference import LoadedModel
-from gazelit.errors import InputError
 from gazelit.evaluation.scores import case_statistics
 from gazelit.evaluation.statistics import bootstrap_weights, percentile
 from gazelit.metrics.calibration import probabilities
@@ -32,32 +29,12 @@ from gazelit.metrics.saliency import saliency_values
 METRICS = {"auroc_macro": "macro AUC", "cc": "CC", "nss": "NSS"}
 
 
-def training_data(model: LoadedModel, stage_config: Path | None) -> GazeDataModule:
-    """The data that a model was trained on, in its split.
-
-    Args:
-        model: The model.
-        stage_config: The ``config.yaml`` of its training; the one beside the checkpoint's folder unless given.
-
-    Raises:
-        InputError: There is none, or its split may hold test patients that the model has seen.
-    """
-    found = stage_config or Path(model.name).resolve().parent.parent / "config.yaml"
-    if not found.is_file():
-        raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
-    datamodule = saved_datamodule(found)
-    split_guard.check_split(model.name, model.stamp, datamodule.provenance)
-    if datamodule.size != model.size:
-        raise InputError(f"{found}: its images are {datamodule.size}, the model's {model.size}; name its own training")
-    return datamodule
-
-
 def quantise(plain: Path, datamodule: GazeDataModule, films: int) -> Path:
     """Quantises weights and activations of an ONNX graph to 8 bits; the ranges are those over training films.
 
     Args:
         plain: The graph in float32.
-        datamodule: See :func:`training_data`.
+        datamodule: See :func:`gazelit.deploy.training_data.training_data`.
         films: How many films of the training split, drawn evenly from it.
 
     Returns:
@@ -106,7 +83,7 @@ def cost(model: LoadedModel, exported: Exported, datamodule: GazeDataModule) -> 
     Args:
         model: In float32.
         exported: In int8.
-        datamodule: See :func:`training_data`.
+        datamodule: See :func:`gazelit.deploy.training_data.training_data`.
 
     Returns:
         ``on``, ``films``, ``patients``, and ``metrics``: by row ``metric``, ``float32``, ``int8``, ``change``, and the
@@ -151,7 +128,7 @@ def _values(
     network: Callable[[Tensor], Mapping[str, Tensor]], model: LoadedModel, datamodule: GazeDataModule
 ) -> pd.DataFrame:
     """A row a test film: ``patient``, its label, probabilities and the map metrics."""
-    names, exclusive = model.class_names, bool(model.stamp["data"].get("exclusive", True))
+    names, exclusive = model.class_names, model.is_exclusive
     patients = identity(datamodule.store.cases["patient_id"]).to_numpy()
     tables = []
     for raw in datamodule.loader("test"):

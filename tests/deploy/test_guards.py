@@ -23,6 +23,7 @@ from gazelit.deploy.guards import (
     small,
 )
 from gazelit.deploy.preparing import Preparation
+from gazelit.deploy.together import load_together
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from tests.tiny import save_untrained
 
@@ -130,7 +131,7 @@ def guarded(store, tmp_path_factory):
     init = {"store": str(store), "loader": {"batch_size": 8, "num_workers": 0}}
     content = {"data": {"class_path": "gazelit.data.datamodule.GazeDataModule", "init_args": init}}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
-    guard(best, folder / "guarded.ckpt", split="test", coverage=0.7, false_alarms=0.3)
+    guard([best], folder / "guarded.ckpt", split="test", coverage=0.7, false_alarms=0.3)
     return folder
 
 
@@ -170,6 +171,43 @@ def test_what_is_scored_at_inference_is_what_was_fitted(store, cohort):
     assert facts[0] == pytest.approx(facts[1], abs=2 / data.store.largest)
 
 
+def test_a_mean_has_guards_of_its_own(guarded, store, cohort, tmp_path, caplog):
+    best, second = str(guarded / "checkpoints" / "best.ckpt"), tmp_path / "second.ckpt"
+    data = GazeDataModule(store, loader=LoaderOptions(batch_size=8, num_workers=0))
+    changed = torch.load(best, weights_only=True)
+    bias = changed["state_dict"]["network.classifier.bias"]
+    bias += torch.arange(3.0)
+    torch.save(changed, second)
+    both, file = [best, str(second)], tmp_path / "guards.json"
+    options = {"stage_config": guarded / "config.yaml", "split": "test", "coverage": 0.7, "false_alarms": 0.3}
+    guard(both, file, **options)
+    # Told in the log, too, because the store is of simulated films.
+    assert "fitted on simulated films: real films may all be called unlike them" in caplog.text
+    model = load_together(both, guards=file)
+    # The threshold is the quantile of what the mean gives the true classes.
+    scores = []
+    for batch in data.loader("test"):
+        rendered = data.render(batch)
+        with torch.inference_mode():
+            p = [load(path).network(rendered["image"])["logits"].softmax(1) for path in both]
+        scores += (1 - torch.stack(p).mean(0)[range(len(batch["label"])), rendered["label"].long()]).tolist()
+    threshold = model.guards.conformal.thresholds[model.class_names[0]]
+    assert threshold == pytest.approx(sorted(scores)[math.ceil((len(scores) + 1) * 0.7) - 1], abs=2e-6)
+    reading = model.predict(next((cohort / "mimic-cxr").rglob("*.dcm")))
+    expected = {name for name, p in reading.probabilities.items() if 1 - p <= threshold}
+    assert set(reading.prediction_set) == expected
+    hip = model.predict(np.random.default_rng(0).random((64, 64)))
+    (unlike,) = [warning for warning in hip.warnings if warning.startswith("unlike the training")]
+    assert unlike.endswith("the training films were simulated, so that this says nothing about a real one")
+    # They go with this mean alone, and in no checkpoint.
+    for others, passes in ((both[::-1], 0), ([best], 0)):
+        with pytest.raises(InputError, match=r"guards\.json: holds the guards of another model"):
+            load_together(others, dropout_passes=passes, guards=file)
+    with pytest.raises(InputError, match=r"both\.ckpt is to hold the guards of a mean; name a file of guards"):
+        guard(both, tmp_path / "both.ckpt", **options)
+    assert load_together([str(guarded / "guarded.ckpt"), best]).guards is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -181,5 +219,5 @@ def test_what_is_scored_at_inference_is_what_was_fitted(store, cohort):
 )
 def test_guards_that_cannot_be_fitted_are_one_line(guarded, changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        guard(str(guarded / "checkpoints" / "best.ckpt"), tmp_path / "out.ckpt", **changes)
+        guard([str(guarded / "checkpoints" / "best.ckpt")], tmp_path / "out.ckpt", **changes)
     assert not (tmp_path / "out.ckpt").exists()

@@ -21,8 +21,10 @@ from tests.deploy.test_guards import guarded  # noqa: F401 (a fixture)
 PAGE = Path(__file__).parents[2] / "docs" / "reading-room.md"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 SQUARE = (20, 60, 20, 50)
-#: Of the test that kills the node.
-FILMS = 24
+#: Of the test that kills the node; `GAZELIT_ORTHANC_FILMS=200` for the long run of docs/reading-room.md.
+FILMS = int(os.environ.get("GAZELIT_ORTHANC_FILMS", "24"))
+#: Seconds that a step of it may take.
+PATIENCE = 90 + 3 * FILMS
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def answers(url):
         return None
 
 
-def wait(condition, seconds=90):
+def wait(condition, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not come about"

@@ -26,6 +26,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, p
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from gazelit.data.images import codecs
+from gazelit.data.images.one_projection import photometric_of, refuse_other_images
 from gazelit.data.images.pictures import PICTURE_FORMATS, faults, luminance, refuse_too_many
 from gazelit.errors import InputError
 
@@ -253,13 +254,8 @@ def _read_dicom(content: bytes, path: str | Path, max_pixels: int) -> Radiograph
         if "PixelData" not in dataset:
             raise InputError(f"{path}: a DICOM file without an image (PixelData missing)")
         refuse_too_many(rows, columns, max_pixels, path)
-        if int(dataset.get("NumberOfFrames") or 1) != 1:
-            raise InputError(f"{path}: has several frames; a radiograph has one")
-        if int(dataset.get("SamplesPerPixel", 1)) != 1:
-            raise InputError(f"{path}: is a colour image; a radiograph has one sample per pixel")
-        photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
-        if photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"):
-            raise InputError(f"{path}: its photometric interpretation is none of one sample per pixel")
+        refuse_other_images(dataset, path)
+        photometric = photometric_of(dataset)
         padding = _padding(dataset, path)
         bits = int(dataset.get("BitsStored") or 8)
         texts = ("ViewPosition", "Modality", "BodyPartExamined", "BurnedInAnnotation")

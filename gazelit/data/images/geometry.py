@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+_ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 
 def on_image(
@@ -57,8 +60,12 @@ class Letterbox:
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         working = np.zeros(self.size, np.float32)
         scaled = cv2.resize(image, (self.inner[1], self.inner[0]), interpolation=method)
-        working[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = scaled
+        self.crop(working)[:] = scaled
         return working
+
+    def crop(self, working: NDArray[_ScalarT]) -> NDArray[_ScalarT]:
+        """The part (h, w) of a working array (H, W) that is the image, without the padding; a view."""
+        return working[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]]
 
     def to_working(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Original pixel coordinates (…, 2) as x, y to working ones."""
@@ -70,12 +77,12 @@ class Letterbox:
 
     def restore(self, working: NDArray[np.float32]) -> NDArray[np.float32]:
         """Resamples a working map (H, W) back onto the original pixels (height, width), without the padding."""
-        inner = working[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]]
-        restored = cv2.resize(np.ascontiguousarray(inner), (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        inner = np.ascontiguousarray(self.crop(working))
+        restored = cv2.resize(inner, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
         return restored.astype(np.float32, copy=False)
 
     def valid_mask(self) -> NDArray[np.bool_]:
         """(H, W), false on the padding."""
         mask = np.zeros(self.size, bool)
-        mask[self.top : self.top + self.inner[0], self.left : self.left + self.inner[1]] = True
+        self.crop(mask)[:] = True
         return mask

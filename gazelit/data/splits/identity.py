@@ -154,8 +154,7 @@ def pixel_hashes(store: Store) -> NDArray[np.bytes_]:
 
 
 def _hash(image: NDArray[np.unsignedinteger], box: Letterbox) -> bytes:
-    height, width = box.inner
-    content = image[box.top : box.top + height, box.left : box.left + width]
+    content = box.crop(image)
     if (content == content[0, 0]).all():
         return b""
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest().encode()

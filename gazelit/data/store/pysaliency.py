@@ -104,12 +104,11 @@ def _write_films(store: Store, folder: Path) -> list[tuple[int, int]]:
     folder.mkdir()
     images, sizes = store.images(), []
     for row, box in enumerate(store.letterboxes):
-        height, width = box.inner
-        film = images[row, box.top : box.top + height, box.left : box.left + width]
+        film = box.crop(images[row])
         grey = np.rint(film.astype(np.float64) * (255 / store.largest)).astype(np.uint8)
         if not cv2.imwrite(str(folder / f"{row:06d}.png"), grey):
             raise InputError(f"cannot write {folder}: is the disk full?")
-        sizes.append((height, width))
+        sizes.append(box.inner)
     return sizes
 
 

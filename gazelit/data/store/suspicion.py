@@ -63,7 +63,7 @@ def _of_images(store: Store) -> Iterator[Suspicion]:
     for row in range(len(images)):
         image = images[row]
         box = store.letterboxes[row]
-        inner = image[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
+        inner = box.crop(image)
         contrast = inner.std() / store.largest
         if contrast < FLAT_IMAGE:
             yield Suspicion(row, "image without contrast", f"image has hardly any contrast (SD {contrast:.3f})")

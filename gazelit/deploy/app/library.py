@@ -20,7 +20,7 @@ from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.deploy.app.known_split import known_split
 from gazelit.deploy.app.pictures import film_values, map_values
-from gazelit.deploy.app.reader_gaze import ReaderGaze, inner
+from gazelit.deploy.app.reader_gaze import ReaderGaze
 from gazelit.deploy.app.reading_room import ReadingRoom, inner_map, words
 from gazelit.deploy.app.scores import score
 from gazelit.deploy.preparing import FilmRecord, Prepared, shrunk
@@ -214,7 +214,7 @@ class Library:
 
     def _film(self, row: int) -> NDArray[np.float32]:
         """A case's film at the store's resolution, without the padding."""
-        stored = inner(self._images[row], self.store, row)
+        stored = self.store.letterboxes[row].crop(self._images[row])
         return np.ascontiguousarray(stored, np.float32) * np.float32(1 / self.store.largest)
 
     def _prepared(self, row: int) -> Prepared:

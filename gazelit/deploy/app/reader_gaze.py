@@ -100,7 +100,7 @@ class ReaderGaze:
         if not len(points):
             return None
         density = fixation_density(points, self.store.size, sigma).numpy()
-        return inner(density, self.store, row) if density.any() else None
+        return self.store.letterboxes[row].crop(density) if density.any() else None
 
     def points(self, row: int, reading: int | None = None) -> tuple[Tensor, Tensor]:
         """Points (N, 3) and their σ (N, 2) in pixels of the store's resolution; see :meth:`density`."""
@@ -156,12 +156,6 @@ class ReaderGaze:
     @cached_property
     def _working_peers(self) -> WorkingGaze:
         return WorkingGaze.of(self.store, replace(self.options, kind=PEER, window=None), 1)  # type: ignore[arg-type]
-
-
-def inner(working: NDArray[Any], store: Store, row: int) -> NDArray[Any]:
-    """The part of a case's image or map (H, W) that is no padding, (h, w)."""
-    box = store.letterboxes[row]
-    return working[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
 
 
 def _options(store: Store, data: Mapping[str, Any]) -> GazeOptions:

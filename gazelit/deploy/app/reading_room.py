@@ -160,4 +160,4 @@ def words(reading: Reading) -> dict[str, Any]:
 def inner_map(reading: Reading) -> NDArray[np.float32] | None:
     """The predicted map at working resolution without the padding, (h, w) float32; None without a saliency head."""
     density, box = reading.working_saliency, reading.letterbox
-    return None if density is None else density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
+    return None if density is None else box.crop(density)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gazelit.data.gaze.heatmap import fixation_counts
 from gazelit.data.store.store import Store
-from gazelit.deploy.app.reader_gaze import ReaderGaze, inner
+from gazelit.deploy.app.reader_gaze import ReaderGaze
 from gazelit.deploy.app.reading_room import inner_map
 from gazelit.deploy.reading import Reading
 from gazelit.metrics.functional import cc, nss
@@ -43,7 +43,7 @@ def score(reading: Reading, store: Store, row: int, classes: Sequence[str], gaze
     if predicted is not None and target is not None:
         points, _ = gaze.points(row)
         density = _tensor(cv2.resize(predicted, target.shape[::-1], interpolation=cv2.INTER_LINEAR))
-        counts = _tensor(inner(fixation_counts(points, store.size).numpy(), store, row))
+        counts = _tensor(store.letterboxes[row].crop(fixation_counts(points, store.size).numpy()))
         found |= {"cc": float(cc(density, _tensor(target))[0]), "nss": float(nss(density, counts)[0])}
     return {name: round(value, 4) for name, value in found.items() if np.isfinite(value)}
 

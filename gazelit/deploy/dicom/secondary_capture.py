@@ -36,8 +36,7 @@ def secondary_capture(evidence: Evidence) -> Dataset:
     picture = film[..., None].repeat(3, axis=2)
     if evidence.density is not None:
         box = evidence.box
-        inner = evidence.density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
-        multiples = over_uniform(inner)
+        multiples = over_uniform(box.crop(evidence.density))
         enlarged = cv2.resize(multiples, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
         picture = blend(film, enlarged.astype(np.float32, copy=False), scale_end(multiples))
     picture = np.concatenate([picture, _words(evidence.lines(), picture.shape[1], max(film.shape))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import highdicom as hd
 import imagecodecs
 import numpy as np
@@ -53,9 +52,8 @@ def fractional_segmentation(evidence: Evidence) -> Dataset:
     """
     if evidence.density is None:
         raise InputError("fractional: the model predicts no saliency map; leave it out of --dicom")
-    box = evidence.box
-    inner = np.ascontiguousarray(evidence.density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]])
-    height = cv2.resize(inner / max(float(inner.max()), 1e-30), (box.width, box.height))
+    largest = max(float(evidence.box.crop(evidence.density).max()), 1e-30)
+    height = evidence.box.restore(evidence.density / np.float32(largest))
     return _segmentation(
         evidence, np.clip(height, 0, 1).astype(np.float32), "FRACTIONAL", "saliency: share of its largest value",
         "fractional", _FRACTIONAL_NUMBER,

@@ -1,0 +1,40 @@
+"""The data that checkpoints were trained on, from the configuration beside the first of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gazelit.checkpoints import split_guard
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.saved import saved_datamodule
+from gazelit.errors import InputError
+
+logger = logging.getLogger("gazelit")
+
+
+def training_data(stamps: Mapping[str, Mapping[str, Any]], stage_config: Path | None = None) -> GazeDataModule:
+    """The data of a training, in its split.
+
+    Args:
+        stamps: By file, the stamps of the checkpoints that it made.
+        stage_config: The ``config.yaml`` of the training; the one beside the first checkpoint's folder unless given.
+
+    Raises:
+        InputError: There is no configuration, the images have another size than those of the training, or a checkpoint
+            may have seen patients that the split holds back.
+    """
+    first = next(iter(stamps))
+    found = stage_config or Path(first).resolve().parent.parent / "config.yaml"
+    if not found.is_file():
+        raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
+    datamodule = saved_datamodule(found)
+    size = tuple(stamps[first]["data"]["size"])
+    if tuple(datamodule.size) != size:
+        raise InputError(f"{found}: its images are {datamodule.size}, the model's {size}; name its own training")
+    for path, stamp in stamps.items():
+        if note := split_guard.check_split(path, stamp, datamodule.provenance):
+            logger.info("%s", note)
+    return datamodule
