@@ -4,6 +4,7 @@ from typing import Literal
 
 import pytest
 
+from gazelit.cli.main import main
 from gazelit.cli.options import bracket_lists, complete_flags
 from gazelit.data import sources
 from gazelit.data.store.prepare import prepare
@@ -74,3 +75,21 @@ def test_no_options_at_all_are_none():
 
 def test_a_command_without_options_says_what_it_needs(run_gazelit):
     assert "has nothing to show; give --ckpt, --store, --runs" in run_gazelit("app", code=2)
+
+
+def test_a_parameter_that_ends_as_python_demands_is_an_option_without_that(capsys):
+    with pytest.raises(SystemExit):
+        main(["infer", "--help"])
+    shown = capsys.readouterr().out
+    assert "--from FROM" in shown
+    assert "from_" not in shown.lower()
+    line = ["infer", "--ckpt=x", "--out=y", "--study=1"]
+    mistakes = {
+        ("--from",): "--from: has no value; write --from=VALUE",
+        ("--from=ftp://x",): "--from: 'ftp://x' is no http or https address",
+        ("--fron=x",): "--fron: there is no such option; did you mean --from?",
+        ("--from_=x",): "--from_: there is no such option; did you mean --from?",
+    }
+    for option, message in mistakes.items():
+        assert main([*line, *option]) == 2
+        assert f"gazelit: error: {message}" in capsys.readouterr().err

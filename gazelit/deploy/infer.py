@@ -23,7 +23,7 @@ from gazelit.deploy.dicom.keys import folder_key
 from gazelit.deploy.film_list import film_files
 from gazelit.deploy.film_names import RUN_FILE, NamedFilm, named_films
 from gazelit.deploy.inference import LoadedModel
-from gazelit.deploy.objects import DicomOptions, objects_of
+from gazelit.deploy.objects import DEFAULT_KINDS, DicomOptions, Kind, objects_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
@@ -35,9 +35,6 @@ from gazelit.files import read_json, sha256_file, write_json
 
 logger = logging.getLogger("gazelit")
 
-#: Kinds of DICOM results, and those that are written when DICOM is asked for without naming any.
-Kind = Literal["sr", "sc", "seg", "fractional", "gsps"]
-DEFAULT_KINDS: tuple[Kind, ...] = ("sr", "sc")
 #: Films, or reasons, that the last line names; all of them stand in the table of failures.
 _NAMED = 5
 
@@ -137,11 +134,11 @@ def _summary(failures: Sequence[Failure], out: Path) -> str:
     by_reason: dict[str, list[str]] = {}
     for film, reason in failures:
         by_reason.setdefault(reason.removeprefix(film.path), []).append(reason)
-    told = [
+    examples = [
         reasons[0] + (f" (and {len(reasons) - 1} more alike)" if len(reasons) > 1 else "")
         for reasons in list(by_reason.values())[:_NAMED]
     ]
-    return f"{'; '.join(told)}; all of them are in {out / FAILED_FILE}"
+    return f"{'; '.join(examples)}; all of them are in {out / FAILED_FILE}"
 
 
 def _begin(folder: ResultFolder, films: Sequence[NamedFilm], settings: dict[str, Any], overwrite: bool) -> datetime:
@@ -194,6 +191,8 @@ class _Run:
             Behind(self.batch_size) as behind,
             _progress(len(self.films)) as say,
         ):
+            for _, fault in failures:
+                say.warn(fault)
             say.advance(len(self.films) - sum(len(batch) for batch in batches))
             for batch in batches:
                 found: list[Prepared | InputError] = [next(prepared) for _ in batch]

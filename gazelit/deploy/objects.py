@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from gazelit.deploy.inference import LoadedModel
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
 from gazelit.errors import InputError
 
-#: Results that a model without a map has none of.
-OF_MAPS = ("seg", "fractional")
+#: Kinds of results; those that are made when DICOM is asked for without naming any; those of a map alone.
+Kind = Literal["sr", "sc", "seg", "fractional", "gsps"]
+DEFAULT_KINDS: tuple[Kind, ...] = ("sr", "sc")
+OF_MAPS: tuple[Kind, ...] = ("seg", "fractional")
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,13 @@ class DicomOptions:
     """Which DICOM results are made, and how.
 
     Attributes:
-        kinds: Names of :data:`gazelit.deploy.dicom.results.WRITERS`.
+        kinds: Which results.
         share: Of the map's mass that outline and segmentation hold.
         made: When the run began.
         key: By which PS3.15's basic profile makes new UIDs; empty keeps the film's own header.
     """
 
-    kinds: tuple[str, ...]
+    kinds: tuple[Kind, ...]
     share: float = SHARE
     made: datetime = datetime.min
     key: bytes = b""

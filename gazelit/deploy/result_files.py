@@ -178,9 +178,9 @@ class ResultFolder:
 
     def _row(self, film: NamedFilm, columns: Iterable[str]) -> dict[str, Any]:
         result = read_json(self.json_path(film.name))
-        told = result.get("prediction_set", [])
-        if isinstance(told, dict):
-            told = [f"{name} {state}" for name, state in told.items()]
+        classes = result.get("prediction_set", [])
+        if isinstance(classes, dict):
+            classes = [f"{name} {state}" for name, state in classes.items()]
         deviations = result.get("spread", {}).get("deviations", {})
         values = {
             **result["probabilities"],
@@ -188,7 +188,7 @@ class ResultFolder:
             **{name: result.get(name) for name in ("file", "height", "width")},
             "film": film.name,
             "position": film.position,
-            "prediction_set": "; ".join(told),
+            "prediction_set": "; ".join(classes),
             "warnings": "; ".join(result["warnings"]),
         }
         return {name: values.get(name) for name in columns}

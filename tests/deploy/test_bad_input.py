@@ -96,8 +96,8 @@ def test_what_is_read_nevertheless_is_doubted_in_one_line(tmp_path, loaded, caps
         make(tmp_path / "films" / f"{case}.dcm")
     options = ["--ckpt=x.ckpt", f"--out={tmp_path / 'out'}", "--dicom", "sr"]
     assert main(["infer", str(tmp_path / "films"), *options]) == 0
-    told = capsys.readouterr().err
-    assert [case for case, (_, words) in DOUBTED.items() if words not in told] == []
+    printed = capsys.readouterr().err
+    assert [case for case, (_, words) in DOUBTED.items() if words not in printed] == []
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == len(DOUBTED)
     assert len(list((tmp_path / "out").glob("*_sr.dcm"))) == 1
 

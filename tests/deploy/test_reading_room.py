@@ -62,9 +62,9 @@ def orthanc(folder, routes):
 
 def free_ports(count):
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [bound.getsockname()[1] for bound in sockets]
+    for bound in sockets:
+        bound.close()
     return ports
 
 
@@ -153,7 +153,7 @@ def test_a_node_that_is_killed_half_way_loses_nothing_of_what_orthanc_routes(gua
                 wait(lambda: held(rest).count("SR") == FILMS)
                 wait(lambda: answers(health)["results_waiting"] == 0)
                 time.sleep(1.5)
-                told = answers(health)
+                state = answers(health)
             finally:
                 node.terminate()
                 node.wait(30)
@@ -161,5 +161,5 @@ def test_a_node_that_is_killed_half_way_loses_nothing_of_what_orthanc_routes(gua
         # Nothing lost, nothing twice, and the results, which Orthanc holds as well, were not routed back as films.
         assert sorted(set(held(rest))) == ["CR", "OT", "SR"]
         assert len(held(rest)) == 3 * FILMS
-        assert told["refused"] == told["failed"] == 0
+        assert state["refused"] == state["failed"] == 0
         assert node.returncode == 0

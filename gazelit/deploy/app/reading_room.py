@@ -19,7 +19,7 @@ from gazelit.data.images.film_intake import Film, FilmIntake
 from gazelit.deploy.app.film_for_page import FilmForPage, PagePreparation
 from gazelit.deploy.app.pictures import film_values, map_values
 from gazelit.deploy.inference import LoadedModel
-from gazelit.deploy.objects import OF_MAPS, DicomOptions, objects_of
+from gazelit.deploy.objects import OF_MAPS, DicomOptions, Kind, objects_of
 from gazelit.deploy.preparing import Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.synthetic.case import Plan, plan_cohort
@@ -30,7 +30,12 @@ KEPT = 4
 #: The seed of the examples, of which there is one of each class, and their longest side (pixels).
 EXAMPLE_SEED, EXAMPLE_SIDE = 11, 768
 #: DICOM results that can be downloaded, with their names.
-OBJECTS = {"sr": "Structured report", "sc": "Secondary capture", "seg": "Segmentation", "gsps": "Presentation state"}
+OBJECTS: dict[Kind, str] = {
+    "sr": "Structured report",
+    "sc": "Secondary capture",
+    "seg": "Segmentation",
+    "gsps": "Presentation state",
+}
 
 
 class ReadingRoom:
@@ -127,18 +132,19 @@ class ReadingRoom:
             InputError: The film's header cannot carry a result.
         """
         reading = self._kept.get(name)
-        if reading is None or kind not in _objects(reading):
+        wanted = None if reading is None else next((each for each in _objects(reading) if each == kind), None)
+        if reading is None or wanted is None:
             return None
         made = datetime.now().replace(microsecond=0)
-        options = DicomOptions((kind,), made=made, key=self._key if is_deidentified else b"")
-        return objects_of(self.model, reading, options)[kind]
+        options = DicomOptions((wanted,), made=made, key=self._key if is_deidentified else b"")
+        return objects_of(self.model, reading, options)[wanted]
 
 
 def _example(plan: Plan) -> NDArray[np.float32]:
     return np.clip(render(plan).pixels, 0, 1).astype(np.float32)
 
 
-def _objects(reading: Reading) -> dict[str, str]:
+def _objects(reading: Reading) -> dict[Kind, str]:
     """The DICOM results that a reading can be made into."""
     if reading.film.header is None or importlib.util.find_spec("highdicom") is None:
         return {}
