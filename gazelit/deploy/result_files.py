@@ -35,7 +35,7 @@ Failure = tuple[NamedFilm, str]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResultKinds:
     """Which files are written for each film.
 
     Attributes:
@@ -54,11 +54,11 @@ class ResultFolder:
 
     Args:
         out: The folder.
-        wanted: Which files are written.
+        kinds: Which files are written.
     """
 
-    def __init__(self, out: Path, wanted: Wanted) -> None:
-        self.out, self.wanted = out, wanted
+    def __init__(self, out: Path, kinds: ResultKinds) -> None:
+        self.out, self.kinds = out, kinds
 
     def json_path(self, name: str) -> Path:
         """The file that is written last, so that it tells that a film is done."""
@@ -83,7 +83,7 @@ class ResultFolder:
             objects: DICOM files by kind.
         """
         result: dict[str, Any] = {"film": film.name}
-        if self.wanted.by_file:
+        if self.kinds.by_file:
             result["file"] = Path(film.path).name
         result |= described(model, reading)
         map_ = self._map(reading)
@@ -95,12 +95,12 @@ class ResultFolder:
                 # Not by NumPy, whose error on a full disk does not say what it is.
                 temporary.write_bytes(array.getbuffer())
             result["saliency"] = path.name
-            if self.wanted.saliency == "working":
+            if self.kinds.saliency == "working":
                 box = reading.letterbox
                 result["letterbox"] = {
                     "height": box.inner[0], "width": box.inner[1], "top": box.top, "left": box.left,
                 }  # fmt: skip
-        if self.wanted.overlay and reading.working_saliency is not None:
+        if self.kinds.overlay and reading.working_saliency is not None:
             path = self.out / f"{film.name}_overlay.png"
             with atomic_path(path) as temporary:
                 # Three times as fast as Pillow's, and the pixels are the same.
@@ -116,9 +116,9 @@ class ResultFolder:
 
     def _map(self, reading: Reading) -> NDArray[np.float32] | None:
         # Made when it is asked for: at the film's size it takes as long as everything else.
-        if self.wanted.saliency == "none":
+        if self.kinds.saliency == "none":
             return None
-        return reading.saliency if self.wanted.saliency == "full" else reading.working_saliency
+        return reading.saliency if self.kinds.saliency == "full" else reading.working_saliency
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes the results of films, the file that tells that they are done first."""
@@ -157,17 +157,17 @@ class ResultFolder:
             return
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["position", *(["file"] if self.wanted.by_file else []), "reason"])
+            table.writerow(["position", *(["file"] if self.kinds.by_file else []), "reason"])
             for film, reason in failures:
                 # The reason begins with the file's path, which may hold what identifies a patient.
                 bare = reason.removeprefix(f"{film.path}: ")
-                names = [harmless(Path(film.path).name)] if self.wanted.by_file else []
+                names = [harmless(Path(film.path).name)] if self.kinds.by_file else []
                 table.writerow([film.position, *names, bare])
 
     def _columns(self, model: LoadedModel) -> dict[str, pa.DataType]:
         text, number = pa.string(), pa.float64()
         columns = {"film": text, "position": pa.int64()}
-        if self.wanted.by_file:
+        if self.kinds.by_file:
             columns["file"] = text
         columns |= dict.fromkeys(model.class_names, number)
         if model.members or model.dropout_passes:
@@ -178,9 +178,9 @@ class ResultFolder:
 
     def _row(self, film: NamedFilm, columns: Iterable[str]) -> dict[str, Any]:
         result = read_json(self.json_path(film.name))
-        classes = result.get("prediction_set", [])
-        if isinstance(classes, dict):
-            classes = [f"{name} {state}" for name, state in classes.items()]
+        prediction_set = result.get("prediction_set", [])
+        if isinstance(prediction_set, dict):
+            prediction_set = [f"{name} {state}" for name, state in prediction_set.items()]
         deviations = result.get("spread", {}).get("deviations", {})
         values = {
             **result["probabilities"],
@@ -188,7 +188,7 @@ class ResultFolder:
             **{name: result.get(name) for name in ("file", "height", "width")},
             "film": film.name,
             "position": film.position,
-            "prediction_set": "; ".join(classes),
+            "prediction_set": "; ".join(prediction_set),
             "warnings": "; ".join(result["warnings"]),
         }
         return {name: values.get(name) for name in columns}

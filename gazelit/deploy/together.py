@@ -42,9 +42,9 @@ def load_together(
     models = [load(ckpt, device, max_pixels) for ckpt in ckpts]
     first, further = models[0], models[1:]
     for model in further:
-        for what in ("size", "class_names", "outputs"):
-            if getattr(model, what) != getattr(first, what):
-                raise InputError(f"{model.name}: its {what.replace('_', ' ')} are not those of {first.name}")
+        for field in ("size", "class_names", "outputs"):
+            if getattr(model, field) != getattr(first, field):
+                raise InputError(f"{model.name}: its {field.replace('_', ' ')} are not those of {first.name}")
     # A checkpoint's guards promise something of its own probabilities, not of a mean's.
     own = first.guards if not further and not dropout_passes else None
     model = replace(first, dropout_passes=dropout_passes, guards=own)

@@ -132,12 +132,12 @@ class ReadingRoom:
             InputError: The film's header cannot carry a result.
         """
         reading = self._kept.get(name)
-        wanted = None if reading is None else next((each for each in _objects(reading) if each == kind), None)
-        if reading is None or wanted is None:
+        chosen = None if reading is None else next((each for each in _objects(reading) if each == kind), None)
+        if reading is None or chosen is None:
             return None
         made = datetime.now().replace(microsecond=0)
-        options = DicomOptions((wanted,), made=made, key=self._key if is_deidentified else b"")
-        return objects_of(self.model, reading, options)[wanted]
+        options = DicomOptions((chosen,), made=made, key=self._key if is_deidentified else b"")
+        return objects_of(self.model, reading, options)[chosen]
 
 
 def _example(plan: Plan) -> NDArray[np.float32]:
