@@ -2,8 +2,9 @@
 
 Films are simulated, five of them are damaged. A first run reads all of them; a second is killed (SIGKILL) when about
 half is done and started again, and its results are compared with the first's byte by byte. While a run goes on, the
-memory of its processes (proportional set size) is noted with the number of films that are done. The program goes on
-where it was interrupted when it is given the same --out; its exit code is 1 if something is not as it should be.
+memory that its processes have allocated (without the libraries that they share) is noted with the number of films that
+are done. The program goes on where it was interrupted when it is given the same --out; its exit code is 1 if something
+is not as it should be.
 
     python benchmarks/many_films.py --out FOLDER [--films 1000]
 """
@@ -78,14 +79,14 @@ def processes(root: int) -> Iterator[int]:
 
 
 def megabytes(root: int) -> tuple[float, float]:
-    """Memory of a process and of those that it started, each page once; nothing of what ends meanwhile."""
+    """What a process and those that it started have allocated; nothing of what ends meanwhile."""
     found = []
     for number in processes(root):
         try:
             lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        found += [int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")][:1]
+        found += [int(line.split()[1]) / 1024 for line in lines if line.startswith("Anonymous:")][:1]
     return (found or [0.0])[0], sum(found[1:])
 
 

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gazelit.data.images.dicom import Radiograph
-from gazelit.data.store.suspicion import FLAT_IMAGE, LATERAL_VIEWS
 
 #: Modality of radiographs, and of scanned and converted ones (PS3.3 C.7.3.1.1.1); DR is an old one of vendors.
 _RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "XA", "SC", "OT")
 #: What a header calls the chest, as a part of the defined terms of PS3.16 annex L and of what vendors write.
 _CHEST = ("CHEST", "THORAX", "LUNG", "HEART")
+#: ViewPosition of films that are no frontal ones (DICOM's defined terms, and what vendors write).
+LATERAL_VIEWS = ("LATERAL", "LAT", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "XTABLE")
+#: SD of a range of 1 below which a film shows nothing.
+FLAT_IMAGE = 0.03
 #: Films are smooth: neighbouring pixels of noise are not alike (correlation).
 LEAST_SMOOTH = 0.5
 #: 12-bit values in a 16-bit file reach a sixteenth of its range, 14-bit ones a quarter.
@@ -22,8 +25,8 @@ LEAST_BRIGHTEST = 0.26
 MOST_CLIPPED = 0.75
 #: Long by short side; films of the chest have up to 1.4.
 MOST_OBLONG = 2.0
-#: Every so many rows are looked at.
-_ROWS = 4
+#: About so many rows are looked at; a film has more alike.
+_ROWS = 256
 
 
 def film_warnings(film: Radiograph, size: tuple[int, int]) -> tuple[str, ...]:
@@ -60,7 +63,7 @@ def _of_pixels(film: Radiograph, size: tuple[int, int]) -> Iterator[str]:
         yield f"oblong: {height} × {width} pixels is no chest film's shape"
     if 2 * height < size[0] and 2 * width < size[1]:
         yield f"small: {height} × {width} pixels are enlarged to {size[0]} × {size[1]}"
-    seen = pixels[::_ROWS]
+    seen = pixels[:: max(1, height // _ROWS)]
     deviation = float(seen.std(dtype=np.float64))
     if pixels.max() < LEAST_BRIGHTEST:
         yield (

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from gazelit.data.images.film_warnings import FLAT_IMAGE, LATERAL_VIEWS
 from gazelit.data.store.store import Store
 
 #: What makes a case suspicious.
-FLAT_IMAGE = 0.03
 LEAST_VALID = 0.3
 MOST_OFF_IMAGE = 0.3
 SHORTEST_READING = 2.0
@@ -21,8 +21,6 @@ LONGEST_FIXATION = 15.0
 LONGEST_SAMPLE = 1.0
 #: Gaze of a reader who never leaves this share of the film, in both directions, is in another unit or of no reader.
 SMALLEST_EXTENT = 0.02
-#: ViewPosition of films that are no frontal ones (DICOM's defined terms, and what vendors write).
-LATERAL_VIEWS = ("LATERAL", "LAT", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "XTABLE")
 
 
 class Suspicion(NamedTuple):
