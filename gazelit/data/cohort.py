@@ -82,7 +82,7 @@ class Cohort:
         check_downscale(self.store, downscale)
         self.size = (self.store.size[0] // downscale, self.store.size[1] // downscale)
         self.patients = identity(self.store.cases["patient_id"]).to_numpy()
-        self._own_gaze = WorkingGaze.of(self.store, gaze, downscale)
+        self._own_gaze = self._known_readers(WorkingGaze.of(self.store, gaze, downscale))
         self.gaze = self._given_gaze()
         self._biases: CentreBiases | None = None
 
@@ -103,6 +103,22 @@ class Cohort:
         if self.exclusive:
             values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
         return pd.DataFrame(np.where(np.isnan(values), np.nan, values > 0.5), columns=self.class_names)
+
+    def _known_readers(self, gaze: WorkingGaze) -> WorkingGaze:
+        """The gaze without the reader who is left out of training and validation, and of the test that reader's alone.
+
+        Also what films are looked at on average must not know the reader: it is what models are scored against.
+        """
+        name, names = self.gaze_options.leave_out, gaze.events.reader_names
+        if name is None:
+            return gaze
+        if name not in names:
+            known = f"the store's readers are {', '.join(names)}" if names else "the store names no reader"
+            raise InputError(f"gaze.leave_out: no reader '{name}'; {known}")
+        is_test = np.zeros(len(self.store.cases), bool)
+        is_test[self.rows("test")] = True
+        of_reader = gaze.events.reader == names.index(name)
+        return gaze.without(of_reader != np.repeat(is_test, np.diff(gaze.starts)))
 
     def _given_gaze(self) -> WorkingGaze:
         """The gaze as ``gaze.control`` and ``gaze.cases`` have it."""
@@ -196,6 +212,8 @@ class Cohort:
             "readings": gaze.readings,
             "gaze_control": gaze.control,
             "gaze_cases": gaze.cases,
+            # Nobody's name, and only where it is so: earlier stamps have no such entry.
+            **({} if gaze.leave_out is None else {"reader_left_out": sha256_json(gaze.leave_out)[:12]}),
             "train_cases": self.split_options.train_cases,
             "window": None if gaze.window is None else asdict(gaze.window),
             "detection": asdict(gaze.detection) if gaze.kind == "detected" else None,

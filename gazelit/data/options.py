@@ -36,6 +36,8 @@ class GazeOptions:
             it: their own (``true``), that of another patient's film (``shuffled``), points drawn from all of them
             (``centre``), or ``none``. Test cases keep their own.
         cases: Number of training cases that keep their gaze, for learning curves; all unless given.
+        leave_out: A reader (``reader_id``) whose readings are not trained or selected on, and who alone is tested on:
+            leave-one-reader-out; nobody unless given.
     """
 
     kind: GazeKind = "fixation"
@@ -47,6 +49,7 @@ class GazeOptions:
     detection: Detection = field(default_factory=Detection)
     control: GazeControl = "true"
     cases: int | None = None
+    leave_out: str | None = None
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:

@@ -31,6 +31,7 @@ from gazelit.losses.saliency import (
     SimilarityLoss,
     WeightedSaliencyLoss,
 )
+from gazelit.losses.scanpath import ScanpathLikelihood
 from gazelit.losses.weighting import TaskWeighting
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "SaliencyLoss",
     "SameClass",
     "SameImage",
+    "ScanpathLikelihood",
     "SimilarityLoss",
     "SupervisedContrastiveLoss",
     "TaskWeighting",

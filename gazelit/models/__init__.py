@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gazelit.models.dual_unet import DualEncoderUNet
     from gazelit.models.network import Network, rebuild
     from gazelit.models.registry import EncoderSpec, build_encoder, list_encoders, register_encoder
+    from gazelit.models.scanpath_net import ScanpathNetwork
 
 __all__ = [
     "ClassificationNetwork",
@@ -21,6 +22,7 @@ __all__ = [
     "DualEncoderUNet",
     "EncoderSpec",
     "Network",
+    "ScanpathNetwork",
     "build_encoder",
     "list_encoders",
     "rebuild",
@@ -33,6 +35,7 @@ _DEFINED_IN = {
     "DualEncoderUNet": "gazelit.models.dual_unet:DualEncoderUNet",
     "EncoderSpec": "gazelit.models.registry:EncoderSpec",
     "Network": "gazelit.models.network:Network",
+    "ScanpathNetwork": "gazelit.models.scanpath_net:ScanpathNetwork",
     "build_encoder": "gazelit.models.registry:build_encoder",
     "list_encoders": "gazelit.models.registry:list_encoders",
     "rebuild": "gazelit.models.network:rebuild",

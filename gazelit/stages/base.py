@@ -60,6 +60,8 @@ class Stage(EvaluatedModule):
     trains: ClassVar[str] = ""
     #: Parts of the objective that ``learning_rates`` may name besides the network's components.
     learned_parts: ClassVar[tuple[str, ...]] = ()
+    #: Whether batches must have the gaze as sequences (``events``, ``reading``, ``reader``, ``finding``).
+    needs_events: ClassVar[bool] = False
     #: Constructor arguments that are objects; kept out of the checkpoint when the stage is built from Python.
     injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler", "metrics", "execution")
 
@@ -127,7 +129,7 @@ class Stage(EvaluatedModule):
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
 
-    def forward(self, image: Tensor, *arguments: Tensor | None) -> Outputs:
+    def forward(self, image: Tensor, *arguments: Any) -> Outputs:
         """Runs the network on images (B, 1, H, W)."""
         if self.execution.channels_last:
             image = image.to(memory_format=torch.channels_last)

@@ -1,0 +1,73 @@
+"""What gaze is beyond a heatmap: when each event was, in whose reading, in search of what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gazelit.data.store.store import Store
+
+#: Keys of a batch that a stage with ``needs_events`` is given, beside those of every batch.
+EVENT_KEYS = ("events", "reading", "reader", "finding")
+
+
+@dataclass(frozen=True)
+class Events:
+    """Times and conditions of a store's gaze, row by row as :class:`gazelit.data.dataset.WorkingGaze` has its points.
+
+    Attributes:
+        times: (M, 2) float32, start from the beginning of the reading and duration (s).
+        reader: (M,) int64 number in ``reader_names``; −1 where the source does not tell who read.
+        finding: (M,) int64 number in ``finding_names`` of what was searched for; −1 for a free reading.
+        reader_names: The store's readers, sorted.
+        finding_names: What the store's readers searched for, sorted.
+    """
+
+    times: NDArray[np.float32]
+    reader: NDArray[np.int64]
+    finding: NDArray[np.int64]
+    reader_names: tuple[str, ...]
+    finding_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, store: Store, gaze: pd.DataFrame) -> Events:
+        """Of a table of gaze as :meth:`gazelit.data.store.store.Store.gaze` orders it."""
+        reader, reader_names = _numbered(gaze["reader_id"])
+        readings = store.table("readings")
+        finding: NDArray[np.int64] = np.full(len(gaze), -1)
+        finding_names: tuple[str, ...] = ()
+        if "finding" in readings and readings["finding"].notna().any():
+            sought = readings.dropna(subset="finding").set_index("reading_id")["finding"].astype(str)
+            finding, finding_names = _numbered(gaze["reading_id"].astype(str).map(sought).fillna(""))
+        times = gaze[["t", "duration"]].to_numpy(np.float32)
+        return cls(times, reader, finding, reader_names, finding_names)
+
+    def take(self, order: NDArray[np.int64]) -> Events:
+        """The events of some rows."""
+        return replace(self, times=self.times[order], reader=self.reader[order], finding=self.finding[order])
+
+
+def _numbered(names: pd.Series) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The number of each name among the sorted ones, −1 for an empty one; and those names."""
+    values = names.astype("category").cat.remove_unused_categories()
+    values = values.cat.reorder_categories(sorted(values.cat.categories))
+    known = tuple(map(str, values.cat.categories))
+    codes = values.cat.codes.to_numpy(np.int64)
+    # Sorted, the empty name is the first.
+    return (codes - 1, known[1:]) if known[:1] == ("",) else (codes, known)
+
+
+def padded(examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The events of several examples, padded to the longest: times and positions with 0, numbers with −1."""
+    longest = max(1, *(len(example["events"]) for example in examples))
+    batch = {"events": torch.zeros(len(examples), longest, 4)}
+    batch |= {key: torch.full((len(examples), longest), -1) for key in EVENT_KEYS[1:]}
+    for row, example in enumerate(examples):
+        for key in EVENT_KEYS:
+            batch[key][row, : len(example[key])] = example[key]
+    return batch
