@@ -140,18 +140,16 @@ class ScanpathNetwork(Network):
         stop = self.next_fixation.stop(state[:, 1:])[..., 0].float()
         place = log_density_at(log_chance, sequences.position, self.map_stride)
         log_static = static.float().flatten(1).log_softmax(1).view_as(static)[sequences.film]
-        is_last = sequences.ends[:, None] & (
-            sequences.lengths[:, None] == torch.arange(1, place.shape[1] + 1).to(x.device)
-        )
+        log_static = log_static.expand(-1, place.shape[1], -1, -1)
+        number = torch.arange(1, place.shape[1] + 1, device=x.device)
+        is_last = sequences.ends[:, None] & (sequences.lengths[:, None] == number)
         return {
             "saliency_logits": enlarged(static, self.map_stride),
             "next_log_chance": log_chance,
             "place": place,
             "duration": log_normal(sequences.duration, log_median, log_spread),
             "stop": torch.where(is_last, F.logsigmoid(stop), F.logsigmoid(-stop)),
-            "static": log_density_at(
-                log_static.expand(-1, place.shape[1], -1, -1), sequences.position, self.map_stride
-            ),
+            "static": log_density_at(log_static, sequences.position, self.map_stride),
             "valid": sequences.valid,
             "log_median": log_median,
             "log_spread": log_spread,

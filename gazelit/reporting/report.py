@@ -108,8 +108,8 @@ def _introduction(report: ReportRecord) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _openings(results: Sequence[Result]) -> str:

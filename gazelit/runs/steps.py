@@ -188,7 +188,7 @@ def _max_epochs(arguments: Sequence[str]) -> int | None:
         return None
     configs = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
     trainers = [read_config(Path(config)).get("trainer") or {} for config in configs]
-    return next((one["max_epochs"] for one in reversed(trainers) if "max_epochs" in one), None)
+    return next((trainer["max_epochs"] for trainer in reversed(trainers) if "max_epochs" in trainer), None)
 
 
 def _exit(code: int) -> str:

@@ -109,10 +109,8 @@ class Scanpath(Stage):
         """Every part is a mean over the fixations that the network sees."""
         reading = batch["reading"]
         counts = [(reading == number).sum(1) for number in range(int(reading.max()) + 1)] if reading.numel() else []
-        seen = sum(
-            (count.clamp(max=self.network.longest).sum() for count in counts), torch.zeros((), device=loss.device)
-        )
-        return dict.fromkeys(("loss", *parts), torch.as_tensor(seen, dtype=torch.float32))
+        seen = torch.stack([loss.new_zeros(()), *(count.clamp(max=self.network.longest).sum() for count in counts)])
+        return dict.fromkeys(("loss", *parts), seen.sum())
 
     def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
         per_case = super()._update_metrics(split, batch, outputs)
@@ -156,10 +154,9 @@ class Scanpath(Stage):
             base, mask = _on(bias[film], on_film[film, 0]), on_film[film, 0]
             scores = conditional_scores(_on(on_pixels(chance, self.network.map_stride), mask), positions, base)
             alone = _on(static[film, 0], mask).expand(length, -1, -1)
-            for name, score in zip(("bits", "cnss", "cauc"), scores, strict=True):
+            gained = conditional_scores(alone, positions, base).ig
+            for name, score in zip(found, (*scores, gained), strict=True):
                 found[name][row, :length] = torch.from_numpy(score.values)
-            gained = conditional_scores(alone, positions, base).ig.values
-            found["static_bits"][row, :length] = torch.from_numpy(gained)
         return {name: values.to(self.device) for name, values in found.items()}
 
     def _path_scores(self, batch: Batch) -> Outputs:
