@@ -23,7 +23,7 @@ PIPELINES = sorted(str(path.relative_to(config_root())) for path in config_root(
 DATA = sorted(str(path.relative_to(config_root())) for path in config_root().glob("data/*.yaml"))
 OTHER_STAGES = sorted(
     str(path.relative_to(config_root()))
-    for pattern in ("supervised.yaml", "multitask_unet.yaml")
+    for pattern in ("supervised.yaml", "multitask_unet.yaml", "scanpath.yaml")
     for path in config_root().rglob(pattern)
     # What stages are laid over is no stage.
     if path.parent.name != "networks"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,20 @@ from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
+
+
+class Scanpath(NamedTuple):
+    """A reading as a sequence of fixations.
+
+    Attributes:
+        row: The store's row of its film.
+        reader: Number in the data module's ``reader_names``; −1 where nobody is named.
+        path: (n, 3) x, y in working pixels (centres at integers) and s.
+    """
+
+    row: int
+    reader: int
+    path: NDArray[np.float64]
 
 
 class Cohort:
@@ -180,6 +194,17 @@ class Cohort:
             (torch.from_numpy(points[reading == number]), torch.from_numpy(sigma[reading == number]))
             for number in np.unique(reading)
         ]
+
+    def scanpaths(self, split: str) -> list[Scanpath]:
+        """Every reading of a split's cases, by the readers' own gaze whatever ``gaze.control`` says."""
+        gaze, found = self._own_gaze, []
+        for row in self.rows(split):
+            part = slice(gaze.starts[row], gaze.starts[row + 1])
+            for number in np.unique(gaze.reading[part]):
+                taken = np.arange(part.start, part.stop)[gaze.reading[part] == number]
+                path = np.column_stack([gaze.points[taken, :2], gaze.events.times[taken, 1]]).astype(np.float64)
+                found.append(Scanpath(int(row), int(gaze.events.reader[taken[0]]), path))
+        return found
 
     def regions(self, row: int) -> dict[str, Tensor]:
         """Boxes and ellipses of a case by name, (H, W) bool each; of all its readers together."""

@@ -133,7 +133,8 @@ def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str
         counted = np.ones(len(table)) if "label" in table else known.sum(1).astype(np.float64)
         statistics["brier"] = _ratio(error, counted)
     # Metrics from outside the package are named in the table itself (gazelit.stages.callbacks.PredictionWriter).
-    of_cases = [name for name in (*MAP_METRICS, *table.attrs.get("metrics", ())) if name in table]
+    each = (*MAP_METRICS, *catalogue.SCANPATH_METRICS, *table.attrs.get("metrics", ()))
+    of_cases = [name for name in each if name in table]
     statistics |= {name: mean_of(table[name].to_numpy(np.float64)) for name in of_cases}
     if {"ig", ORACLE_GAIN} <= set(table):
         statistics[SHARE] = share_of(table["ig"].to_numpy(np.float64), table[ORACLE_GAIN].to_numpy(np.float64))

@@ -24,6 +24,8 @@ SHORTEST = 1e-3
 _LOG_MEDIAN, _LOG_SPREAD = math.log(0.3), 0.5
 #: Widths of what past fixations change, in shares of the image's longer side, before anything is learned.
 _WIDTHS = (0.03, 0.06, 0.12, 0.25)
+#: Length of what decides how a past fixation changes the density.
+_PAIR = 8
 
 
 class ScanpathNetwork(Network):
@@ -38,7 +40,7 @@ class ScanpathNetwork(Network):
 
     The parts are those of DeepGaze III (Kümmerer, Bethge and Wallis, J Vis 2022: a static map and history as
     distances) and of TPP-Gaze (D'Amelio et al., arXiv 2410.23409: durations as a point process), with attention in
-    place of a fixed number of past fixations.
+    place of a fixed number of past fixations. Many arguments, because each is an option of a configuration.
 
     Args:
         encoder: Takes the film; must have a map at ``map_stride``.
@@ -291,8 +293,8 @@ class NextFixation(nn.Module):
         self.query = nn.Linear(width, width)
         self.key = nn.Conv2d(width, width, 1)
         self.log_width = nn.Parameter(torch.tensor(_WIDTHS).log())
-        self.pair_query = nn.Linear(width, len(_WIDTHS) * 8)
-        self.pair_key = nn.Linear(width, len(_WIDTHS) * 8)
+        self.pair_query = nn.Linear(width, len(_WIDTHS) * _PAIR)
+        self.pair_key = nn.Linear(width, len(_WIDTHS) * _PAIR)
         self.lag = nn.Embedding(longest, len(_WIDTHS))
         self.times = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2))
         self.stop = nn.Linear(width, 1)
@@ -318,9 +320,9 @@ class NextFixation(nn.Module):
         rows, columns = features.shape[-2:]
         alike = self.query(before) @ self.key(features).flatten(2) / math.sqrt(width)
         kinds = len(_WIDTHS)
-        query = self.pair_query(before).view(count, length, kinds, -1)
-        key = self.pair_key(behind).view(count, length, kinds, -1)
-        height = torch.einsum("stmd,sumd->smtu", query, key) / math.sqrt(query.shape[-1])
+        query = self.pair_query(before).unflatten(-1, (kinds, _PAIR))
+        key = self.pair_key(behind).unflatten(-1, (kinds, _PAIR))
+        height = torch.einsum("stmd,sumd->smtu", query, key) / math.sqrt(_PAIR)
         step = torch.arange(length, device=before.device)
         lag = step[:, None] - step[None, :] - 1
         height = height + self.lag(lag.clamp(min=0)).permute(2, 0, 1)

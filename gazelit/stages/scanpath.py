@@ -17,7 +17,8 @@ from gazelit.files import atomic_path
 from gazelit.losses.objective import Objective
 from gazelit.losses.scanpath import FACTORS, ScanpathLikelihood
 from gazelit.metrics.means import ImageMeans
-from gazelit.metrics.scanpath import conditional_scores, multimatch, scanmatch, sed
+from gazelit.metrics.scanpath import conditional_scores
+from gazelit.metrics.scanpath.summary import path_scores
 from gazelit.models.density_grid import on_pixels
 from gazelit.models.scanpath_decoding import sample
 from gazelit.models.scanpath_net import ScanpathNetwork
@@ -27,8 +28,6 @@ from gazelit.stages.callbacks import run_folder
 
 #: Of a test: the paths that were drawn, in pixels of the original films.
 SCANPATHS_FILE = "scanpaths.parquet"
-#: What paths are scored by, from a column's name in the table of predictions.
-PATH_SCORES = ("scanmatch", "scanmatch_50ms", "sed", "multimatch")
 
 
 class Scanpath(Stage):
@@ -36,7 +35,8 @@ class Scanpath(Stage):
 
     The likelihood comes first: validation tells nats a fixation, and the test bits a fixation over the centre bias of
     the training films, each fixation given the true ones before it, the first included. The test also draws paths and
-    scores them against each reading of their film, by its reader where the network knows that reader.
+    scores them against each reading of their film, by its reader where the network knows that reader. The static map is
+    measured as any saliency map; its information gain is what fixations that know nothing of each other would gain.
 
     Args:
         network: A :class:`gazelit.models.scanpath_net.ScanpathNetwork`.
@@ -117,24 +117,27 @@ class Scanpath(Stage):
         height, width = batch["image"].shape[-2:]
         film, valid, films = outputs["film"], outputs["valid"], len(batch["image"])
         over_uniform = (outputs["place"].double() + np.log(height * width)) / np.log(2)
-        values = {"bits_over_uniform": over_uniform}
+        by_fixation = {"bits_over_uniform": over_uniform}
         if split == "test":
-            values |= self._conditional(batch, outputs)
-        fixations = valid.sum()
-        means = {name: torch.where(valid, value, 0.0).sum() / fixations.clamp(min=1) for name, value in values.items()}
-        self._metrics("scanpath", split).update(means, fixations)
+            by_fixation |= self._conditional(batch, outputs)
+        fixations = torch.zeros(films, device=film.device).index_add_(0, film, valid.sum(1).float())
+        values = {}
+        for name, value in by_fixation.items():
+            total = torch.zeros(films, dtype=torch.float64, device=film.device)
+            total.index_add_(0, film, torch.where(valid, value.double(), 0.0).sum(1))
+            # A film without a reading has no value.
+            values[f"scanpath_{name}"] = total / fixations
         if split == "test":
-            of_film = torch.zeros(films, device=film.device).index_add_(0, film, valid.sum(1).float())
-            per_case["fixations"] = of_film
-            for name, value in values.items():
-                total = torch.zeros(films, dtype=torch.float64, device=film.device)
-                total.index_add_(0, film, torch.where(valid, value.double(), 0.0).sum(1))
-                per_case[f"scanpath_{name}"] = total / of_film
-            per_case |= self._path_scores(batch) if self.draws else {}
+            per_case["fixations"] = fixations
+            values |= self._path_scores(batch) if self.draws else {}
+            per_case |= values
+        known = {name: ~value.isnan() for name, value in values.items()}
+        means = {name: torch.where(known[name], value, 0.0).sum() / known[name].sum() for name, value in values.items()}
+        self._metrics("scanpath", split).update(means, {name: kept.sum() for name, kept in known.items()})
         return per_case
 
     def _conditional(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
-        """Bits over the centre bias, conditional NSS and AUC of each fixation, and the static map's bits: (S, T).
+        """Bits over the centre bias, conditional NSS and AUC of each fixation: (S, T).
 
         All densities are conditional on a fixation on the film, not on its padding.
         """
@@ -142,10 +145,7 @@ class Scanpath(Stage):
         assert isinstance(data, GazeDataModule)
         bias = data.centre_bias(batch["index"].cpu()).density.double()
         sequences, valid = self._sequences(batch), outputs["valid"].cpu()
-        found = {
-            name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc", "static_bits")
-        }
-        static = outputs["saliency_logits"].double().flatten(1).softmax(1).view(batch["image"].shape).cpu()
+        found = {name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc")}
         on_film = batch["valid_mask"].cpu()
         for row, film in enumerate(sequences.film.tolist()):
             length = int(valid[row].sum())
@@ -153,9 +153,7 @@ class Scanpath(Stage):
             chance = outputs["next_log_chance"][row, :length].double().exp().cpu()
             base, mask = _on(bias[film], on_film[film, 0]), on_film[film, 0]
             scores = conditional_scores(_on(on_pixels(chance, self.network.map_stride), mask), positions, base)
-            alone = _on(static[film, 0], mask).expand(length, -1, -1)
-            gained = conditional_scores(alone, positions, base).ig
-            for name, score in zip(found, (*scores, gained), strict=True):
+            for name, score in zip(found, scores, strict=True):
                 found[name][row, :length] = torch.from_numpy(score.values)
         return {name: values.to(self.device) for name, values in found.items()}
 
@@ -163,9 +161,6 @@ class Scanpath(Stage):
         """What drawn paths score against each reading, means over draws and a film's readings, (B,) each."""
         sequences = self._sequences(batch)
         height, width = batch["image"].shape[-2:]
-        size, films, count = (width, height), len(batch["image"]), len(sequences.film)
-        if not count:
-            return {name: torch.full((films,), torch.nan) for name in PATH_SCORES}
         # A seed of its own for each batch: the same films draw the same paths whatever was drawn before.
         seed = self.sample_seed * 1_000_003 + int(batch["index"][0])
         images = batch["image"][sequences.film]
@@ -178,22 +173,12 @@ class Scanpath(Stage):
             for row, length in enumerate(sequences.lengths.tolist())
         ]
         self._keep(batch, sequences, drawn)
-        paths = [_from_corner(path, size) for path in drawn]
-        readers = [_from_corner(path, size) for path in read for _ in range(self.draws)]
-        scores = (
-            scanmatch(paths, readers, size=size),
-            scanmatch(paths, readers, size=size, time_bin=0.05),
-            sed(paths, readers, size=size, normalise=True),
-            multimatch(paths, readers, size=size).mean,
-        )
         of_path = sequences.film.cpu().repeat_interleave(self.draws).numpy()
+        pairs = drawn, [path for path in read for _ in range(self.draws)]
         found = {}
-        for name, score in zip(PATH_SCORES, scores, strict=True):
-            mean = pd.Series(score.values).groupby(of_path).mean().reindex(range(films))
-            found[name] = torch.from_numpy(mean.to_numpy(np.float64)).to(self.device)
-        known = {name: value.nanmean() for name, value in found.items() if not value.isnan().all()}
-        counts = {name: (~found[name].isnan()).sum() for name in known}
-        self._metrics("scanpath", "test").update(known, counts)
+        for name, score in path_scores(*pairs, (width, height)).items():
+            mean = pd.Series(score.values).groupby(of_path).mean().reindex(range(len(batch["image"])))
+            found[f"scanpath_{name}"] = torch.tensor(mean.to_numpy(np.float64), device=self.device)
         return found
 
     def _keep(self, batch: Batch, sequences: Sequences, drawn: Sequence[np.ndarray]) -> None:
@@ -250,9 +235,3 @@ def _on(density: Tensor, mask: Tensor) -> Tensor:
     # A Gaussian is never zero, float32's is, and an information gain would be infinite.
     kept = torch.where(mask, density.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
     return (kept / kept.sum((-2, -1), keepdim=True)).log()
-
-
-def _from_corner(path: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A path as the metrics take it, from the image's upper left corner."""
-    xy = np.clip(path[:, :2].astype(np.float64) + 0.5, 0, np.array(size))
-    return np.column_stack([xy, np.minimum(path[:, 2], 30.0)])
