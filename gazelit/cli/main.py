@@ -79,9 +79,9 @@ COMMANDS = {
         "gazelit.data.store.inspect:inspect", "print what a store holds and draw a contact sheet", positional="store"
     ),
     "verify": Command(
-        "gazelit.data.store.verify:verify",
-        "compare every film and table of a store with what was written",
-        positional="store",
+        "gazelit.cli.verify:verify",
+        "compare a store, a run, a checkpoint or a package with what was written",
+        positional="path",
     ),
     "split": Command(
         "gazelit.data.splits.case_split:write_split",
