@@ -35,7 +35,7 @@ def sample(
     """
     generator = torch.Generator().manual_seed(seed)
     features = network.film_features(image).repeat_interleave(draws, 0)
-    static = network.saliency_head(features)[:, 0]
+    static = network.static_head(features)[:, 0]
     numbers = [_numbers(value, image, draws) for value in (reader, finding)]
     path = _Path(network, features, static, *numbers)
     lengths = torch.full((len(features),), network.longest)
@@ -88,7 +88,7 @@ def likeliest(
     if length is not None and not 1 <= length <= network.longest:
         raise InputError(f"length: must be 1 to {network.longest}, which the network was trained for, not {length}")
     features = network.film_features(image)
-    static = network.saliency_head(features)[:, 0]
+    static = network.static_head(features)[:, 0]
     who = (torch.tensor([number], device=image.device) for number in (reader, finding))
     path = _Path(network, features, static, *who)
     score, goes_on = torch.zeros(1, device=image.device), torch.ones(1, device=image.device)

@@ -100,14 +100,14 @@ class ScanpathNetwork(Network):
         self.readers, self.findings = tuple(readers), tuple(findings)
         self.map_stride, self.longest = map_stride, longest
         self.neck = Neck(self.encoder, map_stride, width)
-        self.saliency_head = nn.Conv2d(width, 1, 1)
+        self.static_head = nn.Conv2d(width, 1, 1)
         self.history = History(width, layers, heads, longest, len(readers), len(findings), unknown_share, dropout)
         self.next_fixation = NextFixation(width, longest)
         shared = {"width": width, "map_stride": map_stride}
         self.specs = {
             "encoder": spec.primitives(),
             "neck": {**shared, "encoder": spec.name, "options": spec.options},
-            "saliency_head": {"in_channels": width, "kernel": 1},
+            "static_head": {"in_channels": width, "kernel": 1},
             "history": {**shared, **{key: self.arguments[key] for key in ("layers", "heads", "longest", "readers",
                                                                          "findings")}},
             "next_fixation": {**shared, "longest": longest},
@@ -131,7 +131,7 @@ class ScanpathNetwork(Network):
         features = self.film_features(x)
         if sequences is None:
             sequences = self.middle(x)
-        static = self.saliency_head(features)
+        static = self.static_head(features)
         of_reading = features[sequences.film]
         state = self.history(sequences, of_reading, self.map_stride)
         log_chance = self.next_fixation.places(

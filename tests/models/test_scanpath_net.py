@@ -107,7 +107,7 @@ def test_step_by_step_is_what_one_pass_trains(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     outputs = network(image, whole)
     features = network.film_features(image)
-    path = _Path(network, features, network.saliency_head(features)[:, 0], whole.reader, whole.finding)
+    path = _Path(network, features, network.static_head(features)[:, 0], whole.reader, whole.finding)
     for step in range(6):
         log_chance, stop = path.ahead()
         assert torch.allclose(log_chance, outputs["next_log_chance"][:, step], atol=1e-4)

@@ -8,7 +8,8 @@ import pytest
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store.store import Store
-from gazelit.models import ContrastiveNetwork, EncoderSpec
+from gazelit.models import DualEncoderUNet
+from tests.stages.test_stages import PARTS
 from tests.tiny import TINY_ENCODER, save_untrained, tiny
 
 SMALL = [
@@ -25,15 +26,14 @@ def options(store):
 
 
 def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twice, run_gazelit, tmp_path):
-    stage1 = save_untrained(
-        tmp_path / "stage1.ckpt", ContrastiveNetwork(EncoderSpec("densenet-small")),
-        GazeDataModule(str(read_twice)).provenance, "contrastive",
-    )  # fmt: skip
+    stage3 = save_untrained(
+        tmp_path / "stage3.ckpt", DualEncoderUNet(**PARTS), GazeDataModule(str(read_twice)).provenance
+    )
     fit = ["--trainer.max_epochs=4", "--checkpoint.dirpath=run/checkpoints", "--model.optimizer.lr=1e-2"]
     printed = run_gazelit(
-        "fit", "--config=presets/quick/scanpath.yaml", *options(read_twice), *fit, f"--ckpt_path={stage1}"
+        "fit", "--config=presets/quick/scanpath.yaml", *options(read_twice), *fit, f"--ckpt_path={stage3}"
     )
-    assert "loaded encoder; new neck, saliency_head, history, next_fixation" in printed
+    assert "loaded encoder; new neck, static_head, history, next_fixation; left behind saliency_" in printed
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs["train/scanpath_loss"].iloc[-1] < epochs["train/scanpath_loss"].iloc[0] - 0.3
     whole = epochs[["train/place_loss", "train/duration_loss", "train/stop_loss"]].sum(axis=1)
