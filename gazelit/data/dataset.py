@@ -154,14 +154,31 @@ def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
     return gaze
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn of a case, as a function of seed, epoch and row.
+
+    Attributes:
+        augmentation: Of image and points; none unless given.
+        other_view: Of ``other_view``, without ``augmentation`` the same in every epoch; no other view unless given.
+        reading: Whether one reading is drawn of each image and epoch.
+        seed: Of all this.
+    """
+
+    augmentation: Augmentation | None = None
+    other_view: Augmentation | None = None
+    reading: bool = False
+    seed: int = 0
+
+
 class GazeDataset(Dataset[Example]):
     """Images, gaze points and labels of some cases.
 
     An example has ``image`` (1, H, W), uint8 as it is stored or float32 in [0, 1]; ``points`` (N, 3) float32 as x, y
     and weight in working pixels; ``sigma`` (N, 2) in working pixels; ``valid_mask`` (1, H, W) bool; ``label``;
     ``index`` (the store's row); ``points_off_image`` (how many points the augmentation moved off the image); and
-    ``other_view`` with two views. It is asked for by (epoch, position), because the augmentation of a case is a
-    function of seed, epoch and row.
+    ``other_view`` with two views, (1, H, W), another augmentation of the image. It is asked for by (epoch, position),
+    because the augmentation of a case is a function of seed, epoch and row.
 
     With ``with_events`` it also has ``events`` (N, 4) float32 as x, y, start and duration, of the same points and in
     the order of time within a reading; and (N,) int64 ``reading`` (which of the case's readings an event is of),
@@ -173,11 +190,7 @@ class GazeDataset(Dataset[Example]):
         labels: Labels of all the store's rows: (N,) int64 or (N, K) float32.
         gaze: The gaze of all the store's rows.
         downscale: Integer factor between the store's resolution and the working one.
-        augmentation: Applied to image and points, if given.
-        draw_reading: Whether one reading is drawn of each image and epoch.
-        seed: Of the augmentation and the drawing.
-        two_views: Whether examples have ``other_view`` (1, H, W), another augmentation of the image; without
-            ``augmentation`` the same in every epoch.
+        draws: What is drawn of each case; nothing unless given.
         with_events: Whether examples have events.
 
     Raises:
@@ -191,10 +204,7 @@ class GazeDataset(Dataset[Example]):
         labels: Tensor,
         gaze: WorkingGaze,
         downscale: int = 1,
-        augmentation: Augmentation | None = None,
-        draw_reading: bool = False,
-        seed: int = 0,
-        other_view: Augmentation | None = None,
+        draws: Draws | None = None,
         with_events: bool = False,
     ) -> None:
         check_downscale(store, downscale)
@@ -203,10 +213,7 @@ class GazeDataset(Dataset[Example]):
         self.labels = labels
         self.gaze = gaze
         self.downscale = downscale
-        self.augmentation = augmentation
-        self.draw_reading = draw_reading
-        self.seed = seed
-        self._other_view = other_view
+        self.draws = draws or Draws()
         self.with_events = with_events
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
         self._images: NDArray[np.unsignedinteger] | None = None
@@ -219,19 +226,20 @@ class GazeDataset(Dataset[Example]):
         row = int(self.rows[position])
         image = self._image(row)
         mask = self.mask(row)
-        seeds = np.random.SeedSequence([self.seed, epoch, row]).generate_state(2)
+        draws = self.draws
+        seeds = np.random.SeedSequence([draws.seed, epoch, row]).generate_state(2)
         views = {}
-        if self._other_view is not None:
-            epoch = epoch if self.augmentation is not None else 0
-            seed = np.random.SeedSequence([self.seed, epoch, row, 2]).generate_state(1)[0]
+        if draws.other_view is not None:
+            epoch = epoch if draws.augmentation is not None else 0
+            seed = np.random.SeedSequence([draws.seed, epoch, row, 2]).generate_state(1)[0]
             nowhere = np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)
-            second = self._other_view(image, mask, *nowhere, int(seed)).image
+            second = draws.other_view(image, mask, *nowhere, int(seed)).image
             views["other_view"] = torch.from_numpy(np.ascontiguousarray(second))[None]
         taken = self._taken(row, int(seeds[1]))
         points, sigma = self.gaze.points[taken], self.gaze.sigma[taken]
         off_image = 0
-        if self.augmentation is not None:
-            image, mask, points, sigma, inside = self.augmentation(image, mask, points, sigma, int(seeds[0]))
+        if draws.augmentation is not None:
+            image, mask, points, sigma, inside = draws.augmentation(image, mask, points, sigma, int(seeds[0]))
             off_image = int((~inside).sum())
             taken = taken[inside]
         events = self._events(points, taken) if self.with_events else {}
@@ -254,7 +262,7 @@ class GazeDataset(Dataset[Example]):
     def _taken(self, row: int, seed: int) -> NDArray[np.int64]:
         """Which of the gaze's points an example has."""
         taken = np.arange(self.gaze.starts[row], self.gaze.starts[row + 1])
-        if self.draw_reading and len(taken):
+        if self.draws.reading and len(taken):
             reading = self.gaze.reading[taken]
             taken = taken[reading == seed % (reading[-1] + 1)]
         return taken

@@ -53,7 +53,8 @@ def test_batches_have_no_events_unless_a_stage_asks_for_them(read_twice):
 def test_augmentation_moves_and_drops_events_with_their_points(read_twice):
     datamodule = module(read_twice, readings="drawn", **CLASSES)
     dataset = datamodule.datasets["train"]
-    dataset.augmentation, dataset.with_events = Augmentation(shift=0.4), True
+    dataset.draws = replace(dataset.draws, augmentation=Augmentation(shift=0.4))
+        dataset.with_events = True
     for position in range(len(dataset)):
         example = dataset[2, position]
         assert torch.equal(example["events"][:, :2], example["points"][:, :2])
