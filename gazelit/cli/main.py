@@ -173,6 +173,11 @@ COMMANDS = {
         "take films over the network as a DICOM node, and send results to another",
         positional="ckpt",
     ),
+    "adapt-reader": Command(
+        "gazelit.deploy.new_reader:adapt_reader",
+        "teach a trained model a new reader from a few readings",
+        positional="ckpt",
+    ),
     "guard": Command(
         "gazelit.deploy.fit_guards:guard",
         "fit what tells films unlike a checkpoint's training, and prediction sets of a stated coverage",

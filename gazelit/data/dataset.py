@@ -87,7 +87,8 @@ class WorkingGaze:
 
         Args:
             control: ``shuffled``: each case has the gaze of a case of another patient; ``centre``: points drawn from
-                all these cases' points, as many as the case has; ``none``: no gaze; ``true``: its own.
+                all these cases' points, as many as the case has; ``order``: its own fixations, which of them came when
+                drawn anew in each reading; ``none``: no gaze; ``true``: its own.
             rows: The cases that are changed, and that gaze is taken from.
             patients: (N,) patient of every case.
             seed: Of the shuffling.
@@ -110,15 +111,19 @@ class WorkingGaze:
                 drawn = np.sort(generator.choice(pool, own)) if len(pool) else pool
                 # In the order of time: what a stage that predicts sequences is given must be one.
                 parts[row] = drawn[np.argsort(self.events.times[drawn, 0], kind="stable")]
+            elif control == "order":
+                draws = generator.random(len(parts[row]))
+                parts[row] = parts[row][np.lexsort((draws, self.reading[parts[row]]))]
             else:
                 donor = donors[position]
                 parts[row] = np.arange(self.starts[donor], self.starts[donor + 1])
         order = np.concatenate(parts)
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         reading = self.reading[order] * (control != "centre")
-        return WorkingGaze(
-            self.points[order], self.sigma[order], reading, starts.astype(np.int64), self.events.take(order)
-        )
+        events = self.events.take(order)
+        if control == "order":
+            events = events.in_turn(self.events, np.repeat(np.arange(len(parts)), np.diff(starts)), reading)
+        return WorkingGaze(self.points[order], self.sigma[order], reading, starts.astype(np.int64), events)
 
     def without(self, left_out: NDArray[np.bool_]) -> WorkingGaze:
         """The same gaze without some of its points (M,)."""

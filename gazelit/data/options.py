@@ -13,7 +13,7 @@ from gazelit.errors import InputError
 GazeKind = Literal["fixation", "sample", "detected"]
 SigmaUnit = Literal["deg", "px", "image_px"]
 Readings = Literal["pooled", "equal", "drawn"]
-GazeControl = Literal["true", "shuffled", "centre", "none"]
+GazeControl = Literal["true", "shuffled", "centre", "order", "none"]
 Method = Literal["patient", "official", "official_shared", "reference_image_level", "external"]
 Sampling = Literal["shuffled", "balanced"]
 Split = Literal["train", "val", "test"]
@@ -34,7 +34,8 @@ class GazeOptions:
         detection: Method and thresholds of ``detected``.
         control: What the training and validation cases are given as their gaze, to find out what a model learns from
             it: their own (``true``), that of another patient's film (``shuffled``), points drawn from all of them
-            (``centre``), or ``none``. Test cases keep their own.
+            (``centre``), the fixations of each reading in another order (``order``), or ``none``. Test cases keep
+            their own.
         cases: Number of training cases that keep their gaze, for learning curves; all unless given.
         leave_out: A reader (``reader_id``) whose readings are not trained or selected on, and who alone is tested on:
             leave-one-reader-out; nobody unless given.
@@ -52,6 +53,9 @@ class GazeOptions:
     leave_out: str | None = None
 
     def __post_init__(self) -> None:
+        if self.leave_out == "None":
+            # jsonargparse 4.53 makes this text of a null given for a field of a nested dataclass.
+            object.__setattr__(self, "leave_out", None)
         if not self.sigma > 0:
             raise InputError(f"gaze.sigma: must be above 0, not {self.sigma}")
         if self.cases is not None and self.cases < 0:

@@ -32,6 +32,7 @@ from gazelit.losses.saliency import (
     WeightedSaliencyLoss,
 )
 from gazelit.losses.scanpath import ScanpathLikelihood
+from gazelit.losses.time_slices import TimeSlicesLoss
 from gazelit.losses.weighting import TaskWeighting
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "SimilarityLoss",
     "SupervisedContrastiveLoss",
     "TaskWeighting",
+    "TimeSlicesLoss",
     "UncertaintyWeighting",
     "WeightedSaliencyLoss",
 ]

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from gazelit.models.contrastive_net import ContrastiveNetwork
     from gazelit.models.dual_unet import DualEncoderUNet
     from gazelit.models.network import Network, rebuild
+    from gazelit.models.reader_unet import ReaderUNet
     from gazelit.models.registry import EncoderSpec, build_encoder, list_encoders, register_encoder
     from gazelit.models.scanpath_net import ScanpathNetwork
+    from gazelit.models.time_unet import TimeResolvedUNet
 
 __all__ = [
     "ClassificationNetwork",
@@ -22,7 +24,9 @@ __all__ = [
     "DualEncoderUNet",
     "EncoderSpec",
     "Network",
+    "ReaderUNet",
     "ScanpathNetwork",
+    "TimeResolvedUNet",
     "build_encoder",
     "list_encoders",
     "rebuild",
@@ -35,6 +39,8 @@ _DEFINED_IN = {
     "DualEncoderUNet": "gazelit.models.dual_unet:DualEncoderUNet",
     "EncoderSpec": "gazelit.models.registry:EncoderSpec",
     "Network": "gazelit.models.network:Network",
+    "ReaderUNet": "gazelit.models.reader_unet:ReaderUNet",
+    "TimeResolvedUNet": "gazelit.models.time_unet:TimeResolvedUNet",
     "ScanpathNetwork": "gazelit.models.scanpath_net:ScanpathNetwork",
     "build_encoder": "gazelit.models.registry:build_encoder",
     "list_encoders": "gazelit.models.registry:list_encoders",

@@ -128,9 +128,10 @@ class ScanpathNetwork(Network):
             (``static``), (S, T) each; ``valid`` (S, T); of the duration's logarithm ``log_median`` and ``log_spread``,
             and the chance to stop behind it, ``stop_chance``, (S, T).
         """
-        features = self.film_features(x)
-        if sequences is None:
-            sequences = self.middle(x)
+        return self.of_features(self.film_features(x), self.middle(x) if sequences is None else sequences)
+
+    def of_features(self, features: Tensor, sequences: Sequences) -> dict[str, Tensor]:
+        """What :meth:`forward` gives, from :meth:`film_features`."""
         static = self.static_head(features)
         of_reading = features[sequences.film]
         state = self.history(sequences, of_reading, self.map_stride)
@@ -143,7 +144,7 @@ class ScanpathNetwork(Network):
         place = log_density_at(log_chance, sequences.position, self.map_stride)
         log_static = static.float().flatten(1).log_softmax(1).view_as(static)[sequences.film]
         log_static = log_static.expand(-1, place.shape[1], -1, -1)
-        number = torch.arange(1, place.shape[1] + 1, device=x.device)
+        number = torch.arange(1, place.shape[1] + 1, device=place.device)
         is_last = sequences.ends[:, None] & (sequences.lengths[:, None] == number)
         return {
             "saliency_logits": enlarged(static, self.map_stride),

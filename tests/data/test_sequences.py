@@ -1,5 +1,7 @@
 """Gaze as a sequence in the batch: who looked where, when, in search of what; and readers who are left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_augmentation_moves_and_drops_events_with_their_points(read_twice):
     datamodule = module(read_twice, readings="drawn", **CLASSES)
     dataset = datamodule.datasets["train"]
     dataset.draws = replace(dataset.draws, augmentation=Augmentation(shift=0.4))
-        dataset.with_events = True
+    dataset.with_events = True
     for position in range(len(dataset)):
         example = dataset[2, position]
         assert torch.equal(example["events"][:, :2], example["points"][:, :2])

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store.store import Store
+from gazelit.deploy.inference import load_model
 from gazelit.models import DualEncoderUNet
 from tests.stages.test_stages import PARTS
 from tests.tiny import TINY_ENCODER, save_untrained, tiny
@@ -81,6 +83,26 @@ def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twic
     assert gains["oracle, reader known"] > max(0.5, table["scanpath_bits"].mean())
     assert gains["uniform"] < 0
     assert "Share of the oracle's bits" in section
+
+    # A reader whom the network does not know is learned from two films; nothing else changes.
+    data = GazeDataModule(str(read_twice))
+    read = {
+        split: pd.Series([data.reader_names[one.reader] for one in data.cohort.scanpaths(split)]).value_counts()
+        for split in ("train", "test")
+    }
+    name = next(name for name in "efgh" if read["train"].get(name, 0) > 1 and read["test"].get(name, 0))
+    printed = run_gazelit(
+        "adapt-reader", "run/checkpoints/best.ckpt", f"--reader={name}", "--k=2", "--out=adapted.ckpt"
+    )
+    assert f"learned from 2 films; on {read['test'][name]} test films " in printed
+    before, after = (load_model(path).network for path in ("run/checkpoints/best.ckpt", "adapted.ckpt"))
+    assert after.readers == ("a", "b", "c", "d", name)
+    changed = {key for key, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[key])}
+    assert changed == {"history.reader.weight"}
+    assert torch.equal(after.history.reader.weight[:5], before.history.reader.weight)
+    assert not torch.equal(after.history.reader.weight[5], after.history.reader.weight[0])
+    printed = run_gazelit("adapt-reader", "adapted.ckpt", f"--reader={name}", "--out=again.ckpt", code=2)
+    assert f"{name} is known to the model already" in printed
 
 
 def test_samples_of_gaze_are_refused_in_a_line(read_twice, run_gazelit):

@@ -51,6 +51,26 @@ class Events:
         """The events of some rows."""
         return replace(self, times=self.times[order], reader=self.reader[order], finding=self.finding[order])
 
+    def in_turn(self, before: Events, row: NDArray[np.int64], reading: NDArray[np.int64]) -> Events:
+        """These events begun one after the other as ``before`` were, with the same pauses, and durations of their own.
+
+        Args:
+            before: Readings of the same cases with the same numbers of events.
+            row: (M,) case of each event.
+            reading: (M,) its reading, ascending within a case.
+        """
+        start, duration = before.times.T.astype(np.float64)
+        first = np.flatnonzero(np.diff(row, prepend=-1) | np.diff(reading, prepend=-1))
+        pause = start - np.concatenate([[0.0], (start + duration)[:-1]])
+        pause[first] = start[first]
+        own = self.times[:, 1].astype(np.float64)
+        ends = np.cumsum(pause + own)
+        # Sums run over all readings: each begins where its first event is.
+        counts = np.diff(np.append(first, len(row)))
+        offset = np.repeat((ends - own - pause)[first], counts)
+        times = np.column_stack([ends - own - offset, own]).astype(np.float32)
+        return replace(self, times=times)
+
 
 def _numbered(names: pd.Series) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """The number of each name among the sorted ones, −1 for an empty one; and those names."""
