@@ -63,7 +63,9 @@ def test_a_path_is_drawn_where_it_is():
     # The number of the second fixation is in its middle; twice the radius for four times the duration.
     assert drawn[12:28, 78:92].max() > 100
     for (x, y), radius in (((9.75, 149.75), 2.8), ((84.75, 19.75), 5.6)):
-        assert drawn[round(y), round(x - radius)] > 100
+        left, line = round(x - radius), round(y)
+        assert drawn[line - 1 : line + 2, left - 1 : left + 2].max() > 100
+        assert drawn[line, : left - 2].max() == 0
     assert drawn[100:140, 60:].max() == 0
 
 

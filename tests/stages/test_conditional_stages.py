@@ -175,6 +175,14 @@ def test_a_stage_takes_stage_2_over_and_is_tested_by_film(name, read_twice, plai
     assert table["index"].is_unique
     for column in columns:
         assert metrics[f"test/{column}"] == pytest.approx(table[column].mean(), rel=1e-4, nan_ok=True)
+    run_gazelit("report", str(found))
+    report = (found / "report" / "report.md").read_text()
+    assert ("## Gaze by time" in report) == (name == "time_resolved")
+    assert ("## Gaze by reader" in report) == (name == "reader_conditional")
+    if name == "time_resolved":
+        gain = (table["from_0s_ig"] - table["from_0s_ig_of_whole"]).mean()
+        (row,) = [line for line in report.splitlines() if "| 0 s to 1 s |" in line]
+        assert f"{abs(gain):.3f}" in row
     if name == "reader_conditional":
         assert table["reader_identified"].dropna().between(0, 1).all()
         # The network hardly knows its readers yet: their maps are nearly an unknown one's.

@@ -24,7 +24,7 @@ from gazelit.evaluation.scanpaths.trials import Path, Trials
 from gazelit.metrics.scanpath import conditional_scores
 from gazelit.metrics.scanpath.summary import path_scores
 from gazelit.models.network import Network
-from gazelit.synthetic.oracle import for_case
+from gazelit.synthetic.oracle import Oracle, for_case
 
 logger = logging.getLogger("gazelit")
 
@@ -215,15 +215,21 @@ def _oracles(datamodule: GazeDataModule, readings: Sequence[Scanpath], bases: _B
     films = list(dict.fromkeys(reading.row for reading in readings))[:MOST_ORACLE_FILMS]
     logger.info("oracle: the particle filter of the readings of %d test films", len(films))
     by_reader: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
-    for reading in readings:
-        if reading.row not in films:
-            continue
-        name = datamodule.reader_names[reading.reader] if reading.reader >= 0 else law.reader
-        for known in (False, True):
-            if known and name is None:
+    for row in films:
+        # Films are rendered once, whoever reads them.
+        case = datamodule.store.cases.iloc[row]
+        film = for_case(str(case["image_id"]), (int(case["height"]), int(case["width"]))).film
+        assert film is not None
+        for reading in readings:
+            if reading.row != row:
                 continue
-            bits = oracle_bits(datamodule, reading, name if known else law.reader, bases(reading.row)[0])
-            by_reader[known] += [(reading.row, value) for value in bits if np.isfinite(value)]
+            name = datamodule.reader_names[reading.reader] if reading.reader >= 0 else law.reader
+            for known in (False, True):
+                if known and name is None:
+                    continue
+                oracle = Oracle.of(film, name if known else law.reader)
+                bits = oracle_bits(datamodule, reading, oracle, bases(row)[0])
+                by_reader[known] += [(row, value) for value in bits if np.isfinite(value)]
     tables = {
         name: pd.DataFrame(by_reader[known], columns=["index", "scanpath_bits"])
         for name, known in ((ORACLE, False), (ORACLE_OF_READER, True))
@@ -233,18 +239,16 @@ def _oracles(datamodule: GazeDataModule, readings: Sequence[Scanpath], bases: _B
 
 
 def oracle_bits(
-    datamodule: GazeDataModule, reading: Scanpath, reader: str | None, base: torch.Tensor
+    datamodule: GazeDataModule, reading: Scanpath, oracle: Oracle, base: torch.Tensor
 ) -> NDArray[np.float64]:
     """Bits that the oracle gains over a log-density (H, W) at each fixation of a reading.
 
     Args:
         datamodule: The data, of a hard synthetic cohort.
         reading: The reading.
-        reader: Who is known to read; any of the panel if None.
+        oracle: Of its film, and of its reader if that is to be known.
         base: What is gained over.
     """
-    case = datamodule.store.cases.iloc[reading.row]
-    oracle = for_case(str(case["image_id"]), (int(case["height"]), int(case["width"])), reader)
     xy = datamodule.to_original(reading.row, reading.path[:, :2])
     log = oracle.log_density(xy[:, 0], xy[:, 1], reading.path[:, 2])
     # Per cm² to per working pixel.
