@@ -29,6 +29,7 @@ OTHER_STAGES = sorted(
         "scanpath.yaml",
         "time_resolved.yaml",
         "reader_conditional.yaml",
+        "finding_conditional.yaml",
     )
     for path in config_root().rglob(pattern)
     # What stages are laid over is no stage.
@@ -180,7 +181,7 @@ def small(config, store):
     """Options that make the stage of a configuration small."""
     if "multitask" in config:
         return [*tiny(3, store, network=False), *TINY_ONE_ENCODER]
-    if "time_resolved" in config or "reader_conditional" in config:
+    if any(name in config for name in ("time_resolved", "reader_conditional", "finding_conditional")):
         return tiny(2, store)
     number = re.search(r"stage(\d)", config)
     return tiny(int(number.group(1)) if number else 1, store)

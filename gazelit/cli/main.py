@@ -117,6 +117,11 @@ COMMANDS = {
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
     ),
+    "phrases": Command(
+        "gazelit.reporting.phrases:phrases",
+        "ask whether readers look at what they say, and how long before",
+        positional="store",
+    ),
     "compare-scanpaths": Command(
         "gazelit.reporting.scanpaths:compare",
         "score predicted scanpaths, and yardsticks that see no film, against GazeSearch's",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gazelit.data.dataset import WorkingGaze, check_downscale
 from gazelit.data.gaze.centre_bias import CentreBiases, mean_map
+from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.images.regions import region_masks
 from gazelit.data.labels import Uncertain, explain_unusable, read_labels
 from gazelit.data.options import GazeOptions, SplitOptions
@@ -237,10 +238,11 @@ class Cohort:
             "readings": gaze.readings,
             "gaze_control": gaze.control,
             "gaze_cases": gaze.cases,
+            **({} if not gaze.phrases else {"phrases": dict(gaze.phrases), "phrase_lag": gaze.phrase_lag}),
             # Nobody's name, and only where it is so: earlier stamps have no such entry.
             **({} if gaze.leave_out is None else {"reader_left_out": sha256_json(gaze.leave_out)[:12]}),
             "train_cases": self.split_options.train_cases,
-            "window": None if gaze.window is None else asdict(gaze.window),
+            "window": None if gaze.window is None else _window(gaze.window),
             "detection": asdict(gaze.detection) if gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
             **self.split.settings,
@@ -263,3 +265,8 @@ class Cohort:
             return None
         scale = np.mean([box.scale for box in self.store.letterboxes], axis=0) / self.downscale
         return [round(float(value), 4) for value in np.array(sigma) / (scale * degree)]
+
+
+def _window(window: TimeWindow) -> dict[str, Any]:
+    """A window as provenance has it; without a lag as it was before there were lags."""
+    return {name: value for name, value in asdict(window).items() if name != "lag" or value}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -78,7 +78,7 @@ class WorkingGaze:
                 "needed. Are the pixels per degree right?"
             )
         points = np.column_stack([xy, weight]).astype(np.float32)
-        return cls(points, sigma.astype(np.float32), reading, starts, Events.of(store, gaze))
+        return cls(points, sigma.astype(np.float32), reading, starts, Events.of(store, gaze, options))
 
     def controlled(
         self, control: GazeControl, rows: NDArray[np.int64], patients: NDArray[np.generic], seed: int
@@ -88,7 +88,8 @@ class WorkingGaze:
         Args:
             control: ``shuffled``: each case has the gaze of a case of another patient; ``centre``: points drawn from
                 all these cases' points, as many as the case has; ``order``: its own fixations, which of them came when
-                drawn anew in each reading; ``none``: no gaze; ``true``: its own.
+                drawn anew in each reading; ``phrases``: what was said is moved round by a random number of events;
+                ``none``: no gaze; ``true``: its own.
             rows: The cases that are changed, and that gaze is taken from.
             patients: (N,) patient of every case.
             seed: Of the shuffling.
@@ -99,6 +100,12 @@ class WorkingGaze:
         if control == "true" or not len(rows):
             return self
         generator = np.random.default_rng(seed)
+        if control == "phrases":
+            said = self.events.said.copy()
+            for row in rows:
+                part = slice(self.starts[row], self.starts[row + 1])
+                said[part] = self.events.moved(part, self.reading[part], generator)
+            return replace(self, events=replace(self.events, said=said))
         parts = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
         pool = np.concatenate([parts[row] for row in rows])
         if control == "shuffled":
@@ -187,7 +194,8 @@ class GazeDataset(Dataset[Example]):
 
     With ``with_events`` it also has ``events`` (N, 4) float32 as x, y, start and duration, of the same points and in
     the order of time within a reading; and (N,) int64 ``reading`` (which of the case's readings an event is of),
-    ``reader`` and ``finding`` (numbers in :class:`gazelit.data.gaze.sequences.Events`).
+    ``reader`` and ``finding`` (numbers in :class:`gazelit.data.gaze.sequences.Events`), and (N, F) float32 ``said``,
+    the share of an event's duration during which each of ``gaze.phrases`` was said.
 
     Args:
         store: The prepared store.
@@ -275,7 +283,7 @@ class GazeDataset(Dataset[Example]):
     def _events(self, points: NDArray[np.float32], taken: NDArray[np.int64]) -> dict[str, Tensor]:
         events = self.gaze.events.take(taken)
         columns = np.concatenate([points[:, :2], events.times], axis=1), self.gaze.reading[taken]
-        values = (*columns, events.reader, events.finding)
+        values = (*columns, events.reader, events.finding, events.said)
         return {key: torch.from_numpy(value) for key, value in zip(EVENT_KEYS, values, strict=True)}
 
     def _image(self, row: int) -> NDArray[np.uint8] | NDArray[np.float32]:

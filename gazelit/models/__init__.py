@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gazelit.models.classification_net import ClassificationNetwork
     from gazelit.models.contrastive_net import ContrastiveNetwork
     from gazelit.models.dual_unet import DualEncoderUNet
+    from gazelit.models.finding_unet import FindingUNet
     from gazelit.models.network import Network, rebuild
     from gazelit.models.reader_unet import ReaderUNet
     from gazelit.models.registry import EncoderSpec, build_encoder, list_encoders, register_encoder
@@ -23,6 +24,7 @@ __all__ = [
     "ContrastiveNetwork",
     "DualEncoderUNet",
     "EncoderSpec",
+    "FindingUNet",
     "Network",
     "ReaderUNet",
     "ScanpathNetwork",
@@ -38,6 +40,7 @@ _DEFINED_IN = {
     "ContrastiveNetwork": "gazelit.models.contrastive_net:ContrastiveNetwork",
     "DualEncoderUNet": "gazelit.models.dual_unet:DualEncoderUNet",
     "EncoderSpec": "gazelit.models.registry:EncoderSpec",
+    "FindingUNet": "gazelit.models.finding_unet:FindingUNet",
     "Network": "gazelit.models.network:Network",
     "ReaderUNet": "gazelit.models.reader_unet:ReaderUNet",
     "TimeResolvedUNet": "gazelit.models.time_unet:TimeResolvedUNet",

@@ -2,6 +2,7 @@
 
 from gazelit.stages.base import Stage
 from gazelit.stages.contrastive import ContrastivePretraining
+from gazelit.stages.finding_conditional import FindingConditional
 from gazelit.stages.joint import JointFinetuning
 from gazelit.stages.reader_conditional import ReaderConditional
 from gazelit.stages.saliency import SaliencyWarmup
@@ -11,6 +12,7 @@ from gazelit.stages.time_resolved import TimeResolvedSaliency
 
 __all__ = [
     "ContrastivePretraining",
+    "FindingConditional",
     "JointFinetuning",
     "ReaderConditional",
     "SaliencyWarmup",

@@ -194,3 +194,57 @@ def test_the_readers_of_a_left_out_reader_are_unknown(read_twice, plain, run_gaz
     assert GazeDataModule(str(read_twice), gaze=gaze).provenance["reader_left_out"]
     options = [*tiny(2, read_twice), "--model.network.readers=[b,c]", "--data.gaze.leave_out=a"]
     run_gazelit("fit", "--config=presets/quick/reader_conditional.yaml", *options, "--trainer.fast_dev_run=true")
+
+
+WORDS = {"cardiac silhouette": "heart", "bone": "bones"}
+
+
+def test_what_was_said_is_told_event_by_event_and_the_control_moves_it(store):
+    def events(**options):
+        module = GazeDataModule(
+            str(store), gaze=GazeOptions(phrases=WORDS, **options), loader=LoaderOptions(num_workers=0)
+        )
+        return module, module.cohort.gaze
+
+    module, gaze = events(phrase_lag=0.5)
+    phrases, row = module.store.table("phrases"), int(module.rows("train")[0])
+    part = slice(gaze.starts[row], gaze.starts[row + 1])
+    spans = phrases[(phrases["row"] == row) & phrases["text"].str.contains("bones")][["begin", "end"]].to_numpy() - 0.5
+    start, duration = gaze.events.times[part].T.astype(float)
+    clock = start[:, None] + duration[:, None] * (np.arange(400) + 0.5) / 400
+    expected = ((clock[..., None] >= spans[:, 0]) & (clock[..., None] < spans[:, 1])).any(-1).mean(1)
+    assert expected.max() > 0
+    assert gaze.events.said[part, 1] == pytest.approx(expected, abs=0.01)
+    _, moved = events(phrase_lag=0.5, control="phrases")
+    assert np.array_equal(moved.points, gaze.points)
+    for one in module.rows("train"):
+        own = slice(gaze.starts[one], gaze.starts[one + 1])
+        assert np.array_equal(np.sort(moved.events.said[own], axis=0), np.sort(gaze.events.said[own], axis=0))
+    assert not np.array_equal(moved.events.said, gaze.events.said)
+    kept = np.concatenate([np.arange(gaze.starts[one], gaze.starts[one + 1]) for one in module.rows("test")])
+    assert np.array_equal(moved.events.said[kept], gaze.events.said[kept])
+
+
+def test_maps_by_finding_are_trained_and_scored_against_regions(store, plain, run_gazelit, tmp_path):
+    data = GazeDataModule(str(store)).provenance
+    before = save_untrained(tmp_path / "stage2.ckpt", plain, data, "saliency")
+    options = [
+        *tiny(2, store),
+        "--checkpoint.dirpath=run/checkpoints",
+        "--trainer.max_epochs=2",
+        f"--ckpt_path={before}",
+    ]
+    printed = run_gazelit("fit", "--config=presets/quick/finding_conditional.yaml", *options)
+    assert "loaded encoder, saliency_encoder, decoder, saliency_head; new finding_heads" in printed
+    run_gazelit("test", "--config=run/config.yaml", "--trainer.default_root_dir=tested")
+    (found,) = [path.parent for path in (tmp_path / "tested").rglob("metrics.json")]
+    table, metrics = pd.read_parquet(found / "predictions.parquet"), json.loads((found / "metrics.json").read_text())
+    for name in ("said_cardiac_silhouette_mass", "said_cardiac_silhouette_auc_of_whole"):
+        # A film on which it is not marked has no value.
+        assert table[name].dropna().between(0, 1).all()
+        assert metrics[f"test/{name}"] == pytest.approx(table[name].mean(), rel=1e-4)
+    printed = run_gazelit(
+        "fit", "--config=presets/quick/finding_conditional.yaml", *tiny(2, store), "--model.network.findings=[lung]",
+        "--trainer.fast_dev_run=true", code=2,
+    )  # fmt: skip
+    assert "data.gaze.phrases: names cardiac silhouette, but the network has maps of lung" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from gazelit.evaluation.compare import ArmSummary
@@ -21,7 +22,7 @@ def time_blocks(summaries: Sequence[ArmSummary]) -> list[Block]:
             for name in arm.estimates
             if name.startswith("from_") and name.endswith(_PART_GAIN)
         )
-        for begin, end in zip(begins, [*begins[1:], None], strict=True):
+        for begin, end in itertools.zip_longest(begins, begins[1:]):
             name = f"from_{begin:g}s"
             part = f"{begin:g} s to {'the end' if end is None else f'{end:g} s'}"
             values = [f"{name}_ig", f"{name}_ig_of_whole", f"{name}{_PART_GAIN}", f"{name}_cc"]
