@@ -57,9 +57,11 @@ def looks_at_findings(
     rows = []
     for name, pattern in findings.items():
         try:
-            said = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
+            # pandas raises errors of whichever library it matches with.
+            re.compile(pattern)
         except re.error as error:
             raise InputError(f"findings.{name}: is no regular expression ({error})") from error
+        said = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
         named = regions[[spelt_alike(region) == spelt_alike(name) for region in regions["name"]]]
         by_case = {int(row): part for row, part in named.groupby("row")}
         for (row, reading), words in said.groupby(["row", "reading_id"]):
