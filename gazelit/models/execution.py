@@ -112,7 +112,7 @@ def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[l
         size: Of an image that the network takes.
 
     Returns:
-        Lists from the input to the output, each parameter in one; the first or the last may be empty.
+        Lists from the input to the output, none empty, each parameter in one.
     """
     module = network.get_submodule(component)
     blocks = [list(block.parameters()) for block in _blocks(module, _called(network, size))]
@@ -121,7 +121,7 @@ def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[l
     first = next((place for place, parameter in enumerate(order) if id(parameter) in within), len(order))
     outside = [(place, parameter) for place, parameter in enumerate(order) if id(parameter) not in within]
     before, behind = ([p for place, p in outside if (place < first) == is_before] for is_before in (True, False))
-    return [before, *blocks, behind]
+    return [layer for layer in (before, *blocks, behind) if layer]
 
 
 def shard(network: Network, mesh: DeviceMesh) -> None:
