@@ -26,6 +26,8 @@ WHEEL := build/wheel
 # Working resolution of each preset's store, as height width.
 SIZE_quick := [128, 96]
 SIZE_paper := [640, 512]
+SIZE_lean := $(SIZE_paper)
+SIZE_lean-small := $(SIZE_paper)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-min test-extras wheel-test docs fuzz lint format reproduce clean

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from gazelit.configs import find_config, read_config
 from gazelit.density import log_density
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.models.execution import Execution, apply_execution
 
-STEM = EncoderSpec("res-se", options={"widths": [32, 64, 128], "stem_stride": 4})
-LEAN: dict[str, Any] = {"saliency_encoder": STEM, "decoder_widths": [96, 64, 32], "map_stride": 4}
+#: As shipped: configs/networks/lean.yaml.
+LEAN: dict[str, Any] = read_config(find_config("networks/lean.yaml"))["model"]["init_args"]["network"]["init_args"]
 PAPER: dict[str, Any] = {"saliency_encoder": EncoderSpec("res-se")}
 
 

@@ -1,4 +1,4 @@
-"""How many processors there are for this process, and how threads wait on them."""
+"""How many processors there are for this process, what they can do, and how threads wait on them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,30 @@ def _quotas(root: Path) -> Iterator[float]:
                 quota, period = ((_read(folder / f"cpu.cfs_{part}_us") or "").strip() for part in ("quota", "period"))
             if quota.isdigit() and period.isdigit() and int(period) > 0:
                 yield int(quota) / int(period)
+
+
+def takes_bfloat16(root: Path = _ROOT) -> bool:
+    """Whether the CPU multiplies bfloat16 itself.
+
+    Args:
+        root: Where ``proc`` is mounted.
+    """
+    flags = set((_read(root / "proc/cpuinfo") or "").split())
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def has_bfloat16(may_use_gpu: bool = True) -> bool:
+    """Whether the device that a training would run on multiplies bfloat16 itself.
+
+    Args:
+        may_use_gpu: Whether a GPU counts.
+    """
+    # Whoever asks how many processors there are does not wait for it.
+    import torch
+
+    if may_use_gpu and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return takes_bfloat16()
 
 
 def _read(path: Path) -> str | None:
