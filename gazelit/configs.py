@@ -55,8 +55,8 @@ def find_config(name: str, preset: str = "paper") -> Path:
     for shipped in (root / "presets" / preset / inside, root / inside):
         if not inside.is_absolute() and shipped.is_file():
             return shipped
-    meant = _closest(path)
-    found = f"did you mean {meant}?" if meant else "`gazelit configs` lists those"
+    suggestion = _closest(path)
+    found = f"did you mean {suggestion}?" if suggestion else "`gazelit configs` lists those"
     raise InputError(f"{name}: no such configuration file, nor one shipped with gazelit; {found}")
 
 
@@ -210,12 +210,12 @@ def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:
         raise InputError(f"{path}: no readable YAML (not UTF-8)") from error
 
 
-def check_growth(text: str, what: str) -> None:
+def check_growth(text: str, origin: str) -> None:
     """Checks that YAML stays small when its aliases are written out, as whoever walks through it does.
 
     Args:
         text: The YAML.
-        what: Begins the message: the file.
+        origin: Begins the message: the file.
 
     Raises:
         InputError: It has more than :data:`MAX_NODES` nodes or :data:`MAX_DEPTH` levels, or contains itself.
@@ -228,7 +228,7 @@ def check_growth(text: str, what: str) -> None:
         if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
             levels.append((event.anchor, 1))
             if len(levels) > MAX_DEPTH:
-                raise InputError(f"{what}: nested more than {MAX_DEPTH} levels deep")
+                raise InputError(f"{origin}: nested more than {MAX_DEPTH} levels deep")
             continue
         if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
             anchor, count = levels.pop()
@@ -236,7 +236,7 @@ def check_growth(text: str, what: str) -> None:
             anchor, count = event.anchor, 1
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise InputError(f"{what}: the alias *{event.anchor} stands within what it names")
+                raise InputError(f"{origin}: the alias *{event.anchor} stands within what it names")
             anchor, count = None, sizes[event.anchor]
         else:
             continue
@@ -245,4 +245,4 @@ def check_growth(text: str, what: str) -> None:
         parent, total = levels[-1]
         levels[-1] = (parent, total + count)
         if total + count > MAX_NODES:
-            raise InputError(f"{what}: has more than {MAX_NODES} values once its aliases are written out")
+            raise InputError(f"{origin}: has more than {MAX_NODES} values once its aliases are written out")

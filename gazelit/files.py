@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -185,6 +185,51 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
+    """Which files of a folder are not as they were recorded, a line each.
+
+    Args:
+        folder: The folder.
+        recorded: SHA-256 by path within it.
+    """
+    found = []
+    for name, digest in recorded.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{path}: is missing")
+        elif sha256_file(path) != digest:
+            found.append(f"{path}: differs from what was written")
+    return found
+
+
+def write_checksums(path: Path, names: Iterable[str]) -> None:
+    """Writes the SHA-256 of files as ``sha256sum`` does, whose ``-c`` compares them.
+
+    Args:
+        path: The file to write.
+        names: Files, relative to its folder.
+    """
+    lines = [f"{sha256_file(path.parent / name)}  {name}\n" for name in sorted(names)]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def read_checksums(path: Path) -> dict[str, str]:
+    """What :func:`write_checksums` wrote: SHA-256 by path.
+
+    Raises:
+        InputError: The file is something else.
+    """
+    try:
+        pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from error
+    is_ours = all(len(pair) == 2 and len(pair[0]) == 64 and Path(pair[1]).parts.count("..") == 0 for pair in pairs)
+    if not pairs or not is_ours or any(Path(name).is_absolute() for _, name in pairs):
+        raise InputError(f"{path}: is damaged, so that the files beside it cannot be compared")
+    return {name: digest for digest, name in pairs}
 
 
 def sha256_json(content: Any) -> str:

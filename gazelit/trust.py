@@ -72,12 +72,12 @@ def trust_until_end() -> Iterator[None]:
         _trusted.update(before)
 
 
-def check_names(content: Any, what: str) -> None:
+def check_names(content: Any, origin: str) -> None:
     """Checks that a stranger's file names no class outside gazelit's own, the known libraries and trusted modules.
 
     Args:
         content: Nested mappings, sequences and primitives.
-        what: Begins the message: the file.
+        origin: Begins the message: the file.
 
     Raises:
         InputError: A string in it names something that could be imported and is not trusted.
@@ -86,17 +86,17 @@ def check_names(content: Any, what: str) -> None:
         module = _split(name)[0]
         if not is_trusted(module):
             raise InputError(
-                f"{what}: names {name}, which is not gazelit's own; nothing was imported. If you know and trust that "
+                f"{origin}: names {name}, which is not gazelit's own; nothing was imported. If you know and trust that "
                 f"code, add --trust {module}"
             )
 
 
-def trust_names(content: Any, what: str) -> None:
+def trust_names(content: Any, origin: str) -> None:
     """Trusts the modules that a user's own configuration names, after reading, not running, their files.
 
     Args:
         content: Nested mappings, sequences and primitives.
-        what: Begins the message: the file, or ``the command line``.
+        origin: Begins the message: the file, or ``the command line``.
 
     Raises:
         InputError: A class is named that its module's file does not define, or that cannot be of any expected kind.
@@ -106,7 +106,7 @@ def trust_names(content: Any, what: str) -> None:
         if is_trusted(module):
             continue
         if is_class:
-            check_definition(module, attribute, f"{what}: {name}")
+            check_definition(module, attribute, f"{origin}: {name}")
         if not _is_standard(module):
             _trusted.add(module.partition(".")[0])
 
@@ -135,29 +135,29 @@ def names_in(content: Any) -> Iterator[tuple[str, bool]]:
             yield from names_in(value)
 
 
-def load_class(path: str, kind: type[_T], what: str) -> type[_T]:
+def load_class(path: str, kind: type[_T], origin: str) -> type[_T]:
     """The class that a dotted path or ``module:Class`` names, checked before anything of it is called.
 
     Args:
         path: The name.
         kind: What it must be a subclass of.
-        what: Begins the message, such as the file that names it.
+        origin: Begins the message, such as the file that names it.
 
     Raises:
         InputError: It cannot be imported, or is no such class.
     """
     module, name = _split(path)
-    check_definition(module, name, f"{what}: {path}")
+    check_definition(module, name, f"{origin}: {path}")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{what}: {path} cannot be imported ({error}); install what defines it") from error
+        raise InputError(f"{origin}: {path} cannot be imported ({error}); install what defines it") from error
     if not isinstance(found, type) or not issubclass(found, kind):
-        raise InputError(f"{what}: {path} is no subclass of {kind.__module__}.{kind.__qualname__}; it was not called")
+        raise InputError(f"{origin}: {path} is no subclass of {kind.__module__}.{kind.__qualname__}; it was not called")
     return found
 
 
-def check_definition(module: str, name: str, what: str) -> None:
+def check_definition(module: str, name: str, origin: str) -> None:
     """Checks by the text of a module's file, without running it, that it can define a class of a model's kind.
 
     Where the text does not tell (compiled modules, star imports, computed names) nothing is said here; the class is
@@ -167,21 +167,21 @@ def check_definition(module: str, name: str, what: str) -> None:
         InputError: The module belongs to Python's own library or is not found, or its file defines no such class.
     """
     if _is_standard(module):
-        raise InputError(f"{what} belongs to Python's own library, which defines no part of a model")
+        raise InputError(f"{origin} belongs to Python's own library, which defines no part of a model")
     if is_trusted(module) and module.partition(".")[0] != "gazelit":
         return
     spec = _find(module)
     if spec is None:
-        raise InputError(f"{what} cannot be imported: there is no module {module}; install what defines it")
+        raise InputError(f"{origin} cannot be imported: there is no module {module}; install what defines it")
     if spec.origin is None or not spec.origin.endswith(".py"):
         return
     try:
         tree = ast.parse(Path(spec.origin).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{what} cannot be imported: {spec.origin} is no readable Python file") from error
+        raise InputError(f"{origin} cannot be imported: {spec.origin} is no readable Python file") from error
     problem = _problem(tree, name)
     if problem:
-        raise InputError(f"{what} {problem} in {spec.origin}; nothing was imported")
+        raise InputError(f"{origin} {problem} in {spec.origin}; nothing was imported")
 
 
 def _problem(tree: ast.Module, name: str) -> str | None:

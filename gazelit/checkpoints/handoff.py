@@ -62,14 +62,14 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
     checkpoint = read_checkpoint(path)
     stamp = checkpoint[STAMP_KEY]
     stored: dict[str, Any] = stamp["components"]
-    ours = network.specs
-    shared = tuple(name for name in ours if name in stored)
+    configured = network.specs
+    shared = tuple(name for name in configured if name in stored)
     if not shared:
         raise InputError(
-            f"{path}: stage '{stamp['stage']}' ({', '.join(stored)}) and stage '{stage}' ({', '.join(ours)}) "
+            f"{path}: stage '{stamp['stage']}' ({', '.join(stored)}) and stage '{stage}' ({', '.join(configured)}) "
             "share no component; give a checkpoint of a stage that trains one of them"
         )
-    check_components(path, {name: stored[name] for name in shared}, ours)
+    check_components(path, {name: stored[name] for name in shared}, configured)
 
     states = {name: component_state(checkpoint, name) for name in shared}
     for name in shared:
@@ -79,25 +79,26 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
     return HandOff(
         source_stage=stamp["stage"],
         loaded=shared,
-        new=tuple(name for name in ours if name not in stored),
-        left_behind=tuple(name for name in stored if name not in ours),
+        new=tuple(name for name in configured if name not in stored),
+        left_behind=tuple(name for name in stored if name not in configured),
         parent={**stamp, "sha256": sha256_file(path), "split_note": split_note},
     )
 
 
-def check_components(path: str | os.PathLike[str], stored: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Checks that each of ``theirs`` is specified as in ``ours``.
+def check_components(path: str | os.PathLike[str], stored: Mapping[str, Any], configured: Mapping[str, Any]) -> None:
+    """Checks that each of the stored components is specified as in ``configured``.
 
     Raises:
         InputError: A component is missing or differs; the message names the fields.
     """
     for name, specification in stored.items():
-        if name not in ours:
+        if name not in configured:
             raise InputError(f"{path}: has a component '{name}' that the configured network lacks")
-        if not same_specification(specification, ours[name]):
+        if not same_specification(specification, configured[name]):
             raise InputError(
                 f"{path}: component '{name}' differs from the configured network in "
-                f"{_differences(specification, ours[name])}; use the network section the checkpoint was trained with"
+                f"{_differences(specification, configured[name])}; use the network section the checkpoint was trained "
+                "with"
             )
 
 
@@ -105,6 +106,8 @@ def _without_weights(specification: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in specification.items() if key != "weights"}
 
 
-def _differences(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in {*stored, *ours} - {"weights"} if stored.get(key) != ours.get(key))
-    return "; ".join(f"{key} ({stored.get(key)!r} in the checkpoint, {ours.get(key)!r} configured)" for key in keys)
+def _differences(stored: Mapping[str, Any], configured: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*stored, *configured} - {"weights"} if stored.get(key) != configured.get(key))
+    return "; ".join(
+        f"{key} ({stored.get(key)!r} in the checkpoint, {configured.get(key)!r} configured)" for key in keys
+    )

@@ -64,21 +64,21 @@ def _overlap(ancestor: Mapping[str, Any], data: Mapping[str, Any]) -> str | None
         return None
     if data.get("trained_on") is not None and data["trained_on"] == earlier.get("fingerprint"):
         return None
-    source, ours = earlier.get("source"), data.get("source", "these data")
+    source, source_now = earlier.get("source"), data.get("source", "these data")
     if split is None:
         return f"was trained on {source or 'data it does not name'}, and on which of their patients is not recorded"
     if not _shares_patients(earlier, data):
         return f"was trained on {source}; whether it has seen patients of this test split is not known"
-    if source != ours:
-        return f"was trained on {source}, which shares patients with {ours}"
-    return f"was trained on another split of {ours} ({_split_differences(earlier, data)})"
+    if source != source_now:
+        return f"was trained on {source}, which shares patients with {source_now}"
+    return f"was trained on another split of {source_now} ({_split_differences(earlier, data)})"
 
 
-def _shares_patients(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+def _shares_patients(earlier: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     """Whether two data sets may hold the same patients: parts of one collection, and not one simulated, one real."""
-    if bool(earlier.get("synthetic")) != bool(ours.get("synthetic")):
+    if bool(earlier.get("synthetic")) != bool(data.get("synthetic")):
         return False
-    return bool(_collections(earlier) & _collections(ours))
+    return bool(_collections(earlier) & _collections(data))
 
 
 def _collections(data: Mapping[str, Any]) -> set[str]:
@@ -87,14 +87,14 @@ def _collections(data: Mapping[str, Any]) -> set[str]:
     return names | set(data.get("origin") or [])
 
 
-def _split_differences(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+def _split_differences(earlier: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """The settings in which two splits differ, by name."""
     settings = sorted(
-        key for key in {*earlier, *ours} if key in ("fold", "folds", "fingerprint") or key.startswith("split_")
+        key for key in {*earlier, *data} if key in ("fold", "folds", "fingerprint") or key.startswith("split_")
     )
     differences = [
-        f"{key.removeprefix('split_')} {earlier.get(key)}, now {ours.get(key)}"
+        f"{key.removeprefix('split_')} {earlier.get(key)}, now {data.get(key)}"
         for key in settings
-        if earlier.get(key) != ours.get(key) and key != "split_sha256"
+        if earlier.get(key) != data.get(key) and key != "split_sha256"
     ]
     return "; ".join(differences) or "the settings are the same, the cases are not"

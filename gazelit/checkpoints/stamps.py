@@ -22,9 +22,10 @@ import torch
 
 from gazelit import __version__
 from gazelit.checkpoints.formats import FORMAT, MAX_GENERATIONS, migrate
+from gazelit.checkpoints.seal import check_seal, write_sealed
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, read_json, sha256_file
-from gazelit.models.weights import read_tensors
+from gazelit.models.weights import check_is_file, read_tensors
 
 if TYPE_CHECKING:
     from gazelit.models.network import Network
@@ -104,10 +105,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: A ``.ckpt``, or the ``.safetensors`` of :func:`gazelit.checkpoints.exporting.export_weights`.
 
     Raises:
-        InputError: The file is missing, is not a checkpoint, or carries no stamp, a malformed one, or one of a later
-            version of gazelit.
+        InputError: The file is missing, is damaged, is not a checkpoint, or carries no stamp, a malformed one, or one
+            of a later version of gazelit.
     """
-    checkpoint = _read_exported(Path(path)) if Path(path).suffix == WEIGHTS_SUFFIX else read_tensors(path)
+    if Path(path).suffix == WEIGHTS_SUFFIX:
+        checkpoint = _read_exported(Path(path))
+    else:
+        check_is_file(Path(path))
+        check_seal(path)
+        checkpoint = read_tensors(path)
     if not isinstance(checkpoint, dict) or STAMP_KEY not in checkpoint:
         raise InputError(
             f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`"
@@ -214,7 +220,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], out: Path) -> None:
     torch.save(_canonical(dict(checkpoint)), content)
     try:
         with atomic_path(out) as temporary, temporary.open("wb") as file:
-            file.write(content.getbuffer())
+            write_sealed(content.getbuffer(), file)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror or error}); make room and resume, an earlier checkpoint "

@@ -83,14 +83,14 @@ def _network(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> Net
 
 
 def _check_data(
-    path: str | os.PathLike[str], stored: Mapping[str, Any], ours: Mapping[str, Any], outputs: Sequence[Taught]
+    path: str | os.PathLike[str], stored: Mapping[str, Any], data: Mapping[str, Any], outputs: Sequence[Taught]
 ) -> None:
     """Checks that a teacher tells the same classes apart, at the same size, as far as the data at hand say."""
     fields = ["size", *(["class_names", "exclusive"] if "diagnosis" in outputs else [])]
     for field in fields:
-        if field in ours and stored.get(field) != ours[field]:
+        if field in data and stored.get(field) != data[field]:
             raise InputError(
-                f"{path}: the teacher was trained with {field} {stored.get(field)}, the data have {ours[field]}; both "
+                f"{path}: the teacher was trained with {field} {stored.get(field)}, the data have {data[field]}; both "
                 "must be the same, in the same order"
             )
 

@@ -188,10 +188,10 @@ def _devices() -> Iterator[tuple[State, str]]:
             except RuntimeError as error:
                 yield "error", f"cuda:{number} {about.name} does not work ({str(error).splitlines()[0]})"
                 continue
-            takes = "takes" if torch.cuda.is_bf16_supported(including_emulation=False) else "does not take"
+            support = "takes" if torch.cuda.is_bf16_supported(including_emulation=False) else "does not take"
             yield (
                 "ok",
-                f"cuda:{number} {about.name}, {_size(free)} of {_size(about.total_memory)} free, {takes} bfloat16",
+                f"cuda:{number} {about.name}, {_size(free)} of {_size(about.total_memory)} free, {support} bfloat16",
             )
     elif torch.backends.mps.is_available():
         yield "ok", "mps (Apple), no CUDA"

@@ -79,9 +79,9 @@ COMMANDS = {
         "gazelit.data.store.inspect:inspect", "print what a store holds and draw a contact sheet", positional="store"
     ),
     "verify": Command(
-        "gazelit.data.store.verify:verify",
-        "compare every film and table of a store with what was written",
-        positional="store",
+        "gazelit.cli.verify:verify",
+        "compare a store, a run, a checkpoint or a package with what was written",
+        positional="path",
     ),
     "split": Command(
         "gazelit.data.splits.case_split:write_split",
@@ -293,7 +293,11 @@ def _run_command(name: str, arguments: list[str]) -> None:
         several = get_type_hints(function)[command.positional] is not str
         default = inspect.signature(function).parameters[command.positional].default
         optional = default is not inspect.Parameter.empty
-        if optional and not set(arguments) & {"-h", "--help"} and all(one.startswith("-") for one in arguments):
+        if (
+            optional
+            and not set(arguments) & {"-h", "--help"}
+            and all(argument.startswith("-") for argument in arguments)
+        ):
             # jsonargparse takes no positional argument that may be left out.
             arguments = [*([default] if isinstance(default, str) else default), *arguments]
         text = command.about or ("one or more paths" if several else "a path")

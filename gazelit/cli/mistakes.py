@@ -176,9 +176,9 @@ def _unknown_option(report: _Report, parser: ArgumentParser, arguments: Sequence
     prefix = [part for part in report.path if part]
     known = list(_parameters(owner)) if owner is not None else _options(parser)
     where = _where([*prefix, *key.split(".")], arguments)
-    meant = _closest(key, known)
-    shown = f"--{'.'.join([*prefix, meant])}" if where.startswith("--") else ".".join([*prefix, meant])
-    if meant:
+    suggestion = _closest(key, known)
+    shown = f"--{'.'.join([*prefix, suggestion])}" if where.startswith("--") else ".".join([*prefix, suggestion])
+    if suggestion:
         return f"{where}: there is no such option; did you mean {shown}?"
     if owner is not None and known:
         return f"{where}: there is no such option; {report.owner} takes {', '.join(sorted(known))}"
@@ -211,16 +211,16 @@ def _unknown_class(report: _Report, parser: ArgumentParser) -> str:
     name = str(report.class_name)
     module, _, last = name.rpartition(".")
     if module:
-        meant = _closest(
+        suggestion = _closest(
             last, [attribute for attribute in dir(sys.modules.get(module)) if not attribute.startswith("_")]
         )
-        found = f"did you mean {module}.{meant}?" if meant else "look for the name in the documentation"
+        found = f"did you mean {module}.{suggestion}?" if suggestion else "look for the name in the documentation"
         return f"{module} has no {last}; {found}"
     bases = [_load(path) for path in report.bases] or _bases(parser, report.path)
     names = sorted({name for base in bases if isinstance(base, type) for name in _subclasses(base)})
-    meant = _closest(last, names)
-    if meant:
-        return f"there is no class {name}; did you mean {meant}?"
+    suggestion = _closest(last, names)
+    if suggestion:
+        return f"there is no class {name}; did you mean {suggestion}?"
     listed = f": {', '.join(names)}" if 0 < len(names) <= 12 else "; write package.module.Class"
     return f"there is no class {name}{listed}"
 
@@ -232,10 +232,10 @@ def _wrong_value(report: _Report, where: str) -> str:
     plain = [kind for kind in dict.fromkeys(kinds) if kind != "null"] or ([] if choices else kinds)
     if plain == ["true or false"] and not choices:
         return f"'{report.value}' is neither true nor false; write {where}=true or {where}=false"
-    meant = _closest(str(report.value), choices)
+    suggestion = _closest(str(report.value), choices)
     listed = [*dict.fromkeys(choices), *plain]
     text = f"'{report.value}' is not " + ("one of " if len(listed) > 1 else "") + ", ".join(listed)
-    return text + (f"; did you mean {meant}?" if meant else "")
+    return text + (f"; did you mean {suggestion}?" if suggestion else "")
 
 
 def _bases(parser: ArgumentParser, path: Sequence[str]) -> list[Any]:
@@ -267,8 +267,8 @@ def _closest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     first, _, rest = name.partition(".")
     if rest and name not in known and "." not in "".join(known):
-        meant = _closest(first, known)
-        return f"{meant}.{rest}" if meant else ""
+        owner = _closest(first, known)
+        return f"{owner}.{rest}" if owner else ""
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.65):
         return close[0]
     lower = {text.lower(): text for text in known}

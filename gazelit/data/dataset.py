@@ -95,26 +95,26 @@ class WorkingGaze:
         if control == "true" or not len(rows):
             return self
         generator = np.random.default_rng(seed)
-        taken = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
-        pool = np.concatenate([taken[row] for row in rows])
+        parts = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
+        pool = np.concatenate([parts[row] for row in rows])
         if control == "shuffled":
-            donors = _others(rows, patients, generator)
-        for place, row in enumerate(rows):
+            donors = _donors(rows, patients, generator)
+        for position, row in enumerate(rows):
             own = self.starts[row + 1] - self.starts[row]
             if control == "none":
-                taken[row] = pool[:0]
+                parts[row] = pool[:0]
             elif control == "centre":
-                taken[row] = np.sort(generator.choice(pool, own)) if len(pool) else pool
+                parts[row] = np.sort(generator.choice(pool, own)) if len(pool) else pool
             else:
-                donor = donors[place]
-                taken[row] = np.arange(self.starts[donor], self.starts[donor + 1])
-        order = np.concatenate(taken)
-        starts = np.concatenate([[0], np.cumsum([len(one) for one in taken])])
+                donor = donors[position]
+                parts[row] = np.arange(self.starts[donor], self.starts[donor + 1])
+        order = np.concatenate(parts)
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         reading = self.reading[order] * (control != "centre")
         return WorkingGaze(self.points[order], self.sigma[order], reading, starts.astype(np.int64))
 
 
-def _others(
+def _donors(
     rows: NDArray[np.int64], patients: NDArray[np.generic], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """For every row another row, each once, of another patient."""
@@ -202,8 +202,8 @@ class GazeDataset(Dataset[Example]):
             epoch = epoch if self.augmentation is not None else 0
             seed = np.random.SeedSequence([self.seed, epoch, row, 2]).generate_state(1)[0]
             nowhere = np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)
-            other = self._other_view(image, mask, *nowhere, int(seed)).image
-            views["other_view"] = torch.from_numpy(np.ascontiguousarray(other))[None]
+            second = self._other_view(image, mask, *nowhere, int(seed)).image
+            views["other_view"] = torch.from_numpy(np.ascontiguousarray(second))[None]
         points, sigma = self._points(row, int(seeds[1]))
         off_image = 0
         if self.augmentation is not None:

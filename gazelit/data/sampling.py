@@ -53,8 +53,8 @@ class EpochSampler(DistributedSampler[Any]):
         present = classes.unique()
         share = -(-self.total_size // len(present))
         drawn = []
-        for one in present:
-            members = torch.nonzero(classes == one).flatten()
+        for label in present:
+            members = torch.nonzero(classes == label).flatten()
             rounds = -(-share // len(members))
             orders = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
             drawn.append(torch.cat(orders)[:share])

@@ -53,10 +53,10 @@ def read_text(path: Path, needed: Iterable[str], dataset: str) -> pd.DataFrame:
 
 def require_columns(path: Path, columns: Iterable[str], needed: Iterable[str], dataset: str) -> None:
     """Raises InputError if a needed column is missing, with the cause where the header shows it."""
-    there = list(columns)
-    missing = [name for name in needed if name not in there]
+    present = list(columns)
+    missing = [name for name in needed if name not in present]
     if missing:
-        raise InputError(f"{path}: column {', '.join(missing)} is missing{separator_hint(there)}; is this {dataset}?")
+        raise InputError(f"{path}: column {', '.join(missing)} is missing{separator_hint(present)}; is this {dataset}?")
 
 
 def separator_hint(columns: Iterable[str]) -> str:
@@ -113,8 +113,8 @@ def numbers(path: Path, table: pd.DataFrame, column: str, blank: bool = False) -
     wrong = np.flatnonzero(~np.isfinite(values) & ~(blank & (text == "").to_numpy()))
     if len(wrong):
         cell = text.iloc[wrong[0]]
-        what = "is empty" if cell == "" else f"is not a number{number_hint(cell)}"
-        raise InputError(f"{path}: record {wrong[0] + 1}: {column} {what}")
+        fault = "is empty" if cell == "" else f"is not a number{number_hint(cell)}"
+        raise InputError(f"{path}: record {wrong[0] + 1}: {column} {fault}")
     return values
 
 

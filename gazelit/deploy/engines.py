@@ -143,7 +143,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise InputError(malformed)
     stamps.check_stamp(beside, about.get(stamps.STAMP_KEY))
     temperature, checkpoint = about.get("temperature"), about.get("checkpoint_sha256")
-    is_right = isinstance(temperature, list) and all(isinstance(one, float) and one > 0 for one in temperature)
+    is_right = isinstance(temperature, list) and all(isinstance(value, float) and value > 0 for value in temperature)
     if not is_right or not isinstance(checkpoint, str) or path.name not in about["files"]:
         raise InputError(malformed)
     for name, expected in about["files"].items():

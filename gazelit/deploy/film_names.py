@@ -50,15 +50,15 @@ def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXEL
         In the order of the files. Of the same name, the second is ``<name>_2`` and so on.
     """
     faults: dict[int, str] = {}
-    wanted = []
+    stems = []
     for number, path in enumerate(files):
         try:
             header = _header(path) if is_dicom(path) else None
-            wanted.append(Path(path).stem if by_file else _hash_name(path, header, max_pixels, key))
+            stems.append(Path(path).stem if by_file else _hash_name(path, header, max_pixels, key))
         except InputError as error:
             faults[number] = str(error)
-            wanted.append("")
-    names = _without_namesakes(wanted)
+            stems.append("")
+    names = _without_namesakes(stems)
     return [
         NamedFilm(path, number + 1, "" if number in faults else names[number], faults.get(number, ""))
         for number, path in enumerate(files)
@@ -83,14 +83,14 @@ def _header(path: str) -> Dataset:
     return header
 
 
-def _without_namesakes(wanted: Sequence[str]) -> list[str]:
+def _without_namesakes(stems: Sequence[str]) -> list[str]:
     """The names, no two the same, also where the file system knows no capitals."""
     # A name that a film has of its own is never given to a namesake of another.
-    taken = {name.casefold() for name in wanted}
+    taken = {name.casefold() for name in stems}
     seen = {Path(RUN_FILE).stem}
     numbers: dict[str, int] = {}
     names = []
-    for stem in wanted:
+    for stem in stems:
         name = stem
         while name.casefold() in seen or (name != stem and name.casefold() in taken):
             numbers[stem] = numbers.get(stem, 1) + 1

@@ -206,8 +206,8 @@ def fit_density(training: NDArray[np.float32], calibration: NDArray[np.float32],
     mean = training.mean(0, dtype=np.float64)
     _, spectrum, directions = np.linalg.svd(training - mean, full_matrices=False)
     variances = spectrum**2 / (len(training) - 1)
-    wanted = int(np.searchsorted(np.cumsum(variances), EXPLAINED * variances.sum())) + 1
-    count = max(1, min(wanted, MOST_COMPONENTS, len(training) // _FILMS_PER_COMPONENT))
+    explaining = int(np.searchsorted(np.cumsum(variances), EXPLAINED * variances.sum())) + 1
+    count = max(1, min(explaining, MOST_COMPONENTS, len(training) // _FILMS_PER_COMPONENT))
     noise = variances[count:].sum() / (training.shape[1] - count)
     # Films that are all alike leave no variance; a step of 8 bits is the least that pixels differ by.
     floor = (1 / 255) ** 2 / 12

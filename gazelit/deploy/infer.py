@@ -27,7 +27,7 @@ from gazelit.deploy.objects import DicomOptions, objects_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
-from gazelit.deploy.result_files import FAILED_FILE, TABLE_NAME, ResultFolder, Saliency, Wanted
+from gazelit.deploy.result_files import FAILED_FILE, TABLE_NAME, ResultFolder, ResultKinds, Saliency
 from gazelit.deploy.servers import Servers
 from gazelit.deploy.together import load_together
 from gazelit.errors import InputError
@@ -109,7 +109,7 @@ def infer(
     model = load_together(ckpt if isinstance(ckpt, list) else [ckpt], device, max_pixels, mc_dropout)
     logger.info(model.notice)
     key = folder_key(out) if deidentify else b""
-    folder = ResultFolder(out, Wanted(saliency, overlay, names == "file"))
+    folder = ResultFolder(out, ResultKinds(saliency, overlay, names == "file"))
     settings = {
         "checkpoint": model.sha256, "gazelit": __version__, "device": device, "batch_size": batch_size, "names": names,
         "saliency": saliency, "overlay": overlay, "mc_dropout": mc_dropout, "dicom": kinds, "share": share,

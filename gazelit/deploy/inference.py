@@ -165,7 +165,7 @@ class LoadedModel:
         if not sound:
             return [film for film in films if isinstance(film, InputError)]
         passes = self._passes(torch.from_numpy(np.stack([film.image for film in sound]))[:, None])
-        readings = iter([self._reading(film, [one.row(row) for one in passes]) for row, film in enumerate(sound)])
+        readings = iter([self._reading(film, [batch.row(row) for batch in passes]) for row, film in enumerate(sound)])
         return [film if isinstance(film, InputError) else next(readings) for film in films]
 
     def _passes(self, images: Tensor) -> list[Pass]:

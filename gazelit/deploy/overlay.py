@@ -37,7 +37,7 @@ def scale_end(*multiples: NDArray[np.float32]) -> float:
     It is a percentile of the strongest map, and never below ``NEARLY_FLAT``: a flat map is not stretched to look like
     a sharp one.
     """
-    return max(NEARLY_FLAT, *(float(np.percentile(one, PERCENTILE)) for one in multiples))
+    return max(NEARLY_FLAT, *(float(np.percentile(multiple, PERCENTILE)) for multiple in multiples))
 
 
 def is_nearly_flat(multiples: NDArray[np.float32]) -> bool:

@@ -20,14 +20,14 @@ from gazelit.deploy.graph import preprocessing
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.deploy.reading import Reading
 from gazelit.errors import InputError
-from gazelit.files import read_json
+from gazelit.files import changed_files, read_checksums, read_json
 
 #: Files of a package.
 CONFIG, WEIGHTS, LINEAGE = "config.json", "model.safetensors", PACKAGED_STAMP
-CARD, METRICS = "README.md", "metrics.json"
+CARD, METRICS, CHECKSUMS = "README.md", "metrics.json", "SHA256SUMS"
 REFERENCE, REFERENCE_FILM, ONNX = "reference.json", "reference.png", "model.onnx"
 #: All of them; nothing else of a folder is uploaded.
-FILES = (CONFIG, WEIGHTS, LINEAGE, CARD, METRICS, REFERENCE, REFERENCE_FILM, ONNX, f"{ONNX}.json")
+FILES = (CONFIG, WEIGHTS, LINEAGE, CARD, METRICS, REFERENCE, REFERENCE_FILM, ONNX, f"{ONNX}.json", CHECKSUMS)
 MODEL_TYPE = "gazelit"
 #: What of ``config.json`` is held against the stamp; names of classes and sentences may change with versions.
 _DECISIVE = ("image_size", "id2label", "exclusive", "temperature")
@@ -90,6 +90,31 @@ def load_package(
         )
     check_reference(model, folder)
     return model
+
+
+def verify_package(folder: Path) -> tuple[list[str], str]:
+    """Compares a package's files with their checksums, and reads its reference film.
+
+    The model card has none: whoever hands a package on may edit it.
+
+    Args:
+        folder: What ``gazelit package`` made.
+
+    Returns:
+        What is wrong, a line a file, and what was compared, in words.
+    """
+    found: list[str] = []
+    compared = "packed before checksums were recorded"
+    try:
+        if (folder / CHECKSUMS).is_file():
+            sums = read_checksums(folder / CHECKSUMS)
+            found = changed_files(folder, sums)
+            compared = f"{len(sums)} files as they were written"
+        if not found:
+            load_package(folder)
+    except InputError as error:
+        found.append(str(error))
+    return found, f"{compared}; the reference film is read as where the package was made"
 
 
 def reference_of(reading: Reading) -> dict[str, Any]:

@@ -31,7 +31,7 @@ Saliency = Literal["working", "full", "none"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResultKinds:
     """Which files are written for each film.
 
     Attributes:
@@ -50,11 +50,11 @@ class ResultFolder:
 
     Args:
         out: The folder.
-        wanted: Which files are written.
+        kinds: Which files are written.
     """
 
-    def __init__(self, out: Path, wanted: Wanted) -> None:
-        self.out, self.wanted = out, wanted
+    def __init__(self, out: Path, kinds: ResultKinds) -> None:
+        self.out, self.kinds = out, kinds
 
     def json_path(self, name: str) -> Path:
         """The file that is written last, so that it tells that a film is done."""
@@ -79,14 +79,14 @@ class ResultFolder:
             objects: DICOM files by kind.
         """
         result: dict[str, Any] = {"film": film.name}
-        if self.wanted.by_file:
+        if self.kinds.by_file:
             result["file"] = Path(film.path).name
         result |= described(model, reading)
         map_, scale = {
             "working": (reading.working_saliency, reading.letterbox),
             "full": (reading.saliency, None),
             "none": (None, None),
-        }[self.wanted.saliency]
+        }[self.kinds.saliency]
         if map_ is not None:
             path = self.out / f"{film.name}_saliency.npy"
             with atomic_path(path) as temporary:
@@ -96,7 +96,7 @@ class ResultFolder:
                 result["letterbox"] = {
                     "height": scale.inner[0], "width": scale.inner[1], "top": scale.top, "left": scale.left,
                 }  # fmt: skip
-        if self.wanted.overlay and reading.working_saliency is not None:
+        if self.kinds.overlay and reading.working_saliency is not None:
             path = self.out / f"{film.name}_overlay.png"
             with atomic_path(path) as temporary:
                 # Three times as fast as Pillow's, and the pixels are the same.
@@ -147,17 +147,17 @@ class ResultFolder:
             return
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["position", *(["file"] if self.wanted.by_file else []), "reason"])
+            table.writerow(["position", *(["file"] if self.kinds.by_file else []), "reason"])
             for film, reason in failures:
                 # The reason begins with the file's path, which may hold what identifies a patient.
                 bare = reason.removeprefix(f"{film.path}: ")
-                names = [harmless(Path(film.path).name)] if self.wanted.by_file else []
+                names = [harmless(Path(film.path).name)] if self.kinds.by_file else []
                 table.writerow([film.position, *names, bare])
 
     def _columns(self, model: LoadedModel) -> dict[str, pa.DataType]:
         text, number = pa.string(), pa.float64()
         columns = {"film": text, "position": pa.int64()}
-        if self.wanted.by_file:
+        if self.kinds.by_file:
             columns["file"] = text
         columns |= dict.fromkeys(model.class_names, number)
         if model.members or model.dropout_passes:
@@ -168,9 +168,9 @@ class ResultFolder:
 
     def _row(self, film: NamedFilm, columns: Iterable[str]) -> dict[str, Any]:
         result = read_json(self.json_path(film.name))
-        told = result.get("prediction_set", [])
-        if isinstance(told, dict):
-            told = [f"{name} {state}" for name, state in told.items()]
+        prediction_set = result.get("prediction_set", [])
+        if isinstance(prediction_set, dict):
+            prediction_set = [f"{name} {state}" for name, state in prediction_set.items()]
         deviations = result.get("spread", {}).get("deviations", {})
         values = {
             **result["probabilities"],
@@ -178,7 +178,7 @@ class ResultFolder:
             **{name: result.get(name) for name in ("file", "height", "width")},
             "film": film.name,
             "position": film.position,
-            "prediction_set": "; ".join(told),
+            "prediction_set": "; ".join(prediction_set),
             "warnings": "; ".join(result["warnings"]),
         }
         return {name: values.get(name) for name in columns}

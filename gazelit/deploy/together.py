@@ -37,9 +37,9 @@ def load_together(
     models = [load(ckpt, device, max_pixels) for ckpt in ckpts]
     first, further = models[0], models[1:]
     for model in further:
-        for what in ("size", "class_names", "outputs"):
-            if getattr(model, what) != getattr(first, what):
-                raise InputError(f"{model.name}: its {what.replace('_', ' ')} are not those of {first.name}")
+        for field in ("size", "class_names", "outputs"):
+            if getattr(model, field) != getattr(first, field):
+                raise InputError(f"{model.name}: its {field.replace('_', ' ')} are not those of {first.name}")
     if not further:
         return replace(first, dropout_passes=dropout_passes)
     synthetic = any(model.stamp["data"].get("synthetic", False) for model in models)

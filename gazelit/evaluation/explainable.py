@@ -269,7 +269,9 @@ def _mixture(part: pd.DataFrame, store: Store, row: int, readers: Sequence[int])
 
 def _equal(kept: GazeMixture, fresh: GazeMixture) -> bool:
     shape = 16, 16
-    pairs = ((kept.density(shape, weighted=which), fresh.density(shape, weighted=which)) for which in (True, False))
+    pairs = (
+        (kept.density(shape, weighted=weighted), fresh.density(shape, weighted=weighted)) for weighted in (True, False)
+    )
     return len(kept.spots) == len(fresh.spots) and all(np.allclose(*pair, rtol=1e-6) for pair in pairs)
 
 

@@ -64,8 +64,8 @@ class DiagnosisMetrics(Metric):
         known = ~truth.isnan()
         by_class: dict[str, list[Tensor]] = {"auroc": [], "ap": [], "sensitivity": []}
         for position in range(classes):
-            ours = known[:, position]
-            values = _ranked(probabilities[ours, position], truth[ours, position].long())
+            is_known = known[:, position]
+            values = _ranked(probabilities[is_known, position], truth[is_known, position].long())
             for name, value in zip(by_class, values, strict=True):
                 by_class[name].append(value)
         columns = {name: torch.stack(values) for name, values in by_class.items()}
@@ -93,8 +93,8 @@ class DiagnosisMetrics(Metric):
             chosen = probabilities >= 0.5
             results["accuracy"] = (chosen == (truth == 1))[known].float().mean()
             for position, name in enumerate(self.class_names):
-                ours = known[:, position]
-                results[f"f1_{name}"] = _f1(chosen[ours, position], truth[ours, position] == 1)
+                is_known = known[:, position]
+                results[f"f1_{name}"] = _f1(chosen[is_known, position], truth[is_known, position] == 1)
             results["ece"] = expected_calibration_error(probabilities[known], truth[known])
         return results
 
@@ -138,6 +138,6 @@ def _brier(probabilities: Tensor, truth: Tensor, known: Tensor, exclusive: bool)
 
 def _f1(chosen: Tensor, positive: Tensor) -> Tensor:
     """F1; NaN where a class is neither there nor predicted."""
-    both = (chosen & positive).sum()
-    either = chosen.sum() + positive.sum()
-    return torch.where(either > 0, 2 * both / either.clamp(min=1), torch.nan)
+    hits = (chosen & positive).sum()
+    total = chosen.sum() + positive.sum()
+    return torch.where(total > 0, 2 * hits / total.clamp(min=1), torch.nan)

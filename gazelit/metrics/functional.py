@@ -46,7 +46,7 @@ def cc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor
         result = _dot(predicted, observed) / torch.where(scale > 0, scale, 1.0)
         return result.clamp(-1, 1)
 
-    result = _each(value, prediction, target, mask)
+    result = _by_parts(value, prediction, target, mask)
     result = torch.where(_constant(prediction, mask), 0.0, result)
     return torch.where(_constant(target, mask), torch.nan, result)
 
@@ -74,7 +74,7 @@ def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
         terms = torch.where(observed > 0, observed * (observed.log() - predicted.log()), 0.0)
         return terms.sum(1) / observed.sum(1) + (predicted.sum(1) / observed.sum(1)).log()
 
-    return _each(value, prediction, target, mask)
+    return _by_parts(value, prediction, target, mask)
 
 
 def sim(prediction: Tensor, target: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit") -> Tensor:
@@ -97,7 +97,7 @@ def sim(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
             predicted, observed = (_stretched(values, valid) for values in (predicted, observed))
         return torch.minimum(_density(predicted), _density(observed)).sum(1)
 
-    return _each(value, prediction, target, mask)
+    return _by_parts(value, prediction, target, mask)
 
 
 def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit") -> Tensor:
@@ -130,7 +130,7 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, conventi
         deviation = (_dot(centred, centred) / pixels).sqrt()
         return _dot(centred, fixations) / fixations.sum(1) / torch.where(deviation > 0, deviation, 1.0)
 
-    result = _each(value, prediction, counts, mask)
+    result = _by_parts(value, prediction, counts, mask)
     return torch.where(_constant(prediction, mask) & ~result.isnan(), 0.0, result)
 
 
@@ -152,8 +152,8 @@ def emd(prediction: Tensor, target: Tensor, mask: Tensor | None = None, cell: in
     height, width = prediction.shape[-2:]
     edges = [np.append(np.arange(0, size, cell), size) for size in (height, width)]
     centres = [(edge[:-1] + edge[1:] - 1) / 2 for edge in edges]
-    places = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2)
-    work = np.linalg.norm(places[:, None] - places[None, :], axis=-1)
+    cells = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2)
+    work = np.linalg.norm(cells[:, None] - cells[None, :], axis=-1)
     valid = torch.ones_like(prediction, dtype=torch.bool) if mask is None else mask
     pad = (0, -width % cell, 0, -height % cell)
     coarse = [
@@ -217,23 +217,23 @@ def auc_borji(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) ->
     return _rank_auc(predicted, fixations * valid, valid.double())
 
 
-def sauc(prediction: Tensor, counts: Tensor, others: Tensor, mask: Tensor | None = None) -> Tensor:
+def sauc(prediction: Tensor, counts: Tensor, other_counts: Tensor, mask: Tensor | None = None) -> Tensor:
     """Shuffled AUC: fixations against the fixations of other images, by exact ranks; ties count one half.
 
     A map that says no more than where people look in general scores 0.5 in expectation. Leave images of the same
-    patient out of ``others``.
+    patient out of ``other_counts``.
 
     Args:
         prediction: (B, H, W).
         counts: (B, H, W) number of fixations on each pixel.
-        others: (B, H, W) or (H, W) number of other images' fixations on each pixel, on the same grid.
+        other_counts: (B, H, W) or (H, W) number of other images' fixations on each pixel, on the same grid.
         mask: (B, H, W) bool; see :func:`cc`.
 
     Returns:
         (B,) float64 in [0, 1]; 0.5 for a constant prediction, NaN without fixations of either kind.
     """
     predicted, fixations, valid = _flat(prediction, counts, mask)
-    return _rank_auc(predicted, fixations * valid, others.expand_as(prediction).double().flatten(1) * valid)
+    return _rank_auc(predicted, fixations * valid, other_counts.expand_as(prediction).double().flatten(1) * valid)
 
 
 def ig(
@@ -297,7 +297,7 @@ def _threshold_auc(values: Tensor, fixated: Tensor) -> Tensor:
     return torch.trapezoid(true, false)
 
 
-def _each(
+def _by_parts(
     value: Callable[[Tensor, Tensor, Tensor | None], Tensor], first: Tensor, second: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Values of two batches of maps, computed on parts that a processor's cache holds."""

@@ -26,7 +26,7 @@ _BLOCK = 2048
 #: Ratios of densities whose logarithm is taken by :func:`_log_sum`; float32 is normal between them.
 _LOWEST, _HIGHEST = np.float32(1e-37), np.float32(1e38)
 # The bits of float32: √½, 1, the exponent's and the mantissa's.
-_HALF_ROOT, _ONE = np.int32(0x3F3504F3), np.int32(0x3F800000)
+_HALF_ROOT, _UNIT = np.int32(0x3F3504F3), np.int32(0x3F800000)
 _EXPONENT, _MANTISSA = np.int32(0x7F800000), np.int32(0x007FFFFF)
 _LN2 = np.float32(math.log(2) * 2.0**-23)
 
@@ -98,8 +98,8 @@ def _block_moments(predicted, observed, fixations, shift, shift_target, ratio, s
 def _split(bits, exponent, mantissa):  # type: ignore[no-untyped-def]
     # r = 2^e · m with m in [√½, √2): e times 2^23 as an integer, and the bits of m.
     for pixel in range(len(bits)):
-        moved = np.int32(bits[pixel] + np.int32(_ONE - _HALF_ROOT))
-        exponent[pixel] = np.int32(np.int32(moved & _EXPONENT) - _ONE)
+        moved = np.int32(bits[pixel] + np.int32(_UNIT - _HALF_ROOT))
+        exponent[pixel] = np.int32(np.int32(moved & _EXPONENT) - _UNIT)
         mantissa[pixel] = np.int32(np.int32(moved & _MANTISSA) + _HALF_ROOT)
 
 

@@ -90,8 +90,8 @@ def _weights(name: str) -> str:
         return f"{PRESETS[name].where} ({PRESETS[name].licence})"
     if name == "paper-densenet201":
         url = DenseNet201_Weights.IMAGENET1K_V1.url
-        there = os.path.isfile(os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url)))
-        return "at hand" if there else "to be fetched"
+        is_cached = os.path.isfile(os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url)))
+        return "at hand" if is_cached else "to be fetched"
     if name.startswith("tu-"):
         configuration = timm.get_pretrained_cfg(name.removeprefix("tu-"), allow_unregistered=True)
         if configuration is None or not configuration.has_weights:

@@ -199,15 +199,15 @@ class LibraryEncoder(PyramidAdapter):
         self.body.load_state_dict(published.state_dict())
 
 
-def pyramid_part(state: Mapping[str, Tensor], timm_name: str, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def pyramid_part(state: Mapping[str, Tensor], timm_name: str, pyramid: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a whole timm model that its pyramid uses, under the pyramid's keys.
 
     timm's pyramids write ``stages_0.…`` for ``stages.0.…``; layers behind the last map are left out.
     """
     whole = _timm_keys(timm_name)
-    places = {_flat(key.removeprefix("model.")): key for key in ours}
-    unused = {key for key in whole if _flat(key) not in places}
-    return {places.get(_flat(key), key): value for key, value in state.items() if key not in unused}
+    keys = {_flat(key.removeprefix("model.")): key for key in pyramid}
+    unused = {key for key in whole if _flat(key) not in keys}
+    return {keys.get(_flat(key), key): value for key, value in state.items() if key not in unused}
 
 
 def _timm_keys(timm_name: str) -> list[str]:
@@ -238,13 +238,13 @@ def load_weight_file(encoder: Encoder, path: str) -> None:
     """
     state = read_state(path)
     target = encoder.weight_target()
-    ours = target.state_dict()
+    expected = target.state_dict()
     stored = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
     for key, value in stored.items():
-        if key in ours and value.ndim == 4 and value.shape[1] == 3 and ours[key].shape[1] == 1:
+        if key in expected and value.ndim == 4 and value.shape[1] == 3 and expected[key].shape[1] == 1:
             stored[key] = value.sum(dim=1, keepdim=True)
-    check_fit(stored, ours, f"{path}: the weight file")
+    check_fit(stored, expected, f"{path}: the weight file")
     target.load_state_dict(stored)
     logger.info(
-        "%s: loaded %d of the encoder's %d tensors, from %d in the file", path, len(stored), len(ours), len(state)
+        "%s: loaded %d of the encoder's %d tensors, from %d in the file", path, len(stored), len(expected), len(state)
     )

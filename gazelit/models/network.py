@@ -88,7 +88,7 @@ def apart(features: Tensor) -> Tensor:
     return features.view_as(features)
 
 
-def rebuild(config: Mapping[str, Any], what: str = "network") -> Network:
+def rebuild(config: Mapping[str, Any], origin: str = "network") -> Network:
     """Builds a network from :attr:`Network.config`, with random weights.
 
     The configuration may come from a stranger's checkpoint: only gazelit's own classes and those of trusted modules
@@ -96,20 +96,20 @@ def rebuild(config: Mapping[str, Any], what: str = "network") -> Network:
 
     Args:
         config: ``class_path`` and ``init_args``.
-        what: Begins the message of an error: the file that the configuration comes from.
+        origin: Begins the message of an error: the file that the configuration comes from.
 
     Raises:
         InputError: It names something else, cannot be imported, or its arguments do not fit.
     """
     path, arguments = config.get("class_path"), config.get("init_args")
     if not isinstance(path, str) or not isinstance(arguments, Mapping):
-        raise InputError(f"{what}: names no network (class_path and init_args)")
-    trust.check_names({"class_path": path, "init_args": arguments}, what)
-    cls = trust.load_class(path, Network, what)
+        raise InputError(f"{origin}: names no network (class_path and init_args)")
+    trust.check_names({"class_path": path, "init_args": arguments}, origin)
+    cls = trust.load_class(path, Network, origin)
     try:
         return cls(**arguments)
     except InputError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(f"{origin}: {error}") from error
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
         # The arguments are the file's: what they make a constructor raise is the file's fault.
-        raise InputError(f"{what}: the arguments of {path} do not fit ({type(error).__name__}: {error})") from error
+        raise InputError(f"{origin}: the arguments of {path} do not fit ({type(error).__name__}: {error})") from error

@@ -82,7 +82,7 @@ _TAKEN: dict[str, set[str]] = {
 _NO_OUTPUT = "no output of the network depends on it"
 _UNTRAINED = "not trained in this stage"
 #: Why a component is dropped, where it is not for want of training.
-_WHY = {
+_REASONS = {
     ("saliency", "linear_classifier"): "frozen here; import the supervised file for it",
     ("saliency", "classifier"): "takes 1024 inputs and no output depends on it; the joint stage begins a new one",
     ("joint", "linear_classifier"): _NO_OUTPUT,
@@ -272,7 +272,7 @@ def _parts(state: Mapping[str, Tensor], names: Mapping[str, str | None], stage: 
     for component, tensors in members.items():
         if not tensors:
             continue
-        reason = _NO_OUTPUT if component is None else _WHY.get((stage, component), _UNTRAINED)
+        reason = _NO_OUTPUT if component is None else _REASONS.get((stage, component), _UNTRAINED)
         is_taken = component in _TAKEN[stage]
         parts.append(
             FilePart(

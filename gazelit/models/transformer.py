@@ -124,9 +124,9 @@ class TransformerEncoder(Encoder):
         if recognised is not None:
             log_recognised(recognised)
         named = dict(state) if recognised is None else recognised.state
-        ours = self.body.state_dict()
-        named = self._without_empty_biases(self._resampled(named), ours)
-        return pyramid_part(named, self._name, ours)
+        expected = self.body.state_dict()
+        named = self._without_empty_biases(self._resampled(named), expected)
+        return pyramid_part(named, self._name, expected)
 
     def _resampled(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         body = cast(Any, self.body)
@@ -147,9 +147,9 @@ class TransformerEncoder(Encoder):
             )
         return result
 
-    def _without_empty_biases(self, state: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _without_empty_biases(self, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Without biases of queries and values that the model does not have, if they are 0, as some published are."""
-        further = [key for key in state if key.endswith(("attn.q_bias", "attn.v_bias")) and key not in ours]
+        further = [key for key in state if key.endswith(("attn.q_bias", "attn.v_bias")) and key not in expected]
         if further and any(bool(state[key].any()) for key in further):
             raise InputError(
                 f"{self._name} has no biases of queries and values, but the file has; take {self._name}_qkvb"

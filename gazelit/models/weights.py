@@ -160,26 +160,28 @@ def _module_state(shell: _Shell, prefix: str = "") -> dict[str, Tensor]:
     return state
 
 
-def check_fit(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str, unknown: Sequence[str] = ()) -> None:
+def check_fit(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, unknown: Sequence[str] = ()
+) -> None:
     """Checks that a state dict can be loaded strictly.
 
     Args:
         given: The state dict to load.
-        ours: The state dict of the module that is to take it.
-        what: Begins the message, such as the file and component.
+        expected: The state dict of the module that is to take it.
+        origin: Begins the message, such as the file and component.
         unknown: Keys that have no place at all.
 
     Raises:
         InputError: Keys are unknown, missing or left over, or shapes differ; the message lists them.
     """
     problems = [f"{key} unknown" for key in unknown]
-    problems += [f"{key} missing" for key in ours if key not in given]
-    problems += [f"{key} left over" for key in given if key not in ours]
+    problems += [f"{key} missing" for key in expected if key not in given]
+    problems += [f"{key} left over" for key in given if key not in expected]
     problems += [
-        f"{key} is {tuple(given[key].shape)}, not {tuple(ours[key].shape)}"
-        for key in ours
-        if key in given and given[key].shape != ours[key].shape
+        f"{key} is {tuple(given[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected
+        if key in given and given[key].shape != expected[key].shape
     ]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise InputError(f"{what} does not fit: {'; '.join(problems[:_SHOWN])}{more}")
+        raise InputError(f"{origin} does not fit: {'; '.join(problems[:_SHOWN])}{more}")

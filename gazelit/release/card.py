@@ -90,16 +90,16 @@ def _banner(model: LoadedModel) -> list[str]:
 
 def _about(model: LoadedModel) -> list[str]:
     height, width = model.size
-    gives = []
+    outputs = []
     if model.class_names:
         exclusive = " (one of which is true)" if model.stamp["data"].get("exclusive", True) else ""
-        gives.append(f"probabilities of {', '.join(map(plain, model.class_names))}{exclusive}")
+        outputs.append(f"probabilities of {', '.join(map(plain, model.class_names))}{exclusive}")
     if "saliency_head" in model.network.specs:
-        gives.append("a density of where a radiologist looks")
+        outputs.append("a density of where a radiologist looks")
     name = str(model.stamp["network"]["class_path"]).rpartition(".")[2]
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return [
-        f"From one frontal chest radiograph: {' and '.join(gives)}. Network {code(name)}, {parameters:,} parameters, "
+        f"From one frontal chest radiograph: {' and '.join(outputs)}. Network {code(name)}, {parameters:,} parameters, "
         f"at {height} × {width} pixels; made with gazelit {plain(model.stamp['version'])}, stage "
         f"{plain(model.stamp['stage'])}. `config.json` says what happens to a film before the network sees it.",
         "",

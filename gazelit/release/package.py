@@ -13,6 +13,7 @@ from gazelit.checkpoints.exporting import write_weights
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.deploy.packages import (
     CARD,
+    CHECKSUMS,
     CONFIG,
     FILES,
     LINEAGE,
@@ -26,7 +27,7 @@ from gazelit.deploy.packages import (
     reference_of,
 )
 from gazelit.errors import InputError
-from gazelit.files import building_folder, is_free, sha256_file, write_json
+from gazelit.files import building_folder, is_free, sha256_file, write_checksums, write_json
 from gazelit.release.card import card
 from gazelit.release.export import export
 from gazelit.release.parity import synthetic_films
@@ -43,7 +44,7 @@ def package(
     ``model.safetensors`` (weights, which cannot hold code), ``config.json`` (network, size, classes, temperature,
     preprocessing), ``lineage.json`` (the stamp), ``README.md`` (the model card), ``metrics.json``, and
     ``reference.png`` with ``reference.json``: a synthetic film and what the model reads in it, which
-    :func:`gazelit.load` compares. Nothing is uploaded.
+    :func:`gazelit.load` compares; ``SHA256SUMS`` of all but the card. Nothing is uploaded.
 
     Args:
         ckpt: A checkpoint that predicts classes or maps.
@@ -77,6 +78,9 @@ def package(
         text = card(packed, title or out.resolve().name, license, metrics, onnx)
         (folder / CARD).write_text(text, encoding="utf-8")
         load_package(folder)
+        # The card is for its reader to edit.
+        counted = [name for name in FILES if name != CARD and (folder / name).is_file()]
+        write_checksums(folder / CHECKSUMS, counted)
         total = sum((folder / name).stat().st_size for name in FILES if (folder / name).is_file())
     logger.info("%s: %.1f MB; read %s before you share it", out, total / 1e6, out / CARD)
 

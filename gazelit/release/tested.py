@@ -27,13 +27,13 @@ def find_run(ckpt: str) -> Path | None:
     return next((folder for folder in Path(ckpt).resolve().parents if (folder / RUN_FILE).is_file()), None)
 
 
-def tested(run: Path, hashes: Sequence[str], what: str) -> dict[str, Any]:
+def tested(run: Path, hashes: Sequence[str], model: str) -> dict[str, Any]:
     """The metrics of one model of a run, on its test split, and of all models that were trained as it was.
 
     Args:
         run: The run folder.
         hashes: SHA-256 of the checkpoint; of exported weights also that of the checkpoint they came from.
-        what: Names the checkpoint in messages.
+        model: Names the checkpoint in messages.
 
     Returns:
         ``data``, ``split``, ``notes`` and ``intervals`` in words; ``model`` with ``seed``, ``fold``, ``times_tested``
@@ -46,9 +46,9 @@ def tested(run: Path, hashes: Sequence[str], what: str) -> dict[str, Any]:
     results = read_run(run).results
     found = next((result for result in results if sha256_file(result.checkpoint) in hashes), None)
     if found is None:
-        others = ", ".join(str(result.checkpoint.relative_to(run)) for result in results[:_SHOWN])
+        tested_models = ", ".join(str(result.checkpoint.relative_to(run)) for result in results[:_SHOWN])
         more = f" and {len(results) - _SHOWN} more" if len(results) > _SHOWN else ""
-        raise InputError(f"{run}: did not test {what}, but {others}{more}; give one of these")
+        raise InputError(f"{run}: did not test {model}, but {tested_models}{more}; give one of these")
     data = found.stamp["data"]
     names: list[str] = data["class_names"]
     alike = [result for result in results if result.arm == found.arm]

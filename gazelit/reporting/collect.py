@@ -193,19 +193,19 @@ def notes(results: Sequence[Result]) -> list[str]:
     found = [_selection(results)]
     calibrated = [result.stamp["calibration"] for result in results if result.stamp.get("calibration")]
     if calibrated:
-        some = "" if len(calibrated) == len(results) else f" of {len(calibrated)} of {len(results)} models"
+        share = "" if len(calibrated) == len(results) else f" of {len(calibrated)} of {len(results)} models"
         cases = sorted({record["n"] for record in calibrated})
         counts = f"{cases[0]}" if len(cases) == 1 else f"{cases[0]} to {cases[-1]}"
         found.append(
-            f"The probabilities{some} are scaled by a temperature that was fitted on the {calibrated[0]['split']} "
+            f"The probabilities{share} are scaled by a temperature that was fitted on the {calibrated[0]['split']} "
             f"split ({counts} cases), which also selected the checkpoint: not on test cases, but on cases that the "
             "checkpoint suits better than others, so that it is somewhat too sure of itself."
         )
     found += _taught(results)
-    for what, is_teacher in (("checkpoints that training started from", False), ("teachers", True)):
+    for role, is_teacher in (("checkpoints that training started from", False), ("teachers", True)):
         ancestors = [stamp for result in results for stamp in stamps.sources(result.stamp)]
         doubts = [stamp.get("split_note") for stamp in ancestors if ("taught" in stamp) == is_teacher]
-        found += [f"**Of the {what}: {plain(doubt)}.**" for doubt in dict.fromkeys(doubts) if doubt]
+        found += [f"**Of the {role}: {plain(doubt)}.**" for doubt in dict.fromkeys(doubts) if doubt]
     return found
 
 
@@ -225,8 +225,8 @@ def _selection(results: Sequence[Result]) -> str:
     """What chose the checkpoints, by the runs' own records."""
     kept = {result.kept for result in results}
     if "last" in kept:
-        which = "The checkpoints are" if len(kept) == 1 else "Some of the checkpoints are"
-        return f"{which} those of the last epoch (`checkpoint: last`); nothing was selected."
+        subject = "The checkpoints are" if len(kept) == 1 else "Some of the checkpoints are"
+        return f"{subject} those of the last epoch (`checkpoint: last`); nothing was selected."
     monitors = {_monitor(result) for result in results}
     if not all(monitor.startswith("val/") for monitor in monitors):
         return (

@@ -138,7 +138,7 @@ def to_markdown(document: Document) -> str:
         parts.append("\n".join(f"> {sentence}" for sentence in document.verdict))
     sections = document.shown
     if len(sections) > 1:
-        parts.append("\n".join(f"- [{one.title}](#{_anchor(one.title)})" for one in sections))
+        parts.append("\n".join(f"- [{section.title}](#{_anchor(section.title)})" for section in sections))
     for section in [Section("", document.introduction), *sections]:
         parts += [f"## {section.title}"] * bool(section.title) + [_block_markdown(block) for block in section.blocks]
     return "\n\n".join(parts) + "\n"
@@ -175,7 +175,9 @@ def to_page(document: Document, folder: Path) -> str:
         body.append(f'<div class="verdict">{"".join(parser.render(sentence) for sentence in document.verdict)}</div>\n')
     sections = document.shown
     if len(sections) > 1:
-        links = "".join(f'<li><a href="#{_anchor(one.title)}">{inline(one.title)}</a></li>' for one in sections)
+        links = "".join(
+            f'<li><a href="#{_anchor(section.title)}">{inline(section.title)}</a></li>' for section in sections
+        )
         body.append(f'<nav aria-label="contents"><ol>{links}</ol></nav>\n')
     body += [_block_html(block, parser, folder) for block in document.introduction]
     for section in sections:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gazelit.evaluation.compare import Result
-from gazelit.files import atomic_path, write_json
+from gazelit.files import atomic_path, write_checksums, write_json
 from gazelit.reporting.export import long_table, metrics_of
 from gazelit.reporting.page import Document, Section, write_document
 from gazelit.reporting.records import ReportRecord
@@ -24,11 +24,12 @@ from gazelit.reporting.sections.training import (
     split_words,
 )
 from gazelit.reporting.tables import code, plain
+from gazelit.runs.verify import REPORT_SUMS
 from gazelit.spreadsheet import without_formulas
 
 
 def write_report(report: ReportRecord, out: Path) -> None:
-    """Writes ``report.md``, ``report.html``, ``report.csv``, ``metrics.json`` and ``figures/``.
+    """Writes ``report.md``, ``report.html``, ``report.csv``, ``metrics.json``, ``figures/``, and their digests.
 
     The report carries no image id: cases are numbered.
     """
@@ -36,6 +37,9 @@ def write_report(report: ReportRecord, out: Path) -> None:
     with atomic_path(out / "report.csv") as temporary:
         without_formulas(long_table(report)).to_csv(temporary, index=False)
     write_json(out / "metrics.json", metrics_of(report))
+    written = ["report.md", "report.html", "report.csv", "metrics.json"]
+    figures = [str(path.relative_to(out)) for path in (out / "figures").glob("*") if path.is_file()]
+    write_checksums(out / REPORT_SUMS, [*written, *figures])
 
 
 def document_of(report: ReportRecord, figures: Path) -> Document:
@@ -108,8 +112,8 @@ def _introduction(report: ReportRecord) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _openings(results: Sequence[Result]) -> str:

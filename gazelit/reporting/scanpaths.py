@@ -169,9 +169,9 @@ def _score(
             by_name[name].settings.update(merged.settings)
         else:
             scored.append(merged)
-    again, others = yardsticks.other_reader(test)
+    again, repeated = yardsticks.other_reader(test)
     if len(again):
-        scored.append(_row("same film's other reader", [_score_paths(test.take(again), others)], films[again]))
+        scored.append(_row("same film's other reader", [_score_paths(test.take(again), repeated)], films[again]))
     for path, paths in predicted.items():
         scored.append(_row(Path(path).stem, [_score_paths(test, paths)], films))
     return scored

@@ -114,15 +114,15 @@ def run(
     """
     _check(stages, checkpoint, seeds, folds)
     tested = _arms(stages, arms)
-    others = external or {}
+    external_tests = external or {}
     configs = {stage.name: _configs(stage, preset) for stage in stages}
     _check_options(
-        stages, configs, [*(overrides or []), *(word for test in others.values() for word in test.overrides)]
+        stages, configs, [*(overrides or []), *(word for test in external_tests.values() for word in test.overrides)]
     )
-    for name, path in (("store", store), *((f"external: {name}", test.store) for name, test in others.items())):
+    for name, path in (("store", store), *((f"external: {name}", test.store) for name, test in external_tests.items())):
         if not (path / "store.json").is_file():
             raise InputError(f"{name}: {path} is no prepared store; make one with `gazelit prepare`")
-    for name, external_test in others.items():
+    for name, external_test in external_tests.items():
         if not name.isidentifier():
             raise InputError(f"external: '{name}' is not a plain name; use letters, digits and underscores")
         if Store.open(external_test.store).size != Store.open(store).size:
@@ -133,7 +133,7 @@ def run(
     with exclusive(out) as lock:
         console = Console(stderr=True)
         members = _members(out, seed, seeds, folds)
-        planned = [step for member in members for step in _planned(stages, tested, member, list(others))]
+        planned = [step for member in members for step in _planned(stages, tested, member, list(external_tests))]
         planned.append((out / REPORT, "report"))
         plan = [{"folder": str(folder.relative_to(out)), "command": command} for folder, command in planned]
         write_json(out / PLAN_FILE, {"steps": plan})
@@ -143,7 +143,7 @@ def run(
         commands: list[str] = []
         for member in members:
             for step in _steps(
-                stages, configs, tested, member, store, checkpoint, overrides or [], others, trained, out
+                stages, configs, tested, member, store, checkpoint, overrides or [], external_tests, trained, out
             ):
                 number += 1
                 commands.append(run_step(step, out, f"[{number}/{total}]", console, lock, accept_versions))
@@ -158,7 +158,7 @@ def run(
                     "store": str(external_test.store.resolve()),
                     "overrides": _external_options(external_test, store),
                 }
-                for name, external_test in others.items()
+                for name, external_test in external_tests.items()
             },
         }
         write_json(out / RUN_FILE, about)
@@ -222,7 +222,7 @@ def _holds(folder: Path, seed: int) -> bool:
 
 
 def _planned(
-    stages: Sequence[StageStep], tested: Mapping[str, str], member: _Member, others: Sequence[str]
+    stages: Sequence[StageStep], tested: Mapping[str, str], member: _Member, external: Sequence[str]
 ) -> list[tuple[Path, str]]:
     """Folder and command of each step that :func:`_steps` will give."""
     steps = [(member.folder / stage.name, "fit") for stage in stages]
@@ -233,7 +233,7 @@ def _planned(
     ]
     for arm in tested:
         folder = _test_folder(member, arm, tested)
-        steps += [(folder, "test"), *((_external_folder(folder, source), "test") for source in others)]
+        steps += [(folder, "test"), *((_external_folder(folder, source), "test") for source in external)]
     return steps
 
 
@@ -257,7 +257,7 @@ def _steps(
     store: Path,
     checkpoint: str,
     overrides: Sequence[str],
-    others: Mapping[str, ExternalTest],
+    external_tests: Mapping[str, ExternalTest],
     trained: list[dict[str, Any]],
     out: Path,
 ) -> Iterator[Step]:
@@ -308,7 +308,7 @@ def _steps(
         inputs = {"checkpoint": sha256_file(final[name])}
         yield Step(folder, _test(config, folder), inputs, final[name])
         elsewhere: dict[str, str] = {}
-        for external_name, external in others.items():
+        for external_name, external in external_tests.items():
             external_folder = _external_folder(folder, external_name)
             arguments = [*_test(config, external_folder), *_external_options(external, store)]
             yield Step(

@@ -28,7 +28,7 @@ def step_key(arguments: Sequence[str], inputs: Mapping[str, str], out: Path) -> 
         inputs: Hashes of what the step reads besides: configuration, data, parent checkpoint.
         out: The run folder.
     """
-    counted = portable([one for one in arguments if not one.startswith(_BY_INPUT)], out)
+    counted = portable([argument for argument in arguments if not argument.startswith(_BY_INPUT)], out)
     files = file_hashes(arguments, out)
     # Without such files the key is what it was before they counted, so that older run folders are gone on with.
     return sha256_json({"arguments": counted, "inputs": dict(inputs), **({"files": files} if files else {})})

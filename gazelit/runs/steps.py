@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gazelit.configs import read_config
 from gazelit.errors import InputError
-from gazelit.files import read_json, write_json
+from gazelit.files import read_json, sha256_file, write_json
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
 
 DONE_FILE = "done.json"
@@ -137,8 +137,16 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
         raise InputError(f"step '{name}' failed ({_exit(process.returncode)}): {_reason(folder / LOG_FILE)}")
     seconds = round(time.monotonic() - started, 1)
     cost = {"seconds": seconds, "cpu_seconds": round(_cpu_seconds() - cpu_before, 1)}
-    write_json(done, {"key": key, "command": command, **cost, "versions": made_with})
+    record = {"key": key, "command": command, **cost, "versions": made_with, "files": digests_of(folder)}
+    write_json(done, record)
     return command
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a finished step left, by path within its folder; of W&B's own files none."""
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    own = [name for name in names if str(name) not in (LOG_FILE, STARTED_FILE, DONE_FILE) and name.parts[0] != "wandb"]
+    return {str(name): sha256_file(folder / name) for name in own}
 
 
 def _show_progress(
@@ -188,7 +196,7 @@ def _max_epochs(arguments: Sequence[str]) -> int | None:
         return None
     configs = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
     trainers = [read_config(Path(config)).get("trainer") or {} for config in configs]
-    return next((one["max_epochs"] for one in reversed(trainers) if "max_epochs" in one), None)
+    return next((trainer["max_epochs"] for trainer in reversed(trainers) if "max_epochs" in trainer), None)
 
 
 def _exit(code: int) -> str:

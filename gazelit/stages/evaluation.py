@@ -151,13 +151,13 @@ class EvaluatedModule(L.LightningModule):
             # The share of a process without a case: it only has to take part in what all processes compute together,
             # with tensors of as many dimensions as the others'.
             if "diagnosis" in self.measures:
-                none = torch.zeros(0, int(self.network.classes or 0), device=self.device)
+                empty = torch.zeros(0, int(self.network.classes or 0), device=self.device)
                 for kind in ("diagnosis", *[WITH_GAZE] * self.gaze_at_test):
-                    self._metrics(kind, split).update(none, batch["label"])
+                    self._metrics(kind, split).update(empty, batch["label"])
             if "embedding" in self.measures:
                 encoder = cast(Encoder, self.network.get_submodule("encoder"))
-                none = torch.zeros(0, encoder.embedding_channels, device=self.device)
-                self._metrics("embedding", split).update(none, batch["label"])
+                empty = torch.zeros(0, encoder.embedding_channels, device=self.device)
+                self._metrics("embedding", split).update(empty, batch["label"])
             if self.custom_metrics:
                 image = torch.zeros(1, *batch["image"].shape[1:], device=self.device)
                 outputs = {name: values[:0] for name, values in self(image).items()}

@@ -134,8 +134,8 @@ class StepGuard:
             name = next((name for name, value in scalars.items() if not value.isfinite()), None)
             if name is not None:
                 weight = first_nonfinite(module.named_parameters())
-                why = f" (the weights of {weight} are not finite either)" if weight else ""
-                return f"{at}: {name} is {float(scalars[name])} over rows {_rows(batch.index)} of the store{why}"
+                cause = f" (the weights of {weight} are not finite either)" if weight else ""
+                return f"{at}: {name} is {float(scalars[name])} over rows {_rows(batch.index)} of the store{cause}"
         named = ((name, parameter.grad) for name, parameter in module.named_parameters())
         gradients = ((name, gradient) for name, gradient in named if gradient is not None)
         name = first_nonfinite(gradients)

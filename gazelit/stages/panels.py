@@ -49,11 +49,11 @@ class LogSaliencyMaps(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draws films until there are enough."""
-        wanted = min(self.cases - len(self._shown), len(batch["image"]))
-        if wanted <= 0 or not trainer.is_global_zero or trainer.sanity_checking:
+        count = min(self.cases - len(self._shown), len(batch["image"]))
+        if count <= 0 or not trainer.is_global_zero or trainer.sanity_checking:
             return
         with torch.no_grad():
-            predicted = log_density(pl_module(batch["image"][:wanted])["saliency_logits"]).exp()
+            predicted = log_density(pl_module(batch["image"][:count])["saliency_logits"]).exp()
         for image, reader, model in zip(batch["image"], batch["heatmap"], predicted, strict=False):
             # Both maps on one scale, so that a flat prediction looks flat.
             top = max(float(reader.max()), float(model.max()), 1e-20)

@@ -77,8 +77,8 @@ def _check_schedule(stored: Mapping[str, Any], current: Mapping[str, Any]) -> No
             raise _cannot(f"lr_scheduler's {option.lstrip('_')}", before, now)
 
 
-def _cannot(what: str, before: Any, now: Any) -> InputError:
+def _cannot(setting: str, before: Any, now: Any) -> InputError:
     return InputError(
-        f"--ckpt_path: the {what} was {before} and is {now} now, which a resumed training cannot change; keep it as it "
-        "was, or begin a new training from these weights with --start_from"
+        f"--ckpt_path: the {setting} was {before} and is {now} now, which a resumed training cannot change; keep it as "
+        "it was, or begin a new training from these weights with --start_from"
     )

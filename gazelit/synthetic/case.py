@@ -165,8 +165,8 @@ def plan_cohort(
     again = set(rng.choice(np.arange(6, cases), size=round(0.04 * cases), replace=False)) if cases > 8 else set()
     for number, label in enumerate(labels):
         # Someone of the same class comes back: one case in 25, and the last of a large cohort for a third film.
-        wanted = 1 if number == cases - 1 and cases >= 60 else 0 if number in again else None
-        earlier = [film for film in range(number) if labels[film] == label and images[film] == wanted]
+        films_before = 1 if number == cases - 1 and cases >= 60 else 0 if number in again else None
+        earlier = [film for film in range(number) if labels[film] == label and images[film] == films_before]
         returning = [film for film in earlier if patients.count(patients[film]) == images[film] + 1]
         if returning:
             patients.append(patients[returning[-1]])

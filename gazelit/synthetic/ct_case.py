@@ -204,8 +204,8 @@ def _insert_heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subj
         # It is seen where it takes the place of lung: about its surface.
         low, high = np.array([-99, effusion.level - 2.5, -99]), np.array([99, effusion.level + 0.5, 99])
         x, y = scan.to_chest(_centroid(fluid.part(fluid.box(low, high))))
-        which = next(items)
-        subject.items[which] = replace(subject.items[which], x=x, y=y)
+        item = next(items)
+        subject.items[item] = replace(subject.items[item], x=x, y=y)
     if subject.oedema:
         marks = body.anatomy.landmarks
         hila = (marks["right hilar structures"], marks["left hilar structures"])

@@ -209,13 +209,13 @@ def fluid(lung: Volume, wall: Volume, shape: LungShape, level: float) -> Volume:
         level: z of the surface away from the wall; the meniscus climbs the wall by 2.4 cm.
     """
     rows = lung.box(np.array([-99.0, level - 3.5, -99.0]), np.array([99.0, 99.0, 99.0]))
-    here = lung.part(rows)
-    _, z, x = here.axes()
+    lower = lung.part(rows)
+    _, z, x = lower.axes()
     surface = level - 2.4 * np.exp(-wall.values[rows] / np.float32(1.1))
     share = 1 / (1 + np.exp(np.clip((surface - z[:, None].astype(np.float32)) / np.float32(0.3), -20, 20)))
     # What runs behind the belly is left out: a frontal film of a small effusion shows a blunt angle.
     outer = 1 / (1 + np.exp(np.clip((0.62 * shape.wall - shape.side * x) / 0.6, -20, 20)))
-    return replace(here, values=(here.values * share * outer).astype(np.float32))
+    return replace(lower, values=(lower.values * share * outer).astype(np.float32))
 
 
 def oedema(rng: Generator, lungs: Volume, hila: tuple[Floats, Floats], strength: float) -> Volume:

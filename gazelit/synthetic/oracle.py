@@ -257,10 +257,10 @@ class Oracle:
         centred = maps - maps.mean(axis=1, keepdims=True)
         unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
         # Mean correlation of each reading with the others; its mean is ‖E ĝ‖² without bias.
-        others = (unit @ unit.sum(axis=0) - 1) / (readings - 1)
-        cc = float(np.sqrt(max(others.mean(), 0)))
+        agreement = (unit @ unit.sum(axis=0) - 1) / (readings - 1)
+        cc = float(np.sqrt(max(agreement.mean(), 0)))
         # A pair's average has two independent readings: the error of U-statistics of order 2 (Hoeffding 1948).
-        cc_error = float(others.std(ddof=1) / np.sqrt(readings) / max(cc, 1e-6))
+        cc_error = float(agreement.std(ddof=1) / np.sqrt(readings) / max(cc, 1e-6))
         return Bounds(float(kld.mean()), float(kld.std(ddof=1) / np.sqrt(readings)), cc, cc_error)
 
     def information_gain_ceiling(self, baseline: Floats, shape: tuple[int, int] | None = None) -> float:

@@ -63,7 +63,7 @@ def read_chest(chest: Chest, rng: Generator) -> Fixations:
     """
     count = int(np.clip(rng.normal(45, 8), 22, 75))
     names = list(SEARCH)
-    places = np.array([chest.landmarks[name] for name in names])
+    landmarks = np.array([chest.landmarks[name] for name in names])
     taste = np.array([SEARCH[name] for name in names]) * rng.gamma(4.0, 0.25, len(names))
     targets = np.array([(x, y) for x, y, _ in chest.findings]).reshape(-1, 2)
     pull = np.array([weight for _, _, weight in chest.findings])
@@ -71,7 +71,7 @@ def read_chest(chest: Chest, rng: Generator) -> Fixations:
     noticed = int(rng.integers(1, 6))
 
     x, y, duration, drawn = (np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count, bool))
-    here = np.array([rng.normal(0, 2), rng.normal(2, 3)])
+    gaze = np.array([rng.normal(0, 2), rng.normal(2, 3)])
     inhibited = np.ones(len(names))
     for number in range(count):
         if number >= noticed and rng.random() < share:
@@ -80,16 +80,16 @@ def read_chest(chest: Chest, rng: Generator) -> Fixations:
             drawn[number] = True
             median = 0.38
         else:
-            near = np.exp(-np.hypot(*(places - here).T) / 9.0)
+            near = np.exp(-np.hypot(*(landmarks - gaze).T) / 9.0)
             weights = taste * inhibited * near
             chosen = rng.choice(len(names), p=weights / weights.sum())
             inhibited[chosen] *= 0.35
             inhibited = np.minimum(1.0, inhibited + 0.04)
-            spot = places[chosen] + rng.normal(0, 0.65, 2)
+            spot = landmarks[chosen] + rng.normal(0, 0.65, 2)
             median = 0.27
         duration[number] = np.clip(median * np.exp(rng.normal(0, 0.42)), 0.1, 1.6)
         x[number], y[number] = spot
-        here = spot
+        gaze = spot
     jump = np.hypot(np.diff(x, prepend=x[0]), np.diff(y, prepend=y[0]))
     # One degree is about 1.64 cm of film at EGD-CXR's viewing distance.
     flight = 0.021 + 0.0022 * jump / 1.64

@@ -211,12 +211,12 @@ def _view(
     shown_width, shown_height = np.round((right - left) * scale), np.round((bottom - top) * scale)
     screen_left = np.round(FILM_AREA[0] + (area[0] - shown_width) / 2)
     screen_top = np.round(FILM_AREA[1] + (area[1] - shown_height) / 2)
-    ones = np.ones(len(x))
+    unit = np.ones(len(x))
     return {
         "angular_resolution_x_pixels_per_degree": ppd,
         "angular_resolution_y_pixels_per_degree": ppd,
-        "window_width": ones,
-        "window_level": 0.5 * ones,
+        "window_width": unit,
+        "window_level": 0.5 * unit,
         "xmin_shown_from_image": left,
         "ymin_shown_from_image": top,
         "xmax_shown_from_image": right,

@@ -233,8 +233,8 @@ def target_probabilities(scene: Scene, state: State) -> Floats:
     panel = whole_panel()
     taste, order, round_ = panel.taste[state.reader], panel.order[state.reader], panel.round[state.reader]
     marks = len(NAMES)
-    here = np.vstack([scene.spots, np.zeros(2)])[state.previous]
-    near = np.exp(-np.hypot(*np.moveaxis(scene.spots[None, :marks] - here[:, None], 2, 0)) / SACCADE)
+    gaze = np.vstack([scene.spots, np.zeros(2)])[state.previous]
+    near = np.exp(-np.hypot(*np.moveaxis(scene.spots[None, :marks] - gaze[:, None], 2, 0)) / SACCADE)
     lag = np.abs(order - (state.number / round_ % 1.0)[:, None])
     turn = OFF_TURN + np.exp(-0.5 * (np.minimum(lag, 1 - lag) / TURN) ** 2)
     weights = taste * np.exp(state.zone[:, list(ZONES)]) * state.inhibited * near * turn

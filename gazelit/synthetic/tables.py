@@ -301,13 +301,13 @@ def calibration_rows(dicom_id: str, bias: tuple[float, float], rng: Generator) -
     """A calibration screen: two seconds on the white dot in the middle, with the session's error."""
     count = int(2 * RATE)
     noise = rng.normal(0, 0.004, (2, count))
-    everything = np.ones(count, bool)
+    valid = np.ones(count, bool)
     samples = Samples(
         np.arange(1, count + 1) / RATE,
         0.5 + bias[0] + noise[0],
         0.5 + bias[1] + noise[1],
         np.zeros(count, np.int64),
-        everything,
+        valid,
         np.zeros(count, np.int64),
     )
     return gaze_rows(samples, dicom_id, None, SCREEN, rng)

@@ -187,6 +187,7 @@ def test_deidentified_results_hold_nothing_of_the_patient(tmp_path):
         "OtherPatientIDs": "PLANTED-1", "PatientAddress": "PLANTED-2", "InstitutionName": "PLANTED-3",
         "OperatorsName": "PLANTED-4", "StudyDescription": "PLANTED-5", "PatientComments": "PLANTED-6",
         "AccessionNumber": "PLANTED-7", "RequestingPhysician": "PLANTED-8", "StationName": "PLANTED-9",
+        "PatientID": "PLANTED-10",
     }  # fmt: skip
     dataset = chest((320, 240), (50, 150, 50, 100), **planted)
     path = save(tmp_path / "film.dcm", dataset)
@@ -194,7 +195,7 @@ def test_deidentified_results_hold_nothing_of_the_patient(tmp_path):
     _, made = results(path, key=key)
     for kind, result in made.items():
         content = save(tmp_path / f"{kind}.dcm", result).read_bytes()
-        secrets = [*planted.values(), "ller", "4711", "19400305", "20240102", "20261126", dataset.SOPInstanceUID,
+        secrets = [*planted.values(), "ller", "19400305", "20240102", f"{MADE:%Y%m%d}", dataset.SOPInstanceUID,
                    dataset.StudyInstanceUID, dataset.SeriesInstanceUID]  # fmt: skip
         assert [secret for secret in secrets if secret.encode() in content] == [], kind
         assert result.PatientIdentityRemoved == "YES"

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gazelit.losses import BatchAllTripletLoss, DynamicWeightAverage
 from gazelit.losses.gather import gather_rows
+from tests.ranks import on_ranks
 
 IMAGES, LABELS = torch.randn(16, 10, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
 
@@ -16,20 +17,18 @@ def network():
     return nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 6))
 
 
-def one_process(rank, world, folder):
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def share_of_batch(rank, world, folder):
     model = DistributedDataParallel(network())
     share = slice(rank * 16 // world, (rank + 1) * 16 // world)
     embedding, label = gather_rows(model(IMAGES[share])), gather_rows(LABELS[share])
     loss = BatchAllTripletLoss()(embedding, label)
     loss.backward()
     torch.save((loss.detach(), [parameter.grad for parameter in model.parameters()]), folder / f"{rank}.pt")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_loss_and_gradients_equal_one_process_with_the_whole_batch(world, tmp_path):
-    multiprocessing.spawn(one_process, (world, tmp_path), world)
+    on_ranks(share_of_batch, world, tmp_path)
     model = network()
     loss = BatchAllTripletLoss()(model(IMAGES), LABELS)
     loss.backward()
@@ -41,17 +40,15 @@ def test_loss_and_gradients_equal_one_process_with_the_whole_batch(world, tmp_pa
 
 
 def weigh(rank, world, folder):
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     weighting = DynamicWeightAverage()
     for losses in ((1.0 + rank, 2.0), (0.5, 1.0 + rank)):
         weighting({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})
         weighting.begin_epoch()
     torch.save(weighting.weights, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
 
 
 def test_dynamic_weights_are_those_of_all_processes_together(tmp_path):
-    multiprocessing.spawn(weigh, (2, tmp_path), 2)
+    on_ranks(weigh, 2, tmp_path)
     one = DynamicWeightAverage()
     for losses in ((1.5, 2.0), (0.5, 1.5)):
         one({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})

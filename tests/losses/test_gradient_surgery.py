@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gazelit.losses import GradientSurgery
+from tests.ranks import on_ranks
 
 
 def projected(gradients):
@@ -64,19 +65,17 @@ def network():
     return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
 
 
-def one_process(rank, world, folder):
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def project_share(rank, world, folder):
     model = DistributedDataParallel(network())
     for _ in range(2):
         # Twice, because DDP complains in the second step about hooks that the first did not reach.
         model.zero_grad()
         gradients = step(model, IMAGES[rank * 4 : rank * 4 + 4])
     torch.save(gradients, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
 
 
 def test_two_processes_project_as_one_with_the_whole_batch(tmp_path):
-    multiprocessing.spawn(one_process, (2, tmp_path), 2)
+    on_ranks(project_share, 2, tmp_path)
     expected = step(network(), IMAGES)
     for rank in range(2):
         for ours, theirs in zip(expected, torch.load(tmp_path / f"{rank}.pt", weights_only=True), strict=True):

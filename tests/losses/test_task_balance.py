@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -13,6 +13,7 @@ from gazelit.errors import InputError
 from gazelit.losses import FAMO, ExcessMTL, FixedWeighting, GradientSurgery
 from gazelit.losses.weighting import weigh
 from gazelit.stages.task_schedule import leave_out_paused
+from tests.ranks import on_ranks
 
 
 def quadratics(x):
@@ -247,8 +248,7 @@ def train(make, model, images):
         yield [one.detach().clone() for one in (*weighting.learned().values(), *model.parameters())]
 
 
-def in_a_process(rank, world, folder):
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def train_share(rank, world, folder):
     share = IMAGES[rank * 4 : rank * 4 + 4]
     results = {name: list(train(make, DistributedDataParallel(TwoHeads()), share)) for name, make in MAKES.items()}
     mesh = init_device_mesh("cpu", (world,))
@@ -256,11 +256,10 @@ def in_a_process(rank, world, folder):
     with pytest.raises(InputError, match="which sharded parameters do not have in one piece"):
         GradientSurgery()({"diagnosis": torch.ones(())}, [sharded])
     torch.save(results, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
 
 
 def test_two_processes_train_as_one_with_the_whole_batch_and_a_paused_head_stays(tmp_path):
-    multiprocessing.spawn(in_a_process, (2, tmp_path), 2)
+    on_ranks(train_share, 2, tmp_path)
     for name, make in MAKES.items():
         expected = list(train(make, TwoHeads(), IMAGES))
         for rank in range(2):

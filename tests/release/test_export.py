@@ -226,7 +226,7 @@ def garble(path):
         ({"format": "torch-export", "precision": "int8"}, "int8 goes with --format onnx or openvino"),
         ({"format": "onnx"}, r"best\.onnx: is there already; .*--overwrite"),
         ({"format": "openvino", "films": 0}, "films: the ranges of int8 need at least one, not 0"),
-        ({"format": "openvino", "precision": "int8"}, r"config\.yaml: no configuration; .*--stage_config"),
+        ({"format": "onnx", "precision": "int8"}, r"config\.yaml: no configuration; .*--stage_config"),
     ],
 )
 def test_options_that_cannot_be(exported, options, message):

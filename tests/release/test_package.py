@@ -40,6 +40,7 @@ def copied(packed, tmp_path):
 def test_the_layout_is_that_of_the_hub(packed):
     folder = packed / "chest"
     names = {"README.md", "config.json", "lineage.json", "model.safetensors", "reference.json", "reference.png"}
+    names.add("SHA256SUMS")
     assert {path.name for path in folder.iterdir()} == names
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}

@@ -164,9 +164,9 @@ def clip_to_window(gaze: pd.DataFrame, window: TimeWindow, phrases: pd.DataFrame
 
 def _overlap_with_phrases(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame) -> NDArray[np.float64]:
     """Seconds of each row during which a matching phrase was said; phrases that overlap count once."""
-    said = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
+    matching = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
     intervals: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for row, reading, begin, end in said.sort_values("begin")[["row", "reading_id", "begin", "end"]].itertuples(
+    for row, reading, begin, end in matching.sort_values("begin")[["row", "reading_id", "begin", "end"]].itertuples(
         index=False
     ):
         spans = intervals.setdefault((row, str(reading)), [])
@@ -201,8 +201,8 @@ def _spans(
     least = np.full(len(runs) - 1, len(t) + 1)
     for number in np.flatnonzero(np.diff(runs) >= 3):
         interval = float(np.median(np.diff(t[runs[number] : runs[number + 1]])))
-        wanted = detection.min_duration / interval if interval > 0 else len(t)
-        least[number] = max(2, round(min(wanted, len(t))))
+        samples = detection.min_duration / interval if interval > 0 else len(t)
+        least[number] = max(2, round(min(samples, len(t))))
     return dispersion_events(degrees, runs, detection.dispersion, least)
 
 

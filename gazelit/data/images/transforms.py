@@ -103,9 +103,9 @@ class Augmentation:
         keypoints = np.concatenate([_FRAME, points[:, :2]])
         result = self._compose(image=image[..., None], mask=mask.astype(np.uint8), keypoints=keypoints)
         height, width = image.shape
-        places = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)
-        moved = np.concatenate([places[len(_FRAME) :], points[:, 2:]], axis=1)
-        linear = (places[1 : len(_FRAME)] - places[0]).T / _FRAME.max()
+        positions = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)
+        moved = np.concatenate([positions[len(_FRAME) :], points[:, 2:]], axis=1)
+        linear = (positions[1 : len(_FRAME)] - positions[0]).T / _FRAME.max()
         inside = on_image(moved[:, 0], moved[:, 1], width, height)
         pixels, seen = result["image"].reshape(height, width), result["mask"].astype(bool)
         if pixels.dtype != np.uint8:

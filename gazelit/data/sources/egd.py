@@ -336,11 +336,11 @@ def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> 
             continue
         try:
             content = read_json(path)
-            said = [(image, image, *_phrase(entry)) for entry in content["time_stamped_text"]]
+            dictated = [(image, image, *_phrase(entry)) for entry in content["time_stamped_text"]]
         except (InputError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
             skipped.append((image, f"{path}: not a transcript with phrase, begin_time and end_time; the image is kept"))
             continue
-        rows += said
+        rows += dictated
     return pd.DataFrame(rows, columns=list(PHRASE_COLUMNS))
 
 

@@ -194,17 +194,17 @@ class GazeSearch(Source):
                 )
             logger.warning("%s; figures on it are too good", rows.leak)
         listed = self._mimic.listed()
-        wanted = listed[listed["image_id"].isin(rows.table["image_id"])].reset_index(drop=True)
-        if wanted.empty:
+        searched = listed[listed["image_id"].isin(rows.table["image_id"])].reset_index(drop=True)
+        if searched.empty:
             raise InputError(
                 f"{self._mimic.root}: lists none of the {rows.table['image_id'].nunique()} films of {self.gaze}; "
                 "give the folder of MIMIC-CXR or MIMIC-CXR-JPG"
             )
-        unlisted = rows.table.loc[~rows.table["image_id"].isin(wanted["image_id"]), "image_id"].unique()
-        films, skipped = self._mimic.with_files(wanted)
+        unlisted = rows.table.loc[~rows.table["image_id"].isin(searched["image_id"]), "image_id"].unique()
+        films, skipped = self._mimic.with_files(searched)
         skipped = [(image, f"{self._mimic.tables}: lists no film of that id") for image in unlisted] + skipped
-        there = rows.table["image_id"].isin(films["image_id"])
-        table, numbers = rows.table[there].reset_index(drop=True), np.flatnonzero(there)
+        has_film = rows.table["image_id"].isin(films["image_id"])
+        table, numbers = rows.table[has_film].reset_index(drop=True), np.flatnonzero(has_film)
         findings = sorted(table["finding"].unique())
         films = films.drop(columns="official_split", errors="ignore").assign(source=self.name)
         films = films.merge(_searched(table, findings), on="image_id")

@@ -123,13 +123,13 @@ class Manifest(Source):
         path = self.images
         table = _read(path, faults)
         screen = SCREEN_COLUMNS if self.coordinates == "screen" and self.gaze is not None else ()
-        if table is None or not _has(path, table, (*IMAGE_NEEDED, *screen, *self.labels), faults):
+        if table is None or not _has_columns(path, table, (*IMAGE_NEEDED, *screen, *self.labels), faults):
             return None
         if table.empty:
             faults.append(f"{path}: lists no image")
         for column in IMAGE_NEEDED:
-            _each(path, table[column].str.strip() == "", f"{column} is empty", faults)
-        _each(path, table["image_id"].duplicated(), "image_id was listed before", faults)
+            _fault_rows(path, table[column].str.strip() == "", f"{column} is empty", faults)
+        _fault_rows(path, table["image_id"].duplicated(), "image_id was listed before", faults)
         for column in self.labels:
             table[column] = table[column].str.strip().replace({"True": "1", "true": "1", "TRUE": "1"})
             table[column] = table[column].replace({"False": "0", "false": "0", "FALSE": "0"})
@@ -137,14 +137,14 @@ class Manifest(Source):
             table[column] = _numbers(path, table, column, column in self.labels, faults)
         if screen and not faults:
             for low, high in (screen[0::2], screen[1::2]):
-                _each(path, table[high] <= table[low], f"{high} is not above {low}", faults)
+                _fault_rows(path, table[high] <= table[low], f"{high} is not above {low}", faults)
         for column in self.labels:
             # What is no number has been told.
             wrong = ~table[column].isin((0.0, 1.0, -1.0)) & np.isfinite(table[column])
-            _each(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
+            _fault_rows(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
         if "official_split" in table:
             wrong = ~table["official_split"].isin((*SPLITS, ""))
-            _each(path, wrong, f"official_split is none of {', '.join(SPLITS)}", faults)
+            _fault_rows(path, wrong, f"official_split is none of {', '.join(SPLITS)}", faults)
             table["official_split"] = table["official_split"].replace("", None)
         table["path"] = self._files(table["path"], faults)
         for column, default in (("study_id", table["image_id"]), ("view", "")):
@@ -201,24 +201,24 @@ class Manifest(Source):
         path = self.gaze
         assert path is not None
         table = _read(path, faults)
-        if table is None or not _has(path, table, GAZE_NEEDED, faults):
+        if table is None or not _has_columns(path, table, GAZE_NEEDED, faults):
             return None
         before = len(faults)
         # A lost eye has no place; such rows are kept as not valid.
         x, y = (_numbers(path, table, column, True, faults) for column in ("x", "y"))
         duration = _numbers(path, table, "duration", False, faults)
-        _each(path, duration < 0, "duration is negative", faults)
+        _fault_rows(path, duration < 0, "duration is negative", faults)
         gaze = pd.DataFrame({"image_id": table["image_id"], "duration": duration})
         for column in _NUMBERS:
             if column in table:
                 gaze[column] = _numbers(path, table, column, column != "t", faults)
         for column in ("ppd_x", "ppd_y"):
             if column in table:
-                _each(path, gaze[column] <= 0, f"{column} is not above 0", faults)
+                _fault_rows(path, gaze[column] <= 0, f"{column} is not above 0", faults)
         gaze["kind"] = table["kind"].replace("", "fixation") if "kind" in table else "fixation"
-        _each(path, ~gaze["kind"].isin(GAZE_KINDS), f"kind is none of {', '.join(GAZE_KINDS)}", faults)
+        _fault_rows(path, ~gaze["kind"].isin(GAZE_KINDS), f"kind is none of {', '.join(GAZE_KINDS)}", faults)
         valid = table["valid"].str.lower() if "valid" in table else pd.Series("1", index=table.index)
-        _each(path, ~valid.isin([*_TRUE, *_FALSE]), "valid is neither 1 nor 0", faults)
+        _fault_rows(path, ~valid.isin([*_TRUE, *_FALSE]), "valid is neither 1 nor 0", faults)
         gaze["reading_id"] = (
             table["reading_id"].where(table["reading_id"] != "", table["image_id"])
             if "reading_id" in table
@@ -227,9 +227,11 @@ class Manifest(Source):
         for column in ("reader_id", "recording_id"):
             gaze[column] = table.get(column, "")
         apart = gaze.groupby("reading_id")["image_id"].transform("nunique") > 1
-        _each(path, apart, "reading_id belongs to several images", faults)
+        _fault_rows(path, apart, "reading_id belongs to several images", faults)
         if images is not None:
-            _each(path, ~gaze["image_id"].isin(images["image_id"]), f"image_id is not in {self.images.name}", faults)
+            _fault_rows(
+                path, ~gaze["image_id"].isin(images["image_id"]), f"image_id is not in {self.images.name}", faults
+            )
         if images is None or len(faults) > before:
             return None
         gaze["x"], gaze["y"], gaze["valid"] = x, y, valid.isin(_TRUE)
@@ -321,7 +323,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read as Parquet ({error.__class__.__name__})") from error
 
 
-def _has(path: Path, table: pd.DataFrame, needed: Sequence[str], faults: list[str]) -> bool:
+def _has_columns(path: Path, table: pd.DataFrame, needed: Sequence[str], faults: list[str]) -> bool:
     missing = [name for name in needed if name not in table]
     if missing:
         cause = separator_hint(table.columns)
@@ -338,5 +340,5 @@ def _numbers(path: Path, table: pd.DataFrame, column: str, blank: bool, faults: 
     return values
 
 
-def _each(path: Path, wrong: pd.Series | NDArray[np.bool_], what: str, faults: list[str]) -> None:
-    faults += [f"{path}: record {row + 1}: {what}" for row in np.flatnonzero(wrong)]
+def _fault_rows(path: Path, wrong: pd.Series | NDArray[np.bool_], fault: str, faults: list[str]) -> None:
+    faults += [f"{path}: record {row + 1}: {fault}" for row in np.flatnonzero(wrong)]

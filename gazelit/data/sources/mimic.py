@@ -77,9 +77,9 @@ class MIMICCXR(Source):
         images = self.listed()
         notes = {"images_listed": len(images)}
         if self.views and (images["view"] != "").any():
-            wanted = images["view"].isin(self.views)
-            notes["images_of_other_views"] = int((~wanted).sum())
-            images = images[wanted].reset_index(drop=True)
+            has_view = images["view"].isin(self.views)
+            notes["images_of_other_views"] = int((~has_view).sum())
+            images = images[has_view].reset_index(drop=True)
         images, skipped = self.with_files(images)
         split = self._split()
         if split is not None:
@@ -198,7 +198,7 @@ def image_file(root: Path, published: str) -> Path:
     return jpeg if is_file(jpeg) else path
 
 
-def require_folder(folder: Path, what: str) -> None:
+def require_folder(folder: Path, dataset: str) -> None:
     """Raises InputError if there is no such folder."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the root of {what}")
+        raise InputError(f"{folder}: no such folder; give the root of {dataset}")

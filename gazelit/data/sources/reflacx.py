@@ -25,7 +25,7 @@ META_COLUMNS = [
 ]
 #: Labels that are yes or no instead of a certainty, and the one that is free text.
 BOOLEAN_LABELS = ("Support devices", "Quality issue")
-OTHER = "Other"
+OTHER_LABEL = "Other"
 #: Phase 1 has finer labels than phases 2 and 3; these have a coarser counterpart there (the map of MIMIC-Eye).
 MERGED = {
     "Emphysema": "High lung volume / emphysema",
@@ -155,7 +155,7 @@ class REFLACX(Source):
         self, readings: pd.DataFrame, names: list[str], skipped: list[tuple[str, str]]
     ) -> tuple[pd.DataFrame, list[str]]:
         certainty = readings[names].to_numpy()
-        scale = np.array([1 if name in (*BOOLEAN_LABELS, OTHER) else self.certainty for name in names])
+        scale = np.array([1 if name in (*BOOLEAN_LABELS, OTHER_LABEL) else self.certainty for name in names])
         present = np.where(np.isnan(certainty), np.nan, certainty >= scale)
         graded = [name not in BOOLEAN_LABELS for name in names]
         normal = (np.nan_to_num(certainty[:, graded]) == 0).all(axis=1)
@@ -165,13 +165,13 @@ class REFLACX(Source):
         votes = (share > 0.5).astype("float64").where(share.notna())
         firsts = readings.drop_duplicates("image_id")
         files = [image_file(self.images, published) for published in firsts["path"]]
-        there = np.array([is_file(file) for file in files])
+        has_film = np.array([is_file(file) for file in files])
         skipped += [
             (image, f"{file}: no such file (nor with .jpg)")
-            for image, file, found in zip(firsts["image_id"], files, there, strict=True)
+            for image, file, found in zip(firsts["image_id"], files, has_film, strict=True)
             if not found
         ]
-        if not there.any():
+        if not has_film.any():
             raise InputError(
                 f"{self.images}: holds none of the {len(firsts)} images that REFLACX lists as files/pXX/…/"
                 "<dicom_id>.dcm (or .jpg); give the folder that holds files/"
@@ -187,12 +187,12 @@ class REFLACX(Source):
                 "path": [str(file) for file in files],
                 "height": firsts["height"].astype(np.int64),
                 "width": firsts["width"].astype(np.int64),
-                "view": [view_position(file) if found else "" for file, found in zip(files, there, strict=True)],
+                "view": [view_position(file) if found else "" for file, found in zip(files, has_film, strict=True)],
                 **{name: votes.loc[firsts["image_id"], name].to_numpy() for name in labels},
                 "official_split": firsts["official_split"],
             }
         )
-        return table[there].reset_index(drop=True), labels
+        return table[has_film].reset_index(drop=True), labels
 
     def _all_gaze(self, readings: pd.DataFrame, skipped: list[tuple[str, str]]) -> Iterator[pd.DataFrame]:
         for reading in readings.itertuples():
@@ -303,8 +303,8 @@ def _canonical(
         # A blink has blanks; σ of a look would be 0 or unknown.
         wrong = np.flatnonzero(valid & ~((rows[column] > 0) & (rows[column] < np.inf)).to_numpy())
         if len(wrong):
-            what = "is empty" if np.isnan(rows[column].iloc[wrong[0]]) else "is not above 0"
-            raise InputError(f"{path}: record {rows.index[wrong[0]] + 1}: {column} {what}")
+            fault = "is empty" if np.isnan(rows[column].iloc[wrong[0]]) else "is not above 0"
+            raise InputError(f"{path}: record {rows.index[wrong[0]] + 1}: {column} {fault}")
     return pd.DataFrame(
         {
             "image_id": reading.image_id,
@@ -323,7 +323,7 @@ def _canonical(
 
 
 def _certainty(path: Path, meta: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    if name == OTHER:
+    if name == OTHER_LABEL:
         return (meta[name].str.strip() != "").to_numpy(np.float64)
     if name in BOOLEAN_LABELS:
         return _boolean(path, meta, name)

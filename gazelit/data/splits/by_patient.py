@@ -264,8 +264,8 @@ def stratified_labels(stores: Sequence[Store], stratify: Sequence[str] | None, m
     names = known if stratify is None else list(stratify)
     unknown = [name for name in names if name not in known]
     if unknown:
-        which = "the store has" if len(stores) == 1 else "the stores have"
-        raise InputError(f"stratify: {which} no label {', '.join(unknown)}; labels are {', '.join(known) or 'none'}")
+        owner = "the store has" if len(stores) == 1 else "the stores have"
+        raise InputError(f"stratify: {owner} no label {', '.join(unknown)}; labels are {', '.join(known) or 'none'}")
     labels = pd.concat([store.cases.reindex(columns=names) for store in stores], ignore_index=True).astype(float)
     measured = [name for name in names if not (labels[name].isin((0, 1, -1)) | labels[name].isna()).all()]
     if stratify is None:

@@ -41,44 +41,44 @@ def deal(
         (G,) the split of each group, from 0. A function of the order of the groups, which the caller shuffles.
     """
     counts = np.asarray(counts, np.int64)
-    missing = _wanted(counts, shares, everywhere)
+    missing = _targets(counts, shares, everywhere)
     assigned = _deal_rarest_first(counts, missing)
     _even_out(counts, shares, assigned, missing)
     return assigned
 
 
-def _wanted(
+def _targets(
     counts: NDArray[np.int64], shares: Sequence[float], everywhere: NDArray[np.bool_] | None
 ) -> NDArray[np.int64]:
     """(S, C) how much of each quantity each split wants, in ``SCALE``-ths."""
-    wanted = np.array([[round(SCALE * share * int(total)) for total in counts.sum(axis=0)] for share in shares])
+    targets = np.array([[round(SCALE * share * int(total)) for total in counts.sum(axis=0)] for share in shares])
     if everywhere is None:
-        return wanted
+        return targets
     roomy = np.array(shares) * len(counts) >= 1
     for column in np.flatnonzero(everywhere & ((counts > 0).sum(axis=0) >= len(shares))):
-        short = roomy & (wanted[:, column] < SCALE)
-        lacking = int((SCALE - wanted[short, column]).sum())
-        wanted[short, column] = SCALE
-        wanted[np.argmax(wanted[:, column]), column] -= lacking
-    return wanted
+        short = roomy & (targets[:, column] < SCALE)
+        lacking = int((SCALE - targets[short, column]).sum())
+        targets[short, column] = SCALE
+        targets[np.argmax(targets[:, column]), column] -= lacking
+    return targets
 
 
 def _deal_rarest_first(counts: NDArray[np.int64], missing: NDArray[np.int64]) -> NDArray[np.int64]:
     """Deals every group once; lowers ``missing`` (S, C) by what each split gets."""
-    has = counts > 0
-    left = has.sum(axis=0)
+    holds = counts > 0
+    left = holds.sum(axis=0)
     assigned = np.full(len(counts), -1)
-    members = [np.flatnonzero(column) for column in has.T]
+    members = [np.flatnonzero(column) for column in holds.T]
     while left.any():
         rarest = min(np.flatnonzero(left).tolist(), key=lambda column: (left[column], column))
         for group in members[rarest]:
             if assigned[group] >= 0:
                 continue
             # Of splits that want equally much of it, the one that wants most films.
-            want = list(zip(missing[:, rarest].tolist(), missing[:, 0].tolist(), strict=True))
-            assigned[group] = split = want.index(max(want))
+            need = list(zip(missing[:, rarest].tolist(), missing[:, 0].tolist(), strict=True))
+            assigned[group] = split = need.index(max(need))
             missing[split] -= SCALE * counts[group]
-            left -= has[group]
+            left -= holds[group]
     return assigned
 
 
@@ -142,10 +142,12 @@ def _swap(
     for position, right in enumerate(of_larger):
         left = of_smaller[(position + number) % len(of_smaller)]
         while True:
-            here, there = counts[left].astype(float), counts[right].astype(float)
+            left_counts, right_counts = counts[left].astype(float), counts[right].astype(float)
             slope = 2.0 * SCALE * (weights[smaller] * missing[smaller] - weights[larger] * missing[larger])
-            distance = (here**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * here @ there.T
-            change = (here @ slope)[:, None] - there @ slope + both * distance
+            distance = (
+                (left_counts**2).sum(axis=1)[:, None] + (right_counts**2).sum(axis=1) - 2 * left_counts @ right_counts.T
+            )
+            change = (left_counts @ slope)[:, None] - right_counts @ slope + both * distance
             row, column = divmod(int(change.argmin()), len(right))
             if change[row, column] >= 0:
                 break

@@ -39,16 +39,16 @@ _FILMS_COLUMNS = {"size": "bytes", "modified": "modified_ns", "changed": "change
 def continue_or_set_aside(building: Path, request: str, size: tuple[int, int], bits: int) -> None:
     """Keeps the films of an interrupted run with the same request; those of another one are set aside."""
     mark = building / "work" / "request.json"
-    wanted = {"request": request, "decoding": sha256_json({"size": list(size), "bits": bits})}
+    mark_now = {"request": request, "decoding": sha256_json({"size": list(size), "bits": bits})}
     found = read_json(mark) if mark.is_file() else None
-    if found == wanted:
+    if found == mark_now:
         return
-    if isinstance(found, dict) and found.get("decoding") == wanted["decoding"]:
+    if isinstance(found, dict) and found.get("decoding") == mark_now["decoding"]:
         _set_aside(building)
     else:
         for name in ("images.npy", "work/images.journal", "work/earlier.npy", "work/earlier.journal"):
             (building / name).unlink(missing_ok=True)
-    write_json(mark, wanted)
+    write_json(mark, mark_now)
 
 
 def any_decoded(building: Path) -> bool:
@@ -61,7 +61,7 @@ def any_decoded(building: Path) -> bool:
 
 def write_images(
     images: pd.DataFrame,
-    wanted: NDArray[np.int64],
+    chosen: NDArray[np.int64],
     folder: Path,
     size: tuple[int, int],
     bits: int,
@@ -72,7 +72,7 @@ def write_images(
     dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
     film_bytes = size[0] * size[1] * dtype.itemsize
     path, journal = folder / "images.npy", folder / "work" / "images.journal"
-    rows = images.iloc[wanted]
+    rows = images.iloc[chosen]
     jobs: list[Job] = [
         (path, (height, width))
         for path, height, width in zip(rows["path"], rows["height"].tolist(), rows["width"].tolist(), strict=True)
@@ -237,8 +237,8 @@ def _earlier(building: Path, jobs: list[Job], film_bytes: int) -> dict[str, tupl
     slots = (path.stat().st_size - HEADER_BYTES) // film_bytes
     decoded = [entry for entry in _journal(building / "work" / "earlier.journal") if entry[1].reason is None]
     by_key = {key: (slot, outcome) for slot, (key, outcome) in enumerate(decoded[: max(0, slots)])}
-    wanted = ((_key(job), job[0]) for job in jobs)
-    return {key: by_key[key] for key, film in wanted if key in by_key and by_key[key][1].file.still(film)}
+    keyed = ((_key(job), job[0]) for job in jobs)
+    return {key: by_key[key] for key, film in keyed if key in by_key and by_key[key][1].file.still(film)}
 
 
 def _film(path: Path, slot: int, film_bytes: int) -> bytes:

@@ -78,8 +78,8 @@ def inspect(store: str, sheet: Path | None = None, cases: int = 24, seed: int = 
     with atomic_path(listed) as temporary:
         pd.DataFrame(found.suspicious, columns=Suspicion._fields).to_csv(temporary, index=False)
     rows = _to_draw(found.suspicious, cases // 2)
-    others = np.random.default_rng(seed).permutation(len(opened.cases)).tolist()
-    rows += [row for row in others if row not in rows][: cases - len(rows)]
+    further = np.random.default_rng(seed).permutation(len(opened.cases)).tolist()
+    rows += [row for row in further if row not in rows][: cases - len(rows)]
     draw_sheet(opened, sorted(rows), path)
     console = Console(highlight=False)
     console.print(f"all suspicious cases: {listed}", soft_wrap=True)
@@ -150,9 +150,9 @@ def _readings(store: Store) -> pd.DataFrame:
     if not parts:
         columns = [*keys, "rows", "valid", "off_image", "rate", "length", "longest", "extent_x", "extent_y"]
         return pd.DataFrame(columns=columns)
-    how = {"rows": "sum", "valid": "sum", "off_image": "sum", "first": "min", "last": "max", "end": "max"}
-    how |= {"longest": "max", "min_x": "min", "min_y": "min", "max_x": "max", "max_y": "max"}
-    table = pd.concat(parts).groupby(level=keys, sort=False).agg(how)
+    statistics = {"rows": "sum", "valid": "sum", "off_image": "sum", "first": "min", "last": "max", "end": "max"}
+    statistics |= {"longest": "max", "min_x": "min", "min_y": "min", "max_x": "max", "max_y": "max"}
+    table = pd.concat(parts).groupby(level=keys, sort=False).agg(statistics)
     span = (table["last"] - table["first"]).where(table["rows"] > 1)
     table["rate"] = (table["rows"] - 1) / span
     table["length"] = table["end"] - table["first"]
@@ -167,8 +167,8 @@ def _recordings(store: Store, readings: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=["recording_id", "readings", "valid", "off_image", "calibration_error"])
     # Samples say more about the tracker than the fixations made of them.
     kind = "sample" if (readings["kind"] == "sample").any() else "fixation"
-    mine = readings[readings["kind"] == kind]
-    table = mine.groupby("recording_id", sort=False).agg(
+    of_kind = readings[readings["kind"] == kind]
+    table = of_kind.groupby("recording_id", sort=False).agg(
         readings=("reading_id", "nunique"), rows=("rows", "sum"), valid=("valid", "sum"), off_image=("off_image", "sum")
     )
     table[["valid", "off_image"]] = table[["valid", "off_image"]].div(table.pop("rows"), axis=0)
@@ -203,18 +203,18 @@ def _print(store: Store, found: Inspection) -> None:
     more = f"; {len(found.sizes) - 10} more" if len(found.sizes) > 10 else ""
     _table(console, f"sizes (height × width), commonest first{more}", ["size", "photometric", "view", "n"], rows)
     for kind in GAZE_KINDS:
-        mine = found.readings[found.readings["kind"] == kind]
-        if mine.empty:
+        of_kind = found.readings[found.readings["kind"] == kind]
+        if of_kind.empty:
             continue
-        share = mine[["valid", "off_image"]].sum() / mine["rows"].sum()
+        share = of_kind[["valid", "off_image"]].sum() / of_kind["rows"].sum()
         rows = [
-            ["readings", f"{len(mine)}"],
+            ["readings", f"{len(of_kind)}"],
             ["invalid rows", f"{1 - share['valid']:.1%}"],
             ["off the image", f"{share['off_image']:.1%}"],
         ]
         per_reading = "rows per reading", "length of a reading (s)", "rate (Hz)"
         for name, column in zip(per_reading, ("rows", "length", "rate"), strict=True):
-            low, middle, high = mine[column].quantile([0.05, 0.5, 0.95])
+            low, middle, high = of_kind[column].quantile([0.05, 0.5, 0.95])
             rows.append([name, f"{middle:.1f} (5 to 95 %: {low:.1f} to {high:.1f})"])
         _table(console, f"gaze: {kind}s", ["what", "value"], rows)
     if len(found.recordings):
@@ -243,15 +243,16 @@ def _print_recordings(console: Console, table: pd.DataFrame) -> None:
     worst = table.sort_values(["calibration_error", "valid"], ascending=[False, True]).head(10)
     rows = [
         [
-            str(one.recording_id) or "unknown",
-            str(one.readings),
-            f"{one.valid:.1%}",
-            f"{one.off_image:.1%}",
+            str(recording.recording_id) or "unknown",
+            str(recording.readings),
+            f"{recording.valid:.1%}",
+            f"{recording.off_image:.1%}",
             "unknown"
-            if np.isnan(one.calibration_error)
-            else f"{one.calibration_error:.2f}" + (" !" if one.calibration_error > LARGEST_CALIBRATION_ERROR else ""),
+            if np.isnan(recording.calibration_error)
+            else f"{recording.calibration_error:.2f}"
+            + (" !" if recording.calibration_error > LARGEST_CALIBRATION_ERROR else ""),
         ]
-        for one in worst.itertuples()
+        for recording in worst.itertuples()
     ]
     _table(
         console,
@@ -263,8 +264,8 @@ def _print_recordings(console: Console, table: pd.DataFrame) -> None:
 
 def _table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
     table = Table(title=title, title_justify="left")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
+    for column, name in enumerate(columns):
+        table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -321,7 +322,7 @@ def _draw_case(
     if len(points) <= 200:
         axis.scatter(*points[:, :2].T, s=30 * points[:, 2], facecolors="none", edgecolors="white", linewidths=0.6)
     for number, colour in zip(np.unique(reading), matplotlib.color_sequences["tab10"] * 10, strict=False):
-        mine = points[reading == number]
-        axis.plot(*mine[:, :2].T, color=colour if reading.any() else "white", linewidth=0.5, alpha=0.8)
+        path = points[reading == number]
+        axis.plot(*path[:, :2].T, color=colour if reading.any() else "white", linewidth=0.5, alpha=0.8)
     axis.set_xlim(-0.5, image.shape[1] - 0.5)
     axis.set_ylim(image.shape[0] - 0.5, -0.5)

@@ -134,30 +134,30 @@ def _build(recording: Recording, source: Source, out: Path, building: Path, opti
     request = sha256_json(content)
     if gaze.seen.any() if options.require_gaze is None else options.require_gaze:
         recording.skipped += [(image, "no valid gaze") for image in recording.images.loc[~gaze.seen, "image_id"]]
-        wanted = np.flatnonzero(gaze.seen)
+        chosen = np.flatnonzero(gaze.seen)
     else:
-        wanted = np.arange(len(recording.images))
+        chosen = np.arange(len(recording.images))
     if not is_free(out):
         shutil.rmtree(building)
-        return _existing(out, request, [*recording.images["path"].iloc[wanted], *recording.masks["path"]])
+        return _existing(out, request, [*recording.images["path"].iloc[chosen], *recording.masks["path"]])
     _report_skipped(recording.skipped, building, options.strict)
-    if not len(wanted):
+    if not len(chosen):
         raise InputError(f"no case is left of {len(recording.images)}; first reason: {recording.skipped[0][1]}")
     continue_or_set_aside(building, request, options.size, options.bits)
     outcomes = write_images(
-        recording.images, wanted, building, options.size, options.bits, options.workers, options.max_pixels
+        recording.images, chosen, building, options.size, options.bits, options.workers, options.max_pixels
     )
     done = np.array([outcome.reason is None for outcome in outcomes])
-    kept = wanted[done]
+    kept = chosen[done]
     failed = [
         (recording.images["image_id"].iloc[row], outcome.reason)
-        for row, outcome in zip(wanted, outcomes, strict=True)
+        for row, outcome in zip(chosen, outcomes, strict=True)
         if outcome.reason is not None
     ]
     skipped = [*recording.skipped, *failed]
     if not len(kept):
         raise InputError(f"no case is left of {len(recording.images)}; first reason: {failed[0][1]}")
-    _report_skipped(failed, building, options.strict, wanted[~done])
+    _report_skipped(failed, building, options.strict, chosen[~done])
     counts, ppd = gaze.write(kept, building)
     photometric = [outcome.photometric for outcome in outcomes if outcome.reason is None]
     cases = _write_tables(recording, kept, photometric, options.size, building)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from itertools import groupby
+from pathlib import Path
 
 import pandas as pd
 
@@ -12,23 +12,23 @@ from gazelit.data.store.store import STORE_FILE, Store
 from gazelit.errors import InputError
 from gazelit.files import sha256_file, sha256_json
 
-logger = logging.getLogger("gazelit")
-
 #: A line names this many stretches of rows.
 SHOWN_STRETCHES = 40
 
 
-def verify(store: str) -> None:
+def verify_store(path: Path) -> tuple[list[str], str]:
     """Reads a store whole and compares every file, film and mask with what was written.
 
     Args:
-        store: The prepared store.
+        path: The prepared store.
+
+    Returns:
+        What differs, a line a file, with the rows of films and masks; and what was compared, in words.
 
     Raises:
-        InputError: Something differs; every file, and the rows of the films, are listed before. Or the store was
-            prepared by a version that recorded no digests.
+        InputError: There is no store, or it was prepared by a version that recorded no digests.
     """
-    opened = Store.open(store, check=False)
+    opened = Store.open(path, check=False)
     about = opened.about
     if not {"sha256", "digests"} <= set(about):
         raise InputError(
@@ -40,12 +40,7 @@ def verify(store: str) -> None:
         found.append(f"{digests}: is missing or differs: which films of a damaged file differ cannot be told")
     if sha256_json(about["sha256"]) != about["fingerprint"]:
         found.append(f"{opened.path / STORE_FILE}: its digests are not those of its fingerprint")
-    for fault in found:
-        logger.error("%s", fault)
-    if found:
-        count = "1 file differs" if len(found) == 1 else f"{len(found)} files differ"
-        raise InputError(f"{opened.path}: {count} from what was written, listed above; prepare the store anew")
-    logger.info("%s: %d files as they were written, %d cases", opened.path, len(about["sha256"]), len(opened.cases))
+    return found, f"{len(about['sha256'])} files as they were written, {about['counts']['cases']} cases"
 
 
 def _faults(store: Store, name: str) -> list[str]:
@@ -53,6 +48,9 @@ def _faults(store: Store, name: str) -> list[str]:
     path = store.path / name
     if not path.is_file():
         return [f"{path}: is missing"]
+    length, written = path.stat().st_size, store.about["bytes"].get(name)
+    if written is not None and length < written:
+        return [f"{path}: is cut: {length:,} of {written:,} bytes"]
     if sha256_file(path) == store.about["sha256"][name]:
         return []
     items = changed_items(store.path, name, store.about["digests"]) if path.suffix == ".npy" else None

@@ -45,7 +45,7 @@ class Scanpath:
     def values(self) -> dict[str, Any]:
         """For the page."""
         columns = {name: self.events[name].round(3).tolist() for name in ("t", "duration", "x", "y")}
-        said = self.phrases[["text", "begin", "end"]].to_dict("records")
+        phrases = self.phrases[["text", "begin", "end"]].to_dict("records")
         end = max([0.0, *(self.events["t"] + self.events["duration"]), *self.phrases["end"]])
         return {
             "reader": self.reader,
@@ -53,7 +53,7 @@ class Scanpath:
             "kind": self.kind,
             "seconds": round(end, 3),
             "events": columns,
-            "phrases": said,
+            "phrases": phrases,
         }
 
 

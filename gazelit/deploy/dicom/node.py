@@ -169,7 +169,7 @@ def send(files: Sequence[Path], peer: Peer, title: str, tls: ssl.SSLContext | No
                 raise InputError(f"{peer.title}: does not take {name} in the form it is in") from error
             # A warning (0xB000 and on) is stored as well.
             if status is None or (status != SUCCESS and status >> 12 != 0xB):
-                told = "did not answer" if status is None else f"answered 0x{status:04X}"
-                raise InputError(f"{peer.title}: {told} to {dataset.SOPClassUID.name}")
+                answer = "did not answer" if status is None else f"answered 0x{status:04X}"
+                raise InputError(f"{peer.title}: {answer} to {dataset.SOPClassUID.name}")
     finally:
         association.release()

@@ -86,7 +86,7 @@ def serve_dicom(
     allowed = [checked_title(name, "--allow") for name in allow]
     peer = Peer.parse(to, "--to")
     certificates = Certificates(tls_certificate, tls_key, tls_authority)
-    ours, theirs = certificates.server(host, "--host"), certificates.client(peer.host, "--to")
+    receiving, sending = certificates.server(host, "--host"), certificates.client(peer.host, "--to")
     model = load_together([ckpt], device, max_pixels)
     logger.info(model.notice)
     options = DicomOptions(
@@ -94,9 +94,9 @@ def serve_dicom(
     )
     service = Service(model, options, Spool(spool), queue_size)
     sender = threading.Thread(
-        target=service.deliver, args=(peer, checked_title(title, "--title"), theirs), name="gazelit-sending"
+        target=service.deliver, args=(peer, checked_title(title, "--title"), sending), name="gazelit-sending"
     )
-    server = listen(title, host, port, allowed, service.take, service.counters, ours)
+    server = listen(title, host, port, allowed, service.take, service.counters, receiving)
     health = None if health_port is None else _health_server(service, health_port)
     earlier = {number: signal.signal(number, service.stop) for number in (signal.SIGTERM, signal.SIGINT)}
     logger.info("%s listens on %s:%d for %s; results go to %s", title, host, port, ", ".join(allowed), to)

@@ -71,7 +71,7 @@ def structured_report(evidence: Evidence) -> Dataset:
     )
     if not procedures:
         content = report[0].ContentSequence
-        del content[next(place for place, item in enumerate(content) if item.name == codes.DCM.ProcedureReported)]
+        del content[next(position for position, item in enumerate(content) if item.name == codes.DCM.ProcedureReported)]
     for line in evidence.lines():
         report[0].ContentSequence.append(
             TextContentItem(name=COMMENT, value=line, relationship_type=RelationshipTypeValues.CONTAINS)

@@ -149,12 +149,12 @@ class AfterLast(NextFixation):
         rows, columns = self._near(history[-1])
         return log + math.log1p(-self.depth * rows[pixel[1]] * columns[pixel[0]]) - self._log_total(rows, columns)
 
-    def factor(self, history: Path, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    def factor(self, history: Path, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
         """By what the static density is multiplied at (n, 2) pixels (column, row), but for a constant; at most 1."""
         if not len(history):
-            return np.ones(len(places))
+            return np.ones(len(pixels))
         rows, columns = self._near(history[-1])
-        return (1 - self.depth * rows[places[:, 1]] * columns[places[:, 0]]) / max(1.0, 1 - self.depth)
+        return (1 - self.depth * rows[pixels[:, 1]] * columns[pixels[:, 0]]) / max(1.0, 1 - self.depth)
 
     def _near(self, fixation: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """A Gaussian around a fixation, over rows and over columns."""

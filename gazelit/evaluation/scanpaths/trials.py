@@ -38,10 +38,10 @@ class Trials:
             self.table.iloc[rows].reset_index(drop=True), [self.paths[row] for row in rows], self.size, self.given
         )
 
-    def rows_of(self, **wanted: str) -> NDArray[np.int64]:
+    def rows_of(self, **values: str) -> NDArray[np.int64]:
         """Which scanpaths are of a film, of a finding, or of both."""
         kept = np.ones(len(self), bool)
-        for column, value in wanted.items():
+        for column, value in values.items():
             kept &= (self.table[column] == value).to_numpy()
         return np.flatnonzero(kept)
 

@@ -64,11 +64,9 @@ def random_path(train: Trials, same_finding: bool) -> Yardstick:
 
     def predict(table: pd.DataFrame, generator: np.random.Generator) -> list[Path]:
         paths = train.predicted()
-        everything = np.arange(len(paths))
-        pools = {
-            name: train.rows_of(finding=name) if same_finding else everything for name in table["finding"].unique()
-        }
-        return [paths[generator.choice(pools[name] if len(pools[name]) else everything)] for name in table["finding"]]
+        all_rows = np.arange(len(paths))
+        pools = {name: train.rows_of(finding=name) if same_finding else all_rows for name in table["finding"].unique()}
+        return [paths[generator.choice(pools[name] if len(pools[name]) else all_rows)] for name in table["finding"]]
 
     return predict
 

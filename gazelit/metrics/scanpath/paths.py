@@ -71,16 +71,16 @@ class Paths:
         if duration.min() < 0:
             self._refuse(duration < 0, name, "has a negative duration")
         if duration.max() > LONGEST_FIXATION:
-            what = f"lasts longer than {LONGEST_FIXATION:g} s: durations are in seconds, not in milliseconds"
-            self._refuse(duration > LONGEST_FIXATION, name, what)
+            fault = f"lasts longer than {LONGEST_FIXATION:g} s: durations are in seconds, not in milliseconds"
+            self._refuse(duration > LONGEST_FIXATION, name, fault)
 
-    def _refuse(self, wrong: ArrayLike, name: str, what: str) -> None:
+    def _refuse(self, wrong: ArrayLike, name: str, fault: str) -> None:
         rows = np.flatnonzero(wrong)
         if len(rows):
             row = int(rows[0])
             # Behind an empty path the next one begins at the same row.
             path = int(np.flatnonzero((self.first <= row) & (row < self.last))[0])
-            raise InputError(f"{name}: path {path + 1}, fixation {row - self.first[path] + 1} {what}")
+            raise InputError(f"{name}: path {path + 1}, fixation {row - self.first[path] + 1} {fault}")
 
     def __len__(self) -> int:
         return len(self.first)
@@ -110,8 +110,8 @@ class Paths:
         cells = np.empty(len(self.points), np.uint32)
         outside = _number_cells(self.points[:, 0], self.points[:, 1], *size, *grid, cells)
         if outside >= 0:
-            what = f"lies off the image of {size[0]:g} × {size[1]:g} pixels (size is width, height); leave it out"
-            self._refuse(np.arange(len(cells)) == outside, name, what)
+            fault = f"lies off the image of {size[0]:g} × {size[1]:g} pixels (size is width, height); leave it out"
+            self._refuse(np.arange(len(cells)) == outside, name, fault)
         return cells
 
 

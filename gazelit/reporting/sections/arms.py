@@ -47,8 +47,10 @@ def _alone(arm: ArmSummary, report: ReportRecord) -> str:
                 compared = f"the centre bias has {number(centre)}"
             text = f"{COMPARED[metric]} {with_interval(arm.estimates[metric])}"
             parts.append(text + (f"; {compared}" if compared else ""))
-    told = f"{plain(arm.name)}: {'; '.join(parts)}. " if parts else ""
-    return f"{told}**There is one arm, so nothing is compared**: what its training, its gaze or its stages add is open."
+    result = f"{plain(arm.name)}: {'; '.join(parts)}. " if parts else ""
+    return (
+        f"{result}**There is one arm, so nothing is compared**: what its training, its gaze or its stages add is open."
+    )
 
 
 def _sentence(arm: ArmSummary, found: Sequence[Difference], report: ReportRecord) -> str:
@@ -66,18 +68,18 @@ def _sentence(arm: ArmSummary, found: Sequence[Difference], report: ReportRecord
         return f"{pair}: **nothing is concluded**, as the two have no defined metric in common."
     difference = primary[0]
     estimate = difference.estimate
-    told = f"{pair}, {COMPARED[difference.metric]}: {with_interval(estimate, signed=True)}"
+    result = f"{pair}, {COMPARED[difference.metric]}: {with_interval(estimate, signed=True)}"
     if estimate.seeds < FEWEST_SEEDS:
         return (
-            f"{told}. **Nothing is concluded**: with one seed it is not known what another training would change, and "
-            "the interval is over patients altest."
+            f"{result}. **Nothing is concluded**: with one seed it is not known what another training would change, "
+            "and the interval is over patients alone."
         )
     if report.patients < FEWEST_PATIENTS:
-        return f"{told}. **Nothing is concluded**: {report.patients} test patients are too few for a test."
+        return f"{result}. **Nothing is concluded**: {report.patients} test patients are too few for a test."
     if not is_number(difference.p) or difference.p >= 1 - LEVEL:
-        return f"{told}{_p_words(difference.p)}. **Nothing is concluded**: the data do not tell the two apart."
+        return f"{result}{_p_words(difference.p)}. **Nothing is concluded**: the data do not tell the two apart."
     better = "higher" if estimate.value > 0 else "lower"
-    return f"{told}{_p_words(difference.p)}. **{plain(arm.name)} is {better}** by more than patients and seeds vary."
+    return f"{result}{_p_words(difference.p)}. **{plain(arm.name)} is {better}** by more than patients and seeds vary."
 
 
 def _p_words(p: float) -> str:
@@ -146,13 +148,13 @@ def value_texts(counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]
         "Cases without a value (no gaze, or none defined), left out",
         "Cases with an infinite value, whose mean is a dash",
     )
-    for which, what in enumerate(words):
+    for position, text in enumerate(words):
         found = [
             f"{MAP_METRICS[key][0]} of {plain(arm)}: {count}"
             for arm, both in counts.items()
-            for key, count in both[which].items()
+            for key, count in both[position].items()
         ]
-        texts += [f"{what}: {'; '.join(found)}."] if found else []
+        texts += [f"{text}: {'; '.join(found)}."] if found else []
     return texts
 
 
@@ -203,7 +205,7 @@ def _difference_cell(difference: Difference | None, patients: int) -> str:
 
 
 def resampled_blocks(results: Sequence[Result]) -> list[Block]:
-    """The corrected resampled t-test of every arm against the first; nothing without folds, or with one seed altest."""
+    """The corrected resampled t-test of every arm against the first; nothing without folds, or with one seed alone."""
     tests = resampled_tests(results)
     if not tests:
         return []

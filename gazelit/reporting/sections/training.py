@@ -52,8 +52,8 @@ def learning_curve(
         # Stages before the last may have had another number; an arm is told by the stage that is tested.
         if data.get("gaze_control", "true") in ("true", "none"):
             n = data["n"]["train"]
-            wanted = 0 if data.get("gaze_control") == "none" else data.get("gaze_cases")
-            gaze[result.arm] = n if wanted is None else min(wanted, n)
+            limit = 0 if data.get("gaze_control") == "none" else data.get("gaze_cases")
+            gaze[result.arm] = n if limit is None else min(limit, n)
     if len(set(gaze.values())) < 2:
         return {}
     curve = {}
@@ -139,7 +139,7 @@ def _learned_blocks(groups: Sequence[Sequence[JointTraining]]) -> list[Block]:
     for group in groups:
         for name in dict.fromkeys(name for trained in group for name in trained.learned):
             values = np.array([trained.learned[name] for trained in group if name in trained.learned])
-            cells = [_spread(values[:, which].tolist()) for which in range(3)]
+            cells = [_spread(values[:, column].tolist()) for column in range(3)]
             rows.append([plain(group[0].label), name.replace("_", " "), *cells])
     if not rows:
         return []

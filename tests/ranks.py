@@ -1,0 +1,19 @@
+"""Runs a test's work on several processes of one gloo group."""
+
+import gc
+
+from torch import distributed, multiprocessing
+
+
+def _rank(rank, work, world, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    work(rank, world, folder)
+    # Whatever still holds the group when the interpreter ends aborts the process: gloo's threads drop their tensors
+    # then, and the lock that this takes is gone. DDP's cycles hold it until they are collected.
+    gc.collect()
+    distributed.destroy_process_group()
+
+
+def on_ranks(work, world, folder):
+    """Calls ``work(rank, world, folder)`` on each of ``world`` processes, and waits for all."""
+    multiprocessing.spawn(_rank, (work, world, folder), world)

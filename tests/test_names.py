@@ -1,0 +1,60 @@
+"""Identifiers say what something is in the field's terms; a word that fits anything says nothing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "gazelit"
+WITHOUT_ROLE = {
+    *("anything", "everything", "some", "something", "stuff", "thing", "things"),
+    *("either", "one", "ones", "other", "others", "that", "this", "those"),
+    *("mine", "ours", "their", "theirs", "them", "they", "yours"),
+    *("here", "how", "place", "places", "there", "which", "who", "why"),
+    *("asked", "said", "told", "want", "wanted"),
+}
+
+
+def names(tree):
+    """(line, name) of what a module itself names: variables, parameters, functions, classes and attributes."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield node.lineno, name
+            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)):
+                yield node.lineno, name
+
+
+def without_role(text):
+    return [f"{line}: {name}" for line, name in names(ast.parse(text)) if name.strip("_").lower() in WITHOUT_ROLE]
+
+
+def test_every_identifier_has_a_role():
+    found = [
+        f"{path.relative_to(PACKAGE)}:{name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for name in without_role(path.read_text())
+    ]
+    assert not found, f"name what it is in the field's terms: {', '.join(found)}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one = 1",
+        "for other in films: pass",
+        "def predict(mine): pass",
+        "def _theirs(): pass",
+        "self.told = 1",
+        "import numpy as thing",
+        "[place for place in films]",
+    ],
+)
+def test_an_identifier_without_a_role_is_found(text):
+    assert without_role(text)
+
+
+def test_what_other_modules_name_is_theirs_to_name():
+    assert not without_role("values = numpy.place(ones, torch.ones(3))")
