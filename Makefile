@@ -30,7 +30,7 @@ SIZE_lean := $(SIZE_paper)
 SIZE_lean-small := $(SIZE_paper)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-min test-extras wheel-test docs fuzz lint format reproduce clean
+.PHONY: help setup test test-min test-extras wheel-test docs fuzz bench bench-check lint format reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -82,6 +82,13 @@ fuzz: $(READY) ## read 3,000 mutated films, 2,000 tables and 1,000 JSON files (C
 	$(BIN)/python -m tests.fuzz.films --count 3000 --workers 2 $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m tests.fuzz.tables --count 2000 --workers 2
 	$(BIN)/python -m tests.fuzz.tables --kind json --count 1000 --workers 2
+
+# One thread, CPU seconds, alternating rounds: benchmarks/measure.py.
+bench: $(READY) ## measure the named workloads against their alternatives (OPTIONS='--only heatmap'); minutes
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/bench.py $(OPTIONS)
+
+bench-check: ## say which ratios of `make bench` moved by more than their spread since benchmarks/ratios.json
+	@$(BIN)/python benchmarks/bench.py --check
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -41,6 +41,7 @@ from gazelit.evaluation.statistics import (
     auroc_of,
     average_of,
     bootstrap_weights,
+    drawn,
     mean_of,
     percentile,
 )
@@ -152,7 +153,7 @@ class Experiment:
                     "name": f"{name}_{what}",
                     "config": f"presets/quick/stage{number}.yaml",
                     "after": stages[-1]["name"] if stages else None,
-                    "overrides": [*own, *schedule],
+                    "overrides": [*own, *schedule, *self.options],
                 }
             )
         return stages
@@ -182,7 +183,6 @@ class Experiment:
                 f"--model.optimizer.lr={self.size.rate}",
                 f"--trainer.precision={self.size.precision}",
                 "--trainer.check_val_every_n_epoch=3",
-                *self.options,
             ],
         }
         file = self.out / "lean.yaml"
@@ -221,7 +221,7 @@ def write_tables(out: Path, size: Size) -> None:
         of_seed = [statistics(result.predictions) for result in results if result.arm == name]
         for metric in MARGINS:
             values[name, metric] = np.array([each[metric](whole)[0] for each in of_seed])
-            draws[name, metric] = np.stack([each[metric](weights) for each in of_seed])
+            draws[name, metric] = np.stack([drawn(each[metric], weights) for each in of_seed])
         # The stages that a network shares with no other.
         done = [file for what in ("saliency", "joint") for file in (out / "run").rglob(f"{name}_{what}/done.json")]
         seconds[name] = sum(read_json(file)["cpu_seconds"] for file in done)
