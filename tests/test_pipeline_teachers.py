@@ -97,7 +97,8 @@ def written(stages, out, store, content):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"{content} {path.relative_to(out)}".encode())
         configs = {stage.name: pipeline._configs(stage, "quick") for stage in stages}
-        steps = pipeline._steps(stages, configs, {}, member, store, "best", [], {}, [], out)
+        settings = pipeline._Pipeline(stages, configs, {}, store, {}, "best", [], out)
+        steps = pipeline._steps(settings, member, [])
         found += [(member, step) for step in steps if step.folder.name == "student"]
     return found
 

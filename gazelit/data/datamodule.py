@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gazelit.data.cohort import Cohort
-from gazelit.data.dataset import Example, GazeDataset, collate, collate_none, unit_range
+from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_none, unit_range
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
@@ -39,7 +39,7 @@ class GazeDataModule(L.LightningDataModule):
     is a function of seed and epoch alone, and so is their augmentation, whatever the number of workers; every process
     of a distributed run sees its share.
 
-    Its ten arguments are groups of options and what belongs to none.
+    Many arguments, because each is an option of a configuration, or a group of them (``--data.gaze.sigma``).
 
     Args:
         store: Folder of the prepared store (``gazelit prepare``).
@@ -210,17 +210,13 @@ class GazeDataModule(L.LightningDataModule):
 
     def _make_dataset(self, split: str, training: bool) -> GazeDataset:
         augmentation = self.augmentation.build() if self.augmentation.enabled else None
-        return GazeDataset(
-            self.store,
-            self.rows(split),
-            self.labels,
-            self.cohort.gaze,
-            self.downscale,
+        draws = Draws(
             augmentation if training else None,
+            augmentation if self.augmentation.views == 2 else None,
             training and self.gaze.readings == "drawn",
             self.seed,
-            augmentation if self.augmentation.views == 2 else None,
         )
+        return GazeDataset(self.store, self.rows(split), self.labels, self.cohort.gaze, self.downscale, draws)
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
         world_size = self.trainer.world_size if self.trainer else 1

@@ -137,14 +137,31 @@ def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
     return gaze
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn of a case, as a function of seed, epoch and row.
+
+    Attributes:
+        augmentation: Of image and points; none unless given.
+        other_view: Of ``other_view``, without ``augmentation`` the same in every epoch; no other view unless given.
+        reading: Whether one reading is drawn of each image and epoch.
+        seed: Of all this.
+    """
+
+    augmentation: Augmentation | None = None
+    other_view: Augmentation | None = None
+    reading: bool = False
+    seed: int = 0
+
+
 class GazeDataset(Dataset[Example]):
     """Images, gaze points and labels of some cases.
 
     An example has ``image`` (1, H, W), uint8 as it is stored or float32 in [0, 1]; ``points`` (N, 3) float32 as x, y
     and weight in working pixels; ``sigma`` (N, 2) in working pixels; ``valid_mask`` (1, H, W) bool; ``label``;
     ``index`` (the store's row); ``points_off_image`` (how many points the augmentation moved off the image); and
-    ``other_view`` with two views. It is asked for by (epoch, position), because the augmentation of a case is a
-    function of seed, epoch and row.
+    ``other_view`` with two views, (1, H, W), another augmentation of the image. It is asked for by (epoch, position),
+    because the augmentation of a case is a function of seed, epoch and row.
 
     Args:
         store: The prepared store.
@@ -152,11 +169,7 @@ class GazeDataset(Dataset[Example]):
         labels: Labels of all the store's rows: (N,) int64 or (N, K) float32.
         gaze: The gaze of all the store's rows.
         downscale: Integer factor between the store's resolution and the working one.
-        augmentation: Applied to image and points, if given.
-        draw_reading: Whether one reading is drawn of each image and epoch.
-        seed: Of the augmentation and the drawing.
-        two_views: Whether examples have ``other_view`` (1, H, W), another augmentation of the image; without
-            ``augmentation`` the same in every epoch.
+        draws: What is drawn of each case; nothing unless given.
 
     Raises:
         InputError: The store's size is no multiple of ``downscale``.
@@ -169,10 +182,7 @@ class GazeDataset(Dataset[Example]):
         labels: Tensor,
         gaze: WorkingGaze,
         downscale: int = 1,
-        augmentation: Augmentation | None = None,
-        draw_reading: bool = False,
-        seed: int = 0,
-        other_view: Augmentation | None = None,
+        draws: Draws | None = None,
     ) -> None:
         check_downscale(store, downscale)
         self.store = store
@@ -180,10 +190,7 @@ class GazeDataset(Dataset[Example]):
         self.labels = labels
         self.gaze = gaze
         self.downscale = downscale
-        self.augmentation = augmentation
-        self.draw_reading = draw_reading
-        self.seed = seed
-        self._other_view = other_view
+        self.draws = draws or Draws()
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
         self._images: NDArray[np.unsignedinteger] | None = None
 
@@ -195,18 +202,19 @@ class GazeDataset(Dataset[Example]):
         row = int(self.rows[position])
         image = self._image(row)
         mask = self.mask(row)
-        seeds = np.random.SeedSequence([self.seed, epoch, row]).generate_state(2)
+        draws = self.draws
+        seeds = np.random.SeedSequence([draws.seed, epoch, row]).generate_state(2)
         views = {}
-        if self._other_view is not None:
-            epoch = epoch if self.augmentation is not None else 0
-            seed = np.random.SeedSequence([self.seed, epoch, row, 2]).generate_state(1)[0]
+        if draws.other_view is not None:
+            epoch = epoch if draws.augmentation is not None else 0
+            seed = np.random.SeedSequence([draws.seed, epoch, row, 2]).generate_state(1)[0]
             nowhere = np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)
-            second = self._other_view(image, mask, *nowhere, int(seed)).image
+            second = draws.other_view(image, mask, *nowhere, int(seed)).image
             views["other_view"] = torch.from_numpy(np.ascontiguousarray(second))[None]
         points, sigma = self._points(row, int(seeds[1]))
         off_image = 0
-        if self.augmentation is not None:
-            image, mask, points, sigma, inside = self.augmentation(image, mask, points, sigma, int(seeds[0]))
+        if draws.augmentation is not None:
+            image, mask, points, sigma, inside = draws.augmentation(image, mask, points, sigma, int(seeds[0]))
             off_image = int((~inside).sum())
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image))[None],
@@ -226,7 +234,7 @@ class GazeDataset(Dataset[Example]):
     def _points(self, row: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         part = slice(self.gaze.starts[row], self.gaze.starts[row + 1])
         points, sigma = self.gaze.points[part], self.gaze.sigma[part]
-        if self.draw_reading and len(points):
+        if self.draws.reading and len(points):
             reading = self.gaze.reading[part]
             chosen = reading == seed % (reading[-1] + 1)
             points, sigma = points[chosen], sigma[chosen]

@@ -67,6 +67,24 @@ class ExternalTest:
 
 
 @dataclass(frozen=True)
+class _Pipeline:
+    """What all trainings have in common: the stages with their configurations, what is tested, on which data."""
+
+    stages: Sequence[StageStep]
+    configs: Mapping[str, list[Path]]
+    tested: Mapping[str, str]
+    store: Path
+    external: Mapping[str, ExternalTest]
+    checkpoint: str
+    overrides: Sequence[str]
+    out: Path
+
+    def calibrated(self) -> list[StageStep]:
+        """Stages whose model gets a temperature before it is tested."""
+        return [stage for stage in self.stages if stage.calibrate and stage.name in self.tested.values()]
+
+
+@dataclass(frozen=True)
 class _Member:
     """One training of all stages: a seed and a fold."""
 
@@ -92,6 +110,8 @@ def run(
 ) -> None:
     """Runs the stages one after another, tests the last one (or each arm's) and writes the report.
 
+    Many arguments, because each is an option of the command line.
+
     Args:
         stages: The stages in order. Arms may share them: each is trained once.
         store: The prepared store that all stages read.
@@ -114,26 +134,15 @@ def run(
     """
     _check(stages, checkpoint, seeds, folds)
     tested = _arms(stages, arms)
-    external_tests = external or {}
     configs = {stage.name: _configs(stage, preset) for stage in stages}
-    _check_options(
-        stages, configs, [*(overrides or []), *(word for test in external_tests.values() for word in test.overrides)]
-    )
-    for name, path in (("store", store), *((f"external: {name}", test.store) for name, test in external_tests.items())):
-        if not (path / "store.json").is_file():
-            raise InputError(f"{name}: {path} is no prepared store; make one with `gazelit prepare`")
-    for name, external_test in external_tests.items():
-        if not name.isidentifier():
-            raise InputError(f"external: '{name}' is not a plain name; use letters, digits and underscores")
-        if Store.open(external_test.store).size != Store.open(store).size:
-            raise InputError(
-                f"external: {external_test.store} has images of another size than {store}; prepare it with the same"
-            )
     out = out.resolve()
+    pipeline = _Pipeline(stages, configs, tested, store, external or {}, checkpoint, overrides or [], out)
+    _check_options(pipeline)
+    _check_stores(pipeline)
     with exclusive(out) as lock:
         console = Console(stderr=True)
         members = _members(out, seed, seeds, folds)
-        planned = [step for member in members for step in _planned(stages, tested, member, list(external_tests))]
+        planned = [step for member in members for step in _planned(pipeline, member)]
         planned.append((out / REPORT, "report"))
         plan = [{"folder": str(folder.relative_to(out)), "command": command} for folder, command in planned]
         write_json(out / PLAN_FILE, {"steps": plan})
@@ -142,9 +151,7 @@ def run(
         trained: list[dict[str, Any]] = []
         commands: list[str] = []
         for member in members:
-            for step in _steps(
-                stages, configs, tested, member, store, checkpoint, overrides or [], external_tests, trained, out
-            ):
+            for step in _steps(pipeline, member, trained):
                 number += 1
                 commands.append(run_step(step, out, f"[{number}/{total}]", console, lock, accept_versions))
         about = {
@@ -158,7 +165,7 @@ def run(
                     "store": str(external_test.store.resolve()),
                     "overrides": _external_options(external_test, store),
                 }
-                for name, external_test in external_tests.items()
+                for name, external_test in pipeline.external.items()
             },
         }
         write_json(out / RUN_FILE, about)
@@ -174,19 +181,35 @@ def _configs(stage: StageStep, preset: str) -> list[Path]:
     return [find_config(name, preset).resolve() for name in names]
 
 
-def _check_options(stages: Sequence[StageStep], configs: Mapping[str, list[Path]], overrides: Sequence[str]) -> None:
+def _check_options(pipeline: _Pipeline) -> None:
     """Refuses options by names they no longer have, and trusts the modules that the stages' configurations name.
 
     These are the user's own. The steps that read what the stages saved are told so on their command lines.
     """
+    overrides = [*pipeline.overrides, *(word for test in pipeline.external.values() for word in test.overrides)]
     check_arguments(overrides, "overrides")
-    for stage in stages:
+    for stage in pipeline.stages:
         check_arguments(stage.overrides, f"stages: '{stage.name}', overrides")
-        for path in configs[stage.name]:
+        for path in pipeline.configs[stage.name]:
             content = read_config(path)
             check_config(content, str(path))
             trust.trust_names(content, str(path))
         trust.trust_names([option.partition("=")[2] for option in (*overrides, *stage.overrides)], stage.name)
+
+
+def _check_stores(pipeline: _Pipeline) -> None:
+    stores = [("store", pipeline.store)]
+    stores += [(f"external: {name}", test.store) for name, test in pipeline.external.items()]
+    for name, path in stores:
+        if not (path / "store.json").is_file():
+            raise InputError(f"{name}: {path} is no prepared store; make one with `gazelit prepare`")
+    for name, test in pipeline.external.items():
+        if not name.isidentifier():
+            raise InputError(f"external: '{name}' is not a plain name; use letters, digits and underscores")
+        if Store.open(test.store).size != Store.open(pipeline.store).size:
+            raise InputError(
+                f"external: {test.store} has images of another size than {pipeline.store}; prepare it with the same"
+            )
 
 
 def _trusted() -> list[str]:
@@ -221,19 +244,13 @@ def _holds(folder: Path, seed: int) -> bool:
     return f"--seed_everything={seed}" in words
 
 
-def _planned(
-    stages: Sequence[StageStep], tested: Mapping[str, str], member: _Member, external: Sequence[str]
-) -> list[tuple[Path, str]]:
+def _planned(pipeline: _Pipeline, member: _Member) -> list[tuple[Path, str]]:
     """Folder and command of each step that :func:`_steps` will give."""
-    steps = [(member.folder / stage.name, "fit") for stage in stages]
-    steps += [
-        (_calibration_folder(member, stage), "calibrate")
-        for stage in stages
-        if stage.calibrate and stage.name in tested.values()
-    ]
-    for arm in tested:
-        folder = _test_folder(member, arm, tested)
-        steps += [(folder, "test"), *((_external_folder(folder, source), "test") for source in external)]
+    steps = [(member.folder / stage.name, "fit") for stage in pipeline.stages]
+    steps += [(_calibration_folder(member, stage), "calibrate") for stage in pipeline.calibrated()]
+    for arm in pipeline.tested:
+        folder = _test_folder(member, arm, pipeline.tested)
+        steps += [(folder, "test"), *((_external_folder(folder, source), "test") for source in pipeline.external)]
     return steps
 
 
@@ -249,66 +266,54 @@ def _external_folder(test: Path, source: str) -> Path:
     return test.with_name(f"{test.name}_on_{source}")
 
 
-def _steps(
-    stages: Sequence[StageStep],
-    configs: Mapping[str, list[Path]],
-    tested: Mapping[str, str],
-    member: _Member,
-    store: Path,
-    checkpoint: str,
-    overrides: Sequence[str],
-    external_tests: Mapping[str, ExternalTest],
-    trained: list[dict[str, Any]],
-    out: Path,
-) -> Iterator[Step]:
+def _steps(pipeline: _Pipeline, member: _Member, trained: list[dict[str, Any]]) -> Iterator[Step]:
     """The steps of one member, each asked for when those before it are done; notes in ``trained`` what was tested."""
     checkpoints: dict[str, Path] = {}
     chains: dict[str, list[str]] = {}
     previous: str | None = None
+    store, out = pipeline.store, pipeline.out
     store_hash = sha256_file(store / "store.json")
-    for stage in stages:
+    for stage in pipeline.stages:
         folder = member.folder / stage.name
         parent = previous if stage.after == "previous" else stage.after
         arguments = [
             "fit",
-            *(f"--config={config}" for config in configs[stage.name]),
+            *(f"--config={config}" for config in pipeline.configs[stage.name]),
             f"--data.store={store.resolve()}",
             *member.options,
             f"--trainer.default_root_dir={folder}",
             f"--checkpoint.dirpath={folder / 'checkpoints'}",
-            *overrides,
+            *pipeline.overrides,
             *stage.overrides,
             *_distillations(stage, checkpoints),
         ]
-        files = [file for config in configs[stage.name] for file in config_chain(config)]
+        files = [file for config in pipeline.configs[stage.name] for file in config_chain(config)]
         inputs = {"config": sha256_json([sha256_file(file) for file in files]), "store": store_hash}
         if parent is not None:
             inputs["parent"] = sha256_file(checkpoints[parent])
         inputs |= {f"teacher {name}": sha256_file(checkpoints[name]) for name in stage.teachers}
         yield Step(folder, arguments, inputs, checkpoints.get(parent) if parent else None)
-        checkpoints[stage.name] = folder / "checkpoints" / f"{checkpoint}.ckpt"
+        checkpoints[stage.name] = folder / "checkpoints" / f"{pipeline.checkpoint}.ckpt"
         # What a teacher's training took counts, too.
         before = [earlier for name in (*stage.teachers, *([parent] if parent else [])) for earlier in chains[name]]
         chains[stage.name] = list(dict.fromkeys([*before, stage.name]))
         previous = stage.name
 
     final = dict(checkpoints)
-    for stage in stages:
-        if stage.calibrate and stage.name in tested.values():
-            folder = _calibration_folder(member, stage)
-            config = member.folder / stage.name / "config.yaml"
-            source, final[stage.name] = checkpoints[stage.name], folder / "calibrated.ckpt"
-            arguments = ["calibrate", f"--config={config}", "--trainer.logger=false", f"--out={final[stage.name]}"]
-            arguments += _trusted()
-            yield Step(folder, arguments, {"checkpoint": sha256_file(source)}, source)
+    for stage in pipeline.calibrated():
+        folder = _calibration_folder(member, stage)
+        config = member.folder / stage.name / "config.yaml"
+        source, final[stage.name] = checkpoints[stage.name], folder / "calibrated.ckpt"
+        arguments = ["calibrate", f"--config={config}", "--trainer.logger=false", f"--out={final[stage.name]}"]
+        yield Step(folder, [*arguments, *_trusted()], {"checkpoint": sha256_file(source)}, source)
 
-    for arm, name in tested.items():
-        folder = _test_folder(member, arm, tested)
+    for arm, name in pipeline.tested.items():
+        folder = _test_folder(member, arm, pipeline.tested)
         config = member.folder / name / "config.yaml"
         inputs = {"checkpoint": sha256_file(final[name])}
         yield Step(folder, _test(config, folder), inputs, final[name])
         elsewhere: dict[str, str] = {}
-        for external_name, external in external_tests.items():
+        for external_name, external in pipeline.external.items():
             external_folder = _external_folder(folder, external_name)
             arguments = [*_test(config, external_folder), *_external_options(external, store)]
             yield Step(

@@ -1,6 +1,7 @@
 """Batches: geometry, order, augmentation, labels, provenance."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -354,7 +355,7 @@ def test_scanpaths_stay_in_order(store):
 def test_points_that_augmentation_moves_away_are_counted_in_the_batch(store):
     datamodule = module(store)
     dataset, plain = datamodule.datasets["train"], datamodule.dataset("train")
-    dataset.augmentation = Augmentation(shift=0.4)
+    dataset.draws = replace(dataset.draws, augmentation=Augmentation(shift=0.4))
     lost = 0
     for epoch in range(3):
         for position in range(len(dataset)):

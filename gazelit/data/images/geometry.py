@@ -31,6 +31,13 @@ class Letterbox:
         inner: Size (h, w) of the scaled image within the working one.
         top: Rows of padding above it.
         left: Columns of padding left of it.
+
+    Example:
+        A film of 2000 × 1600 pixels (height × width) at 640 × 512 fills it; its middle stays the middle.
+
+        >>> box = Letterbox.fit(2000, 1600, (640, 512))
+        >>> box.scale, box.to_working(np.array([799.5, 999.5])).tolist()
+        ((0.32, 0.32), [255.5, 319.5])
     """
 
     height: int
