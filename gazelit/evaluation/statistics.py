@@ -21,7 +21,7 @@ Statistic = Callable[[Floats], Floats]
 RESAMPLES = 2000
 LEVEL = 0.95
 #: Draws that statistics take at a time, and the numbers that these may have: few enough to stay in the cache.
-_BLOCK, _NUMBERS = 64, 500_000
+_BLOCK, _NUMBERS = 64, 250_000
 _Key = TypeVar("_Key")
 
 
