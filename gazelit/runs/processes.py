@@ -26,6 +26,13 @@ _PRELOADED = ["gazelit.cli.training", "gazelit.cli.result_table", "gazelit.repor
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
+def can_fork() -> bool:
+    """Whether this process is gazelit's command: a program of one's own would be run once more where it is forked."""
+    main = sys.modules["__main__"]
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    return name == "gazelit.__main__" or Path(getattr(main, "__file__", None) or "").name == "gazelit"
+
+
 class StepProcess(Protocol):
     """A running command, which ends if this process does.
 

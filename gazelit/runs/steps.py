@@ -22,7 +22,7 @@ from gazelit.configs import read_config
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, write_json
 from gazelit.runs.parallel import EndedError, Share
-from gazelit.runs.processes import ForkedProcess, OwnProcess, StepProcess
+from gazelit.runs.processes import ForkedProcess, OwnProcess, StepProcess, can_fork
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
 
 DONE_FILE = "done.json"
@@ -132,7 +132,8 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
         log.write(f"\n$ {command}\n".encode())
     # What the steps are called in W&B, where it is used.
     environment = {"WANDB_RUN_GROUP": out.name, "WANDB_NAME": name, **os.environ, **share.variables}
-    start = OwnProcess if step.arguments[0] == "fit" or not conduct.share_imports else ForkedProcess
+    forks = conduct.share_imports and step.arguments[0] != "fit" and can_fork()
+    start = ForkedProcess if forks else OwnProcess
     process: StepProcess = start(arguments, folder / LOG_FILE, environment, conduct.lock.fileno())
     try:
         title = f"{label} {name}{' (resumed)' if resumed else ''}"

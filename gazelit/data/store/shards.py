@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def prepare_shard(source: Source, out: Path, shard: Shard, options: Options) -> 
         InputError: The source cannot be used, or the store is there and of other data or options.
     """
     out = Path(out)
+    try:
+        return _decode(source, out, shard, options)
+    finally:
+        # Whoever comes late leaves nothing; it holds the others' shards otherwise.
+        with suppress(OSError):
+            folder_of_shards(out).rmdir()
+
+
+def _decode(source: Source, out: Path, shard: Shard, options: Options) -> Path:
     recording = read_source(source)
     folder = shard.folder(out)
     with resumable_folder(folder) as building:

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from gazelit import processors
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.data.store.prepare import Options, prepare_by
 from gazelit.data.store.schema import Source
@@ -48,7 +47,7 @@ def prepare_wide(
         max_pixels: Leave out films that claim more pixels; memory for one film is bounded in proportion.
         shard: Decode one share of the films alone, such as ``3/16``; every share may be decoded on another machine.
         merge: Make the store of its shards, which are then removed.
-        engine: ``local``, or ``ray``: a Ray cluster decodes the shards, and they are merged.
+        engine: ``local``, or ``ray``: the Ray cluster of ``RAY_ADDRESS`` decodes the shards, and they are merged.
         shards: With ``ray``, how many; four for each of its processors unless given.
 
     Raises:
@@ -75,17 +74,20 @@ def prepare_wide(
 
 
 def _on_ray(source: Source, out: Path, options: Options, count: int | None) -> None:
-    """Decodes all shards on a Ray cluster: that of ``RAY_ADDRESS``, or one of this machine."""
-    # Ray would otherwise report its use to its makers.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    """Decodes all shards on the Ray cluster of ``RAY_ADDRESS``.
+
+    None is started here: on one machine processes do as well, and a head node of Ray's asks other machines where it
+    runs, and tells its makers that it does (docs/scale.md).
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            "engine: ray needs a cluster; start one (docs/scale.md) and name it in RAY_ADDRESS, or leave out --engine"
+        )
     try:
         import ray
     except ImportError as error:
         raise InputError("engine: ray is not installed; pip install 'gazelit[ray]'") from error
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    else:
-        ray.init(num_cpus=processors.usable(), include_dashboard=False, log_to_driver=False)
+    ray.init(log_to_driver=False)
     try:
         count = count or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         alone = Options(options.size, options.bits, options.require_gaze, options.strict, 1, options.max_pixels)
