@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _ROOT = Path("/")
@@ -74,6 +75,10 @@ def _read(path: Path) -> str | None:
         return None
 
 
+#: Variables that were set here and not by the user.
+_SETTLED: set[str] = set()
+
+
 def settle_threads() -> None:
     """Has the threads of numerical libraries sleep while they wait, and no more of them than there are processors.
 
@@ -82,5 +87,27 @@ def settle_threads() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     count = usable()
-    if count < (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_NUM_THREADS", str(count))
+    if count < (os.cpu_count() or 1) and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        _SETTLED.add("OMP_NUM_THREADS")
+
+
+@contextmanager
+def threads_divided(among: int) -> Iterator[None]:
+    """Has the processes that are started within share the processors, unless the user said how many threads each has.
+
+    Args:
+        among: How many of them run at the same time.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    if before is not None and "OMP_NUM_THREADS" not in _SETTLED:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, usable() // among))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before

@@ -49,13 +49,21 @@ def test_affinity_counts_where_there_is_no_quota(tmp_path, monkeypatch):
 
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(processors, "_SETTLED", set())
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr(processors, "usable", lambda: 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     processors.settle_threads()
     assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("PASSIVE", "3")
+    with processors.threads_divided(3):
+        assert os.environ["OMP_NUM_THREADS"] == "3"
     monkeypatch.delenv("OMP_NUM_THREADS")
     processors.settle_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    # What gazelit set itself is divided.
+    monkeypatch.setattr(processors, "usable", lambda: 8)
+    with processors.threads_divided(3):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
     assert os.environ["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     processors.settle_threads()

