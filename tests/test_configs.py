@@ -23,7 +23,14 @@ PIPELINES = sorted(str(path.relative_to(config_root())) for path in config_root(
 DATA = sorted(str(path.relative_to(config_root())) for path in config_root().glob("data/*.yaml"))
 OTHER_STAGES = sorted(
     str(path.relative_to(config_root()))
-    for pattern in ("supervised.yaml", "multitask_unet.yaml")
+    for pattern in (
+        "supervised.yaml",
+        "multitask_unet.yaml",
+        "scanpath.yaml",
+        "time_resolved.yaml",
+        "reader_conditional.yaml",
+        "finding_conditional.yaml",
+    )
     for path in config_root().rglob(pattern)
     # What stages are laid over is no stage.
     if path.parent.name != "networks"
@@ -174,6 +181,8 @@ def small(config, store):
     """Options that make the stage of a configuration small."""
     if "multitask" in config:
         return [*tiny(3, store, network=False), *TINY_ONE_ENCODER]
+    if any(name in config for name in ("time_resolved", "reader_conditional", "finding_conditional")):
+        return tiny(2, store)
     number = re.search(r"stage(\d)", config)
     return tiny(int(number.group(1)) if number else 1, store)
 

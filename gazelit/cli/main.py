@@ -117,6 +117,11 @@ COMMANDS = {
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
     ),
+    "phrases": Command(
+        "gazelit.reporting.phrases:phrases",
+        "ask whether readers look at what they say, and how long before",
+        positional="store",
+    ),
     "compare-scanpaths": Command(
         "gazelit.reporting.scanpaths:compare",
         "score predicted scanpaths, and yardsticks that see no film, against GazeSearch's",
@@ -171,6 +176,11 @@ COMMANDS = {
     "serve-dicom": Command(
         "gazelit.deploy.dicom.serve:serve_dicom",
         "take films over the network as a DICOM node, and send results to another",
+        positional="ckpt",
+    ),
+    "adapt-reader": Command(
+        "gazelit.deploy.new_reader:adapt_reader",
+        "teach a trained model a new reader from a few readings",
         positional="ckpt",
     ),
     "guard": Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ SHARE = "explainable_share"
 ORACLE_GAIN = "oracle_ig"
 #: That of the expected target map, blurred and weighted as the targets that models are trained with.
 TARGET_GAIN = "expected_target_ig"
+#: Of the stages of maps by reader: what the unknown reader's map gains, and how often a reader is told.
+BY_READER = ("ig_of_unknown", "reader_identified")
+#: Information gain of a reader's map less that of the unknown reader's.
+READER_GAIN = "reader_gain"
+#: Of maps by time: the columns of a part of the readings, named by when it begins.
+OF_PART = re.compile(r"from_[\d.]+s_(ig|ig_of_whole|cc)")
 #: The macro AUC of all folds' scores ranked together.
 POOLED_AUC = "auroc_macro_pooled"
 
@@ -137,7 +144,14 @@ def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str
         counted = np.ones(len(table)) if "label" in table else known.sum(1).astype(np.float64)
         statistics["brier"] = _ratio(error, counted)
     # Metrics from outside the package are named in the table itself (gazelit.stages.callbacks.PredictionWriter).
-    of_cases = [name for name in (*MAP_METRICS, *table.attrs.get("metrics", ())) if name in table]
+    parts = [name for name in table if OF_PART.fullmatch(str(name))]
+    each = (*MAP_METRICS, *catalogue.SCANPATH_METRICS, *BY_READER, *parts, *table.attrs.get("metrics", ()))
+    of_cases = [name for name in each if name in table]
+    pairs = [(READER_GAIN, "ig", "ig_of_unknown")]
+    pairs += [(f"{name}_gain", name, f"{name}_of_whole") for name in parts if name.endswith("_ig")]
+    for gain, better, plain in pairs:
+        if {better, plain} <= set(table):
+            statistics[gain] = mean_of((table[better] - table[plain]).to_numpy(np.float64))
     statistics |= {name: mean_of(table[name].to_numpy(np.float64)) for name in of_cases}
     if {"ig", ORACLE_GAIN} <= set(table):
         statistics[SHARE] = share_of(table["ig"].to_numpy(np.float64), table[ORACLE_GAIN].to_numpy(np.float64))
