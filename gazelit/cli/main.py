@@ -70,7 +70,7 @@ COMMANDS = {
     ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
-        "gazelit.data.store.prepare:prepare",
+        "gazelit.data.store.wide:prepare_wide",
         "turn a source of images and gaze into a prepared store",
         imports="gazelit.data.sources",
     ),

@@ -61,9 +61,8 @@ class WorkingGaze:
         weight = gaze["duration"].to_numpy() if options.weight == "duration" else np.ones(len(gaze))
         if options.readings == "equal":
             weight = weight / pd.Series(weight).groupby([row, reading]).transform("sum").to_numpy().clip(1e-12)
-        boxes = [store.letterboxes[number] for number in range(count)]
-        scale = np.array([box.scale for box in boxes]).reshape(-1, 2)[row] / downscale
-        corner = np.array([(box.left, box.top) for box in boxes], float).reshape(-1, 2)[row] / downscale
+        scale = store.letterboxes.scale[row] / downscale
+        corner = store.letterboxes.corner[row] / downscale
         # Letterbox.to_working for all cases at once, and then the coarser grid: pixel centres are at integers.
         xy = (gaze[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
         unit = {"px": 1.0, "image_px": scale, "deg": gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale}
@@ -290,9 +289,12 @@ class GazeDataset(Dataset[Example]):
         if self._images is None:
             self._images = self.store.images()
         stored = self._images[row]
-        if stored.dtype == np.uint8 and self.downscale == 1:
-            # A quarter of the bytes to augment and to send to the device, which makes float32 of them.
-            return np.array(stored)
+        if stored.dtype == np.uint8:
+            # A quarter of the bytes to augment and to send to the device, which makes float32 of them. Coarser pixels
+            # are rounded to whole grey levels.
+            if self.downscale == 1:
+                return np.array(stored)
+            return cv2.resize(stored, self.size[::-1], interpolation=cv2.INTER_AREA)
         image = stored.astype(np.float32)
         image *= np.float32(1 / self.store.largest)
         if self.downscale > 1:
