@@ -8,14 +8,14 @@ from pydicom.dataset import Dataset
 
 from gazelit.errors import InputError
 
-#: Modalities of sections and volumes (PS3.3 C.7.3.1.1.1). Others that are no radiograph's are read with a warning
-#: (:mod:`gazelit.data.images.film_warnings`): vendors write what they like for films.
-_OF_SECTIONS = ("CT", "MR", "PT", "NM", "US", "OPT", "IVUS")
+#: Modalities of sections, and of what is made without X-rays (PS3.3 C.7.3.1.1.1). Others that are no radiograph's are
+#: read with a warning (:mod:`gazelit.data.images.film_warnings`): vendors write what they like for films.
+_NO_RADIOGRAPHS = ("CT", "MR", "PT", "NM", "US", "OPT", "IVUS")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 
 
 def refuse_other_images(dataset: Dataset, path: str | Path) -> None:
-    """Refuses sections, films of several frames, and colour.
+    """Refuses other imaging than radiography, several frames, and colour.
 
     Args:
         dataset: The header.
@@ -25,8 +25,8 @@ def refuse_other_images(dataset: Dataset, path: str | Path) -> None:
         InputError: It is no radiograph.
     """
     modality = str(dataset.get("Modality") or "").strip().upper()
-    if modality in _OF_SECTIONS:
-        raise InputError(f"{path}: is of a {modality} series; radiographs (CR, DX) are read, sections are not")
+    if modality in _NO_RADIOGRAPHS:
+        raise InputError(f"{path}: is of a {modality} series; radiographs (CR, DX) are read")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise InputError(f"{path}: has several frames; a radiograph has one")
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
