@@ -8,9 +8,13 @@ import importlib
 import inspect
 import keyword
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__, processors
@@ -18,7 +22,7 @@ from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups
 from gazelit.cli.signature import described, load
 from gazelit.configs import config_files, read_config, resolve_config_arguments, take_preset
 from gazelit.data import renamed
-from gazelit.errors import InputError
+from gazelit.errors import InputError, Terminated
 from gazelit.trust import trust, trust_until_end
 
 if TYPE_CHECKING:
@@ -188,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; the process's own arguments unless given.
 
     Returns:
-        The exit code: 0, or 2 if the input cannot be used.
+        The exit code: 0, 2 if the input cannot be used, 130 or 143 if Ctrl-C or SIGTERM ended it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -222,12 +226,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 GazeCLI(args=[name, *rest])
             elif name in COMMANDS:
-                _run_command(name, rest)
+                with _ends_on_sigterm():
+                    _run_command(name, rest)
             else:
                 raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
     except KeyboardInterrupt:
         sys.stderr.write("gazelit: interrupted\n")
         return 130
+    except Terminated as end:
+        sys.stderr.write(f"gazelit: terminated by SIGTERM{f': {end}' if str(end) else ''}\n")
+        return 128 + signal.SIGTERM
     except Exception as error:
         mistake = None if debug else _input_error(error)
         if mistake is None:
@@ -235,6 +243,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"gazelit: error: {mistake}\n")
         return 2
     return 0
+
+
+@contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """Lets a command clean up, and what it started end, before SIGTERM ends it; trainings see to it themselves."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def _take_trust(arguments: Sequence[str]) -> list[str]:

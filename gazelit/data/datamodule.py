@@ -20,7 +20,7 @@ from gazelit.data.dataset import Example, GazeDataset, collate, collate_none, un
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochSampler
+from gazelit.data.sampling import EpochLoader, EpochSampler
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -228,7 +228,7 @@ class GazeDataModule(L.LightningDataModule):
         classes = self.labels[dataset.rows] if self.loading.sampling == "balanced" else None
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
         without_case = not shuffle and rank >= len(dataset) > 0
-        return DataLoader(
+        return (EpochLoader if shuffle else DataLoader)(
             dataset,
             batch_size=self.loading.batch_size,
             sampler=EpochSampler(

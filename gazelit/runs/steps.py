@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gazelit.configs import read_config
-from gazelit.errors import InputError
+from gazelit.errors import InputError, Terminated
 from gazelit.files import read_json, sha256_file, write_json
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
 
@@ -69,6 +69,7 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
 
     Raises:
         InputError: It failed, or was done with other settings or versions.
+        Terminated: SIGTERM ended it.
     """
     folder = step.folder
     name = str(folder.relative_to(out))
@@ -133,6 +134,9 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
             process.terminate()
             process.wait()
             raise
+    if process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        # A batch system's notice may reach the step alone.
+        raise Terminated(f"step '{name}' was ended; the same command goes on with it")
     if process.returncode != 0:
         raise InputError(f"step '{name}' failed ({_exit(process.returncode)}): {_reason(folder / LOG_FILE)}")
     seconds = round(time.monotonic() - started, 1)
