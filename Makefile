@@ -28,7 +28,7 @@ SIZE_quick := [128, 96]
 SIZE_paper := [640, 512]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-min test-extras wheel-test docs fuzz lint format reproduce clean
+.PHONY: help setup test test-min test-extras wheel-test docs fuzz soak lint format reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -80,6 +80,12 @@ fuzz: $(READY) ## read 3,000 mutated films, 2,000 tables and 1,000 JSON files (C
 	$(BIN)/python -m tests.fuzz.films --count 3000 --workers 2 $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m tests.fuzz.tables --count 2000 --workers 2
 	$(BIN)/python -m tests.fuzz.tables --kind json --count 1000 --workers 2
+
+# Signals of each command, and the CPU minutes after which it ends; the same command again goes on.
+SIGNALS ?= 28
+MINUTES ?= 60
+soak: $(READY) ## kill every command at random moments (SEED= SIGNALS= MINUTES=), and compare with undisturbed runs; resumable
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak --seed $(SEED) --signals $(SIGNALS) --cpu-minutes $(MINUTES)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import inspect
 import keyword
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__, processors
+from gazelit.cli.faults import mistake_behind
 from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups
 from gazelit.cli.signature import described, load
 from gazelit.configs import config_files, read_config, resolve_config_arguments, take_preset
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"gazelit: terminated by SIGTERM{f': {end}' if str(end) else ''}\n")
         return 128 + signal.SIGTERM
     except Exception as error:
-        mistake = None if debug else _input_error(error)
+        mistake = None if debug else mistake_behind(error)
         if mistake is None:
             raise
         sys.stderr.write(f"gazelit: error: {mistake}\n")
@@ -285,21 +285,6 @@ def _check_renamed(arguments: Sequence[str]) -> None:
     renamed.check_arguments(arguments)
     for path in config_files(arguments):
         renamed.check_config(read_config(path), str(path))
-
-
-def _input_error(error: BaseException | None) -> str | None:
-    """The user's mistake behind an error: jsonargparse wraps what a constructor raises."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return str(error)
-        if isinstance(error, OSError) and error.filename:
-            # A full disk, a folder without permission: not our code's fault either.
-            return f"{error.filename}: {error.strerror}"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return f"the disk is full or a file may not grow ({error.strerror}); make room and run the command again"
-        # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
-        error = error.__cause__
-    return None
 
 
 def _run_command(name: str, arguments: list[str]) -> None:

@@ -146,6 +146,19 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
     return command
 
 
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 of what an earlier step left.
+
+    Raises:
+        InputError: It is gone.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file, although its step is done; put it back, or remove {path.parents[1]} to make it anew"
+        )
+    return sha256_file(path)
+
+
 def digests_of(folder: Path) -> dict[str, str]:
     """SHA-256 of what a finished step left, by path within its folder; of W&B's own files none."""
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
