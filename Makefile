@@ -87,6 +87,7 @@ SIGNALS ?= 28
 MINUTES ?= 60
 soak: $(READY) ## kill every command at random moments (SEED= SIGNALS= MINUTES=), and compare with undisturbed runs; resumable
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak --seed $(SEED) --signals $(SIGNALS) --cpu-minutes $(MINUTES)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak.surroundings --seed $(SEED) --cpu-minutes $(MINUTES)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

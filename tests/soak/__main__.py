@@ -63,7 +63,7 @@ class Soak:
             runs.append(known.contents(self.place / self.commands[name].writes))
             self.seconds[name] = outcome.seconds
         if runs[0] != runs[1]:
-            sys.exit(f"{name}: two undisturbed runs differ in {_differing(*runs)}")
+            sys.exit(f"{name}: two undisturbed runs differ in {differing(*runs)}")
         self.reference[name] = runs[0]
         shutil.rmtree(self.at_hand / name, ignore_errors=True)
         self.place.rename(self.at_hand / name)
@@ -130,7 +130,7 @@ class Soak:
         if not faults:
             found = known.contents(folder)
             if found != self.reference[name]:
-                faults.append(f"differs from the undisturbed run in {_differing(found, self.reference[name])}")
+                faults.append(f"differs from the undisturbed run in {differing(found, self.reference[name])}")
             faults += [f"left {name}" for name in known.leftovers(self.place)]
         if faults:
             kept = self.work / "faults" / f"{self.seed}-{name}-{number}"
@@ -140,7 +140,7 @@ class Soak:
         return {"seed": self.seed, "command": name, "number": number, "signals": signals, "faults": faults}
 
 
-def _differing(one: dict[str, bytes], other: dict[str, bytes]) -> str:
+def differing(one: dict[str, bytes], other: dict[str, bytes]) -> str:
     names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     return ", ".join(names[:5])
 
@@ -183,14 +183,25 @@ def main() -> int:
     return int(bool(found))
 
 
-def _try(options: argparse.Namespace, journal: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def prepared(soak: Soak) -> None:
+    """Imports what the commands will need, so that forks need not, and makes the cohort."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import gazelit.cli.training
+    import gazelit.data.store.prepare
+    import gazelit.deploy.dicom.serve
+    import gazelit.deploy.infer
+    import gazelit.reporting.agreement
+    import gazelit.reporting.commands  # noqa: F401
     from gazelit.synthetic.cohort import write_cohort
 
-    soak = Soak(options.work, options.seed, [name for name in options.commands.split(",") if name])
     if not (soak.at_hand / "cohort").is_dir():
         write_cohort(soak.at_hand / "cohort", cases=known.CASES, seed=3, max_side=128, workers=1)
-    # Trials in turns, so that an end at any time has tried all commands alike.
+
+
+def _try(options: argparse.Namespace, journal: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    soak = Soak(options.work, options.seed, [name for name in options.commands.split(",") if name])
+    prepared(soak)
+    # In turns, so that an end at any time has tried all commands alike.
     while True:
         counts = Counter(dict.fromkeys(soak.names, 0))
         numbers = Counter(row["command"] for row in rows)
