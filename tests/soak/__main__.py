@@ -4,6 +4,7 @@
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -186,14 +187,16 @@ def main() -> int:
 def prepared(soak: Soak) -> None:
     """Imports what the commands will need, so that forks need not, and makes the cohort."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import gazelit.cli.training
-    import gazelit.data.store.prepare
-    import gazelit.deploy.dicom.serve
-    import gazelit.deploy.infer
-    import gazelit.reporting.agreement
-    import gazelit.reporting.commands  # noqa: F401
+    import gazelit.cli.main  # noqa: F401
     from gazelit.synthetic.cohort import write_cohort
 
+    pending, wanted = list(soak.names), set()
+    while pending:
+        command = soak.commands[pending.pop()]
+        pending += command.needs
+        wanted.add(command.imports)
+    for name in sorted(wanted):
+        importlib.import_module(name)
     if not (soak.at_hand / "cohort").is_dir():
         write_cohort(soak.at_hand / "cohort", cases=known.CASES, seed=3, max_side=128, workers=1)
 

@@ -23,6 +23,7 @@ class Command:
         writes: Where it writes, within the folder it runs in.
         needs: Commands whose results it reads.
         is_service: Whether it runs until it is stopped.
+        imports: What a fork of the harness need not import.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Command:
     writes: str
     needs: tuple[str, ...] = ()
     is_service: bool = False
+    imports: str = "gazelit.cli.training"
 
 
 def _fit(number: int, config: str, workers: int, *options: str) -> Callable[[Path, bool], list[str]]:
@@ -74,6 +76,7 @@ def commands(port: int) -> dict[str, Command]:
                 "--workers", "2", "--out", "store",
             ],
             "store",
+            imports="gazelit.data.store.prepare",
         ),
         Command("fit contrastive", _fit(1, "stage1", 2), "run", ("prepare",)),
         Command("fit supervised", _fit(1, "supervised", 0), "run", ("prepare",)),
@@ -102,18 +105,21 @@ def commands(port: int) -> dict[str, Command]:
             lambda at_hand, _: ["report", str(at_hand / "test" / "tested"), "--out", "report"],
             "report",
             (*joint, "test"),
+            imports="gazelit.reporting.collect",
         ),
         Command(
             "agreement",
             lambda at_hand, _: ["agreement", _checkpoint(at_hand), "--out", "agreement"],
             "agreement",
             joint,
+            imports="gazelit.reporting.agreement",
         ),
         Command(
             "infer",
             lambda at_hand, _: ["infer", *_films(at_hand), "--ckpt", _checkpoint(at_hand), "--out", "read"],
             "read",
             joint,
+            imports="gazelit.deploy.infer",
         ),
         Command(
             "serve-dicom",
@@ -124,6 +130,7 @@ def commands(port: int) -> dict[str, Command]:
             "received",
             joint,
             is_service=True,
+            imports="gazelit.deploy.dicom.serve",
         ),
     ]  # fmt: skip
     return {command.name: command for command in every}
