@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -70,6 +71,17 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __len__(self) -> int:
         return super().__len__() if self._fixed is None else len(self._fixed)
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Lets a loader's process go on where SIGTERM is sent to all of a training's, as batch systems do.
+
+    The training ends at its next step, for which it needs the batch; workers end with the process that loads.
+
+    Args:
+        worker: Its number.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class EpochLoader(DataLoader[Any]):

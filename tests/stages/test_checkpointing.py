@@ -1,9 +1,11 @@
 """Which checkpoints a training leaves: whatever ends it, and however its criterion goes."""
 
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import time
 
 import lightning as L
 import pytest
@@ -135,7 +137,10 @@ class Terminates(L.Callback):
 
     def _kill(self, hook, trainer, batch_idx):
         if hook == self.hook and (trainer.current_epoch, batch_idx) == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            # To all of them, loaders' processes first.
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGTERM)
+            time.sleep(0.2 * (len(multiprocessing.active_children()) > 0))
 
 
 OPTIONS = {
