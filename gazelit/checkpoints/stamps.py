@@ -156,7 +156,7 @@ def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
         if generations > MAX_GENERATIONS:
             raise InputError(f"{path}: its stamp holds more than {MAX_GENERATIONS} checkpoints that it comes from")
         for field, kind in _FIELDS.items():
-            if not isinstance(current, dict) or not isinstance(current.get(field), kind):
+            if not isinstance(current, dict) or field not in current or not isinstance(current[field], kind):
                 raise InputError(f"{path}: its stamp is malformed (field '{field}'); it was not written by gazelit")
         if not all(isinstance(specification, dict) for specification in current["components"].values()):
             raise InputError(f"{path}: its stamp is malformed (field 'components'); it was not written by gazelit")

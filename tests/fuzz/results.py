@@ -20,6 +20,8 @@ from tests.fuzz.driver import Input, Make, main
 from tests.fuzz.mutations import JSON_MUTATIONS, TABLE_MUTATIONS, change_values, cut, flip_bytes
 from tests.fuzz.tables import _replace
 
+#: A child with torch takes one gigabyte before it reads anything.
+MEGABYTES = 2048.0
 KINDS = ("checkpoints", "packages", "stores", "configs")
 
 
@@ -192,4 +194,4 @@ if __name__ == "__main__":
     at = arguments.index("--kind")
     kind = arguments[at + 1]
     del arguments[at : at + 2]
-    sys.exit(main(partial(make, kind), read, __doc__ or "", arguments, seconds=10.0))
+    sys.exit(main(partial(make, kind), read, __doc__ or "", arguments, megabytes=MEGABYTES))
