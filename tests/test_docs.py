@@ -1,6 +1,7 @@
 """The documentation site without building it, and the files of a project that people join."""
 
 import ast
+import doctest
 import importlib
 import json
 import logging
@@ -157,3 +158,14 @@ def test_files_that_the_project_pages_name_exist(path):
 def test_sphinx_reads_the_version_of_the_package():
     tree = ast.parse((DOCS / "conf.py").read_text())
     assert any(isinstance(node, ast.ImportFrom) and node.module == "gazelit" for node in ast.walk(tree))
+
+
+EXAMPLES = [path for path in sorted((ROOT / "gazelit").rglob("*.py")) if ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=identifier)
+def test_examples_in_docstrings_give_what_they_say(path):
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert not result.failed

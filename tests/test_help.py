@@ -58,7 +58,7 @@ VALUES = {
 def test_help_of_what_reads_small_files_waits_for_no_library():
     code = (
         "import sys; from gazelit.cli.main import main\n"
-        "for name in ('lineage', 'encoders', 'report', 'agreement', 'configs'):\n"
+        "for name in ('lineage', 'encoders', 'report', 'agreement', 'configs', 'import-reference', 'infer', 'push'):\n"
         "    try: main([name, '--help'])\n"
         "    except SystemExit: pass\n"
         "for name in ('fit', 'test', 'calibrate'): main([name, '--help'])\n"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-#: What an annotation may consist of to be understood without the module.
+#: What annotations and defaults consist of in the end, to be understood without the module.
 _KNOWN = {**vars(builtins), "Path": Path, "Literal": Literal}
 
 
@@ -29,17 +29,20 @@ def load(target: str) -> Callable[..., Any]:
 def described(target: str) -> Callable[..., Any]:
     """A function with the parameters, annotations and docstring of another one, which it imports when it is called.
 
-    They are read from the text of the module. Where they are written in names of the module's own, the module is
-    imported and the function itself returned.
+    They are read from the text of the module, and of the modules that it takes constants and literal types from. Where
+    they need a class of gazelit's own, the module is imported and the function itself returned.
 
     Args:
         target: ``module:function``.
     """
     module, _, name = target.partition(":")
-    spec = importlib.util.find_spec(module)
-    tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
+    definitions = _Definitions(module)
     node = next(
-        (statement for statement in tree.body if isinstance(statement, ast.FunctionDef) and statement.name == name),
+        (
+            statement
+            for statement in definitions.body
+            if isinstance(statement, ast.FunctionDef) and statement.name == name
+        ),
         None,
     )
     if node is None:
@@ -49,8 +52,8 @@ def described(target: str) -> Callable[..., Any]:
         return load(target)(*arguments, **options)
 
     try:
-        imported.__signature__ = _signature(node)  # type: ignore[attr-defined]
-    except (NameError, ValueError):
+        imported.__signature__ = _signature(node, definitions)  # type: ignore[attr-defined]
+    except NameError:
         return load(target)
     imported.__annotations__ = {
         name: parameter.annotation for name, parameter in inspect.signature(imported).parameters.items()
@@ -60,24 +63,50 @@ def described(target: str) -> Callable[..., Any]:
     return imported
 
 
-def _signature(node: ast.FunctionDef) -> inspect.Signature:
+class _Definitions:
+    """What names in a module's text mean, as far as they are assigned, there or in a module that they come from."""
+
+    def __init__(self, module: str) -> None:
+        spec = importlib.util.find_spec(module)
+        self.body = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8")).body
+
+    def __getitem__(self, name: str) -> Any:
+        if name in _KNOWN:
+            return _KNOWN[name]
+        for statement in self.body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=assigned)], value=value) if assigned == name:
+                    return self.value(value)
+                case ast.ImportFrom(module=str(origin), names=names) if origin.startswith("gazelit."):
+                    for alias in names:
+                        if name == (alias.asname or alias.name):
+                            return _Definitions(origin)[alias.name]
+        raise KeyError(name)
+
+    def value(self, node: ast.expr) -> Any:
+        """What an expression means.
+
+        Raises:
+            NameError: It uses a name that is not assigned.
+        """
+        # Parts of gazelit's own code, evaluated in which nothing but types and constants is known.
+        return eval(ast.unparse(node), {"__builtins__": {}}, self)  # type: ignore[arg-type]
+
+
+def _signature(node: ast.FunctionDef, definitions: _Definitions) -> inspect.Signature:
     """The signature of a function's definition.
 
     Raises:
-        NameError: An annotation uses a name of the module.
-        ValueError: A default does.
+        NameError: An annotation or a default uses what is no constant and no literal type.
     """
     arguments = [*node.args.posonlyargs, *node.args.args]
     missing = len(arguments) - len(node.args.defaults)
-    given = [inspect.Parameter.empty] * missing + [ast.literal_eval(value) for value in node.args.defaults]
-    # Parts of gazelit's own code, evaluated in which nothing but types is known.
-    hints = [
-        eval(ast.unparse(argument.annotation), dict(_KNOWN)) if argument.annotation else Any for argument in arguments
-    ]
+    defaults = [inspect.Parameter.empty] * missing + [definitions.value(value) for value in node.args.defaults]
+    hints = [definitions.value(argument.annotation) if argument.annotation else Any for argument in arguments]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature(
         [
             inspect.Parameter(argument.arg, kind, default=default, annotation=hint)
-            for argument, default, hint in zip(arguments, given, hints, strict=True)
+            for argument, default, hint in zip(arguments, defaults, hints, strict=True)
         ]
     )

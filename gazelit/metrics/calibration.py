@@ -54,6 +54,13 @@ def fit_temperature(logits: Tensor, label: Tensor) -> Tensor:
 
     Raises:
         InputError: Logits are not finite, or there are none.
+
+    Example:
+        Three of four cases are right, where the logits say 88 %; divided by 2 / ln 3 they say 75 %.
+
+        >>> logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
+        >>> [round(value, 3) for value in fit_temperature(logits, torch.tensor([0, 0, 0, 1])).tolist()]
+        [1.82, 1.82]
     """
     if not len(logits) or not logits.isfinite().all():
         raise InputError("calibration: the logits of the validation split are missing or not finite")

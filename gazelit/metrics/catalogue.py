@@ -20,7 +20,7 @@ from gazelit.metrics.functional import Convention
 from gazelit.metrics.fused import cc_kld_sim_nss
 
 #: What a stage has to predict.
-Needs = Literal["diagnosis", "saliency", "embedding"]
+Needs = Literal["diagnosis", "saliency", "embedding", "scanpath"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,19 @@ MAP_METRICS: dict[str, MapMetric] = {
     )
 }  # fmt: skip
 
+#: Of scanpaths, bits first: a mean over fixations given those before them, or over drawn paths, by film.
+SCANPATH_METRICS: dict[str, MetricEntry] = {
+    metric.name: metric
+    for metric in (
+        MetricEntry("scanpath_bits", "bits a fixation (over the centre bias, given the history)", True, "scanpath"),
+        MetricEntry("scanpath_cnss", "conditional NSS", True, "scanpath"),
+        MetricEntry("scanpath_cauc", "conditional AUC", True, "scanpath"),
+        MetricEntry("scanpath_scanmatch", "ScanMatch 16 × 12", True, "scanpath"),
+        MetricEntry("scanpath_scanmatch_50ms", "ScanMatch 16 × 12, 50 ms", True, "scanpath"),
+        MetricEntry("scanpath_sed", "SED 5 × 5 over the longer length", False, "scanpath"),
+        MetricEntry("scanpath_multimatch", "MultiMatch, mean of five", True, "scanpath"),
+    )
+}
 #: Of diagnoses and embeddings, by name; those that are of a class as well have ``_<class>`` behind their name there.
 METRICS: dict[str, MetricEntry] = {
     metric.name: metric
@@ -181,6 +194,7 @@ METRICS: dict[str, MetricEntry] = {
         MetricEntry("knn_auroc_macro", "neighbours, macro AUC", True, "embedding"),
         MetricEntry("probe_auroc_macro", "linear probe, macro AUC", True, "embedding"),
         *MAP_METRICS.values(),
+        *SCANPATH_METRICS.values(),
     )
 }
 #: Of a single class, by the beginning of the name.

@@ -54,6 +54,16 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
         InputError: A weight is negative or not finite, or a point that counts has a coordinate that is not finite or a
             σ that is not finite or below 0.01. On a GPU, where looking at the values would wait for it, the whole map
             is NaN instead.
+
+    Example:
+        Two fixations of one film, the second three times as long, on a grid of 32 × 24 pixels (width × height).
+
+        >>> points = torch.tensor([[8.0, 6.0, 0.2], [24.0, 18.0, 0.6]])
+        >>> density = fixation_density(points, size=(24, 32), sigma=1.0)
+        >>> density.shape, round(density.sum().item(), 4)
+        (torch.Size([24, 32]), 1.0)
+        >>> round((density[18, 24] / density[6, 8]).item(), 4)
+        3.0
     """
     with torch.autocast(points.device.type, enabled=False), _exact_products():
         points = points.float()

@@ -143,7 +143,8 @@ def write_split(
 ) -> None:
     """Splits the patients of one or several stores together and writes the split to be given to ``--data.split.file``.
 
-    What each split holds is printed, and written beside it as ``<name>.counts.csv``.
+    What each split holds is printed, and written beside it as ``<name>.counts.csv``. Many arguments, because each is an
+    option of the command line.
 
     Args:
         stores: Prepared stores; a patient of several is in one split.

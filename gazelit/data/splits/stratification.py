@@ -39,6 +39,14 @@ def deal(
 
     Returns:
         (G,) the split of each group, from 0. A function of the order of the groups, which the caller shuffles.
+
+    Example:
+        Eight patients with a film each, four of them with a finding, to two splits of three quarters and one quarter.
+
+        >>> counts = np.array([[1, 1], [1, 0]] * 4)
+        >>> split = deal(counts, shares=(0.75, 0.25))
+        >>> [counts[split == number].sum(axis=0).tolist() for number in (0, 1)]
+        [[6, 3], [2, 1]]
     """
     counts = np.asarray(counts, np.int64)
     missing = _targets(counts, shares, everywhere)

@@ -86,6 +86,14 @@ def multimatch(a: Any, b: Any, *, size: Sequence[float], simplify: Simplificatio
 
     Raises:
         InputError: A path or an option cannot be used.
+
+    Example:
+        The same saccades, 40 pixels to the right on an image whose diagonal is 500.
+
+        >>> a = [[50, 50, 0.2], [150, 50, 0.3], [150, 250, 0.2]]
+        >>> b = [[x + 40, y, duration] for x, y, duration in a]
+        >>> [round(float(value), 4) for value in multimatch(a, b, size=(300, 400))]
+        [1.0, 1.0, 1.0, 0.92, 1.0]
     """
     size = check_size(size)
     paths_a, paths_b, is_single = pack_pair(a, b)

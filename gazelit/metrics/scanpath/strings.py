@@ -64,6 +64,12 @@ def scanmatch(
 
     Raises:
         InputError: A path or an option cannot be used.
+
+    Example:
+        >>> a = [[100, 100, 0.2], [300, 100, 0.3], [300, 500, 0.2]]
+        >>> score = scanmatch(a, a, size=(640, 512), time_bin=0.1)
+        >>> print(score, score.settings)
+        1.0 ScanMatch (16 × 12, 100 ms, gap 0, threshold 3.5, over the longer, of 640 × 512 px)
     """
     if not threshold > 0:
         raise InputError(f"threshold: must be above 0 cells, not {threshold:g}")
@@ -100,6 +106,13 @@ def sed(a: Any, b: Any, *, size: Sequence[float], bins: int | Sequence[int] = 5,
 
     Raises:
         InputError: A path or an option cannot be used.
+
+    Example:
+        One fixation of three is missing.
+
+        >>> a = [[100, 100, 0.2], [300, 100, 0.3], [300, 500, 0.2]]
+        >>> float(sed(a, a[:2], size=(640, 512)))
+        1.0
     """
     size, grid = check_size(size), check_grid(bins)
     paths_a, paths_b, is_single = pack_pair(a, b)
