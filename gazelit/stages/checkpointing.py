@@ -50,10 +50,17 @@ class StageCheckpoint(ModelCheckpoint):
         if self.keeps_last and not tries_only and trainer.state.fn == TrainerFn.FITTING:
             self.write_last(trainer)
 
-    def write_last(self, trainer: L.Trainer) -> Path:
-        """Writes ``last.ckpt``; every process must call it."""
+    def write_last(self, trainer: L.Trainer, is_over: bool = True) -> Path:
+        """Writes ``last.ckpt``; every process must call it.
+
+        Args:
+            trainer: The trainer.
+            is_over: Whether the epoch is. In the middle of the first one there is no last checkpoint as yet, and the
+                one that is written must not say so: it would differ from an undisturbed training's ever after.
+        """
         path = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
-        self.last_model_path = str(path)
+        if is_over:
+            self.last_model_path = str(path)
         trainer.save_checkpoint(path, self.save_weights_only)
         return path
 
@@ -127,7 +134,7 @@ class EarlyEnd(Callback):
         )
         if can_save and isinstance(loader, EpochLoader) and isinstance(pl_module, Stage):
             loader.is_interrupted = self._saves = True
-            path = cast(StageCheckpoint, checkpoint).write_last(trainer)
+            path = cast(StageCheckpoint, checkpoint).write_last(trainer, is_over=False)
             self._left = f"{path.name} is of step {trainer.global_step}"
         raise SIGTERMException
 

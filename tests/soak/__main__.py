@@ -100,6 +100,10 @@ class Soak:
             receiver.wait()
         return outcome, f"{outcome.orphans} processes lived on for {ORPHAN_SECONDS:g} s" if outcome.orphans else ""
 
+    def _said(self) -> str:
+        log = self.logs / "log.txt"
+        return log.read_text(errors="replace") if log.is_file() else ""
+
     def tried(self, name: str, number: int) -> dict[str, Any]:
         """Kills a command up to three times, lets it end, and compares."""
         self.undisturbed(name)
@@ -119,9 +123,12 @@ class Soak:
             if outcome.landed:
                 signals.append({"sent": outcome.landed, "after": round(plan["delay"], 3), "code": outcome.code})
                 faults += known.torn(self.place)
-                if "SIGTERM" in outcome.landed and "child" not in outcome.landed and outcome.code not in (0, 143, -15):
-                    faults.append(f"exit code {outcome.code} after SIGTERM")
-            if outcome.code == 0:
+                # What is left of a session may be another process's: 143 where it could clean up, the signal where not.
+                expected = (0, 2, 130, 143, *(-number for number in SIGNALS))
+                if outcome.code not in expected or "Traceback" in self._said():
+                    faults.append(f"exit code {outcome.code}, or a traceback, after {outcome.landed}")
+            # A service that is told to end has not done its work.
+            if outcome.code == 0 and not (outcome.landed and self.commands[name].is_service):
                 break
             if not outcome.landed:
                 faults.append(f"exit code {outcome.code} without a signal")

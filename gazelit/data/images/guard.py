@@ -163,7 +163,8 @@ class _Worker:
         except (EOFError, ConnectionError):
             if not self._started:
                 code = self._process.wait()
-                raise RuntimeError(f"a worker process cannot start (exit code {code})") from None
+                if -code not in _SENT_BY_OTHERS:
+                    raise RuntimeError(f"a worker process cannot start (exit code {code})") from None
             raise
         number, _ = self.under_way.popleft()
         return number, result
@@ -186,8 +187,9 @@ class _Worker:
 
 def serve(descriptor: int) -> None:
     """What a worker does: calls the function on what comes, until the other end is closed."""
-    # The parent, interrupted, closes its workers.
+    # The parent, interrupted or terminated, closes its workers, some at once and some with the film at hand.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with Connection(descriptor) as connection:
         function, memory, seconds = connection.recv()
