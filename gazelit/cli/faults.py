@@ -39,9 +39,11 @@ def _of_worker(killed_by: str) -> str:
     if "Bus error" in killed_by:
         return (
             "a loader's process found no shared memory (/dev/shm is full or too small); start the container with "
-            "--shm-size=2g, or set --data.loader.num_workers=0; last.ckpt is as it was, resume from it"
+            "--shm-size=2g, or set --data.loader.num_workers=0, and run the command again (a training resumes from its "
+            "last.ckpt)"
         )
     return (
-        f"a loader's process was killed ({killed_by.strip() or 'it exited'}), by the kernel where memory is short; "
-        "last.ckpt is as it was: resume from it, with fewer --data.loader.num_workers if it happens again"
+        f"a loader's process was killed ({killed_by.strip() or 'it exited'}), by the kernel where memory is short; run "
+        "the command again (a training resumes from its last.ckpt), with fewer --data.loader.num_workers if it happens "
+        "again"
     )

@@ -128,7 +128,11 @@ class Soak:
                 if outcome.code not in expected or "Traceback" in self._said():
                     faults.append(f"exit code {outcome.code}, or a traceback, after {outcome.landed}")
             # A service that is told to end has not done its work.
-            if outcome.code == 0 and not (outcome.landed and self.commands[name].is_service):
+            is_service = self.commands[name].is_service
+            # Where nothing was left to do, it may be told so before it listens to signals.
+            if (outcome.code == 0 and not (outcome.landed and is_service)) or (
+                is_service and not outcome.landed and outcome.code in (-15, 143)
+            ):
                 break
             if not outcome.landed:
                 faults.append(f"exit code {outcome.code} without a signal")
