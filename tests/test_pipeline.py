@@ -27,6 +27,18 @@ from gazelit.runs.status import run_status
 from gazelit.synthetic.cohort import write_cohort
 from tests.tiny import tiny
 
+MICRO = {
+    "class_path": "gazelit.metrics.ComparedMetric",
+    "init_args": {
+        "metric": {
+            "class_path": "torchmetrics.classification.MulticlassAccuracy",
+            "init_args": {"num_classes": 3, "average": "micro"},
+        },
+        "prediction": "probabilities",
+        "truth": "label",
+    },
+}
+
 
 def pipeline_file(folder, store, epochs):
     stages = [
@@ -35,6 +47,7 @@ def pipeline_file(folder, store, epochs):
     ]
     path = folder / "tiny.yaml"
     stages[-1]["calibrate"] = True
+    stages[-1]["overrides"].append(f"--model.metrics={json.dumps([MICRO])}")
     path.write_text(yaml.safe_dump({"stages": stages, "overrides": [f"--trainer.max_epochs={epochs}"]}))
     return path
 
@@ -142,6 +155,9 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     assert "## Asynchrony of the tasks" in text
     assert "explainable" not in text
     assert "fitted on the val split" in text
+    # What the stage was given as model.metrics; it is the accuracy.
+    micro = text.split("## Further metrics")[1].split("\n## ")[0]
+    assert f"| multiclass accuracy, higher is better | {metrics['test/accuracy']:.3f} |" in micro
     for stage in ("contrastive", "saliency", "joint"):
         assert stage in text
     figures = [line.split("(")[1].split(")")[0] for line in text.splitlines() if line.startswith("![")]

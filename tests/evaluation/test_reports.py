@@ -532,3 +532,26 @@ def test_gaze_given_in_a_test_on_another_source_has_its_rows(tmp_path):
     assert "| one, gaze at test | 60 of 60 |" in text
     kept = pd.read_csv(tmp_path / "report.csv")
     assert set(kept.loc[kept["arm"] == "one, gaze at test", "data"]) == {"far, given the reader's gaze"}
+
+
+def test_metrics_from_outside_the_package_have_a_row_each(tmp_path):
+    about = {
+        "age_error": {"label": "error of the age (years)", "higher_is_better": False},
+        "kappa": {"label": "kappa", "higher_is_better": None},
+        "kappa_of_readers": {"label": "kappa of the readers", "higher_is_better": True},
+    }
+    results = two_arms(2)
+    for number, tested in enumerate(results):
+        tested.predictions["age_error"] = np.arange(len(tested.predictions)) % 7 + number
+        tested.predictions.attrs["metrics"] = about
+        tested.metrics.update({"test/age_error": -1.0, "test/kappa_a": 0.25 * number, "test/kappa_of_readers": 0.5})
+    text = written(tmp_path, results)
+    rows = text.split("## Further metrics")[1].split("\n## ")[0].splitlines()
+    first = results[0].predictions["age_error"].mean() + 0.5
+    (ages,) = [row for row in rows if row.startswith("| error of the age (years), lower is better |")]
+    cells = re.findall(r"(\d\.\d{3}) \((\d\.\d{3}) to (\d\.\d{3}); 0\.707\)", ages)
+    assert [float(cell[0]) for cell in cells] == pytest.approx([first, first + 2], abs=5e-4)
+    assert all(float(low) < float(value) < float(high) for value, low, high in cells)
+    assert "| kappa a | 0.125 (0.177) | 0.625 (0.177) |" in rows
+    assert "| kappa of the readers, higher is better | 0.500 (0.000) | 0.500 (0.000) |" in rows
+    assert "Further metrics" not in written(tmp_path / "without", two_arms(1))
