@@ -33,7 +33,7 @@ def main() -> None:
         prediction = torch.rand(BATCH, *SIZE, generator=generator) ** 3 + 1e-4
         target = torch.rand(BATCH, *SIZE, generator=generator) ** 2
         counts = (torch.rand(BATCH, *SIZE, generator=generator) < 1.5e-4).float()
-        fixations = [np.nonzero(one.numpy()) for one in counts]
+        fixations = [np.nonzero(count.numpy()) for count in counts]
 
         start = time.perf_counter()
         values = cc_kld_sim_nss(prediction, target, counts)

@@ -252,7 +252,7 @@ def test_agreement_scores_the_maps_of_a_trained_model(interrupted, store, run_ga
     ids = Store.open(store).cases[["image_id", "patient_id"]].to_numpy().ravel().tolist()
     for path in (tmp_path / "a").rglob("*"):
         if path.suffix in (".md", ".html", ".csv"):
-            assert not [one for one in ids if one in path.read_text()]
+            assert not [name for name in ids if name in path.read_text()]
     for options, message in (
         (["--methods", "[cam]"], "cam is none of gradcam"),
         (["--stage_config", "nowhere.yaml"], "name the config.yaml"),
@@ -360,8 +360,8 @@ def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path
     run_gazelit("report", str(out), "again", "--out", "both")
     arms = json.loads((tmp_path / "both" / "metrics.json").read_text())["arms"]
     assert list(arms) == ["run: joint", "again: joint"]
-    for name, one in arms["again: joint"]["differences"].items():
-        assert one["value"] == 0, name
+    for name, difference in arms["again: joint"]["differences"].items():
+        assert difference["value"] == 0, name
     text = (tmp_path / "both" / "report.md").read_text()
     models = "| again: joint, single model, seed 0 | run: joint, single model, seed 0 |"
     assert f"{models} accuracy | +0.000 |" in text

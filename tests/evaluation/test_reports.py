@@ -109,7 +109,7 @@ def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands
 
 def test_finding_f3_tests_say_what_they_test():
     results = two_arms(3)
-    tables = {name: pooled([one for one in results if one.arm == name]) for name in ("one", "two")}
+    tables = {name: pooled([tested for tested in results if tested.arm == name]) for name in ("one", "two")}
     lines = lines_of(paired_blocks(tables, NAMES))
     rows = [line for line in lines if line.startswith("| two, ensemble of 3 seeds | one, ensemble of 3 seeds |")]
     assert len(rows) == 4
@@ -261,9 +261,9 @@ def test_an_infinite_case_makes_a_mean_infinite_only_where_it_is_drawn():
 
 def test_finding_c13_a_metric_that_arms_define_on_other_cases_has_no_difference():
     results = two_arms(2)
-    for one in results:
-        one.predictions["ig"] = np.nan if one.arm == "one" else 0.7
-        one.predictions["sauc"] = 0.6
+    for tested in results:
+        tested.predictions["ig"] = np.nan if tested.arm == "one" else 0.7
+        tested.predictions["sauc"] = 0.6
     difference = compare(results, NAMES)[1].differences
     assert np.isnan([difference["ig"].value, difference["ig"].p]).all()
     assert difference["sauc"].value == 0
@@ -310,7 +310,7 @@ def test_finding_b3_a_name_is_no_markup(tmp_path):
     assert "<script>" not in page
     assert page.count("<tr>") == 2
     assert page.count("<code>") == 1
-    results = [replace(one, arm=f"{name}{one.arm}") for one in two_arms(2)]
+    results = [replace(tested, arm=f"{name}{tested.arm}") for tested in two_arms(2)]
     written(tmp_path, results)
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page
@@ -326,7 +326,7 @@ def test_finding_g9_cells_that_a_spreadsheet_would_run_are_text(tmp_path):
     assert safe["'=name"].tolist()[:6] == [f"'{cell}" for cell in wild[:6]]
     assert safe["'=name"].tolist()[6:-1] == wild[6:-1]
     assert safe["value"].tolist() == table["value"].tolist()
-    results = [replace(one, arm=f"=cmd|{one.arm}") for one in two_arms(1)]
+    results = [replace(tested, arm=f"=cmd|{tested.arm}") for tested in two_arms(1)]
     written(tmp_path, results)
     cells = (tmp_path / "report.csv").read_text()
     assert ",'=cmd|one," in cells
@@ -399,7 +399,7 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
 def test_finding_f5_map_metrics_stand_by_right_and_wrong_diagnosis_and_by_the_finding():
     tables = [result("one", seed, skill=0.8, indexes=range(120)).predictions for seed in (0, 1)]
     cases = pd.DataFrame({"finding_size": np.r_[np.full(30, np.nan), np.linspace(0.01, 0.3, 90)]})
-    found = {(one.kind, one.name): one for one in subgroups(tables, cases, NAMES)}
+    found = {(group.kind, group.name): group for group in subgroups(tables, cases, NAMES)}
     right = [table[["p_a", "p_b", "p_c"]].to_numpy().argmax(1) == table["label"] for table in tables]
     expected = np.mean([table["cc"][good].mean() for table, good in zip(tables, right, strict=True)])
     assert found["diagnosis", "right"].estimates["cc"].value == pytest.approx(expected)
@@ -489,7 +489,10 @@ def test_small_numbers_have_no_p_no_bands_and_no_reliability_curve(tmp_path):
 
 def roc_of(results, cases, draws):
     columns = [f"p_{name}" for name in NAMES]
-    arms = {one.arm: ([one.predictions[columns].to_numpy()], one.predictions["label"].to_numpy()) for one in results}
+    arms = {
+        tested.arm: ([tested.predictions[columns].to_numpy()], tested.predictions["label"].to_numpy())
+        for tested in results
+    }
     return roc_figure(arms, NAMES, None if draws is None else bootstrap_weights(np.arange(cases), draws))
 
 
