@@ -103,6 +103,21 @@ def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def read_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hard cohort of 24 films as a prepared store at 64 × 64; two readers of a panel of eight have read each film."""
+    from gazelit.data.sources import Manifest
+    from gazelit.data.store.prepare import prepare
+    from gazelit.synthetic.cohort import write_cohort
+
+    folder = tmp_path_factory.mktemp("read_twice")
+    options = {"format": "manifest", "difficulty": "hard", "readers": 2, "seed": 5, "max_side": 128, "workers": 1}
+    write_cohort(folder / "cohort", cases=24, **options)
+    tables = (str(folder / "cohort" / "manifest" / f"{name}.csv") for name in ("images", "gaze"))
+    source = Manifest(*tables, labels=["Normal", "CHF", "pneumonia"], coordinates="normalised")
+    return prepare(source, folder / "store", size=(64, 64), workers=1).path
+
+
 @pytest.fixture(autouse=True)
 def logger_as_it_was() -> Iterator[None]:
     """The command line takes gazelit's messages to itself, and a later test would wait for them in vain."""

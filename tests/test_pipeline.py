@@ -421,7 +421,7 @@ def test_missing_store_says_how_to_make_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def compared(store, tmp_path_factory):
-    """Two arms that share nothing, over three folds."""
+    """Two arms that share nothing, over three folds, two of them at a time."""
     folder = tmp_path_factory.mktemp("arms")
     stages = [
         {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": tiny(1, store)},
@@ -433,8 +433,33 @@ def compared(store, tmp_path_factory):
     }  # fmt: skip
     path, out = folder / "arms.yaml", folder / "run"
     path.write_text(yaml.safe_dump(pipeline))
-    result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    side_by_side = [*command(path, store, out), "--jobs=2"]
+    result = subprocess.run(side_by_side, capture_output=True, text=True, check=False, env=environment)
     return out, result
+
+
+def test_a_training_beside_others_ends_in_the_weights_of_one_by_itself(compared, run_gazelit, tmp_path, monkeypatch):
+    import torch
+
+    out, result = compared
+    assert result.returncode == 0, result.stderr
+    step = out / "fold-1" / "alone"
+    words = shlex.split(json.loads((step / "done.json").read_text())["command"])[1:]
+    kept = [word for word in words if not word.startswith(("--trainer.default_root_dir", "--checkpoint.dirpath"))]
+    monkeypatch.chdir(out)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run_gazelit(*kept, f"--checkpoint.dirpath={tmp_path / 'alone' / 'checkpoints'}")
+    finally:
+        torch.set_num_threads(threads)
+    beside, alone = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (step, tmp_path / "alone")
+    )
+    assert beside.keys() == alone.keys()
+    assert all(torch.equal(beside[key], alone[key]) for key in alone)
 
 
 def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, store):
@@ -469,6 +494,7 @@ def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, s
         ({"arms": {"a b": "one"}}, "not a plain name"),
         ({"arms": {}}, "arms: there is none"),
         ({"seeds": 0}, "seeds: must be at least 1"),
+        ({"jobs": 0}, "jobs: must be at least 1"),
         ({"folds": 2}, "folds: must be at least 3"),
         ({"external": {"there": ExternalTest(Path("nowhere"))}}, "external: there: nowhere is no prepared store"),
     ],

@@ -14,6 +14,7 @@ from gazelit.configs import find_config
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.runs import pipeline
+from gazelit.runs.members import members_of
 from gazelit.runs.pipeline import StageStep, run
 from gazelit.runs.step_key import step_key
 from tests.tiny import tiny
@@ -91,7 +92,7 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
 def written(stages, out, store, content):
     """The steps of all members of a run whose checkpoints are there already: (member, step) of the student."""
     found = []
-    for member in pipeline._members(out, 0, 2, 3):
+    for member in members_of(out, 0, 2, 3):
         for stage in stages:
             path = member.folder / stage.name / "checkpoints" / "best.ckpt"
             path.parent.mkdir(parents=True, exist_ok=True)

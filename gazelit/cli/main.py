@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
-        "gazelit.data.store.prepare:prepare",
+        "gazelit.data.store.wide:prepare_wide",
         "turn a source of images and gaze into a prepared store",
         imports="gazelit.data.sources",
     ),
@@ -116,6 +116,11 @@ COMMANDS = {
         "gazelit.reporting.agreement:agreement",
         "score class-activation and predicted maps against the reader's gaze and the marked regions",
         positional="ckpt",
+    ),
+    "phrases": Command(
+        "gazelit.reporting.phrases:phrases",
+        "ask whether readers look at what they say, and how long before",
+        positional="store",
     ),
     "compare-scanpaths": Command(
         "gazelit.reporting.scanpaths:compare",
@@ -171,6 +176,11 @@ COMMANDS = {
     "serve-dicom": Command(
         "gazelit.deploy.dicom.serve:serve_dicom",
         "take films over the network as a DICOM node, and send results to another",
+        positional="ckpt",
+    ),
+    "adapt-reader": Command(
+        "gazelit.deploy.new_reader:adapt_reader",
+        "teach a trained model a new reader from a few readings",
         positional="ckpt",
     ),
     "guard": Command(

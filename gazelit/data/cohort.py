@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gazelit.data.dataset import WorkingGaze, check_downscale
 from gazelit.data.gaze.centre_bias import CentreBiases, mean_map
+from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.images.regions import region_masks
 from gazelit.data.labels import Uncertain, explain_unusable, read_labels
 from gazelit.data.options import GazeOptions, SplitOptions
@@ -25,6 +26,20 @@ from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
+
+
+class Scanpath(NamedTuple):
+    """A reading as a sequence of fixations.
+
+    Attributes:
+        row: The store's row of its film.
+        reader: Number in the data module's ``reader_names``; −1 where nobody is named.
+        path: (n, 3) x, y in working pixels (centres at integers) and s.
+    """
+
+    row: int
+    reader: int
+    path: NDArray[np.float64]
 
 
 class Cohort:
@@ -82,7 +97,7 @@ class Cohort:
         check_downscale(self.store, downscale)
         self.size = (self.store.size[0] // downscale, self.store.size[1] // downscale)
         self.patients = identity(self.store.cases["patient_id"]).to_numpy()
-        self._own_gaze = WorkingGaze.of(self.store, gaze, downscale)
+        self._own_gaze = self._known_readers(WorkingGaze.of(self.store, gaze, downscale))
         self.gaze = self._given_gaze()
         self._biases: CentreBiases | None = None
 
@@ -103,6 +118,22 @@ class Cohort:
         if self.exclusive:
             values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
         return pd.DataFrame(np.where(np.isnan(values), np.nan, values > 0.5), columns=self.class_names)
+
+    def _known_readers(self, gaze: WorkingGaze) -> WorkingGaze:
+        """The gaze without the reader who is left out of training and validation, and of the test that reader's alone.
+
+        Also what films are looked at on average must not know the reader: it is what models are scored against.
+        """
+        name, names = self.gaze_options.leave_out, gaze.events.reader_names
+        if name is None:
+            return gaze
+        if name not in names:
+            known = f"the store's readers are {', '.join(names)}" if names else "the store names no reader"
+            raise InputError(f"gaze.leave_out: no reader '{name}'; {known}")
+        is_test = np.zeros(len(self.store.cases), bool)
+        is_test[self.rows("test")] = True
+        of_reader = gaze.events.reader == names.index(name)
+        return gaze.without(of_reader != np.repeat(is_test, np.diff(gaze.starts)))
 
     def _given_gaze(self) -> WorkingGaze:
         """The gaze as ``gaze.control`` and ``gaze.cases`` have it."""
@@ -165,6 +196,17 @@ class Cohort:
             for number in np.unique(reading)
         ]
 
+    def scanpaths(self, split: str) -> list[Scanpath]:
+        """Every reading of a split's cases, by the readers' own gaze whatever ``gaze.control`` says."""
+        gaze, found = self._own_gaze, []
+        for row in self.rows(split):
+            part = slice(gaze.starts[row], gaze.starts[row + 1])
+            for number in np.unique(gaze.reading[part]):
+                taken = np.arange(part.start, part.stop)[gaze.reading[part] == number]
+                path = np.column_stack([gaze.points[taken, :2], gaze.events.times[taken, 1]]).astype(np.float64)
+                found.append(Scanpath(int(row), int(gaze.events.reader[taken[0]]), path))
+        return found
+
     def regions(self, row: int) -> dict[str, Tensor]:
         """Boxes and ellipses of a case by name, (H, W) bool each; of all its readers together."""
         masks = region_masks(self.store.table_of("regions", row), self.store.letterboxes[row], self.downscale)
@@ -196,8 +238,11 @@ class Cohort:
             "readings": gaze.readings,
             "gaze_control": gaze.control,
             "gaze_cases": gaze.cases,
+            **({} if not gaze.phrases else {"phrases": dict(gaze.phrases), "phrase_lag": gaze.phrase_lag}),
+            # Nobody's name, and only where it is so: earlier stamps have no such entry.
+            **({} if gaze.leave_out is None else {"reader_left_out": sha256_json(gaze.leave_out)[:12]}),
             "train_cases": self.split_options.train_cases,
-            "window": None if gaze.window is None else asdict(gaze.window),
+            "window": None if gaze.window is None else _window(gaze.window),
             "detection": asdict(gaze.detection) if gaze.kind == "detected" else None,
             "split_sha256": sha256_json(assigned),
             **self.split.settings,
@@ -218,5 +263,10 @@ class Cohort:
             return self.gaze_options.sigma
         if degree is None or sigma is None:
             return None
-        scale = np.mean([box.scale for box in self.store.letterboxes], axis=0) / self.downscale
+        scale = self.store.letterboxes.scale.mean(axis=0) / self.downscale
         return [round(float(value), 4) for value in np.array(sigma) / (scale * degree)]
+
+
+def _window(window: TimeWindow) -> dict[str, Any]:
+    """A window as provenance has it; without a lag as it was before there were lags."""
+    return {name: value for name, value in asdict(window).items() if name != "lag" or value}

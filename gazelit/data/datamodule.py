@@ -39,6 +39,9 @@ class GazeDataModule(L.LightningDataModule):
     is a function of seed and epoch alone, and so is their augmentation, whatever the number of workers; every process
     of a distributed run sees its share.
 
+    Where the stage that is trained or tested asks for them (``needs_events``), batches also have what gaze is as a
+    sequence; see :class:`gazelit.data.dataset.GazeDataset`.
+
     Many arguments, because each is an option of a configuration, or a group of them (``--data.gaze.sigma``).
 
     Args:
@@ -84,6 +87,8 @@ class GazeDataModule(L.LightningDataModule):
         self.seed = seed
         self._cohort: Cohort | None = None
         self._announced = False
+        #: Whether batches have events without a stage that asks for them.
+        self.with_events = False
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store and splits it, cheap when called again; before training says what is in each split.
@@ -140,6 +145,16 @@ class GazeDataModule(L.LightningDataModule):
         """What checkpoints and reports record of the data, in primitives; no ids."""
         return self.cohort.provenance
 
+    @property
+    def reader_names(self) -> tuple[str, ...]:
+        """The store's readers: what ``reader`` in a batch is a number in."""
+        return self.cohort.gaze.events.reader_names
+
+    @property
+    def finding_names(self) -> tuple[str, ...]:
+        """What the store's readers searched for: what ``finding`` in a batch is a number in."""
+        return self.cohort.gaze.events.finding_names
+
     def rows(self, split: str) -> NDArray[np.int64]:
         """The store's rows of a split."""
         return self.cohort.rows(split)
@@ -168,6 +183,11 @@ class GazeDataModule(L.LightningDataModule):
     def readings(self, row: int) -> list[tuple[Tensor, Tensor]]:
         """Every reading of a case apart: points (N, 3) and their σ (N, 2), in working pixels."""
         return self.cohort.readings(row)
+
+    def to_original(self, row: int, xy: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N, 2) x and y in working pixels of a case to pixels of its original film."""
+        in_store = (np.asarray(xy, np.float64) + 0.5) * self.downscale - 0.5
+        return self.store.letterboxes[row].to_original(in_store)
 
     def regions(self, row: int) -> dict[str, Tensor]:
         """Boxes and ellipses of a case by name, (H, W) bool each; of all its readers together."""
@@ -219,6 +239,9 @@ class GazeDataModule(L.LightningDataModule):
         return GazeDataset(self.store, self.rows(split), self.labels, self.cohort.gaze, self.downscale, draws)
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
+        # Before workers are started with it, and for as long as this loader's cases are taken.
+        stage = self.trainer.lightning_module if self.trainer else None
+        dataset.with_events = self.with_events or bool(getattr(stage, "needs_events", False))
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         classes = self.labels[dataset.rows] if self.loading.sampling == "balanced" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from gazelit.data.gaze.events import clip_to_window, detect_fixations
 from gazelit.data.gaze.heatmap import SMALLEST_SIGMA
+from gazelit.data.gaze.sequences import EVENT_KEYS, Events, padded
 from gazelit.data.images.transforms import Augmentation
 from gazelit.data.options import GazeControl, GazeOptions
 from gazelit.data.store.store import Store
@@ -31,12 +32,14 @@ class WorkingGaze:
         sigma: (M, 2) float32, σ of each point.
         reading: (M,) which of its case's readings a point is of, from 0.
         starts: (N + 1,) where each case's points begin.
+        events: When each point was, who looked and what for.
     """
 
     points: NDArray[np.float32]
     sigma: NDArray[np.float32]
     reading: NDArray[np.int64]
     starts: NDArray[np.int64]
+    events: Events
 
     @classmethod
     def of(cls, store: Store, options: GazeOptions, downscale: int) -> WorkingGaze:
@@ -58,9 +61,8 @@ class WorkingGaze:
         weight = gaze["duration"].to_numpy() if options.weight == "duration" else np.ones(len(gaze))
         if options.readings == "equal":
             weight = weight / pd.Series(weight).groupby([row, reading]).transform("sum").to_numpy().clip(1e-12)
-        boxes = [store.letterboxes[number] for number in range(count)]
-        scale = np.array([box.scale for box in boxes]).reshape(-1, 2)[row] / downscale
-        corner = np.array([(box.left, box.top) for box in boxes], float).reshape(-1, 2)[row] / downscale
+        scale = store.letterboxes.scale[row] / downscale
+        corner = store.letterboxes.corner[row] / downscale
         # Letterbox.to_working for all cases at once, and then the coarser grid: pixel centres are at integers.
         xy = (gaze[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
         unit = {"px": 1.0, "image_px": scale, "deg": gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale}
@@ -75,7 +77,7 @@ class WorkingGaze:
                 "needed. Are the pixels per degree right?"
             )
         points = np.column_stack([xy, weight]).astype(np.float32)
-        return cls(points, sigma.astype(np.float32), reading, starts)
+        return cls(points, sigma.astype(np.float32), reading, starts, Events.of(store, gaze, options))
 
     def controlled(
         self, control: GazeControl, rows: NDArray[np.int64], patients: NDArray[np.generic], seed: int
@@ -84,7 +86,9 @@ class WorkingGaze:
 
         Args:
             control: ``shuffled``: each case has the gaze of a case of another patient; ``centre``: points drawn from
-                all these cases' points, as many as the case has; ``none``: no gaze; ``true``: its own.
+                all these cases' points, as many as the case has; ``order``: its own fixations, which of them came when
+                drawn anew in each reading; ``phrases``: what was said is moved round by a random number of events;
+                ``none``: no gaze; ``true``: its own.
             rows: The cases that are changed, and that gaze is taken from.
             patients: (N,) patient of every case.
             seed: Of the shuffling.
@@ -95,6 +99,12 @@ class WorkingGaze:
         if control == "true" or not len(rows):
             return self
         generator = np.random.default_rng(seed)
+        if control == "phrases":
+            said = self.events.said.copy()
+            for row in rows:
+                part = slice(self.starts[row], self.starts[row + 1])
+                said[part] = self.events.moved(part, self.reading[part], generator)
+            return replace(self, events=replace(self.events, said=said))
         parts = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
         pool = np.concatenate([parts[row] for row in rows])
         if control == "shuffled":
@@ -104,14 +114,31 @@ class WorkingGaze:
             if control == "none":
                 parts[row] = pool[:0]
             elif control == "centre":
-                parts[row] = np.sort(generator.choice(pool, own)) if len(pool) else pool
+                drawn = np.sort(generator.choice(pool, own)) if len(pool) else pool
+                # In the order of time: what a stage that predicts sequences is given must be one.
+                parts[row] = drawn[np.argsort(self.events.times[drawn, 0], kind="stable")]
+            elif control == "order":
+                draws = generator.random(len(parts[row]))
+                parts[row] = parts[row][np.lexsort((draws, self.reading[parts[row]]))]
             else:
                 donor = donors[position]
                 parts[row] = np.arange(self.starts[donor], self.starts[donor + 1])
         order = np.concatenate(parts)
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         reading = self.reading[order] * (control != "centre")
-        return WorkingGaze(self.points[order], self.sigma[order], reading, starts.astype(np.int64))
+        events = self.events.take(order)
+        if control == "order":
+            events = events.in_turn(self.events, np.repeat(np.arange(len(parts)), np.diff(starts)), reading)
+        return WorkingGaze(self.points[order], self.sigma[order], reading, starts.astype(np.int64), events)
+
+    def without(self, left_out: NDArray[np.bool_]) -> WorkingGaze:
+        """The same gaze without some of its points (M,)."""
+        kept = np.flatnonzero(~left_out)
+        starts = np.searchsorted(kept, self.starts)
+        row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        # Numbers of a case's readings have no gaps: which one is drawn is a number below how many there are.
+        reading = pd.Series(self.reading[kept]).groupby(row).rank("dense").to_numpy(np.int64) - 1
+        return WorkingGaze(self.points[kept], self.sigma[kept], reading, starts, self.events.take(kept))
 
 
 def _donors(
@@ -164,6 +191,11 @@ class GazeDataset(Dataset[Example]):
     ``other_view`` with two views, (1, H, W), another augmentation of the image. It is asked for by (epoch, position),
     because the augmentation of a case is a function of seed, epoch and row.
 
+    With ``with_events`` it also has ``events`` (N, 4) float32 as x, y, start and duration, of the same points and in
+    the order of time within a reading; and (N,) int64 ``reading`` (which of the case's readings an event is of),
+    ``reader`` and ``finding`` (numbers in :class:`gazelit.data.gaze.sequences.Events`), and (N, F) float32 ``said``,
+    the share of an event's duration during which each of ``gaze.phrases`` was said.
+
     Args:
         store: The prepared store.
         rows: The store's rows that belong to the dataset.
@@ -171,6 +203,7 @@ class GazeDataset(Dataset[Example]):
         gaze: The gaze of all the store's rows.
         downscale: Integer factor between the store's resolution and the working one.
         draws: What is drawn of each case; nothing unless given.
+        with_events: Whether examples have events.
 
     Raises:
         InputError: The store's size is no multiple of ``downscale``.
@@ -184,6 +217,7 @@ class GazeDataset(Dataset[Example]):
         gaze: WorkingGaze,
         downscale: int = 1,
         draws: Draws | None = None,
+        with_events: bool = False,
     ) -> None:
         check_downscale(store, downscale)
         self.store = store
@@ -192,6 +226,7 @@ class GazeDataset(Dataset[Example]):
         self.gaze = gaze
         self.downscale = downscale
         self.draws = draws or Draws()
+        self.with_events = with_events
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
         self._images: NDArray[np.unsignedinteger] | None = None
 
@@ -212,11 +247,14 @@ class GazeDataset(Dataset[Example]):
             nowhere = np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)
             second = draws.other_view(image, mask, *nowhere, int(seed)).image
             views["other_view"] = torch.from_numpy(np.ascontiguousarray(second))[None]
-        points, sigma = self._points(row, int(seeds[1]))
+        taken = self._taken(row, int(seeds[1]))
+        points, sigma = self.gaze.points[taken], self.gaze.sigma[taken]
         off_image = 0
         if draws.augmentation is not None:
             image, mask, points, sigma, inside = draws.augmentation(image, mask, points, sigma, int(seeds[0]))
             off_image = int((~inside).sum())
+            taken = taken[inside]
+        events = self._events(points, taken) if self.with_events else {}
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image))[None],
             "points": torch.from_numpy(np.ascontiguousarray(points)),
@@ -226,28 +264,37 @@ class GazeDataset(Dataset[Example]):
             "index": torch.tensor(row),
             "points_off_image": torch.tensor(off_image),
             **views,
+            **events,
         }
 
     def __getstate__(self) -> dict[str, object]:
         # A memory map would be sent to worker processes as its content.
         return {**self.__dict__, "_images": None}
 
-    def _points(self, row: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        part = slice(self.gaze.starts[row], self.gaze.starts[row + 1])
-        points, sigma = self.gaze.points[part], self.gaze.sigma[part]
-        if self.draws.reading and len(points):
-            reading = self.gaze.reading[part]
-            chosen = reading == seed % (reading[-1] + 1)
-            points, sigma = points[chosen], sigma[chosen]
-        return points, sigma
+    def _taken(self, row: int, seed: int) -> NDArray[np.int64]:
+        """Which of the gaze's points an example has."""
+        taken = np.arange(self.gaze.starts[row], self.gaze.starts[row + 1])
+        if self.draws.reading and len(taken):
+            reading = self.gaze.reading[taken]
+            taken = taken[reading == seed % (reading[-1] + 1)]
+        return taken
+
+    def _events(self, points: NDArray[np.float32], taken: NDArray[np.int64]) -> dict[str, Tensor]:
+        events = self.gaze.events.take(taken)
+        columns = np.concatenate([points[:, :2], events.times], axis=1), self.gaze.reading[taken]
+        values = (*columns, events.reader, events.finding, events.said)
+        return {key: torch.from_numpy(value) for key, value in zip(EVENT_KEYS, values, strict=True)}
 
     def _image(self, row: int) -> NDArray[np.uint8] | NDArray[np.float32]:
         if self._images is None:
             self._images = self.store.images()
         stored = self._images[row]
-        if stored.dtype == np.uint8 and self.downscale == 1:
-            # A quarter of the bytes to augment and to send to the device, which makes float32 of them.
-            return np.array(stored)
+        if stored.dtype == np.uint8:
+            # A quarter of the bytes to augment and to send to the device, which makes float32 of them. Coarser pixels
+            # are rounded to whole grey levels.
+            if self.downscale == 1:
+                return np.array(stored)
+            return cv2.resize(stored, self.size[::-1], interpolation=cv2.INTER_AREA)
         image = stored.astype(np.float32)
         image *= np.float32(1 / self.store.largest)
         if self.downscale > 1:
@@ -275,14 +322,15 @@ def check_downscale(store: Store, downscale: int) -> None:
 def collate(examples: list[Example]) -> Example:
     """Stacks examples; points are padded to the longest with zero weight, their σ with 1.
 
-    Adds ``has_gaze`` (B,) and ``sigma_px`` (B,), the mean σ of an image's points (NaN without any).
+    Adds ``has_gaze`` (B,) and ``sigma_px`` (B,), the mean σ of an image's points (NaN without any). Events, where
+    examples have them, are padded to the longest, too; ``reading`` is −1 there.
     """
     longest = max(1, *(len(example["points"]) for example in examples))
     points, sigma = torch.zeros(len(examples), longest, 3), torch.ones(len(examples), longest, 2)
     for row, example in enumerate(examples):
         points[row, : len(example["points"])] = example["points"]
         sigma[row, : len(example["sigma"])] = example["sigma"]
-    keys = [key for key in examples[0] if key not in ("points", "sigma")]
+    keys = [key for key in examples[0] if key not in ("points", "sigma", *EVENT_KEYS)]
     return {
         # In a worker this stacks into shared memory at once; a plain stack would be copied there again.
         **default_collate([{key: example[key] for key in keys} for example in examples]),
@@ -290,6 +338,7 @@ def collate(examples: list[Example]) -> Example:
         "sigma": sigma,
         "has_gaze": (points[..., 2] > 0).any(dim=1),
         "sigma_px": torch.stack([example["sigma"].mean() for example in examples]),
+        **(padded(examples) if "events" in examples[0] else {}),
     }
 
 

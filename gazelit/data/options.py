@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,7 +14,7 @@ from gazelit.errors import InputError
 GazeKind = Literal["fixation", "sample", "detected"]
 SigmaUnit = Literal["deg", "px", "image_px"]
 Readings = Literal["pooled", "equal", "drawn"]
-GazeControl = Literal["true", "shuffled", "centre", "none"]
+GazeControl = Literal["true", "shuffled", "centre", "order", "phrases", "none"]
 Method = Literal["patient", "official", "official_shared", "reference_image_level", "external"]
 Sampling = Literal["shuffled", "balanced"]
 Split = Literal["train", "val", "test"]
@@ -34,8 +35,13 @@ class GazeOptions:
         detection: Method and thresholds of ``detected``.
         control: What the training and validation cases are given as their gaze, to find out what a model learns from
             it: their own (``true``), that of another patient's film (``shuffled``), points drawn from all of them
-            (``centre``), or ``none``. Test cases keep their own.
+            (``centre``), the fixations of each reading in another order (``order``), what was said at other times
+            of the reading (``phrases``), or ``none``. Test cases keep their own.
         cases: Number of training cases that keep their gaze, for learning curves; all unless given.
+        leave_out: A reader (``reader_id``) whose readings are not trained or selected on, and who alone is tested on:
+            leave-one-reader-out; nobody unless given.
+        phrases: By finding, a regular expression of its words: stages that learn what was looked at while it was said.
+        phrase_lag: Seconds that looking is before these words.
     """
 
     kind: GazeKind = "fixation"
@@ -47,10 +53,21 @@ class GazeOptions:
     detection: Detection = field(default_factory=Detection)
     control: GazeControl = "true"
     cases: int | None = None
+    leave_out: str | None = None
+    phrases: dict[str, str] | None = None
+    phrase_lag: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.leave_out == "None":
+            # jsonargparse 4.53 makes this text of a null given for a field of a nested dataclass.
+            object.__setattr__(self, "leave_out", None)
         if not self.sigma > 0:
             raise InputError(f"gaze.sigma: must be above 0, not {self.sigma}")
+        for name, pattern in (self.phrases or {}).items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"gaze.phrases.{name}: is no regular expression ({error})") from error
         if self.cases is not None and self.cases < 0:
             raise InputError(f"gaze.cases: must be at least 0, not {self.cases}")
 

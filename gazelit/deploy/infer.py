@@ -28,6 +28,7 @@ from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
 from gazelit.deploy.result_files import FAILED_FILE, TABLE_NAME, ResultFolder, ResultKinds, Saliency
+from gazelit.deploy.scanpaths import readers_to_show
 from gazelit.deploy.servers import Servers
 from gazelit.deploy.together import load_together
 from gazelit.errors import InputError
@@ -56,6 +57,7 @@ def infer(
     overlay: bool = True,
     table: Literal["csv", "parquet"] = "csv",
     mc_dropout: int = 0,
+    reader: list[str] | None = None,
     dicom: bool | list[Kind] = False,
     share: float = SHARE,
     deidentify: bool = False,
@@ -86,6 +88,8 @@ def infer(
         saliency: The map at ``working`` resolution, at the film's (``full``, up to 30 MB a film), or ``none``.
         overlay: Whether overlays are written.
         table: ``csv``, or ``parquet`` with the same columns.
+        reader: Of a model of scanpaths, readers (``reader_id``, or ``all``) whose expected scanpaths are written into
+            the JSON, beside that of nobody known, which is also drawn (``<name>_scanpath.png``).
         mc_dropout: Passes with dropout on, whose mean is read and whose spread told; 0 for one pass without.
         dicom: Which DICOM results are written of DICOM films; without a list, sr and sc. Needs the extra ``dicom``.
         share: Of the map's mass that the outline and the segmentation hold.
@@ -107,13 +111,14 @@ def infer(
     if bool(files) == (from_ is not None):
         raise InputError("files: name films, or a server with --from and --study; one of the two")
     model = load_together(ckpt if isinstance(ckpt, list) else [ckpt], device, max_pixels, mc_dropout)
+    model = replace(model, readers=readers_to_show(model.network, reader or ()))
     logger.info(model.notice)
     key = folder_key(out) if deidentify else b""
     folder = ResultFolder(out, ResultKinds(saliency, overlay, names == "file"))
     settings = {
         "checkpoint": model.sha256, "gazelit": __version__, "device": device, "batch_size": batch_size, "names": names,
         "saliency": saliency, "overlay": overlay, "mc_dropout": mc_dropout, "dicom": kinds, "share": share,
-        "deidentify": deidentify,
+        "deidentify": deidentify, **({"readers": list(model.readers)} if model.readers else {}),
     }  # fmt: skip
     with servers.films(files) as given:
         films = named_films(film_files(given), names == "file", max_pixels, key)

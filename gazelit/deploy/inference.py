@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast, overload
 
@@ -21,6 +21,7 @@ from gazelit.deploy.map_warnings import map_warnings
 from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
+from gazelit.deploy.scanpaths import scanpaths_of
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.models.network import Network, rebuild
@@ -44,6 +45,8 @@ class LoadedModel:
         members: Further networks, each with its temperature, whose mean with this one is what is read.
         dropout_passes: How often each network is run with its dropout on; 0 runs it once without.
         guards: What tells films unlike those of the training, and prediction sets; None without.
+        readers: Of a model of scanpaths, the readers whose expected paths are told, beside that of nobody known; None
+            tells no path, which takes as long as several readings.
     """
 
     network: Network
@@ -56,6 +59,7 @@ class LoadedModel:
     members: tuple[tuple[Network, Tensor], ...] = ()
     dropout_passes: int = 0
     guards: Guards | None = None
+    readers: tuple[str, ...] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -164,8 +168,16 @@ class LoadedModel:
         sound = [film for film in films if isinstance(film, Prepared)]
         if not sound:
             return [film for film in films if isinstance(film, InputError)]
-        passes = self._passes(torch.from_numpy(np.stack([film.image for film in sound]))[:, None])
-        readings = iter([self._reading(film, [batch.row(row) for batch in passes]) for row, film in enumerate(sound)])
+        images = torch.from_numpy(np.stack([film.image for film in sound]))[:, None]
+        passes = self._passes(images)
+        boxes = [film.record.box for film in sound]
+        paths = scanpaths_of(self.network, images.to(self.device), boxes, self.readers)
+        readings = iter(
+            [
+                replace(self._reading(film, [batch.row(row) for batch in passes]), scanpaths=paths[row])
+                for row, film in enumerate(sound)
+            ]
+        )
         return [film if isinstance(film, InputError) else next(readings) for film in films]
 
     def _passes(self, images: Tensor) -> list[Pass]:

@@ -12,6 +12,7 @@ from PIL import Image
 from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.overlay import draw_overlay
 from gazelit.deploy.preparing import FilmRecord
+from gazelit.deploy.scanpaths import ExpectedScanpath, draw_scanpath
 from gazelit.errors import InputError
 
 
@@ -45,6 +46,7 @@ class Reading:
         spread: How far several networks agree; None of a single network.
         prediction_set: Of a model with fitted guards, the classes that the stated coverage cannot exclude, or by label
             ``present``, ``absent``, ``unclear``; None without.
+        scanpaths: Of a model of scanpaths, the expected path of nobody known and of the readers that were asked for.
     """
 
     probabilities: dict[str, float]
@@ -54,6 +56,7 @@ class Reading:
     spread: Spread | None = None
     prediction_set: list[str] | dict[str, str] | None = None
     _density: NDArray[np.float32] | None = field(default=None, repr=False)
+    scanpaths: tuple[ExpectedScanpath, ...] = ()
 
     def __repr__(self) -> str:
         return f"Reading(probabilities={self.probabilities}, warnings={self.warnings}, shape={self.shape})"
@@ -98,3 +101,13 @@ class Reading:
         inner = self._density[box.top : box.top + box.inner[0], box.left : box.left + box.inner[1]]
         thumbnail = np.divide(self.film.thumbnail, np.float32(255), dtype=np.float32)
         return draw_overlay(thumbnail, inner, self.warnings)
+
+    def scanpath_picture(self) -> Image.Image:
+        """The film with the expected scanpath of nobody known over it.
+
+        Raises:
+            InputError: The network predicts no scanpaths.
+        """
+        if not self.scanpaths:
+            raise InputError("scanpath: the model predicts none; load one of the stage scanpath")
+        return draw_scanpath(self.film.thumbnail, self.scanpaths[0], self.shape)

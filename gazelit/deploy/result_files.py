@@ -103,6 +103,11 @@ class ResultFolder:
                 picture = np.asarray(reading.overlay())[..., ::-1]
                 temporary.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
             result["overlay"] = path.name
+        if self.kinds.overlay and reading.scanpaths:
+            path = self.out / f"{film.name}_scanpath.png"
+            with atomic_path(path) as temporary:
+                reading.scanpath_picture().save(temporary, "PNG")
+            result["scanpath"] = path.name
         for kind, content in objects.items():
             path = self.out / f"{film.name}_{kind}.dcm"
             with atomic_path(path) as temporary:
@@ -195,6 +200,8 @@ def described(model: LoadedModel, reading: Reading) -> dict[str, Any]:
         result |= {"prediction_set": reading.prediction_set, "coverage": model.guards.conformal.coverage}
     if reading.spread is not None:
         result["spread"] = vars(reading.spread)
+    if reading.scanpaths:
+        result["scanpaths"] = [scanpath.primitives() for scanpath in reading.scanpaths]
     return result | {
         "warnings": list(reading.warnings),
         "notice": reading.notice,

@@ -19,7 +19,7 @@ from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 from gazelit.metrics.catalogue import short_labels
 
 #: What arms are compared by; the first that an arm has of each task is tested.
-COMPARED = short_labels("auroc_macro", "cc", "kld", "nss")
+COMPARED = short_labels("auroc_macro", "scanpath_bits", "cc", "kld", "nss")
 
 
 @dataclass(frozen=True)

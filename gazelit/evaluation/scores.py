@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,10 @@ from gazelit.evaluation.statistics import (
     Estimate,
     Floats,
     Statistic,
+    Weights,
     auroc_of,
     average_of,
+    drawn_all,
     mean_of,
     percentile,
     sensitivity_of,
@@ -31,6 +34,12 @@ SHARE = "explainable_share"
 ORACLE_GAIN = "oracle_ig"
 #: That of the expected target map, blurred and weighted as the targets that models are trained with.
 TARGET_GAIN = "expected_target_ig"
+#: Of the stages of maps by reader: what the unknown reader's map gains, and how often a reader is told.
+BY_READER = ("ig_of_unknown", "reader_identified")
+#: Information gain of a reader's map less that of the unknown reader's.
+READER_GAIN = "reader_gain"
+#: Of maps by time: the columns of a part of the readings, named by when it begins.
+OF_PART = re.compile(r"from_[\d.]+s_(ig|ig_of_whole|cc)")
 #: The macro AUC of all folds' scores ranked together.
 POOLED_AUC = "auroc_macro_pooled"
 
@@ -66,14 +75,14 @@ class Scores:
         return found | self.calibration
 
 
-def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequence[str], weights: Floats) -> Scores:
+def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequence[str], weights: Weights) -> Scores:
     """The metrics of an arm.
 
     Args:
         by_seed: Of every seed its tables of predictions, all of the same cases in the same order. Several are models
             that have each read all cases; their values are averaged.
         class_names: Names of the classes.
-        weights: (R, N) draws of patients.
+        weights: Draws of patients.
     """
     each = [[case_statistics(table, class_names) for table in tables] for tables in by_seed.values()]
     names = [name for name in each[0][0] if all(name in statistics for seed in each for statistics in seed)]
@@ -84,10 +93,12 @@ def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequen
     defined = {name: np.all([table[name].notna() for table in tables], axis=0) for name in maps}
     patients = tables[0]["patient"].to_numpy()
     judged = [judgements(table, class_names) for table in tables]
-    everyone = np.ones((1, weights.shape[1]))
+    everyone = np.ones((1, len(patients)))
+    of_seeds = {(name, seed): statistic for name, seeds in together.items() for seed, statistic in enumerate(seeds)}
+    draws = drawn_all(of_seeds, weights)
     return Scores(
         {name: np.array([seed(everyone)[0] for seed in seeds]) for name, seeds in together.items()},
-        {name: np.stack([seed(weights) for seed in seeds]) for name, seeds in together.items()},
+        {name: np.stack([draws[name, seed] for seed in range(len(seeds))]) for name, seeds in together.items()},
         calibration_errors([model for model in judged if model is not None], patients, weights),
         defined,
         {name: count for name, count in endless.items() if count},
@@ -133,7 +144,14 @@ def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str
         counted = np.ones(len(table)) if "label" in table else known.sum(1).astype(np.float64)
         statistics["brier"] = _ratio(error, counted)
     # Metrics from outside the package are named in the table itself (gazelit.stages.callbacks.PredictionWriter).
-    of_cases = [name for name in (*MAP_METRICS, *table.attrs.get("metrics", ())) if name in table]
+    parts = [name for name in table if OF_PART.fullmatch(str(name))]
+    each = (*MAP_METRICS, *catalogue.SCANPATH_METRICS, *BY_READER, *parts, *table.attrs.get("metrics", ()))
+    of_cases = [name for name in each if name in table]
+    pairs = [(READER_GAIN, "ig", "ig_of_unknown")]
+    pairs += [(f"{name}_gain", name, f"{name}_of_whole") for name in parts if name.endswith("_ig")]
+    for gain, better, plain in pairs:
+        if {better, plain} <= set(table):
+            statistics[gain] = mean_of((table[better] - table[plain]).to_numpy(np.float64))
     statistics |= {name: mean_of(table[name].to_numpy(np.float64)) for name in of_cases}
     if {"ig", ORACLE_GAIN} <= set(table):
         statistics[SHARE] = share_of(table["ig"].to_numpy(np.float64), table[ORACLE_GAIN].to_numpy(np.float64))

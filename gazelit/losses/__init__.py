@@ -31,6 +31,8 @@ from gazelit.losses.saliency import (
     SimilarityLoss,
     WeightedSaliencyLoss,
 )
+from gazelit.losses.scanpath import ScanpathLikelihood
+from gazelit.losses.time_slices import TimeSlicesLoss
 from gazelit.losses.weighting import TaskWeighting
 
 __all__ = [
@@ -58,9 +60,11 @@ __all__ = [
     "SaliencyLoss",
     "SameClass",
     "SameImage",
+    "ScanpathLikelihood",
     "SimilarityLoss",
     "SupervisedContrastiveLoss",
     "TaskWeighting",
+    "TimeSlicesLoss",
     "UncertaintyWeighting",
     "WeightedSaliencyLoss",
 ]

@@ -160,6 +160,19 @@ MAP_METRICS: dict[str, MapMetric] = {
     )
 }  # fmt: skip
 
+#: Of scanpaths, bits first: a mean over fixations given those before them, or over drawn paths, by film.
+SCANPATH_METRICS: dict[str, MetricEntry] = {
+    metric.name: metric
+    for metric in (
+        MetricEntry("scanpath_bits", "bits a fixation (over the centre bias, given the history)", True),
+        MetricEntry("scanpath_cnss", "conditional NSS", True),
+        MetricEntry("scanpath_cauc", "conditional AUC", True),
+        MetricEntry("scanpath_scanmatch", "ScanMatch 16 × 12", True),
+        MetricEntry("scanpath_scanmatch_50ms", "ScanMatch 16 × 12, 50 ms", True),
+        MetricEntry("scanpath_sed", "SED 5 × 5 over the longer length", False),
+        MetricEntry("scanpath_multimatch", "MultiMatch, mean of five", True),
+    )
+}
 #: Of diagnoses and embeddings, by name; those that are of a class as well have ``_<class>`` behind their name there.
 METRICS: dict[str, MetricEntry] = {
     metric.name: metric
@@ -175,6 +188,7 @@ METRICS: dict[str, MetricEntry] = {
         MetricEntry("knn_auroc_macro", "neighbours, macro AUC", True),
         MetricEntry("probe_auroc_macro", "linear probe, macro AUC", True),
         *MAP_METRICS.values(),
+        *SCANPATH_METRICS.values(),
     )
 }
 #: Of a single class, by the beginning of the name.

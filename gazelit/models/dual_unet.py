@@ -171,10 +171,7 @@ class DualEncoderUNet(Network):
             (B, classes); ``embedding_map`` (B, C, h, w), the encoder's map that the classifier pools, if it sees it;
             and ``saliency_logits_2`` (B, 1, H / 2, W / 2), ``…_4``, … of the side heads, from ``2 · map_stride`` on.
         """
-        self.check_input(x, self.encoder.output_stride)
-        features = self.encoder(x)
-        source, maps = (self.saliency_encoder, self.saliency_encoder(x)) if self._dual else (self.encoder, features)
-        decoded = self.decoder(features[-1], dict(zip(source.strides, maps, strict=True)))
+        features, decoded = self.decoded(x)
         logits = enlarged(self.saliency_head(decoded[-1]), self._map_stride)
         outputs = {"saliency_logits": self.centre_prior(logits) if self._has_prior else logits}
         for number, stride in enumerate(self._side_strides):
@@ -196,3 +193,10 @@ class DualEncoderUNet(Network):
                 vectors.append(concentration(predicted))
             outputs["logits"] = self.classifier(vectors)
         return outputs
+
+    def decoded(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The encoder's maps, finest first, and the decoder's, coarsest first, of images (B, 1, H, W)."""
+        self.check_input(x, self.encoder.output_stride)
+        features = self.encoder(x)
+        source, maps = (self.saliency_encoder, self.saliency_encoder(x)) if self._dual else (self.encoder, features)
+        return features, self.decoder(features[-1], dict(zip(source.strides, maps, strict=True)))

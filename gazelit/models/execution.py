@@ -103,6 +103,27 @@ def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.
     return [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in reached]
 
 
+def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[list[nn.Parameter]]:
+    """A component's parameters by depth: what is before its blocks, each block, and what is behind them.
+
+    Args:
+        network: The network.
+        component: Its name.
+        size: Of an image that the network takes.
+
+    Returns:
+        Lists from the input to the output, none empty, each parameter in one.
+    """
+    module = network.get_submodule(component)
+    blocks = [list(block.parameters()) for block in _blocks(module, _called(network, size))]
+    within = {id(parameter) for block in blocks for parameter in block}
+    order = list(module.parameters())
+    first = next((place for place, parameter in enumerate(order) if id(parameter) in within), len(order))
+    outside = [(place, parameter) for place, parameter in enumerate(order) if id(parameter) not in within]
+    before, behind = ([p for place, p in outside if (place < first) == is_before] for is_before in (True, False))
+    return [layer for layer in (before, *blocks, behind) if layer]
+
+
 def shard(network: Network, mesh: DeviceMesh) -> None:
     """Shards parameters, gradients and optimiser states over processes, component by component (FSDP2).
 

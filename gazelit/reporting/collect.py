@@ -27,6 +27,7 @@ from gazelit.evaluation.compare import Result, check_predictions, compare, poole
 from gazelit.evaluation.explainable import Oracles, law_of, oracle_record, oracle_yardsticks
 from gazelit.evaluation.findings import finding_sizes, localisation
 from gazelit.evaluation.given_gaze import given_gaze
+from gazelit.evaluation.scanpaths.of_store import scanpath_yardsticks
 from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
@@ -34,6 +35,7 @@ from gazelit.reporting.figures import Panel
 from gazelit.reporting.folders import Run, curves_of, read_predictions, read_runs
 from gazelit.reporting.records import ExternalRecord, ReportRecord, RunRecord
 from gazelit.reporting.report import write_report
+from gazelit.reporting.sections.scanpaths import ScanpathRow, scanpath_rows
 from gazelit.reporting.tables import code, plain
 from gazelit.stages.callbacks import CONFIG_FILE, METRICS_FILE
 
@@ -164,8 +166,17 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
         # One fold's model at a time: they are large.
         for fold, cases in zip(results, datamodules, strict=True):
             findings.append(localisation(model if fold is result else load_model(fold.checkpoint), cases))
+    scanpaths: list[ScanpathRow] = []
+    if "scanpath_bits" in result.predictions:
+        together = pd.concat([fold.predictions for fold in results])
+        found = [
+            scanpath_yardsticks(cases, (model if fold is result else load_model(fold.checkpoint)).network)
+            for fold, cases in zip(results, datamodules, strict=True)
+        ]
+        scanpaths = scanpath_rows(found, together)
     metrics: dict[str, Any] = {
         **result.metrics,
+        **{f"baseline/{row.name}/{key}": each.value for row in scanpaths for key, each in row.estimates.items()},
         **_over_folds([(yardsticks(fold), len(fold.rows("test"))) for fold in datamodules]),
         **oracle_yardsticks(pd.concat([fold.predictions for fold in results])),
         **{f"n_{split}": count for split, count in provenance["n"].items()},
@@ -185,6 +196,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
         provenance=provenance,
         commands=[],
         findings=pd.concat(findings, ignore_index=True) if findings else pd.DataFrame(),
+        scanpaths=scanpaths,
     )
 
 

@@ -14,6 +14,7 @@ from gazelit.evaluation.explainable import OracleRecord
 from gazelit.evaluation.given_gaze import GivenGaze
 from gazelit.evaluation.subgroups import Subgroup
 from gazelit.reporting.figures import Panel
+from gazelit.reporting.sections.scanpaths import ScanpathRow
 
 #: With fewer patients no p is printed: an interval over so few is itself poorly known.
 FEWEST_PATIENTS = 20
@@ -43,6 +44,7 @@ class RunRecord:
         joint: The trainings of several tasks that the reported models went through.
         given_gaze: The arms that were also tested with the reader's gaze.
         groups: Subgroups of the first arm.
+        scanpaths: What scanpaths of the first arm are compared with; empty where it predicts none.
     """
 
     metrics: dict[str, Any]
@@ -58,6 +60,7 @@ class RunRecord:
     joint: Sequence[JointTraining] = ()
     given_gaze: Sequence[GivenGaze] = ()
     groups: Sequence[Subgroup] = ()
+    scanpaths: Sequence[ScanpathRow] = ()
 
 
 @dataclass(frozen=True)

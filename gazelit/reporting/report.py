@@ -12,9 +12,11 @@ from gazelit.reporting.export import long_table, metrics_of
 from gazelit.reporting.page import Document, Section, write_document
 from gazelit.reporting.records import ReportRecord
 from gazelit.reporting.sections.arms import arm_blocks, verdict
+from gazelit.reporting.sections.conditional import reader_blocks, time_blocks
 from gazelit.reporting.sections.diagnosis import diagnosis_blocks, given_gaze_blocks, subgroup_blocks
 from gazelit.reporting.sections.further import further_blocks
 from gazelit.reporting.sections.gaze import external_blocks, film_blocks, finding_blocks, gaze_blocks, share_blocks
+from gazelit.reporting.sections.scanpaths import scanpath_blocks
 from gazelit.reporting.sections.training import (
     asynchrony_blocks,
     curve_blocks,
@@ -60,6 +62,9 @@ def document_of(report: ReportRecord, figures: Path) -> Document:
         ("Gaze at test", given_gaze_blocks(record.given_gaze)),
         ("Gaze", gaze_blocks(report)),
         ("Share of the explainable information", share_blocks(record.oracle, report.summaries)),
+        ("Gaze by time", time_blocks(report.summaries)),
+        ("Gaze by reader", reader_blocks(report.summaries)),
+        ("Scanpaths", scanpath_blocks(record.scanpaths, report.summaries)),
         ("Further metrics", further_blocks(report)),
         ("Asynchrony of the tasks", asynchrony_blocks(record.joint, figures)),
         ("Where the findings are", finding_blocks(record, arm)),

@@ -19,11 +19,11 @@ from gazelit.checkpoints import formats, handoff, stamps, teachers
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss
 from gazelit.metrics.custom import check_metrics
-from gazelit.models.execution import Execution, apply_execution, shard, unreached
+from gazelit.models.execution import Execution, apply_execution, layers_of, shard, unreached
 from gazelit.models.network import Network
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
 from gazelit.stages.nonfinite import OnNonFinite, StepGuard, check_checkpoint
-from gazelit.stages.optimisation import average_gradient, global_seed, parameter_groups, seed_batch
+from gazelit.stages.optimisation import average_gradient, global_seed, parameter_groups, scale_rates, seed_batch
 from gazelit.stages.resume import apply_options
 
 
@@ -41,6 +41,8 @@ class Stage(EvaluatedModule):
         frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
         learning_rates: Learning rate by component, or by a part of the objective that the stage names; the others have
             the optimiser's.
+        layer_decay: By component, how much lower the learning rate of each of its layers is than that of the next one
+            towards the output, such as 0.75 for a pretrained transformer (Clark et al., ELECTRA, 2020).
         conventions: Conventions besides gazelit's own that saliency metrics are also told in at test, such as ``mit``
             (``docs/metrics.md``).
         metrics: Further metrics of validation and test, each a ``torchmetrics.Metric`` that takes ``update(outputs,
@@ -52,14 +54,17 @@ class Stage(EvaluatedModule):
         max_skipped: How many steps of an epoch may be skipped.
 
     Raises:
-        InputError: ``frozen`` or ``learning_rates`` names a component the network lacks, a learning rate is negative or
-            of a frozen component, nothing is left to train, two metrics have one name, or an option is impossible.
+        InputError: ``frozen``, ``learning_rates`` or ``layer_decay`` names a component the network lacks, a learning
+            rate is negative or of a frozen component, nothing is left to train, two metrics have one name, or an option
+            is impossible.
     """
 
     #: Beginning of the names of the outputs that the objective depends on.
     trains: ClassVar[str] = ""
     #: Parts of the objective that ``learning_rates`` may name besides the network's components.
     learned_parts: ClassVar[tuple[str, ...]] = ()
+    #: Whether batches must have the gaze as sequences (``events``, ``reading``, ``reader``, ``finding``).
+    needs_events: ClassVar[bool] = False
     #: Constructor arguments that are objects; kept out of the checkpoint when the stage is built from Python.
     injected: ClassVar[tuple[str, ...]] = ("network", "optimizer", "lr_scheduler", "metrics", "execution")
 
@@ -70,6 +75,7 @@ class Stage(EvaluatedModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         frozen: Sequence[str] = (),
         learning_rates: dict[str, float] | None = None,
+        layer_decay: dict[str, float] | None = None,
         conventions: Sequence[Literal["mit", "reference"]] = (),
         metrics: Sequence[Metric] = (),
         execution: Execution | None = None,
@@ -83,6 +89,7 @@ class Stage(EvaluatedModule):
         self.make_lr_scheduler = lr_scheduler
         self.frozen = tuple(frozen)
         self.learning_rates = dict(learning_rates or {})
+        self.layer_decay = dict(layer_decay or {})
         self.conventions = tuple(conventions)
         check_metrics(metrics)
         self.custom_metrics = tuple(metrics)
@@ -102,6 +109,7 @@ class Stage(EvaluatedModule):
         for option, named, known in (
             ("frozen", self.frozen, tuple(network.specs)),
             ("learning_rates", self.learning_rates, rated),
+            ("layer_decay", self.layer_decay, tuple(network.specs)),
         ):
             unknown = [component for component in named if component not in known]
             if unknown:
@@ -109,6 +117,11 @@ class Stage(EvaluatedModule):
         for component, rate in self.learning_rates.items():
             if not rate >= 0 or component in self.frozen:
                 raise InputError(f"learning_rates: {component} must be at least 0, and not of a frozen component")
+        for component, decay in self.layer_decay.items():
+            if not 0 < decay <= 1 or component in self.frozen:
+                raise InputError(
+                    f"layer_decay: {component} must be above 0 and at most 1, and not of a frozen component"
+                )
         for component in self.frozen:
             # Lightning keeps the mode a module has at the start of fit, and does not call train() itself.
             network.get_submodule(component).requires_grad_(False).eval()
@@ -127,7 +140,7 @@ class Stage(EvaluatedModule):
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
 
-    def forward(self, image: Tensor, *arguments: Tensor | None) -> Outputs:
+    def forward(self, image: Tensor, *arguments: Any) -> Outputs:
         """Runs the network on images (B, 1, H, W)."""
         if self.execution.channels_last:
             image = image.to(memory_format=torch.channels_last)
@@ -232,6 +245,7 @@ class Stage(EvaluatedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self._parameter_groups())
+        scale_rates(optimizer)
         scheduler = None if self.make_lr_scheduler is None else self.make_lr_scheduler(optimizer)
         if self._resumed is not None:
             apply_options(self._resumed, optimizer, scheduler)
@@ -249,7 +263,9 @@ class Stage(EvaluatedModule):
         for name, rate in self.learning_rates.items():
             part = getattr(self, name) if name in self.learned_parts else self.network.get_submodule(name)
             parts[name] = (part, rate)
-        return parameter_groups(self, parts)
+        size = tuple(getattr(self._datamodule, "provenance", {}).get("size", (64, 64)))
+        layers = {name: (layers_of(self.network, name, size), decay) for name, decay in self.layer_decay.items()}
+        return parameter_groups(self, parts, layers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stamps the checkpoint.

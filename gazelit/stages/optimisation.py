@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+#: In a group of parameters, by what its learning rate is multiplied once the optimiser has it.
+_SCALE = "lr_scale"
 
-def parameter_groups(module: nn.Module, apart: Mapping[str, tuple[nn.Module, float]]) -> list[Any]:
+
+def parameter_groups(
+    module: nn.Module,
+    apart: Mapping[str, tuple[nn.Module, float]],
+    layers: Mapping[str, tuple[Sequence[Sequence[nn.Parameter]], float]] | None = None,
+) -> list[Any]:
     """What is trained: a group for each part with a learning rate of its own, and one for the rest.
 
     Args:
         module: The stage.
         apart: By name, a part of it and its learning rate.
+        layers: By name, a part's parameters from the input to the output, and how much lower the rate of each layer is
+            than that of the next one; see :func:`scale_rates`.
 
     Returns:
         Groups of parameters, or without any part the parameters themselves.
     """
-    groups = []
+    layers = layers or {}
+    groups: list[dict[str, Any]] = []
     seen: set[int] = set()
-    for part, rate in apart.values():
-        parameters = _trained(part.parameters())
-        if parameters:
-            groups.append({"params": parameters, "lr": rate})
-            seen |= {id(parameter) for parameter in parameters}
+    for name in dict.fromkeys((*apart, *layers)):
+        own = {"lr": apart[name][1]} if name in apart else {}
+        parts: list[tuple[list[nn.Parameter], dict[str, float]]] = []
+        if name in layers:
+            depths, decay = layers[name]
+            for depth, each in enumerate(depths):
+                parts.append((_trained(each), {_SCALE: decay ** (len(depths) - 1 - depth)}))
+        else:
+            parts.append((_trained(apart[name][0].parameters()), {}))
+        for parameters, scale in parts:
+            if parameters:
+                groups.append({"params": parameters, **own, **scale})
+                seen |= {id(parameter) for parameter in parameters}
     rest = [parameter for parameter in _trained(module.parameters()) if id(parameter) not in seen]
     return [{"params": rest}, *groups] if groups else rest
+
+
+def scale_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Multiplies the learning rates of layers, which :func:`parameter_groups` made groups of, in place."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop(_SCALE, 1.0)
 
 
 def seed_batch(epoch: int, batch: int, rank: int) -> None:

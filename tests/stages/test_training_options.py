@@ -1,5 +1,6 @@
 """Schedules, learning rates by component, and the options that docs/training.md names."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from gazelit.errors import InputError
-from gazelit.models import DualEncoderUNet, EncoderSpec
-from gazelit.stages import JointFinetuning
+from gazelit.models import ClassificationNetwork, DualEncoderUNet, EncoderSpec
+from gazelit.stages import JointFinetuning, SupervisedFinetuning
 from gazelit.stages.schedules import WarmupCosine
 from tests.tiny import tiny
 
@@ -135,3 +136,35 @@ def test_the_documented_choice_among_fixed_weights_reads_every_seeds_best_epoch(
         ["joint_fixed_1_1", "2.5", "0.5", "0.1"],
         ["joint", "3.0", "0.7", "0.2"],
     ]
+
+
+def test_rates_fall_towards_the_input_by_the_decay():
+    torch.manual_seed(0)
+    vit = EncoderSpec("tu-vit_tiny_patch16_224", options={"embed_dim": 32, "depth": 3, "num_heads": 2})
+    stage = SupervisedFinetuning(ClassificationNetwork(vit), layer_decay={"encoder": 0.5})
+    stage.make_optimizer = lambda groups: torch.optim.SGD(groups, lr=0.8)
+    optimizer = stage.configure_optimizers()
+    rate = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    assert all("lr_scale" not in group for group in optimizer.param_groups)
+    assert len(rate) == len(list(stage.parameters()))
+    encoder = stage.network.encoder
+    of = [
+        {rate[id(one)] for one in part.parameters()}
+        for part in (encoder.body.patch_embed, *encoder.body.blocks, encoder.to_stride_8)
+    ]
+    assert all(len(rates) == 1 for rates in of)
+    rates = [next(iter(rates)) for rates in of]
+    # Positions and tokens are as deep as the patches or less; the classifier keeps the optimiser's own rate.
+    assert all(later == pytest.approx(2 * earlier) for earlier, later in itertools.pairwise(rates[:4]))
+    assert rates[-1] == pytest.approx(0.8)
+    assert rate[id(encoder.body.pos_embed)] <= rates[0]
+    assert {rate[id(one)] for one in stage.network.linear_classifier.parameters()} == {0.8}
+    with pytest.raises(InputError, match="layer_decay: encoder must be above 0 and at most 1"):
+        SupervisedFinetuning(ClassificationNetwork(SMALL), layer_decay={"encoder": 1.5})
+    both = SupervisedFinetuning(
+        ClassificationNetwork(SMALL), layer_decay={"encoder": 0.5}, learning_rates={"encoder": 0.1}
+    )
+    both.make_optimizer = lambda groups: torch.optim.SGD(groups, lr=0.8)
+    rates = {group["lr"] for group in both.configure_optimizers().param_groups}
+    assert rates <= {0.8, *(0.1 * 0.5**depth for depth in range(10))}
+    assert {0.8, 0.1, 0.05} <= rates

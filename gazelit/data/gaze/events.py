@@ -50,11 +50,13 @@ class TimeWindow:
         first: The first seconds.
         last: The last seconds.
         phrase: While something was said that contains this regular expression, in either case.
+        lag: Of ``phrase``: seconds that looking is before the words (`gazelit phrases` has the curve).
     """
 
     first: float | None = None
     last: float | None = None
     phrase: str | None = None
+    lag: float = 0.0
 
     def __post_init__(self) -> None:
         given = [name for name in ("first", "last", "phrase") if getattr(self, name) is not None]
@@ -64,6 +66,8 @@ class TimeWindow:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"window.{name}: must be above 0 s, not {value}")
+        if self.lag and self.phrase is None:
+            raise InputError("window.lag: goes with window.phrase; leave it out")
         if self.phrase is not None:
             try:
                 re.compile(self.phrase)
@@ -150,7 +154,7 @@ def clip_to_window(gaze: pd.DataFrame, window: TimeWindow, phrases: pd.DataFrame
     keys = [gaze["row"], gaze["reading_id"]]
     start, end = gaze["t"], gaze["t"] + gaze["duration"]
     if window.phrase is not None:
-        inside = _overlap_with_phrases(gaze, window.phrase, phrases)
+        inside = seconds_said(gaze, window.phrase, phrases, window.lag)
     elif window.first is not None:
         limit = start.groupby(keys, observed=True).transform("min") + window.first
         inside = (np.minimum(end, limit) - start).to_numpy()
@@ -162,9 +166,17 @@ def clip_to_window(gaze: pd.DataFrame, window: TimeWindow, phrases: pd.DataFrame
     return gaze[kept].assign(duration=inside[kept]).reset_index(drop=True)
 
 
-def _overlap_with_phrases(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame) -> NDArray[np.float64]:
-    """Seconds of each row during which a matching phrase was said; phrases that overlap count once."""
+def seconds_said(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame, lag: float = 0.0) -> NDArray[np.float64]:
+    """Seconds of each row of gaze during which a matching phrase was said; phrases that overlap count once.
+
+    Args:
+        gaze: Samples or fixations.
+        pattern: Regular expression, in either case.
+        phrases: ``row``, ``reading_id``, ``text``, ``begin`` and ``end``.
+        lag: Seconds that looking is before the words.
+    """
     matching = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
+    matching = matching.assign(begin=matching["begin"] - lag, end=matching["end"] - lag)
     intervals: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for row, reading, begin, end in matching.sort_values("begin")[["row", "reading_id", "begin", "end"]].itertuples(
         index=False

@@ -55,7 +55,7 @@ def any_decoded(building: Path) -> bool:
     """Whether a partial store holds a decoded film."""
     names = ("images", "earlier")
     return any(
-        outcome.reason is None for name in names for _, outcome in _journal(building / "work" / f"{name}.journal")
+        outcome.reason is None for name in names for _, outcome in journalled(building / "work" / f"{name}.journal")
     )
 
 
@@ -77,7 +77,7 @@ def write_images(
         (path, (height, width))
         for path, height, width in zip(rows["path"], rows["height"].tolist(), rows["width"].tolist(), strict=True)
     ]
-    done = _journal(journal)
+    done = journalled(journal)
     end = HEADER_BYTES + sum(outcome.reason is None for _, outcome in done) * film_bytes
     if done and not (path.is_file() and path.stat().st_size >= end):
         done = []
@@ -206,7 +206,7 @@ def _line(key: str, outcome: Outcome) -> str:
     return json.dumps({"film": key, **asdict(outcome)}) + "\n"
 
 
-def _journal(path: Path) -> list[tuple[str, Outcome]]:
+def journalled(path: Path) -> list[tuple[str, Outcome]]:
     """Key and outcome of every film that the journal has a whole line of."""
     if not path.is_file():
         return []
@@ -222,7 +222,7 @@ def _journal(path: Path) -> list[tuple[str, Outcome]]:
 def _set_aside(building: Path) -> None:
     """Makes what is there of films the earlier ones, unless those are more."""
     journal, earlier = (building / "work" / f"{name}.journal" for name in ("images", "earlier"))
-    if len(_journal(journal)) >= len(_journal(earlier)) and (building / "images.npy").is_file():
+    if len(journalled(journal)) >= len(journalled(earlier)) and (building / "images.npy").is_file():
         journal.replace(earlier)
         (building / "images.npy").replace(building / "work" / "earlier.npy")
     for path in (journal, building / "images.npy"):
@@ -235,7 +235,7 @@ def _earlier(building: Path, jobs: list[Job], film_bytes: int) -> dict[str, tupl
     if not path.is_file():
         return {}
     slots = (path.stat().st_size - HEADER_BYTES) // film_bytes
-    decoded = [entry for entry in _journal(building / "work" / "earlier.journal") if entry[1].reason is None]
+    decoded = [entry for entry in journalled(building / "work" / "earlier.journal") if entry[1].reason is None]
     by_key = {key: (slot, outcome) for slot, (key, outcome) in enumerate(decoded[: max(0, slots)])}
     keyed = ((_key(job), job[0]) for job in jobs)
     return {key: by_key[key] for key, film in keyed if key in by_key and by_key[key][1].file.still(film)}

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gazelit.data.images.geometry import Letterbox
+from gazelit.data.images.geometry import Letterboxes
 from gazelit.data.store.digests import sample_digest
 from gazelit.data.store.schema import GAZE_TEXT, LETTERBOX_COLUMNS
 from gazelit.errors import InputError
@@ -136,13 +136,10 @@ class Store:
         return {name: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane, name in names.items()}
 
     @cached_property
-    def letterboxes(self) -> list[Letterbox]:
+    def letterboxes(self) -> Letterboxes:
         """How each case was fitted into the working resolution."""
-        table = self.cases[["height", "width", *LETTERBOX_COLUMNS]].astype(int)
-        return [
-            Letterbox(height, width, self.size, (inner_height, inner_width), top, left)
-            for height, width, inner_height, inner_width, top, left in table.itertuples(index=False)
-        ]
+        fields = self.cases[["height", "width", *LETTERBOX_COLUMNS]].to_numpy(np.int32)
+        return Letterboxes(self.size, fields)
 
 
 def _check(path: Path, about: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -42,6 +42,8 @@ class ReadingRoom:
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
+        # On the page a reader is chosen after the film was read; a store's films are read without paths.
+        self._with_paths = replace(model, readers=tuple(getattr(model.network, "readers", ())))
         self._network = threading.Lock()
         self._intake: FilmIntake[FilmForPage] = FilmIntake(PagePreparation(model.size), model.max_pixels)
         self._kept: OrderedDict[str, Reading] = OrderedDict()
@@ -87,7 +89,9 @@ class ReadingRoom:
             InputError: It cannot be read.
         """
         given = self._intake.read(film)
-        (reading,) = self.predict([given.prepared])
+        with self._network:
+            (reading,) = self._with_paths.read([given.prepared])
+        assert isinstance(reading, Reading)
         name = secrets.token_urlsafe(12)
         self._kept[name] = reading
         while len(self._kept) > KEPT:
@@ -152,6 +156,7 @@ def words(reading: Reading) -> dict[str, Any]:
         "spread": None if reading.spread is None else asdict(reading.spread),
         "prediction_set": reading.prediction_set,
         "warnings": list(reading.warnings),
+        "scanpaths": [scanpath.primitives() for scanpath in reading.scanpaths],
         "height": reading.shape[0],
         "width": reading.shape[1],
     }

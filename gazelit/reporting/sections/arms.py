@@ -21,7 +21,7 @@ YARDSTICKS = {"centre": "centre bias", "oracle": "oracle"}
 #: What stands beside these in the table of arms, for other publications' sake.
 BESIDE = {POOLED_AUC: "macro AUC, folds pooled"}
 #: Of the verdict; the first that both arms have is what they are compared by.
-PRIMARY = ("auroc_macro", "cc")
+PRIMARY = ("auroc_macro", "scanpath_bits", "cc")
 #: So many arms have a sentence of their own in the verdict.
 MOST_SENTENCES = 4
 

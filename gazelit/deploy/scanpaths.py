@@ -1,0 +1,121 @@
+"""The expected scanpath of a film, by reader, from a model of scanpaths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from gazelit.data.images.geometry import Letterbox
+from gazelit.errors import InputError
+from gazelit.models.scanpath_decoding import likeliest
+from gazelit.models.scanpath_net import ScanpathNetwork
+
+#: Names all readers that a model knows.
+EVERYBODY = "all"
+#: Paths that are kept at each step of the search.
+BEAMS = 4
+#: A fixation of a quarter of a second has this share of the film's longer side as radius; its area grows with duration.
+_RADIUS = 0.014
+_COLOUR = "#ffe9a8"
+_TEXT = 14
+
+
+@dataclass(frozen=True)
+class ExpectedScanpath:
+    """The likeliest path of a reader over a film.
+
+    Attributes:
+        reader: ``reader_id``; None for nobody known, the mean of the readers that were learned from.
+        path: (n, 3) float64 x, y in pixels of the film (centres at integers) and s.
+    """
+
+    reader: str | None
+    path: NDArray[np.float64]
+
+    def primitives(self) -> dict[str, object]:
+        """As JSON holds it; the start of a fixation is the end of the one before."""
+        x, y, duration = self.path.round(3).T.tolist()
+        begin = np.concatenate([[0.0], np.cumsum(self.path[:-1, 2])]).round(3).tolist()
+        return {"reader": self.reader, "t": begin, "duration": duration, "x": x, "y": y}
+
+
+def readers_to_show(network: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """The readers whose paths are asked for.
+
+    Args:
+        network: What predicts.
+        names: ``reader_id`` of each, or ``all``.
+
+    Raises:
+        InputError: The network predicts no scanpaths, or does not know a reader.
+    """
+    if not names:
+        return ()
+    if not isinstance(network, ScanpathNetwork):
+        raise InputError("reader: the model predicts no scanpaths; give a checkpoint of the stage scanpath")
+    if list(names) == [EVERYBODY]:
+        return network.readers
+    unknown = [name for name in names if name not in network.readers]
+    if unknown:
+        known = f"it knows {', '.join(network.readers)}" if network.readers else "it knows none by name"
+        raise InputError(f"reader: the model has not learned {', '.join(unknown)}; {known}")
+    return tuple(dict.fromkeys(names))
+
+
+def expected_scanpaths(
+    network: ScanpathNetwork, image: Tensor, box: Letterbox, readers: Sequence[str]
+) -> tuple[ExpectedScanpath, ...]:
+    """The likeliest path of nobody known, and of each reader; see :func:`gazelit.models.scanpath_decoding.likeliest`.
+
+    Args:
+        network: In evaluation mode.
+        image: (1, 1, H, W), the film at working resolution.
+        box: How it lies there.
+        readers: Names that the network knows.
+    """
+    found = []
+    for name in (None, *readers):
+        number = 0 if name is None else network.readers.index(name) + 1
+        path = likeliest(network, image, number, beams=BEAMS).double().numpy()
+        # Cells at the border of a letterboxed film may have their middle on the padding.
+        xy = np.clip(box.to_original(path[:, :2]), 0, (box.width - 1, box.height - 1))
+        found.append(ExpectedScanpath(name, np.column_stack([xy, path[:, 2]])))
+    return tuple(found)
+
+
+def draw_scanpath(film: NDArray[np.uint8], scanpath: ExpectedScanpath, shape: tuple[int, int]) -> Image.Image:
+    """Draws a path over its film: circles whose area is the duration, numbered in their order.
+
+    Args:
+        film: (h, w) as :func:`gazelit.deploy.preparing.shrunk` gives it.
+        scanpath: In pixels of the whole film.
+        shape: Height and width of the whole film.
+    """
+    picture = Image.fromarray(film).convert("RGB")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TEXT)
+    scale = np.array(film.shape[::-1]) / np.array(shape[::-1])
+    places = [tuple(place) for place in (scanpath.path[:, :2] + 0.5) * scale - 0.5]
+    draw.line(places, fill=_COLOUR, width=1)
+    for number, ((x, y), duration) in enumerate(zip(places, scanpath.path[:, 2], strict=True), start=1):
+        radius = _RADIUS * max(film.shape) * float(np.sqrt(duration / 0.25))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_COLOUR, width=1)
+        draw.text((x, y), str(number), fill=_COLOUR, font=font, anchor="mm")
+    return picture
+
+
+def scanpaths_of(
+    network: nn.Module, images: Tensor, boxes: Sequence[Letterbox], readers: Sequence[str] | None
+) -> list[tuple[ExpectedScanpath, ...]]:
+    """The expected scanpaths of a batch of films (B, 1, H, W); none of a network that predicts no scanpaths."""
+    if readers is None or not isinstance(network, ScanpathNetwork):
+        return [()] * len(boxes)
+    with torch.inference_mode():
+        return [
+            expected_scanpaths(network, images[number : number + 1], box, readers) for number, box in enumerate(boxes)
+        ]

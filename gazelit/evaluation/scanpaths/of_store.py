@@ -1,0 +1,274 @@
+"""What a scanpath model of a store's films has to beat, scored as it is: each fixation given the true ones before it.
+
+No fixation is given: a reader's first look is predicted, too. Densities are conditional on a fixation on the film.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from gazelit.data.cohort import Scanpath
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.density import log_density
+from gazelit.evaluation.explainable import law_of
+from gazelit.evaluation.scanpaths import yardsticks
+from gazelit.evaluation.scanpaths.densities import DEPTHS, RADII, AfterLast, NextFixation, fit_all
+from gazelit.evaluation.scanpaths.trials import Path, Trials
+from gazelit.metrics.scanpath import conditional_scores
+from gazelit.metrics.scanpath.summary import path_scores
+from gazelit.models.network import Network
+from gazelit.synthetic.oracle import Oracle, for_case
+
+logger = logging.getLogger("gazelit")
+
+#: So many training readings are compared for the medoid, each with each.
+MOST_FOR_MEDOID = 200
+#: So many test films are scored by the oracle's particle filter, and so many validation films choose the inhibition.
+MOST_ORACLE_FILMS, MOST_CHOSEN_ON = 100, 20
+#: Draws of what is random.
+DRAWS = 5
+#: Names of rows.
+ORACLE, ORACLE_OF_READER = "oracle, reader unknown", "oracle, reader known"
+IID, INHIBITED = "static map of the model (IID saliency)", "static map with inhibition of return"
+
+_Density = Callable[[Scanpath], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A predictor that is no model under test.
+
+    Attributes:
+        name: What reports call it.
+        films: By metric as in :data:`gazelit.metrics.catalogue.SCANPATH_METRICS`, and ``index``, a row a film.
+    """
+
+    name: str
+    films: pd.DataFrame
+
+
+def scanpath_yardsticks(datamodule: GazeDataModule, network: Network | None = None, seed: int = 0) -> list[Yardstick]:
+    """Scores yardsticks on the test films.
+
+    Densities: uniform; the training fixations' kernel density, whatever the step and by step, and changed near the last
+    fixation (:func:`gazelit.evaluation.scanpaths.densities.fit_all`); the network's static map, as it is and with what
+    the last fixation changes, chosen on validation films; the oracle of a hard synthetic cohort. Paths: the training
+    readings' medoid, one at random, drawn from the centre bias, and that of the same film's other reader.
+
+    Args:
+        datamodule: The data.
+        network: Gives ``saliency_logits`` of a film; none unless given.
+        seed: Of the draws.
+    """
+    train, test = (_trials(datamodule, datamodule.cohort.scanpaths(split)) for split in ("train", "test"))
+    readings = datamodule.cohort.scanpaths("test")
+    if not len(train) or not readings:
+        return []
+    bases = _Bases(datamodule)
+    learnt = fit_all(train)
+    # Nothing is searched for here, so that a density of what is searched for is the centre bias.
+    models = {name: model for name, model in learnt.items() if name != "density of the finding"}
+    found = [
+        Yardstick("centre bias, kernel density" if name == "centre bias" else name, _conditional(readings, bases, each))
+        for name, each in ((name, _given_history(model)) for name, model in models.items())
+    ]
+    if network is not None:
+        found += _static(datamodule, network, readings, bases)
+    found += _oracles(datamodule, readings, bases)
+    generator = np.random.default_rng(seed)
+    centre = models["centre bias"]
+    some = train.take(generator.permutation(len(train))[:MOST_FOR_MEDOID])
+    paths: dict[str, tuple[yardsticks.Yardstick, int]] = {
+        "medoid of the training readings": (yardsticks.medoid(some), 1),
+        "a training reading at random": (yardsticks.random_path(train, same_finding=False), DRAWS),
+        "drawn from the centre bias": (yardsticks.drawn(train, centre), DRAWS),  # type: ignore[arg-type]
+    }
+    for name, (predict, draws) in paths.items():
+        drawn = [predict(test.table, generator) for _ in range(draws)]
+        found.append(Yardstick(name, _mean_scores(datamodule, readings, list(range(len(readings))), drawn)))
+    rows, others = yardsticks.other_reader(test)
+    if len(rows):
+        table = _mean_scores(datamodule, readings, rows.tolist(), [others])
+        found.append(Yardstick("same film's other reader", table))
+    return found
+
+
+class _Bases:
+    """What is gained over, and where a fixation can be, film by film."""
+
+    def __init__(self, datamodule: GazeDataModule) -> None:
+        self._data = datamodule
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-density of the centre bias on the film (H, W), and which pixels are film."""
+        if row not in self._kept:
+            mask = self._data.valid_mask(row)
+            density = self._data.centre_bias(torch.tensor([row])).density[0].double()
+            self._kept = {row: (on_film(density.log(), mask), mask)}
+        return self._kept[row]
+
+
+def on_film(log: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A log-density (…, H, W) given that the fixation is on the film."""
+    kept = log.masked_fill(~mask, -torch.inf)
+    return kept - kept.flatten(-2).logsumexp(-1)[..., None, None]
+
+
+def _trials(datamodule: GazeDataModule, readings: Sequence[Scanpath]) -> Trials:
+    """Readings as the yardsticks take them: from the image's upper left corner."""
+    height, width = datamodule.size
+    paths = []
+    for reading in readings:
+        xy = np.clip(reading.path[:, :2] + 0.5, 0, (width, height))
+        paths.append(np.column_stack([xy, reading.path[:, 2]]))
+    table = pd.DataFrame({"film": [str(reading.row) for reading in readings], "finding": ""})
+    return Trials(table, paths, (width, height), given=0)
+
+
+def _given_history(model: NextFixation) -> _Density:
+    def densities(reading: Scanpath) -> NDArray[np.float64]:
+        path = _corner(reading.path)
+        return np.stack([model.log_density("", path[:step]) for step in range(len(path))])
+
+    return densities
+
+
+def _corner(path: Path) -> Path:
+    return path + np.array([0.5, 0.5, 0.0])
+
+
+def _conditional(readings: Sequence[Scanpath], bases: _Bases, densities: _Density) -> pd.DataFrame:
+    """Bits, conditional NSS and AUC by film of log-densities (n, H, W) of each fixation of a reading."""
+    rows = []
+    for reading in readings:
+        base, mask = bases(reading.row)
+        log = on_film(torch.from_numpy(densities(reading)), mask)
+        scores = conditional_scores(log, _corner(reading.path), base)
+        for bits, cnss, cauc in zip(*(score.values for score in scores), strict=True):
+            rows.append((reading.row, bits, cnss, cauc))
+    table = pd.DataFrame(rows, columns=["index", "scanpath_bits", "scanpath_cnss", "scanpath_cauc"])
+    return table.groupby("index", as_index=False).mean()
+
+
+def _static(
+    datamodule: GazeDataModule, network: Network, readings: Sequence[Scanpath], bases: _Bases
+) -> list[Yardstick]:
+    """The network's map of each film, for fixations that know nothing of each other, or of the last alone."""
+    maps = dict(_maps(datamodule, network, "test"))
+    if not maps:
+        return []
+    alone = _conditional(readings, bases, lambda reading: np.broadcast_to(
+        maps[reading.row], (len(reading.path), *maps[reading.row].shape)
+    ).copy())  # fmt: skip
+    found = [Yardstick(IID, alone)]
+    chosen_on = datamodule.cohort.scanpaths("val")[:MOST_CHOSEN_ON]
+    if chosen_on:
+        of_validation = dict(_maps(datamodule, network, "val", {reading.row for reading in chosen_on}))
+        longest = max(datamodule.size)
+        options = [(depth, radius * longest) for depth in DEPTHS for radius in RADII]
+
+        def worth(option: tuple[float, float]) -> float:
+            total = 0.0
+            for reading in chosen_on:
+                model, path = AfterLast(of_validation[reading.row], *option), _corner(reading.path)
+                pixel = np.clip(np.floor(path[:, :2]), 0, np.array(datamodule.size[::-1]) - 1).astype(np.int64)
+                total += sum(model.log_likelihood("", path[:step], pixel[step]) for step in range(len(path)))
+            return total
+
+        best = max(options, key=worth)
+        table = _conditional(
+            readings, bases, lambda reading: _given_history(AfterLast(maps[reading.row], *best))(reading)
+        )
+        found.append(Yardstick(INHIBITED, table))
+    return found
+
+
+def _maps(
+    datamodule: GazeDataModule, network: Network, split: str, wanted: set[int] | None = None
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The network's log-density of each film (H, W)."""
+    for batch in datamodule.loader(split):
+        rendered = datamodule.render(batch)
+        if wanted is not None and not wanted & set(batch["index"].tolist()):
+            continue
+        with torch.inference_mode():
+            outputs = network(rendered["image"])
+        if "saliency_logits" not in outputs:
+            return
+        logs = log_density(outputs["saliency_logits"])[:, 0].double().numpy()
+        yield from zip(batch["index"].tolist(), logs, strict=True)
+
+
+def _oracles(datamodule: GazeDataModule, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
+    """The oracle's bits on the first films; none unless the readers' law is known."""
+    law = law_of(datamodule.store)
+    if law is None or datamodule.gaze.kind != "fixation" or datamodule.gaze.window is not None:
+        return []
+    films = list(dict.fromkeys(reading.row for reading in readings))[:MOST_ORACLE_FILMS]
+    logger.info("oracle: the particle filter of the readings of %d test films", len(films))
+    by_reader: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
+    for row in films:
+        # Films are rendered once, whoever reads them.
+        case = datamodule.store.cases.iloc[row]
+        film = for_case(str(case["image_id"]), (int(case["height"]), int(case["width"]))).film
+        assert film is not None
+        for reading in readings:
+            if reading.row != row:
+                continue
+            name = datamodule.reader_names[reading.reader] if reading.reader >= 0 else law.reader
+            for known in (False, True):
+                if known and name is None:
+                    continue
+                oracle = Oracle.of(film, name if known else law.reader)
+                bits = oracle_bits(datamodule, reading, oracle, bases(row)[0])
+                by_reader[known] += [(row, value) for value in bits if np.isfinite(value)]
+    tables = {
+        name: pd.DataFrame(by_reader[known], columns=["index", "scanpath_bits"])
+        for name, known in ((ORACLE, False), (ORACLE_OF_READER, True))
+        if by_reader[known]
+    }
+    return [Yardstick(name, table.groupby("index", as_index=False).mean()) for name, table in tables.items()]
+
+
+def oracle_bits(
+    datamodule: GazeDataModule, reading: Scanpath, oracle: Oracle, base: torch.Tensor
+) -> NDArray[np.float64]:
+    """Bits that the oracle gains over a log-density (H, W) at each fixation of a reading.
+
+    Args:
+        datamodule: The data, of a hard synthetic cohort.
+        reading: The reading.
+        oracle: Of its film, and of its reader if that is to be known.
+        base: What is gained over.
+    """
+    xy = datamodule.to_original(reading.row, reading.path[:, :2])
+    log = oracle.log_density(xy[:, 0], xy[:, 1], reading.path[:, 2])
+    # Per cm² to per working pixel.
+    inner = np.array(datamodule.store.letterboxes[reading.row].inner[::-1]) / datamodule.downscale
+    log = log + np.log(np.prod(np.array(oracle.extent) / inner))
+    column, row = np.clip(np.round(reading.path[:, :2]).astype(int), 0, np.array(datamodule.size[::-1]) - 1).T
+    gained: NDArray[np.float64] = (log - base.numpy()[row, column]) / np.log(2)
+    return gained
+
+
+def _mean_scores(
+    datamodule: GazeDataModule, readings: Sequence[Scanpath], rows: Sequence[int], drawn: Sequence[Sequence[Path]]
+) -> pd.DataFrame:
+    """By film, what predicted paths (from the upper left corner) score against readings, means over draws."""
+    size = datamodule.size[::-1]
+    read = [readings[row].path for row in rows]
+    parts: list[Mapping[str, NDArray[np.float64]]] = []
+    for paths in drawn:
+        centred = [path - np.array([0.5, 0.5, 0.0]) for path in paths]
+        parts.append({name: score.values for name, score in path_scores(centred, read, size).items()})
+    columns = {f"scanpath_{name}": np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+    table = pd.DataFrame({"index": [readings[row].row for row in rows], **columns})
+    return table.groupby("index", as_index=False).mean()

@@ -1,0 +1,158 @@
+"""Scanpaths from a trained network: drawn from its law with a seed, or the likeliest one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gazelit.errors import InputError
+from gazelit.models.density_grid import at_positions, drawn
+from gazelit.models.scanpath_net import ScanpathNetwork
+from gazelit.models.sequences import Sequences
+
+
+@torch.no_grad()
+def sample(
+    network: ScanpathNetwork,
+    image: Tensor,
+    reader: Tensor | None = None,
+    finding: Tensor | None = None,
+    draws: int = 1,
+    seed: int = 0,
+) -> list[Tensor]:
+    """Draws scanpaths: place, duration and end, each given those before.
+
+    Args:
+        network: In evaluation mode.
+        image: (B, 1, H, W) in [0, 1].
+        reader: (B,) numbers in the network's table; nobody known unless given.
+        finding: (B,) likewise.
+        draws: Scanpaths of each film.
+        seed: The same draws the same paths; on another device or in another batch rounding may tip a draw.
+
+    Returns:
+        B · ``draws`` paths, film after film: (n, 3) float32 x, y in working pixels (centres at integers) and s.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features = network.film_features(image).repeat_interleave(draws, 0)
+    static = network.static_head(features)[:, 0]
+    numbers = [_numbers(value, image, draws) for value in (reader, finding)]
+    path = _Path(network, features, static, *numbers)
+    lengths = torch.full((len(features),), network.longest)
+    for step in range(network.longest):
+        log_chance, stop = path.ahead()
+        if step:
+            chance = torch.rand(len(features), generator=generator, dtype=torch.float64)
+            ended = (chance < stop.double().cpu()) & (lengths == network.longest)
+            lengths[ended] = step
+            if (lengths < network.longest).all():
+                break
+        position = drawn(log_chance.exp(), network.map_stride, generator).to(image.device)
+        mean, spread = path.duration(position)
+        standard = torch.randn(len(features), generator=generator, dtype=torch.float64).float().to(image.device)
+        path.add(position, (mean + spread.exp() * standard).exp())
+    whole = torch.cat([path.position, path.seconds[..., None]], dim=2).cpu()
+    return [points[:length] for points, length in zip(whole, lengths.tolist(), strict=True)]
+
+
+@torch.no_grad()
+def likeliest(
+    network: ScanpathNetwork,
+    image: Tensor,
+    reader: int = 0,
+    finding: int = 0,
+    length: int | None = None,
+    beams: int = 8,
+) -> Tensor:
+    """The likeliest places of a scanpath of some length, by beam search, with median durations.
+
+    A path's likelihood falls with every fixation, so that the likeliest of all is a short one whatever readers do:
+    paths of one length are compared.
+
+    Args:
+        network: In evaluation mode.
+        image: (1, 1, H, W) in [0, 1].
+        reader: Number in the network's table; 0 is nobody known.
+        finding: Likewise.
+        length: Number of fixations; unless given as many as half of the readings would have, along the path.
+        beams: Paths that are kept at each step.
+
+    Returns:
+        (n, 3) float32 x, y in working pixels (cells' centres) and s.
+
+    Raises:
+        InputError: The length is below 1 or more than the network sees, or no beam is kept.
+    """
+    if beams < 1:
+        raise InputError(f"beams: must be at least 1, not {beams}")
+    if length is not None and not 1 <= length <= network.longest:
+        raise InputError(f"length: must be 1 to {network.longest}, which the network was trained for, not {length}")
+    features = network.film_features(image)
+    static = network.static_head(features)[:, 0]
+    who = (torch.tensor([number], device=image.device) for number in (reader, finding))
+    path = _Path(network, features, static, *who)
+    score, goes_on = torch.zeros(1, device=image.device), torch.ones(1, device=image.device)
+    for step in range(length or network.longest):
+        log_chance, stop = path.ahead()
+        if step:
+            goes_on = goes_on * (1 - stop)
+            if length is None and goes_on[0] < 0.5:
+                break
+        columns = log_chance.shape[-1]
+        total = (score[:, None] + log_chance.flatten(1)).flatten()
+        score, chosen = total.topk(min(beams, len(total)))
+        beam, cell = chosen // log_chance[0].numel(), chosen % log_chance[0].numel()
+        path.take(beam)
+        goes_on = goes_on[beam]
+        position = (torch.stack([cell % columns, cell // columns], 1) + 0.5) * network.map_stride - 0.5
+        mean, _ = path.duration(position)
+        path.add(position, mean.exp())
+    return torch.cat([path.position[0], path.seconds[0, :, None]], dim=1).cpu()
+
+
+def _numbers(value: Tensor | None, image: Tensor, draws: int) -> Tensor:
+    given = torch.zeros(len(image), dtype=torch.int64) if value is None else value
+    return given.to(image.device).repeat_interleave(draws, 0)
+
+
+class _Path:
+    """Paths that grow, one of each row, all of one length."""
+
+    def __init__(
+        self, network: ScanpathNetwork, features: Tensor, static: Tensor, reader: Tensor, finding: Tensor
+    ) -> None:
+        self.network, self.features, self.static = network, features, static
+        self.reader, self.finding = reader, finding
+        self.position = features.new_zeros(len(features), 0, 2, dtype=torch.float32)
+        self.seconds = self.position.new_zeros(len(features), 0)
+
+    def ahead(self) -> tuple[Tensor, Tensor]:
+        """Log-chances of the next cells (S, h, w), and the chance that there is no next fixation (S,)."""
+        # What is appended is not seen: the state of a step is made before its fixation.
+        position = torch.cat([self.position, self.position.new_zeros(len(self.position), 1, 2)], dim=1)
+        seconds = torch.cat([self.seconds, self.seconds.new_zeros(len(self.seconds), 1)], dim=1)
+        sequences = Sequences.alone(position, seconds, self.reader, self.finding)
+        state = self.network.history(sequences, self.features, self.network.map_stride)
+        self._state = state[:, -2]
+        head = self.network.next_fixation
+        log_chance = head.places(
+            state[:, :-1], state[:, 1:], self.static, self.features, sequences, self.network.map_stride
+        )
+        return log_chance[:, -1], head.stop(self._state)[:, 0].float().sigmoid()
+
+    def duration(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-spread of the logarithm of the next duration, if the next place is ``position`` (S, 2)."""
+        seen = at_positions(self.features, position[:, None], self.network.map_stride)
+        mean, spread = self.network.next_fixation.durations(self._state[:, None], seen)
+        return mean[:, 0], spread[:, 0]
+
+    def add(self, position: Tensor, seconds: Tensor) -> None:
+        """Appends a fixation to each."""
+        self.position = torch.cat([self.position, position[:, None].float()], dim=1)
+        self.seconds = torch.cat([self.seconds, seconds[:, None].float()], dim=1)
+
+    def take(self, rows: Tensor) -> None:
+        """Goes on with some of the paths, any of them several times."""
+        self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
+        self.features, self.static = self.features[rows], self.static[rows]
+        self.reader, self.finding = self.reader[rows], self.finding[rows]

@@ -1,0 +1,356 @@
+"""The network of scanpaths: what the next fixation will be, given the film and the fixations before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gazelit.errors import InputError
+from gazelit.models.decoder import conv_bn_relu
+from gazelit.models.density_grid import at_positions, log_density_at
+from gazelit.models.encoder import Encoder
+from gazelit.models.heads import enlarged
+from gazelit.models.network import Network
+from gazelit.models.registry import EncoderSpec, build_encoder
+from gazelit.models.sequences import Sequences
+
+#: Shortest duration that is told apart (s): its logarithm is what is modelled.
+SHORTEST = 1e-3
+#: Median and spread of a duration's logarithm before anything is learned: those of fixations in reading.
+_LOG_MEDIAN, _LOG_SPREAD = math.log(0.3), 0.5
+#: Widths of what past fixations change, in shares of the image's longer side, before anything is learned.
+_WIDTHS = (0.03, 0.06, 0.12, 0.25)
+#: Length of what decides how a past fixation changes the density.
+_PAIR = 8
+
+
+class ScanpathNetwork(Network):
+    """An encoder, a causal transformer over the fixations so far, and a density of what comes next.
+
+    A reading's likelihood is exact: the product over its fixations of the density of the place, given film and history;
+    of the duration (log-normal), given the place too; and of the chance to stop or to go on. The place's density is a
+    grid of chances at ``map_stride``, spread bilinearly (:mod:`gazelit.models.density_grid`). The grid's logits are a
+    static map; a product of the history's state with the film's features, as attention has it; and what each past
+    fixation changes about itself, in Gaussians of learned widths whose heights depend on state and lag: saccades favour
+    what is near, and what was seen is inhibited or gone back to. Every step of a reading is trained in one pass.
+
+    The parts are those of DeepGaze III (Kümmerer, Bethge and Wallis, J Vis 2022: a static map and history as
+    distances) and of TPP-Gaze (D'Amelio et al., arXiv 2410.23409: durations as a point process), with attention in
+    place of a fixed number of past fixations. Many arguments, because each is an option of a configuration.
+
+    Args:
+        encoder: Takes the film; must have a map at ``map_stride``.
+        map_stride: Side of a cell in working pixels.
+        width: Channels of the film's features and of the history's state.
+        layers: Of the transformer.
+        heads: Of its attention.
+        longest: Fixations of a reading that are seen, the first ones.
+        readers: ``reader_id`` of those whose habits are learned; the others are read as the panel's mean.
+        findings: What may be searched for, where readings are searches.
+        unknown_share: Share of the training readings whose reader is withheld, and of those whose finding is, so that
+            a reading of nobody known is predicted, too.
+        dropout: Of the transformer.
+
+    Raises:
+        InputError: The encoder has no map at ``map_stride``, a name repeats, or a number is impossible.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderSpec,
+        map_stride: int = 4,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        longest: int = 96,
+        readers: Sequence[str] = (),
+        findings: Sequence[str] = (),
+        unknown_share: float = 0.2,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        spec = EncoderSpec.of(encoder)
+        self.arguments = {
+            "encoder": spec.primitives(),
+            "map_stride": map_stride,
+            "width": width,
+            "layers": layers,
+            "heads": heads,
+            "longest": longest,
+            "readers": list(readers),
+            "findings": list(findings),
+            "unknown_share": unknown_share,
+            "dropout": dropout,
+        }
+        for name, names in (("readers", readers), ("findings", findings)):
+            if len(set(names)) < len(names):
+                raise InputError(f"{name}: a name repeats; name each once")
+        if not 0 <= unknown_share < 1:
+            raise InputError(f"unknown_share: must be at least 0 and below 1, not {unknown_share}")
+        if width % heads or width < 1 or longest < 1 or layers < 1:
+            raise InputError(f"width, layers and longest must be above 0 and heads divide width, not {width} / {heads}")
+        self.encoder = build_encoder(spec)
+        if map_stride not in self.encoder.strides:
+            known = ", ".join(map(str, self.encoder.strides))
+            raise InputError(f"map_stride: the encoder has no map at stride {map_stride}; it has {known}")
+        self.readers, self.findings = tuple(readers), tuple(findings)
+        self.map_stride, self.longest = map_stride, longest
+        self.neck = Neck(self.encoder, map_stride, width)
+        self.static_head = nn.Conv2d(width, 1, 1)
+        self.history = History(width, layers, heads, longest, len(readers), len(findings), unknown_share, dropout)
+        self.next_fixation = NextFixation(width, longest)
+        shared = {"width": width, "map_stride": map_stride}
+        self.specs = {
+            "encoder": spec.primitives(),
+            "neck": {**shared, "encoder": spec.name, "options": spec.options},
+            "static_head": {"in_channels": width, "kernel": 1},
+            "history": {**shared, **{key: self.arguments[key] for key in ("layers", "heads", "longest", "readers",
+                                                                         "findings")}},
+            "next_fixation": {**shared, "longest": longest},
+        }  # fmt: skip
+
+    def forward(self, x: Tensor, sequences: Sequences | None = None) -> dict[str, Tensor]:
+        """Predicts every fixation of some readings, given those before it.
+
+        Args:
+            x: (B, 1, H, W) in [0, 1]; H and W multiples of the encoder's stride.
+            sequences: The readings; without, of each film the start and what follows one look at its middle.
+
+        Returns:
+            ``saliency_logits`` (B, 1, H, W) of the static map, whose softmax is a density of fixations one by one. Of
+            the readings: ``next_log_chance`` (S, T, h, w) of the cells; and for each fixation the log-density of its
+            place (``place``, nats per square pixel), of its duration (``duration``, nats per s), the log-chance of
+            what followed, the end or another fixation (``stop``), and the log-density of its place by the static map
+            (``static``), (S, T) each; ``valid`` (S, T); of the duration's logarithm ``log_median`` and ``log_spread``,
+            and the chance to stop behind it, ``stop_chance``, (S, T).
+        """
+        return self.of_features(self.film_features(x), self.middle(x) if sequences is None else sequences)
+
+    def of_features(self, features: Tensor, sequences: Sequences) -> dict[str, Tensor]:
+        """What :meth:`forward` gives, from :meth:`film_features`."""
+        static = self.static_head(features)
+        of_reading = features[sequences.film]
+        state = self.history(sequences, of_reading, self.map_stride)
+        log_chance = self.next_fixation.places(
+            state[:, :-1], state[:, 1:], static[sequences.film, 0], of_reading, sequences, self.map_stride
+        )
+        seen = at_positions(of_reading, sequences.position, self.map_stride)
+        log_median, log_spread = self.next_fixation.durations(state[:, :-1], seen)
+        stop = self.next_fixation.stop(state[:, 1:])[..., 0].float()
+        place = log_density_at(log_chance, sequences.position, self.map_stride)
+        log_static = static.float().flatten(1).log_softmax(1).view_as(static)[sequences.film]
+        log_static = log_static.expand(-1, place.shape[1], -1, -1)
+        number = torch.arange(1, place.shape[1] + 1, device=place.device)
+        is_last = sequences.ends[:, None] & (sequences.lengths[:, None] == number)
+        return {
+            "saliency_logits": enlarged(static, self.map_stride),
+            "next_log_chance": log_chance,
+            "place": place,
+            "duration": log_normal(sequences.duration, log_median, log_spread),
+            "stop": torch.where(is_last, F.logsigmoid(stop), F.logsigmoid(-stop)),
+            "static": log_density_at(log_static, sequences.position, self.map_stride),
+            "valid": sequences.valid,
+            "log_median": log_median,
+            "log_spread": log_spread,
+            "stop_chance": stop.sigmoid(),
+        }
+
+    def film_features(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W) to (B, width, H / map_stride, W / map_stride)."""
+        self.check_input(x, self.encoder.output_stride)
+        return self.neck(self.encoder(x))
+
+    def middle(self, x: Tensor) -> Sequences:
+        """Of each film a path of one look at its middle, of nobody known."""
+        height, width = x.shape[-2:]
+        position = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(x), 1, 2)
+        nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return Sequences.alone(position, x.new_full((len(x), 1), 0.3), nobody, nobody)
+
+
+def log_normal(duration: Tensor, log_median: Tensor, log_spread: Tensor) -> Tensor:
+    """Log-density of durations (nats per s) whose logarithm is normal; float32, at least at ``SHORTEST``."""
+    log = duration.float().clamp(min=SHORTEST).log()
+    standard = (log - log_median) / log_spread.exp()
+    return -0.5 * standard.square() - log_spread - 0.5 * math.log(2 * math.pi) - log
+
+
+class Neck(nn.Module):
+    """The encoder's maps from ``stride`` on, added up at it, with the position: a feature pyramid's finest level.
+
+    Lin et al., Feature Pyramid Networks, 2017.
+
+    Args:
+        encoder: Whose maps are taken.
+        stride: Of the result.
+        width: Channels of the result.
+    """
+
+    def __init__(self, encoder: Encoder, stride: int, width: int) -> None:
+        super().__init__()
+        self._levels = [level for level, each in enumerate(encoder.strides) if each >= stride]
+        self.lateral = nn.ModuleList(nn.Conv2d(encoder.out_channels[level], width, 1) for level in self._levels)
+        self.smooth = nn.Sequential(conv_bn_relu(width + 2, width), conv_bn_relu(width, width))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Encoder maps, finest first, to (B, width, h, w)."""
+        found: Tensor | None = None
+        for lateral, level in zip(reversed(self.lateral), reversed(self._levels), strict=True):
+            here = lateral(maps[level])
+            if found is not None:
+                factor = here.shape[-1] // found.shape[-1]
+                here = here + found.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+            found = here
+        assert found is not None
+        rows, columns = (
+            torch.linspace(-1, 1, size, device=found.device, dtype=found.dtype) for size in found.shape[-2:]
+        )
+        place = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+        return self.smooth(torch.cat([found, place.expand(len(found), -1, -1, -1)], dim=1))
+
+
+class History(nn.Module):
+    """A causal transformer over what was looked at: its state before each fixation and behind the last.
+
+    Arguments as in :class:`ScanpathNetwork`; many, because each is one of its options.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        longest: int,
+        readers: int,
+        findings: int,
+        unknown_share: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.unknown_share = unknown_share
+        self.start = nn.Parameter(torch.zeros(width))
+        self.step = nn.Embedding(longest + 1, width)
+        # Entry 0 is nobody known: what is learned from all.
+        self.reader = nn.Embedding(readers + 1, width)
+        self.finding = nn.Embedding(findings + 1, width)
+        self.fixation = nn.Sequential(nn.Linear(width + 5, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.film = nn.Linear(width, width)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+        for table in (self.step, self.reader, self.finding):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, sequences: Sequences, features: Tensor, stride: int) -> Tensor:
+        """The states.
+
+        Args:
+            sequences: S readings of T fixations.
+            features: (S, width, h, w) of the film of each.
+            stride: Of the features.
+
+        Returns:
+            (S, T + 1, width): entry t has seen t fixations.
+        """
+        count, length = sequences.duration.shape
+        height, width = (side * stride for side in features.shape[-2:])
+        seen = at_positions(features, sequences.position, stride)
+        size = sequences.position.new_tensor([width, height])
+        place = (sequences.position + 0.5) / size * 2 - 1
+        moved = torch.diff(place, dim=1, prepend=place[:, :1])
+        log_duration = sequences.duration.clamp(min=SHORTEST).log()[..., None] - _LOG_MEDIAN
+        known = torch.cat([place, moved, log_duration], dim=-1).to(seen.dtype)
+        tokens = self.fixation(torch.cat([seen, known], dim=-1))
+        tokens = torch.cat([self.start.expand(count, 1, -1).to(tokens.dtype), tokens], dim=1)
+        tokens = tokens + self.step(torch.arange(length + 1, device=tokens.device))
+        whole = self.film(features.mean(dim=(2, 3))) + self.condition(sequences)
+        mask = nn.Transformer.generate_square_subsequent_mask(length + 1, device=tokens.device, dtype=torch.float32)
+        return self.layers(tokens + whole[:, None], mask=mask, is_causal=True)
+
+    def condition(self, sequences: Sequences) -> Tensor:
+        """(S, width) of who reads and what for."""
+        reader, finding = sequences.reader, sequences.finding
+        if self.training and self.unknown_share:
+            withheld = torch.rand(2, len(reader), device=reader.device) < self.unknown_share
+            reader, finding = reader.masked_fill(withheld[0], 0), finding.masked_fill(withheld[1], 0)
+        return self.reader(reader) + self.finding(finding)
+
+
+class NextFixation(nn.Module):
+    """Place, duration and end, from the states of the history.
+
+    Args:
+        width: Of the states and of the film's features.
+        longest: Fixations of a reading.
+    """
+
+    def __init__(self, width: int, longest: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Conv2d(width, width, 1)
+        self.log_width = nn.Parameter(torch.tensor(_WIDTHS).log())
+        self.pair_query = nn.Linear(width, len(_WIDTHS) * _PAIR)
+        self.pair_key = nn.Linear(width, len(_WIDTHS) * _PAIR)
+        self.lag = nn.Embedding(longest, len(_WIDTHS))
+        self.times = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2))
+        self.stop = nn.Linear(width, 1)
+        nn.init.zeros_(self.lag.weight)
+        nn.init.zeros_(self.pair_query.weight)
+        # About fifty looks a reading, before anything is learned.
+        nn.init.constant_(self.stop.bias, -4.0)
+
+    def places(
+        self, before: Tensor, behind: Tensor, static: Tensor, features: Tensor, sequences: Sequences, stride: int
+    ) -> Tensor:
+        """Log-chances of the cells, (S, T, h, w) float32.
+
+        Args:
+            before: (S, T, width) states before each fixation.
+            behind: (S, T, width) states that have seen it.
+            static: (S, h, w) logits of the static map.
+            features: (S, width, h, w) of the film.
+            sequences: The readings.
+            stride: Side of a cell.
+        """
+        count, length, width = before.shape
+        rows, columns = features.shape[-2:]
+        alike = self.query(before) @ self.key(features).flatten(2) / math.sqrt(width)
+        kinds = len(_WIDTHS)
+        query = self.pair_query(before).unflatten(-1, (kinds, _PAIR))
+        key = self.pair_key(behind).unflatten(-1, (kinds, _PAIR))
+        height = torch.einsum("stmd,sumd->smtu", query, key) / math.sqrt(_PAIR)
+        step = torch.arange(length, device=before.device)
+        lag = step[:, None] - step[None, :] - 1
+        height = height + self.lag(lag.clamp(min=0)).permute(2, 0, 1)
+        # A fixation changes what comes behind it alone, and padding nothing.
+        height = height.masked_fill((lag < 0) | ~sequences.valid[:, None, None, :], 0.0)
+        about = self._about(sequences.position, (rows, columns), stride).to(height.dtype)
+        changed = height.permute(0, 2, 1, 3).flatten(2) @ about.flatten(1, 2).flatten(2)
+        logits = static.flatten(1)[:, None] + alike + changed
+        return logits.float().log_softmax(-1).view(count, length, rows, columns)
+
+    def _about(self, position: Tensor, cells: tuple[int, int], stride: int) -> Tensor:
+        """(S, kinds, T, h, w) Gaussians about fixations, 1 at their middle."""
+        sigma = self.log_width.float().exp() * stride * max(cells)
+        scale = (-0.5 / sigma.square())[:, None, None]
+        down, across = (
+            scale * (((torch.arange(count, device=position.device) + 0.5) * stride - 0.5)
+                     - position[:, None, :, axis, None].float()).square()
+            for count, axis in ((cells[0], 1), (cells[1], 0))
+        )  # fmt: skip
+        return (down[..., :, None] + across[..., None, :]).exp()
+
+    def durations(self, before: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the spread of a duration's logarithm, (S, T) float32 each.
+
+        Args:
+            before: (S, T, width) states before each fixation.
+            seen: (S, T, width) features of the film where it is.
+        """
+        values = self.times(torch.cat([before, seen], dim=-1)).float()
+        return values[..., 0] + _LOG_MEDIAN, values[..., 1].clamp(-3, 3) + math.log(_LOG_SPREAD)

@@ -1,0 +1,79 @@
+"""Readings as sequences of fixations, unfolded from the batch of their films."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Sequences(NamedTuple):
+    """S readings of at most T fixations each.
+
+    Attributes:
+        film: (S,) int64, which of the batch's films a reading is of.
+        position: (S, T, 2) float32 x and y in working pixels, centres at integers; 0 behind the last fixation.
+        duration: (S, T) float32 s; 0 behind the last fixation.
+        valid: (S, T) bool, true for fixations.
+        ends: (S,) bool, whether the reading ends with its last fixation here; false for one that was cut off.
+        reader: (S,) int64, number of the reader in the network's table; 0 is nobody known.
+        finding: (S,) int64, number of what was searched for; 0 is nothing known.
+    """
+
+    film: Tensor
+    position: Tensor
+    duration: Tensor
+    valid: Tensor
+    ends: Tensor
+    reader: Tensor
+    finding: Tensor
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Tensor], readers: Tensor, findings: Tensor, longest: int) -> Sequences:
+        """Unfolds a batch's events.
+
+        Args:
+            batch: ``events`` (B, N, 4), ``reading``, ``reader`` and ``finding`` (B, N), by film and, within a film, by
+                reading and time.
+            readers: (R + 1,) the network's number of each of the data's readers, and at the end that of nobody.
+            findings: (F + 1,) likewise of what was searched for.
+            longest: Fixations kept of a reading, the first ones.
+        """
+        reading = batch["reading"]
+        film, event = (reading >= 0).nonzero(as_tuple=True)
+        key = film * (int(reading.max()) + 1 if reading.numel() else 1) + reading[film, event]
+        of_sequence, counts = torch.unique_consecutive(key, return_inverse=True, return_counts=True)[1:]
+        starts = counts.cumsum(0) - counts
+        step = torch.arange(len(key), device=key.device) - starts[of_sequence]
+        kept = step < longest
+        film, event, of_sequence, step = film[kept], event[kept], of_sequence[kept], step[kept]
+        shape = len(counts), int(counts.clamp(max=longest).max()) if len(counts) else 1
+        first = batch["events"].new_zeros(shape, dtype=torch.int64)
+        position = batch["events"].new_zeros(*shape, 2)
+        duration, valid = position.new_zeros(shape), first.bool()
+        events = batch["events"][film, event]
+        position[of_sequence, step] = events[:, :2]
+        duration[of_sequence, step] = events[:, 3]
+        valid[of_sequence, step] = True
+        begins = step == 0
+        # A number of −1 takes the last entry, nobody's.
+        reader, finding = (
+            table.to(key.device)[batch[name][film, event][begins]]
+            for name, table in (("reader", readers), ("finding", findings))
+        )
+        return cls(film[begins], position, duration, valid, counts <= longest, reader, finding)
+
+    @classmethod
+    def alone(cls, position: Tensor, duration: Tensor, reader: Tensor, finding: Tensor) -> Sequences:
+        """Paths of equal length that have not ended, one of each film: (B, T, 2), (B, T), (B,) and (B,)."""
+        count = len(position)
+        film = torch.arange(count, device=position.device)
+        valid = torch.ones_like(duration, dtype=torch.bool)
+        return cls(film, position, duration, valid, film < 0, reader, finding)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(S,) number of fixations."""
+        return self.valid.sum(1)

@@ -1,0 +1,141 @@
+"""Maps by finding: what was looked at while a finding was said."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.density import log_density
+from gazelit.errors import InputError
+from gazelit.losses.objective import Objective
+from gazelit.losses.time_slices import TimeSlicesLoss
+from gazelit.metrics.localisation import localisation_values
+from gazelit.metrics.means import ImageMeans
+from gazelit.models.finding_unet import FindingUNet
+from gazelit.stages.base import Batch, Outputs, Stage
+
+#: What a finding's map is told by against its regions.
+_SCORES = ("mass", "pointing", "auc")
+
+
+class FindingConditional(Stage):
+    """Learns a map for each finding, beside that of the whole reading, from what was looked at while it was said.
+
+    ``data.gaze.phrases`` says by which words a finding is told, ``data.gaze.phrase_lag`` how long before them it is
+    looked at (``gazelit phrases`` has the curve). The test scores each finding's map against the regions of its name,
+    and beside it the map of the whole. With ``data.gaze.control: phrases`` the same network is trained on words that
+    were moved to other times of their readings.
+
+    Args:
+        network: A :class:`gazelit.models.finding_unet.FindingUNet`.
+        options: See :class:`Stage`.
+    """
+
+    name: ClassVar[str] = "finding_conditional"
+    measures: ClassVar[tuple[str, ...]] = ("saliency",)
+    needs_events: ClassVar[bool] = True
+    network: FindingUNet
+
+    def __init__(self, network: FindingUNet, **options: Any) -> None:
+        super().__init__(network, **options)
+        self.maps_loss = TimeSlicesLoss(consistency=0.0)
+
+    def setup(self, stage: str) -> None:
+        """Checks that the data tell the network's findings.
+
+        Raises:
+            InputError: ``data.gaze.phrases`` names other findings than the network has.
+        """
+        super().setup(stage)
+        told = tuple((getattr(getattr(self._datamodule, "gaze", None), "phrases", None) or {}).keys())
+        if told != self.network.findings:
+            raise InputError(
+                f"data.gaze.phrases: names {', '.join(told) or 'no finding'}, but the network has maps of "
+                f"{', '.join(self.network.findings)}; name the same in the same order"
+            )
+
+    def _make_metrics(self) -> None:
+        super()._make_metrics()
+        self.finding_means = ImageMeans()
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        outputs = self(batch["image"])
+        named = {**outputs, "slice_logits": outputs["finding_logits"]}
+        with_targets = {**batch, **said_maps(batch)}
+        parts = self.maps_loss.parts(named, with_targets)
+        loss = self.maps_loss(named, with_targets)
+        told = {"findings_loss": parts["slices"], "whole_loss": parts["whole"]}
+        return loss, outputs, {name: value.detach() for name, value in told.items()}
+
+    def _objectives(self) -> dict[str, Objective]:
+        return {"saliency": self.maps_loss}
+
+    def _weights(self, batch: Batch, loss: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict.fromkeys(("loss", *parts), self.maps_loss.counted(batch).float())
+
+    def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
+        per_case = super()._update_metrics(split, batch, outputs)
+        if split != "test":
+            return per_case
+        found = self._localised(batch, outputs)
+        known = {name: ~value.isnan() for name, value in found.items()}
+        means = {name: torch.where(known[name], value, 0.0).sum() / known[name].sum() for name, value in found.items()}
+        self.finding_means.update(means, {name: kept.sum() for name, kept in known.items()})
+        return per_case | found
+
+    def _localised(self, batch: Batch, outputs: Outputs) -> Outputs:
+        """Each finding's map and that of the whole against the regions of its name, (B,) each; NaN without any."""
+        data = self._datamodule
+        assert isinstance(data, GazeDataModule)
+        mask = batch["valid_mask"][:, 0]
+        regions = [
+            {_alike(name): region for name, region in data.regions(row).items()} for row in batch["index"].tolist()
+        ]
+        whole = log_density(outputs["saliency_logits"]).exp()[:, 0]
+        found: Outputs = {}
+        for number, name in enumerate(self.network.findings):
+            nowhere = torch.zeros_like(mask[0])
+            region = torch.stack([marked.get(_alike(name), nowhere.cpu()) for marked in regions]).to(mask.device)
+            own = log_density(outputs["finding_logits"][:, number, None]).exp()[:, 0]
+            for maps, suffix in ((own, ""), (whole, "_of_whole")):
+                values = localisation_values(maps, region, mask)
+                found |= {f"{_column(name)}_{score}{suffix}": values[score] for score in _SCORES}
+        return found
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the findings' scores, too."""
+        super().on_test_epoch_end()
+        for name, value in self.finding_means.compute().items():
+            self._log_once(f"test/{name}", value)
+        self.finding_means.reset()
+
+
+def said_maps(batch: Batch) -> dict[str, Tensor]:
+    """What was looked at while each finding was said.
+
+    Args:
+        batch: ``image``, ``points``, ``sigma``, and ``said`` (B, N, F), the share of each point's duration.
+
+    Returns:
+        ``slice_maps`` (B, F, H, W), densities, all zero where nobody looked; ``slice_shares`` (B, F) of the weight.
+    """
+    points, said = batch["points"], batch["said"].transpose(1, 2)
+    weight = said * points[:, None, :, 2]
+    xy = points[:, None, :, :2].expand(-1, weight.shape[1], -1, -1)
+    sigma = batch["sigma"][:, None].expand(-1, weight.shape[1], -1, -1)
+    height, width = batch["image"].shape[-2:]
+    maps = fixation_density(torch.cat([xy, weight[..., None]], dim=-1), (height, width), sigma)
+    return {"slice_maps": maps, "slice_shares": weight.sum(-1) / points[..., 2].sum(1, keepdim=True).clamp(min=1e-12)}
+
+
+def _alike(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def _column(name: str) -> str:
+    return "said_" + re.sub(r"\W+", "_", name.lower()).strip("_")

@@ -1,0 +1,149 @@
+"""Maps by reader: where this one looks, and where one looks who is not known."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
+from gazelit.density import log_density
+from gazelit.errors import InputError
+from gazelit.losses.objective import Objective
+from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss
+from gazelit.metrics.functional import ig
+from gazelit.metrics.means import ImageMeans
+from gazelit.models.reader_unet import ReaderUNet
+from gazelit.stages.base import Batch, Outputs, Stage
+from gazelit.stages.scanpath import numbers_of
+
+
+class ReaderConditional(Stage):
+    """Learns the map of each reading from the film and its reader.
+
+    Every reading of a film is a target of its own, scored by its reader's map where the network knows the reader, and
+    by an unknown reader's elsewhere; a film's values are means over its readings. The test also scores the unknown
+    reader's map of the same network (``ig_of_unknown``), and says for how many readings the reader's own map is the
+    likeliest of all known readers' (``reader_identified``). ``data.gaze.leave_out`` leaves one reader out of the
+    training and tests on that reader alone; ``gazelit adapt-reader`` learns a new reader from a few readings.
+
+    Args:
+        network: A :class:`gazelit.models.reader_unet.ReaderUNet`.
+        saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`, of each reading.
+        options: See :class:`Stage`.
+
+    Raises:
+        InputError: The objective trains side heads, which the network does not have.
+    """
+
+    name: ClassVar[str] = "reader_conditional"
+    measures: ClassVar[tuple[str, ...]] = ("saliency",)
+    injected: ClassVar[tuple[str, ...]] = (*Stage.injected, "saliency_loss")
+    needs_events: ClassVar[bool] = True
+    network: ReaderUNet
+
+    def __init__(self, network: ReaderUNet, saliency_loss: SaliencyLoss | None = None, **options: Any) -> None:
+        super().__init__(network, **options)
+        self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
+        if self.saliency_loss.side_heads:
+            raise InputError("saliency_loss: the network has no side heads; choose one without")
+
+    def setup(self, stage: str) -> None:
+        """Relates the data's readers to the network's."""
+        super().setup(stage)
+        self._readers = numbers_of(getattr(self._datamodule, "reader_names", ()), self.network.readers)
+
+    def _make_metrics(self) -> None:
+        super()._make_metrics()
+        self.reader_means = ImageMeans()
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        readings = readings_of(batch, self._readers)
+        outputs = self(batch["image"], readings["film"], readings["reader"])
+        return self.saliency_loss(outputs, readings), outputs, {}
+
+    def _objectives(self) -> dict[str, Objective]:
+        return {"saliency": self.saliency_loss}
+
+    def _targets(self, batch: Batch) -> dict[str, Tensor]:
+        return {"saliency": (batch["reading"].diff(dim=1, prepend=-torch.ones_like(batch["reading"][:, :1])) > 0).sum()}
+
+    def _update_metrics(self, split: str, batch: Batch, outputs: Outputs) -> Outputs:
+        readings = readings_of(batch, self._readers)
+        of_reading = super()._update_metrics(split, readings, outputs)
+        if split == "test":
+            of_reading |= self._compared(batch, readings, outputs)
+            known = {name: ~of_reading[name].isnan() for name in ("ig_of_unknown", "reader_identified")}
+            means = {name: torch.where(kept, of_reading[name], 0.0).sum() / kept.sum() for name, kept in known.items()}
+            self.reader_means.update(means, {name: kept.sum() for name, kept in known.items()})
+        return {name: _mean_by_film(value, readings["film"], len(batch["image"])) for name, value in of_reading.items()}
+
+    def _compared(self, batch: Batch, readings: Batch, outputs: Outputs) -> Outputs:
+        """The unknown reader's map of each reading, and whether its reader is told from the others; (S,) each."""
+        data = self._datamodule
+        assert isinstance(data, GazeDataModule)
+        mask, film = readings["valid_mask"][:, 0], readings["film"]
+        counts = fixation_counts(readings["points"], (mask.shape[-2], mask.shape[-1]))
+        bias = data.centre_bias(readings["index"].cpu()).density.to(self.device)
+        last = self.network.decoded(batch["image"])[1][-1]
+
+        def gain(reader: Tensor) -> Tensor:
+            logits = self.network.maps(last, film, reader)["saliency_logits"]
+            return ig(log_density(logits).exp()[:, 0], counts, bias, mask)
+
+        number = readings["reader"]
+        gains = torch.stack([gain(torch.full_like(number, each)) for each in range(len(self.network.readers) + 1)])
+        told = (gains[1:].argmax(0) + 1 == number).double()
+        return {"ig_of_unknown": gains[0], "reader_identified": torch.where(number > 0, told, torch.nan)}
+
+    def on_test_epoch_end(self) -> None:
+        """Logs what readers add, too."""
+        super().on_test_epoch_end()
+        for name, value in self.reader_means.compute().items():
+            self._log_once(f"test/{name}", value)
+        self.reader_means.reset()
+
+
+def readings_of(batch: Batch, readers: Tensor) -> Batch:
+    """A batch whose rows are the S readings of its films, in the order of films.
+
+    Args:
+        batch: With events.
+        readers: The network's number of each of the data's readers, and at the end nobody's.
+
+    Returns:
+        ``film`` (S,), which of the batch's films a reading is of; ``reader`` (S,); and ``points``, ``sigma``,
+        ``sigma_px``, ``heatmap``, ``has_gaze``, ``valid_mask``, ``index`` and ``image`` as a batch has them.
+    """
+    reading = batch["reading"]
+    count = int(reading.max()) + 1 if reading.numel() else 0
+    film, number = ((reading[:, None] == torch.arange(count, device=reading.device)[:, None]).any(2)).nonzero(
+        as_tuple=True
+    )
+    own = reading[film] == number[:, None]
+    points = batch["points"][film]
+    points = torch.cat([points[..., :2], torch.where(own, points[..., 2], 0.0)[..., None]], dim=-1)
+    first = own.int().argmax(1)
+    reader = readers.to(reading.device)[batch["reader"][film, first]]
+    height, width = batch["image"].shape[-2:]
+    sigma = batch["sigma"][film]
+    return {
+        "film": film,
+        "reader": reader,
+        "points": points,
+        "sigma": sigma,
+        "sigma_px": batch["sigma_px"][film],
+        "heatmap": fixation_density(points, (height, width), sigma)[:, None],
+        "has_gaze": (points[..., 2] > 0).any(1),
+        **{name: batch[name][film] for name in ("image", "valid_mask", "index")},
+    }
+
+
+def _mean_by_film(values: Tensor, film: Tensor, films: int) -> Tensor:
+    """(films,) means of the values (S,) that are defined; NaN without any."""
+    known = ~values.isnan() if values.is_floating_point() else torch.ones_like(values, dtype=torch.bool)
+    total = torch.zeros(films, dtype=torch.float64, device=values.device)
+    total.index_add_(0, film, torch.where(known, values.double(), 0.0))
+    return total / torch.zeros_like(total).index_add_(0, film, known.double())

@@ -1,0 +1,203 @@
+"""The law of scanpaths: normalised, causal, the same step by step as in one pass, drawn as it says."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+
+from gazelit.errors import InputError
+from gazelit.losses import ScanpathLikelihood
+from gazelit.models import EncoderSpec, ScanpathNetwork, rebuild
+from gazelit.models.density_grid import at_positions, drawn, log_density_at, on_pixels
+from gazelit.models.scanpath_decoding import _Path, likeliest, sample
+from gazelit.models.sequences import Sequences
+
+STRIDE = 8
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    options = {"map_stride": STRIDE, "width": 16, "layers": 2, "heads": 2, "longest": 12}
+    made = ScanpathNetwork(EncoderSpec("densenet-small"), readers=["a", "b"], findings=["nodule"], **options).eval()
+    with torch.no_grad():
+        # As after a training: nothing is at its neutral start.
+        for parameter in made.next_fixation.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+        made.next_fixation.stop.bias.fill_(-1.0)
+    return made
+
+
+def paths(count=3, length=6, seed=0, size=(64, 96)):
+    generator = torch.Generator().manual_seed(seed)
+    xy = torch.rand(count, length, 2, generator=generator) * torch.tensor([size[1], size[0]]) - 0.5
+    seconds = 0.1 + torch.rand(count, length, generator=generator)
+    reader, finding = torch.tensor([1, 2, 0])[:count], torch.tensor([0, 1, 1])[:count]
+    return Sequences.alone(xy, seconds, reader, finding)
+
+
+def grid(seed=0, count=2):
+    return (
+        torch.rand(count, 3, 4, generator=torch.Generator().manual_seed(seed)).flatten(1).softmax(1).view(count, 3, 4)
+    )
+
+
+def test_the_density_is_the_bilinear_interpolation_and_sums_to_one():
+    chance = grid()
+    expected = F.interpolate(chance[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)[0] / STRIDE**2
+    assert torch.allclose(on_pixels(chance, STRIDE), expected, atol=1e-9)
+    assert torch.allclose(expected.sum((1, 2)), torch.ones(2), atol=1e-5)
+    # Between the pixels and up to the border it is one density, whose integral is 1.
+    fine = (torch.arange(32 * 10) + 0.5) / 10 - 0.5
+    y, x = torch.meshgrid(fine[: 24 * 10], fine, indexing="ij")
+    places = torch.stack([x, y], -1)
+    density = log_density_at(chance[0].log()[None, None].expand(*x.shape, -1, -1), places, STRIDE).exp()
+    assert density.mean() * 32 * 24 == pytest.approx(1, abs=1e-4)
+    at_pixel = log_density_at(chance.log(), torch.tensor([[5.0, 7.0], [31.0, 0.0]]), STRIDE)
+    assert torch.allclose(at_pixel.exp(), torch.stack([expected[0, 7, 5], expected[1, 0, 31]]), rtol=1e-5)
+
+
+def test_features_at_positions_are_torchs_own():
+    maps, xy = torch.randn(2, 5, 3, 4), torch.rand(2, 7, 2) * torch.tensor([32.0, 24.0]) - 0.5
+    where = (xy + 0.5) / torch.tensor([32.0, 24.0]) * 2 - 1
+    sampled = F.grid_sample(maps, where[:, :, None], padding_mode="border", align_corners=False)[..., 0]
+    assert torch.allclose(at_positions(maps, xy, STRIDE), sampled.transpose(1, 2), atol=1e-5)
+
+
+def test_draws_follow_the_density_at_the_border_too():
+    chance = grid(3, 1)
+    xy = drawn(chance.expand(60000, -1, -1), STRIDE, torch.Generator().manual_seed(1)).numpy()
+    counts = np.histogram2d(xy[:, 1], xy[:, 0], bins=(12, 16), range=((-0.5, 23.5), (-0.5, 31.5)))[0]
+    expected = on_pixels(chance, STRIDE)[0].reshape(12, 2, 16, 2).sum((1, 3)).numpy()
+    # Averages of a density over two pixels equal its integral to second order alone.
+    expected = expected.ravel().astype(np.float64)
+    assert stats.chisquare(counts.ravel(), counts.sum() * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_every_step_is_a_law(network):
+    outputs = network(torch.rand(3, 1, 64, 96), paths())
+    assert torch.allclose(outputs["next_log_chance"].exp().sum((2, 3)), torch.ones(3, 6), atol=1e-5)
+    median, spread = (outputs[name].detach().exp().numpy() for name in ("log_median", "log_spread"))
+    expected = stats.lognorm.logpdf(paths().duration.numpy(), s=spread, scale=median)
+    assert outputs["duration"].detach().numpy() == pytest.approx(expected, abs=1e-4)
+    # None of these readings ends here.
+    assert torch.allclose(outputs["stop"], (1 - outputs["stop_chance"]).log(), atol=1e-5)
+    ended = network(torch.rand(3, 1, 64, 96), paths()._replace(ends=torch.tensor([True, True, True])))
+    assert torch.allclose(ended["stop"][:, -1], ended["stop_chance"][:, -1].log(), atol=1e-5)
+    assert torch.equal(ended["stop"][:, :-1] < 0, torch.ones(3, 5, dtype=torch.bool))
+
+
+def test_no_fixation_is_told_by_those_behind_it(network):
+    image = torch.rand(3, 1, 64, 96)
+    first = paths()
+    position, duration = first.position.clone(), first.duration.clone()
+    position[:, 3], duration[:, 3] = position[:, 3].flip(0) + 1.5, 2.0
+    outputs, changed = network(image, first), network(image, first._replace(position=position, duration=duration))
+    before = torch.arange(6) <= 3
+    same = (outputs["next_log_chance"] - changed["next_log_chance"]).abs().amax((0, 2, 3)) < 1e-5
+    assert same.tolist() == before.tolist()
+    # A duration depends on its own place, and not on itself.
+    longer = network(image, first._replace(duration=duration))
+    assert torch.allclose(longer["log_median"][:, :4], outputs["log_median"][:, :4], atol=1e-5)
+    assert not torch.allclose(changed["log_median"][:, 3], outputs["log_median"][:, 3], atol=1e-3)
+
+
+def test_step_by_step_is_what_one_pass_trains(network):
+    image, whole = torch.rand(3, 1, 64, 96), paths()
+    outputs = network(image, whole)
+    features = network.film_features(image)
+    path = _Path(network, features, network.static_head(features)[:, 0], whole.reader, whole.finding)
+    for step in range(6):
+        log_chance, stop = path.ahead()
+        assert torch.allclose(log_chance, outputs["next_log_chance"][:, step], atol=1e-4)
+        if step:
+            assert torch.allclose(stop, outputs["stop_chance"][:, step - 1], atol=1e-5)
+        mean, _ = path.duration(whole.position[:, step])
+        assert torch.allclose(mean, outputs["log_median"][:, step], atol=1e-5)
+        path.add(whole.position[:, step], whole.duration[:, step])
+
+
+def test_padding_and_other_readings_change_nothing(network):
+    image, whole = torch.rand(3, 1, 64, 96), paths()
+    shorter = whole.valid.clone()
+    shorter[1, 4:] = False
+    position = torch.where(shorter[..., None], whole.position, 0.0)
+    padded = whole._replace(position=position, duration=torch.where(shorter, whole.duration, 0.0), valid=shorter)
+    outputs, alone = network(image, whole), network(image, padded)
+    for name in ("place", "duration", "static"):
+        assert torch.allclose(outputs[name][1, :4], alone[name][1, :4], atol=1e-5)
+        assert torch.allclose(outputs[name][[0, 2]], alone[name][[0, 2]], atol=1e-5)
+    nothing = Sequences(*(value[:0] for value in whole))
+    loss = ScanpathLikelihood()(network(image, nothing), {})
+    assert loss == 0
+
+
+def test_readers_and_findings_are_told_apart_and_withheld_in_training(network):
+    image, whole = torch.rand(3, 1, 64, 96), paths()
+    known = network(image, whole)
+    for name in ("reader", "finding"):
+        other = network(image, whole._replace(**{name: torch.zeros(3, dtype=torch.int64)}))
+        differs = (known["place"] - other["place"]).abs().amax(1) > 1e-6
+        assert torch.equal(differs, getattr(whole, name) > 0)
+
+
+def test_batches_are_unfolded_reading_by_reading():
+    events = torch.arange(24.0).view(1, 6, 4).repeat(2, 1, 1)
+    batch = {
+        "events": events,
+        "reading": torch.tensor([[0, 0, 0, 1, 1, -1], [-1, -1, -1, -1, -1, -1]]),
+        "reader": torch.tensor([[2, 2, 2, -1, -1, -1], [-1] * 6]),
+        "finding": torch.full((2, 6), -1),
+    }
+    found = Sequences.of(batch, torch.tensor([0, 0, 7, 0]), torch.tensor([0]), longest=2)
+    assert found.film.tolist() == [0, 0]
+    assert found.position[0].tolist() == [[0, 1], [4, 5]]
+    assert found.duration.tolist() == [[3, 7], [15, 19]]
+    assert found.reader.tolist() == [7, 0]
+    # The first has a third fixation, which is not seen: nobody knows that it ends.
+    assert found.ends.tolist() == [False, True]
+
+
+def test_paths_repeat_with_their_seed_and_end_as_they_are_said_to(network):
+    image = torch.rand(1, 1, 64, 96)
+    first, again = (sample(network, image, draws=400, seed=3) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert not torch.equal(first[0], sample(network, image, seed=4)[0])
+    # The share that ends at once is the mean chance behind the first fixation of these very paths.
+    starts = torch.stack([path[0] for path in first])
+    nobody = torch.zeros(400, dtype=torch.int64)
+    begun = Sequences.alone(starts[:, None, :2], starts[:, None, 2], nobody, nobody)
+    chance = network(image.expand(400, -1, -1, -1), begun)["stop_chance"][:, 0].detach()
+    ended = np.mean([len(path) == 1 for path in first])
+    assert ended == pytest.approx(chance.mean().item(), abs=4 * np.sqrt(0.25 / 400))
+
+
+def test_beams_find_a_path_at_least_as_likely_as_the_greedy_one(network):
+    image = torch.rand(1, 1, 64, 96)
+
+    def likelihood(path):
+        nobody = torch.zeros(1, dtype=torch.int64)
+        whole = Sequences.alone(path[None, :, :2], path[None, :, 2], nobody, nobody)
+        outputs = network(image, whole)
+        columns, rows = ((path[:, :2] + 0.5) / STRIDE - 0.5).long().T
+        return outputs["next_log_chance"][0, torch.arange(len(path)), rows, columns].sum().item()
+
+    greedy, wide = (likeliest(network, image, length=4, beams=count) for count in (1, 16))
+    assert len(greedy) == len(wide) == 4
+    assert likelihood(wide) >= likelihood(greedy) - 1e-5
+    assert 1 <= len(likeliest(network, image, reader=2)) <= 12
+    with pytest.raises(InputError, match="length: must be 1 to 12"):
+        likeliest(network, image, length=13)
+
+
+def test_it_is_rebuilt_from_primitives_and_gives_a_map_of_the_film_alone(network):
+    again = rebuild(network.config).eval()
+    again.load_state_dict(network.state_dict())
+    image = torch.rand(1, 1, 64, 96)
+    with torch.no_grad():
+        outputs, rebuilt = network(image), again(image)
+    assert outputs["saliency_logits"].shape == (1, 1, 64, 96)
+    assert all(torch.equal(outputs[name], rebuilt[name]) for name in outputs)
+    with pytest.raises(InputError, match="map_stride: the encoder has no map at stride 3; it has 2, 4, 8"):
+        ScanpathNetwork(EncoderSpec("densenet-small"), map_stride=3)
