@@ -119,7 +119,7 @@ def said_maps(batch: Batch) -> dict[str, Tensor]:
     """What was looked at while each finding was said.
 
     Args:
-        batch: ``image``, ``points``, ``sigma``, and ``shares`` (B, N, F), the share of each point's duration.
+        batch: ``image``, ``points``, ``sigma``, and ``said`` (B, N, F), the share of each point's duration.
 
     Returns:
         ``slice_maps`` (B, F, H, W), densities, all zero where nobody looked; ``slice_shares`` (B, F) of the weight.

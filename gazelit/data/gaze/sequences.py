@@ -68,7 +68,7 @@ class Events:
         )
 
     def moved(self, part: slice, reading: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.float32]:
-        """(N, F) ``shares`` of a case's events, in each reading moved round by a random number of them.
+        """(N, F) ``phrase_shares`` of a case's events, in each reading moved round by a random number of them.
 
         Args:
             part: The case's events.
