@@ -99,6 +99,8 @@ def main() -> None:
         if options.commit:
             COMMITTED.write_text(json.dumps(new, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             return
+        if not COMMITTED.is_file():
+            sys.exit(f"{COMMITTED}: no ratios are committed; python benchmarks/bench.py --commit")
         sys.exit(check(new, json.loads(COMMITTED.read_text(encoding="utf-8"))))
     found = run(options.only, options.rounds)
     options.json.parent.mkdir(parents=True, exist_ok=True)

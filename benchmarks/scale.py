@@ -77,7 +77,6 @@ def measure(out: Path, count: int, known: dict[str, Any]) -> dict[str, Any]:
     ]
     network = [
         "--model.network.encoder={name: res-se, options: {widths: [4, 4, 8, 8], reduction: 4}}",
-        "--model.network.saliency_encoder=null",
         "--model.network.decoder_widths=[8, 8, 4]",
     ]
     run = folder / "run"
@@ -85,7 +84,8 @@ def measure(out: Path, count: int, known: dict[str, Any]) -> dict[str, Any]:
         "prepare": prepare,
         "prepare again": prepare,
         "fit, an epoch": [
-            *("fit", "--config=presets/quick/stage3.yaml", *network, f"--data.store={folder / 'store'}"),
+            *("fit", "--config=presets/quick/stage3.yaml", "--config=ablations/one_encoder.yaml", *network),
+            f"--data.store={folder / 'store'}",
             *("--data.split.test_fraction=0.75", "--data.split.val_fraction=0.05", "--data.loader.batch_size=64"),
             *("--data.loader.num_workers=0", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
             *(f"--trainer.default_root_dir={run}", f"--checkpoint.dirpath={run / 'checkpoints'}"),

@@ -219,6 +219,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: cannot be read as JSON ({error.__class__.__name__})") from error
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, such as one too long, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
