@@ -284,12 +284,12 @@ ABLATION_STEPS = [
 
 @pytest.mark.parametrize(("config", "preset", "name"), ABLATION_STEPS)
 def test_what_an_ablation_changes_trains_a_step(config, preset, name, store, run_gazelit):
-    stage = next(one for one in steps(config, preset)[0] if one.name == name)
+    stage = next(step for step in steps(config, preset)[0] if step.name == name)
     configs = [stage.config] if isinstance(stage.config, str) else stage.config
     options = small(configs[0], store)
     if "ablations/one_encoder.yaml" in configs:
         # Nothing that would bring the second encoder back.
-        options = [one for one in options if "saliency_encoder" not in one]
+        options = [option for option in options if "saliency_encoder" not in option]
     if "networks/lean.yaml" in configs:
         options += TINY_LEAN
     elif "presets/quick/networks/lean.yaml" in configs:

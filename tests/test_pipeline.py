@@ -27,6 +27,18 @@ from gazelit.runs.status import run_status
 from gazelit.synthetic.cohort import write_cohort
 from tests.tiny import tiny
 
+MICRO = {
+    "class_path": "gazelit.metrics.ComparedMetric",
+    "init_args": {
+        "metric": {
+            "class_path": "torchmetrics.classification.MulticlassAccuracy",
+            "init_args": {"num_classes": 3, "average": "micro"},
+        },
+        "prediction": "probabilities",
+        "truth": "label",
+    },
+}
+
 
 def pipeline_file(folder, store, epochs):
     stages = [
@@ -35,6 +47,7 @@ def pipeline_file(folder, store, epochs):
     ]
     path = folder / "tiny.yaml"
     stages[-1]["calibrate"] = True
+    stages[-1]["overrides"].append(f"--model.metrics={json.dumps([MICRO])}")
     path.write_text(yaml.safe_dump({"stages": stages, "overrides": [f"--trainer.max_epochs={epochs}"]}))
     return path
 
@@ -65,7 +78,7 @@ def external_store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(store, tmp_path_factory):
-    """A run killed with SIGKILL in stage 2 after its first epoch, then run again: folder, first step's mark, output."""
+    """A run that SIGTERM ended in stage 2 after its first epoch, then run again: folder, first step's mark, output."""
     folder = tmp_path_factory.mktemp("pipeline")
     path, out = pipeline_file(folder, store, epochs=3), folder / "run"
     first = subprocess.Popen(command(path, store, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,14 +87,17 @@ def interrupted(store, tmp_path_factory):
         assert first.poll() is None, (out / "contrastive" / "log.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 128 + signal.SIGTERM
+    # Nobody takes it for finished, and what was trained is kept.
+    assert not (out / "saliency" / "done.json").exists()
+    assert run_status(out)[1].state == "interrupted"
     mark = (out / "contrastive" / "done.json").stat().st_mtime_ns
     again = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
     return path, out, mark, again
 
 
-def test_a_killed_run_goes_on_and_ends(interrupted):
+def test_a_run_that_sigterm_ended_goes_on_and_ends(interrupted):
     _, out, mark, again = interrupted
     assert again.returncode == 0, again.stderr
     assert "contrastive: done before, skipped" in again.stderr
@@ -142,6 +158,9 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     assert "## Asynchrony of the tasks" in text
     assert "explainable" not in text
     assert "fitted on the val split" in text
+    # What the stage was given as model.metrics; it is the accuracy.
+    micro = text.split("## Further metrics")[1].split("\n## ")[0]
+    assert f"| multiclass accuracy, higher is better | {metrics['test/accuracy']:.3f} |" in micro
     for stage in ("contrastive", "saliency", "joint"):
         assert stage in text
     figures = [line.split("(")[1].split(")")[0] for line in text.splitlines() if line.startswith("![")]
@@ -236,7 +255,7 @@ def test_agreement_scores_the_maps_of_a_trained_model(interrupted, store, run_ga
     ids = Store.open(store).cases[["image_id", "patient_id"]].to_numpy().ravel().tolist()
     for path in (tmp_path / "a").rglob("*"):
         if path.suffix in (".md", ".html", ".csv"):
-            assert not [one for one in ids if one in path.read_text()]
+            assert not [name for name in ids if name in path.read_text()]
     for options, message in (
         (["--methods", "[cam]"], "cam is none of gradcam"),
         (["--stage_config", "nowhere.yaml"], "name the config.yaml"),
@@ -344,8 +363,8 @@ def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path
     run_gazelit("report", str(out), "again", "--out", "both")
     arms = json.loads((tmp_path / "both" / "metrics.json").read_text())["arms"]
     assert list(arms) == ["run: joint", "again: joint"]
-    for name, one in arms["again: joint"]["differences"].items():
-        assert one["value"] == 0, name
+    for name, difference in arms["again: joint"]["differences"].items():
+        assert difference["value"] == 0, name
     text = (tmp_path / "both" / "report.md").read_text()
     models = "| again: joint, single model, seed 0 | run: joint, single model, seed 0 |"
     assert f"{models} accuracy | +0.000 |" in text

@@ -100,11 +100,11 @@ class WorkingGaze:
             return self
         generator = np.random.default_rng(seed)
         if control == "phrases":
-            said = self.events.said.copy()
+            shares = self.events.phrase_shares.copy()
             for row in rows:
                 part = slice(self.starts[row], self.starts[row + 1])
-                said[part] = self.events.moved(part, self.reading[part], generator)
-            return replace(self, events=replace(self.events, said=said))
+                shares[part] = self.events.moved(part, self.reading[part], generator)
+            return replace(self, events=replace(self.events, phrase_shares=shares))
         parts = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
         pool = np.concatenate([parts[row] for row in rows])
         if control == "shuffled":
@@ -282,7 +282,7 @@ class GazeDataset(Dataset[Example]):
     def _events(self, points: NDArray[np.float32], taken: NDArray[np.int64]) -> dict[str, Tensor]:
         events = self.gaze.events.take(taken)
         columns = np.concatenate([points[:, :2], events.times], axis=1), self.gaze.reading[taken]
-        values = (*columns, events.reader, events.finding, events.said)
+        values = (*columns, events.reader, events.finding, events.phrase_shares)
         return {key: torch.from_numpy(value) for key, value in zip(EVENT_KEYS, values, strict=True)}
 
     def _image(self, row: int) -> NDArray[np.uint8] | NDArray[np.float32]:

@@ -3,7 +3,7 @@
 Within a bin the gap between mean probability and frequency is never zero, however good the model: its noise alone gives
 an expected calibration error of about 0.8 standard errors. Three numbers are told apart:
 
-- the plain error, Σ share × |gap|, biased upwards;
+- the plain error, ``Σ share × |gap|``, biased upwards;
 - the same corrected for its bias as a bootstrap would estimate it (Kumar, Liang and Ma 2019, appendix). No estimator of
   an absolute value is unbiased: half of the bias is left where the model is perfect, and where gaps are as large as
   their noise the error comes out too small by a tenth of a standard error or less;

@@ -25,7 +25,7 @@ from gazelit.files import read_json, sha256_file, sha256_json, write_json
 from gazelit.runs.members import Member, members_of
 from gazelit.runs.parallel import Share, side_by_side
 from gazelit.runs.run_file import RUN_FILE
-from gazelit.runs.steps import DONE_FILE, PLAN_FILE, Conduct, Step, exclusive, run_step
+from gazelit.runs.steps import DONE_FILE, PLAN_FILE, Conduct, Step, checkpoint_digest, exclusive, run_step
 
 TEST, REPORT = "test", "report"
 
@@ -271,8 +271,8 @@ def _steps(pipeline: _Pipeline, member: Member, trained: list[dict[str, Any]]) -
         files = [file for config in pipeline.configs[stage.name] for file in config_chain(config)]
         inputs = {"config": sha256_json([sha256_file(file) for file in files]), "store": store_hash}
         if parent is not None:
-            inputs["parent"] = sha256_file(checkpoints[parent])
-        inputs |= {f"teacher {name}": sha256_file(checkpoints[name]) for name in stage.teachers}
+            inputs["parent"] = checkpoint_digest(checkpoints[parent])
+        inputs |= {f"teacher {name}": checkpoint_digest(checkpoints[name]) for name in stage.teachers}
         yield Step(folder, arguments, inputs, checkpoints.get(parent) if parent else None)
         checkpoints[stage.name] = folder / "checkpoints" / f"{pipeline.checkpoint}.ckpt"
         # What a teacher's training took counts, too.
@@ -286,12 +286,12 @@ def _steps(pipeline: _Pipeline, member: Member, trained: list[dict[str, Any]]) -
         config = member.folder / stage.name / "config.yaml"
         source, final[stage.name] = checkpoints[stage.name], folder / "calibrated.ckpt"
         arguments = ["calibrate", f"--config={config}", "--trainer.logger=false", f"--out={final[stage.name]}"]
-        yield Step(folder, [*arguments, *_trusted()], {"checkpoint": sha256_file(source)}, source)
+        yield Step(folder, [*arguments, *_trusted()], {"checkpoint": checkpoint_digest(source)}, source)
 
     for arm, name in pipeline.tested.items():
         folder = _test_folder(member, arm, pipeline.tested)
         config = member.folder / name / "config.yaml"
-        inputs = {"checkpoint": sha256_file(final[name])}
+        inputs = {"checkpoint": checkpoint_digest(final[name])}
         yield Step(folder, _test(config, folder), inputs, final[name])
         elsewhere: dict[str, str] = {}
         for external_name, external in pipeline.external.items():

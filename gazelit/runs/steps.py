@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gazelit.configs import read_config
-from gazelit.errors import InputError
+from gazelit.errors import InputError, Terminated
 from gazelit.files import read_json, sha256_file, write_json
 from gazelit.runs.parallel import EndedError, Share
 from gazelit.runs.processes import ForkedProcess, OwnProcess, StepProcess, can_fork
@@ -84,6 +84,7 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
 
     Raises:
         InputError: It failed, was done with other settings or versions, or the share says stop.
+        Terminated: SIGTERM ended it.
     """
     out, console = conduct.out, conduct.console
     folder = step.folder
@@ -141,12 +142,28 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     except BaseException:
         process.terminate()
         raise
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        # A batch system's notice may reach the step alone.
+        raise Terminated(f"step '{name}' was ended; the same command goes on with it")
     if code != 0:
         raise InputError(f"step '{name}' failed ({_exit(code)}): {_reason(folder / LOG_FILE)}")
     cost = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(process.cpu_seconds, 1)}
     record = {"key": key, "command": command, **cost, "versions": made_with, "files": digests_of(folder)}
     write_json(done, record)
     return command
+
+
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 of what an earlier step left.
+
+    Raises:
+        InputError: It is gone.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file, although its step is done; put it back, or remove {path.parents[1]} to make it anew"
+        )
+    return sha256_file(path)
 
 
 def digests_of(folder: Path) -> dict[str, str]:

@@ -313,8 +313,8 @@ def test_uncertain_labels_become_what_is_asked(store):
     assert np.isnan(values["unknown"][uncertain]).all()
     assert (values["positive"][uncertain] == 1).all()
     assert (values["negative"][uncertain] == 0).all()
-    for one in values.values():
-        assert np.array_equal(one[~uncertain], raw[~uncertain].astype(np.float32), equal_nan=True)
+    for value in values.values():
+        assert np.array_equal(value[~uncertain], raw[~uncertain].astype(np.float32), equal_nan=True)
 
 
 def test_images_without_labels_or_gaze_are_batches_too(mimic, tmp_path):

@@ -45,7 +45,7 @@ def test_auroc_equals_scikit_learn_with_ties_and_repeated_cases():
 def test_macro_leaves_out_classes_that_are_absent():
     rng = np.random.default_rng(1)
     probabilities, label = rng.random((30, 3)), np.arange(30) % 2
-    macro = average_of([auroc_of(probabilities[:, one], label == one) for one in range(3)])
+    macro = average_of([auroc_of(probabilities[:, number], label == number) for number in range(3)])
     expected = np.mean([roc_auc_score(label == one, probabilities[:, one]) for one in (0, 1)])
     assert value_of(macro, 30) == pytest.approx(expected)
     assert np.isnan(value_of(auroc_of(probabilities[:, 0], np.ones(30, bool)), 30))

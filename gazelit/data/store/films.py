@@ -26,7 +26,7 @@ from rich.progress import track
 from gazelit import processors
 from gazelit.data.images.decoding import Decoded, Identity, Job, Outcome, decode, memory_for, read_mask
 from gazelit.data.images.guard import Lost, Workers
-from gazelit.files import read_json, sha256_json, write_json
+from gazelit.files import atomic_path, read_json, sha256_json, write_json
 
 logger = logging.getLogger("gazelit")
 
@@ -96,12 +96,14 @@ def write_images(
     fresh = [job for job in rest if _key(job) not in earlier]
     outcomes = [outcome for _, outcome in done]
     written = sum(outcome.reason is None for outcome in outcomes)
+    with atomic_path(journal) as rewritten:
+        # Not cut and written anew: a process killed in between would have lost what is decoded.
+        rewritten.write_text("".join(_line(key, outcome) for key, outcome in done))
     with (
-        journal.open("w") as log,
+        journal.open("a") as log,
         path.open("r+b") as file,
         closing(_decoded(fresh, size, bits, workers, max_pixels)) as decoded,
     ):
-        log.writelines(_line(key, outcome) for key, outcome in done)
         file.truncate(end)
         file.seek(end)
         for job in track(rest, "preparing", len(rest), console=Console(stderr=True)):
