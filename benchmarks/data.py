@@ -150,7 +150,7 @@ def _gazelit(path: str) -> float:
 
 def cpu_seconds() -> float:
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in usage)
+    return sum(spent.ru_utime + spent.ru_stime for spent in usage)
 
 
 def subprocess_memory(manifest: Any, out: Path, cases: int) -> float:

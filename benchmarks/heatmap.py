@@ -12,6 +12,7 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
+from measure import Workload
 
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.geometry import Letterbox
@@ -36,12 +37,23 @@ def reference(points: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(counts, (501, 501), 0)[::5, ::5]
 
 
-def main() -> None:
+def workloads() -> list[Workload]:
+    """A film's 1,800 samples: counts on the film's pixels, blurred, against the sum of Gaussians."""
+    samples, points = one_film()
+    ways = {"blur at full size": lambda: reference(samples), "gazelit": lambda: fixation_density(points, SIZE, 15.1)}
+    return [Workload("fixation map", ways)]
+
+
+def one_film() -> tuple[np.ndarray, torch.Tensor]:
+    """Samples (1800, 2) on the film, and the same on the working image, each of weight 1."""
     rng = np.random.default_rng(0)
     samples = np.column_stack([rng.uniform(0, FILM[1] - 1, 1800), rng.uniform(0, FILM[0] - 1, 1800)])
-    letterbox = Letterbox.fit(*FILM, SIZE)
-    working = np.column_stack([letterbox.to_working(samples), np.ones(1800)]).astype(np.float32)
-    points = torch.from_numpy(working)
+    working = np.column_stack([Letterbox.fit(*FILM, SIZE).to_working(samples), np.ones(1800)]).astype(np.float32)
+    return samples, torch.from_numpy(working)
+
+
+def main() -> None:
+    samples, points = one_film()
     ours = least_seconds(lambda: fixation_density(points, SIZE, 15.1), 100)
     theirs = least_seconds(lambda: reference(samples), 5)
     print(f"1,800 samples: reference {theirs * 1e3:.1f} ms, gazelit {ours * 1e3:.2f} ms: {theirs / ours:.0f} times")

@@ -11,23 +11,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from measure import Workload, cpu_seconds
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from gazelit.configs import find_config, read_config
 from gazelit.density import log_density
 from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.models.execution import Execution, apply_execution
 
-STEM = EncoderSpec("res-se", options={"widths": [32, 64, 128], "stem_stride": 4})
-LEAN: dict[str, Any] = {"saliency_encoder": STEM, "decoder_widths": [96, 64, 32], "map_stride": 4}
+#: As shipped: configs/networks/lean.yaml.
+LEAN: dict[str, Any] = read_config(find_config("networks/lean.yaml"))["model"]["init_args"]["network"]["init_args"]
 PAPER: dict[str, Any] = {"saliency_encoder": EncoderSpec("res-se")}
 
 
@@ -90,12 +90,21 @@ class Runner:
         return float(counter.get_total_flops())
 
 
-def cpu_seconds(function: Callable[[], None]) -> float:
-    """What a call costs this process, whatever else runs on the machine."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    function()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+def workloads() -> list[Workload]:
+    """Forward passes and steps at 256 × 160, and the optimiser's step of the paper's network."""
+    runners = {name: Runner(variant, (256, 160)) for name, variant in VARIANTS.items()}
+    found = [
+        Workload(f"network: {what}", {name: getattr(runner, what) for name, runner in runners.items()})
+        for what in ("forward", "step")
+    ]
+    parameters = list(runners["paper"].network.parameters())
+    optimisers = {}
+    for name, options in (("one tensor at a time", {"foreach": False}), ("fused", {"fused": True})):
+        copies = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+        for copy in copies:
+            copy.grad = torch.full_like(copy, 1e-3)
+        optimisers[name] = torch.optim.Adam(copies, lr=1e-4, **options).step
+    return [*found, Workload("Adam's step of the paper's network", optimisers)]
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import multimatch_gaze
 import numpy as np
+from measure import Workload
 
 from gazelit.metrics.scanpath import cross_recurrence, dtw, frechet, hausdorff, multimatch, scanmatch, sed, tde
 
@@ -132,18 +133,47 @@ METRICS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
+def scanpaths(pairs: int, fixations: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Pairs of scanpaths (x, y, duration) of so many fixations on average."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(max(3, fixations // 2), fixations * 3 // 2 + 1, (2, pairs))
+    first, second = (
+        [np.column_stack([generator.uniform(0, SIZE, (n, 2)), generator.gamma(2, 0.15, n)]) for n in side]
+        for side in lengths
+    )
+    return first, second
+
+
+def workloads() -> list[Workload]:
+    """Sixty pairs, by the metrics that people compute most."""
+    a, b = scanpaths(60, 40)
+    lists = [(x.tolist(), y.tolist()) for x, y in zip(a, b, strict=True)]
+
+    def of(name: str) -> Workload:
+        ours, plain = METRICS[name]
+        ways: dict[str, Callable[[], object]] = {
+            "loop over fixations": lambda: [plain(x, y) for x, y in lists],
+            "gazelit": lambda: ours(a, b),
+        }
+        # A loop rounds otherwise.
+        return Workload(
+            f"scanpaths: {name}", ways, lambda: _difference(ours(a, b), [plain(x, y) for x, y in lists]), 1e-6
+        )
+
+    return [of(name) for name in ("ScanMatch 16×12", "SED 5×5", "DTW", "MultiMatch (multimatch-gaze)")]
+
+
+def _difference(values: object, expected: list[Any]) -> float:
+    return float(np.nanmax(np.abs(np.asarray(values, float) - np.array(expected, float))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3000)
     parser.add_argument("--fixations", type=int, default=40, help="mean length of a scanpath")
     parser.add_argument("--loop-pairs", type=int, default=3000, help="pairs that the loops do, where all take too long")
     options = parser.parse_args()
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(max(3, options.fixations // 2), options.fixations * 3 // 2 + 1, (2, options.pairs))
-    a, b = (
-        [np.column_stack([generator.uniform(0, SIZE, (n, 2)), generator.gamma(2, 0.15, n)]) for n in side]
-        for side in lengths
-    )
+    a, b = scanpaths(options.pairs, options.fixations)
     print(f"{options.pairs} pairs of scanpaths of {options.fixations} fixations on average, one core")
     print(f"{'':36}{'loop':>12}{'gazelit':>12}{'ratio':>9}{'difference':>13}")
     for name, (ours, loop) in METRICS.items():
@@ -163,7 +193,7 @@ def main() -> None:
                 loop(x, y)
             slow = min(slow, (time.process_time() - start) / max(1, len(some)))
         expected = [loop(x, y) for x, y in lists[:100]]
-        error = float(np.nanmax(np.abs(np.array(expected, float) - values[: len(expected)])))
+        error = _difference(values[: len(expected)], expected)
         fast = min(times)
         print(f"{name:36}{slow * 1e6:9.1f} µs{fast * 1e6:9.2f} µs{slow / fast:8.0f}×{error:13.1e}")
 

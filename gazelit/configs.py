@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ def config_chain(path: Path, above: Sequence[Path] = ()) -> list[Path]:
     Raises:
         InputError: A file cannot be read, is no mapping, or is laid over itself.
     """
-    if path.resolve() in above:
+    # Not Path.resolve, to which a link to itself is an error of ours.
+    resolved = Path(os.path.realpath(path))
+    if resolved in above:
         raise InputError(f"{path}: its {BASE} leads back to it")
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -171,7 +174,7 @@ def config_chain(path: Path, above: Sequence[Path] = ()) -> list[Path]:
     chain: list[Path] = []
     for name in names:
         beside = path.parent / name
-        chain += config_chain(beside if beside.is_file() else find_config(name), (*above, path.resolve()))
+        chain += config_chain(beside if beside.is_file() else find_config(name), (*above, resolved))
     return [*chain, path]
 
 
@@ -205,9 +208,15 @@ def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"{path}: no readable YAML{where} ({getattr(error, 'problem', None) or error})") from error
+        what = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{path}: no readable YAML{where} ({what})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: no readable YAML (not UTF-8)") from error
+    except InputError:
+        raise
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        # A day or a number that there is not, of a form that YAML knows.
+        raise InputError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from error
 
 
 def check_growth(text: str, origin: str) -> None:

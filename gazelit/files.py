@@ -37,20 +37,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        temporary, lock = _own(path.parent / f".{path.stem}-writing{path.suffix}", path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
+    with lock:
+        try:
+            yield temporary
+            durable(temporary)
+            # Made so that only its owner reads it; the finished file follows the umask.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            durable(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _own(temporary: Path, path: Path) -> tuple[Path, IO[bytes]]:
+    """A temporary file, empty and locked while it is written.
+
+    Its name is always the same, so that what a killed process left is written over by the next that writes ``path``.
+    Where a living one holds it, or locks are not known, it is a name of this one's own.
+    """
+    opened = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = os.fdopen(opened, "r+b")
     try:
-        yield temporary
-        durable(temporary)
-        # mkstemp makes files that only their owner reads; the finished file follows the umask.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        durable(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(opened), os.stat(temporary)):
+            lock.truncate()
+            return temporary, lock
+    except OSError:
+        pass
+    lock.close()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    return Path(name), os.fdopen(handle, "r+b")
 
 
 def _umask() -> int:
@@ -69,17 +88,36 @@ def building_folder(out: Path) -> Iterator[Path]:
         out: The folder that is to exist, whole, afterwards; an empty one may be there.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    building = out.parent / f".{out.name}-building"
+    with _locked_or_apart(building) as building:
+        try:
+            yield building
+            building.chmod(0o755)
+            durable_folder(building)
+            if out.exists():
+                out.rmdir()
+            building.replace(out)
+            durable(out.parent)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def _locked_or_apart(building: Path) -> Iterator[Path]:
+    """An empty folder of that name, without what a killed process left in it; another where a living one is at work."""
+    building.mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield building
-        building.chmod(0o755)
-        durable_folder(building)
-        if out.exists():
-            out.rmdir()
-        building.replace(out)
-        durable(out.parent)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in building.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        folder = building
+    except OSError:
+        folder = Path(tempfile.mkdtemp(dir=building.parent, prefix=f"{building.name}-"))
+    try:
+        yield folder
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        os.close(handle)
 
 
 @contextmanager
@@ -179,6 +217,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as JSON ({error.__class__.__name__})") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, such as one too long, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -1,10 +1,11 @@
-"""How many processors there are for this process, and how threads wait on them."""
+"""How many processors there are for this process, what they can do, and how threads wait on them."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _ROOT = Path("/")
@@ -43,11 +44,39 @@ def _quotas(root: Path) -> Iterator[float]:
                 yield int(quota) / int(period)
 
 
+def takes_bfloat16(root: Path = _ROOT) -> bool:
+    """Whether the CPU multiplies bfloat16 itself.
+
+    Args:
+        root: Where ``proc`` is mounted.
+    """
+    flags = set((_read(root / "proc/cpuinfo") or "").split())
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def has_bfloat16(may_use_gpu: bool = True) -> bool:
+    """Whether the device that a training would run on multiplies bfloat16 itself.
+
+    Args:
+        may_use_gpu: Whether a GPU counts.
+    """
+    # Whoever asks how many processors there are does not wait for it.
+    import torch
+
+    if may_use_gpu and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return takes_bfloat16()
+
+
 def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
         return None
+
+
+#: Variables that were set here and not by the user.
+_SETTLED: set[str] = set()
 
 
 def settle_threads() -> None:
@@ -58,5 +87,27 @@ def settle_threads() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     count = usable()
-    if count < (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_NUM_THREADS", str(count))
+    if count < (os.cpu_count() or 1) and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        _SETTLED.add("OMP_NUM_THREADS")
+
+
+@contextmanager
+def threads_divided(among: int) -> Iterator[None]:
+    """Has the processes that are started within share the processors, unless the user said how many threads each has.
+
+    Args:
+        among: How many of them run at the same time.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    if before is not None and "OMP_NUM_THREADS" not in _SETTLED:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, usable() // among))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before

@@ -180,7 +180,7 @@ def test_lineage_prints_the_chain_newest_first(trained, capfd):
     places = [printed.index(f"\n{stage}\n") for stage in ("joint", "saliency", "contrastive")]
     assert places == sorted(places)
     assert [line.split()[1] for line in printed.splitlines() if "checkpoint " in line] == [
-        sha256_file(one) for one in paths
+        sha256_file(path) for path in paths
     ]
     assert printed.count("(synthetic)") == 3
 

@@ -16,7 +16,7 @@ from gazelit.configs import (
 )
 from gazelit.errors import InputError
 from gazelit.runs.pipeline import StageStep, _arms, _check
-from tests.tiny import tiny
+from tests.tiny import TINY_LEAN, tiny
 
 STAGE_CONFIGS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("stage?.yaml"))
 PIPELINES = sorted(str(path.relative_to(config_root())) for path in config_root().glob("pipelines/*.yaml"))
@@ -213,7 +213,7 @@ def test_pipelines_name_shipped_configurations_and_stages_before_those_that_foll
     for stage in stages:
         for name in [stage.config] if isinstance(stage.config, str) else stage.config:
             assert find_config(name).is_relative_to(config_root())
-    if config.endswith("paper.yaml"):
+    if config in ("pipelines/paper.yaml", "pipelines/lean.yaml", "pipelines/lean-small.yaml"):
         assert [stage.name for stage in stages] == ["contrastive", "saliency", "joint"]
     else:
         # Every stage is tested or leads to one that is.
@@ -268,7 +268,11 @@ def test_both_presets_have_the_same_hand_overs():
     assert [name for name in HANDOVERS if name not in published] == [f"presets/quick/{name}" for name in published]
 
 
-RUNS = [*((config, None) for config in PIPELINES), ("pipelines/ablation.yaml", "quick")]
+RUNS = [
+    *((config, None) for config in PIPELINES),
+    ("pipelines/ablation.yaml", "quick"),
+    ("pipelines/lean.yaml", "quick"),
+]
 PIPELINE_STAGES = [stage for run in RUNS for stage in steps(*run)[0]]
 ABLATION_STEPS = [
     (config, preset, stage.name)
@@ -280,12 +284,17 @@ ABLATION_STEPS = [
 
 @pytest.mark.parametrize(("config", "preset", "name"), ABLATION_STEPS)
 def test_what_an_ablation_changes_trains_a_step(config, preset, name, store, run_gazelit):
-    stage = next(one for one in steps(config, preset)[0] if one.name == name)
+    stage = next(step for step in steps(config, preset)[0] if step.name == name)
     configs = [stage.config] if isinstance(stage.config, str) else stage.config
     options = small(configs[0], store)
     if "ablations/one_encoder.yaml" in configs:
         # Nothing that would bring the second encoder back.
-        options = [one for one in options if "saliency_encoder" not in one]
+        options = [option for option in options if "saliency_encoder" not in option]
+    if "networks/lean.yaml" in configs:
+        options += TINY_LEAN
+    elif "presets/quick/networks/lean.yaml" in configs:
+        # Small enough as it is.
+        options = tiny(3, store, network=False)
     run_gazelit(
         "fit", *(f"--config={one}" for one in configs), *options, *stage.overrides, "--data.downscale=1",
         "--trainer.fast_dev_run=true",

@@ -30,6 +30,7 @@ def test_warnings_that_are_known_are_left_out_and_others_are_not(restored):
 def test_a_fit_says_its_components_and_no_advert(restored, run_gazelit, store):
     printed = run_gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), "--trainer.max_epochs=1")
     assert "litlogger" not in printed.lower()
+    assert "TPU" not in printed
     assert "DualEncoderUNet of " in printed
     for component in ("encoder", "saliency_encoder", "decoder", "saliency_head"):
         assert f"{component} " in printed

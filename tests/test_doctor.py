@@ -1,7 +1,6 @@
 """What `gazelit doctor` finds, and that it changes nothing."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -59,12 +58,6 @@ def test_a_run_folder_that_cannot_be_made_is_an_error(tmp_path, capsys):
     with pytest.raises(InputError):
         doctor(out=tmp_path / "file" / "runs", json=True)
     assert found(capsys)["run folder"]["state"] == "error"
-
-
-@pytest.mark.parametrize(("flags", "takes"), [("fpu avx512_bf16", True), ("fpu avx2", False)])
-def test_bfloat16_is_told_by_the_processors_flags(monkeypatch, flags, takes):
-    monkeypatch.setattr(module, "_text", lambda path: f"flags : {flags}\n" if path == Path("/proc/cpuinfo") else "")
-    assert module.takes_bfloat16() is takes
 
 
 def test_more_threads_than_processors_are_warned_of(monkeypatch, capsys, tmp_path):

@@ -1,13 +1,24 @@
 import fcntl
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gazelit.errors import InputError
-from gazelit.files import atomic_path, read_json, resumable_folder, sha256_file, sha256_json, write_json
+from gazelit.files import (
+    atomic_path,
+    building_folder,
+    read_json,
+    resumable_folder,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -109,3 +120,41 @@ def test_finding_g8_a_pipe_is_no_json(tmp_path):
 def test_infinity_becomes_null_too(tmp_path):
     write_json(tmp_path / "a.json", [float("inf"), -float("inf")])
     assert read_json(tmp_path / "a.json") == [None, None]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    code = "import os, signal; from pathlib import Path; from gazelit.files import atomic_path, building_folder\n"
+    code += "with building_folder(Path('made')) as folder, atomic_path('a.json') as temporary:\n"
+    code += "    temporary.write_text('half'); (folder / 'x').write_text('half'); (folder / 'y').mkdir()\n"
+    code += "    os.kill(os.getpid(), signal.SIGKILL)"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+        assert done.returncode == -signal.SIGKILL
+    # One of each, however often it was killed.
+    assert sorted(os.listdir(tmp_path)) == [".a-writing.json", ".made-building"]
+    write_json(tmp_path / "a.json", [1])
+    with building_folder(tmp_path / "made") as folder:
+        assert not list(folder.iterdir())
+        (folder / "whole").write_text("")
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "made"]
+    assert os.listdir(tmp_path / "made") == ["whole"]
+
+
+def test_two_at_once_do_not_write_into_each_others_file(tmp_path):
+    with atomic_path(tmp_path / "a") as outer, atomic_path(tmp_path / "a") as inner:
+        outer.write_text("outer")
+        inner.write_text("inner")
+        assert outer != inner
+    # The outer one is the last to take the name.
+    assert (tmp_path / "a").read_text() == "outer"
+    with building_folder(tmp_path / "f") as outer, building_folder(tmp_path / "g") as inner:
+        assert outer != inner
+    assert sorted(os.listdir(tmp_path)) == ["a", "f", "g"]
+
+
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("keep")
+    (tmp_path / ".a-writing.json").symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="cannot write"):
+        write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "victim").read_text() == "keep"

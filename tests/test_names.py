@@ -13,6 +13,8 @@ WITHOUT_ROLE = {
     *("here", "how", "place", "places", "there", "which", "who", "why"),
     *("asked", "said", "told", "want", "wanted"),
 }
+#: Where such a word is the field's own: a scanpath model predicts the place of a fixation, its duration and the end.
+OWN_ROLES = {("losses/scanpath.py", "place")}
 
 
 def names(tree):
@@ -27,15 +29,19 @@ def names(tree):
                 yield node.lineno, name
 
 
-def without_role(text):
-    return [f"{line}: {name}" for line, name in names(ast.parse(text)) if name.strip("_").lower() in WITHOUT_ROLE]
+def without_role(text, path=""):
+    return [
+        f"{line}: {name}"
+        for line, name in names(ast.parse(text))
+        if name.strip("_").lower() in WITHOUT_ROLE and (path, name) not in OWN_ROLES
+    ]
 
 
 def test_every_identifier_has_a_role():
     found = [
         f"{path.relative_to(PACKAGE)}:{name}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        for name in without_role(path.read_text())
+        for name in without_role(path.read_text(), path.relative_to(PACKAGE).as_posix())
     ]
     assert not found, f"name what it is in the field's terms: {', '.join(found)}"
 

@@ -27,6 +27,18 @@ from gazelit.runs.status import run_status
 from gazelit.synthetic.cohort import write_cohort
 from tests.tiny import tiny
 
+MICRO = {
+    "class_path": "gazelit.metrics.ComparedMetric",
+    "init_args": {
+        "metric": {
+            "class_path": "torchmetrics.classification.MulticlassAccuracy",
+            "init_args": {"num_classes": 3, "average": "micro"},
+        },
+        "prediction": "probabilities",
+        "truth": "label",
+    },
+}
+
 
 def pipeline_file(folder, store, epochs):
     stages = [
@@ -35,6 +47,7 @@ def pipeline_file(folder, store, epochs):
     ]
     path = folder / "tiny.yaml"
     stages[-1]["calibrate"] = True
+    stages[-1]["overrides"].append(f"--model.metrics={json.dumps([MICRO])}")
     path.write_text(yaml.safe_dump({"stages": stages, "overrides": [f"--trainer.max_epochs={epochs}"]}))
     return path
 
@@ -65,7 +78,7 @@ def external_store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(store, tmp_path_factory):
-    """A run killed with SIGKILL in stage 2 after its first epoch, then run again: folder, first step's mark, output."""
+    """A run that SIGTERM ended in stage 2 after its first epoch, then run again: folder, first step's mark, output."""
     folder = tmp_path_factory.mktemp("pipeline")
     path, out = pipeline_file(folder, store, epochs=3), folder / "run"
     first = subprocess.Popen(command(path, store, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,14 +87,17 @@ def interrupted(store, tmp_path_factory):
         assert first.poll() is None, (out / "contrastive" / "log.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 128 + signal.SIGTERM
+    # Nobody takes it for finished, and what was trained is kept.
+    assert not (out / "saliency" / "done.json").exists()
+    assert run_status(out)[1].state == "interrupted"
     mark = (out / "contrastive" / "done.json").stat().st_mtime_ns
     again = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
     return path, out, mark, again
 
 
-def test_a_killed_run_goes_on_and_ends(interrupted):
+def test_a_run_that_sigterm_ended_goes_on_and_ends(interrupted):
     _, out, mark, again = interrupted
     assert again.returncode == 0, again.stderr
     assert "contrastive: done before, skipped" in again.stderr
@@ -142,6 +158,9 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     assert "## Asynchrony of the tasks" in text
     assert "explainable" not in text
     assert "fitted on the val split" in text
+    # What the stage was given as model.metrics; it is the accuracy.
+    micro = text.split("## Further metrics")[1].split("\n## ")[0]
+    assert f"| multiclass accuracy, higher is better | {metrics['test/accuracy']:.3f} |" in micro
     for stage in ("contrastive", "saliency", "joint"):
         assert stage in text
     figures = [line.split("(")[1].split(")")[0] for line in text.splitlines() if line.startswith("![")]
@@ -236,7 +255,7 @@ def test_agreement_scores_the_maps_of_a_trained_model(interrupted, store, run_ga
     ids = Store.open(store).cases[["image_id", "patient_id"]].to_numpy().ravel().tolist()
     for path in (tmp_path / "a").rglob("*"):
         if path.suffix in (".md", ".html", ".csv"):
-            assert not [one for one in ids if one in path.read_text()]
+            assert not [name for name in ids if name in path.read_text()]
     for options, message in (
         (["--methods", "[cam]"], "cam is none of gradcam"),
         (["--stage_config", "nowhere.yaml"], "name the config.yaml"),
@@ -344,8 +363,8 @@ def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path
     run_gazelit("report", str(out), "again", "--out", "both")
     arms = json.loads((tmp_path / "both" / "metrics.json").read_text())["arms"]
     assert list(arms) == ["run: joint", "again: joint"]
-    for name, one in arms["again: joint"]["differences"].items():
-        assert one["value"] == 0, name
+    for name, difference in arms["again: joint"]["differences"].items():
+        assert difference["value"] == 0, name
     text = (tmp_path / "both" / "report.md").read_text()
     models = "| again: joint, single model, seed 0 | run: joint, single model, seed 0 |"
     assert f"{models} accuracy | +0.000 |" in text
@@ -405,7 +424,7 @@ def test_missing_store_says_how_to_make_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def compared(store, tmp_path_factory):
-    """Two arms that share nothing, over three folds."""
+    """Two arms that share nothing, over three folds, two of them at a time."""
     folder = tmp_path_factory.mktemp("arms")
     stages = [
         {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": tiny(1, store)},
@@ -417,8 +436,33 @@ def compared(store, tmp_path_factory):
     }  # fmt: skip
     path, out = folder / "arms.yaml", folder / "run"
     path.write_text(yaml.safe_dump(pipeline))
-    result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    side_by_side = [*command(path, store, out), "--jobs=2"]
+    result = subprocess.run(side_by_side, capture_output=True, text=True, check=False, env=environment)
     return out, result
+
+
+def test_a_training_beside_others_ends_in_the_weights_of_one_by_itself(compared, run_gazelit, tmp_path, monkeypatch):
+    import torch
+
+    out, result = compared
+    assert result.returncode == 0, result.stderr
+    step = out / "fold-1" / "alone"
+    words = shlex.split(json.loads((step / "done.json").read_text())["command"])[1:]
+    kept = [word for word in words if not word.startswith(("--trainer.default_root_dir", "--checkpoint.dirpath"))]
+    monkeypatch.chdir(out)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run_gazelit(*kept, f"--checkpoint.dirpath={tmp_path / 'alone' / 'checkpoints'}")
+    finally:
+        torch.set_num_threads(threads)
+    beside, alone = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (step, tmp_path / "alone")
+    )
+    assert beside.keys() == alone.keys()
+    assert all(torch.equal(beside[key], alone[key]) for key in alone)
 
 
 def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, store):
@@ -453,6 +497,7 @@ def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, s
         ({"arms": {"a b": "one"}}, "not a plain name"),
         ({"arms": {}}, "arms: there is none"),
         ({"seeds": 0}, "seeds: must be at least 1"),
+        ({"jobs": 0}, "jobs: must be at least 1"),
         ({"folds": 2}, "folds: must be at least 3"),
         ({"external": {"there": ExternalTest(Path("nowhere"))}}, "external: there: nowhere is no prepared store"),
     ],

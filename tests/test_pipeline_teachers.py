@@ -14,6 +14,7 @@ from gazelit.configs import find_config
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.runs import pipeline
+from gazelit.runs.members import members_of
 from gazelit.runs.pipeline import StageStep, run
 from gazelit.runs.step_key import step_key
 from tests.tiny import tiny
@@ -59,7 +60,7 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
         return stamps.read_checkpoint(out / name / "checkpoints" / "best.ckpt")[STAMP_KEY]
 
     def taught(name):
-        return {(one["sha256"], *one["taught"], one["sees_gaze"]) for one in stamp(name)["teachers"]}
+        return {(teacher["sha256"], *teacher["taught"], teacher["sees_gaze"]) for teacher in stamp(name)["teachers"]}
 
     digest = {stage.name: sha256_file(out / stage.name / "checkpoints" / "best.ckpt") for stage in stages}
     assert taught("student") == {(digest["gaze_teacher"], "diagnosis", True)}
@@ -91,7 +92,7 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
 def written(stages, out, store, content):
     """The steps of all members of a run whose checkpoints are there already: (member, step) of the student."""
     found = []
-    for member in pipeline._members(out, 0, 2, 3):
+    for member in members_of(out, 0, 2, 3):
         for stage in stages:
             path = member.folder / stage.name / "checkpoints" / "best.ckpt"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def test_every_seed_and_fold_has_its_own_teacher_and_another_one_is_another_step
         teacher = member.folder / "gaze_teacher" / "checkpoints" / "best.ckpt"
         assert f"--model.auxiliary.checkpoint={teacher}" in step.arguments
         assert step.inputs["teacher gaze_teacher"] == sha256_file(teacher)
-        options = [one for one in step.arguments if one.startswith("--model.auxiliary")]
+        options = [argument for argument in step.arguments if argument.startswith("--model.auxiliary")]
         assert options[2:] == [
             '--model.auxiliary.outputs=["diagnosis"]',
             "--model.auxiliary.sees_gaze=true",

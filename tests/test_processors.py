@@ -49,14 +49,37 @@ def test_affinity_counts_where_there_is_no_quota(tmp_path, monkeypatch):
 
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(processors, "_SETTLED", set())
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr(processors, "usable", lambda: 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     processors.settle_threads()
     assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("PASSIVE", "3")
+    with processors.threads_divided(3):
+        assert os.environ["OMP_NUM_THREADS"] == "3"
     monkeypatch.delenv("OMP_NUM_THREADS")
     processors.settle_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    # What gazelit set itself is divided.
+    monkeypatch.setattr(processors, "usable", lambda: 8)
+    with processors.threads_divided(3):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
     assert os.environ["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     processors.settle_threads()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.mark.parametrize(("flags", "takes"), [("fpu avx512_bf16", True), ("fpu avx2", False)])
+def test_bfloat16_is_told_by_the_processors_flags_and_auto_takes_it(tmp_path, monkeypatch, flags, takes):
+    from gazelit.cli.trainer import GazeTrainer, chosen_precision
+
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(processors.takes_bfloat16, "__defaults__", (tmp_path,))
+    assert processors.takes_bfloat16() is takes
+    expected = "bf16-mixed" if takes else "32-true"
+    assert chosen_precision("auto", "cpu") == expected
+    assert chosen_precision("16-mixed", "cpu") == "16-mixed"
+    trainer = GazeTrainer(precision="auto", accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert trainer.precision == expected

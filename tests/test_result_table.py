@@ -23,7 +23,8 @@ def test_metrics_are_grouped_with_interval_and_number(capsys):
     label = rng.integers(0, 2, count)
     score = np.clip(0.5 + 0.2 * (label - 0.5) + rng.normal(0, 0.2, count), 0.01, 0.99)
     table = pd.DataFrame({"index": range(count), "label": label, "p_A": 1 - score, "p_B": score, "cc": cc,
-                          "with_gaze_p_A": 1 - label, "with_gaze_p_B": label})  # fmt: skip
+                          "with_gaze_p_A": 1 - label, "with_gaze_p_B": label, "mine": cc / 2})  # fmt: skip
+    table.attrs["metrics"] = {"mine": {"label": "half of the CC", "higher_is_better": True}}
     metrics = {"test/loss": 0.12345, "test/cc": np.nanmean(cc), "test/auroc_macro": 0.75, "test/auroc_B": 0.75,
                "test/accuracy": 0.5, "test/selection": 1.0, "test/mine": 0.5, "test/n_without_gaze": 40.0,
                "test/with_gaze/auroc_macro": 0.8}  # fmt: skip
@@ -43,7 +44,9 @@ def test_metrics_are_grouped_with_interval_and_number(capsys):
     # The second of that name is of the classifier that was given gaze, here one that is always right.
     assert found["AUC, mean of the classes"] == ["0.800", "1.000 to 1.000", "400"]
     assert found["AUC, B"][2] == "400"
-    assert found["mine"] == ["0.500"]
+    value, interval, number = found["half of the CC"]
+    assert (value, number) == ("0.500", "360")
+    assert np.allclose([float(bound) for bound in interval.split(" to ")], [low / 2, high / 2], atol=0.001)
 
 
 def test_without_predictions_there_are_values_alone(capsys):

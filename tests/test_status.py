@@ -16,7 +16,9 @@ KEY = {"key": "x", "command": "gazelit", "versions": {}}
 
 
 def epochs(folder, count):
-    (folder / "epochs.csv").write_text("epoch,val/selection\n" + "".join(f"{one},{9 - one}\n" for one in range(count)))
+    (folder / "epochs.csv").write_text(
+        "epoch,val/selection\n" + "".join(f"{number},{9 - number}\n" for number in range(count))
+    )
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
 import io
 import json
-import subprocess
 
 import pytest
 from rich.console import Console
 
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
-from gazelit.runs import pipeline, step_key, steps
+from gazelit.runs import step_key, steps
+from gazelit.runs.members import members_of
+from gazelit.runs.parallel import Share
 
 
 @pytest.fixture
@@ -17,18 +18,18 @@ def step(tmp_path, monkeypatch):
     """Runs a step whose process does nothing; returns what was printed."""
 
     class Done:
-        returncode = 0
+        cpu_seconds = 0.0
         poll = staticmethod(lambda: 0)
 
     started = []
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command) or Done())
+    monkeypatch.setattr(steps, "OwnProcess", lambda arguments, *_: started.append(arguments) or Done())
 
     def run(*arguments, accept_versions=False):
         console = Console(file=io.StringIO(), width=500)
         (tmp_path / "run" / "stage").mkdir(parents=True, exist_ok=True)
         with (tmp_path / "lock").open("w") as lock:
             one = steps.Step(tmp_path / "run" / "stage", ["fit", *arguments], {})
-            steps.run_step(one, tmp_path / "run", "[1/1]", console, lock, accept_versions)
+            steps.run_step(one, "[1/1]", steps.Conduct(tmp_path / "run", console, lock, accept_versions), Share())
         return console.file.getvalue()
 
     run.started = started
@@ -71,7 +72,7 @@ def test_finding_c7_other_versions_are_said_and_refused_unless_accepted(step, tm
 @pytest.mark.parametrize("folds", [None, 3])
 def test_finding_c17_a_seed_stays_where_it_was_trained(folds, tmp_path):
     def trained(seed, seeds):
-        members = pipeline._members(tmp_path, seed, seeds, folds)
+        members = members_of(tmp_path, seed, seeds, folds)
         for member in members:
             write_json(member.folder / "joint" / "started.json", {"command": " ".join(["gazelit", *member.options])})
         return {(member.seed, member.fold): member.folder for member in members}

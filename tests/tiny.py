@@ -5,6 +5,11 @@ from typing import Any
 
 TINY_ENCODER = '{"name": "densenet-small", "weights": null}'
 TINY_SALIENCY_ENCODER = '{"name": "res-se", "options": {"widths": [4, 4, 8, 8, 8], "reduction": 4}}'
+#: After the others: a saliency encoder that begins, and a decoder that ends, where configs/networks/lean.yaml has it.
+TINY_LEAN = [
+    '--model.network.saliency_encoder={"name": "res-se", "options": {"widths": [4, 8, 8], "stem_stride": 4}}',
+    "--model.network.decoder_widths=[8, 8, 4]",
+]
 
 
 def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:

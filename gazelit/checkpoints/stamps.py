@@ -119,10 +119,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: not a gazelit checkpoint (it carries no stamp); give a checkpoint written by `gazelit fit`"
         )
     state = checkpoint.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(_is_plain(value) for value in state.values()):
         raise InputError(f"{path}: not a gazelit checkpoint (it holds no weights)")
     check_stamp(path, checkpoint[STAMP_KEY])
     return checkpoint
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that a network may take: dense, and of real numbers."""
+    if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_complex():
+        return False
+    return value.layout == torch.strided
 
 
 def _read_exported(path: Path) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
         if generations > MAX_GENERATIONS:
             raise InputError(f"{path}: its stamp holds more than {MAX_GENERATIONS} checkpoints that it comes from")
         for field, kind in _FIELDS.items():
-            if not isinstance(current, dict) or not isinstance(current.get(field), kind):
+            if not isinstance(current, dict) or field not in current or not isinstance(current[field], kind):
                 raise InputError(f"{path}: its stamp is malformed (field '{field}'); it was not written by gazelit")
         if not all(isinstance(specification, dict) for specification in current["components"].values()):
             raise InputError(f"{path}: its stamp is malformed (field 'components'); it was not written by gazelit")

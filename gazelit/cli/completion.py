@@ -26,7 +26,7 @@ _CHOICES = {
     "--preset": ("quick", "paper"),
     "--checkpoint.mode": ("min", "max"),
     "--trainer.accelerator": ("auto", "cpu", "gpu"),
-    "--trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "--trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
     "--model.on_nonfinite": ("stop", "skip"),
 }
 

@@ -15,8 +15,8 @@ HARMLESS = {
     r"Checkpoint directory .* exists and is not empty": "a resumed run goes on in its folder",
     r"The '?\w+'? ?does not have many workers": "the number is configured; one core has no use for more",
 }
-#: Parts of log messages that are adverts, or say again what the configuration says.
-ADVERTS = ("LitLogger", "Seed set to")
+#: Parts of log messages that are adverts, say again what the configuration says, or that there is no TPU.
+ADVERTS = ("LitLogger", "Seed set to", "TPU available: False")
 #: Lightning's loggers of such messages.
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 

@@ -201,14 +201,8 @@ def _devices() -> Iterator[tuple[State, str]]:
             if torch.version.cuda
             else ""
         )
-        fast = "has" if takes_bfloat16() else "has no"
+        fast = "has" if processors.takes_bfloat16() else "has no"
         yield "ok", f"no GPU: trainings run on the CPU, which {fast} instructions for bfloat16{built}"
-
-
-def takes_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself, so that ``bf16-mixed`` is faster than float32 there."""
-    flags = set(_text(Path("/proc/cpuinfo")).split())
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _compiled_metrics() -> Iterator[tuple[State, str]]:
@@ -278,17 +272,9 @@ def _configuration(config: list[str], store: Path | None) -> Iterator[tuple[Stat
         return
     read: dict[str, Any] = yaml.safe_load(done.stdout)
     precision = str((read.get("trainer") or {}).get("precision") or "32-true")
-    if precision.startswith("bf16") and not _has_bfloat16():
+    if precision.startswith("bf16") and not processors.has_bfloat16():
         yield "warning", f"{names}: precision is {precision}, which this machine emulates; float32 may be faster"
     yield "ok", f"{names}: every option is known, precision {precision}"
-
-
-def _has_bfloat16() -> bool:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return takes_bfloat16()
 
 
 def _is_writable(folder: Path) -> bool:

@@ -58,7 +58,7 @@ _TRAINER = {
     "--trainer.max_epochs N": "epochs",
     "--trainer.accelerator NAME": "cpu, gpu, auto (auto)",
     "--trainer.devices N": "processes on this machine; with --trainer.strategy ddp",
-    "--trainer.precision P": "32-true, bf16-mixed, 16-mixed",
+    "--trainer.precision P": "32-true, bf16-mixed, 16-mixed; auto: bf16-mixed where the device has it",
     "--trainer.accumulate_grad_batches N": "batches a step (1)",
     "--trainer.fast_dev_run true": "tries one batch of everything and writes nothing",
     "--trainer.callbacks+ CLASS": "a further callback, such as EarlyStopping or EMAWeightAveraging",

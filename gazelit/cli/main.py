@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import inspect
 import keyword
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gazelit import __version__, processors
+from gazelit.cli.faults import mistake_behind
 from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups
 from gazelit.cli.signature import described, load
 from gazelit.configs import config_files, read_config, resolve_config_arguments, take_preset
 from gazelit.data import renamed
-from gazelit.errors import InputError
+from gazelit.errors import InputError, Terminated
 from gazelit.trust import trust, trust_until_end
 
 if TYPE_CHECKING:
@@ -71,7 +75,7 @@ COMMANDS = {
     ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
-        "gazelit.data.store.prepare:prepare",
+        "gazelit.data.store.wide:prepare_wide",
         "turn a source of images and gaze into a prepared store",
         imports="gazelit.data.sources",
     ),
@@ -198,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; the process's own arguments unless given.
 
     Returns:
-        The exit code: 0, or 2 if the input cannot be used.
+        The exit code: 0, 2 if the input cannot be used, 130 or 143 if Ctrl-C or SIGTERM ended it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -232,19 +236,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 GazeCLI(args=[name, *rest])
             elif name in COMMANDS:
-                _run_command(name, rest)
+                with _ends_on_sigterm():
+                    _run_command(name, rest)
             else:
                 raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
     except KeyboardInterrupt:
         sys.stderr.write("gazelit: interrupted\n")
         return 130
+    except Terminated as end:
+        sys.stderr.write(f"gazelit: terminated by SIGTERM{f': {end}' if str(end) else ''}\n")
+        return 128 + signal.SIGTERM
     except Exception as error:
-        mistake = None if debug else _input_error(error)
+        mistake = None if debug else mistake_behind(error)
         if mistake is None:
             raise
         sys.stderr.write(f"gazelit: error: {mistake}\n")
         return 2
     return 0
+
+
+@contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """Lets a command clean up, and what it started end, before SIGTERM ends it; trainings see to it themselves."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def _take_trust(arguments: Sequence[str]) -> list[str]:
@@ -270,21 +295,6 @@ def _check_renamed(arguments: Sequence[str]) -> None:
     renamed.check_arguments(arguments)
     for path in config_files(arguments):
         renamed.check_config(read_config(path), str(path))
-
-
-def _input_error(error: BaseException | None) -> str | None:
-    """The user's mistake behind an error: jsonargparse wraps what a constructor raises."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return str(error)
-        if isinstance(error, OSError) and error.filename:
-            # A full disk, a folder without permission: not our code's fault either.
-            return f"{error.filename}: {error.strerror}"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return f"the disk is full or a file may not grow ({error.strerror}); make room and run the command again"
-        # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
-        error = error.__cause__
-    return None
 
 
 def _run_command(name: str, arguments: list[str]) -> None:

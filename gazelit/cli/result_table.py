@@ -58,7 +58,12 @@ def show_metrics(
     table.add_column("metric", no_wrap=True)
     for name in ("value", *["95 % interval"] * with_interval, *["n"] * bool(counts)):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = sorted(((*_described(key, classes), key) for key in metrics), key=lambda row: row[0])
+    further = {} if predictions is None else predictions.attrs.get("metrics", {})
+    described = {key: _described(key, classes) for key in metrics}
+    described |= {
+        f"test/{name}": ((4, 0), about["label"]) for name, about in further.items() if f"test/{name}" in metrics
+    }
+    rows = sorted(((*described[key], key) for key in metrics), key=lambda row: row[0])
     for group, position in zip(_GROUPS, range(len(_GROUPS)), strict=True):
         of_group = [(text, key) for (group, _), text, key in rows if group == position]
         if of_group:
@@ -95,7 +100,8 @@ def _estimates(predictions: pd.DataFrame, patients: NDArray[Any], classes: Seque
 
 def _counts(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, int]:
     """By metric, the number of cases it is of."""
-    counts = {name: int(predictions[name].notna().sum()) for name in MAP_METRICS if name in predictions}
+    of_cases = [name for name in (*MAP_METRICS, *predictions.attrs.get("metrics", ())) if name in predictions]
+    counts = {name: int(predictions[name].notna().sum()) for name in of_cases}
     truth = truths(predictions, classes)
     if truth is not None:
         known = ~np.isnan(truth)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, TypeAlias, cast
 
 import lightning as L
 import torch
+from lightning.fabric.connector import _PRECISION_INPUT
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from gazelit import processors
 from gazelit.checkpoints import stamps
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
@@ -27,8 +29,32 @@ def say(message: str) -> None:
     logger.info(message)
 
 
+Precision: TypeAlias = _PRECISION_INPUT | Literal["auto"] | None
+
+
+def chosen_precision(precision: Precision, accelerator: Any) -> _PRECISION_INPUT | None:
+    """What ``auto`` is: ``bf16-mixed`` where the device multiplies bfloat16 itself, ``32-true`` elsewhere.
+
+    Args:
+        precision: As Lightning's, or ``auto``; others stay.
+        accelerator: As Lightning's; with ``cpu`` a GPU does not count.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if processors.has_bfloat16(accelerator != "cpu") else "32-true"
+
+
 class GazeTrainer(L.Trainer):
-    """The trainer, with the signature of one command more."""
+    """The trainer, with the signature of one command more, and ``auto`` as a precision.
+
+    Args:
+        precision: As Lightning's; ``auto`` is ``bf16-mixed`` where the device multiplies bfloat16 itself, ``32-true``
+            elsewhere.
+    """
+
+    # Of all of Lightning's options one has another type; jsonargparse finds the rest behind the keywords.
+    def __init__(self, *args: Any, precision: Precision = None, **kwargs: Any) -> None:
+        super().__init__(*args, precision=chosen_precision(precision, kwargs.get("accelerator")), **kwargs)
 
     def calibrate(
         self, model: Stage, out: Path, ckpt_path: str | None = None, weights_only: bool | None = None

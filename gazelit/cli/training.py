@@ -23,7 +23,7 @@ from gazelit.cli.checks import check_before_work
 from gazelit.cli.console import quiet_console
 from gazelit.cli.mistakes import ExplainingParser
 from gazelit.cli.options import option_values
-from gazelit.cli.trainer import GazeTrainer, described_network, say
+from gazelit.cli.trainer import GazeTrainer, chosen_precision, described_network, say
 from gazelit.configs import CONFIG_FILE, config_files
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
@@ -206,6 +206,7 @@ class GazeCLI(LightningCLI):
         """Puts the checkpoint back, so that the saved configuration records it, and a resumed run's W&B id."""
         chosen = self.config[self.config.subcommand]
         chosen.ckpt_path = self._ckpt_path
+        chosen.trainer.precision = chosen_precision(chosen.trainer.precision, chosen.trainer.accelerator)
         check_before_work(chosen.as_dict(), self.config.subcommand == "fit")
         loggers = chosen.trainer.logger if isinstance(chosen.trainer.logger, list) else [chosen.trainer.logger]
         for logger in loggers:
@@ -270,10 +271,10 @@ class GazeCLI(LightningCLI):
             say(f"frozen: {', '.join(model.frozen)}")
         try:
             self.trainer.fit(model, ckpt_path=ckpt_path, **options)
-        except SystemExit as end:
-            if end.code != 1 or not self.trainer.interrupted:
+        except (SystemExit, RuntimeError) as end:
+            # Lightning ends with 1 after Ctrl-C, as if the training had failed, or fails to clean up between two loops.
+            if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-            # Lightning ends with 1 after Ctrl-C, as if the training had failed.
             last = Path(str(self._checkpoint.dirpath)) / LAST
             left = f"go on with --ckpt_path={last}" if last.is_file() else "no epoch was finished, so nothing is left"
             say(f"interrupted: {left}")

@@ -263,7 +263,7 @@ class Cohort:
             return self.gaze_options.sigma
         if degree is None or sigma is None:
             return None
-        scale = np.mean([box.scale for box in self.store.letterboxes], axis=0) / self.downscale
+        scale = self.store.letterboxes.scale.mean(axis=0) / self.downscale
         return [round(float(value), 4) for value in np.array(sigma) / (scale * degree)]
 
 

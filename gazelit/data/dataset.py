@@ -61,9 +61,8 @@ class WorkingGaze:
         weight = gaze["duration"].to_numpy() if options.weight == "duration" else np.ones(len(gaze))
         if options.readings == "equal":
             weight = weight / pd.Series(weight).groupby([row, reading]).transform("sum").to_numpy().clip(1e-12)
-        boxes = [store.letterboxes[number] for number in range(count)]
-        scale = np.array([box.scale for box in boxes]).reshape(-1, 2)[row] / downscale
-        corner = np.array([(box.left, box.top) for box in boxes], float).reshape(-1, 2)[row] / downscale
+        scale = store.letterboxes.scale[row] / downscale
+        corner = store.letterboxes.corner[row] / downscale
         # Letterbox.to_working for all cases at once, and then the coarser grid: pixel centres are at integers.
         xy = (gaze[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
         unit = {"px": 1.0, "image_px": scale, "deg": gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale}
@@ -101,11 +100,11 @@ class WorkingGaze:
             return self
         generator = np.random.default_rng(seed)
         if control == "phrases":
-            said = self.events.said.copy()
+            shares = self.events.phrase_shares.copy()
             for row in rows:
                 part = slice(self.starts[row], self.starts[row + 1])
-                said[part] = self.events.moved(part, self.reading[part], generator)
-            return replace(self, events=replace(self.events, said=said))
+                shares[part] = self.events.moved(part, self.reading[part], generator)
+            return replace(self, events=replace(self.events, phrase_shares=shares))
         parts = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
         pool = np.concatenate([parts[row] for row in rows])
         if control == "shuffled":
@@ -283,16 +282,19 @@ class GazeDataset(Dataset[Example]):
     def _events(self, points: NDArray[np.float32], taken: NDArray[np.int64]) -> dict[str, Tensor]:
         events = self.gaze.events.take(taken)
         columns = np.concatenate([points[:, :2], events.times], axis=1), self.gaze.reading[taken]
-        values = (*columns, events.reader, events.finding, events.said)
+        values = (*columns, events.reader, events.finding, events.phrase_shares)
         return {key: torch.from_numpy(value) for key, value in zip(EVENT_KEYS, values, strict=True)}
 
     def _image(self, row: int) -> NDArray[np.uint8] | NDArray[np.float32]:
         if self._images is None:
             self._images = self.store.images()
         stored = self._images[row]
-        if stored.dtype == np.uint8 and self.downscale == 1:
-            # A quarter of the bytes to augment and to send to the device, which makes float32 of them.
-            return np.array(stored)
+        if stored.dtype == np.uint8:
+            # A quarter of the bytes to augment and to send to the device, which makes float32 of them. Coarser pixels
+            # are rounded to whole grey levels.
+            if self.downscale == 1:
+                return np.array(stored)
+            return cv2.resize(stored, self.size[::-1], interpolation=cv2.INTER_AREA)
         image = stored.astype(np.float32)
         image *= np.float32(1 / self.store.largest)
         if self.downscale > 1:

@@ -77,14 +77,6 @@ def number_hint(text: str) -> str:
     return ""
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have, such as one too long, is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def is_text(value: object) -> bool:
     """Whether a value is a string that a file can hold: JSON lets halves of characters (surrogates) through."""
     if not isinstance(value, str):

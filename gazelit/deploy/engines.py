@@ -11,9 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gazelit import trust
@@ -31,7 +29,6 @@ DESCRIPTION_SUFFIX = ".json"
 #: The module whose name lets a ``.pt2`` be read: torch unpickles such files, and that can run code.
 TORCH_EXPORT = "torch.export"
 
-Arrays = Mapping[str, NDArray[np.float32]]
 #: Runs a graph on (B, 1, H, W) float32 in [0, 1].
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 

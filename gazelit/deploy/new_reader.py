@@ -167,9 +167,9 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
         with torch.no_grad():
             features = network.film_features(batch["image"])
 
-        def of_paths(reader: int, everything: bool) -> Tensor:
+        def of_paths(reader: int, all_factors: bool) -> Tensor:
             outputs = network.of_features(features, sequences._replace(reader=torch.full_like(sequences.film, reader)))
-            names = FACTORS if everything else FACTORS[:1]
+            names = FACTORS if all_factors else FACTORS[:1]
             return torch.stack([outputs[name] for name in names]).sum(0)[sequences.valid]
 
         return of_paths
@@ -181,7 +181,7 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
     x, y = readings["points"][row, event, :2].round().long().T
     column, line = x.clamp(0, width - 1), y.clamp(0, height - 1)
 
-    def of_maps(reader: int, everything: bool) -> Tensor:
+    def of_maps(reader: int, all_factors: bool) -> Tensor:
         number = torch.full_like(readings["film"], reader)
         log = log_density(network.maps(last, readings["film"], number)["saliency_logits"])[:, 0]
         return log[row, line, column]

@@ -72,11 +72,6 @@ class Preparation:
         return Prepared(box.apply(film.pixels), record)
 
 
-def shown_film(film: Radiograph) -> NDArray[np.float32]:
-    """A radiograph's pixels at the size in which overlays show it; see :func:`shrunk`."""
-    return shrunk(film.pixels)
-
-
 def shrunk(film: NDArray[np.float32]) -> NDArray[np.float32]:
     """A film (H, W) at the size in which overlays show it."""
     longest = max(film.shape)

@@ -100,9 +100,9 @@ def draw_scanpath(film: NDArray[np.uint8], scanpath: ExpectedScanpath, shape: tu
     picture = Image.fromarray(film).convert("RGB")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TEXT)
     scale = np.array(film.shape[::-1]) / np.array(shape[::-1])
-    places = [tuple(place) for place in (scanpath.path[:, :2] + 0.5) * scale - 0.5]
-    draw.line(places, fill=_COLOUR, width=1)
-    for number, ((x, y), duration) in enumerate(zip(places, scanpath.path[:, 2], strict=True), start=1):
+    points = [tuple(point) for point in (scanpath.path[:, :2] + 0.5) * scale - 0.5]
+    draw.line(points, fill=_COLOUR, width=1)
+    for number, ((x, y), duration) in enumerate(zip(points, scanpath.path[:, 2], strict=True), start=1):
         radius = _RADIUS * max(film.shape) * float(np.sqrt(duration / 0.25))
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_COLOUR, width=1)
         draw.text((x, y), str(number), fill=_COLOUR, font=font, anchor="mm")

@@ -3,7 +3,7 @@
 Within a bin the gap between mean probability and frequency is never zero, however good the model: its noise alone gives
 an expected calibration error of about 0.8 standard errors. Three numbers are told apart:
 
-- the plain error, Σ share × |gap|, biased upwards;
+- the plain error, ``Σ share × |gap|``, biased upwards;
 - the same corrected for its bias as a bootstrap would estimate it (Kumar, Liang and Ma 2019, appendix). No estimator of
   an absolute value is unbiased: half of the bias is left where the model is perfect, and where gaps are as large as
   their noise the error comes out too small by a tenth of a standard error or less;
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gazelit.evaluation.statistics import LEVEL, Estimate, Floats
+from gazelit.evaluation.statistics import LEVEL, Estimate, Floats, Weights, blocks_of
 from gazelit.metrics.diagnosis import BINS
 
 #: A bin has at least so many cases; fewer cases make fewer bins.
@@ -45,7 +45,7 @@ class Judged:
 
 
 def calibration_errors(
-    models: Sequence[Judged], patients: NDArray[np.generic], weights: Floats, level: float = LEVEL
+    models: Sequence[Judged], patients: NDArray[np.generic], weights: Weights, level: float = LEVEL
 ) -> dict[str, Estimate]:
     """``ece_corrected``, and ``rmsce``, debiased, with intervals over patients; means over models (seeds).
 
@@ -55,7 +55,7 @@ def calibration_errors(
     Args:
         models: One a seed, of the same cases.
         patients: (N,) patient of every case.
-        weights: (R, N) bootstrap draws of patients.
+        weights: Bootstrap draws of patients.
         level: Coverage.
 
     Returns:
@@ -84,7 +84,7 @@ def calibration_errors(
 
 
 def _errors(
-    model: Judged, patients: NDArray[np.generic], weights: Floats
+    model: Judged, patients: NDArray[np.generic], weights: Weights
 ) -> tuple[tuple[float, Floats], tuple[float, Floats]]:
     """The corrected error and the same in draws, and the debiased mean square with plain ones in draws."""
     gap = model.confidence - model.right
@@ -92,20 +92,32 @@ def _errors(
     bins = np.array_split(order, int(np.clip(len(order) // FEWEST_IN_A_BIN, 1, BINS)))
     codes = np.unique(patients, return_inverse=True)[1][model.case]
     absolute = square = 0.0
-    drawn_absolute, drawn_square = np.zeros(len(weights)), np.zeros(len(weights))
-    drawn_total = weights[:, model.case].sum(1)
+    errors = []
     for members in bins:
         share, mean = len(members) / len(order), float(gap[members].mean())
         error = _standard_error(gap[members] - mean, codes[members])
         absolute += share * float(2 * abs(mean) - _folded_mean(np.array(mean), error))
         square += share * (mean**2 - error**2)
-        drawn = weights[:, model.case[members]]
+        errors.append(error)
+    draws = [_of_draws(model.case, gap, bins, errors, block) for block in blocks_of(weights)]
+    drawn_absolute, drawn_square = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+    return (absolute, drawn_absolute), (square, drawn_square)
+
+
+def _of_draws(
+    case: NDArray[np.intp], gap: Floats, bins: Sequence[NDArray[np.intp]], errors: Sequence[float], weights: Floats
+) -> tuple[Floats, Floats]:
+    """The corrected error and the plain mean square in draws (R, N)."""
+    absolute, square = np.zeros(len(weights)), np.zeros(len(weights))
+    total = weights[:, case].sum(1)
+    for members, error in zip(bins, errors, strict=True):
+        drawn = weights[:, case[members]]
         count = drawn.sum(1)
         with np.errstate(invalid="ignore"):
             moved = np.where(count > 0, (drawn @ gap[members]) / count, 0.0)
-            drawn_absolute += count / drawn_total * (2 * np.abs(moved) - _folded_mean(moved, error))
-            drawn_square += count / drawn_total * moved**2
-    return (absolute, drawn_absolute), (square, drawn_square)
+            absolute += count / total * (2 * np.abs(moved) - _folded_mean(moved, error))
+            square += count / total * moved**2
+    return absolute, square
 
 
 def _standard_error(deviation: Floats, codes: NDArray[np.intp]) -> float:

@@ -163,7 +163,12 @@ class Oracles:
     def joined(self, predictions: pd.DataFrame, datamodule: GazeDataModule) -> pd.DataFrame:
         """A table of predictions with the columns of :meth:`scores`, if there are any."""
         table = self.scores(datamodule)
-        return predictions if table is None else predictions.merge(table, on="index", how="left", validate="1:1")
+        if table is None:
+            return predictions
+        joined = predictions.merge(table, on="index", how="left", validate="1:1")
+        # A merge forgets what the table says of its columns: the metrics from outside the package.
+        joined.attrs = predictions.attrs
+        return joined
 
     def mixtures(self, store: Store, rows: Sequence[int], reader: str | None) -> dict[int, GazeMixture]:
         """By row of the store, the expected density of its fixations.

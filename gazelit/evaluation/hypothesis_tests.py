@@ -12,6 +12,9 @@ from scipy import stats
 from gazelit.errors import InputError
 from gazelit.evaluation.statistics import Floats, folds_of
 
+#: Sign patterns that a permutation test tries at a time.
+_BLOCK = 64
+
 
 @dataclass(frozen=True)
 class Test:
@@ -149,10 +152,12 @@ def permutation(
     if groups is not None:
         codes = np.unique(groups[~np.isnan(differences)], return_inverse=True)[1]
     sums = np.bincount(codes, d)
-    signs = np.random.default_rng(seed).integers(0, 2, (resamples, len(sums))) * 2 - 1
-    observed = abs(sums.sum())
-    # Sums in another order differ in their last digits: what ties, counts.
-    extreme = (np.abs(signs @ sums) >= observed * (1 - 1e-12)).sum()
+    generator, observed, extreme = np.random.default_rng(seed), abs(sums.sum()), 0
+    # A few patterns at a time: all of them would take 80 kB a patient.
+    for start in range(0, resamples, _BLOCK):
+        signs = generator.integers(0, 2, (min(_BLOCK, resamples - start), len(sums))) * 2 - 1
+        # Sums in another order differ in their last digits: what ties, counts.
+        extreme += int((np.abs(signs @ sums) >= observed * (1 - 1e-12)).sum())
     spread = d.std(ddof=1)
     effect = float(d.mean() / spread) if spread > 0 else 0.0
     return Test("permutation", float(d.mean()), float((extreme + 1) / (resamples + 1)), effect)

@@ -33,13 +33,13 @@ MAPS = ("cc", "kld", "nss")
 
 
 @dataclass(frozen=True)
-class DiagnosisTest:
-    """Whether two arms' mean probabilities are equally good.
+class ArmTest:
+    """Whether an arm and the first one are equally good.
 
     Attributes:
         arm: Its name.
-        metric: What is compared: ``accuracy``, or ``auroc_<class>``.
-        outcome: DeLong's of AUCs, McNemar's of accuracies, against the first arm.
+        metric: What is compared.
+        outcome: The test's.
         p: Its p; NaN where an arm has one seed.
         p_holm: After Holm, over all of these tests.
     """
@@ -78,30 +78,14 @@ class MapTest:
     p_flips: float
 
 
-@dataclass(frozen=True)
-class ResampledTest:
-    """Whether two arms are equally good over trainings whose training sets overlap (folds and seeds).
+def diagnosis_tests(tables: Tables, class_names: Sequence[str]) -> list[ArmTest]:
+    """Every arm's diagnoses against the first's: DeLong's test of ``auroc_<class>``, McNemar's of ``accuracy``.
 
-    Attributes:
-        arm: Its name.
-        metric: Of ``COMPARED``.
-        outcome: The corrected resampled t-test against the first arm.
-        p: Its p; NaN where the arm has one seed.
-        p_holm: After Holm, over all of these tests.
+    Over several seeds a case has its mean probability (the ensemble).
     """
-
-    arm: str
-    metric: str
-    outcome: Test
-    p: float
-    p_holm: float
-
-
-def diagnosis_tests(tables: Tables, class_names: Sequence[str]) -> list[DiagnosisTest]:
-    """Every arm's diagnoses against the first's; over several seeds a case has its mean probability (the ensemble)."""
     rows = _diagnosis_rows(tables, class_names)
     p = [_p_over_seeds(tables, arm, test.p) for arm, _, test in rows]
-    return [DiagnosisTest(*row, *both) for row, both in zip(rows, zip(p, holm(p), strict=True), strict=True)]
+    return [ArmTest(*row, *both) for row, both in zip(rows, zip(p, holm(p), strict=True), strict=True)]
 
 
 def map_tests(tables: Tables) -> list[MapTest]:
@@ -114,8 +98,11 @@ def map_tests(tables: Tables) -> list[MapTest]:
     ]
 
 
-def resampled_tests(results: Sequence[Result]) -> list[ResampledTest]:
-    """The corrected resampled t-test of every arm against the first, over folds and seeds; empty without folds."""
+def resampled_tests(results: Sequence[Result]) -> list[ArmTest]:
+    """The corrected resampled t-test of every arm against the first, over trainings whose training sets overlap.
+
+    They are of folds and seeds; empty without folds.
+    """
     first = {(result.seed, result.fold): result for result in results if result.arm == results[0].arm}
     if len(first) < 2 or next(iter(first))[1] is None:
         return []
@@ -135,7 +122,7 @@ def resampled_tests(results: Sequence[Result]) -> list[ResampledTest]:
                 test = corrected_resampled_t(known, n["test"] / n["train"])
                 found.append((arm, metric, test))
                 p.append(test.p if seeds >= FEWEST_SEEDS else float("nan"))
-    return [ResampledTest(*row, *both) for row, both in zip(found, zip(p, holm(p), strict=True), strict=True)]
+    return [ArmTest(*row, *both) for row, both in zip(found, zip(p, holm(p), strict=True), strict=True)]
 
 
 def _p_over_seeds(tables: Tables, arm: str, p: float) -> float:

@@ -61,10 +61,10 @@ def looks_at_findings(
             re.compile(pattern)
         except re.error as error:
             raise InputError(f"findings.{name}: is no regular expression ({error})") from error
-        said = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
+        matching = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
         named = regions[[spelt_alike(region) == spelt_alike(name) for region in regions["name"]]]
         by_case = {int(row): part for row, part in named.groupby("row")}
-        for (row, reading), words in said.groupby(["row", "reading_id"]):
+        for (row, reading), words in matching.groupby(["row", "reading_id"]):
             key = int(row), str(reading)
             if key not in readings or key[0] not in by_case:
                 continue

@@ -15,8 +15,10 @@ from gazelit.evaluation.statistics import (
     Estimate,
     Floats,
     Statistic,
+    Weights,
     auroc_of,
     average_of,
+    drawn_all,
     mean_of,
     percentile,
     sensitivity_of,
@@ -73,14 +75,14 @@ class Scores:
         return found | self.calibration
 
 
-def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequence[str], weights: Floats) -> Scores:
+def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequence[str], weights: Weights) -> Scores:
     """The metrics of an arm.
 
     Args:
         by_seed: Of every seed its tables of predictions, all of the same cases in the same order. Several are models
             that have each read all cases; their values are averaged.
         class_names: Names of the classes.
-        weights: (R, N) draws of patients.
+        weights: Draws of patients.
     """
     each = [[case_statistics(table, class_names) for table in tables] for tables in by_seed.values()]
     names = [name for name in each[0][0] if all(name in statistics for seed in each for statistics in seed)]
@@ -91,10 +93,12 @@ def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequen
     defined = {name: np.all([table[name].notna() for table in tables], axis=0) for name in maps}
     patients = tables[0]["patient"].to_numpy()
     judged = [judgements(table, class_names) for table in tables]
-    everyone = np.ones((1, weights.shape[1]))
+    everyone = np.ones((1, len(patients)))
+    of_seeds = {(name, seed): statistic for name, seeds in together.items() for seed, statistic in enumerate(seeds)}
+    draws = drawn_all(of_seeds, weights)
     return Scores(
         {name: np.array([seed(everyone)[0] for seed in seeds]) for name, seeds in together.items()},
-        {name: np.stack([seed(weights) for seed in seeds]) for name, seeds in together.items()},
+        {name: np.stack([draws[name, seed] for seed in range(len(seeds))]) for name, seeds in together.items()},
         calibration_errors([model for model in judged if model is not None], patients, weights),
         defined,
         {name: count for name, count in endless.items() if count},

@@ -1,13 +1,15 @@
 """Values and intervals: a number, and what other patients would change of it.
 
 A statistic here is a function of weights: it takes how often each case was drawn, (R, N), and gives R values. So a
-thousand draws are a few array operations, and cases of one patient are drawn together.
+thousand draws are a few array operations, and cases of one patient are drawn together. Statistics are given a few draws
+at a time (:func:`drawn`): a table of all of them would take 16 kB a case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +20,9 @@ Statistic = Callable[[Floats], Floats]
 
 RESAMPLES = 2000
 LEVEL = 0.95
-#: Draws that a statistic with tables of its own takes at a time: few enough for these to stay in the cache.
-_BLOCK = 64
+#: Draws that statistics take at a time, and the numbers that these may have: few enough to stay in the cache.
+_BLOCK, _NUMBERS = 64, 250_000
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,60 @@ class Estimate:
     high: float
     p: float = float("nan")
     seeds: int = 0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How often each case is drawn, kept by patient in a byte each.
+
+    Attributes:
+        counts: (R, P) how often each patient is drawn.
+        codes: (N,) the patient of every case.
+    """
+
+    counts: NDArray[np.uint8]
+    codes: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __array__(self, dtype: type | None = None, copy: bool | None = None) -> Floats:
+        """All of them, (R, N)."""
+        return self.counts[:, self.codes].astype(dtype or np.float64)
+
+    @property
+    def cases(self) -> int:
+        """Number N of cases."""
+        return len(self.codes)
+
+
+#: Draws as a table (R, N), or as they are kept.
+Weights = Floats | Draws
+
+
+def blocks_of(weights: Weights) -> Iterator[Floats]:
+    """Tables (R', N) of a few draws each, in their order."""
+    cases = weights.cases if isinstance(weights, Draws) else weights.shape[1]
+    rows = max(1, min(_BLOCK, _NUMBERS // max(cases, 1)))
+    for start in range(0, max(len(weights), 1), rows):
+        if isinstance(weights, Draws):
+            yield weights.counts[start : start + rows][:, weights.codes].astype(np.float64)
+        else:
+            yield weights[start : start + rows]
+
+
+def drawn(statistic: Statistic, weights: Weights) -> Floats:
+    """A statistic in every draw, (R,)."""
+    return drawn_all({0: statistic}, weights)[0]
+
+
+def drawn_all(statistics: Mapping[_Key, Statistic], weights: Weights) -> dict[_Key, Floats]:
+    """Several statistics in every draw, by key (R,); the draws are unpacked once."""
+    found: dict[_Key, list[Floats]] = {key: [] for key in statistics}
+    for block in blocks_of(weights):
+        for key, statistic in statistics.items():
+            found[key].append(statistic(block))
+    return {key: np.concatenate(parts) for key, parts in found.items()}
 
 
 def mean_of(values: NDArray[np.floating]) -> Statistic:
@@ -77,7 +134,7 @@ def auroc_of(
         with np.errstate(invalid="ignore"):
             return np.asarray(won / pairs, np.float64)
 
-    return _in_blocks(statistic) if len(score) else lambda weights: np.full(len(weights), np.nan)
+    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
 
 
 def sensitivity_of(
@@ -104,17 +161,7 @@ def sensitivity_of(
         with np.errstate(invalid="ignore"):
             return np.asarray(hits / positives, np.float64)
 
-    return _in_blocks(statistic) if len(score) else lambda weights: np.full(len(weights), np.nan)
-
-
-def _in_blocks(statistic: Statistic) -> Statistic:
-    """The same statistic of a few draws at a time, so that memory does not grow with their number."""
-
-    def blocked(weights: Floats) -> Floats:
-        starts = range(0, max(len(weights), 1), _BLOCK)
-        return np.concatenate([statistic(weights[start : start + _BLOCK]) for start in starts])
-
-    return blocked
+    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
 
 
 def folds_of(fold: NDArray[np.integer] | None, cases: int) -> list[NDArray[np.intp]]:
@@ -188,25 +235,27 @@ def value_of(statistic: Statistic, cases: int) -> float:
     return float(statistic(np.ones((1, cases)))[0])
 
 
-def bootstrap_weights(groups: NDArray[np.generic], resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+def bootstrap_weights(groups: NDArray[np.generic], resamples: int = RESAMPLES, seed: int = 0) -> Draws:
     """How often each case is drawn when patients are drawn with replacement, with all their cases.
 
     Args:
         groups: (N,) the patient of every case.
         resamples: Number R of draws.
         seed: Of the draws.
-
-    Returns:
-        (R, N).
     """
     _, codes = np.unique(groups, return_inverse=True)
     count = int(codes.max(initial=-1)) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / max(count, 1)), size=resamples)
-    return drawn[:, codes].astype(np.float64)
+    generator, chances = np.random.default_rng(seed), np.full(count, 1 / max(count, 1))
+    # A byte holds how often: the chance that any of P patients is drawn 256 times is below P / 256!.
+    counts = np.empty((resamples, count), np.uint8)
+    for start in range(0, resamples, _BLOCK):
+        rows = counts[start : start + _BLOCK]
+        rows[:] = generator.multinomial(count, chances, size=len(rows))
+    return Draws(counts, codes)
 
 
 def estimate(
-    statistic: Statistic, groups: NDArray[np.generic], *, level: float = LEVEL, weights: Floats | None = None
+    statistic: Statistic, groups: NDArray[np.generic], *, level: float = LEVEL, weights: Weights | None = None
 ) -> Estimate:
     """A statistic with its percentile bootstrap interval over patients.
 
@@ -219,7 +268,7 @@ def estimate(
     value = value_of(statistic, len(groups))
     if len(np.unique(groups)) < 2:
         return Estimate(value, float("nan"), float("nan"))
-    return percentile(value, statistic(bootstrap_weights(groups) if weights is None else weights), level)
+    return percentile(value, drawn(statistic, bootstrap_weights(groups) if weights is None else weights), level)
 
 
 def percentile(value: float, draws: Floats, level: float = LEVEL) -> Estimate:

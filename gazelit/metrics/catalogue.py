@@ -1,4 +1,4 @@
-"""The metrics that gazelit knows, each once: its name, label, which way is better, what it needs.
+"""The metrics that gazelit knows, each once: its name, its label and which way is better.
 
 Logs, curves, tables of predictions and reports take their metrics from here. A further map metric is a function in
 :mod:`gazelit.metrics.functional` and an entry of :data:`MAP_METRICS`; one from outside the package is a
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 from torch import Tensor
 
@@ -18,9 +17,6 @@ from gazelit.density import CentreBias
 from gazelit.metrics import functional
 from gazelit.metrics.functional import Convention
 from gazelit.metrics.fused import cc_kld_sim_nss
-
-#: What a stage has to predict.
-Needs = Literal["diagnosis", "saliency", "embedding", "scanpath"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +27,11 @@ class MetricEntry:
         name: In logs behind the split, such as ``test/cc``, and in tables of predictions.
         label: What reports call it, with its unit if it has one.
         higher_is_better: Which way is better.
-        needs: What a stage has to predict.
     """
 
     name: str
     label: str
     higher_is_better: bool
-    needs: Needs
 
     @property
     def direction(self) -> str:
@@ -114,21 +108,21 @@ class MapMetric(MetricEntry):
 MAP_METRICS: dict[str, MapMetric] = {
     metric.name: metric
     for metric in (
-        MapMetric("cc", "CC", True, "saliency", compute=lambda maps: maps.passes["cc"], at_validation=True),
+        MapMetric("cc", "CC", True, compute=lambda maps: maps.passes["cc"], at_validation=True),
         MapMetric(
-            "kld", "KLD (nats)", False, "saliency",
+            "kld", "KLD (nats)", False,
             compute=lambda maps: maps.passes["kld"],
             at_validation=True,
             conventions={"mit": lambda maps: functional.kld(maps.prediction, maps.target, maps.mask, "mit")},
         ),
         MapMetric(
-            "sim", "SIM", True, "saliency",
+            "sim", "SIM", True,
             compute=lambda maps: maps.passes["sim"],
             at_validation=True,
             conventions={"mit": lambda maps: functional.sim(maps.prediction, maps.target, maps.mask, "mit")},
         ),
         MapMetric(
-            "nss", "NSS", True, "saliency",
+            "nss", "NSS", True,
             compute=lambda maps: maps.passes["nss"],
             at_validation=True,
             conventions={
@@ -137,21 +131,21 @@ MAP_METRICS: dict[str, MapMetric] = {
             },
         ),
         MapMetric(
-            "auc_judd", "AUC-Judd", True, "saliency",
+            "auc_judd", "AUC-Judd", True,
             compute=lambda maps: functional.auc_judd(maps.prediction, maps.counts, maps.mask),
             at_validation=True,
             conventions={"mit": lambda maps: functional.auc_judd(maps.prediction, maps.counts, maps.mask, "mit")},
         ),
         MapMetric(
-            "auc_borji", "AUC-Borji", True, "saliency",
+            "auc_borji", "AUC-Borji", True,
             compute=lambda maps: functional.auc_borji(maps.prediction, maps.counts, maps.mask),
         ),
         MapMetric(
-            "sauc", "shuffled AUC", True, "saliency",
+            "sauc", "shuffled AUC", True,
             compute=lambda maps: functional.sauc(maps.prediction, maps.counts, maps.training_counts, maps.mask),
         ),
         MapMetric(
-            "ig", "information gain over the centre bias (bits)", True, "saliency",
+            "ig", "information gain over the centre bias (bits)", True,
             compute=lambda maps: functional.ig(maps.prediction, maps.counts, maps.training_density, maps.mask),
             conventions={
                 "mit": lambda maps: functional.ig(
@@ -160,7 +154,7 @@ MAP_METRICS: dict[str, MapMetric] = {
             },
         ),
         MapMetric(
-            "emd", "EMD (pixels)", False, "saliency",
+            "emd", "EMD (pixels)", False,
             compute=lambda maps: functional.emd(maps.prediction, maps.target, maps.mask),
         ),
     )
@@ -170,29 +164,29 @@ MAP_METRICS: dict[str, MapMetric] = {
 SCANPATH_METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (
-        MetricEntry("scanpath_bits", "bits a fixation (over the centre bias, given the history)", True, "scanpath"),
-        MetricEntry("scanpath_cnss", "conditional NSS", True, "scanpath"),
-        MetricEntry("scanpath_cauc", "conditional AUC", True, "scanpath"),
-        MetricEntry("scanpath_scanmatch", "ScanMatch 16 × 12", True, "scanpath"),
-        MetricEntry("scanpath_scanmatch_50ms", "ScanMatch 16 × 12, 50 ms", True, "scanpath"),
-        MetricEntry("scanpath_sed", "SED 5 × 5 over the longer length", False, "scanpath"),
-        MetricEntry("scanpath_multimatch", "MultiMatch, mean of five", True, "scanpath"),
+        MetricEntry("scanpath_bits", "bits a fixation (over the centre bias, given the history)", True),
+        MetricEntry("scanpath_cnss", "conditional NSS", True),
+        MetricEntry("scanpath_cauc", "conditional AUC", True),
+        MetricEntry("scanpath_scanmatch", "ScanMatch 16 × 12", True),
+        MetricEntry("scanpath_scanmatch_50ms", "ScanMatch 16 × 12, 50 ms", True),
+        MetricEntry("scanpath_sed", "SED 5 × 5 over the longer length", False),
+        MetricEntry("scanpath_multimatch", "MultiMatch, mean of five", True),
     )
 }
 #: Of diagnoses and embeddings, by name; those that are of a class as well have ``_<class>`` behind their name there.
 METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (
-        MetricEntry("auroc_macro", "macro AUC", True, "diagnosis"),
-        MetricEntry("auroc_micro", "micro AUC", True, "diagnosis"),
-        MetricEntry("ap_macro", "macro average precision", True, "diagnosis"),
-        MetricEntry("accuracy", "accuracy", True, "diagnosis"),
-        MetricEntry("balanced_accuracy", "balanced accuracy", True, "diagnosis"),
-        MetricEntry("f1_macro", "macro F1", True, "diagnosis"),
-        MetricEntry("brier", "Brier score", False, "diagnosis"),
-        MetricEntry("ece", "expected calibration error", False, "diagnosis"),
-        MetricEntry("knn_auroc_macro", "neighbours, macro AUC", True, "embedding"),
-        MetricEntry("probe_auroc_macro", "linear probe, macro AUC", True, "embedding"),
+        MetricEntry("auroc_macro", "macro AUC", True),
+        MetricEntry("auroc_micro", "micro AUC", True),
+        MetricEntry("ap_macro", "macro average precision", True),
+        MetricEntry("accuracy", "accuracy", True),
+        MetricEntry("balanced_accuracy", "balanced accuracy", True),
+        MetricEntry("f1_macro", "macro F1", True),
+        MetricEntry("brier", "Brier score", False),
+        MetricEntry("ece", "expected calibration error", False),
+        MetricEntry("knn_auroc_macro", "neighbours, macro AUC", True),
+        MetricEntry("probe_auroc_macro", "linear probe, macro AUC", True),
         *MAP_METRICS.values(),
         *SCANPATH_METRICS.values(),
     )
@@ -201,10 +195,10 @@ METRICS: dict[str, MetricEntry] = {
 CLASS_METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (
-        MetricEntry("auroc", "AUC", True, "diagnosis"),
-        MetricEntry("ap", "average precision", True, "diagnosis"),
-        MetricEntry("sensitivity", "sensitivity at a specificity of 0.9 to", True, "diagnosis"),
-        MetricEntry("f1", "F1", True, "diagnosis"),
+        MetricEntry("auroc", "AUC", True),
+        MetricEntry("ap", "average precision", True),
+        MetricEntry("sensitivity", "sensitivity at a specificity of 0.9 to", True),
+        MetricEntry("f1", "F1", True),
     )
 }
 

@@ -40,6 +40,16 @@ class ImageMeans(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """The means by name, over all processes, of what any image counts for. Every process must call it."""
+        sums = self.sums()
+        counted = torch.stack([total[1] > 0 for total in sums.values()]).tolist() if sums else []
+        return {
+            name: total / weight
+            for (name, (total, weight)), counts in zip(sums.items(), counted, strict=True)
+            if counts
+        }
+
+    def sums(self) -> dict[str, Tensor]:
+        """By name, the weighted sum and the sum of weights (2,), over all processes. Every process must call it."""
         names = list(self._sums)
         several = distributed.is_initialized() and distributed.get_world_size() > 1
         if several:
@@ -52,10 +62,12 @@ class ImageMeans(nn.Module):
         sums = torch.stack([self._sums.get(name, empty).to(empty.device) for name in names])
         if several:
             distributed.all_reduce(sums)
-        counted = (sums[:, 1] > 0).tolist()
-        return {
-            name: total / weight for name, (total, weight), counts in zip(names, sums, counted, strict=True) if counts
-        }
+        return dict(zip(names, sums, strict=True))
+
+    def restore(self, sums: Mapping[str, Tensor]) -> None:
+        """Goes on from sums of all processes, which the first of them keeps."""
+        is_first = not distributed.is_initialized() or distributed.get_rank() == 0
+        self._sums = {name: total.to(self._anchor.device) for name, total in sums.items()} if is_first else {}
 
     def reset(self) -> None:
         """Forgets everything."""

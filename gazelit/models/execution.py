@@ -118,9 +118,9 @@ def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[l
     blocks = [list(block.parameters()) for block in _blocks(module, _called(network, size))]
     within = {id(parameter) for block in blocks for parameter in block}
     order = list(module.parameters())
-    first = next((place for place, parameter in enumerate(order) if id(parameter) in within), len(order))
-    outside = [(place, parameter) for place, parameter in enumerate(order) if id(parameter) not in within]
-    before, behind = ([p for place, p in outside if (place < first) == is_before] for is_before in (True, False))
+    first = next((position for position, parameter in enumerate(order) if id(parameter) in within), len(order))
+    outside = [(position, parameter) for position, parameter in enumerate(order) if id(parameter) not in within]
+    before, behind = ([p for position, p in outside if (position < first) == is_before] for is_before in (True, False))
     return [layer for layer in (before, *blocks, behind) if layer]
 
 

@@ -89,8 +89,8 @@ def likeliest(
         raise InputError(f"length: must be 1 to {network.longest}, which the network was trained for, not {length}")
     features = network.film_features(image)
     static = network.static_head(features)[:, 0]
-    who = (torch.tensor([number], device=image.device) for number in (reader, finding))
-    path = _Path(network, features, static, *who)
+    conditions = (torch.tensor([number], device=image.device) for number in (reader, finding))
+    path = _Path(network, features, static, *conditions)
     score, goes_on = torch.zeros(1, device=image.device), torch.ones(1, device=image.device)
     for step in range(length or network.longest):
         log_chance, stop = path.ahead()
@@ -135,7 +135,7 @@ class _Path:
         state = self.network.history(sequences, self.features, self.network.map_stride)
         self._state = state[:, -2]
         head = self.network.next_fixation
-        log_chance = head.places(
+        log_chance = head.log_chances(
             state[:, :-1], state[:, 1:], self.static, self.features, sequences, self.network.map_stride
         )
         return log_chance[:, -1], head.stop(self._state)[:, 0].float().sigmoid()

@@ -135,21 +135,21 @@ class ScanpathNetwork(Network):
         static = self.static_head(features)
         of_reading = features[sequences.film]
         state = self.history(sequences, of_reading, self.map_stride)
-        log_chance = self.next_fixation.places(
+        log_chance = self.next_fixation.log_chances(
             state[:, :-1], state[:, 1:], static[sequences.film, 0], of_reading, sequences, self.map_stride
         )
         seen = at_positions(of_reading, sequences.position, self.map_stride)
         log_median, log_spread = self.next_fixation.durations(state[:, :-1], seen)
         stop = self.next_fixation.stop(state[:, 1:])[..., 0].float()
-        place = log_density_at(log_chance, sequences.position, self.map_stride)
+        log_place = log_density_at(log_chance, sequences.position, self.map_stride)
         log_static = static.float().flatten(1).log_softmax(1).view_as(static)[sequences.film]
-        log_static = log_static.expand(-1, place.shape[1], -1, -1)
-        number = torch.arange(1, place.shape[1] + 1, device=place.device)
+        log_static = log_static.expand(-1, log_place.shape[1], -1, -1)
+        number = torch.arange(1, log_place.shape[1] + 1, device=log_place.device)
         is_last = sequences.ends[:, None] & (sequences.lengths[:, None] == number)
         return {
             "saliency_logits": enlarged(static, self.map_stride),
             "next_log_chance": log_chance,
-            "place": place,
+            "place": log_place,
             "duration": log_normal(sequences.duration, log_median, log_spread),
             "stop": torch.where(is_last, F.logsigmoid(stop), F.logsigmoid(-stop)),
             "static": log_density_at(log_static, sequences.position, self.map_stride),
@@ -200,17 +200,17 @@ class Neck(nn.Module):
         """Encoder maps, finest first, to (B, width, h, w)."""
         found: Tensor | None = None
         for lateral, level in zip(reversed(self.lateral), reversed(self._levels), strict=True):
-            here = lateral(maps[level])
+            lateral_map = lateral(maps[level])
             if found is not None:
-                factor = here.shape[-1] // found.shape[-1]
-                here = here + found.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-            found = here
+                factor = lateral_map.shape[-1] // found.shape[-1]
+                lateral_map = lateral_map + found.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+            found = lateral_map
         assert found is not None
         rows, columns = (
             torch.linspace(-1, 1, size, device=found.device, dtype=found.dtype) for size in found.shape[-2:]
         )
-        place = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
-        return self.smooth(torch.cat([found, place.expand(len(found), -1, -1, -1)], dim=1))
+        coordinates = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+        return self.smooth(torch.cat([found, coordinates.expand(len(found), -1, -1, -1)], dim=1))
 
 
 class History(nn.Module):
@@ -261,10 +261,10 @@ class History(nn.Module):
         height, width = (side * stride for side in features.shape[-2:])
         seen = at_positions(features, sequences.position, stride)
         size = sequences.position.new_tensor([width, height])
-        place = (sequences.position + 0.5) / size * 2 - 1
-        moved = torch.diff(place, dim=1, prepend=place[:, :1])
+        relative = (sequences.position + 0.5) / size * 2 - 1
+        moved = torch.diff(relative, dim=1, prepend=relative[:, :1])
         log_duration = sequences.duration.clamp(min=SHORTEST).log()[..., None] - _LOG_MEDIAN
-        known = torch.cat([place, moved, log_duration], dim=-1).to(seen.dtype)
+        known = torch.cat([relative, moved, log_duration], dim=-1).to(seen.dtype)
         tokens = self.fixation(torch.cat([seen, known], dim=-1))
         tokens = torch.cat([self.start.expand(count, 1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = tokens + self.step(torch.arange(length + 1, device=tokens.device))
@@ -304,7 +304,7 @@ class NextFixation(nn.Module):
         # About fifty looks a reading, before anything is learned.
         nn.init.constant_(self.stop.bias, -4.0)
 
-    def places(
+    def log_chances(
         self, before: Tensor, behind: Tensor, static: Tensor, features: Tensor, sequences: Sequences, stride: int
     ) -> Tensor:
         """Log-chances of the cells, (S, T, h, w) float32.

@@ -24,7 +24,7 @@ from gazelit.deploy.graph import IMAGE
 from gazelit.deploy.inference import LoadedModel
 from gazelit.errors import InputError
 from gazelit.evaluation.scores import case_statistics
-from gazelit.evaluation.statistics import bootstrap_weights, percentile
+from gazelit.evaluation.statistics import bootstrap_weights, drawn, percentile
 from gazelit.metrics.calibration import probabilities
 from gazelit.metrics.saliency import saliency_values
 
@@ -117,7 +117,7 @@ def cost(model: LoadedModel, exported: Exported, datamodule: GazeDataModule) -> 
         "int8": _values(exported.network, model, datamodule),
     }
     weights = bootstrap_weights(tables["int8"]["patient"].to_numpy())
-    everyone = np.ones((1, weights.shape[1]))
+    everyone = np.ones((1, weights.cases))
     names = list(model.class_names)
     statistics = {precision: case_statistics(table, names) for precision, table in tables.items()}
     rows = []
@@ -126,7 +126,7 @@ def cost(model: LoadedModel, exported: Exported, datamodule: GazeDataModule) -> 
             continue
         before, after = (statistics[precision][key] for precision in tables)
         change = float(after(everyone)[0] - before(everyone)[0])
-        interval = percentile(change, after(weights) - before(weights))
+        interval = percentile(change, drawn(after, weights) - drawn(before, weights))
         rows.append(
             {
                 "metric": metric,

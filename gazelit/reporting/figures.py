@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gazelit.deploy.overlay import COLOUR_MAP, heat_and_opacity, is_nearly_flat, over_uniform, scale_end
 from gazelit.evaluation.agreement import Localisation
 from gazelit.evaluation.asynchrony import JointTraining
-from gazelit.evaluation.statistics import Estimate
+from gazelit.evaluation.statistics import Estimate, Weights, blocks_of
 from gazelit.files import atomic_path
 from gazelit.metrics.catalogue import short_labels
 
@@ -242,7 +242,7 @@ def learning_curve_figure(curve: Mapping[str, Sequence[tuple[int, str, Estimate]
 def roc_figure(
     arms: Mapping[str, tuple[Sequence[NDArray[np.floating]], NDArray[np.integer]]],
     class_names: Sequence[str],
-    weights: NDArray[np.floating] | None,
+    weights: Weights | None,
 ) -> Figure:
     """One-versus-rest ROC curves, a class a panel: the mean over seeds with its 95 % bootstrap band.
 
@@ -251,7 +251,7 @@ def roc_figure(
     Args:
         arms: By name, the probabilities (N, K) of each seed, and the labels (N,).
         class_names: Names of the K classes.
-        weights: (R, N) bootstrap draws; no bands without.
+        weights: Bootstrap draws; no bands without.
     """
     figure = Figure(figsize=(3.7 * len(class_names), 3.9), layout="constrained")
     grid = np.linspace(0, 1, 101)
@@ -284,13 +284,14 @@ def roc_figure(
 
 
 def _roc(
-    score: NDArray[np.floating], positive: NDArray[np.bool_], weights: NDArray[np.floating], grid: NDArray[np.floating]
+    score: NDArray[np.floating], positive: NDArray[np.bool_], weights: Weights, grid: NDArray[np.floating]
 ) -> NDArray[np.floating]:
     """Sensitivity (R, G) at each rate of false alarms; NaN for draws with one class only."""
     order = np.argsort(-score, kind="stable")
     last = np.append(np.diff(score[order]) != 0, True)
     curves = np.full((len(weights), len(grid)), np.nan)
-    for number, row in enumerate(weights[:, order]):
+    rows = (row for block in blocks_of(weights) for row in block[:, order])
+    for number, row in enumerate(rows):
         hits, alarms = np.cumsum(row * positive[order])[last], np.cumsum(row * ~positive[order])[last]
         if hits[-1] > 0 and alarms[-1] > 0:
             curves[number] = np.interp(grid, np.append(0, alarms / alarms[-1]), np.append(0, hits / hits[-1]))

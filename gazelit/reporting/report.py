@@ -14,6 +14,7 @@ from gazelit.reporting.records import ReportRecord
 from gazelit.reporting.sections.arms import arm_blocks, verdict
 from gazelit.reporting.sections.conditional import reader_blocks, time_blocks
 from gazelit.reporting.sections.diagnosis import diagnosis_blocks, given_gaze_blocks, subgroup_blocks
+from gazelit.reporting.sections.further import further_blocks
 from gazelit.reporting.sections.gaze import external_blocks, film_blocks, finding_blocks, gaze_blocks, share_blocks
 from gazelit.reporting.sections.scanpaths import scanpath_blocks
 from gazelit.reporting.sections.training import (
@@ -64,6 +65,7 @@ def document_of(report: ReportRecord, figures: Path) -> Document:
         ("Gaze by time", time_blocks(report.summaries)),
         ("Gaze by reader", reader_blocks(report.summaries)),
         ("Scanpaths", scanpath_blocks(record.scanpaths, report.summaries)),
+        ("Further metrics", further_blocks(report)),
         ("Asynchrony of the tasks", asynchrony_blocks(record.joint, figures)),
         ("Where the findings are", finding_blocks(record, arm)),
         ("Subgroups", subgroup_blocks(record.groups, arm)),

@@ -8,9 +8,9 @@ match.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,10 @@ from gazelit.data.renamed import check_arguments, check_config
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
+from gazelit.runs.members import Member, members_of
+from gazelit.runs.parallel import Share, side_by_side
 from gazelit.runs.run_file import RUN_FILE
-from gazelit.runs.steps import DONE_FILE, PLAN_FILE, STARTED_FILE, Step, exclusive, run_step
+from gazelit.runs.steps import DONE_FILE, PLAN_FILE, Conduct, Step, checkpoint_digest, exclusive, run_step
 
 TEST, REPORT = "test", "report"
 
@@ -84,16 +86,6 @@ class _Pipeline:
         return [stage for stage in self.stages if stage.calibrate and stage.name in self.tested.values()]
 
 
-@dataclass(frozen=True)
-class _Member:
-    """One training of all stages: a seed and a fold."""
-
-    folder: Path
-    seed: int
-    fold: int | None
-    options: list[str]
-
-
 def run(
     stages: list[StageStep],
     store: Path,
@@ -107,6 +99,8 @@ def run(
     external: dict[str, ExternalTest] | None = None,
     preset: Literal["quick", "paper"] = "paper",
     accept_versions: bool = False,
+    jobs: int = 1,
+    share_imports: bool = True,
 ) -> None:
     """Runs the stages one after another, tests the last one (or each arm's) and writes the report.
 
@@ -128,11 +122,15 @@ def run(
         preset: Which of the shipped settings a stage's shipped configuration has: the published ones, or those that are
             small enough for two CPU cores.
         accept_versions: Whether steps that other versions of gazelit or torch made are taken as they are.
+        jobs: How many seeds and folds are trained at the same time, each with its share of processors and GPUs.
+        share_imports: Whether what evaluates (calibrate, test, report) is forked from a process with the imports.
 
     Raises:
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
     """
     _check(stages, checkpoint, seeds, folds)
+    if jobs < 1:
+        raise InputError(f"jobs: must be at least 1, not {jobs}")
     tested = _arms(stages, arms)
     configs = {stage.name: _configs(stage, preset) for stage in stages}
     out = out.resolve()
@@ -141,19 +139,21 @@ def run(
     _check_stores(pipeline)
     with exclusive(out) as lock:
         console = Console(stderr=True)
-        members = _members(out, seed, seeds, folds)
+        members = members_of(out, seed, seeds, folds)
         planned = [step for member in members for step in _planned(pipeline, member)]
         planned.append((out / REPORT, "report"))
         plan = [{"folder": str(folder.relative_to(out)), "command": command} for folder, command in planned]
         write_json(out / PLAN_FILE, {"steps": plan})
         total = len(planned)
-        number = 0
-        trained: list[dict[str, Any]] = []
-        commands: list[str] = []
-        for member in members:
-            for step in _steps(pipeline, member, trained):
-                number += 1
-                commands.append(run_step(step, out, f"[{number}/{total}]", console, lock, accept_versions))
+        conduct = Conduct(out, console, lock, accept_versions, share_imports)
+        of_member = (total - 1) // len(members)
+        tasks = [
+            partial(_train, pipeline, member, conduct, number * of_member + 1, total)
+            for number, member in enumerate(members)
+        ]
+        done = side_by_side(tasks, jobs)
+        trained = [record for records, _ in done for record in records]
+        commands = [command for _, of_steps in done for command in of_steps]
         about = {
             "store": str(store.resolve()),
             "folds": folds,
@@ -172,8 +172,17 @@ def run(
         tests = [folder for record in trained for folder in (record["test"], *record["external"].values())]
         results = {folder: sha256_file(out / folder / "metrics.json") for folder in tests}
         report = Step(out / REPORT, ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True)
-        run_step(report, out, f"[{total}/{total}]", console, lock)
+        run_step(report, f"[{total}/{total}]", conduct, Share())
         console.print(f"report: {out / 'report.md'}")
+
+
+def _train(
+    pipeline: _Pipeline, member: Member, conduct: Conduct, first: int, total: int, share: Share
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Runs the steps of a member, of which the first has that number; returns what was tested and their commands."""
+    trained: list[dict[str, Any]] = []
+    steps = enumerate(_steps(pipeline, member, trained), first)
+    return trained, [run_step(step, f"[{number}/{total}]", conduct, share) for number, step in steps]
 
 
 def _configs(stage: StageStep, preset: str) -> list[Path]:
@@ -216,35 +225,7 @@ def _trusted() -> list[str]:
     return [f"--trust={module}" for module in trust.trusted()]
 
 
-def _members(out: Path, seed: int, seeds: int, folds: int | None) -> list[_Member]:
-    members = []
-    for number in range(seed, seed + seeds):
-        for fold in [None] if folds is None else range(folds):
-            options = [f"--seed_everything={number}", f"--data.seed={number}"]
-            if fold is not None:
-                options += [f"--data.split.folds={folds}", f"--data.split.fold={fold}"]
-            members.append(_Member(_member_folder(out, number, seeds, fold), number, fold, options))
-    return members
-
-
-def _member_folder(out: Path, seed: int, seeds: int, fold: int | None) -> Path:
-    """Where a seed and fold are trained: where they were before, whatever number of seeds was asked for then."""
-    of_fold = [f"fold-{fold}"] * (fold is not None)
-    alone = out / "_".join(of_fold) if of_fold else out
-    among_seeds = out / "_".join([f"seed-{seed}", *of_fold])
-    if _holds(alone, seed):
-        return alone
-    return among_seeds if seeds > 1 or among_seeds.is_dir() else alone
-
-
-def _holds(folder: Path, seed: int) -> bool:
-    """Whether stages directly in a folder were trained with a seed."""
-    records = [read_json(path) for path in sorted(folder.glob(f"*/{STARTED_FILE}"))]
-    words = [word for record in records for word in shlex.split(str(record["command"]))]
-    return f"--seed_everything={seed}" in words
-
-
-def _planned(pipeline: _Pipeline, member: _Member) -> list[tuple[Path, str]]:
+def _planned(pipeline: _Pipeline, member: Member) -> list[tuple[Path, str]]:
     """Folder and command of each step that :func:`_steps` will give."""
     steps = [(member.folder / stage.name, "fit") for stage in pipeline.stages]
     steps += [(_calibration_folder(member, stage), "calibrate") for stage in pipeline.calibrated()]
@@ -254,11 +235,11 @@ def _planned(pipeline: _Pipeline, member: _Member) -> list[tuple[Path, str]]:
     return steps
 
 
-def _calibration_folder(member: _Member, stage: StageStep) -> Path:
+def _calibration_folder(member: Member, stage: StageStep) -> Path:
     return member.folder / f"{stage.name}_calibration"
 
 
-def _test_folder(member: _Member, arm: str, tested: Mapping[str, str]) -> Path:
+def _test_folder(member: Member, arm: str, tested: Mapping[str, str]) -> Path:
     return member.folder / (TEST if len(tested) == 1 else f"{TEST}_{arm}")
 
 
@@ -266,7 +247,7 @@ def _external_folder(test: Path, source: str) -> Path:
     return test.with_name(f"{test.name}_on_{source}")
 
 
-def _steps(pipeline: _Pipeline, member: _Member, trained: list[dict[str, Any]]) -> Iterator[Step]:
+def _steps(pipeline: _Pipeline, member: Member, trained: list[dict[str, Any]]) -> Iterator[Step]:
     """The steps of one member, each asked for when those before it are done; notes in ``trained`` what was tested."""
     checkpoints: dict[str, Path] = {}
     chains: dict[str, list[str]] = {}
@@ -290,8 +271,8 @@ def _steps(pipeline: _Pipeline, member: _Member, trained: list[dict[str, Any]]) 
         files = [file for config in pipeline.configs[stage.name] for file in config_chain(config)]
         inputs = {"config": sha256_json([sha256_file(file) for file in files]), "store": store_hash}
         if parent is not None:
-            inputs["parent"] = sha256_file(checkpoints[parent])
-        inputs |= {f"teacher {name}": sha256_file(checkpoints[name]) for name in stage.teachers}
+            inputs["parent"] = checkpoint_digest(checkpoints[parent])
+        inputs |= {f"teacher {name}": checkpoint_digest(checkpoints[name]) for name in stage.teachers}
         yield Step(folder, arguments, inputs, checkpoints.get(parent) if parent else None)
         checkpoints[stage.name] = folder / "checkpoints" / f"{pipeline.checkpoint}.ckpt"
         # What a teacher's training took counts, too.
@@ -305,12 +286,12 @@ def _steps(pipeline: _Pipeline, member: _Member, trained: list[dict[str, Any]]) 
         config = member.folder / stage.name / "config.yaml"
         source, final[stage.name] = checkpoints[stage.name], folder / "calibrated.ckpt"
         arguments = ["calibrate", f"--config={config}", "--trainer.logger=false", f"--out={final[stage.name]}"]
-        yield Step(folder, [*arguments, *_trusted()], {"checkpoint": sha256_file(source)}, source)
+        yield Step(folder, [*arguments, *_trusted()], {"checkpoint": checkpoint_digest(source)}, source)
 
     for arm, name in pipeline.tested.items():
         folder = _test_folder(member, arm, pipeline.tested)
         config = member.folder / name / "config.yaml"
-        inputs = {"checkpoint": sha256_file(final[name])}
+        inputs = {"checkpoint": checkpoint_digest(final[name])}
         yield Step(folder, _test(config, folder), inputs, final[name])
         elsewhere: dict[str, str] = {}
         for external_name, external in pipeline.external.items():

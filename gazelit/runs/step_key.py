@@ -14,7 +14,7 @@ import yaml
 from gazelit import __version__
 from gazelit.configs import config_root, read_config
 from gazelit.errors import InputError
-from gazelit.files import sha256_file, sha256_json
+from gazelit.files import is_file, sha256_file, sha256_json
 
 #: Options whose files count by their content alone, through the step's own inputs.
 _BY_INPUT = ("--config=", "--data.store=", "--data.split.trained_on=")
@@ -120,7 +120,7 @@ def _files(content: Any, name: str = "") -> Iterator[tuple[str, Path]]:
         for position, value in enumerate(content):
             yield from _files(value, f"{name}.{position}")
     # A word without a suffix or a folder is a name, even if a file of the working folder is called so.
-    elif isinstance(content, str) and (os.sep in content or Path(content).suffix) and _is_file(content):
+    elif isinstance(content, str) and (os.sep in content or Path(content).suffix) and is_file(Path(content)):
         yield name, Path(content)
 
 
@@ -128,14 +128,6 @@ def _is_counted_apart(name: str) -> bool:
     # A run's own config.yaml also records the files it was made from.
     first, last = name.split(".")[0], name.split(".")[-1]
     return first == "config" or last in ("store", "trained_on", "ckpt_path", "start_from")
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        # Too long for a path, or with a zero byte.
-        return False
 
 
 def _digest(path: Path) -> str:

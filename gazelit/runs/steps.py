@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import fcntl
 import os
 import re
-import resource
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gazelit.configs import read_config
-from gazelit.errors import InputError
+from gazelit.errors import InputError, Terminated
 from gazelit.files import read_json, sha256_file, write_json
+from gazelit.runs.parallel import EndedError, Share
+from gazelit.runs.processes import ForkedProcess, OwnProcess, StepProcess, can_fork
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
 
 DONE_FILE = "done.json"
@@ -56,20 +54,39 @@ class Step:
     is_derived: bool = False
 
 
-def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str], accept_versions: bool = False) -> str:
+@dataclass(frozen=True)
+class Conduct:
+    """How a run's steps are run.
+
+    Attributes:
+        out: The run folder.
+        console: Where progress is shown.
+        lock: See :func:`exclusive`.
+        accept_versions: Whether a step that other versions of gazelit or torch made, or began, is taken as it is.
+        share_imports: Whether what evaluates is forked from a process that has the imports.
+    """
+
+    out: Path
+    console: Console
+    lock: IO[str]
+    accept_versions: bool = False
+    share_imports: bool = True
+
+
+def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     """Runs a step unless it is done; returns its command line, as seen from the run folder.
 
     Args:
         step: The step.
-        out: The run folder.
         label: Its number among all steps, for what is shown.
-        console: Where progress is shown.
-        lock: See :func:`exclusive`.
-        accept_versions: Whether a step that other versions of gazelit or torch made, or began, is taken as it is.
+        conduct: How it is run.
+        share: What it may use.
 
     Raises:
-        InputError: It failed, or was done with other settings or versions.
+        InputError: It failed, was done with other settings or versions, or the share says stop.
+        Terminated: SIGTERM ended it.
     """
+    out, console = conduct.out, conduct.console
     folder = step.folder
     name = str(folder.relative_to(out))
     key = step_key(step.arguments, step.inputs, out)
@@ -90,7 +107,7 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
         record = read_json(marker)
         if record["key"] == key:
             if not step.is_derived:
-                note = check_versions(folder, record.get("versions"), accept_versions)
+                note = check_versions(folder, record.get("versions"), conduct.accept_versions)
                 if note is not None:
                     console.print(note)
         elif step.is_derived:
@@ -111,35 +128,42 @@ def run_step(step: Step, out: Path, label: str, console: Console, lock: IO[str],
     epochs = {"max_epochs": _max_epochs(arguments), "epochs": len(read_epochs(folder))}
     write_json(folder / STARTED_FILE, {"key": key, "command": command, "versions": made_with, **epochs})
     resumed = start_from is not None and start_from.parent.parent == folder
-    started, cpu_before = time.monotonic(), _cpu_seconds()
+    started = time.monotonic()
     with (folder / LOG_FILE).open("ab") as log:
         log.write(f"\n$ {command}\n".encode())
-        log.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gazelit", *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            # What the steps are called in W&B, where it is used.
-            env={"WANDB_RUN_GROUP": out.name, "WANDB_NAME": name, **os.environ},
-            pass_fds=(lock.fileno(),),
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-        try:
-            _show_progress(
-                process, folder, f"{label} {name}{' (resumed)' if resumed else ''}", _max_epochs(arguments), console
-            )
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if process.returncode != 0:
-        raise InputError(f"step '{name}' failed ({_exit(process.returncode)}): {_reason(folder / LOG_FILE)}")
-    seconds = round(time.monotonic() - started, 1)
-    cost = {"seconds": seconds, "cpu_seconds": round(_cpu_seconds() - cpu_before, 1)}
+    # What the steps are called in W&B, where it is used.
+    environment = {"WANDB_RUN_GROUP": out.name, "WANDB_NAME": name, **os.environ, **share.variables}
+    forks = conduct.share_imports and step.arguments[0] != "fit" and can_fork()
+    start = ForkedProcess if forks else OwnProcess
+    process: StepProcess = start(arguments, folder / LOG_FILE, environment, conduct.lock.fileno())
+    try:
+        title = f"{label} {name}{' (resumed)' if resumed else ''}"
+        code = _show_progress(process, folder, title, _max_epochs(arguments), console, share)
+    except BaseException:
+        process.terminate()
+        raise
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        # A batch system's notice may reach the step alone.
+        raise Terminated(f"step '{name}' was ended; the same command goes on with it")
+    if code != 0:
+        raise InputError(f"step '{name}' failed ({_exit(code)}): {_reason(folder / LOG_FILE)}")
+    cost = {"seconds": round(time.monotonic() - started, 1), "cpu_seconds": round(process.cpu_seconds, 1)}
     record = {"key": key, "command": command, **cost, "versions": made_with, "files": digests_of(folder)}
     write_json(done, record)
     return command
+
+
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 of what an earlier step left.
+
+    Raises:
+        InputError: It is gone.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file, although its step is done; put it back, or remove {path.parents[1]} to make it anew"
+        )
+    return sha256_file(path)
 
 
 def digests_of(folder: Path) -> dict[str, str]:
@@ -150,19 +174,27 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def _show_progress(
-    process: subprocess.Popen[bytes], folder: Path, label: str, epochs: int | None, console: Console
-) -> None:
+    process: StepProcess, folder: Path, label: str, epochs: int | None, console: Console, share: Share
+) -> int:
+    """Shows how far a process is until it is over; returns its exit code.
+
+    Raises:
+        InputError: The share says stop.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    # Several bars at once would overwrite each other: of steps side by side a line an epoch is printed.
+    is_live = share.is_alone and console.is_terminal
+    with Progress(*columns, console=console, disable=not share.is_alone) as progress:
         task = progress.add_task(label, total=epochs, state="")
         shown = 0
-        while process.poll() is None:
-            time.sleep(0.2)
+        while (code := process.poll()) is None:
+            if share.stop.wait(0.2):
+                raise EndedError(f"{label}: ended, because another training failed")
             rows = read_epochs(folder)
             if len(rows) > shown:
                 shown = len(rows)
@@ -172,10 +204,13 @@ def _show_progress(
                     if rows[-1].get(key)
                 )
                 progress.update(task, completed=shown, state=state)
-                if not console.is_terminal:
+                if not is_live:
                     console.print(f"{label}: {state}")
-        if process.returncode == 0:
+        if code == 0:
             progress.update(task, total=epochs or 1, completed=epochs or 1)
+    if not share.is_alone and code == 0:
+        console.print(f"{label}: done")
+    return code
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
@@ -226,17 +261,6 @@ def _lines(log: Path) -> list[str]:
     if not log.is_file():
         return []
     return [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-
-
-def _cpu_seconds() -> float:
-    """What the processes that this one started, and that are over, have used."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _die_with_parent() -> None:
-    # A killed orchestrator must not leave a stage training behind its back: PR_SET_PDEATHSIG, SIGTERM.
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @contextmanager

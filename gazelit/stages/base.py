@@ -242,6 +242,15 @@ class Stage(EvaluatedModule):
         """What a training epoch is told by besides means over images; equal in all processes."""
         return {"skipped_steps": torch.tensor(float(self.guard.skipped))} if self.guard.skips else {}
 
+    def interrupted_epoch(self) -> dict[str, Any]:
+        """What an epoch has gathered so far, beside what every checkpoint holds. Every process must call it."""
+        return {"sums": self.train_means.sums(), "skipped_steps": self.guard.skipped}
+
+    def resume_epoch(self, gathered: Mapping[str, Any]) -> None:
+        """Goes on with what :meth:`interrupted_epoch` told."""
+        self.train_means.restore(gathered["sums"])
+        self.guard.skipped = gathered["skipped_steps"]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self._parameter_groups())

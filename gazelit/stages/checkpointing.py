@@ -8,23 +8,28 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from gazelit.data.sampling import EpochLoader
+from gazelit.stages.base import Stage
+
 logger = logging.getLogger("gazelit")
 
 #: What a shell tells of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
+#: Of a checkpoint in the middle of an epoch, what of the epoch is behind it.
+UNFINISHED_KEY = "unfinished_epoch"
 #: Seconds that a process has to end after another one of its training did.
 GRACE = 10.0
 
 
 class StageCheckpoint(ModelCheckpoint):
-    """``best.ckpt`` by a criterion, and ``last.ckpt`` of the last finished epoch, always.
+    """``best.ckpt`` by a criterion, and ``last.ckpt`` of the last finished epoch, or of the step that SIGTERM ended.
 
     Lightning 2.6.6 writes its ``save_last`` only when a step also brought a new best one, so that ``last`` would be the
     last improvement, and in the middle of an epoch where validation runs there.
@@ -43,9 +48,21 @@ class StageCheckpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         tries_only = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         if self.keeps_last and not tries_only and trainer.state.fn == TrainerFn.FITTING:
-            path = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+            self.write_last(trainer)
+
+    def write_last(self, trainer: L.Trainer, is_over: bool = True) -> Path:
+        """Writes ``last.ckpt``; every process must call it.
+
+        Args:
+            trainer: The trainer.
+            is_over: Whether the epoch is. In the middle of the first one there is no last checkpoint as yet, and the
+                one that is written must not say so: it would differ from an undisturbed training's ever after.
+        """
+        path = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+        if is_over:
             self.last_model_path = str(path)
-            trainer.save_checkpoint(path, self.save_weights_only)
+        trainer.save_checkpoint(path, self.save_weights_only)
+        return path
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes all of it over, so that a resumed run ends in the same bytes; Lightning forgets the current score."""
@@ -57,8 +74,11 @@ class EarlyEnd(Callback):
     """Ends a process with the exit code of what ended it, and in bounded time where another process is gone.
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
-    (Lightning's own is 0, which reads as finished). Nothing is saved then: ``last.ckpt`` is of the last finished epoch,
-    from which a resumed run repeats the undisturbed one exactly, as it could not from the middle of an epoch.
+    (Lightning's own is 0, which reads as finished). ``last.ckpt`` is then of that step, and holds what of the epoch is
+    behind it, so that a resumed run ends in the bytes of an undisturbed one. A validation under way is finished first,
+    and its epoch with it. Where the training data are loaded by something else than
+    :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and the last finished
+    epoch stays what a resumed run goes on from.
 
     Where a process of several dies, the others get an error from their next exchange or hang in it; they have
     ``GRACE`` seconds to end by themselves.
@@ -68,6 +88,8 @@ class EarlyEnd(Callback):
         # Not an event: averaging callbacks copy the trainer.
         self._ended = False
         self._terminated = False
+        self._saves = self._resumed = False
+        self._left = "last.ckpt is of the last finished epoch"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Watches over the process that started this one."""
@@ -77,22 +99,66 @@ class EarlyEnd(Callback):
             threading.Thread(target=self._watch, args=(parent,), daemon=True, name="parent-watch").start()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM over where there are several processes.
+        """Takes SIGTERM over.
 
-        Lightning's handler exchanges a message, and hangs where it interrupts two processes at different points of the
-        step, as it does when a batch system signals all of them.
+        Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. Where there
+        are several processes, it exchanges a message, and hangs where it interrupts two of them at different points of
+        the step, as it does when a batch system signals all of them.
         """
-        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
 
     on_sanity_check_start = on_train_start
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Ends all processes between two epochs if one of them got SIGTERM."""
+        if self._is_told_to_end(trainer):
+            raise SIGTERMException
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ends all processes at the same step if one of them got SIGTERM."""
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
-            raise SIGTERMException
+        """Saves the step and ends all processes if one of them got SIGTERM."""
+        if not self._is_told_to_end(trainer):
+            return
+        batches = batch_idx + 1
+        # What follows an epoch's last batch, or one before a validation, belongs to it.
+        every = trainer.val_check_batch
+        is_followed = trainer.is_last_batch or bool(every and batches % every == 0)
+        is_step = batches % trainer.accumulate_grad_batches == 0
+        if is_followed or not is_step or 0 < trainer.max_steps <= trainer.global_step:
+            return
+        checkpoint, loader = trainer.checkpoint_callback, trainer.train_dataloader
+        can_save = (
+            isinstance(checkpoint, StageCheckpoint) and checkpoint.keeps_last and not checkpoint.save_weights_only
+        )
+        if can_save and isinstance(loader, EpochLoader) and isinstance(pl_module, Stage):
+            loader.is_interrupted = self._saves = True
+            path = cast(StageCheckpoint, checkpoint).write_last(trainer, is_over=False)
+            self._left = f"{path.name} is of step {trainer.global_step}"
+        raise SIGTERMException
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds what the epoch has gathered to a checkpoint in the middle of it."""
+        if self._saves:
+            checkpoint[UNFINISHED_KEY] = cast(Stage, pl_module).interrupted_epoch()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Gives it back."""
+        self._resumed = UNFINISHED_KEY in checkpoint
+        if self._resumed and isinstance(pl_module, Stage):
+            pl_module.resume_epoch(checkpoint[UNFINISHED_KEY])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets schedules that wait for a metric learn from a resumed epoch, which Lightning would leave out."""
+        if self._resumed:
+            trainer.fit_loop._restarting = False
+            self._resumed = False
+
+    def _is_told_to_end(self, trainer: L.Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._terminated
+        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
 
     def _note(self, *_: Any) -> None:
         self._terminated = True
@@ -106,7 +172,7 @@ class EarlyEnd(Callback):
         if isinstance(exception, SIGTERMException):
             exception.code = TERMINATED
             if trainer.is_global_zero:
-                logger.warning("terminated by SIGTERM; last.ckpt is of the last finished epoch, resume from it")
+                logger.warning("terminated by SIGTERM; %s, resume from it", self._left)
         if trainer.local_rank > 0:
             code = exception.code if isinstance(exception, SystemExit) else 1
             timer = threading.Timer(GRACE, os._exit, [code if isinstance(code, int) else 1])

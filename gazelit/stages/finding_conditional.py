@@ -52,10 +52,10 @@ class FindingConditional(Stage):
             InputError: ``data.gaze.phrases`` names other findings than the network has.
         """
         super().setup(stage)
-        told = tuple((getattr(getattr(self._datamodule, "gaze", None), "phrases", None) or {}).keys())
-        if told != self.network.findings:
+        configured = tuple((getattr(getattr(self._datamodule, "gaze", None), "phrases", None) or {}).keys())
+        if configured != self.network.findings:
             raise InputError(
-                f"data.gaze.phrases: names {', '.join(told) or 'no finding'}, but the network has maps of "
+                f"data.gaze.phrases: names {', '.join(configured) or 'no finding'}, but the network has maps of "
                 f"{', '.join(self.network.findings)}; name the same in the same order"
             )
 
@@ -69,8 +69,8 @@ class FindingConditional(Stage):
         with_targets = {**batch, **said_maps(batch)}
         parts = self.maps_loss.parts(named, with_targets)
         loss = self.maps_loss(named, with_targets)
-        told = {"findings_loss": parts["slices"], "whole_loss": parts["whole"]}
-        return loss, outputs, {name: value.detach() for name, value in told.items()}
+        logged = {"findings_loss": parts["slices"], "whole_loss": parts["whole"]}
+        return loss, outputs, {name: value.detach() for name, value in logged.items()}
 
     def _objectives(self) -> dict[str, Objective]:
         return {"saliency": self.maps_loss}
@@ -124,8 +124,8 @@ def said_maps(batch: Batch) -> dict[str, Tensor]:
     Returns:
         ``slice_maps`` (B, F, H, W), densities, all zero where nobody looked; ``slice_shares`` (B, F) of the weight.
     """
-    points, said = batch["points"], batch["said"].transpose(1, 2)
-    weight = said * points[:, None, :, 2]
+    points, shares = batch["points"], batch["said"].transpose(1, 2)
+    weight = shares * points[:, None, :, 2]
     xy = points[:, None, :, :2].expand(-1, weight.shape[1], -1, -1)
     sigma = batch["sigma"][:, None].expand(-1, weight.shape[1], -1, -1)
     height, width = batch["image"].shape[-2:]

@@ -95,8 +95,8 @@ class ReaderConditional(Stage):
 
         number = readings["reader"]
         gains = torch.stack([gain(torch.full_like(number, each)) for each in range(len(self.network.readers) + 1)])
-        told = (gains[1:].argmax(0) + 1 == number).double()
-        return {"ig_of_unknown": gains[0], "reader_identified": torch.where(number > 0, told, torch.nan)}
+        is_right = (gains[1:].argmax(0) + 1 == number).double()
+        return {"ig_of_unknown": gains[0], "reader_identified": torch.where(number > 0, is_right, torch.nan)}
 
     def on_test_epoch_end(self) -> None:
         """Logs what readers add, too."""

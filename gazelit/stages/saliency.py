@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.errors import InputError
 from gazelit.losses.objective import Objective
 from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss, check_side_heads
+from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
+from gazelit.stages.feature_cache import FeatureCache
 
 
 class SaliencyWarmup(Stage):
@@ -22,10 +26,13 @@ class SaliencyWarmup(Stage):
         network: Gives ``{"saliency_logits": (B, 1, H, W)}``.
         saliency_loss: A :class:`gazelit.losses.SaliencyLoss`; KL divergence unless given.
         frozen: Components that stay as they are, BatchNorm statistics included.
+        cache_features: Whether the frozen encoder's features are computed once a film and kept on disk while it trains,
+            for the epochs that follow. Images must not be augmented.
         options: See :class:`Stage`.
 
     Raises:
-        InputError: The network has side heads that the objective does not train, or the other way round.
+        InputError: The network has side heads that the objective does not train, or the other way round, or features
+            would be kept that change.
     """
 
     name: ClassVar[str] = "saliency"
@@ -38,13 +45,43 @@ class SaliencyWarmup(Stage):
         network: Network,
         saliency_loss: SaliencyLoss | None = None,
         frozen: Sequence[str] = ("encoder",),
+        cache_features: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(network, frozen=frozen, **options)
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         check_side_heads(self.saliency_loss, network.side_head_count)
+        self.cache_features = cache_features
+        self._cache: FeatureCache | None = None
+        if cache_features and not ({"encoder"} <= set(self.frozen) and "saliency_encoder" in network.specs):
+            raise InputError("cache_features: needs a frozen encoder beside a saliency encoder")
+
+    def on_fit_start(self) -> None:
+        """Makes the cache, once the frozen weights are those that stay.
+
+        Raises:
+            InputError: Images are augmented, so that features of an epoch are not those of the next.
+        """
+        super().on_fit_start()
+        if not self.cache_features:
+            return
+        datamodule = cast(GazeDataModule, self._datamodule)
+        if datamodule.augmentation.enabled:
+            raise InputError("cache_features: images are augmented; set --data.augmentation.enabled=false")
+        if "encoder" in self.execution.compile:
+            raise InputError("cache_features: the encoder is hardly run; leave it out of execution.compile")
+        if self._cache is None:
+            self._cache = FeatureCache(len(datamodule.store.cases))
+            self._cache.attach(cast(Encoder, self.network.get_submodule("encoder")))
+
+    def on_fit_end(self) -> None:
+        """Computes features anew from here on: weights may be others."""
+        if self._cache is not None:
+            self._cache.rows, self._cache = None, None
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        if self._cache is not None:
+            self._cache.rows = batch["index"]
         outputs = self(batch["image"])
         return self.saliency_loss(outputs, batch), outputs, {}
 

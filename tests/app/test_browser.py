@@ -320,7 +320,7 @@ def test_axe_finds_nothing_serious_and_nothing_is_cut_off(page, width):
         if AXE.is_file():
             page.evaluate(AXE.read_text(encoding="utf-8"))
             violations = page.evaluate("axe.run({iframes: false}).then(result => result.violations)")
-            found += [(name, one["id"], one["nodes"][0]["html"][:200]) for one in violations]
+            found += [(name, violation["id"], violation["nodes"][0]["html"][:200]) for violation in violations]
     assert found == []
     if not AXE.is_file():
         pytest.skip("axe-core is not in build/axe; npm install --prefix build/axe axe-core")

@@ -65,8 +65,8 @@ def test_the_real_file(real_data, tmp_path):
     assert sum(len(one["gaze_x"]) for one in records) == 5286
     # The paired images are not at hand: this one stands in for all of them.
     (tmp_path / "images").mkdir()
-    for one in records[:5]:
-        (tmp_path / "images" / f"{one['image_id']}.png").symlink_to(real_data / "nih_00000001_000.png")
+    for record in records[:5]:
+        (tmp_path / "images" / f"{record['image_id']}.png").symlink_to(real_data / "nih_00000001_000.png")
     gaze = CXRP(real_data / "cxr_p_125.json", tmp_path / "images").read().gaze()
     assert gaze["image_id"].nunique() == 5
     x = np.concatenate([one["gaze_x"] for one in records[:5]])

@@ -94,7 +94,7 @@ def test_blinks_and_saccades_are_not_valid(recording, cohort, gaze):
 
 def test_calibration_screens_are_dropped(recording, cohort, gaze):
     ids = published(cohort, "eye_gaze.csv")["DICOM_ID"].unique()
-    odd = [one for one in ids if len(one) != 44]
+    odd = [name for name in ids if len(name) != 44]
     assert {len(one) for one in odd} == {39, 44 + len("_calibration")}
     assert not gaze["image_id"].isin(odd).any()
 

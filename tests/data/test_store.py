@@ -264,6 +264,14 @@ def test_changed_pixels_or_tables_are_another_request(tree, tmp_path):
         prepare(source(tree), tmp_path / "s", size=(64, 64), workers=1)
 
 
+def test_letterboxes_in_arrays_are_those_that_fit_each_film(store):
+    opened = Store.open(store)
+    each = [Letterbox.fit(int(case.height), int(case.width), (64, 64)) for case in opened.cases.itertuples()]
+    assert list(opened.letterboxes) == each
+    assert opened.letterboxes.scale.tolist() == [list(box.scale) for box in each]
+    assert opened.letterboxes.corner.tolist() == [[box.left, box.top] for box in each]
+
+
 def test_points_go_to_the_working_image_and_back_within_half_a_pixel(store):
     opened = Store.open(store)
     gaze = opened.gaze("fixation")

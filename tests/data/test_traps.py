@@ -96,7 +96,7 @@ def test_films_were_padded_to_1024_rows_and_gaze_is_a_share_of_1080():
 def test_shortened_ids_are_calibration_screens_and_not_films(tree, name):
     """Matching on the first characters of an id would add gaze on the dot to a film."""
     screens = log(tree, name)["DICOM_ID"].unique()
-    short = [one for one in screens if len(one) == 39]
+    short = [screen for screen in screens if len(screen) == 39]
     assert short
     films = set(egd(tree).images["image_id"])
     assert any(film.startswith(short[0]) for film in films)

@@ -206,7 +206,7 @@ def test_spread_of_maps_counts_the_film_alone():
     inside = maps[:, ~outside].double().numpy()
     expected = np.mean([np.corrcoef(one, inside.mean(0))[0, 1] for one in inside])
     maps[0, outside], maps[1, outside] = 9, -9
-    found = spread_of([Pass(None, one.flatten()) for one in maps], [], True, box)
+    found = spread_of([Pass(None, map_.flatten()) for map_ in maps], [], True, box)
     assert found.map_correlation == pytest.approx(expected, abs=1e-6)
     assert found.mutual_information is None
 

@@ -23,7 +23,7 @@ def differences(rng, patients, seeds, spread):
     of_patient, of_seed, shared = spread
     table = of_patient * rng.normal(size=patients) + of_seed * rng.normal(size=(seeds, 1))
     table = table + shared * rng.normal(size=(seeds, patients))
-    weights = bootstrap_weights(np.arange(patients), 400, int(rng.integers(2**31))) / patients
+    weights = np.asarray(bootstrap_weights(np.arange(patients), 400, int(rng.integers(2**31)))) / patients
     return table.mean(axis=1), table @ weights.T
 
 
@@ -32,7 +32,7 @@ def aucs(rng, patients, seeds, spread):
     _, of_seed, _ = spread
     positive = rng.random(patients) < 0.4
     common = rng.normal(size=patients)
-    weights = bootstrap_weights(np.arange(patients), 400, int(rng.integers(2**31)))
+    weights = np.asarray(bootstrap_weights(np.arange(patients), 400, int(rng.integers(2**31))))
     everyone = np.ones((1, patients))
     values, draws = [], []
     for _ in range(2):

@@ -50,7 +50,7 @@ def test_every_map_is_scored_on_every_case_and_the_centre_bias_as_a_yardstick_is
     for metric in ("cc", "nss", "auc_judd", "sauc"):
         assert centre[metric].mean() == pytest.approx(expected[metric], abs=1e-6)
     # The first cases are shown, numbered as they come.
-    assert [one.title for one in tables.shown] == [f"case {one + 1}" for one in range(min(6, cases))]
+    assert [table.title for table in tables.shown] == [f"case {number + 1}" for number in range(min(6, cases))]
 
 
 def test_a_map_of_the_gaze_itself_agrees_with_it_and_a_diagnosis_is_right_or_wrong(datamodule):

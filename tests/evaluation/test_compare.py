@@ -84,7 +84,7 @@ def test_several_labels_have_intervals_over_the_cases_where_they_are_known():
 def test_every_pair_of_arms_is_compared():
     results = [result(arm, 0, skill=skill) for arm, skill in (("one", 2.0), ("two", 1.0), ("three", 0.1))]
     summaries = compare(results, NAMES)
-    values = [one.estimates["auroc_macro"].value for one in summaries]
+    values = [summary.estimates["auroc_macro"].value for summary in summaries]
     assert summaries[0].against == summaries[1].against == {}
     pair = summaries[2].against["two"]["auroc_macro"]
     assert pair.value == pytest.approx(values[2] - values[1])
@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_refused():
 
 
 def test_a_class_that_is_absent_and_predictions_that_are_no_numbers_leave_defined_values():
-    absent = result("one", 0, indexes=[one for one in range(60) if one % 3])
+    absent = result("one", 0, indexes=[number for number in range(60) if number % 3])
     (summary,) = compare([absent], NAMES)
     assert np.isnan(summary.estimates["auroc_a"].value)
     assert 0.5 < summary.estimates["auroc_macro"].value < 1
@@ -183,7 +183,7 @@ def test_a_single_case_has_values_but_no_interval_and_no_silent_nan():
 def test_subgroups_have_the_metrics_of_their_cases_alone():
     table = result("one", 0, skill=1.0, indexes=range(200)).predictions
     cases = pd.DataFrame({"gender": ["F", "M", "F", "M", None] * 40, "view": "PA", "age": np.arange(200) % 80 + 10})
-    found = {(one.kind, one.name): one for one in subgroups([table], cases, NAMES)}
+    found = {(group.kind, group.name): group for group in subgroups([table], cases, NAMES)}
     rows = table[cases["gender"].eq("F").to_numpy()]
     female = found["sex", "F"]
     assert female.n == 80

@@ -15,7 +15,7 @@ def two_way(rng, patients, seeds, of_patient, of_seed, shared):
 
 
 def as_arms(table, resamples=4000):
-    weights = bootstrap_weights(np.arange(table.shape[1]), resamples) / table.shape[1]
+    weights = np.asarray(bootstrap_weights(np.arange(table.shape[1]), resamples)) / table.shape[1]
     values, draws = table.mean(axis=1), table @ weights.T
     return (values, np.zeros_like(values)), (draws, np.zeros_like(draws))
 

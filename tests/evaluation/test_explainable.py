@@ -256,7 +256,7 @@ def test_the_share_is_the_ratio_of_means_with_intervals_over_patients_and_seeds(
     expected = [explainable_share(table["ig"], table["oracle_ig"]) for table in tables]
     assert one.estimates[SHARE].value == pytest.approx(np.mean(expected))
     assert one.spread[SHARE] == pytest.approx(np.std(expected, ddof=1))
-    weights = bootstrap_weights(tables[0]["patient"].to_numpy())
+    weights = np.asarray(bootstrap_weights(tables[0]["patient"].to_numpy()))
     draws = np.array([(weights @ table["ig"]) / (weights @ table["oracle_ig"]) for table in tables])
     bounds = np.quantile(draws.mean(0), [0.025, 0.975])
     assert (one.estimates[SHARE].low, one.estimates[SHARE].high) == pytest.approx(tuple(bounds))

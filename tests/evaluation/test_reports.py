@@ -109,7 +109,7 @@ def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands
 
 def test_finding_f3_tests_say_what_they_test():
     results = two_arms(3)
-    tables = {name: pooled([one for one in results if one.arm == name]) for name in ("one", "two")}
+    tables = {name: pooled([tested for tested in results if tested.arm == name]) for name in ("one", "two")}
     lines = lines_of(paired_blocks(tables, NAMES))
     rows = [line for line in lines if line.startswith("| two, ensemble of 3 seeds | one, ensemble of 3 seeds |")]
     assert len(rows) == 4
@@ -261,9 +261,9 @@ def test_an_infinite_case_makes_a_mean_infinite_only_where_it_is_drawn():
 
 def test_finding_c13_a_metric_that_arms_define_on_other_cases_has_no_difference():
     results = two_arms(2)
-    for one in results:
-        one.predictions["ig"] = np.nan if one.arm == "one" else 0.7
-        one.predictions["sauc"] = 0.6
+    for tested in results:
+        tested.predictions["ig"] = np.nan if tested.arm == "one" else 0.7
+        tested.predictions["sauc"] = 0.6
     difference = compare(results, NAMES)[1].differences
     assert np.isnan([difference["ig"].value, difference["ig"].p]).all()
     assert difference["sauc"].value == 0
@@ -310,7 +310,7 @@ def test_finding_b3_a_name_is_no_markup(tmp_path):
     assert "<script>" not in page
     assert page.count("<tr>") == 2
     assert page.count("<code>") == 1
-    results = [replace(one, arm=f"{name}{one.arm}") for one in two_arms(2)]
+    results = [replace(tested, arm=f"{name}{tested.arm}") for tested in two_arms(2)]
     written(tmp_path, results)
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page
@@ -326,7 +326,7 @@ def test_finding_g9_cells_that_a_spreadsheet_would_run_are_text(tmp_path):
     assert safe["'=name"].tolist()[:6] == [f"'{cell}" for cell in wild[:6]]
     assert safe["'=name"].tolist()[6:-1] == wild[6:-1]
     assert safe["value"].tolist() == table["value"].tolist()
-    results = [replace(one, arm=f"=cmd|{one.arm}") for one in two_arms(1)]
+    results = [replace(tested, arm=f"=cmd|{tested.arm}") for tested in two_arms(1)]
     written(tmp_path, results)
     cells = (tmp_path / "report.csv").read_text()
     assert ",'=cmd|one," in cells
@@ -399,7 +399,7 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
 def test_finding_f5_map_metrics_stand_by_right_and_wrong_diagnosis_and_by_the_finding():
     tables = [result("one", seed, skill=0.8, indexes=range(120)).predictions for seed in (0, 1)]
     cases = pd.DataFrame({"finding_size": np.r_[np.full(30, np.nan), np.linspace(0.01, 0.3, 90)]})
-    found = {(one.kind, one.name): one for one in subgroups(tables, cases, NAMES)}
+    found = {(group.kind, group.name): group for group in subgroups(tables, cases, NAMES)}
     right = [table[["p_a", "p_b", "p_c"]].to_numpy().argmax(1) == table["label"] for table in tables]
     expected = np.mean([table["cc"][good].mean() for table, good in zip(tables, right, strict=True)])
     assert found["diagnosis", "right"].estimates["cc"].value == pytest.approx(expected)
@@ -489,7 +489,10 @@ def test_small_numbers_have_no_p_no_bands_and_no_reliability_curve(tmp_path):
 
 def roc_of(results, cases, draws):
     columns = [f"p_{name}" for name in NAMES]
-    arms = {one.arm: ([one.predictions[columns].to_numpy()], one.predictions["label"].to_numpy()) for one in results}
+    arms = {
+        tested.arm: ([tested.predictions[columns].to_numpy()], tested.predictions["label"].to_numpy())
+        for tested in results
+    }
     return roc_figure(arms, NAMES, None if draws is None else bootstrap_weights(np.arange(cases), draws))
 
 
@@ -532,3 +535,26 @@ def test_gaze_given_in_a_test_on_another_source_has_its_rows(tmp_path):
     assert "| one, gaze at test | 60 of 60 |" in text
     kept = pd.read_csv(tmp_path / "report.csv")
     assert set(kept.loc[kept["arm"] == "one, gaze at test", "data"]) == {"far, given the reader's gaze"}
+
+
+def test_metrics_from_outside_the_package_have_a_row_each(tmp_path):
+    about = {
+        "age_error": {"label": "error of the age (years)", "higher_is_better": False},
+        "kappa": {"label": "kappa", "higher_is_better": None},
+        "kappa_of_readers": {"label": "kappa of the readers", "higher_is_better": True},
+    }
+    results = two_arms(2)
+    for number, tested in enumerate(results):
+        tested.predictions["age_error"] = np.arange(len(tested.predictions)) % 7 + number
+        tested.predictions.attrs["metrics"] = about
+        tested.metrics.update({"test/age_error": -1.0, "test/kappa_a": 0.25 * number, "test/kappa_of_readers": 0.5})
+    text = written(tmp_path, results)
+    rows = text.split("## Further metrics")[1].split("\n## ")[0].splitlines()
+    first = results[0].predictions["age_error"].mean() + 0.5
+    (ages,) = [row for row in rows if row.startswith("| error of the age (years), lower is better |")]
+    cells = re.findall(r"(\d\.\d{3}) \((\d\.\d{3}) to (\d\.\d{3}); 0\.707\)", ages)
+    assert [float(cell[0]) for cell in cells] == pytest.approx([first, first + 2], abs=5e-4)
+    assert all(float(low) < float(value) < float(high) for value, low, high in cells)
+    assert "| kappa a | 0.125 (0.177) | 0.625 (0.177) |" in rows
+    assert "| kappa of the readers, higher is better | 0.500 (0.000) | 0.500 (0.000) |" in rows
+    assert "Further metrics" not in written(tmp_path / "without", two_arms(1))

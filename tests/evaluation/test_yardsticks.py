@@ -54,7 +54,7 @@ def test_the_class_centre_is_the_mean_of_the_maps_of_the_cases_class(datamodule)
     train = [datamodule.render(one) for one in datamodule.loader("train")]
     maps, labels = (torch.cat([one[key] for one in train]) for key in ("heatmap", "label"))
     even = torch.full_like(maps[:1, 0], 1 / maps[0].numel())
-    by_class = torch.stack([torch.cat([maps[labels == one, 0], even]).mean(0) for one in range(3)])
+    by_class = torch.stack([torch.cat([maps[labels == number, 0], even]).mean(0) for number in range(3)])
     expected = score_maps(datamodule, lambda batch, bias: {"c": by_class[batch["label"]]})["c"]
     scores = yardsticks(datamodule)
     for metric in ("cc", "kld", "nss"):
@@ -107,16 +107,16 @@ def test_finding_f4_readers_are_scored_on_films_that_were_read_several_times(ref
                 continue
             maps = [fixation_density(points[None], (64, 64), sigma[None])[0] for points, sigma in readings]
             mask = module.valid_mask(int(row))
-            for place, one in enumerate(maps):
+            for place, map_ in enumerate(maps):
                 others = maps[:place] + maps[place + 1 :]
                 expected.setdefault(len(others), []).append(
-                    cc(torch.stack(others).mean(0)[None], one[None], mask[None]).item()
+                    cc(torch.stack(others).mean(0)[None], map_[None], mask[None]).item()
                 )
                 expected.setdefault(1, []).append(
-                    np.mean([cc(single[None], one[None], mask[None]).item() for single in others])
+                    np.mean([cc(single[None], map_[None], mask[None]).item() for single in others])
                 )
     for size in (1, 4):
-        read = [one for one in values.values() if f"baseline/reader_{size}/n" in one]
+        read = [value for value in values.values() if f"baseline/reader_{size}/n" in value]
         assert sum(one[f"baseline/reader_{size}/n"] for one in read) == len(expected[size]) > 0
         total = sum(one[f"baseline/reader_{size}/cc"] * one[f"baseline/reader_{size}/n"] for one in read)
         assert total / len(expected[size]) == pytest.approx(np.mean(expected[size]), rel=1e-6)

@@ -103,7 +103,7 @@ def test_without_an_image_that_counts_loss_and_gradient_are_zero():
     loss = AttentionConsistencyLoss()(network(batch["image"]), batch)
     loss.backward()
     assert loss == 0
-    assert all(one.grad is None or not one.grad.any() for one in network.parameters())
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in network.parameters())
 
 
 def test_its_gradient_moves_the_evidence_towards_gaze():

@@ -108,7 +108,10 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(label):
     loss = objective(student(batch["image"]), batch)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
-    assert max(float(one.grad.abs().max()) for one in student.parameters() if one.grad is not None) < 1e-5
+    assert (
+        max(float(parameter.grad.abs().max()) for parameter in student.parameters() if parameter.grad is not None)
+        < 1e-5
+    )
 
 
 def test_a_teacher_that_sees_gaze_pools_by_the_readers_where_there_is_any():
@@ -148,7 +151,7 @@ def test_a_teacher_is_no_part_of_what_holds_it_and_stays_as_it_is():
     assert torch.equal(torch.rand(3), drawn)
     assert torch.equal(*values)
     values[0].backward()
-    assert all(one.grad is None and not one.requires_grad for one in teacher.parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 

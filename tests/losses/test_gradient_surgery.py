@@ -29,13 +29,13 @@ def losses(parameter):
 def test_opposed_gradients_are_projected_and_others_added(start):
     parameter = nn.Parameter(torch.tensor(start))
     total = GradientSurgery()(losses(parameter), [parameter])
-    assert total.item() == pytest.approx(sum(one.item() for one in losses(parameter).values()))
+    assert total.item() == pytest.approx(sum(loss.item() for loss in losses(parameter).values()))
     total.backward()
     gradients = [np.array([1.0, 2.0, 0.0]), np.array(start)]
     assert parameter.grad.numpy() == pytest.approx(projected(gradients), abs=1e-6)
     if gradients[0] @ gradients[1] < 0:
         # Neither task is made worse.
-        assert all(parameter.grad.numpy() @ one > -1e-6 for one in gradients)
+        assert all(parameter.grad.numpy() @ gradient > -1e-6 for gradient in gradients)
 
 
 def test_parameters_that_one_task_does_not_reach_keep_the_others_gradient():

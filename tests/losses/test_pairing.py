@@ -41,7 +41,7 @@ def test_gaze_similarity_is_the_correlation_of_coarse_maps():
     maps = torch.rand(6, 1, 32, 48)
     maps[1] = maps[0] + 0.05 * torch.rand(1, 32, 48)
     maps = maps / maps.sum(dim=(1, 2, 3), keepdim=True)
-    coarse = np.array([one[0].reshape(8, 4, 8, 6).mean((1, 3)).flatten().tolist() for one in maps])
+    coarse = np.array([map_[0].reshape(8, 4, 8, 6).mean((1, 3)).flatten().tolist() for map_ in maps])
     expected = np.corrcoef(coarse) >= 0.5
     batch = {"heatmap": maps, "has_gaze": torch.ones(6, dtype=torch.bool), "index": torch.arange(6)}
     together = GazeSimilarity(0.5, cells=8)(batch, gather=False)
@@ -97,7 +97,7 @@ def test_batch_all_and_semi_hard_need_memory_of_the_batch_squared():
         terms = F.relu(distance[anchor, positive][:, None] - distance[anchor, label != label[anchor]][None, :] + 1.0)
         total += terms.double().sum().item() / 40
     count = sum(
-        ((label == one).sum().item() - 1) * (label != one).sum().item() * (label == one).sum().item()
-        for one in range(3)
+        ((label == number).sum().item() - 1) * (label != number).sum().item() * (label == number).sum().item()
+        for number in range(3)
     )
     assert BatchAllTripletLoss()(embedding, label).item() == pytest.approx(total * 1500 / count, rel=0.1)

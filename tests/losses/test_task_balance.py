@@ -100,7 +100,7 @@ def test_famo_in_closed_form():
     # The diagnosis halved, the gaze stayed: Adam's first step moves ξ by the rate, towards the gaze.
     weights, _ = gradients(weighting, scalar(2.0), scalar(1.0))
     z = 1 / (1 + math.exp(0.05))
-    assert [one.item() for one in weighting.learned().values()] == pytest.approx([z, 1 - z])
+    assert [state.item() for state in weighting.learned().values()] == pytest.approx([z, 1 - z])
     assert weights == pytest.approx([z / 2 / (z / 2 + 1 - z), (1 - z) / (z / 2 + 1 - z)])
 
 
@@ -138,7 +138,7 @@ def test_excess_mtl_in_closed_form():
     grown = [math.exp(0.5 * 0.09 / math.sqrt(9.09) / 3), math.exp(0.5 / math.sqrt(2))]
     expected = [2 * one / sum(grown) for one in grown]
     assert step() == pytest.approx(expected, rel=1e-5)
-    assert [one.item() for one in weighting.learned().values()] == pytest.approx(expected, rel=1e-5)
+    assert [state.item() for state in weighting.learned().values()] == pytest.approx(expected, rel=1e-5)
     # In evaluation nothing is learned.
     value = weighting({"diagnosis": torch.tensor(1.0), "saliency": torch.tensor(2.0)}).item()
     assert value == pytest.approx(expected[0] + 2 * expected[1], rel=1e-5)
@@ -150,7 +150,7 @@ def test_excess_mtl_takes_the_mean_of_the_first_batches_for_its_unit():
         x = nn.Parameter(torch.ones(()))
         weighting({"diagnosis": size * x, "saliency": 2 * size * x}, [x])
     assert weighting.units.tolist() == pytest.approx([(3 + 16 / 5) / 2, 3 + 16 / 5])
-    assert [one.item() for one in weighting.learned().values()] == [1, 1]
+    assert [state.item() for state in weighting.learned().values()] == [1, 1]
 
 
 @pytest.mark.parametrize("make", [FAMO, lambda: ExcessMTL(step_size=0.5)], ids=["famo", "excess"])

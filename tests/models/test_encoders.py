@@ -23,7 +23,7 @@ def test_contract(name):
         (2, channels, 64 // stride, 96 // stride)
         for channels, stride in zip(encoder.out_channels, encoder.strides, strict=True)
     ]
-    assert [tuple(one.shape) for one in features] == shapes
+    assert [tuple(feature.shape) for feature in features] == shapes
     assert encoder.strides == sorted(encoder.strides)
     assert encoder.embed(features).shape == (2, encoder.embedding_channels)
 
@@ -258,7 +258,7 @@ def test_a_card_tells_what_the_encoder_gives(name):
 
     card, encoder = describe(name), build_encoder({"name": name})
     maps = encoder(torch.zeros(1, 1, 64, 64))
-    assert card.channels == [one.shape[1] for one in maps]
+    assert card.channels == [map_.shape[1] for map_ in maps]
     assert card.strides == [64 // one.shape[-1] for one in maps]
     assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
 
@@ -278,7 +278,12 @@ def test_a_plain_transformer_is_a_pyramid_for_any_size():
     encoder = build_encoder(EncoderSpec("tu-vit_tiny_patch16_224")).eval()
     image = torch.rand(2, 1, 96, 64)
     features = encoder(image)
-    assert [tuple(one.shape) for one in features] == [(2, 48, 24, 16), (2, 96, 12, 8), (2, 192, 6, 4), (2, 192, 3, 2)]
+    assert [tuple(feature.shape) for feature in features] == [
+        (2, 48, 24, 16),
+        (2, 96, 12, 8),
+        (2, 192, 6, 4),
+        (2, 192, 3, 2),
+    ]
     # The map at stride 16 is timm's own tokens, row by row; the class token is left out.
     tokens = encoder.body.forward_features(image)[:, 1:]
     assert torch.allclose(features[2][1, :, 4, 3], tokens[1, 4 * 4 + 3])

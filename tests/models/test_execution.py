@@ -27,7 +27,11 @@ def step(network):
     outputs = network(torch.rand(4, 1, 64, 64, dtype=torch.float64))
     loss = outputs["saliency_logits"].square().mean() + outputs["logits"].square().mean()
     loss.backward()
-    return loss, {name: one.grad.clone() for name, one in network.named_parameters()}, dict(network.named_buffers())
+    return (
+        loss,
+        {name: parameter.grad.clone() for name, parameter in network.named_parameters()},
+        dict(network.named_buffers()),
+    )
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def saved_bytes(network):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = network(torch.rand(4, 1, 64, 64))
-    parameters = {one.data_ptr() for one in network.parameters()}
+    parameters = {parameter.data_ptr() for parameter in network.parameters()}
     size = sum(count for pointer, count in kept.items() if pointer not in parameters)
     assert outputs
     return size
@@ -99,8 +103,8 @@ def test_recomputed_parts_of_a_batch_have_the_whole_batchs_gradient():
     network.zero_grad()
     parts = [recomputed(lambda part: network(part)["embedding"], [network], part) for part in image.split(2)]
     torch.cat(parts).square().sum().backward()
-    for gradient, one in zip(expected, network.parameters(), strict=True):
-        assert torch.allclose(one.grad, gradient, rtol=1e-3, atol=1e-5)
+    for gradient, parameter in zip(expected, network.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_a_copy_recomputes_with_its_own_weights(network):
@@ -128,7 +132,7 @@ def test_parameters_without_a_way_to_the_outputs():
     alone = DualEncoderUNet(**SMALL, classes=None)
     # Without a classifier nothing sees norm5.
     found = {id(one) for one in unreached(alone, "saliency_logits", SIZE)}
-    assert found == {id(one) for one in alone.encoder.features.norm5.parameters()}
+    assert found == {id(parameter) for parameter in alone.encoder.features.norm5.parameters()}
     assert unreached(DualEncoderUNet(**SMALL), "", SIZE) == []
     modes = {module: module.training for module in alone.modules()}
     assert all(module.training == mode for module, mode in modes.items())
@@ -136,7 +140,7 @@ def test_parameters_without_a_way_to_the_outputs():
 
 def test_a_coarsest_map_that_no_step_takes_is_found_unreached():
     network = DualEncoderUNet(SMALL["encoder"], EncoderSpec("resnet18"), [8, 8, 8, 4, 4])
-    names = {id(one): name for name, one in network.named_parameters()}
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
     found = {names[id(one)] for one in unreached(network, "", SIZE)}
     assert found
     assert all(name.startswith("saliency_encoder.body.layer4.") for name in found)

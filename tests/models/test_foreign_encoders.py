@@ -214,7 +214,7 @@ def test_patches_of_14_pixels_give_maps_at_strides_of_16(tmp_path):
     with torch.no_grad():
         maps = encoder(torch.rand(1, 1, 640, 512))
     assert tuple(seen[0]) == (1, 3, 644, 518)
-    assert [tuple(one.shape[2:]) for one in maps] == [(160, 128), (80, 64), (40, 32), (20, 16)]
+    assert [tuple(map_.shape[2:]) for map_ in maps] == [(160, 128), (80, 64), (40, 32), (20, 16)]
     # A whole number of both patches and strides needs no resampling of the image.
     with torch.no_grad():
         encoder(torch.rand(1, 1, 224, 448))

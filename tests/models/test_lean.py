@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from gazelit.configs import find_config, read_config
 from gazelit.errors import InputError
 from gazelit.models import DualEncoderUNet, EncoderSpec, build_encoder, rebuild
 from gazelit.models.heads import enlarged
@@ -80,17 +81,31 @@ def test_a_stem_of_another_stride_is_refused():
         build_encoder(EncoderSpec("res-se", options={"stem_stride": 3}))
 
 
-def operations(**arguments) -> float:
+def shipped(preset: str, *names: str) -> dict:
+    """The network of shipped configurations, each laid over the ones before, with random weights."""
+    arguments: dict = {"encoder": {}}
+    for name in names:
+        network = read_config(find_config(name, preset))["model"]["init_args"]["network"]["init_args"]
+        encoder = {**arguments["encoder"], **network.get("encoder", {}), "weights": None}
+        arguments |= {**network, "encoder": encoder}
+    return arguments
+
+
+def operations(arguments: dict, size: tuple[int, int]) -> float:
     with FakeTensorMode():
         network = DualEncoderUNet(**arguments).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, 1, 640, 512))
+            outputs = network(torch.zeros(1, 1, *size))
+    assert outputs["saliency_logits"].shape == (1, 1, *size)
+    assert outputs["logits"].shape == (1, 3)
     return counter.get_total_flops()
 
 
-def test_the_lean_networks_need_an_eighth_of_the_papers_operations():
-    paper = operations(encoder=EncoderSpec("paper-densenet201"), saliency_encoder=EncoderSpec("res-se"))
-    stem = EncoderSpec("res-se", options={"widths": [32, 64, 128], "stem_stride": 4})
-    rest = {"saliency_encoder": stem, "decoder_widths": [96, 64, 32], "map_stride": 4}
-    assert operations(encoder=EncoderSpec("paper-densenet201"), **rest) <= paper / 8
-    assert operations(encoder=EncoderSpec("efficientnet-b0"), **rest) <= paper / 16
+def test_the_shipped_lean_networks_need_an_eighth_of_the_papers_operations_and_give_the_same():
+    size = (640, 512)
+    paper = operations(shipped("paper", "stage3.yaml"), size)
+    assert operations(shipped("paper", "stage3.yaml", "networks/lean.yaml"), size) <= paper / 8
+    small = shipped("paper", "stage3.yaml", "networks/small_encoder.yaml", "networks/lean.yaml")
+    assert operations(small, size) <= paper / 40
+    quick = operations(shipped("quick", "stage3.yaml"), (128, 96))
+    assert operations(shipped("quick", "stage3.yaml", "networks/lean.yaml"), (128, 96)) <= quick * 0.65

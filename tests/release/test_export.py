@@ -64,7 +64,9 @@ def test_the_onnx_graph_alone_gives_calibrated_probabilities_and_densities(expor
 
     session = onnxruntime.InferenceSession(str(exported / "best.onnx"))
     image = np.random.default_rng(1).random((4, 1, *SIZE), dtype=np.float32)
-    given = dict(zip([one.name for one in session.get_outputs()], session.run(None, {"image": image}), strict=True))
+    given = dict(
+        zip([output.name for output in session.get_outputs()], session.run(None, {"image": image}), strict=True)
+    )
     assert list(given) == list(OUTPUTS)
     with torch.inference_mode():
         trained = {name: value.numpy() for name, value in dual()(torch.from_numpy(image)).items()}

@@ -1,19 +1,24 @@
 """Which checkpoints a training leaves: whatever ends it, and however its criterion goes."""
 
+import multiprocessing
+import os
 import resource
 import shutil
+import signal
+import time
 
 import lightning as L
 import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.options import LoaderOptions
+from gazelit.data.options import AugmentationOptions, LoaderOptions
 from gazelit.errors import InputError
+from gazelit.losses import DynamicWeightAverage
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
-from gazelit.stages.checkpointing import StageCheckpoint
+from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
 
 ENCODER = EncoderSpec("densenet-small")
 STAGES = {
@@ -114,3 +119,134 @@ def test_finding_g9_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_pat
     monkeypatch.setattr(type(tmp_path), "replace", lambda self, to: order.append("replace") or replace(self, to))
     AtomicCheckpointIO().save_checkpoint({}, tmp_path / "best.ckpt")
     assert order[:2] == ["fsync", "replace"]
+
+
+class Terminates(L.Callback):
+    """Sends this process SIGTERM in a batch, as a batch system would."""
+
+    def __init__(self, epoch, batch, hook="on_train_batch_start"):
+        self.at = epoch, batch
+        self.hook = hook
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self._kill("on_train_batch_start", trainer, batch_idx)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if not trainer.sanity_checking:
+            self._kill("on_validation_batch_start", trainer, batch_idx)
+
+    def _kill(self, hook, trainer, batch_idx):
+        if hook == self.hook and (trainer.current_epoch, batch_idx) == self.at:
+            # To all of them, loaders' processes first.
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGTERM)
+            time.sleep(0.2 * (len(multiprocessing.active_children()) > 0))
+
+
+OPTIONS = {
+    "plain": {},
+    "workers": {"loader": {"num_workers": 2}},
+    "accumulated": {"accumulate_grad_batches": 2},
+    "plateau": {"schedule": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)},
+    "cosine": {"schedule": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)},
+    "often validated": {"val_check_interval": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [
+        ("plain", (0, 0, "on_train_batch_start")),
+        ("plain", (1, 3, "on_train_batch_start")),
+        ("plain", (1, 0, "on_validation_batch_start")),
+        ("workers", (1, 1, "on_train_batch_start")),
+        # Lightning alone would give the workers the order of epoch 0 again.
+        ("workers", (0, 3, "on_train_batch_start")),
+        ("accumulated", (1, 0, "on_train_batch_start")),
+        ("plateau", (1, 1, "on_train_batch_start")),
+        ("cosine", (1, 1, "on_train_batch_start")),
+        ("often validated", (1, 1, "on_train_batch_start")),
+    ],
+)
+def test_sigterm_saves_the_next_step_and_a_resumed_run_ends_in_the_same_bytes(
+    name, moment, store, tmp_path, undisturbed
+):
+    options = dict(OPTIONS[name])
+    finished = undisturbed(name)
+    run = tmp_path / "run"
+    epoch, batch, hook = moment
+    with pytest.raises(SystemExit) as ended:
+        preempted(store, run, callbacks=[EarlyEnd(), Terminates(epoch, batch, hook)], **options)
+    assert ended.value.code == 143
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    batches = 4
+    in_validation = hook == "on_validation_batch_start" or batch == batches - 1
+    step = {"accumulated": 1, "often validated": 3}.get(name, batch + 1)
+    assert ("unfinished_epoch" in last) is not in_validation
+    each = batches // options.get("accumulate_grad_batches", 1)
+    assert last["global_step"] == each * (epoch + 1) if in_validation else each * epoch + step
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    preempted(store, run, callbacks=[EarlyEnd()], resume=run / "checkpoints" / "last.ckpt", **options)
+    for file in ("best.ckpt", "last.ckpt"):
+        assert (run / "checkpoints" / file).read_bytes() == (finished / "checkpoints" / file).read_bytes(), file
+    assert (run / "seen.txt").read_text() == (finished / "seen.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store, tmp_path_factory):
+    """Trainings that nothing interrupts, each run once and then kept under the name that checkpoints hold."""
+    done = {}
+
+    def find(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            preempted(store, folder / "run", callbacks=[EarlyEnd()], **OPTIONS[name])
+            done[name] = folder / "run"
+        return done[name]
+
+    return find
+
+
+class Sees(L.Callback):
+    """Notes what every epoch logged, to the last bit."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        values = sorted((name, float(value)) for name, value in trainer.callback_metrics.items())
+        old = self.path.read_text() if self.path.is_file() else ""
+        self.path.write_text(f"{old}{trainer.current_epoch} {trainer.global_step} {values!r}\n")
+
+
+def preempted(store, folder, callbacks=(), resume=None, schedule=None, loader=None, **options):
+    """A training of 3 epochs of 4 batches with dropout, augmentation and a weighting that has a state."""
+    folder.mkdir(exist_ok=True)
+    L.seed_everything(5)
+    network = DualEncoderUNet(
+        EncoderSpec("densenet-small", options={"growth_rate": 4, "blocks": [1, 1, 1, 1], "stem": 4}),
+        EncoderSpec("res-se", options={"widths": [2, 2, 4, 4, 4], "reduction": 2}), [4, 4, 4, 4, 4], dropout=0.3,
+    )  # fmt: skip
+    stage = JointFinetuning(network, weighting=DynamicWeightAverage(), lr_scheduler=schedule)
+    # The path is in the checkpoint, so that it is the same for all.
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        checkpoint = StageCheckpoint(
+            dirpath="checkpoints", filename="best", monitor="val/selection", auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )  # fmt: skip
+        checkpoint.dirpath = "checkpoints"
+        run = L.Trainer(
+            max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            deterministic=True, plugins=[AtomicCheckpointIO()],
+            callbacks=[*callbacks, Sees(folder / "seen.txt"), checkpoint], **options,
+        )  # fmt: skip
+        data = GazeDataModule(
+            str(store), loader=LoaderOptions(batch_size=4, **{"num_workers": 0, **(loader or {})}),
+            augmentation=AugmentationOptions(enabled=True),
+        )  # fmt: skip
+        run.fit(stage, data, ckpt_path=resume)
+    finally:
+        os.chdir(here)
+    return stage

@@ -214,15 +214,17 @@ def test_what_was_said_is_told_event_by_event_and_the_control_moves_it(store):
     clock = start[:, None] + duration[:, None] * (np.arange(400) + 0.5) / 400
     expected = ((clock[..., None] >= spans[:, 0]) & (clock[..., None] < spans[:, 1])).any(-1).mean(1)
     assert expected.max() > 0
-    assert gaze.events.said[part, 1] == pytest.approx(expected, abs=0.01)
+    assert gaze.events.phrase_shares[part, 1] == pytest.approx(expected, abs=0.01)
     _, moved = events(phrase_lag=0.5, control="phrases")
     assert np.array_equal(moved.points, gaze.points)
     for one in module.rows("train"):
         own = slice(gaze.starts[one], gaze.starts[one + 1])
-        assert np.array_equal(np.sort(moved.events.said[own], axis=0), np.sort(gaze.events.said[own], axis=0))
-    assert not np.array_equal(moved.events.said, gaze.events.said)
+        assert np.array_equal(
+            np.sort(moved.events.phrase_shares[own], axis=0), np.sort(gaze.events.phrase_shares[own], axis=0)
+        )
+    assert not np.array_equal(moved.events.phrase_shares, gaze.events.phrase_shares)
     kept = np.concatenate([np.arange(gaze.starts[one], gaze.starts[one + 1]) for one in module.rows("test")])
-    assert np.array_equal(moved.events.said[kept], gaze.events.said[kept])
+    assert np.array_equal(moved.events.phrase_shares[kept], gaze.events.phrase_shares[kept])
 
 
 def test_maps_by_finding_are_trained_and_scored_against_regions(store, plain, run_gazelit, tmp_path):

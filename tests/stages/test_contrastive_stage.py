@@ -28,9 +28,9 @@ def test_two_views_are_two_augmentations_of_the_same_images(store):
     double = GazeDataModule(
         str(store), loader=LoaderOptions(batch_size=6, num_workers=0), augmentation=AugmentationOptions(views=2)
     )
-    for one, two in zip(batches(plain), batches(double), strict=True):
+    for batch, two in zip(batches(plain), batches(double), strict=True):
         # The first view is what there was without the second.
-        assert torch.equal(one["image"], two["image"])
+        assert torch.equal(batch["image"], two["image"])
         assert two["other_view"].shape == two["image"].shape
         assert two["other_view"].dtype == torch.float32
         assert not torch.equal(two["other_view"], two["image"])
@@ -156,7 +156,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(loss, store):
                 module.eval()
         double = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
         stage._step(double)[0].backward()
-        gradients.append([one.grad for one in stage.network.parameters()])
+        gradients.append([parameter.grad for parameter in stage.network.parameters()])
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-7)
 

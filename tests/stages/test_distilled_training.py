@@ -157,7 +157,7 @@ def test_a_teacher_of_another_split_can_be_insisted_on_and_is_then_known(tmp_pat
     for stamp in (student, child):
         with pytest.raises(InputError, match="stage 'joint' was trained on another split"):
             split_guard.check_split("b.ckpt", stamp, other)
-    assert [one["stage"] for one in stamps.sources(child)] == ["joint", "supervised", "joint"]
+    assert [source["stage"] for source in stamps.sources(child)] == ["joint", "supervised", "joint"]
 
 
 class Payload:
@@ -218,7 +218,7 @@ def test_from_the_command_line_a_teacher_is_checked_recorded_and_not_needed_for_
     tested = ["test", "--config=run/config.yaml", "--trainer.logger=false", "--trainer.default_root_dir=tested"]
     run_gazelit(*tested)
     stamp = stamps.read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")[STAMP_KEY]
-    assert [one["sha256"] for one in stamp["teachers"]] == [digest]
+    assert [teacher["sha256"] for teacher in stamp["teachers"]] == [digest]
 
 
 def test_the_lineage_says_who_taught_what(tmp_path, capsys):

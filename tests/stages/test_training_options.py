@@ -66,7 +66,7 @@ def test_every_trained_parameter_is_in_one_group_with_its_components_rate():
     members = [{id(one) for one in group["params"]} for group in groups]
     assert members[1] == {id(one) for one in stage.network.encoder.parameters()}
     assert members[2] == {id(one) for one in stage.network.classifier.parameters()}
-    trained = {id(one) for one in stage.parameters() if one.requires_grad}
+    trained = {id(parameter) for parameter in stage.parameters() if parameter.requires_grad}
     assert set.union(*members) == trained
     assert sum(map(len, members)) == len(trained)
     assert members[3] == {id(stage.weighting.log_sigma)}
@@ -112,7 +112,7 @@ def test_the_documented_commands_train(command, store, run_gazelit, tmp_path):
     stage = 1 if "stage1.yaml" in " ".join(arguments) else 3
     small = [*tiny(stage, store), "--data.downscale=1", *short]
     # What the command is about comes last, where tiny() would undo it.
-    again = [one for one in arguments if "precision" in one or "encoder=" in one]
+    again = [argument for argument in arguments if "precision" in argument or "encoder=" in argument]
     run_gazelit(name, *arguments, *small, *again)
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert len(epochs) == 2

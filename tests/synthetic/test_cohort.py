@@ -118,7 +118,7 @@ def test_dicom_files_are_valid_and_of_the_promised_kind(films):
     assert kinds == {"MONOCHROME1", "MONOCHROME2"}
     assert len({pydicom.dcmread(film, stop_before_pixels=True).SOPInstanceUID for film in films}) == len(films)
     shapes = [pydicom.dcmread(film, stop_before_pixels=True) for film in films]
-    assert any(one.Columns > one.Rows for one in shapes)
+    assert any(shape.Columns > shape.Rows for shape in shapes)
 
 
 def test_every_film_shows_dark_lungs_whatever_its_photometric_interpretation(egd, films):

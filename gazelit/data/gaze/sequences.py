@@ -28,7 +28,7 @@ class Events:
         finding: (M,) int64 number in ``finding_names`` of what was searched for; −1 for a free reading.
         reader_names: The store's readers, sorted.
         finding_names: What the store's readers searched for, sorted.
-        said: (M, F) float32, share of each event's duration during which each of ``gaze.phrases`` was said.
+        phrase_shares: (M, F) float32, share of each event's duration during which each of ``gaze.phrases`` was said.
     """
 
     times: NDArray[np.float32]
@@ -36,7 +36,7 @@ class Events:
     finding: NDArray[np.int64]
     reader_names: tuple[str, ...]
     finding_names: tuple[str, ...]
-    said: NDArray[np.float32]
+    phrase_shares: NDArray[np.float32]
 
     @classmethod
     def of(cls, store: Store, gaze: pd.DataFrame, options: GazeOptions) -> Events:
@@ -50,11 +50,11 @@ class Events:
             finding, finding_names = _numbered(gaze["reading_id"].astype(str).map(sought).fillna(""))
         times = gaze[["t", "duration"]].to_numpy(np.float32)
         duration = gaze["duration"].to_numpy(np.float64).clip(1e-9)
-        said = [
+        by_phrase = [
             seconds_said(gaze, pattern, store.table("phrases"), options.phrase_lag) / duration
             for pattern in (options.phrases or {}).values()
         ]
-        shares = np.stack(said, axis=1) if said else np.zeros((len(gaze), 0))
+        shares = np.stack(by_phrase, axis=1) if by_phrase else np.zeros((len(gaze), 0))
         return cls(times, reader, finding, reader_names, finding_names, shares.clip(0, 1).astype(np.float32))
 
     def take(self, order: NDArray[np.int64]) -> Events:
@@ -64,22 +64,22 @@ class Events:
             times=self.times[order],
             reader=self.reader[order],
             finding=self.finding[order],
-            said=self.said[order],
+            phrase_shares=self.phrase_shares[order],
         )
 
     def moved(self, part: slice, reading: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.float32]:
-        """(N, F) ``said`` of a case's events, in each reading moved round by a random number of them.
+        """(N, F) ``phrase_shares`` of a case's events, in each reading moved round by a random number of them.
 
         Args:
             part: The case's events.
             reading: (N,) the reading of each.
             generator: Of the numbers.
         """
-        said = self.said[part].copy()
+        shares = self.phrase_shares[part].copy()
         for number in np.unique(reading):
             rows = np.flatnonzero(reading == number)
-            said[rows] = np.roll(said[rows], int(generator.integers(len(rows))), axis=0)
-        return said
+            shares[rows] = np.roll(shares[rows], int(generator.integers(len(rows))), axis=0)
+        return shares
 
     def in_turn(self, before: Events, row: NDArray[np.int64], reading: NDArray[np.int64]) -> Events:
         """These events begun one after the other as ``before`` were, with the same pauses, and durations of their own.

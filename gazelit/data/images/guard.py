@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.connection import Connection, Pipe, wait
@@ -27,6 +27,8 @@ SECONDS = 60.0
 _AHEAD = 2
 #: A worker is one core's.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+#: What a parent that is told to end answers by closing its workers.
+_CLOSED_ON = (signal.SIGINT, signal.SIGTERM)
 #: From outside, such as by the kernel when memory is short: not surely the film's fault, so it is tried once more.
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -127,7 +129,9 @@ class _Worker:
         self.under_way: deque[tuple[int, Any]] = deque()
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({remote.fileno()})"
         threads = dict.fromkeys(_THREADS, "1")
-        with remote:
+        # Signals to all of a session's processes meet it when it ignores them, not while it starts.
+        earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _CLOSED_ON)
+        with remote, _masked_again(earlier):
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 pass_fds=[remote.fileno()],
@@ -163,7 +167,8 @@ class _Worker:
         except (EOFError, ConnectionError):
             if not self._started:
                 code = self._process.wait()
-                raise RuntimeError(f"a worker process cannot start (exit code {code})") from None
+                if -code not in _SENT_BY_OTHERS:
+                    raise RuntimeError(f"a worker process cannot start (exit code {code})") from None
             raise
         number, _ = self.under_way.popleft()
         return number, result
@@ -184,10 +189,20 @@ class _Worker:
         self.connection.close()
 
 
+@contextmanager
+def _masked_again(earlier: Iterable[int]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
 def serve(descriptor: int) -> None:
     """What a worker does: calls the function on what comes, until the other end is closed."""
-    # The parent, interrupted, closes its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent, interrupted or terminated, closes its workers, some at once and some with the film at hand.
+    for number in _CLOSED_ON:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _CLOSED_ON)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with Connection(descriptor) as connection:
         function, memory, seconds = connection.recv()

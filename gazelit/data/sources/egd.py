@@ -35,9 +35,9 @@ from gazelit.data.store.schema import (
     Source,
     is_synthetic,
 )
-from gazelit.data.tables import find_table, is_file, is_text, numbers, read_chunks, read_text, unique
+from gazelit.data.tables import find_table, is_text, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
-from gazelit.files import read_json
+from gazelit.files import is_file, read_json
 
 DATASET = "EGD-CXR 1.0.0"
 CLASSES = ["Normal", "CHF", "pneumonia"]

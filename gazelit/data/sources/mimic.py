@@ -12,8 +12,9 @@ import pandas as pd
 
 from gazelit.data.images.dicom import image_size
 from gazelit.data.store.schema import Recording, Source, is_synthetic
-from gazelit.data.tables import find_table, is_file, numbers, read_text, sides, unique
+from gazelit.data.tables import find_table, numbers, read_text, sides, unique
 from gazelit.errors import InputError
+from gazelit.files import is_file
 
 DATASET = "MIMIC-CXR 2.0.0 or MIMIC-CXR-JPG"
 #: MIMIC-CXR's names of the splits, and ours.

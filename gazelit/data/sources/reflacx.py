@@ -15,8 +15,9 @@ from gazelit.data.images.geometry import on_image
 from gazelit.data.sources.mimic import OFFICIAL_SPLITS, image_file, require_folder
 from gazelit.data.sources.views import view_position
 from gazelit.data.store.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source, is_synthetic
-from gazelit.data.tables import find_table, is_file, numbers, read_chunks, read_text, sides, unique
+from gazelit.data.tables import find_table, numbers, read_chunks, read_text, sides, unique
 from gazelit.errors import InputError
+from gazelit.files import is_file
 
 DATASET = "REFLACX 1.0.0"
 META_COLUMNS = [

@@ -26,7 +26,7 @@ from rich.progress import track
 from gazelit import processors
 from gazelit.data.images.decoding import Decoded, Identity, Job, Outcome, decode, memory_for, read_mask
 from gazelit.data.images.guard import Lost, Workers
-from gazelit.files import read_json, sha256_json, write_json
+from gazelit.files import atomic_path, read_json, sha256_json, write_json
 
 logger = logging.getLogger("gazelit")
 
@@ -55,7 +55,7 @@ def any_decoded(building: Path) -> bool:
     """Whether a partial store holds a decoded film."""
     names = ("images", "earlier")
     return any(
-        outcome.reason is None for name in names for _, outcome in _journal(building / "work" / f"{name}.journal")
+        outcome.reason is None for name in names for _, outcome in journalled(building / "work" / f"{name}.journal")
     )
 
 
@@ -77,7 +77,7 @@ def write_images(
         (path, (height, width))
         for path, height, width in zip(rows["path"], rows["height"].tolist(), rows["width"].tolist(), strict=True)
     ]
-    done = _journal(journal)
+    done = journalled(journal)
     end = HEADER_BYTES + sum(outcome.reason is None for _, outcome in done) * film_bytes
     if done and not (path.is_file() and path.stat().st_size >= end):
         done = []
@@ -96,12 +96,14 @@ def write_images(
     fresh = [job for job in rest if _key(job) not in earlier]
     outcomes = [outcome for _, outcome in done]
     written = sum(outcome.reason is None for outcome in outcomes)
+    with atomic_path(journal) as rewritten:
+        # Not cut and written anew: a process killed in between would have lost what is decoded.
+        rewritten.write_text("".join(_line(key, outcome) for key, outcome in done))
     with (
-        journal.open("w") as log,
+        journal.open("a") as log,
         path.open("r+b") as file,
         closing(_decoded(fresh, size, bits, workers, max_pixels)) as decoded,
     ):
-        log.writelines(_line(key, outcome) for key, outcome in done)
         file.truncate(end)
         file.seek(end)
         for job in track(rest, "preparing", len(rest), console=Console(stderr=True)):
@@ -206,7 +208,7 @@ def _line(key: str, outcome: Outcome) -> str:
     return json.dumps({"film": key, **asdict(outcome)}) + "\n"
 
 
-def _journal(path: Path) -> list[tuple[str, Outcome]]:
+def journalled(path: Path) -> list[tuple[str, Outcome]]:
     """Key and outcome of every film that the journal has a whole line of."""
     if not path.is_file():
         return []
@@ -222,7 +224,7 @@ def _journal(path: Path) -> list[tuple[str, Outcome]]:
 def _set_aside(building: Path) -> None:
     """Makes what is there of films the earlier ones, unless those are more."""
     journal, earlier = (building / "work" / f"{name}.journal" for name in ("images", "earlier"))
-    if len(_journal(journal)) >= len(_journal(earlier)) and (building / "images.npy").is_file():
+    if len(journalled(journal)) >= len(journalled(earlier)) and (building / "images.npy").is_file():
         journal.replace(earlier)
         (building / "images.npy").replace(building / "work" / "earlier.npy")
     for path in (journal, building / "images.npy"):
@@ -235,7 +237,7 @@ def _earlier(building: Path, jobs: list[Job], film_bytes: int) -> dict[str, tupl
     if not path.is_file():
         return {}
     slots = (path.stat().st_size - HEADER_BYTES) // film_bytes
-    decoded = [entry for entry in _journal(building / "work" / "earlier.journal") if entry[1].reason is None]
+    decoded = [entry for entry in journalled(building / "work" / "earlier.journal") if entry[1].reason is None]
     by_key = {key: (slot, outcome) for slot, (key, outcome) in enumerate(decoded[: max(0, slots)])}
     keyed = ((_key(job), job[0]) for job in jobs)
     return {key: by_key[key] for key, film in keyed if key in by_key and by_key[key][1].file.still(film)}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gazelit import __version__
@@ -28,7 +27,8 @@ from gazelit.data.store.films import (
     write_images,
     write_masks,
 )
-from gazelit.data.store.schema import GAZE_COLUMNS, GAZE_KINDS, GAZE_TEXT, PEER, Recording, Source
+from gazelit.data.store.gaze_rows import GazeRows
+from gazelit.data.store.schema import Recording, Source
 from gazelit.data.store.store import FORMAT, LETTERBOX_COLUMNS, STORE_FILE, Store
 from gazelit.errors import InputError
 from gazelit.files import durable, durable_folder, is_free, resumable_folder, sha256_json, write_json
@@ -36,14 +36,6 @@ from gazelit.files import durable, durable_folder, is_free, resumable_folder, sh
 logger = logging.getLogger("gazelit")
 
 _CASE_TABLES = ("regions", "phrases", "readings")
-_GAZE_SCHEMA = pa.schema(
-    [("row", pa.int32())]
-    + [
-        (name, pa.string() if name in GAZE_TEXT else pa.bool_() if name == "valid" else pa.float64())
-        for name in GAZE_COLUMNS
-        if name != "image_id"
-    ]
-)
 
 
 def prepare(
@@ -80,35 +72,16 @@ def prepare(
     Raises:
         InputError: The source or an option cannot be used, ``out`` holds something else, or no case is left.
     """
-    out = Path(out)
-    if len(size) != 2 or any(side < 32 or side % 32 for side in size):
-        raise InputError(f"size: {list(size)} must be a height and a width, each a multiple of 32")
-    if bits not in (8, 16):
-        raise InputError(f"bits: must be 8 or 16, not {bits}")
-    for name, value in (("workers", workers), ("max_pixels", max_pixels)):
-        if value is not None and value < 1:
-            raise InputError(f"{name}: must be at least 1, not {value}")
-    size = (size[0], size[1])
-    recording = source.read()
-    recording.check()
-    if recording.images.empty:
-        reason = recording.skipped[0][1] if recording.skipped else "the source lists none"
-        raise InputError(f"no case is left; first reason: {reason}")
-    if not is_free(out) and not (out / STORE_FILE).is_file():
-        raise InputError(f"{out}: exists and is no store; choose another --out")
-    with resumable_folder(out) as building:
-        try:
-            options = _Options(size, bits, require_gaze, strict, workers, max_pixels)
-            return _build(recording, source, out, building, options)
-        except InputError:
-            if not any_decoded(building):
-                shutil.rmtree(building, ignore_errors=True)
-            raise
+    return prepare_by(source, Path(out), Options(size, bits, require_gaze, strict, workers, max_pixels))
 
 
 @dataclass(frozen=True)
-class _Options:
-    """Options of :func:`prepare`."""
+class Options:
+    """Options of :func:`prepare`.
+
+    Raises:
+        InputError: One is impossible.
+    """
 
     size: tuple[int, int]
     bits: int
@@ -116,6 +89,15 @@ class _Options:
     strict: bool
     workers: int | None
     max_pixels: int
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or any(side < 32 or side % 32 for side in self.size):
+            raise InputError(f"size: {list(self.size)} must be a height and a width, each a multiple of 32")
+        if self.bits not in (8, 16):
+            raise InputError(f"bits: must be 8 or 16, not {self.bits}")
+        for name, value in (("workers", self.workers), ("max_pixels", self.max_pixels)):
+            if value is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, not {value}")
 
     def of_content(self) -> dict[str, Any]:
         """Those that the store's content depends on."""
@@ -127,23 +109,82 @@ class _Options:
         }
 
 
-def _build(recording: Recording, source: Source, out: Path, building: Path, options: _Options) -> Store:
-    """Makes the store in ``building`` and gives it its name, or finds it made before."""
-    gaze = _Gaze.spool(recording, building)
+def prepare_by(
+    source: Source, out: Path, options: Options, assemble: Callable[[Path, str, int], None] | None = None
+) -> Store:
+    """Reads a source into a prepared store; see :func:`prepare`.
+
+    Args:
+        source: What to read.
+        out: Folder of the store.
+        options: How.
+        assemble: Puts films that were decoded elsewhere into the folder that becomes the store, given that folder, the
+            request and the number of films.
+
+    Raises:
+        InputError: As :func:`prepare`, and what ``assemble`` raises.
+    """
+    recording = read_source(source)
+    if not is_free(out) and not (out / STORE_FILE).is_file():
+        raise InputError(f"{out}: exists and is no store; choose another --out")
+    with resumable_folder(out) as building:
+        try:
+            return _build(recording, source, out, building, options, assemble)
+        except InputError:
+            if not any_decoded(building):
+                shutil.rmtree(building, ignore_errors=True)
+            raise
+
+
+def read_source(source: Source) -> Recording:
+    """What a source holds, checked.
+
+    Raises:
+        InputError: It cannot be used, or lists nothing.
+    """
+    recording = source.read()
+    recording.check()
+    if recording.images.empty:
+        reason = recording.skipped[0][1] if recording.skipped else "the source lists none"
+        raise InputError(f"no case is left; first reason: {reason}")
+    return recording
+
+
+def request_of(recording: Recording, options: Options, building: Path) -> tuple[GazeRows, str, NDArray[np.int64]]:
+    """The gaze on its way, the hash of all that the store depends on, and the images that are wanted.
+
+    Args:
+        recording: What the source holds; images without gaze that are left out are added to what it skipped.
+        options: How it is prepared.
+        building: The folder that the gaze is kept in until it is written.
+    """
+    gaze = GazeRows.spool(recording, building)
     content = {"format": FORMAT, "options": options.of_content(), "tables": _digest(recording), "gaze": gaze.digest}
-    request = sha256_json(content)
     if gaze.seen.any() if options.require_gaze is None else options.require_gaze:
         recording.skipped += [(image, "no valid gaze") for image in recording.images.loc[~gaze.seen, "image_id"]]
-        chosen = np.flatnonzero(gaze.seen)
-    else:
-        chosen = np.arange(len(recording.images))
+        return gaze, sha256_json(content), np.flatnonzero(gaze.seen)
+    return gaze, sha256_json(content), np.arange(len(recording.images))
+
+
+def _build(
+    recording: Recording,
+    source: Source,
+    out: Path,
+    building: Path,
+    options: Options,
+    assemble: Callable[[Path, str, int], None] | None,
+) -> Store:
+    """Makes the store in ``building`` and gives it its name, or finds it made before."""
+    gaze, request, chosen = request_of(recording, options, building)
     if not is_free(out):
         shutil.rmtree(building)
-        return _existing(out, request, [*recording.images["path"].iloc[chosen], *recording.masks["path"]])
+        return existing(out, request, [*recording.images["path"].iloc[chosen], *recording.masks["path"]])
     _report_skipped(recording.skipped, building, options.strict)
     if not len(chosen):
         raise InputError(f"no case is left of {len(recording.images)}; first reason: {recording.skipped[0][1]}")
     continue_or_set_aside(building, request, options.size, options.bits)
+    if assemble is not None:
+        assemble(building, request, len(chosen))
     outcomes = write_images(
         recording.images, chosen, building, options.size, options.bits, options.workers, options.max_pixels
     )
@@ -200,7 +241,12 @@ def _build(recording: Recording, source: Source, out: Path, building: Path, opti
     return Store.open(out)
 
 
-def _existing(out: Path, request: str, paths: list[str]) -> Store:
+def existing(out: Path, request: str, paths: list[str]) -> Store:
+    """A finished store, if it is of this request and its films are what they were.
+
+    Raises:
+        InputError: It is of another, or films have changed.
+    """
     store = Store.open(out)
     if store.about["request"] != request:
         raise InputError(f"{out}: a store of other data or options; choose another --out, or remove it")
@@ -251,62 +297,6 @@ def _with_file_sizes(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="path").assign(bytes=np.array(sizes, np.int64))
 
 
-class _Gaze:
-    """The gaze on its way into the store: read once, kept on disk, never whole in memory.
-
-    Attributes:
-        digest: SHA-256 of all rows.
-        seen: (images,) bool, whether an image has valid gaze.
-    """
-
-    def __init__(self, spool: Path, digest: str, seen: NDArray[np.bool_]) -> None:
-        self._spool = spool
-        self.digest = digest
-        self.seen = seen
-
-    @classmethod
-    def spool(cls, recording: Recording, building: Path) -> _Gaze:
-        """Passes the source's gaze into a file beside, with rows of the table of images for ids."""
-        path = building / "work" / "gaze.parquet"
-        path.parent.mkdir(exist_ok=True)
-        rows = pd.Index(recording.images["image_id"])
-        seen = np.zeros(len(rows), bool)
-        digest = hashlib.sha256()
-        with pq.ParquetWriter(path, _GAZE_SCHEMA, compression="lz4") as writer:
-            for part in recording.gaze_parts():
-                part.insert(0, "row", rows.get_indexer(part["image_id"]).astype(np.int32))
-                part = part.drop(columns="image_id")
-                # What further readers saw is no gaze to train on.
-                seen[part.loc[part["valid"] & (part["kind"] != PEER), "row"]] = True
-                digest.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
-                writer.write_table(pa.Table.from_pandas(part, _GAZE_SCHEMA, preserve_index=False))
-        return cls(path, digest.hexdigest(), seen)
-
-    def write(self, kept: NDArray[np.int64], building: Path) -> tuple[dict[str, int], list[float] | None]:
-        """Writes ``gaze.parquet`` of the images in the store; returns counts by kind, and pixels per degree."""
-        position = np.full(len(self.seen), -1, np.int32)
-        position[kept] = np.arange(len(kept), dtype=np.int32)
-        counts = dict.fromkeys(GAZE_KINDS, 0)
-        valid = 0
-        total, known = np.zeros(2), 0
-        with (
-            pq.ParquetFile(self._spool) as spool,
-            pq.ParquetWriter(building / "gaze.parquet", _GAZE_SCHEMA, compression="zstd") as writer,
-        ):
-            for group in range(spool.num_row_groups):
-                part = spool.read_row_group(group).to_pandas()
-                part["row"] = position[part["row"]]
-                part = part[part["row"] >= 0]
-                for kind in GAZE_KINDS:
-                    counts[kind] += int((part["kind"] == kind).sum())
-                valid += int(part["valid"].sum())
-                angles = part[["ppd_x", "ppd_y"]].dropna().to_numpy()
-                total, known = total + angles.sum(axis=0), known + len(angles)
-                writer.write_table(pa.Table.from_pandas(part, _GAZE_SCHEMA, preserve_index=False))
-        ppd = [round(float(value), 3) for value in total / known] if known else None
-        return {**{f"{kind}s": count for kind, count in counts.items()}, "valid": valid}, ppd
-
-
 def _write_tables(
     recording: Recording, kept: NDArray[np.int64], photometric: list[str], size: tuple[int, int], folder: Path
 ) -> pd.DataFrame:
@@ -332,7 +322,7 @@ def _by_row(table: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_masks(
-    recording: Recording, kept: NDArray[np.int64], options: _Options, folder: Path
+    recording: Recording, kept: NDArray[np.int64], options: Options, folder: Path
 ) -> tuple[list[Outcome], list[tuple[str, str]]]:
     """Writes ``masks.npy`` and ``masks.parquet``.
 

@@ -73,7 +73,7 @@ def export_pysaliency(store: str, out: Path) -> None:
 def _trains(store: Store, gaze: pd.DataFrame) -> dict[str, NDArray[Any]]:
     """Fixations as arrays of one row a reading, padded with NaN."""
     row = gaze["row"].to_numpy()
-    scale = np.array([box.scale for box in store.letterboxes]).reshape(-1, 2)[row]
+    scale = store.letterboxes.scale[row]
     # From pixel centres at integers to the corner's frame, in the film as it was written.
     xy = (gaze[["x", "y"]].to_numpy(np.float64) + 0.5) * scale
     reading = gaze["reading_id"].astype("category").cat.codes.to_numpy()

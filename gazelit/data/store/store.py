@@ -15,7 +15,8 @@ A store is a folder that :func:`gazelit.data.store.prepare.prepare` writes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gazelit.data.images.geometry import Letterbox
+from gazelit.data.images.geometry import Letterboxes
 from gazelit.data.store.digests import sample_digest
 from gazelit.data.store.schema import GAZE_TEXT, LETTERBOX_COLUMNS
 from gazelit.errors import InputError
@@ -65,10 +67,13 @@ class Store:
         if not (path / STORE_FILE).is_file():
             raise InputError(f"no prepared store at {path}; make one with `gazelit prepare`")
         about = read_json(path / STORE_FILE)
+        if not isinstance(about, dict):
+            raise InputError(f"{path / STORE_FILE}: not what `gazelit prepare` writes; prepare it anew")
         if about.get("format") != FORMAT:
             raise InputError(
                 f"{path}: store format {about.get('format')}, but this version reads {FORMAT}; prepare it anew"
             )
+        _check_about(path, about)
         if check:
             _check(path, about)
         return cls(path, about)
@@ -87,7 +92,8 @@ class Store:
     @cached_property
     def cases(self) -> pd.DataFrame:
         """One row a case: the images' columns, without ``path``."""
-        return pd.read_parquet(self.path / "cases.parquet")
+        with _readable(self.path / "cases.parquet") as file:
+            return pd.read_parquet(file)
 
     def gaze(self, kind: str, valid_only: bool = True) -> pd.DataFrame:
         """Gaze of a kind (``sample`` or ``fixation``), ordered by case, reading and time.
@@ -103,13 +109,15 @@ class Store:
         if valid_only:
             filters.append(("valid", "==", True))
         text = [name for name in GAZE_TEXT if name != "image_id"]
-        table = pq.read_table(self.path / "gaze.parquet", filters=filters, read_dictionary=text)
-        frame = table.to_pandas(strings_to_categorical=True)
-        return frame.sort_values(["row", "reading_id", "t"], kind="stable", ignore_index=True)
+        with _readable(self.path / "gaze.parquet") as file:
+            table = pq.read_table(file, filters=filters, read_dictionary=text)
+            frame = table.to_pandas(strings_to_categorical=True)
+            return frame.sort_values(["row", "reading_id", "t"], kind="stable", ignore_index=True)
 
     def table(self, name: str) -> pd.DataFrame:
         """``regions``, ``phrases``, ``readings`` or ``recordings``; ``row`` names the case."""
-        return pd.read_parquet(self.path / f"{name}.parquet")
+        with _readable(self.path / f"{name}.parquet") as file:
+            return pd.read_parquet(file)
 
     def table_of(self, name: str, row: int) -> pd.DataFrame:
         """A case's rows of a table; the table is read once, so that all cases together cost time in proportion."""
@@ -125,24 +133,55 @@ class Store:
 
     def images(self) -> NDArray[np.unsignedinteger]:
         """(N, H, W) memory map."""
-        return np.load(self.path / "images.npy", mmap_mode="r")
+        with _readable(self.path / "images.npy") as file:
+            return np.load(file, mmap_mode="r", allow_pickle=False)
 
     def masks(self, row: int) -> dict[str, NDArray[np.bool_]]:
         """A case's masks (H, W) by name."""
         names = self.table_of("masks", row)["name"]
         if names.empty:
             return {}
-        planes = np.load(self.path / "masks.npy", mmap_mode="r")
-        return {name: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane, name in names.items()}
+        with _readable(self.path / "masks.npy") as file:
+            planes = np.load(file, mmap_mode="r", allow_pickle=False)
+            return {name: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane, name in names.items()}
 
     @cached_property
-    def letterboxes(self) -> list[Letterbox]:
+    def letterboxes(self) -> Letterboxes:
         """How each case was fitted into the working resolution."""
-        table = self.cases[["height", "width", *LETTERBOX_COLUMNS]].astype(int)
-        return [
-            Letterbox(height, width, self.size, (inner_height, inner_width), top, left)
-            for height, width, inner_height, inner_width, top, left in table.itertuples(index=False)
-        ]
+        with _readable(self.path / "cases.parquet"):
+            fields = self.cases[["height", "width", *LETTERBOX_COLUMNS]].to_numpy(np.int32)
+        return Letterboxes(self.size, fields)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[Path]:
+    """Says which file of the store it is that cannot be read; a stranger's store may hold anything."""
+    # A pipe would be waited for without an end.
+    if not file.is_file():
+        raise InputError(f"{file}: is missing; the store is damaged, remove it and prepare it anew")
+    try:
+        yield file
+    except (OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, pa.ArrowException) as error:
+        raise InputError(
+            f"{file}: cannot be read ({type(error).__name__}); the store is damaged, remove it and prepare it anew"
+        ) from error
+
+
+def _check_about(path: Path, about: dict[str, Any]) -> None:
+    """Raises InputError if ``store.json`` lacks what everything relies on, or holds it in another form."""
+    size, files = about.get("size"), about.get("bytes")
+    is_sound = (
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(side) is int and side > 0 for side in size)
+        and isinstance(files, dict)
+        and all(type(length) is int for length in files.values())
+        and isinstance(about.get("samples", {}), dict)
+        and about.get("bits") in (8, 16)
+        and isinstance(about.get("counts"), dict)
+    )
+    if not is_sound:
+        raise InputError(f"{path / STORE_FILE}: not what `gazelit prepare` writes; prepare it anew")
 
 
 def _check(path: Path, about: dict[str, Any]) -> None:

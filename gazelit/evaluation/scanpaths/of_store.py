@@ -84,18 +84,18 @@ def scanpath_yardsticks(datamodule: GazeDataModule, network: Network | None = No
     found += _oracles(datamodule, readings, bases)
     generator = np.random.default_rng(seed)
     centre = models["centre bias"]
-    some = train.take(generator.permutation(len(train))[:MOST_FOR_MEDOID])
+    subset = train.take(generator.permutation(len(train))[:MOST_FOR_MEDOID])
     paths: dict[str, tuple[yardsticks.Yardstick, int]] = {
-        "medoid of the training readings": (yardsticks.medoid(some), 1),
+        "medoid of the training readings": (yardsticks.medoid(subset), 1),
         "a training reading at random": (yardsticks.random_path(train, same_finding=False), DRAWS),
         "drawn from the centre bias": (yardsticks.drawn(train, centre), DRAWS),  # type: ignore[arg-type]
     }
     for name, (predict, draws) in paths.items():
         drawn = [predict(test.table, generator) for _ in range(draws)]
         found.append(Yardstick(name, _mean_scores(datamodule, readings, list(range(len(readings))), drawn)))
-    rows, others = yardsticks.other_reader(test)
+    rows, repeated = yardsticks.other_reader(test)
     if len(rows):
-        table = _mean_scores(datamodule, readings, rows.tolist(), [others])
+        table = _mean_scores(datamodule, readings, rows.tolist(), [repeated])
         found.append(Yardstick("same film's other reader", table))
     return found
 
@@ -192,12 +192,12 @@ def _static(
 
 
 def _maps(
-    datamodule: GazeDataModule, network: Network, split: str, wanted: set[int] | None = None
+    datamodule: GazeDataModule, network: Network, split: str, rows: set[int] | None = None
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The network's log-density of each film (H, W)."""
     for batch in datamodule.loader(split):
         rendered = datamodule.render(batch)
-        if wanted is not None and not wanted & set(batch["index"].tolist()):
+        if rows is not None and not rows & set(batch["index"].tolist()):
             continue
         with torch.inference_mode():
             outputs = network(rendered["image"])

@@ -76,14 +76,16 @@ def _sentence(arm: ArmSummary, found: Sequence[Difference], report: ReportRecord
         )
     if report.patients < FEWEST_PATIENTS:
         return f"{result}. **Nothing is concluded**: {report.patients} test patients are too few for a test."
+    if is_number(difference.p):
+        result += f"{_p_words(difference.p)} after Holm"
     if not is_number(difference.p) or difference.p >= 1 - LEVEL:
-        return f"{result}{_p_words(difference.p)}. **Nothing is concluded**: the data do not tell the two apart."
+        return f"{result}. **Nothing is concluded**: the data do not tell the two apart."
     better = "higher" if estimate.value > 0 else "lower"
-    return f"{result}{_p_words(difference.p)}. **{plain(arm.name)} is {better}** by more than patients and seeds vary."
+    return f"{result}. **{plain(arm.name)} is {better}** by more than patients and seeds vary."
 
 
 def _p_words(p: float) -> str:
-    return f", p {'' if p < 0.001 else '= '}{p_value(p)} after Holm" if is_number(p) else ""
+    return f", p {'' if p < 0.001 else '= '}{p_value(p)}" if is_number(p) else ""
 
 
 def arm_blocks(report: ReportRecord) -> list[Block]:
@@ -201,7 +203,7 @@ def _difference_cell(difference: Difference | None, patients: int) -> str:
         return f"{text}, no p: one seed"
     if patients < FEWEST_PATIENTS or not is_number(difference.p):
         return text
-    return f"{text}, p {'' if difference.p < 0.001 else '= '}{p_value(difference.p)}"
+    return f"{text}{_p_words(difference.p)}"
 
 
 def resampled_blocks(results: Sequence[Result]) -> list[Block]:

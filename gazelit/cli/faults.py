@@ -1,0 +1,49 @@
+"""What is at fault, in one line, where an error is not our code's."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from gazelit.errors import InputError
+
+#: What torch says of a loader's process that is gone.
+_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: (?P<signal>[^.]+)|exited)")
+
+
+def mistake_behind(error: BaseException | None) -> str | None:
+    """The user's mistake, or the machine's fault, behind an error; None if it is our own.
+
+    Args:
+        error: What was raised; jsonargparse wraps what a constructor raises.
+    """
+    while error is not None:
+        if isinstance(error, InputError):
+            return str(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f"{error.filename}: " if error.filename else ""
+            return (
+                f"{where}the disk is full or a file may not grow ({error.strerror}); make room, then the same command"
+            )
+        if isinstance(error, OSError) and error.filename:
+            # A folder without permission: not our code's fault either.
+            return f"{error.filename}: {error.strerror}"
+        if isinstance(error, RuntimeError) and (found := _WORKER.search(str(error))):
+            return _of_worker(found["signal"] or "")
+        # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
+        error = error.__cause__
+    return None
+
+
+def _of_worker(killed_by: str) -> str:
+    if "Bus error" in killed_by:
+        return (
+            "a loader's process found no shared memory (/dev/shm is full or too small); start the container with "
+            "--shm-size=2g, or set --data.loader.num_workers=0, and run the command again (a training resumes from its "
+            "last.ckpt)"
+        )
+    return (
+        f"a loader's process was killed ({killed_by.strip() or 'it exited'}), by the kernel where memory is short; run "
+        "the command again (a training resumes from its last.ckpt), with fewer --data.loader.num_workers if it happens "
+        "again"
+    )

@@ -1,0 +1,56 @@
+"""A frozen encoder that is asked once a film: the same training."""
+
+import pytest
+import torch
+
+from gazelit.errors import InputError
+from gazelit.models import DualEncoderUNet, EncoderSpec
+from gazelit.models.execution import Execution
+from gazelit.stages import SaliencyWarmup
+from tests.tiny import grouped
+
+SMALL = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
+
+
+def stage(cached, **options):
+    torch.manual_seed(0)
+    network = DualEncoderUNet(SMALL, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4], classes=None)
+    return SaliencyWarmup(network, cache_features=cached, **options)
+
+
+def fit(module, store, precision="32-true", **data):
+    import lightning as L
+
+    from gazelit.data.datamodule import GazeDataModule
+
+    films = []
+    first = module.network.encoder.levels[0]
+    first.register_forward_hook(lambda _, inputs, __: films.append(len(inputs[0])))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet["enable_model_summary"] = False
+    run = L.Trainer(max_epochs=3, accelerator="cpu", precision=precision, num_sanity_val_steps=0, **quiet)
+    run.fit(module, GazeDataModule(str(store), **grouped(batch_size=6, num_workers=0, augment=False) | data))
+    return sum(films)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_weights_are_those_of_computing_features_again(precision, store, lightning_imported):
+    again, once = stage(False), stage(True)
+    seen = fit(again, store, precision), fit(once, store, precision)
+    # A last batch that is left out of an epoch is seen in another, where its whole batch is computed.
+    assert seen[1] < 0.7 * seen[0]
+    kept, computed = once.network.state_dict(), again.network.state_dict()
+    assert all(torch.equal(kept[key], computed[key]) for key in computed)
+    # What comes after the training computes features of whatever weights it has.
+    image = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(once.eval()(image)["saliency_logits"], again.eval()(image)["saliency_logits"])
+
+
+def test_features_that_change_are_not_kept(store, lightning_imported):
+    with pytest.raises(InputError, match="cache_features: needs a frozen encoder beside a saliency encoder"):
+        stage(True, frozen=[])
+    with pytest.raises(InputError, match=r"images are augmented; set --data\.augmentation\.enabled=false"):
+        fit(stage(True), store, **grouped(augment=True))
+    with pytest.raises(InputError, match=r"leave it out of execution\.compile"):
+        fit(stage(True, execution=Execution(compile=["encoder"])), store)

@@ -1,0 +1,41 @@
+"""The page of dependencies is that of pyproject.toml, and core takes no strong licence."""
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_requirement_stands_on_the_page_with_its_reason_and_no_licence_is_too_strong():
+    script = runpy.run_path(str(ROOT / ".ci" / "dependencies.py"))
+    assert script["problems"]() == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = {("core", text) for text in project["dependencies"]}
+    asked |= {(extra, text) for extra in extras.keys() - {"dev", "docs"} for text in extras[extra]}
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| (\w+) \| (\S+) \| (.+) \|$", page, re.MULTILINE)
+    rows = [row for row in rows if row[0] != "package"]
+    found = {(where, name, bounds.replace("\\", "")) for name, bounds, where, _, _ in rows}
+    # tomllib is the oracle of what the script reads line by line, for the sake of the comments.
+    assert found == {(where, (one := Requirement(text)).name, str(one.specifier)) for where, text in asked}
+    assert all(licence not in script["STRONG"] for _, _, where, licence, _ in rows if where == "core")
+
+
+def test_what_counts_as_strong():
+    script = runpy.run_path(str(ROOT / ".ci" / "dependencies.py"))
+    known = script["_KNOWN"]
+
+    def short(text):
+        return next((name for name, pattern in known.items() if re.search(pattern, text, re.IGNORECASE)), None)
+
+    # Expressions of SPDX and classifiers of the index.
+    assert short("AGPL-3.0-or-later") == "AGPL"
+    assert short("License :: OSI Approved :: GNU Lesser General Public License v3 (LGPLv3)") == "LGPL"
+    assert short("GPL-2.0-only") == "GPL"
+    assert short("MPL-2.0 AND MIT") == "MPL-2.0"
+    assert short("License :: OSI Approved :: BSD License") == "BSD"

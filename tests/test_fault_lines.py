@@ -1,0 +1,43 @@
+"""What is the machine's fault is one line that says what to do."""
+
+import errno
+
+import pytest
+
+from gazelit.cli.faults import mistake_behind
+from gazelit.errors import InputError
+from gazelit.runs.steps import checkpoint_digest
+
+#: As torch 2 words them.
+KILLED = "DataLoader worker (pid 4711) is killed by signal: Killed. "
+BUS = (
+    "DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+    "shared memory. Please try to raise your shared memory limit."
+)
+EXITED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError(KILLED), "a loader's process was killed (Killed), by the kernel where memory is short"),
+        (RuntimeError(EXITED), "a loader's process was killed (it exited)"),
+        (RuntimeError(BUS), "found no shared memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device", "run/a.csv"), "run/a.csv: the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "run/a.csv"), "run/a.csv: Read-only file system"),
+        (RuntimeError("something else"), None),
+    ],
+)
+def test_faults_of_the_machine_are_one_line(error, line):
+    found = mistake_behind(error)
+    if line is None:
+        assert found is None
+    else:
+        assert line in found
+        assert "\n" not in found
+
+
+def test_a_checkpoint_that_a_later_step_needs_is_missed_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"contrastive/checkpoints/best\.ckpt: no such file, although"):
+        checkpoint_digest(tmp_path / "contrastive" / "checkpoints" / "best.ckpt")
