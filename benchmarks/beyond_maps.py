@@ -66,7 +66,8 @@ COMMON = [
     f"--data.split.test_fraction={TEST_FRACTION}",
     # The law is one of fixations: a wide Gaussian blurs away what a map could say of them (docs/metrics.md).
     "--data.gaze.sigma=0.5",
-    "--data.labels=[]",
+    # Labels are not trained on; a class may be missing from a small split.
+    "--data.split.allow_empty=true",
 ]
 NETWORK_OF_READERS = "--model.network.readers=[{}]"
 
@@ -125,7 +126,8 @@ def prepare(out: Path, size: Size) -> None:
         gazelit("synth", *options, f"--seed={COHORT_SEED}", "--max_side=128", f"--out={cohort}")
     if not (out / "store").is_dir():
         tables = [f"--source.{name}={cohort / 'manifest' / f'{name}.csv'}" for name in ("images", "gaze")]
-        options = ["--source.coordinates=normalised", f"--size={size.resolution}", f"--out={out / 'store'}"]
+        options = ["--source.coordinates=normalised", "--source.labels=[Normal,CHF,pneumonia]"]
+        options += [f"--size={size.resolution}", f"--out={out / 'store'}"]
         gazelit("prepare", "--source=Manifest", *tables, *options)
 
 

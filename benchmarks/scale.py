@@ -90,7 +90,10 @@ def measure(out: Path, count: int, known: dict[str, Any]) -> dict[str, Any]:
             *("--data.loader.num_workers=0", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
             *(f"--trainer.default_root_dir={run}", f"--checkpoint.dirpath={run / 'checkpoints'}"),
         ],
-        "test": ["test", f"--config={run / 'config.yaml'}", f"--trainer.default_root_dir={run / 'test'}"],
+        "test": [
+            *("test", f"--config={run / 'config.yaml'}", f"--trainer.default_root_dir={run / 'test'}"),
+            "--trainer.logger=false",
+        ],
         "report": ["report", str(run / "test")],
     }
     for step, command in commands.items():

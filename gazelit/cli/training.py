@@ -271,10 +271,10 @@ class GazeCLI(LightningCLI):
             say(f"frozen: {', '.join(model.frozen)}")
         try:
             self.trainer.fit(model, ckpt_path=ckpt_path, **options)
-        except SystemExit as end:
-            if end.code != 1 or not self.trainer.interrupted:
+        except (SystemExit, RuntimeError) as end:
+            # Lightning ends with 1 after Ctrl-C, as if the training had failed, or fails to clean up between two loops.
+            if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-            # Lightning ends with 1 after Ctrl-C, as if the training had failed.
             last = Path(str(self._checkpoint.dirpath)) / LAST
             left = f"go on with --ckpt_path={last}" if last.is_file() else "no epoch was finished, so nothing is left"
             say(f"interrupted: {left}")
