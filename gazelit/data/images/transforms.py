@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gazelit.data.images.geometry import on_image
 
-# Imported without it, albumentations asks pypi.org for its newest version, so that somebody knows who trains, and when.
+# Imported without it, albumentations asks a package index for its newest version, so that others know who trains, when.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import albumentations as A
 
