@@ -122,10 +122,9 @@ def commands_of(pipeline, store, out, monkeypatch, run_gazelit):
     commands = []
 
     class Process:
-        returncode = 0
+        cpu_seconds = 0.0
 
-        def __init__(self, command, **options):
-            arguments = command[3:]
+        def __init__(self, arguments, *_):
             commands.append(arguments)
             folder = Path(option(arguments, "--trainer.default_root_dir") or out)
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -136,7 +135,8 @@ def commands_of(pipeline, store, out, monkeypatch, run_gazelit):
         def poll(self):
             return 0
 
-    monkeypatch.setattr("gazelit.runs.steps.subprocess.Popen", Process)
+    monkeypatch.setattr("gazelit.runs.steps.OwnProcess", Process)
+    monkeypatch.setattr("gazelit.runs.steps.ForkedProcess", Process)
     run_gazelit("run", str(pipeline), f"--store={store}", f"--out={out}")
     return commands
 
