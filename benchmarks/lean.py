@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 import yaml
 
-# Of the other benchmark, which lies beside this one.
+# Of the benchmark of the claims, which lies beside this one.
 from claims import CLASSES, difference_text, gazelit
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode

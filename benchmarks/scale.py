@@ -33,7 +33,7 @@ import resource, sys
 from gazelit.cli.main import main
 code = main(sys.argv[1:])
 usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print("cost", sum(one.ru_utime + one.ru_stime for one in usage), max(one.ru_maxrss for one in usage) / 1024)
+print("cost", sum(part.ru_utime + part.ru_stime for part in usage), max(part.ru_maxrss for part in usage) / 1024)
 sys.exit(code)
 """
 
