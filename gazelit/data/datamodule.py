@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -20,7 +21,7 @@ from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_n
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochLoader, EpochSampler, outlive_sigterm
+from gazelit.data.sampling import EpochLoader, EpochSampler, Processes, outlive_sigterm
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -242,25 +243,33 @@ class GazeDataModule(L.LightningDataModule):
         # Before workers are started with it, and for as long as this loader's cases are taken.
         stage = self.trainer.lightning_module if self.trainer else None
         dataset.with_events = self.with_events or bool(getattr(stage, "needs_events", False))
-        world_size = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        classes = self.labels[dataset.rows] if self.loading.sampling == "balanced" else None
+        processes, batch_size = self._processes(shuffle), self.loading.batch_size
+        classes = self.labels[dataset.rows] if shuffle and self.loading.sampling == "balanced" else None
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
-        without_case = not shuffle and rank >= len(dataset) > 0
+        without_case = not shuffle and processes.rank >= len(dataset) > 0
+        if without_case:
+            processes = replace(processes, rank=0)
+        # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
+        drops = shuffle and len(dataset) >= batch_size * processes.count
         return (EpochLoader if shuffle else DataLoader)(
             dataset,
-            batch_size=self.loading.batch_size,
-            sampler=EpochSampler(
-                dataset, shuffle, self.seed, world_size, 0 if without_case else rank, classes if shuffle else None
-            ),
+            batch_size=batch_size,
+            sampler=EpochSampler(dataset, shuffle, self.seed, processes, classes, pads=not drops),
             num_workers=self.loading.num_workers,
             worker_init_fn=outlive_sigterm,
             collate_fn=collate_none if without_case else collate,
-            # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
-            drop_last=shuffle and len(dataset) >= self.loading.batch_size * world_size,
+            drop_last=drops,
             persistent_workers=self.loading.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _processes(self, shuffle: bool) -> Processes:
+        """Who shares the cases: the trainer's processes."""
+        if self.trainer is None:
+            return Processes()
+        by_node = shuffle and self.loading.sampling == "by_node"
+        nodes = self.trainer.num_nodes if by_node else 1
+        return Processes(self.trainer.world_size, self.trainer.global_rank, nodes)
 
 
 @rank_zero_only

@@ -16,7 +16,7 @@ SigmaUnit = Literal["deg", "px", "image_px"]
 Readings = Literal["pooled", "equal", "drawn"]
 GazeControl = Literal["true", "shuffled", "centre", "order", "phrases", "none"]
 Method = Literal["patient", "official", "official_shared", "reference_image_level", "external"]
-Sampling = Literal["shuffled", "balanced"]
+Sampling = Literal["shuffled", "balanced", "by_node"]
 Split = Literal["train", "val", "test"]
 
 
@@ -125,7 +125,8 @@ class LoaderOptions:
         batch_size: Cases a process takes per step.
         num_workers: Processes that load.
         sampling: Order of the training cases: ``shuffled``, or ``balanced``: as many of every class, rarer ones
-            repeated, in epochs of the same length.
+            repeated, in epochs of the same length; or ``by_node``: each of several nodes shuffles a part of the store
+            of its own, which alone it reads, epoch after epoch (of one node the same as ``shuffled``).
         predict_split: Which split ``gazelit predict`` reads.
     """
 

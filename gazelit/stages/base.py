@@ -25,6 +25,7 @@ from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
 from gazelit.stages.nonfinite import OnNonFinite, StepGuard, check_checkpoint
 from gazelit.stages.optimisation import average_gradient, global_seed, parameter_groups, scale_rates, seed_batch
 from gazelit.stages.resume import apply_options
+from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, note_batch, number_batches
 
 
 class Stage(EvaluatedModule):
@@ -104,6 +105,7 @@ class Stage(EvaluatedModule):
         self._teachers: list[dict[str, Any]] | None = None
         self._former_teachers: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
+        self._unfinished: dict[str, Any] | None = None
 
         rated = (*network.specs, *self.learned_parts)
         for option, named, known in (
@@ -200,12 +202,25 @@ class Stage(EvaluatedModule):
         if "diagnosis" in self.measures:
             self.temperature.fill_(1.0)
 
+    def on_train_start(self) -> None:
+        """Goes on in the middle of an epoch where a checkpoint is from there."""
+        if self._unfinished is not None:
+            self.resume_epoch(self._unfinished)
+            number_batches(self.trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """Lets schedules that wait for a metric learn from a resumed epoch, which Lightning would leave out."""
+        if self._unfinished is not None:
+            self.trainer.fit_loop._restarting = False
+            self._unfinished = None
+
     def on_train_epoch_start(self) -> None:
         """Begins the epoch's count of skipped steps."""
         self.guard.begin_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes a batch's random numbers repeat in a resumed run."""
+        note_batch(self.trainer, is_last=batch_idx + 1 >= self.trainer.num_training_batches)
         seed_batch(self.current_epoch, batch_idx, self.global_rank)
         self.guard.begin_batch(self)
 
@@ -233,6 +248,7 @@ class Stage(EvaluatedModule):
         """Logs the epoch's values behind its last batch, so that they are there for callbacks at the epoch's end."""
         if not self.trainer.is_last_batch and not 0 < self.trainer.max_steps <= self.global_step:
             return
+        note_batch(self.trainer, is_last=True)
         values = {**self.train_means.compute(), **self._epoch_values()}
         self.train_means.reset()
         for name, value in values.items():
@@ -284,11 +300,14 @@ class Stage(EvaluatedModule):
         """
         check_checkpoint(checkpoint, self)
         checkpoint[stamps.STAMP_KEY] = self.stamp()
+        if self._trainer is not None and is_amid(self.trainer):
+            checkpoint[UNFINISHED_KEY] = self.interrupted_epoch()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the ancestry of a resumed run, and lets options given now win over the optimiser's stored ones."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._resumed = checkpoint
+            self._unfinished = checkpoint.get(UNFINISHED_KEY)
             if self.trainer.optimizers:
                 # Sharded modules are restored when their optimisers are there already.
                 configs = self.trainer.lr_scheduler_configs

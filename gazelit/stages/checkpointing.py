@@ -8,22 +8,20 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gazelit.data.sampling import EpochLoader
-from gazelit.stages.base import Stage
+from gazelit.errors import InputError
+from gazelit.stages.unfinished_epoch import is_amid, is_validated
 
 logger = logging.getLogger("gazelit")
 
 #: What a shell tells of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
-#: Of a checkpoint in the middle of an epoch, what of the epoch is behind it.
-UNFINISHED_KEY = "unfinished_epoch"
 #: Seconds that a process has to end after another one of its training did.
 GRACE = 10.0
 
@@ -36,12 +34,47 @@ class StageCheckpoint(ModelCheckpoint):
 
     Args:
         save_last: Whether to write ``last.ckpt``.
+        every_n_train_steps: Steps of the optimiser after which ``last.ckpt`` is written within an epoch, too, so that a
+            kill costs no more; at the end of epochs alone unless given. (Lightning's option of this name would choose
+            ``best.ckpt`` there, by a criterion that only a validation has.)
         options: As of Lightning's callback.
+
+    Raises:
+        InputError: ``every_n_train_steps`` is below 1, or nothing is to be written after these steps.
     """
 
-    def __init__(self, save_last: bool = True, **options: Any) -> None:
+    def __init__(self, save_last: bool = True, every_n_train_steps: int | None = None, **options: Any) -> None:
         super().__init__(save_last=False, **options)
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise InputError(f"checkpoint.every_n_train_steps: must be at least 1, not {every_n_train_steps}")
+        if every_n_train_steps is not None and (not save_last or self.save_weights_only):
+            raise InputError(
+                "checkpoint.every_n_train_steps: is how often last.ckpt is written, whole; it goes with "
+                "checkpoint.save_last and without checkpoint.save_weights_only"
+            )
         self.keeps_last = save_last
+        self.last_every = every_n_train_steps
+        self._is_due = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves a step within an epoch, or lets the validation that follows it come first, which belongs to it."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        self._is_due = bool(
+            self.last_every and is_step and trainer.global_step % self.last_every == 0 and is_amid(trainer)
+        )
+        if self._is_due and not is_validated(trainer, batch_idx):
+            self.write_last(trainer, is_over=False)
+            self._is_due = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves what a validation brought, and the step before it if that is due."""
+        super().on_validation_end(trainer, pl_module)
+        if self._is_due:
+            self.write_last(trainer, is_over=False)
+            self._is_due = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves what the epoch brought; the best one first, because ``last`` holds which that is."""
@@ -88,7 +121,6 @@ class EarlyEnd(Callback):
         # Not an event: averaging callbacks copy the trainer.
         self._ended = False
         self._terminated = False
-        self._saves = self._resumed = False
         self._left = "last.ckpt is of the last finished epoch"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -121,39 +153,17 @@ class EarlyEnd(Callback):
         """Saves the step and ends all processes if one of them got SIGTERM."""
         if not self._is_told_to_end(trainer):
             return
-        batches = batch_idx + 1
         # What follows an epoch's last batch, or one before a validation, belongs to it.
-        every = trainer.val_check_batch
-        is_followed = trainer.is_last_batch or bool(every and batches % every == 0)
-        is_step = batches % trainer.accumulate_grad_batches == 0
+        is_followed = trainer.is_last_batch or is_validated(trainer, batch_idx)
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if is_followed or not is_step or 0 < trainer.max_steps <= trainer.global_step:
             return
-        checkpoint, loader = trainer.checkpoint_callback, trainer.train_dataloader
-        can_save = (
-            isinstance(checkpoint, StageCheckpoint) and checkpoint.keeps_last and not checkpoint.save_weights_only
-        )
-        if can_save and isinstance(loader, EpochLoader) and isinstance(pl_module, Stage):
-            loader.is_interrupted = self._saves = True
-            path = cast(StageCheckpoint, checkpoint).write_last(trainer, is_over=False)
-            self._left = f"{path.name} is of step {trainer.global_step}"
+        checkpoints = [each for each in trainer.checkpoint_callbacks if isinstance(each, StageCheckpoint)]
+        for checkpoint in checkpoints:
+            if checkpoint.keeps_last and not checkpoint.save_weights_only and is_amid(trainer):
+                path = checkpoint.write_last(trainer, is_over=False)
+                self._left = f"{path.name} is of step {trainer.global_step}"
         raise SIGTERMException
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds what the epoch has gathered to a checkpoint in the middle of it."""
-        if self._saves:
-            checkpoint[UNFINISHED_KEY] = cast(Stage, pl_module).interrupted_epoch()
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gives it back."""
-        self._resumed = UNFINISHED_KEY in checkpoint
-        if self._resumed and isinstance(pl_module, Stage):
-            pl_module.resume_epoch(checkpoint[UNFINISHED_KEY])
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets schedules that wait for a metric learn from a resumed epoch, which Lightning would leave out."""
-        if self._resumed:
-            trainer.fit_loop._restarting = False
-            self._resumed = False
 
     def _is_told_to_end(self, trainer: L.Trainer) -> bool:
         if trainer.world_size == 1:

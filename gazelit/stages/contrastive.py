@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -94,6 +95,15 @@ class ContrastivePretraining(Stage):
         """Begins the epoch's count of batches that teach nothing."""
         super().on_train_epoch_start()
         self._without_pairs = torch.zeros(())
+
+    def interrupted_epoch(self) -> dict[str, Any]:
+        """See :meth:`Stage.interrupted_epoch`."""
+        return {**super().interrupted_epoch(), "without_pairs": self._without_pairs}
+
+    def resume_epoch(self, gathered: Mapping[str, Any]) -> None:
+        """See :meth:`Stage.resume_epoch`."""
+        super().resume_epoch(gathered)
+        self._without_pairs = gathered["without_pairs"]
 
     def _epoch_values(self) -> dict[str, Tensor]:
         count, batches = int(self._without_pairs), int(self.trainer.num_training_batches)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gazelit.data.datamodule import EpochSampler, GazeDataModule
+from gazelit.data.datamodule import EpochSampler, GazeDataModule, Processes
 from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.transforms import Augmentation
@@ -124,14 +124,15 @@ def test_persistent_workers_learn_the_epoch(store):
 
 def test_evaluation_shares_cover_every_case_once(store):
     dataset = module(store).dataset("test")
-    shares = [list(EpochSampler(dataset, False, 0, 3, rank)) for rank in range(3)]
+    shares = [list(EpochSampler(dataset, False, 0, Processes(3, rank))) for rank in range(3)]
     assert sorted(position for share in shares for _, position in share) == list(range(len(dataset)))
-    assert [len(EpochSampler(dataset, False, 0, 3, rank)) for rank in range(3)] == [len(share) for share in shares]
+    samplers = [EpochSampler(dataset, False, 0, Processes(3, rank)) for rank in range(3)]
+    assert list(map(len, samplers)) == list(map(len, shares))
 
 
 def test_training_shares_are_of_equal_length_and_disjoint_but_for_padding(store):
     dataset = module(store).dataset("train")
-    shares = [[position for _, position in EpochSampler(dataset, True, 0, 2, rank)] for rank in range(2)]
+    shares = [[position for _, position in EpochSampler(dataset, True, 0, Processes(2, rank))] for rank in range(2)]
     assert len(shares[0]) == len(shares[1])
     assert set(shares[0]) | set(shares[1]) == set(range(len(dataset)))
 

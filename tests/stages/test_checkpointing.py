@@ -34,11 +34,11 @@ STAGES = {
 class Ends(L.Callback):
     """Ends the training in the middle of an epoch, as a kill would."""
 
-    def __init__(self, epoch):
-        self.epoch = epoch
+    def __init__(self, epoch, batch=1):
+        self.at = epoch, batch
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
+        if (trainer.current_epoch, batch_idx) == self.at:
             raise RuntimeError("killed")
 
 
@@ -79,6 +79,35 @@ def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_byt
     fit(store, tmp_path / "run", make, resume=checkpoints / "last.ckpt")
     for file in ("best.ckpt", "last.ckpt"):
         assert (checkpoints / file).read_bytes() == (tmp_path / "undisturbed" / "checkpoints" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(("name", "killed", "left"), [("plain", (1, 3), 6), ("often validated", (1, 2), 6)])
+def test_a_kill_costs_the_steps_since_the_last_that_was_saved(name, killed, left, store, tmp_path, undisturbed):
+    """A validation comes between a step and the next one where it is due there; it is not repeated, nor left out."""
+    finished = undisturbed(name)
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="killed"):
+        preempted(store, run, callbacks=[Ends(*killed)], every=2, **OPTIONS[name])
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == left
+    assert "unfinished_epoch" in last
+    preempted(store, run, resume=run / "checkpoints" / "last.ckpt", every=2, **OPTIONS[name])
+    for file in ("best.ckpt", "last.ckpt"):
+        assert (run / "checkpoints" / file).read_bytes() == (finished / "checkpoints" / file).read_bytes(), file
+    assert (run / "seen.txt").read_text() == (finished / "seen.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every_n_train_steps": 0}, "must be at least 1, not 0"),
+        ({"every_n_train_steps": 5, "save_last": False}, "goes with checkpoint.save_last"),
+        ({"every_n_train_steps": 5, "save_weights_only": True}, "without checkpoint.save_weights_only"),
+    ],
+)
+def test_steps_after_which_nothing_would_be_saved_are_refused(options, message):
+    with pytest.raises(InputError, match=f"^checkpoint.every_n_train_steps: .*{message}"):
+        StageCheckpoint(**options)
 
 
 def test_finding_c6_batches_of_one_step_draw_different_random_numbers(store, tmp_path):
@@ -219,7 +248,7 @@ class Sees(L.Callback):
         self.path.write_text(f"{old}{trainer.current_epoch} {trainer.global_step} {values!r}\n")
 
 
-def preempted(store, folder, callbacks=(), resume=None, schedule=None, loader=None, **options):
+def preempted(store, folder, callbacks=(), resume=None, schedule=None, loader=None, every=None, **options):
     """A training of 3 epochs of 4 batches with dropout, augmentation and a weighting that has a state."""
     folder.mkdir(exist_ok=True)
     L.seed_everything(5)
@@ -234,7 +263,7 @@ def preempted(store, folder, callbacks=(), resume=None, schedule=None, loader=No
     try:
         checkpoint = StageCheckpoint(
             dirpath="checkpoints", filename="best", monitor="val/selection", auto_insert_metric_name=False,
-            enable_version_counter=False,
+            enable_version_counter=False, every_n_train_steps=every,
         )  # fmt: skip
         checkpoint.dirpath = "checkpoints"
         run = L.Trainer(

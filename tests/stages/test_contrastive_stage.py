@@ -128,12 +128,14 @@ def test_balanced_sampling_draws_as_many_of_every_class(store):
 
 
 def test_processes_share_a_balanced_epoch(store):
-    from gazelit.data.datamodule import EpochSampler
+    from gazelit.data.sampling import EpochSampler, Processes
 
     data = GazeDataModule(str(store), loader=LoaderOptions(num_workers=0))
     dataset, classes = data.datasets["train"], data.labels[data.rows("train")]
-    whole = [position for _, position in EpochSampler(dataset, True, 0, 1, 0, classes)]
-    shares = [[position for _, position in EpochSampler(dataset, True, 0, 2, rank, classes)] for rank in range(2)]
+    whole = [position for _, position in EpochSampler(dataset, True, 0, Processes(), classes)]
+    shares = [
+        [position for _, position in EpochSampler(dataset, True, 0, Processes(2, rank), classes)] for rank in range(2)
+    ]
     assert len(shares[0]) == len(shares[1])
     together = [one for pair in zip(*shares, strict=True) for one in pair]
     assert together[: len(whole)] == whole or sorted(set(together)) == sorted(set(whole))

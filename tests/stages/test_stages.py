@@ -1,5 +1,6 @@
 """Stages as LightningModules: from Python, resumed, distributed, in bfloat16."""
 
+import random
 import subprocess
 import sys
 
@@ -350,18 +351,40 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path
             assert torch.allclose(value.float(), weights[1][key].float(), rtol=1e-5, atol=1e-6), key
 
 
-def test_two_torchrun_agents_train_together(store, tmp_path):
+def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, run_gazelit, tmp_path):
+    """One of them is killed at a random step of the second epoch; what went on saw every film once."""
     import socket
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    killed_at = random.randint(5, 7)
+    options = [
+        "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), "--trainer.max_epochs=2",
+        "--data.loader.batch_size=2", "--checkpoint.dirpath=run/checkpoints", "--checkpoint.every_n_train_steps=1",
+        "--trainer.callbacks+=tests.batch_notes.BatchNotes", "--trainer.callbacks.file=films.txt",
+    ]  # fmt: skip
     command = [
         "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test",
-        f"--rdzv-endpoint=127.0.0.1:{port}", "-m", "gazelit", "fit", "--config=presets/quick/stage3.yaml",
-        *tiny(3, store), *SHORT, "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp",
-        "--checkpoint.dirpath=run/checkpoints",
+        f"--rdzv-endpoint=127.0.0.1:{port}", "-m", "gazelit", *options, f"--trainer.callbacks.killed_at={killed_at}",
+        "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp",
     ]  # fmt: skip
-    finish(launch(tmp_path, *command), launch(tmp_path, *command))
-    assert pd.read_csv(tmp_path / "run" / "epochs.csv")["train/loss"].notna().all()
+    agents = [launch(tmp_path, *command) for _ in range(2)]
+    said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert all(agent.returncode != 0 for agent in agents), said
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"]) == (1, killed_at), said
+    train = len(GazeDataModule(str(store)).rows("train"))
+    seen = [list(map(int, line.split())) for line in (tmp_path / "films.txt").read_text().splitlines()]
+    assert len(seen) == 2 * killed_at
+    run_gazelit(*options, "--ckpt_path=last")
+    seen = [list(map(int, line.split())) for line in (tmp_path / "films.txt").read_text().splitlines()]
+    for epoch in (0, 1):
+        films = [film for number, *batch in seen for film in batch if number == epoch]
+        assert len(set(films)) == len(films), seen
+        # A step of four films in the first epoch, of two where one process went on.
+        assert len(films) == train - train % (4, 2)[epoch], seen
+    epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
+    assert epochs["epoch"].tolist() == [0, 1]
+    assert epochs["train/loss"].notna().all()
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()

@@ -1,0 +1,46 @@
+"""Checkpoints in the middle of an epoch: what they hold of it, and how a training goes on from them."""
+
+from __future__ import annotations
+
+import lightning as L
+
+from gazelit.data.sampling import EpochLoader
+
+#: Of a checkpoint in the middle of an epoch, what the epoch had gathered.
+UNFINISHED_KEY = "unfinished_epoch"
+
+
+def is_amid(trainer: L.Trainer) -> bool:
+    """Whether a checkpoint of now is one in the middle of an epoch that a training can go on from."""
+    loader = trainer.train_dataloader
+    return isinstance(loader, EpochLoader) and loader.is_amid
+
+
+def note_batch(trainer: L.Trainer, is_last: bool) -> None:
+    """Notes before a batch whether its epoch goes on behind it."""
+    loader = trainer.train_dataloader
+    if isinstance(loader, EpochLoader):
+        loader.is_amid = not is_last
+
+
+def is_validated(trainer: L.Trainer, batch: int) -> bool:
+    """Whether a validation follows a batch that is not its epoch's last."""
+    every = trainer.val_check_batch
+    is_due = bool(every) and (batch + 1) % every == 0  # type: ignore[operator]
+    return is_due and trainer.fit_loop.epoch_loop._should_check_val_epoch()
+
+
+def number_batches(trainer: L.Trainer) -> None:
+    """Numbers the batches of a resumed epoch so that the last one is that of every epoch.
+
+    Lightning counts batches of a process; those before were of another number of cases, where there were other
+    processes or batches.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, EpochLoader) or not loader.sampler.seen:
+        return
+    batches = int(trainer.num_training_batches)
+    counts = trainer.fit_loop.epoch_loop.batch_progress.current
+    moved = min(len(loader) - loader.batches_left, batches - 1) - counts.ready
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(counts, name, getattr(counts, name) + moved)

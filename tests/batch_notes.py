@@ -1,0 +1,28 @@
+"""Which films a training has seen, for trainings in processes that a test starts and kills."""
+
+import os
+import signal
+from pathlib import Path
+
+import lightning as L
+
+
+class BatchNotes(L.Callback):
+    """Writes down each process's films, a line a batch, behind its epoch; one process may kill itself.
+
+    Args:
+        file: Where to.
+        killed_at: Before which step of the training the last process is killed; never unless given.
+    """
+
+    def __init__(self, file: str, killed_at: int | None = None) -> None:
+        self.file = Path(file)
+        self.killed_at = killed_at
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.killed_at and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        with self.file.open("a") as file:
+            file.write(" ".join(map(str, [trainer.current_epoch, *batch["index"].tolist()])) + "\n")
