@@ -11,12 +11,12 @@ class BatchNotes(L.Callback):
     """Writes down each process's films, a line a batch, behind its epoch; one process may kill itself.
 
     Args:
-        file: Where to.
+        notes: File to write to.
         killed_at: Before which step of the training the last process is killed; never unless given.
     """
 
-    def __init__(self, file: str, killed_at: int | None = None) -> None:
-        self.file = Path(file)
+    def __init__(self, notes: str, killed_at: int | None = None) -> None:
+        self.notes = Path(notes)
         self.killed_at = killed_at
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -24,5 +24,5 @@ class BatchNotes(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        with self.file.open("a") as file:
+        with self.notes.open("a") as file:
             file.write(" ".join(map(str, [trainer.current_epoch, *batch["index"].tolist()])) + "\n")

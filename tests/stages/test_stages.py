@@ -1,8 +1,10 @@
 """Stages as LightningModules: from Python, resumed, distributed, in bfloat16."""
 
+import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -270,9 +272,12 @@ def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path):
 
 
 def launch(folder, *command):
+    # Callbacks of the tests are found, as they are in this process.
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, command)],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
 
 
@@ -362,7 +367,7 @@ def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, 
     options = [
         "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), "--trainer.max_epochs=2",
         "--data.loader.batch_size=2", "--checkpoint.dirpath=run/checkpoints", "--checkpoint.every_n_train_steps=1",
-        "--trainer.callbacks+=tests.batch_notes.BatchNotes", "--trainer.callbacks.file=films.txt",
+        "--trainer.callbacks+=tests.batch_notes.BatchNotes", "--trainer.callbacks.notes=films.txt",
     ]  # fmt: skip
     command = [
         "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test",
@@ -371,6 +376,7 @@ def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, 
     ]  # fmt: skip
     agents = [launch(tmp_path, *command) for _ in range(2)]
     said = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file(), said
     assert all(agent.returncode != 0 for agent in agents), said
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["global_step"]) == (1, killed_at), said
