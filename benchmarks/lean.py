@@ -134,6 +134,8 @@ class Experiment:
         if not cohort.is_dir():
             cohort_options = ["--difficulty=hard", "--format=manifest", f"--max_side={self.size.max_side}"]
             gazelit("synth", f"--cases={self.cases}", f"--seed={COHORT_SEED}", *cohort_options, f"--out={cohort}")
+        if store.is_dir():
+            return
         tables = [f"--source.{name}={cohort / 'manifest' / f'{name}.csv'}" for name in ("images", "gaze")]
         labels = [f"--source.labels=[{','.join(CLASSES)}]", "--source.coordinates=normalised"]
         size = f"--size={list(self.size.resolution)}"
