@@ -63,7 +63,7 @@ class GazeTrainer(L.Trainer):
             elsewhere.
     """
 
-    # Of Lightning's options one has another type and two are looked at; jsonargparse finds the rest behind the keywords.
+    # Of Lightning's options one has another type, and two are looked at; jsonargparse finds the rest by the keywords.
     def __init__(
         self,
         *args: Any,
