@@ -35,9 +35,11 @@ def load(target: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     finally:
-        gc.freeze()
-        # Libraries that count what is left when the process ends would take it for leaks.
-        atexit.register(gc.unfreeze)
+        # Once a process: where several commands run in one, what an earlier one left is still collected.
+        if not gc.get_freeze_count():
+            gc.freeze()
+            # Libraries that count what is left when the process ends would take it for leaks.
+            atexit.register(gc.unfreeze)
         if collects:
             gc.enable()
     return found
