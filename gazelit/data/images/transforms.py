@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gazelit.data.images.geometry import on_image
-
-# Imported without it, albumentations asks a package index for its newest version, so that others know who trains, when.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-import albumentations as A
 
 #: Three points whose images show the linear part of a transformation.
 _FRAME = np.array([[0, 0], [100, 0], [0, 100]], np.float32)
@@ -60,7 +57,17 @@ class Augmentation:
         contrast: float = 0.15,
         gamma: float = 0.2,
     ) -> None:
-        self._compose = A.Compose(
+        self._ranges = (shift, scale, rotation, contrast, gamma)
+
+    @cached_property
+    def _compose(self) -> Any:
+        # Imported without it, albumentations asks a package index for its newest version, so that others know who
+        # trains, when. Imported here: it takes half a second and 70 MB, which what reads data without training spares.
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+        import albumentations as A
+
+        shift, scale, rotation, contrast, gamma = self._ranges
+        return A.Compose(
             [
                 A.Affine(
                     translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
