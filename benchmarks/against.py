@@ -175,6 +175,8 @@ def multiply(cohort: Path, out: Path, copies: int) -> None:
                 for old, new in zip(table["path"], part["path"], strict=True):
                     (images / new).parent.mkdir(parents=True, exist_ok=True)
                     (images / new).symlink_to(cohort / "mimic-cxr" / old)
+            films = pd.concat(parts)["dicom_id"]
+            pd.DataFrame({"image_id": films, "split": "train"}).to_csv(out / "split.csv", index=False)
         pd.concat(parts).to_csv(tables / f"{name}.csv", index=False)
 
 
@@ -279,7 +281,7 @@ def our_data(folder: Path, downsample: int, batch: int) -> Any:
     return GazeDataModule(
         str(folder / f"store-{downsample}"),
         gaze=GazeOptions(kind="sample", weight="count", sigma=SIGMA, sigma_unit="image_px"),
-        split=SplitOptions(val_fraction=0, test_fraction=0, allow_empty=True),
+        split=SplitOptions(file=str(folder / "films" / "split.csv"), allow_empty=True),
         loader=LoaderOptions(batch_size=batch, num_workers=0),
         augmentation=AugmentationOptions(enabled=False),
     )
