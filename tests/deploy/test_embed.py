@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -172,10 +173,10 @@ def test_the_encoder_of_a_checkpoint_is_embedded_at_half_the_precision(spec, sto
 
 def test_the_documented_commands_train_a_probe(spec, store, run_gazelit, tmp_path):
     block = re.search(r"```console\n(gazelit embed .*?)```", PAGE, re.S).group(1)
-    lines = [line.split() for line in block.replace("\\\n", " ").splitlines()]
     given = json.dumps({"name": spec.name, "weights": spec.weights, "options": spec.options})
-    for _, command, *arguments in lines:
-        arguments = [re.sub(r"\{name.*\}", given, argument.strip("'\"")) for argument in arguments]
+    for line in block.replace("\\\n", " ").splitlines():
+        _, command, *arguments = shlex.split(line)
+        arguments = [re.sub(r"\{name.*\}", lambda _: given, argument) for argument in arguments]
         arguments = [argument.replace("stores/egd-cxr", str(store)) for argument in arguments]
         small = [*tiny(1, store, network=False), "--data.downscale=1", "--trainer.max_epochs=1"]
         run_gazelit(command, *arguments, *(small if command == "fit" else []))
