@@ -6,8 +6,8 @@ A folder that ``gazelit embed`` writes: ``features.npy``, a row for each case of
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +48,11 @@ class FeatureRequest:
     encoder: dict[str, Any]
     encoder_sha256: str
 
+    def primitives(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return fields
+
 
 Rows = Callable[[int], Iterable[NDArray[np.floating]]]
 
@@ -69,15 +74,16 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
     """
     if not is_free(out):
         about = read_about(out)
-        if {name: about.get(name) for name in asdict(request)} == asdict(request):
+        wanted = request.primitives()
+        if {name: about.get(name) for name in wanted} == wanted:
             return False
         raise InputError(f"{out}: features of another encoder, store or kind; choose another --out, or remove it")
     row_bytes = int(np.prod(shape)) * np.dtype(request.dtype).itemsize
     with resumable_folder(out) as building:
         path, mark = building / ROWS_FILE, building / "request.json"
-        if not (mark.is_file() and path.is_file() and read_json(mark) == asdict(request)):
+        if not (mark.is_file() and path.is_file() and read_json(mark) == request.primitives()):
             path.write_bytes(bytes(HEADER_BYTES))
-            write_json(mark, asdict(request))
+            write_json(mark, request.primitives())
         done = max(0, (path.stat().st_size - HEADER_BYTES) // row_bytes)
         try:
             with path.open("r+b") as file:
@@ -90,14 +96,12 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
                 write_header(file, np.dtype(request.dtype), (request.cases, *shape))
         except OSError as error:
             raise InputError(f"{out}: cannot be written ({error.strerror or error}); make room and go on") from error
+        about = {"format": FORMAT, **request.primitives(), "shape": list(shape), "sha256": sha256_file(path)}
+        write_json(building / ABOUT_FILE, about)
         mark.unlink()
-        write_json(
-            building / ABOUT_FILE,
-            {"format": FORMAT, **asdict(request), "shape": list(shape), "sha256": sha256_file(path)},
-        )
         durable_folder(building)
         if out.exists():
-            shutil.rmtree(out)
+            out.rmdir()
         building.replace(out)
         durable(out.parent)
     return True
@@ -124,8 +128,8 @@ def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]
         InputError: There are none, or they are of another store, encoder, weights or kind; or the file is damaged.
     """
     about = read_about(folder)
-    for field, asked in asdict(request).items():
-        if field != "dtype" and about.get(field) != asked:
+    for field, value in request.primitives().items():
+        if field != "dtype" and about.get(field) != value:
             raise InputError(
                 f"{folder}: its features are of another {_MEANING[field]} than this training's; write them anew with "
                 "`gazelit embed`"
