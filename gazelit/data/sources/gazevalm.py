@@ -76,28 +76,34 @@ class GazeVaLM(Source):
         for folder in (self.root, self.images):
             require_folder(folder, DATASET)
         gaze, notes = self._gaze()
-        files: dict[str, Path] = {}
+        files: dict[str, list[Path]] = {}
         for path in sorted(self.images.rglob("*")):
             if path.suffix.lower() in SUFFIXES and "__MACOSX" not in path.parts:
-                files.setdefault(path.stem, path)
+                files.setdefault(path.stem, []).append(path)
         skipped: list[tuple[str, str]] = []
         rows = []
         for stimulus in sorted(gaze["image_id"].unique()):
             kind, study = _STIMULUS.fullmatch(stimulus).groups()  # type: ignore[union-attr]
+            found = files.get(stimulus, [])
+            if len(found) > 1:
+                raise InputError(
+                    f"{self.images}: {len(found)} files are called {stimulus}, such as {found[0]} and {found[1]}; which "
+                    "is the film and which a map is not told. Give the folder of the films as images"
+                )
             try:
-                if stimulus not in files:
+                if not found:
                     raise InputError(f"{self.images}: no file {stimulus} ({', '.join(SUFFIXES)})")
-                height, width = image_size(files[stimulus])
+                height, width = image_size(found[0])
             except InputError as error:
                 skipped.append((stimulus, str(error)))
                 continue
             if height != width:
                 raise InputError(
-                    f"{files[stimulus]}: is {width} × {height} pixels; how {DATASET} placed a film that is not square "
-                    f"on its {CANVAS} × {CANVAS} pixels is not published. Give the square films as images"
+                    f"{found[0]}: is {width} × {height} pixels; how {DATASET} placed a film that is not square on its "
+                    f"{CANVAS} × {CANVAS} pixels is not published. Give the square films as images"
                 )
             generated = float(kind == "fake")
-            rows.append((stimulus, study, stimulus, self.name, str(files[stimulus]), height, width, "", generated))
+            rows.append((stimulus, study, stimulus, self.name, str(found[0]), height, width, "", generated))
         if not rows:
             raise InputError(f"{self.images}: holds none of the {len(skipped)} films; the first: {skipped[0][1]}")
         columns = ["image_id", "patient_id", "study_id", "source", "path", "height", "width", "view", "generated"]
@@ -123,7 +129,7 @@ class GazeVaLM(Source):
                 table = read_text(path, COLUMNS, DATASET)
                 values = {name: pd.to_numeric(table[name], errors="coerce") for name in COLUMNS[1:]}
                 reader = table["participant_id"].str.strip()
-                counts, timed = reader.isin(counted), values["duration_ms"] > 0
+                counts, timed = reader.isin(counted), values["duration_ms"].between(0, np.inf, inclusive="neither")
                 notes["rows_of_readers_who_do_not_count"] += int((~counts).sum())
                 notes["rows_without_time"] += int((counts & ~timed).sum())
                 part = pd.DataFrame(
