@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from gazelit.data.images.dicom import image_size
@@ -87,8 +88,8 @@ class GazeVaLM(Source):
             found = files.get(stimulus, [])
             if len(found) > 1:
                 raise InputError(
-                    f"{self.images}: {len(found)} files are called {stimulus}, such as {found[0]} and {found[1]}; which "
-                    "is the film and which a map is not told. Give the folder of the films as images"
+                    f"{self.images}: {len(found)} files are called {stimulus}, such as {found[0]} and {found[1]}; "
+                    "which is the film and which a map is not told. Give the folder of the films as images"
                 )
             try:
                 if not found:
