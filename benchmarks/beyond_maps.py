@@ -3,7 +3,7 @@
 Each part is a run folder of ``gazelit run``, so that the same command goes on after an end at any moment. The tables
 are written to ``beyond_maps.md`` and ``beyond_maps.csv`` from whatever is finished.
 
-    python benchmarks/beyond_maps.py --out runs/beyond [--parts scanpaths maps readers left_out] [--size full] [--jobs 5]
+    python benchmarks/beyond_maps.py --out runs/beyond [--parts scanpaths maps …] [--size full] [--jobs N]
     python benchmarks/beyond_maps.py --out runs/beyond --report
 """
 
