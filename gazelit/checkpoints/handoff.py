@@ -83,8 +83,8 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
     check_components(path, {name: without_adapters(stored[name]) for name in shared}, plain)
 
     states = {name: component_state(checkpoint, name) for name in shared}
-    others = [name for name in shared if stored[name].get("lora") != configured[name].get("lora")]
-    for name in others:
+    unlike = [name for name in shared if stored[name].get("lora") != configured[name].get("lora")]
+    for name in unlike:
         states[name] = _with_adapters_of(network, name, states[name], stored[name], str(path))
     for name in shared:
         check_fit(states[name], network.get_submodule(name).state_dict(), f"{path}: component '{name}'")
@@ -96,7 +96,7 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
         new=tuple(name for name in configured if name not in stored),
         left_behind=tuple(name for name in stored if name not in configured),
         parent={**stamp, "sha256": sha256_file(path), "split_note": split_note},
-        merged=tuple(name for name in others if "lora" in stored[name]),
+        merged=tuple(name for name in unlike if "lora" in stored[name]),
     )
 
 

@@ -93,18 +93,18 @@ def test_it_is_what_peft_computes():
     oracle = peft.get_peft_model(body, config).eval()
     for name, layer in own.named_modules():
         if hasattr(layer, "parametrizations"):
-            theirs, ours = oracle.base_model.model.get_submodule(name), taught(layer).parametrizations.weight[0]
-            theirs.lora_A["default"].weight.data = ours.down.data.clone()
-            theirs.lora_B["default"].weight.data = ours.up.data.clone()
+            peft_layer, addition = oracle.base_model.model.get_submodule(name), taught(layer).parametrizations.weight[0]
+            peft_layer.lora_A["default"].weight.data = addition.down.data.clone()
+            peft_layer.lora_B["default"].weight.data = addition.up.data.clone()
     x = image((32, 32))
     found, expected = own(x), oracle(x)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     found.square().sum().backward()
     expected.square().sum().backward()
     gradients = {n: p.grad for n, p in oracle.base_model.model.named_parameters() if p.requires_grad}
-    mine = {n: p.grad for n, p in own.named_parameters() if p.requires_grad}
-    assert len(gradients) == len(mine) == 8
-    for name, gradient in mine.items():
+    own_gradients = {n: p.grad for n, p in own.named_parameters() if p.requires_grad}
+    assert len(gradients) == len(own_gradients) == 8
+    for name, gradient in own_gradients.items():
         layer, _, part = name.partition(".parametrizations.weight.0.")
         key = f"{layer}.lora_{'A' if part == 'down' else 'B'}.default.weight"
         torch.testing.assert_close(gradient, gradients[key], atol=1e-4, rtol=1e-4)

@@ -74,8 +74,8 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
     """
     if not is_free(out):
         about = read_about(out)
-        wanted = request.primitives()
-        if {name: about.get(name) for name in wanted} == wanted:
+        fields = request.primitives()
+        if {name: about.get(name) for name in fields} == fields:
             return False
         raise InputError(f"{out}: features of another encoder, store or kind; choose another --out, or remove it")
     row_bytes = int(np.prod(shape)) * np.dtype(request.dtype).itemsize
