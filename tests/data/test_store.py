@@ -49,20 +49,20 @@ def test_gaze_is_kept_in_original_pixels_and_by_case(store, cohort):
     assert gaze["row"].is_monotonic_increasing
     raw = source(cohort).read().gaze()
     for row in (0, 11):
-        theirs = raw[(raw["image_id"] == opened.cases["image_id"][row]) & (raw["kind"] == "fixation") & raw["valid"]]
+        expected = raw[(raw["image_id"] == opened.cases["image_id"][row]) & (raw["kind"] == "fixation") & raw["valid"]]
         ours = gaze[gaze["row"] == row]
-        assert np.array_equal(ours[["x", "y", "duration"]], theirs[["x", "y", "duration"]])
+        assert np.array_equal(ours[["x", "y", "duration"]], expected[["x", "y", "duration"]])
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_same_request_gives_the_same_bytes_for_any_number_of_workers(cohort, tmp_path, bits):
-    one, two = (
+    single, double = (
         prepare(source(cohort), tmp_path / name, size=(64, 64), bits=bits, workers=workers)
         for name, workers in (("a", 1), ("b", 2))
     )
     for name in ("store.json", "images.npy", "cases.parquet", "gaze.parquet", "skipped.csv"):
-        assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
-    assert one.images().dtype == {8: np.uint8, 16: np.uint16}[bits]
+        assert (single.path / name).read_bytes() == (double.path / name).read_bytes()
+    assert single.images().dtype == {8: np.uint8, 16: np.uint16}[bits]
 
 
 def test_a_second_run_changes_nothing(cohort, store):
