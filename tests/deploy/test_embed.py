@@ -90,6 +90,7 @@ def fit(stage, store, epochs=2, **data):
 
     from gazelit.data.datamodule import GazeDataModule
 
+    stage.make_optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", **quiet)
     trainer.fit(stage, GazeDataModule(str(store), **grouped(batch_size=6, num_workers=0, augment=False) | data))
