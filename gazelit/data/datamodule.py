@@ -243,6 +243,7 @@ class GazeDataModule(L.LightningDataModule):
         # Before workers are started with it, and for as long as this loader's cases are taken.
         stage = self.trainer.lightning_module if self.trainer else None
         dataset.with_events = self.with_events or bool(getattr(stage, "needs_events", False))
+        dataset.without_films = bool(getattr(stage, "reads_features_alone", False))
         processes, batch_size = self._processes(shuffle), self.loading.batch_size
         classes = self.labels[dataset.rows] if shuffle and self.loading.sampling == "balanced" else None
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
