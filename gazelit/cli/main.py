@@ -242,6 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("gazelit: interrupted\n")
         return 130
+    except SystemExit as end:
+        # Lightning ends with 1 after Ctrl-C, as if the command had failed.
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        sys.stderr.write("gazelit: interrupted\n")
+        return 130
     except Terminated as end:
         sys.stderr.write(f"gazelit: terminated by SIGTERM{f': {end}' if str(end) else ''}\n")
         return 128 + signal.SIGTERM
