@@ -20,7 +20,7 @@ from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_n
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochLoader, EpochSampler, outlive_sigterm
+from gazelit.data.sampling import EpochLoader, EpochSampler, ends_with_interpreter, outlive_sigterm
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -247,7 +247,7 @@ class GazeDataModule(L.LightningDataModule):
         classes = self.labels[dataset.rows] if self.loading.sampling == "balanced" else None
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
         without_case = not shuffle and rank >= len(dataset) > 0
-        return (EpochLoader if shuffle else DataLoader)(
+        loader = (EpochLoader if shuffle else DataLoader)(
             dataset,
             batch_size=self.loading.batch_size,
             sampler=EpochSampler(
@@ -261,6 +261,7 @@ class GazeDataModule(L.LightningDataModule):
             persistent_workers=self.loading.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+        return ends_with_interpreter(loader)
 
 
 @rank_zero_only

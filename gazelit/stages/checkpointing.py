@@ -172,6 +172,8 @@ class EarlyEnd(Callback):
         self._in_validation = True
         self._save(trainer, is_in_epoch=not trainer.is_last_batch)
         self._left += ", its validation is run again"
+        # Lightning would tear the validation down alone, and leave the training's loader with its processes.
+        trainer.training = True
         raise SIGTERMException
 
     def _can_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
