@@ -3,7 +3,7 @@
 Each part is a run folder of ``gazelit run``, so that the same command goes on after an end at any moment. The tables
 are written to ``beyond_maps.md`` and ``beyond_maps.csv`` from whatever is finished.
 
-    python benchmarks/beyond_maps.py --out runs/beyond [--parts scanpaths maps readers left_out] [--size reduced|full]
+    python benchmarks/beyond_maps.py --out runs/beyond [--parts scanpaths maps …] [--size full] [--jobs N]
     python benchmarks/beyond_maps.py --out runs/beyond --report
 """
 
@@ -132,13 +132,13 @@ def prepare(out: Path, size: Size) -> None:
         gazelit("prepare", "--source=Manifest", *tables, *options)
 
 
-def train(out: Path, part: str, size: Size, seeds: int) -> None:
-    """Runs a part, or goes on with it."""
+def train(out: Path, part: str, size: Size, seeds: int, jobs: int) -> None:
+    """Runs a part, or goes on with it; ``jobs`` seeds at the same time."""
     found, arms = stages(part, size.passes)
     pipeline = {"stages": found, "arms": arms, "seeds": seeds, "overrides": COMMON}
     file = out / f"{part}.yaml"
     file.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-    gazelit("run", file, f"--store={out / 'store'}", f"--out={out / 'runs' / part}")
+    gazelit("run", file, f"--store={out / 'store'}", f"--out={out / 'runs' / part}", f"--jobs={jobs}")
 
 
 def yardsticks(result: Result) -> dict[str, pd.DataFrame]:
@@ -298,13 +298,14 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--size", choices=list(SIZES), default="reduced")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds that are trained at the same time")
     parser.add_argument("--report", action="store_true", help="write the tables of what is finished, and train nothing")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.report:
         prepare(options.out, SIZES[options.size])
         for part in options.parts:
-            train(options.out, part, SIZES[options.size], options.seeds)
+            train(options.out, part, SIZES[options.size], options.seeds, options.jobs)
     write_tables(options.out)
 
 

@@ -5,9 +5,10 @@ the lean ones against the first: non-inferior where the whole interval of the di
 above the margin (0.02 of the macro AUC, 0.01 of CC). One run folder of ``gazelit run``: the same command goes on after
 an end at any moment.
 
-    python benchmarks/lean.py --out runs/lean [--size quick|reduced|full] [--seeds 5]
+    python benchmarks/lean.py --out runs/lean [--size quick|reduced|full] [--seeds 5] [--jobs 5] [--networks paper …]
     python benchmarks/lean.py --out runs/lean --report
 
+Networks that are named have a run folder of their own, so that several commands train at the same time.
 ``quick`` compares the quick preset's network with its lean one. ``reduced`` has the paper's network, the lean one and
 the small one at 128 × 96, with maps so wide (2°, 6 pixels) that they stand to the map's stride as at full size: hours
 on two cores. ``full`` is 640 × 512, for a GPU.
@@ -133,6 +134,8 @@ class Experiment:
         if not cohort.is_dir():
             cohort_options = ["--difficulty=hard", "--format=manifest", f"--max_side={self.size.max_side}"]
             gazelit("synth", f"--cases={self.cases}", f"--seed={COHORT_SEED}", *cohort_options, f"--out={cohort}")
+        if store.is_dir():
+            return
         tables = [f"--source.{name}={cohort / 'manifest' / f'{name}.csv'}" for name in ("images", "gaze")]
         labels = [f"--source.labels=[{','.join(CLASSES)}]", "--source.coordinates=normalised"]
         size = f"--size={list(self.size.resolution)}"
@@ -158,11 +161,11 @@ class Experiment:
             )
         return stages
 
-    def run(self, seeds: int) -> None:
-        """Trains and tests, or goes on with it."""
+    def run(self, networks: list[str], seeds: int, jobs: int) -> None:
+        """Trains and tests, or goes on with it; ``jobs`` seeds at the same time."""
         stages: list[dict[str, Any]] = []
         first: dict[str, str] = {}
-        for name in self.size.networks:
+        for name in networks:
             of_network = self.stages(name)
             # Stage 1 has the encoder alone: networks of the same encoder share it.
             encoder = of_network[0]["overrides"][0]
@@ -170,7 +173,7 @@ class Experiment:
             stages += of_network if of_network[1]["after"] == of_network[0]["name"] else of_network[1:]
         pipeline = {
             "stages": stages,
-            "arms": {name: f"{name}_joint" for name in self.size.networks},
+            "arms": {name: f"{name}_joint" for name in networks},
             "seeds": seeds,
             # Nothing is selected: every network makes the same passes.
             "checkpoint": "last",
@@ -185,9 +188,10 @@ class Experiment:
                 "--trainer.check_val_every_n_epoch=3",
             ],
         }
-        file = self.out / "lean.yaml"
+        folder = self.out / ("run" if networks == self.size.networks else f"run_{'_'.join(networks)}")
+        file = folder.with_suffix(".yaml")
         file.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-        gazelit("run", file, f"--store={self.out / 'store'}", f"--out={self.out / 'run'}")
+        gazelit("run", file, f"--store={self.out / 'store'}", f"--out={folder}", f"--jobs={jobs}")
 
 
 def statistics(table: pd.DataFrame) -> dict[str, Statistic]:
@@ -209,7 +213,7 @@ def verdict(difference: Estimate, margin: float) -> str:
 
 def write_tables(out: Path, size: Size) -> None:
     """Writes ``lean.md`` and ``lean.json`` of a run that is finished."""
-    results = read_run(out / "run").results
+    results = [result for file in sorted(out.glob("run*/run.json")) for result in read_run(file.parent).results]
     first = results[0].predictions
     patients = first["patient"].nunique()
     weights = bootstrap_weights(first["patient"].to_numpy())
@@ -223,7 +227,7 @@ def write_tables(out: Path, size: Size) -> None:
             values[name, metric] = np.array([each[metric](whole)[0] for each in of_seed])
             draws[name, metric] = np.stack([drawn(each[metric], weights) for each in of_seed])
         # The stages that a network shares with no other.
-        done = [file for what in ("saliency", "joint") for file in (out / "run").rglob(f"{name}_{what}/done.json")]
+        done = [file for what in ("saliency", "joint") for file in out.glob(f"run*/**/{name}_{what}/done.json")]
         seconds[name] = sum(read_json(file)["cpu_seconds"] for file in done)
     reference = size.networks[0]
     seeds = len(values[reference, "CC"])
@@ -267,6 +271,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", choices=list(SIZES), default="reduced")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds that are trained at the same time")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), help="which to train; all of the size")
     parser.add_argument("--cases", type=int, default=1600, help="simulated films: 60 %% are tested, 8 %% validated")
     parser.add_argument("--train-cases", type=int, default=240)
     parser.add_argument("--option", action="append", default=[], help="a further option of every stage; repeatable")
@@ -277,8 +283,9 @@ def main() -> None:
     if not options.report:
         experiment = Experiment(options.out, size, options.cases, options.train_cases, options.option)
         experiment.prepare()
-        experiment.run(options.seeds)
-    write_tables(options.out, size)
+        experiment.run(options.networks or size.networks, options.seeds, options.jobs)
+    if options.report or not options.networks:
+        write_tables(options.out, size)
 
 
 if __name__ == "__main__":
