@@ -20,7 +20,7 @@ from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_n
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochLoader, EpochSampler, ends_with_interpreter, outlive_sigterm
+from gazelit.data.sampling import EpochLoader, EpochSampler, ends_with_interpreter, outlive_signals
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -254,7 +254,7 @@ class GazeDataModule(L.LightningDataModule):
                 dataset, shuffle, self.seed, world_size, 0 if without_case else rank, classes if shuffle else None
             ),
             num_workers=self.loading.num_workers,
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=outlive_signals,
             collate_fn=collate_none if without_case else collate,
             # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
             drop_last=shuffle and len(dataset) >= self.loading.batch_size * world_size,

@@ -76,15 +76,17 @@ class EpochSampler(DistributedSampler[Any]):
         return super().__len__() if self._fixed is None else len(self._fixed)
 
 
-def outlive_sigterm(worker: int) -> None:
-    """Lets a loader's process go on where SIGTERM is sent to all of a training's, as batch systems do.
+def outlive_signals(worker: int) -> None:
+    """Lets a loader's process go on where SIGTERM or Ctrl-C is sent to all of a training's.
 
-    The training ends at its next step, for which it needs the batch; workers end with the process that loads.
+    Batch systems and terminals do. The training ends at its next step, for which it needs the batch, and Ctrl-C by its
+    own clean-up; workers end with the process that loads.
 
     Args:
         worker: Its number.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 _LOADERS: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()

@@ -206,8 +206,6 @@ class Stage(EvaluatedModule):
         """Logs the values of an epoch again whose batches were over when it was interrupted."""
         for name, value in self._epoch_log.items():
             self._log_once(f"train/{name}", value)
-        # Lightning takes them over when it is asked: now, so that they stand before the validation's.
-        self.trainer.callback_metrics.keys()
 
     def on_train_epoch_start(self) -> None:
         """Begins the epoch's count of skipped steps."""
