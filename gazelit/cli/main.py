@@ -70,7 +70,7 @@ class Command:
 
 COMMANDS = {
     "doctor": Command(
-        "gazelit.cli.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
+        "gazelit.runs.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
     ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(

@@ -256,7 +256,8 @@ class EvaluatedModule(L.LightningModule):
         """Logs an epoch's value that all processes hold, so that its mean over them is the value."""
         # Lightning multiplies by the batch's size and divides by it again, which rounds.
         self.log(
-            name, value.float().to(self.device), on_epoch=True, on_step=False, prog_bar=prog_bar, sync_dist=True, batch_size=1
+            name, value.float().to(self.device), on_step=False, on_epoch=True, prog_bar=prog_bar, sync_dist=True,
+            batch_size=1,
         )  # fmt: skip
 
     def _check_selection(self, split: str, means: dict[str, Tensor]) -> None:
