@@ -111,18 +111,15 @@ def _cost(tried: Path, step: Planned) -> dict[str, Any]:
     place = step.tried_in.removesuffix("_calibration") if step.command == "calibrate" else step.tried_in
     path = tried / place / MEASURED.format(kind)
     checkpoints = sum(file.stat().st_size for file in (tried / step.tried_in).rglob("*.ckpt"))
-    return {
-        "seconds": done["seconds"],
-        "disk": checkpoints,
-        **({"measured": read_json(path)} if path.is_file() else {}),
-    }
+    measured = read_json(path) if path.is_file() else {}
+    return {"seconds": done["seconds"], "disk": checkpoints, "measured": measured}
 
 
 def _left(step: Planned, state: str, cost: Mapping[str, Any]) -> float | None:
     """Seconds that a step will take; None of a training without a last epoch."""
     if state == "skipped":
         return 0.0
-    measured = cost.get("measured", {})
+    measured = cost["measured"]
     once: float = cost["seconds"]
     each = 0.0
     for name in ("train", "evaluated"):
@@ -152,7 +149,7 @@ def _print(
         left = _left(step, state, cost)
         total, unknown = total + (left or 0.0), unknown + (left is None)
         disk += cost["disk"] if state != "skipped" else 0
-        measured = cost.get("measured", {})
+        measured = cost["measured"]
         batch = measured.get("train") or measured.get("evaluated")
         table.add_row(
             str(step.folder.relative_to(out)),

@@ -192,7 +192,8 @@ def _devices() -> Iterator[tuple[State, str]]:
             support = "takes" if torch.cuda.is_bf16_supported(including_emulation=False) else "does not take"
             yield (
                 "ok",
-                f"cuda:{number} {about.name}, {as_size(free)} of {as_size(about.total_memory)} free, {support} bfloat16",
+                f"cuda:{number} {about.name}, {as_size(free)} of {as_size(about.total_memory)} free, "
+                f"{support} bfloat16",
             )
     elif torch.backends.mps.is_available():
         yield "ok", "mps (Apple), no CUDA"

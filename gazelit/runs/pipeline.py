@@ -162,15 +162,9 @@ def _check_run(
         options = {"external": external, "preset": preset, "share_imports": share_imports}
         run(limited, pipeline.store, folder, arms, checkpoint=pipeline.checkpoint, overrides=overrides, **options)  # type: ignore[arg-type]
 
+    configs = {name: [f"--config={path}" for path in paths] for name, paths in pipeline.configs.items()}
     epochs = {
-        stage.name: max_epochs(
-            [
-                "fit",
-                *(f"--config={path}" for path in pipeline.configs[stage.name]),
-                *pipeline.overrides,
-                *stage.overrides,
-            ]
-        )
+        stage.name: max_epochs(["fit", *configs[stage.name], *pipeline.overrides, *stage.overrides])
         for stage in pipeline.stages
     }
     planned = [
