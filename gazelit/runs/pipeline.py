@@ -103,9 +103,26 @@ def run(
     _check_options(pipeline)
     _check_stores(pipeline)
     members = members_of(out, seed, seeds, folds)
+    running = Running(accept_versions, share_imports, jobs)
     if check:
-        _check_run(pipeline, members, arms, preset, accept_versions, share_imports, jobs)
+        _check_run(pipeline, members, running)
         return
+    _run_members(pipeline, members, folds, running)
+    Console(stderr=True).print(f"report: {out / 'report.md'}")
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the steps are run; see :func:`run`."""
+
+    accept_versions: bool
+    share_imports: bool
+    jobs: int
+
+
+def _run_members(pipeline: _Pipeline, members: Sequence[Member], folds: int | None, running: Running) -> None:
+    """Runs every member's steps and the report."""
+    out, store = pipeline.out, pipeline.store
     with exclusive(out) as lock:
         console = Console(stderr=True)
         planned = [step for member in members for step in _planned(pipeline, member)]
@@ -113,19 +130,19 @@ def run(
         plan = [{"folder": str(folder.relative_to(out)), "command": command} for folder, command in planned]
         write_json(out / PLAN_FILE, {"steps": plan})
         total = len(planned)
-        conduct = Conduct(out, console, lock, accept_versions, share_imports)
+        conduct = Conduct(out, console, lock, running.accept_versions, running.share_imports)
         of_member = (total - 1) // len(members)
         tasks = [
             partial(_train, pipeline, member, conduct, number * of_member + 1, total)
             for number, member in enumerate(members)
         ]
-        done = side_by_side(tasks, jobs)
+        done = side_by_side(tasks, running.jobs)
         trained = [record for records, _ in done for record in records]
         commands = [command for _, of_steps in done for command in of_steps]
         about = {
             "store": str(store.resolve()),
             "folds": folds,
-            "checkpoint": checkpoint,
+            "checkpoint": pipeline.checkpoint,
             "trained": trained,
             "commands": commands,
             "external": {
@@ -141,26 +158,19 @@ def run(
         results = {folder: sha256_file(out / folder / "metrics.json") for folder in tests}
         report = Step(out / REPORT, ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True)
         run_step(report, f"[{total}/{total}]", conduct, Share())
-        console.print(f"report: {out / 'report.md'}")
 
 
-def _check_run(
-    pipeline: _Pipeline,
-    members: Sequence[Member],
-    arms: dict[str, str] | None,
-    preset: Literal["quick", "paper"],
-    accept_versions: bool,
-    share_imports: bool,
-    jobs: int,
-) -> None:
+def _check_run(pipeline: _Pipeline, members: Sequence[Member], running: Running) -> None:
     """See :func:`gazelit.runs.check.check_run`; what is tried is the first seed and fold."""
     limited = [replace(stage, overrides=[*stage.overrides, *LIMITS]) for stage in pipeline.stages]
-    overrides = [*members[0].options, *pipeline.overrides]
-    external = dict(pipeline.external) or None
 
     def try_in(folder: Path) -> None:
-        options = {"external": external, "preset": preset, "share_imports": share_imports}
-        run(limited, pipeline.store, folder, arms, checkpoint=pipeline.checkpoint, overrides=overrides, **options)  # type: ignore[arg-type]
+        _run_members(
+            replace(pipeline, stages=limited, out=folder),
+            [replace(members[0], folder=folder, fold=None)],
+            None,
+            running,
+        )
 
     configs = {name: [f"--config={path}" for path in paths] for name, paths in pipeline.configs.items()}
     epochs = {
@@ -174,7 +184,7 @@ def _check_run(
     ]
     planned.append(Planned(pipeline.out / REPORT, "report", REPORT))
     steps = [_steps(pipeline, member, []) for member in members]
-    check_run(pipeline.out, planned, steps, accept_versions, try_in, jobs)
+    check_run(pipeline.out, planned, steps, running.accept_versions, try_in, running.jobs)
 
 
 def _train(

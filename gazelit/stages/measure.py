@@ -5,11 +5,12 @@ from __future__ import annotations
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from gazelit.files import write_json
 from gazelit.stages.callbacks import run_folder
@@ -72,7 +73,7 @@ class BatchMeasure(Callback):
         cost["memory"] = max(usage) * 1024
         if torch.cuda.is_available():
             cost["device_memory"] = torch.cuda.max_memory_reserved()
-        write_json(folder / MEASURED.format(trainer.state.fn), cost)
+        write_json(folder / MEASURED.format(cast(TrainerFn, trainer.state.fn).value), cost)
 
 
 def _now() -> float:
