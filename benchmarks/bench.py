@@ -22,7 +22,7 @@ import torch
 from measure import Found, Ratio, machine, measured, verdict
 
 #: The files of this folder that have workloads.
-MODULES = ["heatmap", "metrics", "triplet", "scanpaths", "statistics_blocks", "network"]
+MODULES = ["heatmap", "metrics", "triplet", "scanpaths", "statistics_blocks", "network", "data_path"]
 COMMITTED = Path(__file__).with_name("ratios.json")
 
 

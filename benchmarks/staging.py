@@ -10,11 +10,12 @@ rate; learning rates fall to zero over each training. Writes a run folder with t
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
+
+# Of the benchmark of the claims, which lies beside this one.
+from claims import gazelit
 
 CONTRASTIVE, SALIENCY, JOINT = 8, 6, 10
 TOTAL = CONTRASTIVE + SALIENCY + JOINT
@@ -54,9 +55,6 @@ def main() -> None:
         "overrides": ["--data.split.test_fraction=0.3", "--data.loader.num_workers=0"],
     }
     (out / "pipeline.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-
-    def gazelit(*arguments: object) -> None:
-        subprocess.run([sys.executable, "-m", "gazelit", *map(str, arguments)], check=True)
 
     if not (out / "cohort").is_dir():
         gazelit("synth", "--out", out / "cohort", "--cases", options.cases, "--seed", 0, "--max-side", 320)

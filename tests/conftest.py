@@ -151,6 +151,14 @@ def lightning_imported() -> None:
 
 
 @pytest.fixture
+def steps_here(monkeypatch: pytest.MonkeyPatch, lightning_imported: None) -> None:
+    """Runs the steps of pipelines in this process."""
+    from tests.steps_here import popen
+
+    monkeypatch.setattr("subprocess.Popen", popen)
+
+
+@pytest.fixture
 def run_gazelit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lightning_imported: None, capfd: pytest.CaptureFixture[str]
 ):

@@ -1,6 +1,8 @@
 """The command line as its users meet it."""
 
+import contextlib
 import csv
+import io
 import subprocess
 import sys
 
@@ -49,20 +51,21 @@ def test_input_errors_are_one_line_without_a_traceback(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(store, tmp_path_factory):
+def trained(store, tmp_path_factory, lightning_imported):
     """One epoch of each stage, each handed over from the one before: {stage: run folder}, and what was printed."""
     root = tmp_path_factory.mktemp("trained")
     runs, printed, parent = {}, {}, None
     for number in (1, 2, 3):
         folder = root / f"stage{number}"
         hand_over = [f"--ckpt_path={parent}"] if parent else []
-        result = gazelit(
+        arguments = [
             "fit", "--config", f"presets/quick/stage{number}.yaml", *tiny(number, store),
             "--trainer.max_epochs=1", f"--checkpoint.dirpath={folder / 'checkpoints'}",
-            f"--trainer.default_root_dir={folder}", *hand_over, cwd=root,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        runs[number], printed[number] = folder, result.stderr
+            f"--trainer.default_root_dir={folder}", *hand_over,
+        ]  # fmt: skip
+        with contextlib.chdir(root), contextlib.redirect_stderr(io.StringIO()) as said:
+            assert main(arguments) == 0, said.getvalue()
+        runs[number], printed[number] = folder, said.getvalue()
         parent = folder / "checkpoints" / "best.ckpt"
     return runs, printed
 
@@ -95,10 +98,10 @@ def test_the_stamp_holds_the_chain_back_to_the_first_stage(trained):
 
 
 def test_the_frozen_encoder_leaves_stage_2_as_it_left_stage_1(trained):
-    one, two = (checkpoint(trained[0][number])["state_dict"] for number in (1, 2))
-    encoder = [key for key in one if key.startswith("network.encoder.")]
+    first, second = (checkpoint(trained[0][number])["state_dict"] for number in (1, 2))
+    encoder = [key for key in first if key.startswith("network.encoder.")]
     assert any("running_mean" in key for key in encoder)
-    assert all(torch.equal(one[key], two[key]) for key in encoder)
+    assert all(torch.equal(first[key], second[key]) for key in encoder)
 
 
 def test_stage_3_starts_from_exactly_the_weights_of_stage_2(trained, store, run_gazelit, monkeypatch):
@@ -177,8 +180,8 @@ def test_lineage_prints_the_chain_newest_first(trained, capfd):
     paths = [trained[0][number] / "checkpoints" / "best.ckpt" for number in (3, 2, 1)]
     assert main(["lineage", str(paths[0])]) == 0
     printed = capfd.readouterr().out
-    places = [printed.index(f"\n{stage}\n") for stage in ("joint", "saliency", "contrastive")]
-    assert places == sorted(places)
+    offsets = [printed.index(f"\n{stage}\n") for stage in ("joint", "saliency", "contrastive")]
+    assert offsets == sorted(offsets)
     assert [line.split()[1] for line in printed.splitlines() if "checkpoint " in line] == [
         sha256_file(path) for path in paths
     ]

@@ -296,7 +296,7 @@ def test_what_an_ablation_changes_trains_a_step(config, preset, name, store, run
         # Small enough as it is.
         options = tiny(3, store, network=False)
     run_gazelit(
-        "fit", *(f"--config={one}" for one in configs), *options, *stage.overrides, "--data.downscale=1",
+        "fit", *(f"--config={file}" for file in configs), *options, *stage.overrides, "--data.downscale=1",
         "--trainer.fast_dev_run=true",
     )  # fmt: skip
 

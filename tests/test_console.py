@@ -1,5 +1,7 @@
 """A training's console: no adverts, no warnings that tell nothing; others stay."""
 
+import contextlib
+import io
 import warnings
 
 import pytest
@@ -27,8 +29,15 @@ def test_warnings_that_are_known_are_left_out_and_others_are_not(restored):
     assert all(HARMLESS.values())
 
 
-def test_a_fit_says_its_components_and_no_advert(restored, run_gazelit, store):
-    printed = run_gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), "--trainer.max_epochs=1")
+def test_a_fit_says_its_components_and_no_advert(restored, run_gazelit, store, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    options = [*tiny(2, store), "--trainer.max_epochs=1", "--trainer.enable_progress_bar=true"]
+    with contextlib.redirect_stdout(io.StringIO()) as bar:
+        printed = run_gazelit("fit", "--config=presets/quick/stage2.yaml", *options)
+    assert "Epoch 0/0" in bar.getvalue()
+    assert "val/selection" in bar.getvalue()
+    assert "v_num" not in bar.getvalue()
+    assert "max_epochs" not in printed
     assert "litlogger" not in printed.lower()
     assert "TPU" not in printed
     assert "DualEncoderUNet of " in printed

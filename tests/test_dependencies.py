@@ -15,14 +15,16 @@ def test_every_requirement_stands_on_the_page_with_its_reason_and_no_licence_is_
     assert script["problems"]() == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = {("core", text) for text in project["dependencies"]}
-    asked |= {(extra, text) for extra in extras.keys() - {"dev", "docs"} for text in extras[extra]}
+    required = {("core", text) for text in project["dependencies"]}
+    required |= {(extra, text) for extra in extras.keys() - {"dev", "docs"} for text in extras[extra]}
     page = (ROOT / "docs" / "dependencies.md").read_text()
     rows = re.findall(r"^\| (\S+) \| (\S+) \| (\w+) \| (\S+) \| (.+) \|$", page, re.MULTILINE)
     rows = [row for row in rows if row[0] != "package"]
     found = {(where, name, bounds.replace("\\", "")) for name, bounds, where, _, _ in rows}
     # tomllib is the oracle of what the script reads line by line, for the sake of the comments.
-    assert found == {(where, (one := Requirement(text)).name, str(one.specifier)) for where, text in asked}
+    assert found == {
+        (where, (requirement := Requirement(text)).name, str(requirement.specifier)) for where, text in required
+    }
     assert all(licence not in script["STRONG"] for _, _, where, licence, _ in rows if where == "core")
 
 

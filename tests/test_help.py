@@ -1,5 +1,6 @@
 """Help that answers at once and names what there is; the configurations that ship."""
 
+import gc
 import inspect
 import subprocess
 import sys
@@ -118,3 +119,14 @@ def test_shipped_configurations_are_listed_shown_and_copied(run_gazelit, capfd, 
     assert "joint.yaml: is there already" in run_gazelit("configs", "copy", "sweeps/joint.yaml", code=2)
     assert "did you mean sweeps/joint.yaml?" in run_gazelit("configs", "show", "sweeps/jont.yaml", code=2)
     assert "--out: goes with" in run_gazelit("configs", "list", "--out=x", code=2)
+
+
+def test_the_collector_stays_out_of_imports_and_is_on_afterwards_though_one_fails(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "heavy_probe.py").write_text("import gc\ndef collected(state=gc.isenabled()):\n    return state\n")
+    (tmp_path / "broken_probe.py").write_text("raise ImportError('broken')")
+    assert load("heavy_probe:collected")() is False
+    assert gc.isenabled()
+    with pytest.raises(ImportError, match="broken"):
+        load("broken_probe:anything")
+    assert gc.isenabled()

@@ -20,8 +20,8 @@ def receiving(encoder=SMALL):
     return DualEncoderUNet(encoder, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4])
 
 
-def equal(one, other):
-    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+def equal(first, second):
+    return all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
 
 
 def test_exactly_the_shared_components_are_taken(tmp_path):
@@ -93,7 +93,7 @@ def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path, spoi
 
 def test_the_chain_is_newest_first():
     stamp = {"stage": "joint", "parent": {"stage": "saliency", "parent": {"stage": "contrastive", "parent": None}}}
-    assert [one["stage"] for one in stamps.chain(stamp)] == ["joint", "saliency", "contrastive"]
+    assert [link["stage"] for link in stamps.chain(stamp)] == ["joint", "saliency", "contrastive"]
 
 
 DATA = {"source": "egd-cxr", "split_sha256": "aaaa", "split_seed": 0}
@@ -105,10 +105,10 @@ def stamped(data, parent=None):
 
 
 def test_another_split_of_the_same_data_is_refused_unless_insisted_on():
-    other = stamped({**DATA, "split_sha256": "bbbb", "split_seed": 7})
+    resplit = stamped({**DATA, "split_sha256": "bbbb", "split_seed": 7})
     with pytest.raises(InputError, match=r"a\.ckpt: stage 'contrastive' .* \(seed 7, now 0\).*--allow_other_split"):
-        split_guard.check_split("a.ckpt", other, DATA)
-    assert "this is allowed" in split_guard.check_split("a.ckpt", other, DATA, allowed=True)
+        split_guard.check_split("a.ckpt", resplit, DATA)
+    assert "this is allowed" in split_guard.check_split("a.ckpt", resplit, DATA, allowed=True)
     assert split_guard.check_split("a.ckpt", stamped(DATA), DATA) is None
 
 
@@ -121,11 +121,11 @@ def test_an_ancestor_of_another_split_is_refused_too():
 
 def test_finding_c15_a_collection_and_its_parts_share_patients():
     """EGD-CXR and REFLACX are films of MIMIC-CXR (formats.md), so a model of one may have seen the other's test."""
-    for theirs, ours in (("mimic-cxr", "egd-cxr"), ("egd-cxr", "reflacx"), ("reflacx+cxr-p", "mimic-cxr")):
-        ancestor = stamped({"source": theirs, "split_sha256": "cccc", "split_seed": 0})
+    for ancestors, descendants in (("mimic-cxr", "egd-cxr"), ("egd-cxr", "reflacx"), ("reflacx+cxr-p", "mimic-cxr")):
+        ancestor = stamped({"source": ancestors, "split_sha256": "cccc", "split_seed": 0})
         with pytest.raises(InputError, match=r"a\.ckpt: .*shares patients with .*gazelit split .*--allow_other_split"):
-            split_guard.check_split("a.ckpt", ancestor, {**DATA, "source": ours})
-        note = split_guard.check_split("a.ckpt", ancestor, {**DATA, "source": ours}, allowed=True)
+            split_guard.check_split("a.ckpt", ancestor, {**DATA, "source": descendants})
+        note = split_guard.check_split("a.ckpt", ancestor, {**DATA, "source": descendants}, allowed=True)
         assert note.startswith("stage 'contrastive' was trained on")
         assert "allowed" in note
     elsewhere = stamped({"source": "cxr-p", "split_sha256": "cccc", "split_seed": 0})

@@ -1,8 +1,11 @@
 """From an empty folder to a tested model and a report, as somebody new types it, mistakes included."""
 
+import pytest
+
 from tests import newcomer
 
 
+@pytest.mark.usefixtures("steps_here")
 def test_an_empty_folder_becomes_a_tested_model_and_a_report(run_gazelit, tmp_path):
     (tmp_path / "mine.yaml").write_text(newcomer.PIPELINE)
     for arguments, said in newcomer.commands():

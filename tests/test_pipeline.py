@@ -391,6 +391,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path, store, monkeypatch):
             run([StageStep("joint", "stage3.yaml")], store, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("steps_here")
 def test_a_failed_stage_is_one_error_that_names_the_log(tmp_path, store):
     step = StageStep("joint", "presets/quick/stage3.yaml", overrides=[*tiny(3, store), "--data.labels=[Cough]"])
     with pytest.raises(InputError, match=r"step 'joint' failed \(exit code 2\).*Cough.*log\.txt"):

@@ -1,7 +1,6 @@
 """Teachers in pipelines: the earlier stage of the same seed and fold, in the step's key, in the report."""
 
 import json
-import subprocess
 
 import pandas as pd
 import pytest
@@ -9,7 +8,6 @@ import yaml
 
 from gazelit.checkpoints import stamps
 from gazelit.checkpoints.stamps import STAMP_KEY
-from gazelit.cli.main import main
 from gazelit.configs import find_config
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
@@ -27,27 +25,8 @@ def stages_of(config):
     return [StageStep(**stage) for stage in yaml.safe_load(find_config(config).read_text())["stages"]]
 
 
-class InThisProcess:
-    """Runs a step's command here, which saves the imports of a process for each."""
-
-    def __init__(self, command, stdout, **options):
-        self.returncode = main(command[3:])
-        stdout.write(str(self.returncode).encode())
-
-    def poll(self):
-        return self.returncode
-
-
-POPEN = subprocess.Popen
-
-
-def steps_in_this_process(command, **options):
-    """Of other programs a process, as ever."""
-    return (InThisProcess if command[1:3] == ["-m", "gazelit"] else POPEN)(command, **options)
-
-
-def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", steps_in_this_process)
+@pytest.mark.usefixtures("steps_here")
+def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(store, tmp_path):
     stages = stages_of(QUICK)
     numbers = {"image_only": 1, "student": 1, "saliency_alone": 2}
     for stage in stages:
@@ -75,7 +54,7 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
         in (json.loads((out / "student" / "done.json").read_text())["command"])
     )
 
-    trained = {one["arm"]: one for one in json.loads((out / "run.json").read_text())["trained"]}
+    trained = {record["arm"]: record for record in json.loads((out / "run.json").read_text())["trained"]}
     assert trained["student"]["stages"] == ["gaze_teacher", "student"]
     seconds = [json.loads((out / name / "done.json").read_text())["seconds"] for name in ("gaze_teacher", "student")]
     assert trained["student"]["seconds"] == pytest.approx(sum(seconds))
@@ -84,9 +63,9 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
     cases = len(pd.read_parquet(out / "test_gaze_teacher" / "predictions.parquet"))
     assert "| gaze_teacher, gaze in training only | none |" in text
     assert f"| gaze_teacher, gaze at test | {cases} of {cases} |" in text
-    told = json.loads((out / "metrics.json").read_text())
-    assert list(told["arms"]) == list(arms)
-    assert list(told["gaze_at_test"]) == ["gaze_teacher"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert list(metrics["arms"]) == list(arms)
+    assert list(metrics["gaze_at_test"]) == ["gaze_teacher"]
     assert "gaze at test" in set(pd.read_csv(out / "report.csv")["arm"].str.partition(", ")[2])
 
 

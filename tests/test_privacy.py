@@ -86,14 +86,14 @@ def cohort(tmp_path_factory):
             "comment": f"{MARK}cell",
         }
         images.append(image | {name: int(name == label) for name in CLASSES})
-        for place in range(12):
+        for number_of_fixation in range(12):
             x, y = rng.uniform(0.2, 0.8, 2)
             gaze.append(
                 {
                     "image_id": image["image_id"],
                     "reading_id": f"{MARK}reading{number:02}",
                     "reader_id": f"{MARK}reader",
-                    "t": place * 0.3,
+                    "t": number_of_fixation * 0.3,
                     "duration": 0.25,
                     "x": round(80 * x, 2),
                     "y": round(96 * y, 2),
@@ -109,21 +109,21 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="module")
 def proxy():
     """What programs that are not Python would ask for beyond this machine: a proxy that notes and refuses it."""
-    asked = []
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
 
         def do_CONNECT(self):
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_error(403)
 
         do_GET = do_POST = do_PUT = do_HEAD = do_CONNECT  # noqa: N815
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    yield f"http://127.0.0.1:{server.server_address[1]}", requests
     server.shutdown()
     server.server_close()
 
@@ -164,12 +164,14 @@ def worked(cohort, proxy, tmp_path_factory):
     gazelit("export", ckpt, "--format=torch-export", "--out=export/model.pt2")
     gazelit("package", ckpt, "--out=package")
     gazelit("lineage", "package/model.safetensors")
-    program = (
+    # By its name it is gazelit's command, whose steps share their imports.
+    (out / "gazelit").write_text(
         "import json, sys\nfrom gazelit.cli.main import main\n"
-        "for command in json.load(sys.stdin):\n    assert main(command) == 0, command"
+        "if __name__ == '__main__':\n"
+        "    for command in json.load(sys.stdin):\n        assert main(command) == 0, command\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, out / "gazelit"],
         input=json.dumps(commands),
         cwd=out,
         env=environment,

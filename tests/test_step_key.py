@@ -28,8 +28,8 @@ def step(tmp_path, monkeypatch):
         console = Console(file=io.StringIO(), width=500)
         (tmp_path / "run" / "stage").mkdir(parents=True, exist_ok=True)
         with (tmp_path / "lock").open("w") as lock:
-            one = steps.Step(tmp_path / "run" / "stage", ["fit", *arguments], {})
-            steps.run_step(one, "[1/1]", steps.Conduct(tmp_path / "run", console, lock, accept_versions), Share())
+            single = steps.Step(tmp_path / "run" / "stage", ["fit", *arguments], {})
+            steps.run_step(single, "[1/1]", steps.Conduct(tmp_path / "run", console, lock, accept_versions), Share())
         return console.file.getvalue()
 
     run.started = started

@@ -38,14 +38,13 @@ def agent_command(sweep, drawn):
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=[path.stem for path in SWEEPS])
-def test_the_agents_command_trains(path, store, tmp_path):
+def test_the_agents_command_trains(path, store, tmp_path, run_gazelit):
     sweep = yaml.safe_load(path.read_text())
     drawn = {key: draw(parameter) for key, parameter in sweep["parameters"].items()}
     stage = 3 if path.stem == "joint" else 1
     if "ckpt_path" in drawn:
-        parent = [sys.executable, "-m", "gazelit", "fit", "--config=stage2.yaml", *tiny(2, store),
-                  "--trainer.max_epochs=1", "--checkpoint.dirpath=parent", "--trainer.logger=false"]  # fmt: skip
-        subprocess.run([*parent, "--data.downscale=1"], cwd=tmp_path, check=True, capture_output=True)
+        run_gazelit("fit", "--config=stage2.yaml", *tiny(2, store), "--trainer.max_epochs=1",
+                    "--checkpoint.dirpath=parent", "--trainer.logger=false", "--data.downscale=1")  # fmt: skip
         drawn["ckpt_path"] = str(tmp_path / "parent" / "best.ckpt")
     command = agent_command(sweep, drawn)
     # The same words, with what makes it small at the end.

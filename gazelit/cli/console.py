@@ -16,7 +16,7 @@ HARMLESS = {
     r"The '?\w+'? ?does not have many workers": "the number is configured; one core has no use for more",
 }
 #: Parts of log messages that are adverts, say again what the configuration says, or that there is no TPU.
-ADVERTS = ("LitLogger", "Seed set to", "TPU available: False")
+ADVERTS = ("LitLogger", "Seed set to", "TPU available: False", "`Trainer.fit` stopped: `max_")
 #: Lightning's loggers of such messages.
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 

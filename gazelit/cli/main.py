@@ -231,9 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 guard_parser(rest, saved=name != "fit")
                 _check_renamed(rest)
                 # torch takes seconds to import: what is wrong with names and files was said before.
-                from gazelit.cli.training import GazeCLI
-
-                GazeCLI(args=[name, *rest])
+                load("gazelit.cli.training:GazeCLI")(args=[name, *rest])
             elif name in COMMANDS:
                 with _ends_on_sigterm():
                     _run_command(name, rest)

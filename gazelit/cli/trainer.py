@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 import lightning as L
 import torch
 from lightning.fabric.connector import _PRECISION_INPUT
+from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -44,17 +45,43 @@ def chosen_precision(precision: Precision, accelerator: Any) -> _PRECISION_INPUT
     return "bf16-mixed" if processors.has_bfloat16(accelerator != "cpu") else "32-true"
 
 
+class StageProgress(RichProgressBar):
+    """Lightning's progress bar without the number of the logger's version, which tells no runs apart here."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The logged values that are shown."""
+        items: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+
 class GazeTrainer(L.Trainer):
-    """The trainer, with the signature of one command more, and ``auto`` as a precision.
+    """The trainer, with the signature of one command more, ``auto`` as a precision, and :class:`StageProgress`.
 
     Args:
         precision: As Lightning's; ``auto`` is ``bf16-mixed`` where the device multiplies bfloat16 itself, ``32-true``
             elsewhere.
     """
 
-    # Of all of Lightning's options one has another type; jsonargparse finds the rest behind the keywords.
-    def __init__(self, *args: Any, precision: Precision = None, **kwargs: Any) -> None:
-        super().__init__(*args, precision=chosen_precision(precision, kwargs.get("accelerator")), **kwargs)
+    # Of Lightning's options one has another type, and two are looked at; jsonargparse finds the rest by the keywords.
+    def __init__(
+        self,
+        *args: Any,
+        precision: Precision = None,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_progress_bar: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+        if enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in given):
+            given = [*given, StageProgress()]
+        super().__init__(
+            *args,
+            precision=chosen_precision(precision, kwargs.get("accelerator")),
+            callbacks=given,
+            enable_progress_bar=enable_progress_bar,
+            **kwargs,
+        )
 
     def calibrate(
         self, model: Stage, out: Path, ckpt_path: str | None = None, weights_only: bool | None = None

@@ -125,20 +125,26 @@ class _Path:
         self.reader, self.finding = reader, finding
         self.position = features.new_zeros(len(features), 0, 2, dtype=torch.float32)
         self.seconds = self.position.new_zeros(len(features), 0)
+        history, nothing = network.history, features.new_zeros(len(features), 0, features.shape[1])
+        conditions = Sequences.alone(self.position, self.seconds, reader, finding)
+        self._whole = history.film(features.mean(dim=(2, 3))) + history.condition(conditions)
+        # States behind the fixations so far; that before the first is of none.
+        self._behind = nothing
+        self._inputs = [nothing] * len(history.layers.layers)
+        self._see(history.start.expand(len(features), -1))
+
+    def _see(self, token: Tensor) -> None:
+        number = self.network.history.step.weight[self.position.shape[1]]
+        self._state, self._inputs = self.network.history.behind(token + number + self._whole, self._inputs)
 
     def ahead(self) -> tuple[Tensor, Tensor]:
         """Log-chances of the next cells (S, h, w), and the chance that there is no next fixation (S,)."""
-        # What is appended is not seen: the state of a step is made before its fixation.
-        position = torch.cat([self.position, self.position.new_zeros(len(self.position), 1, 2)], dim=1)
-        seconds = torch.cat([self.seconds, self.seconds.new_zeros(len(self.seconds), 1)], dim=1)
-        sequences = Sequences.alone(position, seconds, self.reader, self.finding)
-        state = self.network.history(sequences, self.features, self.network.map_stride)
-        self._state = state[:, -2]
-        head = self.network.next_fixation
+        head, count = self.network.next_fixation, self.position.shape[1]
+        sequences = Sequences.alone(self.position, self.seconds, self.reader, self.finding)
         log_chance = head.log_chances(
-            state[:, :-1], state[:, 1:], self.static, self.features, sequences, self.network.map_stride
+            self._state[:, None], self._behind, self.static, self.features, sequences, self.network.map_stride, count
         )
-        return log_chance[:, -1], head.stop(self._state)[:, 0].float().sigmoid()
+        return log_chance[:, 0], head.stop(self._state)[:, 0].float().sigmoid()
 
     def duration(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-spread of the logarithm of the next duration, if the next place is ``position`` (S, 2)."""
@@ -150,9 +156,18 @@ class _Path:
         """Appends a fixation to each."""
         self.position = torch.cat([self.position, position[:, None].float()], dim=1)
         self.seconds = torch.cat([self.seconds, seconds[:, None].float()], dim=1)
+        stride, rows, columns = self.network.map_stride, *self.features.shape[-2:]
+        seen = at_positions(self.features, self.position[:, -1:], stride)
+        # The one before says how far the gaze has moved.
+        seen = seen.expand(-1, min(2, self.position.shape[1]), -1)
+        size = rows * stride, columns * stride
+        tokens = self.network.history.tokens(self.position[:, -2:], self.seconds[:, -2:], seen, size)
+        self._see(tokens[:, -1])
+        self._behind = torch.cat([self._behind, self._state[:, None]], dim=1)
 
     def take(self, rows: Tensor) -> None:
         """Goes on with some of the paths, any of them several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
-        self.features, self.static = self.features[rows], self.static[rows]
+        self.features, self.static, self._whole = self.features[rows], self.static[rows], self._whole[rows]
         self.reader, self.finding = self.reader[rows], self.finding[rows]
+        self._behind, self._inputs = self._behind[rows], [each[rows] for each in self._inputs]

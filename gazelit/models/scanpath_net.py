@@ -260,17 +260,49 @@ class History(nn.Module):
         count, length = sequences.duration.shape
         height, width = (side * stride for side in features.shape[-2:])
         seen = at_positions(features, sequences.position, stride)
-        size = sequences.position.new_tensor([width, height])
-        relative = (sequences.position + 0.5) / size * 2 - 1
-        moved = torch.diff(relative, dim=1, prepend=relative[:, :1])
-        log_duration = sequences.duration.clamp(min=SHORTEST).log()[..., None] - _LOG_MEDIAN
-        known = torch.cat([relative, moved, log_duration], dim=-1).to(seen.dtype)
-        tokens = self.fixation(torch.cat([seen, known], dim=-1))
+        tokens = self.tokens(sequences.position, sequences.duration, seen, (height, width))
         tokens = torch.cat([self.start.expand(count, 1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = tokens + self.step(torch.arange(length + 1, device=tokens.device))
         whole = self.film(features.mean(dim=(2, 3))) + self.condition(sequences)
         mask = nn.Transformer.generate_square_subsequent_mask(length + 1, device=tokens.device, dtype=torch.float32)
         return self.layers(tokens + whole[:, None], mask=mask, is_causal=True)
+
+    def tokens(self, position: Tensor, duration: Tensor, seen: Tensor, size: tuple[int, int]) -> Tensor:
+        """What is known of fixations: where, how far from the one before, how long, and what lay there.
+
+        Args:
+            position: (S, T, 2) in pixels.
+            duration: (S, T) in s.
+            seen: (S, T, width) features of the film there.
+            size: Height and width of the film in pixels.
+
+        Returns:
+            (S, T, width).
+        """
+        relative = (position + 0.5) / position.new_tensor([size[1], size[0]]) * 2 - 1
+        moved = torch.diff(relative, dim=1, prepend=relative[:, :1])
+        log_duration = duration.clamp(min=SHORTEST).log()[..., None] - _LOG_MEDIAN
+        known = torch.cat([relative, moved, log_duration], dim=-1).to(seen.dtype)
+        return self.fixation(torch.cat([seen, known], dim=-1))
+
+    def behind(self, token: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The state behind one more token, from what the layers were given before: :meth:`forward`, step by step.
+
+        Args:
+            token: (S, width), with step and condition, in evaluation mode.
+            inputs: By layer, (S, T, width) of the T tokens before.
+
+        Returns:
+            The state (S, width), and the layers' inputs with that of the token, (S, T + 1, width) each.
+        """
+        state, longer = token[:, None], []
+        for layer, before in zip(self.layers.layers, inputs, strict=True):
+            own = layer.norm1(state)
+            longer.append(torch.cat([before, own], dim=1))
+            state = state + layer.self_attn(own, longer[-1], longer[-1], need_weights=False)[0]
+            state = state + layer.linear2(layer.activation(layer.linear1(layer.norm2(state))))
+        assert self.layers.norm is not None
+        return self.layers.norm(state)[:, 0], longer
 
     def condition(self, sequences: Sequences) -> Tensor:
         """(S, width) of who reads and what for."""
@@ -305,45 +337,57 @@ class NextFixation(nn.Module):
         nn.init.constant_(self.stop.bias, -4.0)
 
     def log_chances(
-        self, before: Tensor, behind: Tensor, static: Tensor, features: Tensor, sequences: Sequences, stride: int
+        self,
+        before: Tensor,
+        behind: Tensor,
+        static: Tensor,
+        features: Tensor,
+        sequences: Sequences,
+        stride: int,
+        first: int = 0,
     ) -> Tensor:
-        """Log-chances of the cells, (S, T, h, w) float32.
+        """Log-chances of the cells, (S, N, h, w) float32. Many arguments: each is another tensor of the forward pass.
 
         Args:
-            before: (S, T, width) states before each fixation.
-            behind: (S, T, width) states that have seen it.
+            before: (S, N, width) states before N fixations.
+            behind: (S, T, width) states that have seen the T fixations of the readings.
             static: (S, h, w) logits of the static map.
             features: (S, width, h, w) of the film.
             sequences: The readings.
             stride: Side of a cell.
+            first: Which fixation, from 0, ``before`` begins with.
         """
-        count, length, width = before.shape
+        count, asked, width = before.shape
         rows, columns = features.shape[-2:]
         alike = self.query(before) @ self.key(features).flatten(2) / math.sqrt(width)
         kinds = len(_WIDTHS)
         query = self.pair_query(before).unflatten(-1, (kinds, _PAIR))
         key = self.pair_key(behind).unflatten(-1, (kinds, _PAIR))
-        height = torch.einsum("stmd,sumd->smtu", query, key) / math.sqrt(_PAIR)
-        step = torch.arange(length, device=before.device)
-        lag = step[:, None] - step[None, :] - 1
-        height = height + self.lag(lag.clamp(min=0)).permute(2, 0, 1)
+        height = torch.einsum("stmd,sumd->stmu", query, key) / math.sqrt(_PAIR)
+        step = first + torch.arange(asked, device=before.device)
+        lag = step[:, None] - torch.arange(behind.shape[1], device=before.device) - 1
+        height = height + self.lag(lag.clamp(min=0)).transpose(1, 2)
         # A fixation changes what comes behind it alone, and padding nothing.
-        height = height.masked_fill((lag < 0) | ~sequences.valid[:, None, None, :], 0.0)
-        about = self._about(sequences.position, (rows, columns), stride).to(height.dtype)
-        changed = height.permute(0, 2, 1, 3).flatten(2) @ about.flatten(1, 2).flatten(2)
+        height = height.masked_fill((lag < 0)[:, None] | ~sequences.valid[:, None, None, :], 0.0)
+        down, across = (axis.to(height.dtype) for axis in self._about(sequences.position, (rows, columns), stride))
+        # A Gaussian is the product of those of its axes. Of many fixations ahead a map of each one behind is shared.
+        if asked == 1:
+            changed = ((height.flatten(2).mT * down).mT @ across).flatten(1)[:, None]
+        else:
+            changed = height.flatten(2) @ (down[..., :, None] * across[..., None, :]).flatten(2)
         logits = static.flatten(1)[:, None] + alike + changed
-        return logits.float().log_softmax(-1).view(count, length, rows, columns)
+        return logits.float().log_softmax(-1).view(count, asked, rows, columns)
 
-    def _about(self, position: Tensor, cells: tuple[int, int], stride: int) -> Tensor:
-        """(S, kinds, T, h, w) Gaussians about fixations, 1 at their middle."""
+    def _about(self, position: Tensor, cells: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+        """Gaussians about T fixations, 1 at their middle, by kind: down (S, kinds · T, h), across (S, kinds · T, w)."""
         sigma = self.log_width.float().exp() * stride * max(cells)
         scale = (-0.5 / sigma.square())[:, None, None]
         down, across = (
-            scale * (((torch.arange(count, device=position.device) + 0.5) * stride - 0.5)
-                     - position[:, None, :, axis, None].float()).square()
+            (scale * (((torch.arange(count, device=position.device) + 0.5) * stride - 0.5)
+                      - position[:, None, :, axis, None].float()).square()).exp().flatten(1, 2)
             for count, axis in ((cells[0], 1), (cells[1], 0))
         )  # fmt: skip
-        return (down[..., :, None] + across[..., None, :]).exp()
+        return down, across
 
     def durations(self, before: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the spread of a duration's logarithm, (S, T) float32 each.

@@ -20,8 +20,8 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, Protocol
 
-#: What the process that others are forked from imports: what evaluation and reports take.
-_PRELOADED = ["gazelit.cli.training", "gazelit.cli.result_table", "gazelit.reporting.collect"]
+#: What the process imports that others are forked from.
+_PRELOADED = ["gazelit.cli.preload"]
 # Loaded now: between a fork and what follows it, what another thread was loading is locked for ever.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 

@@ -52,14 +52,14 @@ def page(browser, address):
     page.set_default_timeout(20_000)
     # A busy machine takes longer than the five seconds that are playwright's.
     expect.set_options(timeout=20_000)
-    asked, errors = [], []
-    page.on("request", lambda request: asked.append(request))
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
     page.goto(f"{address}/?key={KEY}")
     expect(page.get_by_role("heading", name="Read a film")).to_be_visible()
     yield page
-    elsewhere = [request for request in asked if not request.url.startswith((address, "blob:"))]
+    elsewhere = [request for request in requests if not request.url.startswith((address, "blob:"))]
     # A browser tells of a request that the policy has stopped, too.
     assert not [request.url for request in elsewhere if (request.url, request.failure) != (REPORTS_PICTURE, "csp")]
     assert not [line for line in errors if REPORTS_PICTURE not in line]

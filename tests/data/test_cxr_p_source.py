@@ -62,14 +62,14 @@ def test_images_that_are_not_at_hand_are_listed(folder, tmp_path):
 def test_the_real_file(real_data, tmp_path):
     records = read_cxr_p(real_data / "cxr_p_125.json")
     assert len(records) == 125
-    assert sum(len(one["gaze_x"]) for one in records) == 5286
+    assert sum(len(entry["gaze_x"]) for entry in records) == 5286
     # The paired images are not at hand: this one stands in for all of them.
     (tmp_path / "images").mkdir()
     for record in records[:5]:
         (tmp_path / "images" / f"{record['image_id']}.png").symlink_to(real_data / "nih_00000001_000.png")
     gaze = CXRP(real_data / "cxr_p_125.json", tmp_path / "images").read().gaze()
     assert gaze["image_id"].nunique() == 5
-    x = np.concatenate([one["gaze_x"] for one in records[:5]])
+    x = np.concatenate([entry["gaze_x"] for entry in records[:5]])
     assert sorted(gaze["x"]) == pytest.approx(sorted(x * 512 - 0.5))
     assert gaze["duration"].between(1 / 60 - 1e-9, 8 / 60 + 1e-9).all()
 

@@ -92,23 +92,23 @@ def test_sigma_units_agree(store):
 
 def test_downscaling_keeps_places(store):
     fine, coarse = module(store), module(store, downscale=2)
-    one, other = fine.dataset("test")[0, 0], coarse.dataset("test")[0, 0]
-    assert other["image"].shape == (1, 32, 32)
-    assert other["image"].dtype == torch.uint8
-    means = torch.nn.functional.avg_pool2d(one["image"].float(), 2)
-    assert (other["image"] - means).abs().max() <= 0.5
-    assert torch.allclose((one["points"][:, :2] + 0.5) / 2 - 0.5, other["points"][:, :2], atol=1e-4)
-    assert torch.allclose(one["sigma"] / 2, other["sigma"])
+    full, halved = fine.dataset("test")[0, 0], coarse.dataset("test")[0, 0]
+    assert halved["image"].shape == (1, 32, 32)
+    assert halved["image"].dtype == torch.uint8
+    means = torch.nn.functional.avg_pool2d(full["image"].float(), 2)
+    assert (halved["image"] - means).abs().max() <= 0.5
+    assert torch.allclose((full["points"][:, :2] + 0.5) / 2 - 0.5, halved["points"][:, :2], atol=1e-4)
+    assert torch.allclose(full["sigma"] / 2, halved["sigma"])
 
 
 def test_order_and_augmentation_are_functions_of_seed_and_epoch(store):
-    one, other = epoch(module(store), 3), epoch(module(store, num_workers=2), 3)
-    for mine, theirs in zip(one, other, strict=True):
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    alone, by_workers = epoch(module(store), 3), epoch(module(store, num_workers=2), 3)
+    for expected, found in zip(alone, by_workers, strict=True):
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
     later = epoch(module(store), 4)
-    assert [batch["index"].tolist() for batch in one] != [batch["index"].tolist() for batch in later]
+    assert [batch["index"].tolist() for batch in alone] != [batch["index"].tolist() for batch in later]
     reseeded = epoch(module(store, seed=1), 3)
-    assert [batch["index"].tolist() for batch in one] != [batch["index"].tolist() for batch in reseeded]
+    assert [batch["index"].tolist() for batch in alone] != [batch["index"].tolist() for batch in reseeded]
 
 
 def test_persistent_workers_learn_the_epoch(store):
@@ -280,7 +280,7 @@ def test_readings_are_pooled_weighted_equally_or_drawn(readings):
     values = seconds.loc[rows[several]].to_numpy()
     seen = {round(_sums(drawn, epoch, training=True)[several], 3) for epoch in range(12)}
     assert len(seen) > 2
-    assert all(np.abs(values - one).min() < 0.01 for one in seen)
+    assert all(np.abs(values - reading).min() < 0.01 for reading in seen)
     # Evaluation sees all of them.
     assert _sums(drawn)[several] == pytest.approx(values.sum(), rel=1e-4)
 
@@ -295,10 +295,10 @@ def test_the_official_split_of_the_dataset(readings):
 
 def test_folds_and_their_provenance(store):
     modules = [module(store, folds=4, fold=fold) for fold in range(4)]
-    tested = np.concatenate([one.rows("test") for one in modules])
+    tested = np.concatenate([datamodule.rows("test") for datamodule in modules])
     assert sorted(tested) == list(range(24))
-    assert [one.provenance["fold"] for one in modules] == [0, 1, 2, 3]
-    assert len({one.provenance["split_sha256"] for one in modules}) == 4
+    assert [datamodule.provenance["fold"] for datamodule in modules] == [0, 1, 2, 3]
+    assert len({datamodule.provenance["split_sha256"] for datamodule in modules}) == 4
 
 
 def test_uncertain_labels_become_what_is_asked(store):

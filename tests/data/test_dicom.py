@@ -203,16 +203,16 @@ def test_real_files_have_the_pixels_that_gdcm_decodes(real_data, name, digest):
 
 def test_finding_g2_no_other_decoder_is_asked(monkeypatch, tmp_path):
     """GDCM aborts the process on malformed streams; where it happens to be installed it stays untouched."""
-    asked = []
+    calls = []
     decoder = pydicom.pixels.get_decoder(uid.JPEG2000Lossless)
-    monkeypatch.setitem(decoder._available, "gdcm", lambda *_: asked.append(1))
+    monkeypatch.setitem(decoder._available, "gdcm", lambda *_: calls.append(1))
     path = write_compressed(tmp_path / "a.dcm", RAMP, uid.JPEG2000Lossless)
     content = bytearray(path.read_bytes())
     content[-200:-150] = bytes(50)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.dcm: pixels cannot be decoded"):
         read_radiograph(path)
-    assert not asked
+    assert not calls
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])

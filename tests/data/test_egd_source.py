@@ -95,7 +95,7 @@ def test_blinks_and_saccades_are_not_valid(recording, cohort, gaze):
 def test_calibration_screens_are_dropped(recording, cohort, gaze):
     ids = published(cohort, "eye_gaze.csv")["DICOM_ID"].unique()
     odd = [name for name in ids if len(name) != 44]
-    assert {len(one) for one in odd} == {39, 44 + len("_calibration")}
+    assert {len(odd_id) for odd_id in odd} == {39, 44 + len("_calibration")}
     assert not gaze["image_id"].isin(odd).any()
 
 

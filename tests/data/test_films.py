@@ -60,8 +60,8 @@ def test_finding_g2_films_that_crash_or_hang_the_decoder_are_left_out_by_name(
     assert skipped[films(tree)[4].stem].endswith("the decoder crashed (SIGABRT)")
     assert skipped[films(tree)[9].stem].endswith("could not be decoded within 2 s")
     whole = Store.open(store)
-    others = ~whole.cases["image_id"].isin(bad)
-    assert np.array_equal(made.images(), whole.images()[others])
+    intact = ~whole.cases["image_id"].isin(bad)
+    assert np.array_equal(made.images(), whole.images()[intact])
     before = (made.path / "store.json").stat().st_mtime_ns
     prepared(tree, tmp_path / "made", workers=workers)
     assert (made.path / "store.json").stat().st_mtime_ns == before

@@ -59,8 +59,8 @@ def test_a_blink_ends_a_fixation(method):
 
 
 def test_readings_and_cases_do_not_run_together():
-    one = staircase([0.0, 6.0], 60)
-    parts = [one.assign(row=row, reading_id=reading) for row, reading in ((0, "a"), (0, "b"), (1, "c"))]
+    samples = staircase([0.0, 6.0], 60)
+    parts = [samples.assign(row=row, reading_id=reading) for row, reading in ((0, "a"), (0, "b"), (1, "c"))]
     found = detect_fixations(pd.concat(parts, ignore_index=True), Detection())
     assert found.groupby(["row", "reading_id"]).size().tolist() == [2, 2, 2]
 

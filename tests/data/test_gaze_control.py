@@ -14,9 +14,9 @@ from tests.tiny import grouped
 
 
 def module(store, **options):
-    one = GazeDataModule(str(store), **grouped(batch_size=6, num_workers=0, augment=False, **options))
-    one.setup()
-    return one
+    datamodule = GazeDataModule(str(store), **grouped(batch_size=6, num_workers=0, augment=False, **options))
+    datamodule.setup()
+    return datamodule
 
 
 def maps(data, split):
@@ -27,8 +27,8 @@ def test_shuffled_gaze_is_that_of_another_patients_film_and_all_of_it_is_used(st
     own, shuffled = module(store), module(store, gaze_control="shuffled")
     rows = own.rows("train")
     patients = own.store.cases["patient_id"].to_numpy()[rows]
-    theirs = maps(own, "train").flatten(1)
-    donors = [int((theirs - one).abs().sum(1).argmin()) for one in maps(shuffled, "train").flatten(1)]
+    true_maps = maps(own, "train").flatten(1)
+    donors = [int((true_maps - map_).abs().sum(1).argmin()) for map_ in maps(shuffled, "train").flatten(1)]
     assert sorted(donors) == list(range(len(rows)))
     assert (patients != patients[donors]).all()
     assert torch.equal(maps(own, "test"), maps(shuffled, "test"))
@@ -45,7 +45,7 @@ def test_centre_gaze_is_drawn_from_the_training_points(store):
         assert len(drawn) == sum(len(reading) for reading, _ in own.readings(row))
         assert {tuple(point) for point in drawn.tolist()} <= points
     # Its maps say little of their film: they are more alike than the readers' own.
-    spread = [maps(one, "train").std(dim=0).mean() for one in (own, centre)]
+    spread = [maps(control, "train").std(dim=0).mean() for control in (own, centre)]
     assert spread[1] < spread[0]
 
 
@@ -80,9 +80,11 @@ def test_gaze_reaches_the_model(store, tmp_path):
         )  # fmt: skip
         trainer.fit(JointFinetuning(network), module(store, gaze_control=control))
         weights[control] = {key: value.detach().clone() for key, value in network.named_parameters()}
-    for other in ("shuffled", "none"):
+    for replaced in ("shuffled", "none"):
         moved = {
-            key.split(".")[0] for key, value in weights["true"].items() if not torch.equal(value, weights[other][key])
+            key.split(".")[0]
+            for key, value in weights["true"].items()
+            if not torch.equal(value, weights[replaced][key])
         }
         assert moved >= {"encoder", "saliency_encoder", "decoder", "saliency_head"}
     # Without gaze the saliency head has nothing to learn from.

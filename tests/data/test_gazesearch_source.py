@@ -137,8 +137,8 @@ def test_other_files_and_folders_are_told_apart(tmp_path, images, file):
     for content in ({}, [], [1], [{"name": "a.jpg"}]):
         with pytest.raises(InputError, match="name, task, X, Y, T, split"):
             read_gazesearch(write(tmp_path / "file.json", content))
-    other = write(tmp_path / "other.json", [record("elsewhere", FINDINGS[0], "test", [[10, 20, 0.3]])])
+    elsewhere = write(tmp_path / "other.json", [record("elsewhere", FINDINGS[0], "test", [[10, 20, 0.3]])])
     with pytest.raises(InputError, match="lists none of the 1 films"):
-        GazeSearch(other, images).read()
+        GazeSearch(elsewhere, images).read()
     with pytest.raises(InputError, match="split: must be film or official"):
         GazeSearch(file, images, split="patient")

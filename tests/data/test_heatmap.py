@@ -104,7 +104,7 @@ def test_is_differentiable_in_the_points():
         moved = [points.detach().clone() for _ in range(2)]
         moved[0][row, column] += step
         moved[1][row, column] -= step
-        up, down = (fixation_density(one, (8, 9), 1.5)[4, 3].item() for one in moved)
+        up, down = (fixation_density(shifted, (8, 9), 1.5)[4, 3].item() for shifted in moved)
         assert points.grad[row, column].item() == pytest.approx((up - down) / (2 * step), rel=2e-2, abs=1e-5)
     assert torch.isfinite(points.grad).all()
 

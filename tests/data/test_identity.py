@@ -82,14 +82,14 @@ def test_finding_d8_films_with_the_same_pixels_stay_on_one_side(store, tmp_path)
 
 
 def test_finding_d8_an_external_test_leaves_out_films_that_were_trained_on(store, tmp_path):
-    other = changed(store, tmp_path / "s", cases={"patient_id": [f"other {n}" for n in range(24)]})
-    images = np.load(other / "images.npy")
+    external = changed(store, tmp_path / "s", cases={"patient_id": [f"other {n}" for n in range(24)]})
+    images = np.load(external / "images.npy")
     images[5:] = images[5:][:, ::-1]
-    np.save(other / "images.npy", images)
-    about = read_json(other / "store.json")
-    write_json(other / "store.json", about | record_digests(other, list(about["bytes"])))
+    np.save(external / "images.npy", images)
+    about = read_json(external / "store.json")
+    write_json(external / "store.json", about | record_digests(external, list(about["bytes"])))
     options = SplitOptions("external", trained_on=str(store))
-    split = split_cases(Store.open(other), options, np.ones(24, bool))
+    split = split_cases(Store.open(external), options, np.ones(24, bool))
     assert split.of_case.isna().tolist() == [True] * 5 + [False] * 19
     assert "of 24 cases 5 are left out because their patients or films" in split.notes[0]
 

@@ -24,8 +24,8 @@ def test_uncertain_absent_and_not_mentioned_are_kept_apart(root):
     assert {-1.0, 0.0, 1.0} == set(np.unique(values[~np.isnan(values)]))
     raw = pd.read_csv(root / "mimic-cxr-2.0.0-chexpert.csv.gz", dtype={"study_id": str}).set_index("study_id")
     for name in ("Edema", "No Finding"):
-        theirs = raw[name].reindex(images["study_id"]).to_numpy()
-        assert np.array_equal(images[name].to_numpy(), theirs, equal_nan=True)
+        published = raw[name].reindex(images["study_id"]).to_numpy()
+        assert np.array_equal(images[name].to_numpy(), published, equal_nan=True)
 
 
 def test_views_are_filtered_and_counted(root):

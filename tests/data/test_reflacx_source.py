@@ -93,8 +93,8 @@ def test_ellipses_and_the_chests_box(reflacx, recording):
     assert len(chest) == len(recording.readings)
     name = ellipses["reading_id"].iloc[0]
     raw = pd.read_csv(reflacx / "reflacx" / "main_data" / name / "anomaly_location_ellipses.csv")
-    mine = ellipses[ellipses["reading_id"] == name]
-    assert sorted(mine["x1"]) == sorted(raw["xmin"])
+    of_reading = ellipses[ellipses["reading_id"] == name]
+    assert sorted(of_reading["x1"]) == sorted(raw["xmin"])
 
 
 def test_sentences_begin_and_end_with_their_words(recording):

@@ -67,23 +67,27 @@ def test_augmentation_moves_and_drops_events_with_their_points(read_twice):
 
 def test_a_reader_is_left_out_of_training_and_alone_in_the_test(read_twice):
     everyone = module(read_twice, **CLASSES)
-    seen = {number for split in ("train", "test") for one in examples(everyone, split) for number in one["reader"]}
+    seen = {
+        number for split in ("train", "test") for example in examples(everyone, split) for number in example["reader"]
+    }
     names = [everyone.reader_names[int(number)] for number in seen]
     both = set.intersection(
-        *({int(n) for one in examples(everyone, split) for n in one["reader"]} for split in ("train", "test"))
+        *({int(n) for example in examples(everyone, split) for n in example["reader"]} for split in ("train", "test"))
     )
     name = everyone.reader_names[min(both)]
     assert name in names
     datamodule = leaving_out(read_twice, name)
     number = datamodule.reader_names.index(name)
-    of_test = torch.cat([one["reader"] for one in examples(datamodule, "test")])
+    of_test = torch.cat([example["reader"] for example in examples(datamodule, "test")])
     assert len(of_test)
     assert (of_test == number).all()
     for split in ("train", "val"):
         kept = examples(datamodule, split)
-        assert not any((one["reader"] == number).any() for one in kept)
+        assert not any((example["reader"] == number).any() for example in kept)
         # Numbers of a case's readings have no gaps, so that one can be drawn.
-        assert all(set(one["reading"].tolist()) == set(range(len(set(one["reading"].tolist())))) for one in kept)
+        assert all(
+            set(example["reading"].tolist()) == set(range(len(set(example["reading"].tolist())))) for example in kept
+        )
     assert not np.array_equal(
         everyone.cohort.mean_map(everyone.rows("train")).counts,
         datamodule.cohort.mean_map(everyone.rows("train")).counts,

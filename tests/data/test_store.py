@@ -49,26 +49,66 @@ def test_gaze_is_kept_in_original_pixels_and_by_case(store, cohort):
     assert gaze["row"].is_monotonic_increasing
     raw = source(cohort).read().gaze()
     for row in (0, 11):
-        theirs = raw[(raw["image_id"] == opened.cases["image_id"][row]) & (raw["kind"] == "fixation") & raw["valid"]]
+        expected = raw[(raw["image_id"] == opened.cases["image_id"][row]) & (raw["kind"] == "fixation") & raw["valid"]]
         ours = gaze[gaze["row"] == row]
-        assert np.array_equal(ours[["x", "y", "duration"]], theirs[["x", "y", "duration"]])
+        assert np.array_equal(ours[["x", "y", "duration"]], expected[["x", "y", "duration"]])
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_same_request_gives_the_same_bytes_for_any_number_of_workers(cohort, tmp_path, bits):
-    one, two = (
+    single, double = (
         prepare(source(cohort), tmp_path / name, size=(64, 64), bits=bits, workers=workers)
         for name, workers in (("a", 1), ("b", 2))
     )
     for name in ("store.json", "images.npy", "cases.parquet", "gaze.parquet", "skipped.csv"):
-        assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
-    assert one.images().dtype == {8: np.uint8, 16: np.uint16}[bits]
+        assert (single.path / name).read_bytes() == (double.path / name).read_bytes()
+    assert single.images().dtype == {8: np.uint8, 16: np.uint16}[bits]
 
 
 def test_a_second_run_changes_nothing(cohort, store):
     before = {path.name: path.stat().st_mtime_ns for path in store.iterdir()}
     prepare(source(cohort), store, size=(64, 64), workers=1)
     assert {path.name: path.stat().st_mtime_ns for path in store.iterdir()} == before
+
+
+def test_what_is_up_to_date_is_told_without_reading_the_source(tree, tmp_path, monkeypatch):
+    out = prepare(source(tree), tmp_path / "store", size=(64, 64), workers=1).path
+
+    class WasReadError(Exception):
+        pass
+
+    def read(self):
+        raise WasReadError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EGDCXR, "read", read)
+        prepare(source(tree), out, size=(64, 64), workers=1)
+        # Times alone say nothing of a film, whose content is compared, but much of a table, which is then read.
+        film = films(tree)[0]
+        os.utime(film, ns=(0, 0))
+        prepare(source(tree), out, size=(64, 64), workers=1)
+        for changed in ({"size": (96, 64)}, {"bits": 16}):
+            with pytest.raises(WasReadError):
+                prepare(source(tree), out, **{"size": (64, 64), "workers": 1, **changed})
+        for spoilt in (film, tree / "egd-cxr" / "eye_gaze.csv"):
+            content = spoilt.read_bytes()
+            spoilt.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            with pytest.raises(WasReadError):
+                prepare(source(tree), out, size=(64, 64), workers=1)
+            spoilt.write_bytes(content)
+    # Read once more because the table's times are new, and then told at once again.
+    prepare(source(tree), out, size=(64, 64), workers=1)
+    monkeypatch.setattr(EGDCXR, "read", read)
+    prepare(source(tree), out, size=(64, 64), workers=1)
+
+
+def test_a_film_that_was_missing_is_looked_for_again(tree, tmp_path):
+    film, aside = films(tree)[0], tmp_path / "aside.dcm"
+    film.rename(aside)
+    out = prepare(source(tree), tmp_path / "store", size=(64, 64), workers=1).path
+    aside.rename(film)
+    with pytest.raises(InputError, match="other data or options"):
+        prepare(source(tree), out, size=(64, 64), workers=1)
 
 
 def test_another_request_for_the_same_folder_is_refused(cohort, store):

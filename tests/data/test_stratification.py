@@ -94,10 +94,10 @@ def test_folds_are_as_even_as_those_of_a_published_library():
     """iterative-stratification (BSD-3) deals single rows; with one film a patient the two do the same."""
     images, labels = cohort(1000, (0.05, *PREVALENCE[1:]), 0, films=1, unknown=0)
     ours = np.full(len(images), -1)
-    theirs = np.full(len(images), -1)
+    librarys = np.full(len(images), -1)
     splitter = MultilabelStratifiedKFold(5, shuffle=True, random_state=0)
     for fold, (_, rows) in enumerate(splitter.split(images, labels.to_numpy(int))):
-        theirs[rows] = fold
+        librarys[rows] = fold
         split = make_split(images, labels, SplitOptions(folds=5, fold=fold))
         ours[split == "test"] = fold
 
@@ -106,7 +106,7 @@ def test_folds_are_as_even_as_those_of_a_published_library():
         return np.abs(prevalence - labels.mean().to_numpy()).max()
 
     # Theirs, which evens out positives alone, differs by up to 0.014 and has folds of 198 to 203 films.
-    assert worst(ours) <= 0.005 < worst(theirs)
+    assert worst(ours) <= 0.005 < worst(librarys)
     assert (np.bincount(ours) == 200).all()
 
 

@@ -104,8 +104,8 @@ def test_shortened_ids_are_calibration_screens_and_not_films(tree, name):
     ours = egd(tree).gaze()
     kind = {"eye_gaze.csv": "sample", "fixations.csv": "fixation"}[name]
     film = next(film for film in films if film.startswith(short[0]))
-    mine = ours[(ours["image_id"] == film) & (ours["kind"] == kind)]
-    assert len(mine) == (raw["DICOM_ID"] == film).sum()
+    of_film = ours[(ours["image_id"] == film) & (ours["kind"] == kind)]
+    assert len(of_film) == (raw["DICOM_ID"] == film).sum()
 
 
 def test_an_id_with_a_calibration_suffix(tree):
@@ -150,9 +150,9 @@ def test_time_in_fixations_is_the_end(tree):
     ours = egd(tree).gaze()
     ours = ours[ours["kind"] == "fixation"]
     for film in ours["image_id"].unique()[:3]:
-        mine = ours[ours["image_id"] == film]
-        assert mine["t"].to_numpy() == pytest.approx(raw.loc[film, "FPOGS"].to_numpy())
-        assert (mine["t"] + mine["duration"]).to_numpy() == pytest.approx(
+        of_film = ours[ours["image_id"] == film]
+        assert of_film["t"].to_numpy() == pytest.approx(raw.loc[film, "FPOGS"].to_numpy())
+        assert (of_film["t"] + of_film["duration"]).to_numpy() == pytest.approx(
             raw.loc[film, "Time (in secs)"].to_numpy(), abs=1e-4
         )
 
@@ -195,8 +195,8 @@ def test_off_image_sentinels_are_scaled_and_not_minus_one(tree, coordinates):
     raw = log(tree, "fixations.csv")
     off = raw.loc[first(raw)]
     gaze = egd(tree, coordinates=coordinates).gaze()
-    mine = gaze[(gaze["image_id"] == off["DICOM_ID"]) & (gaze["kind"] == "fixation")]
-    assert not mine[np.isclose(mine["t"], off["FPOGS"])]["valid"].any()
+    of_film = gaze[(gaze["image_id"] == off["DICOM_ID"]) & (gaze["kind"] == "fixation")]
+    assert not of_film[np.isclose(of_film["t"], off["FPOGS"])]["valid"].any()
 
 
 def test_x_can_equal_the_width_of_an_odd_film(tree):
@@ -211,10 +211,10 @@ def test_x_can_equal_the_width_of_an_odd_film(tree):
 
 
 def test_published_coordinates_agree_with_recomputed_ones_within_a_pixel(tree):
-    ours, theirs = (egd(tree, coordinates=one).gaze() for one in ("recomputed", "published"))
-    both = ours["valid"] & theirs["valid"]
+    recomputed, published = (egd(tree, coordinates=coordinates).gaze() for coordinates in ("recomputed", "published"))
+    both = recomputed["valid"] & published["valid"]
     assert both.mean() > 0.8
-    assert (ours.loc[both, ["x", "y"]] - theirs.loc[both, ["x", "y"]]).abs().max().max() <= 1
+    assert (recomputed.loc[both, ["x", "y"]] - published.loc[both, ["x", "y"]]).abs().max().max() <= 1
 
 
 def test_missing_coordinates_are_not_valid(tree):
@@ -328,9 +328,9 @@ def test_blank_rows_of_a_blink_are_kept_and_not_valid(reflacx_tree):
     name = read_reflacx(reflacx_tree, phases=(3,)).readings["reading_id"].iloc[0]
     raw = pd.read_csv(reflacx_tree / "reflacx" / "gaze_data" / name / "gaze.csv")
     gaze = read_reflacx(reflacx_tree, phases=(3,), kinds=("sample",)).gaze()
-    mine = gaze[gaze["reading_id"] == name]
-    assert len(mine) == len(raw)
-    assert mine["x"].isna().sum() == raw["x_position"].isna().sum() > 0
+    of_reading = gaze[gaze["reading_id"] == name]
+    assert len(of_reading) == len(raw)
+    assert of_reading["x"].isna().sum() == raw["x_position"].isna().sum() > 0
 
 
 def test_times_may_be_negative(reflacx_tree):
@@ -384,7 +384,7 @@ def test_revisited_places_add_up():
     """A published loader overwrites the earlier visit."""
     once = torch.tensor([[3.0, 3.0, 1.0], [9.0, 9.0, 2.0]])
     twice = torch.tensor([[3.0, 3.0, 1.0], [9.0, 9.0, 2.0], [3.0, 3.0, 1.0]])
-    a, b = (fixation_density(one, (12, 12), 0.5) for one in (once, twice))
+    a, b = (fixation_density(points, (12, 12), 0.5) for points in (once, twice))
     assert a[9, 9] / a[3, 3] == pytest.approx(2, rel=1e-3)
     assert b[9, 9] / b[3, 3] == pytest.approx(1, rel=1e-3)
 

@@ -110,8 +110,8 @@ def test_what_is_read_is_what_was_written(tmp_path):
     ]  # fmt: skip
     assert groups[1].finding_type.scheme_designator == "99GAZELIT"
     assert groups[1].finding_type.meaning == "other finding"
-    told = [group.get_measurements(name=codes.DCM.Probability)[0].value for group in groups]
-    assert told == pytest.approx(list(reading.probabilities.values()), abs=1e-6)
+    probabilities = [group.get_measurements(name=codes.DCM.Probability)[0].value for group in groups]
+    assert probabilities == pytest.approx(list(reading.probabilities.values()), abs=1e-6)
     (planar,) = report.content.get_planar_roi_measurement_groups(finding_type=codes.DCM.Saliency)
     assert planar.roi.graphic_type == hd.sr.GraphicTypeValues.POLYLINE
     words = [item.TextValue for item in contents(made["sr"], "TEXT")]
@@ -137,17 +137,17 @@ def test_the_same_film_and_checkpoint_give_the_same_bytes_and_others_other_uids(
         {kind: save(tmp_path / f"{n}{kind}", made[kind]).read_bytes() for kind in made} for n, made in enumerate(again)
     ]
     assert files[0] == files[1]
-    other = results(path, used=model(sha256="cd" * 32))[1]
+    of_another_model = results(path, used=model(sha256="cd" * 32))[1]
     for kind, result in again[0].items():
-        assert result.SOPInstanceUID != other[kind].SOPInstanceUID
+        assert result.SOPInstanceUID != of_another_model[kind].SOPInstanceUID
         assert result.SOPInstanceUID == result.file_meta.MediaStorageSOPInstanceUID
     uids = [result.SOPInstanceUID for result in again[0].values()]
     assert len({*uids, *(result.SeriesInstanceUID for result in again[0].values())}) == 2 * len(uids)
 
 
 def errors_of(path):
-    told = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
-    return {line for line in (told.stdout + told.stderr).splitlines() if line.startswith("Error")}
+    checked = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+    return {line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")}
 
 
 def test_results_have_no_fault_that_their_film_has_not(tmp_path, real_data):
@@ -165,8 +165,8 @@ def test_a_hip_is_never_called_a_chest_and_no_name_is_printed(real_data, capfd, 
     assert [warning.split(":")[0] for warning in reading.warnings] == ["not a chest"]
     words = [item.TextValue for item in contents(made["sr"], "TEXT")]
     assert any(word.startswith("warning: not a chest") for word in words)
-    told = "".join(capfd.readouterr()) + "".join(str(warning.message) for warning in recwarn)
-    assert "CompressedSamples" not in told
+    printed = "".join(capfd.readouterr()) + "".join(str(warning.message) for warning in recwarn)
+    assert "CompressedSamples" not in printed
 
 
 def test_a_film_without_what_makes_it_somebodys_has_no_result(tmp_path):

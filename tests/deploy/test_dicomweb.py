@@ -29,7 +29,7 @@ def content(dataset):
 @contextmanager
 def web_server(held, status=200):
     """QIDO, WADO and STOW over what is held, by SOPInstanceUID; other statuses are all that it answers."""
-    asked = []
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, kind, body, code=200):
@@ -42,7 +42,7 @@ def web_server(held, status=200):
             self.wfile.write(body)
 
         def do_GET(self):
-            asked.append(("GET", self.path, self.headers.get("Accept", "")))
+            requests.append(("GET", self.path, self.headers.get("Accept", "")))
             parts = self.path.partition("?")[0].strip("/").split("/")
             if status != 200:
                 return self.answer("text/plain", b"", status)
@@ -54,11 +54,11 @@ def web_server(held, status=200):
                 ]
                 return self.answer("application/dicom+json", json.dumps(rows).encode(), 200 if rows else 204)
             bodies = [content(h) for h in held.values() if h.SeriesInstanceUID == parts[-1]]
-            told = b"".join(b"--X\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n" for body in bodies)
-            return self.answer('multipart/related; type="application/dicom"; boundary=X', told + b"--X--\r\n")
+            multipart = b"".join(b"--X\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n" for body in bodies)
+            return self.answer('multipart/related; type="application/dicom"; boundary=X', multipart + b"--X--\r\n")
 
         def do_POST(self):
-            asked.append(("POST", self.path, self.headers["Content-Type"]))
+            requests.append(("POST", self.path, self.headers["Content-Type"]))
             if status != 200:
                 return self.answer("text/plain", b"", status)
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -74,7 +74,7 @@ def web_server(held, status=200):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web", asked
+        yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web", requests
     finally:
         server.shutdown()
         server.server_close()
@@ -85,10 +85,10 @@ def test_a_study_is_fetched_read_and_answered(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     films = [chest((96 + number, 80), SQUARE) for number in range(2)]
     films[1].StudyInstanceUID = films[0].StudyInstanceUID
-    other = chest((96, 80), SQUARE, Modality="CT")
-    other.StudyInstanceUID = films[0].StudyInstanceUID
-    held = {dataset.SOPInstanceUID: dataset for dataset in (*films, other)}
-    with web_server(held) as (url, asked):
+    ct = chest((96, 80), SQUARE, Modality="CT")
+    ct.StudyInstanceUID = films[0].StudyInstanceUID
+    held = {dataset.SOPInstanceUID: dataset for dataset in (*films, ct)}
+    with web_server(held) as (url, requests):
         infer([], Path("x.ckpt"), tmp_path / "out", from_=url, study=films[0].StudyInstanceUID, to=url)
         results = [dataset for dataset in held.values() if dataset.Manufacturer == "gazelit"]
         assert sorted(result.Modality for result in results) == ["OT", "OT", "SR", "SR"]
@@ -100,7 +100,7 @@ def test_a_study_is_fetched_read_and_answered(tmp_path, monkeypatch):
         assert len(held) == 7
         # As it is stored: any transfer syntax is taken.
         assert all(
-            "transfer-syntax=*" in accept for method, path, accept in asked if method == "GET" and "series/" in path
+            "transfer-syntax=*" in accept for method, path, accept in requests if method == "GET" and "series/" in path
         )
         with pytest.raises(InputError, match=r"--study: the server has no film of study 1\.2\.3"):
             infer([], Path("x.ckpt"), tmp_path / "none", from_=url, study="1.2.3")

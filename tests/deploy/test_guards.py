@@ -57,13 +57,13 @@ def test_prediction_sets_cover_what_they_promise_and_no_more(exclusive):
             truth[:10, 1] = np.nan
         fitted = fit_conformal(p[:50], truth[:50], names, coverage, "val")
         for row in range(50, 70):
-            told = fitted.prediction_set(dict(zip(names, p[row], strict=True)), exclusive)
+            prediction = fitted.prediction_set(dict(zip(names, p[row], strict=True)), exclusive)
             if exclusive:
-                covered.append(names[int(truth[row])] in told)
-                sizes.append(len(told))
+                covered.append(names[int(truth[row])] in prediction)
+                sizes.append(len(prediction))
             else:
                 states = ["present" if value else "absent" for value in truth[row]]
-                covered += [told[name] in (state, "unclear") for name, state in zip(names, states, strict=True)]
+                covered += [prediction[name] in (state, "unclear") for name, state in zip(names, states, strict=True)]
     # Between the promise and the promise + 1 / (n + 1), as theory has it for scores without ties; a margin of chance.
     assert coverage - 0.02 < np.mean(covered) < (coverage + 1 / 41 + 0.02 if exclusive else 1)
     if exclusive:
@@ -200,9 +200,9 @@ def test_a_mean_has_guards_of_its_own(guarded, store, cohort, tmp_path, caplog):
     (unlike,) = [warning for warning in hip.warnings if warning.startswith("unlike the training")]
     assert unlike.endswith("the training films were simulated, so that this says nothing about a real one")
     # They go with this mean alone, and in no checkpoint.
-    for others, passes in ((both[::-1], 0), ([best], 0)):
+    for paths, passes in ((both[::-1], 0), ([best], 0)):
         with pytest.raises(InputError, match=r"guards\.json: holds the guards of another model"):
-            load_together(others, dropout_passes=passes, guards=file)
+            load_together(paths, dropout_passes=passes, guards=file)
     with pytest.raises(InputError, match=r"both\.ckpt is to hold the guards of a mean; name a file of guards"):
         guard(both, tmp_path / "both.ckpt", **options)
     assert load_together([str(guarded / "guarded.ckpt"), best]).guards is None

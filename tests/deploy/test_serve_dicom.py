@@ -208,9 +208,9 @@ def test_health_is_told_on_loopback(tmp_path):
     service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
     server = serve._health_server(service, 0)
     url = f"http://127.0.0.1:{server.server_address[1]}"
-    told = json.load(urllib.request.urlopen(f"{url}/health"))
-    assert told["status"] == "ok"
-    assert told["films_waiting"] == 0
+    health = json.load(urllib.request.urlopen(f"{url}/health"))
+    assert health["status"] == "ok"
+    assert health["films_waiting"] == 0
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{url}/films")
     server.shutdown()

@@ -77,7 +77,7 @@ def test_a_region_with_the_name_of_a_class_is_held_against_the_map_of_that_class
     loader, split = LoaderOptions(num_workers=0, batch_size=3), SplitOptions(method="official", allow_empty=True)
     datamodule = GazeDataModule(read_twice, labels=names, exclusive=False, loader=loader, split=split)
     model = loaded(datamodule, 3)
-    split = next(one for one in ("test", "val", "train") if _has_region(datamodule, one, names))
+    split = next(name for name in ("test", "val", "train") if _has_region(datamodule, name, names))
     tables = measure(model, datamodule, ["gradcam"], split)
     rows = tables.regions[tables.regions["region"].isin(names) & (tables.regions["map"] == "gradcam")]
     assert len(rows)

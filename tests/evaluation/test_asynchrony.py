@@ -75,7 +75,7 @@ def test_a_report_of_a_joint_arm_and_others_has_rows_of_the_joint_one_alone(tmp_
     write_curve(tmp_path / "run" / "alone", ["0,9,1.0,0.5", "1,18,0.9,0.6"], "epoch,step,val/loss,val/auroc_macro")
     results = [model(tmp_path / "run"), model(tmp_path / "run", "alone", stages=["alone"])]
     joint = trainings(results)
-    assert [one.arms for one in joint] == [("joint",)]
+    assert [arm_found.arms for arm_found in joint] == [("joint",)]
     text = written(tmp_path, two_arms(2), joint=joint)
     assert "| joint | diagnosis | 1 | 4 | 2 | 4 | 3 | 0.100 | 0.100 macro AUC |" in text
     assert (tmp_path / "figures" / "asynchrony.png").stat().st_size > 5000

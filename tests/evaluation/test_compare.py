@@ -50,29 +50,29 @@ def result(arm, seed, fold=None, *, skill=1.0, indexes=range(60), **data):
 
 def test_values_are_means_over_seeds_and_differences_are_paired():
     results = [result(arm, seed, skill=skill) for arm, skill in (("one", 2.0), ("two", 0.2)) for seed in (0, 1)]
-    one, two = compare(results, NAMES)
+    first, second = compare(results, NAMES)
     expected = [
         np.mean([roc_auc_score(r.predictions["label"] == k, r.predictions[f"p_{NAMES[k]}"]) for k in range(3)])
         for r in results
     ]
-    assert one.estimates["auroc_macro"].value == pytest.approx(np.mean(expected[:2]))
-    assert one.spread["auroc_macro"] == pytest.approx(np.std(expected[:2], ddof=1))
-    assert one.differences == {}
-    difference = two.differences["auroc_macro"]
+    assert first.estimates["auroc_macro"].value == pytest.approx(np.mean(expected[:2]))
+    assert first.spread["auroc_macro"] == pytest.approx(np.std(expected[:2], ddof=1))
+    assert first.differences == {}
+    difference = second.differences["auroc_macro"]
     assert difference.value == pytest.approx(np.mean(expected[2:]) - np.mean(expected[:2]))
     assert difference.low < difference.value < difference.high < 0
     assert difference.p < 0.05
-    lines = lines_of(comparison([one, two]))
+    lines = lines_of(comparison([first, second]))
     assert any(line.startswith("| two | one | -") for line in lines)
 
 
 def test_several_labels_have_intervals_over_the_cases_where_they_are_known():
-    one = result("one", 0)
-    truth = np.eye(3)[one.predictions["label"]]
+    single = result("one", 0)
+    truth = np.eye(3)[single.predictions["label"]]
     truth[::4, 1] = np.nan
-    table = one.predictions.drop(columns="label")
+    table = single.predictions.drop(columns="label")
     table[[f"y_{name}" for name in NAMES]] = truth
-    estimates = compare([replace(one, predictions=table)], NAMES)[0].estimates
+    estimates = compare([replace(single, predictions=table)], NAMES)[0].estimates
     known = ~np.isnan(truth[:, 1])
     assert estimates["auroc_b"].value == pytest.approx(roc_auc_score(truth[known, 1], table["p_b"][known]))
     assert estimates["auroc_b"].low < estimates["auroc_b"].value < estimates["auroc_b"].high
@@ -97,17 +97,17 @@ def test_every_pair_of_arms_is_compared():
 
 def test_paired_tests_are_those_of_the_mean_over_seeds():
     results = [result(arm, seed, skill=skill) for arm, skill in (("one", 2.0), ("two", 0.2)) for seed in (0, 1)]
-    tables = {name: pooled([one for one in results if one.arm == name]) for name in ("one", "two")}
+    tables = {name: pooled([first for first in results if first.arm == name]) for name in ("one", "two")}
     lines = lines_of(paired_blocks(tables, NAMES))
     label = tables["one"][0]["label"].to_numpy()
-    one, two = (
+    first, second = (
         np.mean([table[[f"p_{name}" for name in NAMES]] for table in tables[arm].values()], axis=0)
         for arm in ("one", "two")
     )
-    difference = roc_auc_score(label == 1, two[:, 1]) - roc_auc_score(label == 1, one[:, 1])
+    difference = roc_auc_score(label == 1, second[:, 1]) - roc_auc_score(label == 1, first[:, 1])
     models = "| two, ensemble of 2 seeds | one, ensemble of 2 seeds |"
     assert any(line.startswith(f"{models} AUC b | {difference:+.3f} |") for line in lines)
-    accuracy = (two.argmax(1) == label).mean() - (one.argmax(1) == label).mean()
+    accuracy = (second.argmax(1) == label).mean() - (first.argmax(1) == label).mean()
     assert any(line.startswith(f"{models} accuracy | {accuracy:+.3f} |") for line in lines)
     cc = [np.mean([table["cc"] for table in tables[arm].values()], axis=0) for arm in ("two", "one")]
     p = stats.wilcoxon(cc[0] - cc[1]).pvalue
@@ -117,12 +117,12 @@ def test_paired_tests_are_those_of_the_mean_over_seeds():
 
 
 def test_paired_tests_leave_out_what_an_arm_or_a_class_does_not_have():
-    one, two = result("one", 0), result("two", 0)
-    maps_only = two.predictions.drop(columns=[f"p_{name}" for name in NAMES])
-    lines = "\n".join(lines_of(paired_blocks({"one": {0: one.predictions}, "two": {0: maps_only}}, NAMES)))
+    first, second = result("one", 0), result("two", 0)
+    maps_only = second.predictions.drop(columns=[f"p_{name}" for name in NAMES])
+    lines = "\n".join(lines_of(paired_blocks({"one": {0: first.predictions}, "two": {0: maps_only}}, NAMES)))
     assert "AUC" not in lines
     assert "| two | CC |" in lines
-    absent = [table.predictions.assign(label=table.predictions["label"].replace(2, 1)) for table in (one, two)]
+    absent = [table.predictions.assign(label=table.predictions["label"].replace(2, 1)) for table in (first, second)]
     lines = "\n".join(lines_of(paired_blocks({"one": {0: absent[0]}, "two": {0: absent[1]}}, NAMES)))
     assert "| AUC b |" in lines
     assert "| AUC c |" not in lines
@@ -170,14 +170,14 @@ def test_a_class_that_is_absent_and_predictions_that_are_no_numbers_leave_define
 
 
 def test_a_single_case_has_values_but_no_interval_and_no_silent_nan():
-    one, two = (result(arm, 0, indexes=[4]) for arm in ("one", "two"))
-    summaries = compare([one, two], NAMES)
-    assert summaries[0].estimates["cc"].value == one.predictions["cc"][0]
+    first, second = (result(arm, 0, indexes=[4]) for arm in ("one", "two"))
+    summaries = compare([first, second], NAMES)
+    assert summaries[0].estimates["cc"].value == first.predictions["cc"][0]
     assert np.isnan(summaries[0].estimates["cc"].low)
-    tables = {"one": {0: one.predictions}, "two": {0: two.predictions}}
+    tables = {"one": {0: first.predictions}, "two": {0: second.predictions}}
     text = "\n".join(lines_of([*comparison(summaries), *paired_blocks(tables, NAMES)]))
     assert "nan" not in text
-    assert f"| one | – | {one.predictions['cc'][0]:.3f} |" in text
+    assert f"| one | – | {first.predictions['cc'][0]:.3f} |" in text
 
 
 def test_subgroups_have_the_metrics_of_their_cases_alone():
@@ -192,9 +192,9 @@ def test_subgroups_have_the_metrics_of_their_cases_alone():
     # One view only makes no groups; a class has no AUC within itself.
     assert not [key for key in found if key[0] == "view"]
     assert "auroc_macro" not in found["class", "a"].estimates
-    assert sum(one.n for one in found.values() if one.kind == "age") == 200
-    small = [one for one in found.values() if one.n < SMALL]
-    assert all("few" in str(subgroup_blocks([one], "one")[1].rows[0]) for one in small)
+    assert sum(subgroup.n for subgroup in found.values() if subgroup.kind == "age") == 200
+    small = [subgroup for subgroup in found.values() if subgroup.n < SMALL]
+    assert all("few" in str(subgroup_blocks([subgroup], "one")[1].rows[0]) for subgroup in small)
 
 
 def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(tmp_path):

@@ -99,9 +99,9 @@ def test_the_oracle_is_above_every_yardstick(datamodule, scored):
     known = yardsticks(datamodule)
     oracle = oracle_yardsticks(scored[1])
     for metric, better in (("cc", 1), ("kld", -1), ("nss", 1), ("ig", 1), ("sauc", 1)):
-        others = [value for key, value in known.items() if key.endswith(f"/{metric}")]
-        assert len(others) >= 5
-        assert all(better * oracle[f"baseline/oracle/{metric}"] > better * value for value in others), metric
+        beaten = [value for key, value in known.items() if key.endswith(f"/{metric}")]
+        assert len(beaten) >= 5
+        assert all(better * oracle[f"baseline/oracle/{metric}"] > better * value for value in beaten), metric
 
 
 def test_the_expected_target_is_blurred_as_the_targets_are(datamodule, scored):
@@ -119,10 +119,10 @@ def test_the_expected_target_is_blurred_as_the_targets_are(datamodule, scored):
     assert mean_of(kld, datamodule) == pytest.approx(table["oracle_kld"].mean(), rel=1e-4)
     assert mean_of(cc, datamodule) == pytest.approx(table["oracle_cc"].mean(), rel=1e-4)
     for factor in (0.6, 1.6):
-        other = data_of(datamodule.store_path, sigma=factor)
-        other.setup()
-        assert mean_of(kld, other) > table["oracle_kld"].mean()
-        assert mean_of(cc, other) < table["oracle_cc"].mean()
+        blurred = data_of(datamodule.store_path, sigma=factor)
+        blurred.setup()
+        assert mean_of(kld, blurred) > table["oracle_kld"].mean()
+        assert mean_of(cc, blurred) < table["oracle_cc"].mean()
     # Fixations that weigh their durations are another expectation than fixations that are counted.
     counted = data_of(datamodule.store_path, weight="count")
     counted.setup()
@@ -174,13 +174,13 @@ def test_several_processes_make_the_same_maps(datamodule, scored, tmp_path, monk
     run, table = scored
     monkeypatch.setattr(explainable, "_WORTH_PROCESSES", 2)
     rows = table["index"][:4].tolist()
-    one, two = (
+    single, double = (
         Oracles(folder, workers=workers).mixtures(datamodule.store, rows, None)
         for folder, workers in ((run, 1), (tmp_path, 2))
     )
     for row in rows:
-        assert np.array_equal(one[row].by_fixation, two[row].by_fixation)
-        assert np.array_equal(one[row].spots, two[row].spots)
+        assert np.array_equal(single[row].by_fixation, double[row].by_fixation)
+        assert np.array_equal(single[row].spots, double[row].spots)
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(datamodule, scored, tmp_path, caplog):
@@ -249,22 +249,22 @@ def with_gains(seeds=3, cases=60):
 
 def test_the_share_is_the_ratio_of_means_with_intervals_over_patients_and_seeds():
     results = with_gains()
-    one, two = compare(results, NAMES)
-    assert SHARE not in two.estimates
-    assert two.share is None
+    first, second = compare(results, NAMES)
+    assert SHARE not in second.estimates
+    assert second.share is None
     tables = [each.predictions for each in results if each.arm == "one"]
     expected = [explainable_share(table["ig"], table["oracle_ig"]) for table in tables]
-    assert one.estimates[SHARE].value == pytest.approx(np.mean(expected))
-    assert one.spread[SHARE] == pytest.approx(np.std(expected, ddof=1))
+    assert first.estimates[SHARE].value == pytest.approx(np.mean(expected))
+    assert first.spread[SHARE] == pytest.approx(np.std(expected, ddof=1))
     weights = np.asarray(bootstrap_weights(tables[0]["patient"].to_numpy()))
     draws = np.array([(weights @ table["ig"]) / (weights @ table["oracle_ig"]) for table in tables])
     bounds = np.quantile(draws.mean(0), [0.025, 0.975])
-    assert (one.estimates[SHARE].low, one.estimates[SHARE].high) == pytest.approx(tuple(bounds))
+    assert (first.estimates[SHARE].low, first.estimates[SHARE].high) == pytest.approx(tuple(bounds))
     none = np.zeros(3), np.zeros_like(draws)
     crossed = crossed_difference((np.array(expected), none[0]), (draws, none[1]), 30, True)
-    assert (one.share.low, one.share.high) == pytest.approx((crossed.low, crossed.high))
+    assert (first.share.low, first.share.high) == pytest.approx((crossed.low, crossed.high))
     # Seeds vary by 0.1: their spread widens the interval beyond that over patients.
-    assert one.share.high - one.share.low > 2 * (bounds[1] - bounds[0])
+    assert first.share.high - first.share.low > 2 * (bounds[1] - bounds[0])
 
 
 def test_centre_bias_and_oracle_are_zero_and_one():
@@ -344,8 +344,8 @@ def test_a_report_joins_the_oracle_to_the_models_of_a_run(hard_store, datamodule
     member = dict.fromkeys(("arm", "seed", "fold", "stages", "checkpoint", "test", "seconds"))
     write_json(run / "run.json", {"store": str(hard_store), "commands": [], "trained": [member]})
     rows = table["index"].to_numpy()
-    one = result("one", 0, indexes=rows[::-1], split_sha256="s")
-    (found,) = collecting.with_oracle([replace(one, run=run)], Oracles(run, workers=1))
+    single = result("one", 0, indexes=rows[::-1], split_sha256="s")
+    (found,) = collecting.with_oracle([replace(single, run=run)], Oracles(run, workers=1))
     assert found.predictions["index"].tolist() == rows[::-1].tolist()
     assert found.predictions["oracle_ig"].tolist() == table["oracle_ig"].tolist()[::-1]
     record_ = oracle_record(datamodule.store, found.predictions)

@@ -33,7 +33,7 @@ def test_two_rows_a_model_with_their_difference_and_the_number_of_films(tmp_path
     results = [given("joint", seed, without=4) for seed in range(3)] + [result("image", seed) for seed in range(3)]
     (row,) = given_gaze(results, NAMES)
     assert (row.arm, row.films, row.films_with_gaze) == ("joint", 60, 56)
-    values = [np.mean([macro(one.predictions, before) for one in results[:3]]) for before in ("", "with_gaze_")]
+    values = [np.mean([macro(trained.predictions, before) for trained in results[:3]]) for before in ("", "with_gaze_")]
     assert row.without.estimates["auroc_macro"].value == pytest.approx(values[0])
     assert row.given.estimates["auroc_macro"].value == pytest.approx(values[1])
     difference = row.given.differences["auroc_macro"]
@@ -53,7 +53,10 @@ def test_two_rows_a_model_with_their_difference_and_the_number_of_films(tmp_path
 
 def test_the_arms_never_see_it():
     results = [given("joint", 0), result("image", 0)]
-    blind = [replace(one, predictions=one.predictions.filter(regex="^(?!with_gaze|gaze_given)")) for one in results]
+    blind = [
+        replace(trained, predictions=trained.predictions.filter(regex="^(?!with_gaze|gaze_given)"))
+        for trained in results
+    ]
     assert comparison(compare(results, NAMES)) == comparison(compare(blind, NAMES))
     assert "gaze at test" not in "\n".join(lines_of(comparison(compare(results, NAMES))))
 

@@ -149,8 +149,8 @@ def test_finding_f5_sensitivity_at_a_specificity_is_torchmetrics_and_has_an_inte
         false, true, _ = binary_roc(torch.from_numpy(score).sigmoid(), torch.from_numpy(positive).long())
         ours = value_of(sensitivity_of(score, positive, 0.9), 50)
         assert ours == pytest.approx(true[false <= 0.1 + 1e-9].max().item())
-    one = compare([result("one", 0)], NAMES)[0].estimates["sensitivity_b"]
-    assert 0 <= one.low < one.value < one.high <= 1
+    estimate = compare([result("one", 0)], NAMES)[0].estimates["sensitivity_b"]
+    assert 0 <= estimate.low < estimate.value < estimate.high <= 1
     assert np.isnan(value_of(sensitivity_of(score, np.ones(50, bool), 0.9), 50))
 
 
@@ -171,25 +171,25 @@ def test_finding_f5_the_report_says_what_the_temperature_was_fitted_on(tmp_path)
     run = tmp_path / "run"
     (run / "joint").mkdir(parents=True)
     (run / "joint" / "config.yaml").write_text("checkpoint: {monitor: val/loss}\n")
-    one = replace(result("one", 0), run=run, stages=["joint"])
-    stamp = {**one.stamp, "calibration": {"split": "val", "n": 31}}
-    (selected, calibrated) = collecting.notes([replace(one, stamp=stamp)])
+    single = replace(result("one", 0), run=run, stages=["joint"])
+    stamp = {**single.stamp, "calibration": {"split": "val", "n": 31}}
+    (selected, calibrated) = collecting.notes([replace(single, stamp=stamp)])
     assert selected == "Checkpoints were selected on the validation split alone, by `val/loss`."
     assert "fitted on the val split (31 cases), which also selected the checkpoint" in calibrated
 
 
 def test_finding_c15_a_report_repeats_what_is_open_about_a_parent(monkeypatch):
     monkeypatch.setattr(collecting, "_selection", lambda results: "Selected.")
-    one = result("one", 0)
-    assert collecting.notes([one, one]) == ["Selected."]
-    parent = {**one.stamp, "split_note": "stage 'contrastive' was trained on mimic-cxr; this is allowed"}
-    child = replace(one, stamp={**one.stamp, "parent": parent})
-    _, doubt = collecting.notes([one, child, child])
+    single = result("one", 0)
+    assert collecting.notes([single, single]) == ["Selected."]
+    parent = {**single.stamp, "split_note": "stage 'contrastive' was trained on mimic-cxr; this is allowed"}
+    child = replace(single, stamp={**single.stamp, "parent": parent})
+    _, doubt = collecting.notes([single, child, child])
     assert doubt.startswith("**Of the checkpoints that training started from: stage")
     assert "mimic-cxr; this is allowed.**" in doubt
     teacher = {**parent, "stage": "joint", "taught": ["diagnosis"], "sees_gaze": True}
-    student = replace(one, stamp={**one.stamp, "teachers": [teacher]})
-    _, taught, doubt = collecting.notes([one, student])
+    student = replace(single, stamp={**single.stamp, "teachers": [teacher]})
+    _, taught, doubt = collecting.notes([single, student])
     assert taught == "one was taught diagnosis by a model of stage joint that saw the readers' gaze of training films."
     assert doubt.startswith("**Of the teachers: stage 'contrastive' was trained on mimic-cxr")
 
@@ -206,14 +206,14 @@ def test_a_folder_of_another_kind_is_one_error(content, tmp_path):
 def test_finding_c16_selection_is_claimed_only_where_it_is_true(tmp_path):
     run = tmp_path / "run"
     (run / "joint").mkdir(parents=True)
-    one = replace(result("one", 0), run=run, stages=["joint"])
+    single = replace(result("one", 0), run=run, stages=["joint"])
     for monitor, checkpoint, expected in (
         ("val/loss", "last", "`checkpoint: last`); nothing was selected"),
         ("train/loss", "best", "not on validation cases alone"),
         ("val/selection", "best", "validation split alone, by `val/selection`"),
     ):
         (run / "joint" / "config.yaml").write_text(f"checkpoint: {{monitor: {monitor}}}\n")
-        (text,) = collecting.notes([replace(one, kept=checkpoint)])
+        (text,) = collecting.notes([replace(single, kept=checkpoint)])
         assert expected in text
         assert ("alone, by" in text) == (monitor == "val/selection")
 
@@ -272,11 +272,11 @@ def test_finding_c13_a_metric_that_arms_define_on_other_cases_has_no_difference(
 def test_finding_b2_films_leave_no_report_of_real_cases_unasked(tmp_path):
     grey = np.full((8, 8), 0.5, np.float32)
     panel = Panel("case 1", grey, grey, grey, np.ones((2, 3), np.float32))
-    one = [result("one", 0)]
-    text = written(tmp_path, one, panels=[panel], provenance={"synthetic": False})
+    results = [result("one", 0)]
+    text = written(tmp_path, results, panels=[panel], provenance={"synthetic": False})
     assert "This page shows films and gaze of real cases" in text
     assert (tmp_path / "figures" / "cases.png").is_file()
-    text = written(tmp_path, one, provenance={"synthetic": False})
+    text = written(tmp_path, results, provenance={"synthetic": False})
     assert "No film is shown, because the data are of real cases" in text
     assert "cases.png" not in text
     assert not (tmp_path / "figures" / "cases.png").exists()
@@ -358,7 +358,7 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
     path = prepare(source, tmp_path / "store", size=(64, 64), workers=1).path
     assert Store.open(path).about["counts"]["peers"] == sum(map(len, rows))
     ours, plain_store = (
-        GazeDataModule(str(one), loader=LoaderOptions(num_workers=0, batch_size=4)) for one in (path, store)
+        GazeDataModule(str(prepared), loader=LoaderOptions(num_workers=0, batch_size=4)) for prepared in (path, store)
     )
     for row in (0, 5):
         pair = zip(ours.readings(row), plain_store.readings(row), strict=True)
@@ -404,9 +404,9 @@ def test_finding_f5_map_metrics_stand_by_right_and_wrong_diagnosis_and_by_the_fi
     expected = np.mean([table["cc"][good].mean() for table, good in zip(tables, right, strict=True)])
     assert found["diagnosis", "right"].estimates["cc"].value == pytest.approx(expected)
     assert found["diagnosis", "right"].n + found["diagnosis", "wrong"].n == pytest.approx(120, abs=1)
-    sizes = [one for kind, one in found if kind.startswith("size of the finding")]
+    sizes = [stratum for kind, stratum in found if kind.startswith("size of the finding")]
     assert len(sizes) == 3
-    assert sum(one.n for (kind, _), one in found.items() if kind.startswith("size of")) == 90
+    assert sum(stratum.n for (kind, _), stratum in found.items() if kind.startswith("size of")) == 90
 
 
 def test_holm_is_over_all_p_of_a_table():
@@ -420,14 +420,15 @@ def test_holm_is_over_all_p_of_a_table():
     printed = re.findall(r"p (?:= )?(< 0\.001|\d\.\d{3})", "\n".join(lines_of(comparison(summaries))))
     assert len(printed) == 6
     expected = min(1.0, 6 * smallest)
-    assert min(0.0 if one.startswith("<") else float(one) for one in printed) == pytest.approx(expected, abs=1e-3)
+    assert min(0.0 if cell.startswith("<") else float(cell) for cell in printed) == pytest.approx(expected, abs=1e-3)
 
 
 def test_models_of_all_folds_that_read_all_cases_are_averaged_within_a_seed():
     results = [replace(result("one", seed, fold, skill=1 + fold), arm="one") for seed in (0, 1) for fold in (0, 1)]
     (summary,) = compare(results, NAMES, all_read_all=True)
     each = {
-        (one.seed, one.fold): value_of(case_statistics(one.predictions, NAMES)["auroc_macro"], 60) for one in results
+        (trained.seed, trained.fold): value_of(case_statistics(trained.predictions, NAMES)["auroc_macro"], 60)
+        for trained in results
     }
     by_seed = [np.mean([each[seed, fold] for fold in (0, 1)]) for seed in (0, 1)]
     assert summary.estimates["auroc_macro"].value == pytest.approx(np.mean(by_seed))
@@ -437,15 +438,15 @@ def test_models_of_all_folds_that_read_all_cases_are_averaged_within_a_seed():
 
 def test_the_resampled_t_has_no_p_with_one_seed():
     results = [
-        replace(one, metrics={"test/cc": 0.5 + 0.01 * one.fold + (one.arm == "two") * 0.02 * one.seed})
-        for one in (
+        replace(trained, metrics={"test/cc": 0.5 + 0.01 * trained.fold + (trained.arm == "two") * 0.02 * trained.seed})
+        for trained in (
             result(arm, seed, fold, indexes=range(fold, 60, 3))
             for arm in ("one", "two") for seed in (0, 1) for fold in range(3)
         )
     ]  # fmt: skip
     both = lines_of(resampled_blocks(results))
     assert re.search(r"\| two \| CC \| \+0\.010 \| \d+\.\d\d \| 0\.\d{3} \| 0\.\d{3} \|", both[-1])
-    alone = lines_of(resampled_blocks([one for one in results if one.seed == 1]))
+    alone = lines_of(resampled_blocks([trained for trained in results if trained.seed == 1]))
     assert alone[2] == "| arm | metric | mean difference | t |"
 
 

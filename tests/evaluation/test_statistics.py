@@ -46,7 +46,7 @@ def test_macro_leaves_out_classes_that_are_absent():
     rng = np.random.default_rng(1)
     probabilities, label = rng.random((30, 3)), np.arange(30) % 2
     macro = average_of([auroc_of(probabilities[:, number], label == number) for number in range(3)])
-    expected = np.mean([roc_auc_score(label == one, probabilities[:, one]) for one in (0, 1)])
+    expected = np.mean([roc_auc_score(label == column, probabilities[:, column]) for column in (0, 1)])
     assert value_of(macro, 30) == pytest.approx(expected)
     assert np.isnan(value_of(auroc_of(probabilities[:, 0], np.ones(30, bool)), 30))
 
@@ -61,9 +61,9 @@ def test_intervals_of_independent_cases_equal_scipys():
     values = np.random.default_rng(2).gamma(1.0, size=60)
     weights = bootstrap_weights(np.arange(60), resamples=9999)
     ours = estimate(mean_of(values), np.arange(60), weights=weights)
-    theirs = bootstrap((values,), np.mean, n_resamples=9999, method="percentile", random_state=0).confidence_interval
+    scipys = bootstrap((values,), np.mean, n_resamples=9999, method="percentile", random_state=0).confidence_interval
     assert ours.value == pytest.approx(values.mean())
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
+    assert (ours.low, ours.high) == pytest.approx((scipys.low, scipys.high), rel=0.03)
 
 
 def test_cases_of_one_patient_are_drawn_together():
@@ -73,16 +73,16 @@ def test_cases_of_one_patient_are_drawn_together():
     weights = np.asarray(bootstrap_weights(patients, resamples=50))
     assert (weights.reshape(50, 10, 20).std(axis=2) == 0).all()
     assert (weights.sum(1) == 200).all()
-    one, few, many = (
+    single, few, many = (
         estimate(mean_of(v), g) for v, g in ((values, patients), (means, np.arange(10)), (values, np.arange(200)))
     )
-    assert one.high - one.low == pytest.approx(few.high - few.low, rel=0.1)
-    assert one.high - one.low > 3 * (many.high - many.low)
+    assert single.high - single.low == pytest.approx(few.high - few.low, rel=0.1)
+    assert single.high - single.low > 3 * (many.high - many.low)
 
 
 def test_what_is_never_defined_is_nan():
-    one = estimate(auroc_of(np.arange(4.0), np.ones(4, bool)), np.arange(4))
-    assert np.isnan([one.value, one.low, one.high, one.p]).all()
+    undefined = estimate(auroc_of(np.arange(4.0), np.ones(4, bool)), np.arange(4))
+    assert np.isnan([undefined.value, undefined.low, undefined.high, undefined.p]).all()
     assert np.isnan(value_of(auroc_of(np.zeros(0), np.zeros(0, bool)), 0))
 
 
@@ -96,17 +96,17 @@ def placements(score, positive):
 def test_delong_is_its_definition_with_ties():
     rng = np.random.default_rng(4)
     positive = rng.random(60) < 0.4
-    one = np.round(rng.normal(size=60) + positive, 1)
-    other = np.round(rng.normal(size=60) + 0.5 * positive + 0.5 * one, 1)
-    v10, v01 = zip(*(placements(score, positive) for score in (one, other)), strict=True)
+    first = np.round(rng.normal(size=60) + positive, 1)
+    second = np.round(rng.normal(size=60) + 0.5 * positive + 0.5 * first, 1)
+    v10, v01 = zip(*(placements(score, positive) for score in (first, second)), strict=True)
     covariance = np.cov(v10) / positive.sum() + np.cov(v01) / (~positive).sum()
-    difference = roc_auc_score(positive, one) - roc_auc_score(positive, other)
+    difference = roc_auc_score(positive, first) - roc_auc_score(positive, second)
     z = difference / np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    ours = delong(one, other, positive)
+    ours = delong(first, second, positive)
     assert ours.effect == pytest.approx(difference, abs=1e-12)
     assert ours.statistic == pytest.approx(z, rel=1e-9)
     assert ours.p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-9)
-    assert delong(one, one, positive).p == 1
+    assert delong(first, first, positive).p == 1
 
 
 def test_delong_refuses_what_it_cannot_compare():
@@ -119,13 +119,13 @@ def test_delong_refuses_what_it_cannot_compare():
 
 def test_paired_tests_equal_scipys():
     rng = np.random.default_rng(5)
-    one, other = rng.normal(size=30), rng.normal(size=30)
-    t, w = paired_t(one - other), wilcoxon(one - other)
-    theirs = stats.ttest_rel(one, other)
-    assert (t.statistic, t.p) == pytest.approx((theirs.statistic, theirs.pvalue))
-    theirs = stats.wilcoxon(one, other)
-    assert (w.statistic, w.p) == pytest.approx((theirs.statistic, theirs.pvalue))
-    assert t.effect == pytest.approx((one - other).mean() / (one - other).std(ddof=1))
+    first, second = rng.normal(size=30), rng.normal(size=30)
+    t, w = paired_t(first - second), wilcoxon(first - second)
+    scipys = stats.ttest_rel(first, second)
+    assert (t.statistic, t.p) == pytest.approx((scipys.statistic, scipys.pvalue))
+    scipys = stats.wilcoxon(first, second)
+    assert (w.statistic, w.p) == pytest.approx((scipys.statistic, scipys.pvalue))
+    assert t.effect == pytest.approx((first - second).mean() / (first - second).std(ddof=1))
 
 
 def test_permutation_equals_all_sign_patterns_and_flips_patients_whole():
@@ -152,19 +152,19 @@ def test_the_corrected_t_is_nadeau_and_bengios():
 
 def test_mcnemar_equals_statsmodels():
     rng = np.random.default_rng(3)
-    one, other = rng.random(80) < 0.7, rng.random(80) < 0.6
-    table = [[(one & other).sum(), (one & ~other).sum()], [(~one & other).sum(), (~one & ~other).sum()]]
-    ours = mcnemar(one, other)
+    first, second = rng.random(80) < 0.7, rng.random(80) < 0.6
+    table = [[(first & second).sum(), (first & ~second).sum()], [(~first & second).sum(), (~first & ~second).sum()]]
+    ours = mcnemar(first, second)
     assert ours.p == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
-    assert ours.effect == pytest.approx(one.mean() - other.mean())
-    assert mcnemar(one, one).p == 1
+    assert ours.effect == pytest.approx(first.mean() - second.mean())
+    assert mcnemar(first, first).p == 1
     # 89 against 91 of 107 (GazeGNN and VCC-Net) can never be significant, whichever cases they share.
     assert (
         min(mcnemar(np.arange(107) < 91, (np.arange(107) < 89 - k) | (np.arange(107) >= 107 - k)).p for k in range(17))
         > 0.4
     )
     with pytest.raises(InputError, match="no case"):
-        mcnemar(one[:0], other[:0])
+        mcnemar(first[:0], second[:0])
 
 
 def test_holm_equals_statsmodels_and_leaves_nan_out():
@@ -191,19 +191,19 @@ def equal_models(rng):
     patient = np.r_[np.arange(60), np.arange(20)]
     positive = rng.random(60)[patient] < 0.4
     common = rng.normal(size=60)[patient] + 1.2 * positive
-    one, other = (common + rng.normal(size=80) for _ in range(2))
+    first, second = (common + rng.normal(size=80) for _ in range(2))
     maps = rng.normal(size=60)[patient] * 0.5 + rng.normal(size=80)
-    return patient, positive, one, other, maps
+    return patient, positive, first, second, maps
 
 
 def test_tests_reject_equal_models_at_their_level():
     rng = np.random.default_rng(6)
     rejected = dict.fromkeys(("DeLong", "paired t", "Wilcoxon", "permutation by patient"), 0)
     for _ in range(200):
-        patient, positive, one, other, maps = equal_models(rng)
+        patient, positive, first, second, maps = equal_models(rng)
         independent = rng.normal(size=60)
         p = {
-            "DeLong": delong(one, other, positive).p,
+            "DeLong": delong(first, second, positive).p,
             "paired t": paired_t(independent).p,
             "Wilcoxon": wilcoxon(independent).p,
             "permutation by patient": permutation(maps, patient, resamples=499).p,

@@ -51,8 +51,8 @@ def test_a_map_that_is_the_target_is_perfect(datamodule):
 
 
 def test_the_class_centre_is_the_mean_of_the_maps_of_the_cases_class(datamodule):
-    train = [datamodule.render(one) for one in datamodule.loader("train")]
-    maps, labels = (torch.cat([one[key] for one in train]) for key in ("heatmap", "label"))
+    train = [datamodule.render(rendered) for rendered in datamodule.loader("train")]
+    maps, labels = (torch.cat([rendered[key] for rendered in train]) for key in ("heatmap", "label"))
     even = torch.full_like(maps[:1, 0], 1 / maps[0].numel())
     by_class = torch.stack([torch.cat([maps[labels == number, 0], even]).mean(0) for number in range(3)])
     expected = score_maps(datamodule, lambda batch, bias: {"c": by_class[batch["label"]]})["c"]
@@ -73,10 +73,10 @@ def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_ce
     planes = bias.density.flatten(1).unique(dim=0)
     assert len(planes) == 2
     for row in range(len(patients)):
-        same = [other for other in range(len(patients)) if torch.equal(bias.density[other], bias.density[row])]
-        others = np.setdiff1d(np.arange(len(patients)), same)
-        assert not set(patients[same]) & set(patients[others])
-        assert torch.allclose(external.mean_map(others).density, bias.density[row], atol=1e-9)
+        same = [case for case in range(len(patients)) if torch.equal(bias.density[case], bias.density[row])]
+        opposite = np.setdiff1d(np.arange(len(patients)), same)
+        assert not set(patients[same]) & set(patients[opposite])
+        assert torch.allclose(external.mean_map(opposite).density, bias.density[row], atol=1e-9)
     assert "baseline/class_centre/cc" not in yardsticks(external)
     with pytest.raises(InputError, match="no case is left"):
         GazeDataModule(str(store), split=SplitOptions(method="external", trained_on=str(store))).setup()
@@ -108,17 +108,17 @@ def test_finding_f4_readers_are_scored_on_films_that_were_read_several_times(ref
             maps = [fixation_density(points[None], (64, 64), sigma[None])[0] for points, sigma in readings]
             mask = module.valid_mask(int(row))
             for place, map_ in enumerate(maps):
-                others = maps[:place] + maps[place + 1 :]
-                expected.setdefault(len(others), []).append(
-                    cc(torch.stack(others).mean(0)[None], map_[None], mask[None]).item()
+                peers = maps[:place] + maps[place + 1 :]
+                expected.setdefault(len(peers), []).append(
+                    cc(torch.stack(peers).mean(0)[None], map_[None], mask[None]).item()
                 )
                 expected.setdefault(1, []).append(
-                    np.mean([cc(single[None], map_[None], mask[None]).item() for single in others])
+                    np.mean([cc(single[None], map_[None], mask[None]).item() for single in peers])
                 )
     for size in (1, 4):
         read = [value for value in values.values() if f"baseline/reader_{size}/n" in value]
-        assert sum(one[f"baseline/reader_{size}/n"] for one in read) == len(expected[size]) > 0
-        total = sum(one[f"baseline/reader_{size}/cc"] * one[f"baseline/reader_{size}/n"] for one in read)
+        assert sum(film[f"baseline/reader_{size}/n"] for film in read) == len(expected[size]) > 0
+        total = sum(film[f"baseline/reader_{size}/cc"] * film[f"baseline/reader_{size}/n"] for film in read)
         assert total / len(expected[size]) == pytest.approx(np.mean(expected[size]), rel=1e-6)
     # The mean of more readers is the better guess of one.
     assert np.mean(expected[4]) > np.mean(expected[1])

@@ -33,8 +33,8 @@ def test_loss_and_gradients_equal_one_process_with_the_whole_batch(world, tmp_pa
     loss = BatchAllTripletLoss()(model(IMAGES), LABELS)
     loss.backward()
     for rank in range(world):
-        theirs, gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert theirs.item() == pytest.approx(loss.item(), rel=1e-5)
+        gathered, gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert gathered.item() == pytest.approx(loss.item(), rel=1e-5)
         for ours, gradient in zip(model.parameters(), gradients, strict=True):
             assert torch.allclose(ours.grad, gradient, rtol=1e-5, atol=1e-7)
 
@@ -49,12 +49,12 @@ def weigh(rank, world, folder):
 
 def test_dynamic_weights_are_those_of_all_processes_together(tmp_path):
     on_ranks(weigh, 2, tmp_path)
-    one = DynamicWeightAverage()
+    alone = DynamicWeightAverage()
     for losses in ((1.5, 2.0), (0.5, 1.5)):
-        one({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})
-        one.begin_epoch()
+        alone({"diagnosis": torch.tensor(losses[0]), "saliency": torch.tensor(losses[1])})
+        alone.begin_epoch()
     for rank in range(2):
-        assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), one.weights)
+        assert torch.allclose(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone.weights)
 
 
 def test_a_single_process_gathers_itself():

@@ -14,9 +14,9 @@ def projected(gradients):
     result = np.zeros_like(gradients[0])
     for own in gradients:
         freed = own.copy()
-        for other in gradients:
-            if other is not own and freed @ other < 0:
-                freed -= (freed @ other) / (other @ other) * other
+        for opponent in gradients:
+            if opponent is not own and freed @ opponent < 0:
+                freed -= (freed @ opponent) / (opponent @ opponent) * opponent
         result += freed
     return result
 
@@ -78,5 +78,5 @@ def test_two_processes_project_as_one_with_the_whole_batch(tmp_path):
     on_ranks(project_share, 2, tmp_path)
     expected = step(network(), IMAGES)
     for rank in range(2):
-        for ours, theirs in zip(expected, torch.load(tmp_path / f"{rank}.pt", weights_only=True), strict=True):
-            assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+        for ours, of_rank in zip(expected, torch.load(tmp_path / f"{rank}.pt", weights_only=True), strict=True):
+            assert torch.allclose(ours, of_rank, rtol=1e-5, atol=1e-7)

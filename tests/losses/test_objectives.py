@@ -192,10 +192,10 @@ def test_supervised_contrastive_equals_pytorch_metric_learning(temperature):
     embedding = torch.randn(18, 8, requires_grad=True)
     label = torch.randint(0, 4, (18,))
     ours = SupervisedContrastiveLoss(temperature)(embedding, label)
-    theirs = SupConLoss(temperature=temperature)(embedding, label)
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
-    one, other = (torch.autograd.grad(loss, embedding)[0] for loss in (ours, theirs))
-    assert torch.allclose(one, other, atol=1e-6)
+    oracle = SupConLoss(temperature=temperature)(embedding, label)
+    assert ours.item() == pytest.approx(oracle.item(), rel=1e-5)
+    gradient, expected = (torch.autograd.grad(loss, embedding)[0] for loss in (ours, oracle))
+    assert torch.allclose(gradient, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [BatchHardTripletLoss(), SupervisedContrastiveLoss()])
@@ -259,8 +259,8 @@ def test_semi_hard_triplets_equal_pytorch_metric_learning(margin):
     loss = BatchSemiHardTripletLoss(margin)(embedding, label)
     assert len(chosen[0]) > 20
     assert loss.item() == pytest.approx(oracle.item(), rel=1e-5)
-    ours, theirs = (torch.autograd.grad(one, embedding, retain_graph=True)[0] for one in (loss, oracle))
-    assert torch.allclose(ours, theirs, atol=1e-6)
+    ours, expected = (torch.autograd.grad(value, embedding, retain_graph=True)[0] for value in (loss, oracle))
+    assert torch.allclose(ours, expected, atol=1e-6)
 
 
 def test_a_batch_without_semi_hard_triplets_costs_nothing():
@@ -315,8 +315,8 @@ def test_dynamic_weights_survive_a_checkpoint_and_ignore_evaluation():
     again = DynamicWeightAverage()
     again.load_state_dict(weighting.state_dict())
     again.eval()({"diagnosis": torch.tensor(99.0), "saliency": torch.tensor(1.0)})
-    for one in (weighting, again.train()):
-        epoch(one, (0.4, 3.0))
+    for used in (weighting, again.train()):
+        epoch(used, (0.4, 3.0))
     assert torch.equal(weighting.weights, again.weights)
 
 

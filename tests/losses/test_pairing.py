@@ -22,10 +22,10 @@ from tests.losses.test_objectives import triple_loop
 
 def test_ntxent_equals_pytorch_metric_learning_on_two_views():
     torch.manual_seed(0)
-    one, other = torch.randn(8, 5), torch.randn(8, 5)
-    oracle = SelfSupervisedLoss(TheirNTXent(temperature=0.5))(one, other)
+    first, second = torch.randn(8, 5), torch.randn(8, 5)
+    oracle = SelfSupervisedLoss(TheirNTXent(temperature=0.5))(first, second)
     image = torch.arange(8)
-    assert NTXentLoss(0.5)(torch.cat([one, other]), image.repeat(2)).item() == pytest.approx(oracle.item(), rel=1e-5)
+    assert NTXentLoss(0.5)(torch.cat([first, second]), image.repeat(2)).item() == pytest.approx(oracle.item(), rel=1e-5)
 
 
 def test_a_matrix_of_pairs_says_the_same_as_labels():

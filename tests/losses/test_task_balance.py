@@ -136,7 +136,7 @@ def test_excess_mtl_in_closed_form():
         x.fill_(0.3)
     # The diagnosis has come near its optimum: 0.3²/√(3² + 0.3²) of 3; the gaze's gradient is as before: 1/√2.
     grown = [math.exp(0.5 * 0.09 / math.sqrt(9.09) / 3), math.exp(0.5 / math.sqrt(2))]
-    expected = [2 * one / sum(grown) for one in grown]
+    expected = [2 * excess / sum(grown) for excess in grown]
     assert step() == pytest.approx(expected, rel=1e-5)
     assert [state.item() for state in weighting.learned().values()] == pytest.approx(expected, rel=1e-5)
     # In evaluation nothing is learned.
@@ -213,7 +213,7 @@ def test_a_state_dict_holds_everything(make):
     before = descend(first, 4, x)
     again.load_state_dict(first.state_dict())
     after = descend(again, 4, x)
-    assert [one + other for one, other in zip(before, after, strict=True)] == list(straight)
+    assert [earlier + later for earlier, later in zip(before, after, strict=True)] == list(straight)
 
 
 IMAGES = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
@@ -245,7 +245,7 @@ def train(make, model, images):
         if len(active) < 2:
             leave_out_paused(model.parameters())
         optimizer.step()
-        yield [one.detach().clone() for one in (*weighting.learned().values(), *model.parameters())]
+        yield [tensor.detach().clone() for tensor in (*weighting.learned().values(), *model.parameters())]
 
 
 def train_share(rank, world, folder):

@@ -22,7 +22,7 @@ def test_it_is_the_minimum_of_the_likelihood_on_a_grid():
     logits, label = torch.randn(60, 3) * 4, torch.randint(0, 3, (60,))
     best = fit_temperature(logits, label)
     grid = torch.logspace(-1.3, 1.3, 400)
-    losses = torch.stack([F.cross_entropy(logits / one, label) for one in grid])
+    losses = torch.stack([F.cross_entropy(logits / temperature, label) for temperature in grid])
     assert negative_log_likelihood(logits, label, best) <= losses.min().item() + 1e-6
 
 

@@ -17,8 +17,8 @@ COUNTS = torch.poisson(torch.full((4, 12, 16), 0.1))
 EPS = 2.0**-52
 
 
-def stretched(one):
-    return (one - one.min()) / (one.max() - one.min())
+def stretched(map_):
+    return (map_ - map_.min()) / (map_.max() - map_.min())
 
 
 def test_mit_kld_equals_pysaliencys_port():
@@ -30,8 +30,10 @@ def test_mit_sim_stretches_both_maps():
     for p, g, value in zip(
         PREDICTION.double(), TARGET.double(), sim(PREDICTION, TARGET, convention="mit"), strict=True
     ):
-        one, other = stretched(p.numpy()), stretched(g.numpy())
-        assert value.item() == pytest.approx(np.minimum(one / one.sum(), other / other.sum()).sum(), abs=1e-9)
+        p_stretched, g_stretched = stretched(p.numpy()), stretched(g.numpy())
+        assert value.item() == pytest.approx(
+            np.minimum(p_stretched / p_stretched.sum(), g_stretched / g_stretched.sum()).sum(), abs=1e-9
+        )
 
 
 def test_sim_with_mits_stretch_is_blind_to_a_pedestal_and_ours_is_not():
@@ -70,8 +72,8 @@ def test_mit_auc_judd_equals_its_loop_over_thresholds():
 def test_mit_information_gain_stretches_both_maps():
     base = TARGET.mean(0)
     for p, f, value in zip(PREDICTION, COUNTS, ig(PREDICTION, COUNTS, base, convention="mit"), strict=True):
-        one, other = stretched(p.double()), stretched(base.double())
-        expected = ((EPS + one).log2() - (EPS + other).log2())[f > 0].mean()
+        p_stretched, base_stretched = stretched(p.double()), stretched(base.double())
+        expected = ((EPS + p_stretched).log2() - (EPS + base_stretched).log2())[f > 0].mean()
         assert value.item() == pytest.approx(expected.item(), abs=1e-9)
 
 
@@ -79,8 +81,8 @@ def test_emd_equals_scipys_optimal_transport():
     prediction, target = torch.rand(2, 6, 9, dtype=torch.float64), torch.rand(2, 6, 9, dtype=torch.float64)
     y, x = np.mgrid[:3, :3]
     places = np.stack([y.ravel() * 2 + 0.5, x.ravel() * 3 + 1], 1)
-    for one, other, value in zip(prediction, target, emd(prediction[:, :, :9], target, cell=3), strict=True):
-        cells = [m.numpy().reshape(2, 3, 3, 3).sum((1, 3)).ravel() for m in (one, other)]
+    for predicted, observed, value in zip(prediction, target, emd(prediction[:, :, :9], target, cell=3), strict=True):
+        cells = [m.numpy().reshape(2, 3, 3, 3).sum((1, 3)).ravel() for m in (predicted, observed)]
         y, x = np.mgrid[:2, :3]
         places = np.stack([y.ravel() * 3 + 1, x.ravel() * 3 + 1], 1).astype(float)
         expected = wasserstein_distance_nd(places, places, cells[0], cells[1])
@@ -88,15 +90,15 @@ def test_emd_equals_scipys_optimal_transport():
 
 
 def test_emd_of_a_shift_is_its_length_in_pixels_and_cells_at_the_border_may_be_smaller():
-    one, other = torch.zeros(1, 70, 40), torch.zeros(1, 70, 40)
-    one[0, 10, 10] = 1
-    other[0, 50, 10] = 1
-    assert emd(one, other).item() == pytest.approx(32)
-    other[0, 50, 10], other[0, 69, 10] = 0, 1
+    spot, shifted = torch.zeros(1, 70, 40), torch.zeros(1, 70, 40)
+    spot[0, 10, 10] = 1
+    shifted[0, 50, 10] = 1
+    assert emd(spot, shifted).item() == pytest.approx(32)
+    shifted[0, 50, 10], shifted[0, 69, 10] = 0, 1
     # The last cell has six rows: its middle is at 66.5, the first one's at 15.5.
-    assert emd(one, other).item() == pytest.approx(51)
-    assert emd(one, one).item() == pytest.approx(0, abs=1e-12)
-    assert emd(one, torch.zeros_like(one)).isnan().all()
+    assert emd(spot, shifted).item() == pytest.approx(51)
+    assert emd(spot, spot).item() == pytest.approx(0, abs=1e-12)
+    assert emd(spot, torch.zeros_like(spot)).isnan().all()
 
 
 @pytest.mark.parametrize("size", [(12, 16), (400, 320)])
@@ -116,12 +118,12 @@ def test_small_and_large_maps_equal_pysaliency_to_a_millionth(size, kind):
         p, g = prediction[row].double().numpy(), target[row].double().numpy()
         seen = counts[row].int().numpy()
         fixations = np.repeat(np.argwhere(seen > 0), seen[seen > 0], axis=0)
-        one = (prediction[row : row + 1], target[row : row + 1])
-        assert cc(*one).item() == pytest.approx(CC(p, g), abs=1e-6)
-        assert sim(*one).item() == pytest.approx(SIM(p, g), abs=1e-6)
+        pair = (prediction[row : row + 1], target[row : row + 1])
+        assert cc(*pair).item() == pytest.approx(CC(p, g), abs=1e-6)
+        assert sim(*pair).item() == pytest.approx(SIM(p, g), abs=1e-6)
         inside = g > 0
         expected = (g[inside] / g.sum() * np.log(g[inside] / g.sum() / (p[inside] / p.sum()))).sum()
-        assert kld(*one).item() == pytest.approx(expected, abs=1e-6)
+        assert kld(*pair).item() == pytest.approx(expected, abs=1e-6)
         value = nss(prediction[row : row + 1], counts[row : row + 1]).item()
         assert value == pytest.approx(NSS(p, fixations[:, 1], fixations[:, 0]).mean(), abs=2e-6)
 
@@ -175,7 +177,7 @@ def test_bounds_and_invariances(pair, scale, shift):
     for metric in (auc_judd, auc_borji):
         assert 0 <= metric(p, counts).item() <= 1
         assert metric(p.exp() ** 3, counts).item() == pytest.approx(metric(p, counts).item(), abs=1e-12)
-    others = (pair[0] > 0.7).double()
-    others[0, 1, 1] = 1
-    assert sauc(p**2, counts, others).item() == pytest.approx(sauc(p, counts, others).item(), abs=1e-12)
+    elsewhere = (pair[0] > 0.7).double()
+    elsewhere[0, 1, 1] = 1
+    assert sauc(p**2, counts, elsewhere).item() == pytest.approx(sauc(p, counts, elsewhere).item(), abs=1e-12)
     assert ig(p, counts, p).item() == pytest.approx(0, abs=1e-12)

@@ -55,12 +55,12 @@ CASES = {
 def test_together_they_are_what_each_is(case):
     prediction, target, counts, mask = CASES[case]
     values = cc_kld_sim_nss(prediction, target, counts, mask)
-    one, other, fixations = prediction.double(), target.double(), counts.double()
+    predicted, observed, fixations = prediction.double(), target.double(), counts.double()
     expected = {
-        "cc": cc(one, other, mask),
-        "kld": kld(one, other, mask),
-        "sim": sim(one, other, mask),
-        "nss": nss(one, fixations, mask),
+        "cc": cc(predicted, observed, mask),
+        "kld": kld(predicted, observed, mask),
+        "sim": sim(predicted, observed, mask),
+        "nss": nss(predicted, fixations, mask),
     }
     for name, value in expected.items():
         assert values[name].dtype == torch.float64

@@ -33,8 +33,8 @@ def test_a_map_that_says_nothing_scores_the_regions_share_of_the_image(level):
 def test_values_of_random_maps_are_their_definitions():
     maps = torch.rand(2, 12, 10, generator=torch.Generator().manual_seed(0)).double()
     values = localisation_values(maps, REGION, MASK)
-    for number, (one, inside) in enumerate(zip(maps, REGION, strict=True)):
-        flat, within = one.flatten(), inside.flatten()
+    for number, (map_, inside) in enumerate(zip(maps, REGION, strict=True)):
+        flat, within = map_.flatten(), inside.flatten()
         assert values["pointing"][number] == float(within[flat.argmax()])
         assert values["mass"][number].item() == pytest.approx((flat[within].sum() / flat.sum()).item())
         assert values["auc"][number].item() == pytest.approx(roc_auc_score(within, flat))

@@ -20,14 +20,14 @@ TIED = (PREDICTION * 6).round() / 6
 
 @pytest.mark.parametrize("prediction", [PREDICTION, TIED])
 def test_map_metrics_equal_pysaliency(prediction):
-    for one, target, correlation, similarity in zip(
+    for map_, target, correlation, similarity in zip(
         prediction, TARGET, cc(prediction, TARGET), sim(prediction, TARGET), strict=True
     ):
-        assert correlation.item() == pytest.approx(CC(one.double().numpy(), target.double().numpy()), abs=1e-9)
+        assert correlation.item() == pytest.approx(CC(map_.double().numpy(), target.double().numpy()), abs=1e-9)
         assert correlation.item() == pytest.approx(
-            pearsonr(one.double().flatten().numpy(), target.double().flatten().numpy())[0], abs=1e-9
+            pearsonr(map_.double().flatten().numpy(), target.double().flatten().numpy())[0], abs=1e-9
         )
-        assert similarity.item() == pytest.approx(SIM(one.double().numpy(), target.double().numpy()), abs=1e-9)
+        assert similarity.item() == pytest.approx(SIM(map_.double().numpy(), target.double().numpy()), abs=1e-9)
 
 
 def test_kld_is_its_formula():
@@ -37,28 +37,28 @@ def test_kld_is_its_formula():
     assert torch.allclose(kld(PREDICTION, TARGET), expected, atol=1e-5)
     # Away from zero, because MIT's definition has an epsilon inside the logarithm.
     raised = PREDICTION + 0.01
-    for one, target, value in zip(raised, TARGET, kld(raised, TARGET), strict=True):
-        assert value.item() == pytest.approx(MIT_KLDiv(one.double().numpy(), target.double().numpy()), abs=1e-6)
+    for map_, target, value in zip(raised, TARGET, kld(raised, TARGET), strict=True):
+        assert value.item() == pytest.approx(MIT_KLDiv(map_.double().numpy(), target.double().numpy()), abs=1e-6)
 
 
 def test_nss_equals_pysaliency_with_repeated_fixations():
-    for one, counts, value in zip(PREDICTION, COUNTS, nss(PREDICTION, COUNTS), strict=True):
+    for map_, counts, value in zip(PREDICTION, COUNTS, nss(PREDICTION, COUNTS), strict=True):
         ys, xs = counts.nonzero(as_tuple=True)
         repeat = counts[ys, xs].long()
-        expected = np.mean(NSS(one.double().numpy(), np.repeat(xs, repeat).numpy(), np.repeat(ys, repeat).numpy()))
+        expected = np.mean(NSS(map_.double().numpy(), np.repeat(xs, repeat).numpy(), np.repeat(ys, repeat).numpy()))
         assert value.item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("prediction", [PREDICTION, TIED])
 def test_auc_judd_equals_scikit_learn_and_mann_whitney(prediction):
-    for one, counts, value in zip(prediction, COUNTS, auc_judd(prediction, COUNTS), strict=True):
+    for map_, counts, value in zip(prediction, COUNTS, auc_judd(prediction, COUNTS), strict=True):
         weight = torch.where(counts > 0, counts, 1.0)
         expected = roc_auc_score(
-            (counts > 0).flatten().numpy(), one.flatten().numpy(), sample_weight=weight.flatten().numpy()
+            (counts > 0).flatten().numpy(), map_.flatten().numpy(), sample_weight=weight.flatten().numpy()
         )
         assert value.item() == pytest.approx(expected, abs=1e-9)
-        positives = one[counts > 0].repeat_interleave(counts[counts > 0].long()).double().numpy()
-        negatives = one[counts == 0].double().numpy()
+        positives = map_[counts > 0].repeat_interleave(counts[counts > 0].long()).double().numpy()
+        negatives = map_[counts == 0].double().numpy()
         statistic = mannwhitneyu(positives, negatives).statistic
         assert value.item() == pytest.approx(statistic / (len(positives) * len(negatives)), abs=1e-9)
 
@@ -84,9 +84,9 @@ def test_masked_pixels_do_not_count():
     mask = torch.zeros(5, 13, 17, dtype=torch.bool)
     mask[:, 2:11, 3:14] = True
     spoiled = torch.where(mask, PREDICTION, 99.0)
-    for metric, other in ((cc, TARGET), (kld, TARGET), (sim, TARGET), (nss, COUNTS), (auc_judd, COUNTS)):
-        inner = metric(PREDICTION[:, 2:11, 3:14], other[:, 2:11, 3:14])
-        assert torch.allclose(metric(spoiled, other, mask), inner, atol=1e-9), metric.__name__
+    for metric, observed in ((cc, TARGET), (kld, TARGET), (sim, TARGET), (nss, COUNTS), (auc_judd, COUNTS)):
+        inner = metric(PREDICTION[:, 2:11, 3:14], observed[:, 2:11, 3:14])
+        assert torch.allclose(metric(spoiled, observed, mask), inner, atol=1e-9), metric.__name__
 
 
 def test_without_gaze_values_are_nan_and_left_out_of_the_mean():
@@ -105,18 +105,18 @@ def test_without_gaze_values_are_nan_and_left_out_of_the_mean():
 
 def test_precision_is_not_lost_on_large_maps_that_sum_to_one():
     torch.manual_seed(2)
-    one, other = torch.rand(1, 640, 512), torch.rand(1, 640, 512)
-    expected = pearsonr(one.double().flatten().numpy(), other.double().flatten().numpy())[0]
-    assert cc(one / one.sum(), other / other.sum()).item() == pytest.approx(expected, abs=1e-6)
+    predicted, observed = torch.rand(1, 640, 512), torch.rand(1, 640, 512)
+    expected = pearsonr(predicted.double().flatten().numpy(), observed.double().flatten().numpy())[0]
+    assert cc(predicted / predicted.sum(), observed / observed.sum()).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_half_precision_maps_are_scored_in_full_precision():
     # 2.2e-16 is zero in float16, and bfloat16 keeps three digits: neither may be what a sum is computed in.
     for dtype in (torch.float16, torch.bfloat16):
-        one, other = (values / values.sum((1, 2), keepdim=True) for values in (PREDICTION + 0.1, TARGET + 0.1))
-        one, other = one.to(dtype), other.to(dtype)
-        values = saliency_values(one, other, COUNTS)
-        exact = saliency_values(one.double(), other.double(), COUNTS.double())
+        predicted, observed = (values / values.sum((1, 2), keepdim=True) for values in (PREDICTION + 0.1, TARGET + 0.1))
+        predicted, observed = predicted.to(dtype), observed.to(dtype)
+        values = saliency_values(predicted, observed, COUNTS)
+        exact = saliency_values(predicted.double(), observed.double(), COUNTS.double())
         for name, value in exact.items():
             assert torch.allclose(values[name], value, atol=1e-9), name
 
@@ -136,8 +136,12 @@ def repeated(values, counts):
 @pytest.mark.parametrize("prediction", [PREDICTION, TIED])
 def test_borji_and_shuffled_auc_equal_mann_whitney(prediction):
     borji, shuffled = auc_borji(prediction, COUNTS), sauc(prediction, COUNTS, OTHERS)
-    for one, counts, others, uniform, value in zip(prediction, COUNTS, OTHERS, borji, shuffled, strict=True):
-        positives, everything, elsewhere = repeated(one, counts), one.flatten().double().numpy(), repeated(one, others)
+    for map_, counts, elsewhere_counts, uniform, value in zip(prediction, COUNTS, OTHERS, borji, shuffled, strict=True):
+        positives, everything, elsewhere = (
+            repeated(map_, counts),
+            map_.flatten().double().numpy(),
+            repeated(map_, elsewhere_counts),
+        )
         for negatives, ours in ((everything, uniform), (elsewhere, value)):
             expected = mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
             assert ours.item() == pytest.approx(expected, abs=1e-9)
@@ -147,16 +151,16 @@ def test_shuffled_auc_of_the_mean_map_is_chance_in_expectation():
     generator = torch.Generator().manual_seed(3)
     bias = torch.rand(13, 17, generator=generator) ** 2
     counts = torch.poisson(bias.expand(400, 13, 17) * 0.3, generator=generator)
-    others = counts.sum(0) - counts
-    assert sauc(bias.expand_as(counts), counts, others).nanmean().item() == pytest.approx(0.5, abs=0.01)
+    elsewhere = counts.sum(0) - counts
+    assert sauc(bias.expand_as(counts), counts, elsewhere).nanmean().item() == pytest.approx(0.5, abs=0.01)
     # Without the correction the same map looks good.
     assert auc_judd(bias.expand_as(counts), counts).nanmean().item() > 0.65
 
 
 def test_information_gain_is_the_difference_of_log_likelihoods_in_bits():
     baseline = torch.rand(13, 17) + 0.1
-    for one, counts, value in zip(PREDICTION, COUNTS, ig(PREDICTION, COUNTS, baseline), strict=True):
-        p, b = (one / one.sum()).double(), (baseline / baseline.sum()).double()
+    for map_, counts, value in zip(PREDICTION, COUNTS, ig(PREDICTION, COUNTS, baseline), strict=True):
+        p, b = (map_ / map_.sum()).double(), (baseline / baseline.sum()).double()
         expected = np.mean(np.log2(repeated(p, counts)) - np.log2(repeated(b, counts)))
         assert value.item() == pytest.approx(expected, abs=1e-6)
     assert torch.allclose(ig(baseline.expand(5, 13, 17), COUNTS, baseline), torch.zeros(5).double(), atol=1e-6)

@@ -63,14 +63,14 @@ def letters(path, bins, time_bin=None):
     return result
 
 
-def alignment_score(one, other, bins, threshold, gap):
+def alignment_score(first, second, bins, threshold, gap):
     """Biopython's Needleman and Wunsch."""
     cells = list(itertools.product(range(bins[0]), range(bins[1])))
     alphabet = "".join(chr(0x100 + number) for number in range(len(cells)))
     matrix = substitution_matrices.Array(alphabet=alphabet, dims=2)
     matrix[:, :] = threshold - cdist(cells, cells)
     aligner = PairwiseAligner(mode="global", open_gap_score=gap, extend_gap_score=gap, substitution_matrix=matrix)
-    strings = ["".join(alphabet[cells.index(cell)] for cell in string) for string in (one, other)]
+    strings = ["".join(alphabet[cells.index(cell)] for cell in string) for string in (first, second)]
     return aligner.score(*strings)
 
 
@@ -81,9 +81,9 @@ def alignment_score(one, other, bins, threshold, gap):
 def test_scanmatch_is_the_alignment_of_biopython(bins, time_bin, threshold, gap):
     scores = scanmatch(A, B, size=SIZE, bins=bins, time_bin=time_bin, threshold=threshold, gap=gap)
     for a, b, value in zip(A, B, scores, strict=True):
-        one, other = letters(a, bins, time_bin), letters(b, bins, time_bin)
-        expected = alignment_score(one, other, bins, threshold, gap) if one and other else 0.0
-        assert value == pytest.approx(expected / (threshold * max(len(one), len(other))), abs=1e-9)
+        first, second = letters(a, bins, time_bin), letters(b, bins, time_bin)
+        expected = alignment_score(first, second, bins, threshold, gap) if first and second else 0.0
+        assert value == pytest.approx(expected / (threshold * max(len(first), len(second))), abs=1e-9)
 
 
 def test_scanmatch_is_the_best_of_all_alignments():
@@ -218,10 +218,10 @@ def test_multimatch_of_duplicate_fixations_and_of_too_short_paths():
 
 def test_dtw_frechet_and_hausdorff_are_those_of_libraries():
     for a, b, warped, leash, farthest in zip(A, B, dtw(A, B), frechet(A, B), hausdorff(A, B), strict=True):
-        one, other = a[:, :2], b[:, :2]
-        assert warped == pytest.approx(other_dtw(one, other)[0], abs=1e-9)
-        assert leash == pytest.approx(frechet_dist(one, other), abs=1e-9)
-        both = max(directed_hausdorff(one, other)[0], directed_hausdorff(other, one)[0])
+        first, second = a[:, :2], b[:, :2]
+        assert warped == pytest.approx(other_dtw(first, second)[0], abs=1e-9)
+        assert leash == pytest.approx(frechet_dist(first, second), abs=1e-9)
+        both = max(directed_hausdorff(first, second)[0], directed_hausdorff(second, first)[0])
         assert farthest == pytest.approx(both, abs=1e-9)
 
 
@@ -261,16 +261,16 @@ def runs(line):
 def test_cross_recurrence_is_counted_on_the_matrix(truncate):
     a, b = random_paths(9, 60, 2, 14, (100, 80)), random_paths(10, 60, 2, 14, (100, 80))
     values = np.array(cross_recurrence(a, b, radius=35, truncate=truncate)).T
-    for one, other, row in zip(a, b, values, strict=True):
+    for first, second, row in zip(a, b, values, strict=True):
         if truncate:
-            one, other = one[: len(other)], other[: len(one)]
-        near = cdist(one[:, :2], other[:, :2]) <= 35
+            first, second = first[: len(second)], second[: len(first)]
+        near = cdist(first[:, :2], second[:, :2]) <= 35
         total = near.sum()
         assert row[0] == pytest.approx(100 * near.mean(), abs=1e-9)
         if not total:
             assert np.isnan(row[1:]).all()
             continue
-        diagonals = sum(runs(near.diagonal(offset)) for offset in range(-len(one) + 1, len(other)))
+        diagonals = sum(runs(near.diagonal(offset)) for offset in range(-len(first) + 1, len(second)))
         straight = sum(runs(line) for line in near) + sum(runs(line) for line in near.T)
         lag = np.subtract(*np.indices(near.shape)[::-1])[near].mean()
         expected = [100 * diagonals / total, 50 * straight / total, 100 * lag / (max(near.shape) - 1)]

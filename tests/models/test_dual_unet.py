@@ -96,12 +96,12 @@ def test_a_library_encoder_fits_in_the_saliency_place():
 
 def test_rebuilding_from_primitives_gives_the_same_network():
     network = DualEncoderUNet(**SMALL).eval()
-    other = rebuild(network.config).eval()
-    other.load_state_dict(network.state_dict())
+    rebuilt = rebuild(network.config).eval()
+    rebuilt.load_state_dict(network.state_dict())
     image = torch.rand(2, 1, 64, 96)
     for key, value in network(image).items():
-        assert torch.equal(value, other(image)[key])
-    assert other.specs == network.specs
+        assert torch.equal(value, rebuilt(image)[key])
+    assert rebuilt.specs == network.specs
 
 
 def test_sizes_that_do_not_fit_are_refused():
@@ -132,7 +132,9 @@ def test_one_encoder_gives_its_own_maps_to_the_decoder():
     # The finest skip connection reaches the map.
     before = network(image)["saliency_logits"]
     forward = network.encoder.forward
-    network.encoder.forward = lambda x: [torch.zeros_like(one) if i == 0 else one for i, one in enumerate(forward(x))]
+    network.encoder.forward = lambda x: [
+        torch.zeros_like(map_) if i == 0 else map_ for i, map_ in enumerate(forward(x))
+    ]
     assert not torch.allclose(before, network(image)["saliency_logits"])
 
 
@@ -163,8 +165,8 @@ def test_gaze_pooling_weighs_the_encoders_map_by_the_predicted_or_given_density(
     density = outputs["saliency_logits"].flatten(1).softmax(1).reshape(2, 1, 96, 64)
     features = network.encoder.features(image.repeat(1, 3, 1, 1)).relu()
 
-    def weighted(one):
-        weight = one.reshape(2, 1, 3, 32, 2, 32).sum(dim=(3, 5))
+    def weighted(map_):
+        weight = map_.reshape(2, 1, 3, 32, 2, 32).sum(dim=(3, 5))
         return (features * weight).sum((2, 3)) / weight.sum((2, 3))
 
     assert torch.allclose(outputs["logits"], network.classifier.layers(weighted(density)), atol=1e-5)

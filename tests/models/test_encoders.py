@@ -111,9 +111,9 @@ def test_a_timm_model_that_computes_while_it_is_built_takes_weights_and_draws_no
 def test_paper_encoder_has_torchvisions_keys():
     with torch.device("meta"):
         ours = build_encoder(EncoderSpec("paper-densenet201")).state_dict()
-        theirs = torchvision.models.densenet201().state_dict()
+        published = torchvision.models.densenet201().state_dict()
     assert {key: value.shape for key, value in ours.items()} == {
-        key: value.shape for key, value in theirs.items() if key.startswith("features.")
+        key: value.shape for key, value in published.items() if key.startswith("features.")
     }
 
 
@@ -259,7 +259,7 @@ def test_a_card_tells_what_the_encoder_gives(name):
     card, encoder = describe(name), build_encoder({"name": name})
     maps = encoder(torch.zeros(1, 1, 64, 64))
     assert card.channels == [map_.shape[1] for map_ in maps]
-    assert card.strides == [64 // one.shape[-1] for one in maps]
+    assert card.strides == [64 // level.shape[-1] for level in maps]
     assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
 
 
@@ -297,20 +297,25 @@ def test_transformers_may_have_other_patches(options):
     encoder = build_encoder(spec).eval()
     assert encoder.strides == [4, 8, 16, 32]
     with torch.no_grad():
-        assert [tuple(one.shape[2:]) for one in encoder(torch.rand(1, 1, 64, 32))] == [(16, 8), (8, 4), (4, 2), (2, 1)]
+        assert [tuple(map_.shape[2:]) for map_ in encoder(torch.rand(1, 1, 64, 32))] == [
+            (16, 8),
+            (8, 4),
+            (4, 2),
+            (2, 1),
+        ]
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "resnet10t"])
 def test_a_whole_timm_checkpoint_gives_timms_own_features(name, tmp_path):
     torch.manual_seed(0)
-    theirs = timm.create_model(name, num_classes=1000).eval()
-    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
+    published = timm.create_model(name, num_classes=1000).eval()
+    torch.save({"state_dict": published.state_dict()}, tmp_path / "w.pth")
     spec = EncoderSpec(f"tu-{name}", weights=str(tmp_path / "w.pth"))
     encoder = build_encoder(spec).eval()
     load_pretrained(encoder, spec)
     image = torch.rand(1, 1, 224, 224)
     # timm's model sees the grey image three times.
-    features = theirs.forward_features(image.expand(-1, 3, -1, -1))
+    features = published.forward_features(image.expand(-1, 3, -1, -1))
     if name.startswith("vit"):
         features = features[:, 1:].transpose(1, 2).reshape(1, -1, 14, 14)
         ours = encoder(image)[2]
@@ -318,7 +323,7 @@ def test_a_whole_timm_checkpoint_gives_timms_own_features(name, tmp_path):
         ours = encoder(image)[-1]
     if name == "convnext_atto":
         # Its last normalisation stands behind the pyramid.
-        features = theirs.stages(theirs.stem(image.expand(-1, 3, -1, -1)))
+        features = published.stages(published.stem(image.expand(-1, 3, -1, -1)))
     assert torch.allclose(ours, features, atol=1e-4)
 
 
@@ -343,15 +348,15 @@ class _ChestDenseNet(nn.Module):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_torchxrayvisions_pickled_model_is_read_without_running_its_code(legacy, tmp_path):
     torch.manual_seed(0)
-    theirs = _ChestDenseNet().eval()
-    torch.save(theirs, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+    published = _ChestDenseNet().eval()
+    torch.save(published, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
     spec = EncoderSpec("densenet121", str(tmp_path / "w.pt"), {"input_range": [-1024, 1024]})
     encoder = build_encoder(spec).eval()
     load_pretrained(encoder, spec)
     image = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         features = encoder(image)
-        expected = theirs.features(image * 2048 - 1024)
+        expected = published.features(image * 2048 - 1024)
         assert torch.allclose(features[-1], expected, atol=1e-4)
         # torchxrayvision's classifier sees the mean after ReLU (its ``features2``).
         assert torch.allclose(encoder.embed(features), expected.relu().mean((2, 3)), atol=1e-4)

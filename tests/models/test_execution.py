@@ -54,13 +54,13 @@ def network():
 )
 def test_loss_gradients_and_batchnorm_statistics_are_the_same(network, execution):
     # In float32 BatchNorm over few pixels turns another order of sums into a thousandth of a gradient.
-    other = copy.deepcopy(network.double())
+    plain = copy.deepcopy(network.double())
     keys = list(network.state_dict())
     apply_execution(network.float(), execution, SIZE)
     network.double()
     assert list(network.state_dict()) == keys
     loss, gradients, buffers = step(network)
-    expected_loss, expected_gradients, expected_buffers = step(other)
+    expected_loss, expected_gradients, expected_buffers = step(plain)
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     for name, gradient in expected_gradients.items():
         assert torch.allclose(gradients[name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item() + 1e-7), (
@@ -99,7 +99,7 @@ def test_recomputed_parts_of_a_batch_have_the_whole_batchs_gradient():
     network = ContrastiveNetwork(EncoderSpec("densenet-small"), projection=4).eval()
     image = torch.rand(6, 1, 64, 64)
     network(image)["embedding"].square().sum().backward()
-    expected = [one.grad.clone() for one in network.parameters()]
+    expected = [weight.grad.clone() for weight in network.parameters()]
     network.zero_grad()
     parts = [recomputed(lambda part: network(part)["embedding"], [network], part) for part in image.split(2)]
     torch.cat(parts).square().sum().backward()
@@ -131,7 +131,7 @@ def test_unknown_components(network, execution, message):
 def test_parameters_without_a_way_to_the_outputs():
     alone = DualEncoderUNet(**SMALL, classes=None)
     # Without a classifier nothing sees norm5.
-    found = {id(one) for one in unreached(alone, "saliency_logits", SIZE)}
+    found = {id(weight) for weight in unreached(alone, "saliency_logits", SIZE)}
     assert found == {id(parameter) for parameter in alone.encoder.features.norm5.parameters()}
     assert unreached(DualEncoderUNet(**SMALL), "", SIZE) == []
     modes = {module: module.training for module in alone.modules()}
@@ -141,7 +141,7 @@ def test_parameters_without_a_way_to_the_outputs():
 def test_a_coarsest_map_that_no_step_takes_is_found_unreached():
     network = DualEncoderUNet(SMALL["encoder"], EncoderSpec("resnet18"), [8, 8, 8, 4, 4])
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    found = {names[id(one)] for one in unreached(network, "", SIZE)}
+    found = {names[id(weight)] for weight in unreached(network, "", SIZE)}
     assert found
     assert all(name.startswith("saliency_encoder.body.layer4.") for name in found)
 

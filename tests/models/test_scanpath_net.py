@@ -137,8 +137,8 @@ def test_readers_and_findings_are_told_apart_and_withheld_in_training(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     known = network(image, whole)
     for name in ("reader", "finding"):
-        other = network(image, whole._replace(**{name: torch.zeros(3, dtype=torch.int64)}))
-        differs = (known["place"] - other["place"]).abs().amax(1) > 1e-6
+        withheld = network(image, whole._replace(**{name: torch.zeros(3, dtype=torch.int64)}))
+        differs = (known["place"] - withheld["place"]).abs().amax(1) > 1e-6
         assert torch.equal(differs, getattr(whole, name) > 0)
 
 

@@ -60,11 +60,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if hub.refuse:
                 return self.answer({"error": "no"}, hub.refuse, {"X-Error-Code": hub.error_code})
             if path == "/api/repos/create":
-                asked = json.loads(sent)
-                name = f"{asked['organization']}/{asked['name']}"
+                request = json.loads(sent)
+                name = f"{request['organization']}/{request['name']}"
                 known = name in hub.files
                 hub.files.setdefault(name, {})
-                private = asked.get("private", asked.get("visibility") == "private")
+                private = request.get("private", request.get("visibility") == "private")
                 if not known:
                     hub.settings[name] = {"private": private, "gated": False}
                 return self.answer({"url": f"{host}/{name}", "id": name}, 409 if known else 200)
@@ -77,14 +77,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.answer({"error": "no"}, 404, {"X-Error-Code": "RepoNotFound"})
             files = hub.files[name]
             if path.endswith("/settings"):
-                asked = json.loads(sent)
-                if "visibility" in asked:
-                    asked["private"] = asked.pop("visibility") == "private"
-                hub.settings[name] |= asked
+                request = json.loads(sent)
+                if "visibility" in request:
+                    request["private"] = request.pop("visibility") == "private"
+                hub.settings[name] |= request
                 return self.answer({})
             if "/preupload/" in path:
                 names = [file["path"] for file in json.loads(sent)["files"]]
-                wanted = [{"path": one, "uploadMode": "regular", "shouldIgnore": False} for one in names]
+                wanted = [{"path": file_name, "uploadMode": "regular", "shouldIgnore": False} for file_name in names]
                 return self.answer({"files": wanted})
             if "/commit/" in path:
                 hub.events[-1] += f" {hub.settings[name]}"
@@ -97,14 +97,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if "/tree/" in path:
                 return self.answer(
                     [
-                        {"type": "file", "path": one, "size": len(value), "oid": hashlib.sha1(value).hexdigest()}
-                        for one, value in files.items()
+                        {"type": "file", "path": file_name, "size": len(value), "oid": hashlib.sha1(value).hexdigest()}
+                        for file_name, value in files.items()
                     ]
                 )
             if path.startswith("/api/models/"):
                 if path.rpartition("/revision/")[2] == "absent":
                     return self.answer({"error": "no"}, 404, {"X-Error-Code": "RevisionNotFound"})
-                siblings = [{"rfilename": one} for one in files]
+                siblings = [{"rfilename": file_name} for file_name in files]
                 return self.answer({"id": name, "sha": "a" * 40, "siblings": siblings, "tags": [], "private": False})
             file = files[path.split("/", 5)[-1]]
             etag = hashlib.sha1(file).hexdigest()

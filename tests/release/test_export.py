@@ -47,12 +47,14 @@ def films():
 def test_films_are_read_as_by_the_checkpoint_alone_and_in_batches(exported, films, format, monkeypatch):
     file = exported / FILES[format]
     monkeypatch.setattr(trust, "_trusted", {"torch.export"})
-    model, other = gazelit.load(exported / "best.ckpt"), gazelit.load(file)
-    assert other.class_names == model.class_names == tuple(CLASSES)
-    assert other.notice == model.notice
+    model, exported_model = gazelit.load(exported / "best.ckpt"), gazelit.load(file)
+    assert exported_model.class_names == model.class_names == tuple(CLASSES)
+    assert exported_model.notice == model.notice
     for batch_size in (1, 3):
         for expected, reading in zip(
-            model.predict(films, batch_size=batch_size), other.predict(films, batch_size=batch_size), strict=True
+            model.predict(films, batch_size=batch_size),
+            exported_model.predict(films, batch_size=batch_size),
+            strict=True,
         ):
             assert reading.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
             assert max(expected.probabilities.values()) - min(expected.probabilities.values()) > 0.02
@@ -160,7 +162,7 @@ def test_a_graph_that_gives_something_else_is_not_written(tmp_path, monkeypatch)
     monkeypatch.setattr(exporting, "read_exported", wrong)
     with pytest.raises(InputError, match=r"best\.pt2: not written, because probabilities differ by up to 0\.0002"):
         exporting.export(path, "torch-export")
-    assert [one.name for one in tmp_path.iterdir()] == ["best.ckpt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
 
 
 def test_what_parity_asks_for():

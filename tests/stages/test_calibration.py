@@ -63,8 +63,10 @@ def test_test_and_infer_use_the_temperature_of_the_checkpoint(calibrated, traine
     film = next((cohort / "mimic-cxr").rglob("*.dcm"))
     for name, checkpoint in (("a", best), ("b", calibrated)):
         run_gazelit("infer", str(film), "--ckpt", str(checkpoint), "--out", name, "--names=file")
-    one, two = (json.loads((tmp_path / name / f"{film.stem}.json").read_text())["probabilities"] for name in "ab")
-    ratio = np.log([one[name] for name in names]), np.log([two[name] for name in names])
+    uncalibrated, tempered = (
+        json.loads((tmp_path / name / f"{film.stem}.json").read_text())["probabilities"] for name in "ab"
+    )
+    ratio = np.log([uncalibrated[name] for name in names]), np.log([tempered[name] for name in names])
     assert np.ptp(ratio[0]) == pytest.approx(np.ptp(ratio[1]) * temperature[0], rel=1e-2)
 
 

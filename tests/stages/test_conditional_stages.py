@@ -217,13 +217,13 @@ def test_what_was_said_is_told_event_by_event_and_the_control_moves_it(store):
     assert gaze.events.phrase_shares[part, 1] == pytest.approx(expected, abs=0.01)
     _, moved = events(phrase_lag=0.5, control="phrases")
     assert np.array_equal(moved.points, gaze.points)
-    for one in module.rows("train"):
-        own = slice(gaze.starts[one], gaze.starts[one + 1])
+    for case in module.rows("train"):
+        own = slice(gaze.starts[case], gaze.starts[case + 1])
         assert np.array_equal(
             np.sort(moved.events.phrase_shares[own], axis=0), np.sort(gaze.events.phrase_shares[own], axis=0)
         )
     assert not np.array_equal(moved.events.phrase_shares, gaze.events.phrase_shares)
-    kept = np.concatenate([np.arange(gaze.starts[one], gaze.starts[one + 1]) for one in module.rows("test")])
+    kept = np.concatenate([np.arange(gaze.starts[case], gaze.starts[case + 1]) for case in module.rows("test")])
     assert np.array_equal(moved.events.phrase_shares[kept], gaze.events.phrase_shares[kept])
 
 

@@ -84,10 +84,10 @@ def test_the_losses_of_two_views_see_all_embeddings(store):
         )
     )[0]
     loss, outputs, _ = stage._step(batch)
-    one, other = (stage.network(batch[key])["embedding"] for key in ("image", "other_view"))
-    assert torch.allclose(outputs["embedding"], one)
+    first, second = (stage.network(batch[key])["embedding"] for key in ("image", "other_view"))
+    assert torch.allclose(outputs["embedding"], first)
     assert loss.item() == pytest.approx(
-        SupervisedContrastiveLoss()(torch.cat([one, other]), torch.arange(6).repeat(2)).item()
+        SupervisedContrastiveLoss()(torch.cat([first, second]), torch.arange(6).repeat(2)).item()
     )
 
 
@@ -124,7 +124,7 @@ def test_balanced_sampling_draws_as_many_of_every_class(store):
     assert [position for _, position in loader.sampler] == drawn[0]
     # No case of the commonest class twice before each of the rarest came.
     common = int(natural.argmax())
-    assert len({one for one in drawn[0] if labels[one] == common}) == counts[common]
+    assert len({row for row in drawn[0] if labels[row] == common}) == counts[common]
 
 
 def test_processes_share_a_balanced_epoch(store):
@@ -135,7 +135,7 @@ def test_processes_share_a_balanced_epoch(store):
     whole = [position for _, position in EpochSampler(dataset, True, 0, 1, 0, classes)]
     shares = [[position for _, position in EpochSampler(dataset, True, 0, 2, rank, classes)] for rank in range(2)]
     assert len(shares[0]) == len(shares[1])
-    together = [one for pair in zip(*shares, strict=True) for one in pair]
+    together = [row for pair in zip(*shares, strict=True) for row in pair]
     assert together[: len(whole)] == whole or sorted(set(together)) == sorted(set(whole))
 
 
@@ -157,8 +157,8 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(loss, store):
         double = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
         stage._step(double)[0].backward()
         gradients.append([parameter.grad for parameter in stage.network.parameters()])
-    for one, other in zip(*gradients, strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-7)
+    for whole, by_parts in zip(*gradients, strict=True):
+        assert torch.allclose(whole, by_parts, rtol=1e-4, atol=1e-7)
 
 
 def test_micro_batches_count_batchnorm_statistics_once(store, tmp_path):

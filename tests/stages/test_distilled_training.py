@@ -98,7 +98,7 @@ def test_a_killed_training_with_teachers_ends_in_the_same_bytes(teacher, store, 
     # What has taught the weights stays known where the resumed run has no teacher any more.
     fit(store, tmp_path / "on", lambda: JointFinetuning(dual()), resume=kept)
     stamp = stamps.read_checkpoint(tmp_path / "on" / "checkpoints" / "last.ckpt")[STAMP_KEY]
-    assert [one["sha256"] for one in stamp["teachers"]] == [sha256_file(teacher)]
+    assert [record["sha256"] for record in stamp["teachers"]] == [sha256_file(teacher)]
 
 
 def take(path, data=DATA, measures=("diagnosis", "saliency"), allowed=False, **options):
@@ -146,17 +146,17 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(make, options, message, 
 
 def test_a_teacher_of_another_split_can_be_insisted_on_and_is_then_known(tmp_path):
     path = save(tmp_path / "a.ckpt", dual())
-    other = {**DATA, "split_sha256": "bbbb"}
-    _, record = take(path, other, allowed=True)
+    resplit = {**DATA, "split_sha256": "bbbb"}
+    _, record = take(path, resplit, allowed=True)
     assert "this is allowed" in record["split_note"]
     # Whoever goes on from the student is told, too: it has learned from that teacher.
     student = stamps.make_stamp(
-        stage="supervised", network=image_only(), data=other, seed=1, parent=None, teachers=[record]
+        stage="supervised", network=image_only(), data=resplit, seed=1, parent=None, teachers=[record]
     )
-    child = stamps.make_stamp(stage="joint", network=dual(), data=other, seed=1, parent={**student, "sha256": "0"})
+    child = stamps.make_stamp(stage="joint", network=dual(), data=resplit, seed=1, parent={**student, "sha256": "0"})
     for stamp in (student, child):
         with pytest.raises(InputError, match="stage 'joint' was trained on another split"):
-            split_guard.check_split("b.ckpt", stamp, other)
+            split_guard.check_split("b.ckpt", stamp, resplit)
     assert [source["stage"] for source in stamps.sources(child)] == ["joint", "supervised", "joint"]
 
 

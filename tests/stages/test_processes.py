@@ -61,7 +61,9 @@ class Training:
         return code
 
 
-def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_both(store, split_file, tmp_path):
+def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_both(
+    store, split_file, tmp_path, run_gazelit
+):
     # One process has no film to give gaze to either.
     gaze = ["--model.network.classifier_pooling=gaze", "--model.gaze_at_test=true"]
     # Its state is a list, which stays empty in that process.
@@ -81,12 +83,10 @@ def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_
     assert len(epochs) >= 1
     # Of one case both are the distance of its confidence from 0 or 1.
     assert epochs["val/multiclass_calibration_error"].tolist() == pytest.approx(epochs["val/ece"].tolist(), abs=1e-6)
-    command = [
-        sys.executable, "-m", "gazelit", "test", "--config=run/config.yaml", "--ckpt_path=run/checkpoints/last.ckpt",
-        "--trainer.logger=false", "--trainer.default_root_dir=tested",
-    ]  # fmt: skip
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    run_gazelit(
+        "test", "--config=run/config.yaml", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.logger=false",
+        "--trainer.default_root_dir=tested", "--trainer.devices=1", "--trainer.strategy=auto",
+    )  # fmt: skip
     assert len(pd.read_parquet(tmp_path / "tested" / "predictions.parquet")) == 1
 
 

@@ -87,7 +87,9 @@ def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twic
     # A reader whom the network does not know is learned from two films; nothing else changes.
     data = GazeDataModule(str(read_twice))
     read = {
-        split: pd.Series([data.reader_names[one.reader] for one in data.cohort.scanpaths(split)]).value_counts()
+        split: pd.Series(
+            [data.reader_names[scanpath.reader] for scanpath in data.cohort.scanpaths(split)]
+        ).value_counts()
         for split in ("train", "test")
     }
     name = next(name for name in "efgh" if read["train"].get(name, 0) > 1 and read["test"].get(name, 0))

@@ -34,18 +34,18 @@ def test_the_schedule_is_torchs_linear_rise_and_cosine_in_one(epochs, warmup, fi
     def optimizer():
         return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
 
-    ours = WarmupCosine(one := optimizer(), epochs, warmup, final)
+    ours = WarmupCosine(optimised := optimizer(), epochs, warmup, final)
     seen = []
     for _ in range(epochs):
         seen.append(ours.get_last_lr()[0])
-        one.step()
+        optimised.step()
         ours.step()
-    other = optimizer()
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(other, epochs - warmup, eta_min=final * 0.4)
+    reference = optimizer()
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(reference, epochs - warmup, eta_min=final * 0.4)
     expected = [0.4 * (epoch + 1) / warmup for epoch in range(warmup)]
     for _ in range(epochs - warmup):
         expected.append(cosine.get_last_lr()[0])
-        other.step()
+        reference.step()
         cosine.step()
     assert seen == pytest.approx(expected)
     assert ours.get_last_lr()[0] == pytest.approx(final * 0.4)
@@ -63,9 +63,9 @@ def test_every_trained_parameter_is_in_one_group_with_its_components_rate():
     )
     groups = stage.configure_optimizers().param_groups
     assert [group["lr"] for group in groups] == [1e-4, 1e-6, 1e-2, 1e-2]
-    members = [{id(one) for one in group["params"]} for group in groups]
-    assert members[1] == {id(one) for one in stage.network.encoder.parameters()}
-    assert members[2] == {id(one) for one in stage.network.classifier.parameters()}
+    members = [{id(weight) for weight in group["params"]} for group in groups]
+    assert members[1] == {id(weight) for weight in stage.network.encoder.parameters()}
+    assert members[2] == {id(weight) for weight in stage.network.classifier.parameters()}
     trained = {id(parameter) for parameter in stage.parameters() if parameter.requires_grad}
     assert set.union(*members) == trained
     assert sum(map(len, members)) == len(trained)
@@ -144,12 +144,12 @@ def test_rates_fall_towards_the_input_by_the_decay():
     stage = SupervisedFinetuning(ClassificationNetwork(vit), layer_decay={"encoder": 0.5})
     stage.make_optimizer = lambda groups: torch.optim.SGD(groups, lr=0.8)
     optimizer = stage.configure_optimizers()
-    rate = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    rate = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert all("lr_scale" not in group for group in optimizer.param_groups)
     assert len(rate) == len(list(stage.parameters()))
     encoder = stage.network.encoder
     of = [
-        {rate[id(one)] for one in part.parameters()}
+        {rate[id(parameter)] for parameter in part.parameters()}
         for part in (encoder.body.patch_embed, *encoder.body.blocks, encoder.to_stride_8)
     ]
     assert all(len(rates) == 1 for rates in of)
@@ -158,7 +158,7 @@ def test_rates_fall_towards_the_input_by_the_decay():
     assert all(later == pytest.approx(2 * earlier) for earlier, later in itertools.pairwise(rates[:4]))
     assert rates[-1] == pytest.approx(0.8)
     assert rate[id(encoder.body.pos_embed)] <= rates[0]
-    assert {rate[id(one)] for one in stage.network.linear_classifier.parameters()} == {0.8}
+    assert {rate[id(parameter)] for parameter in stage.network.linear_classifier.parameters()} == {0.8}
     with pytest.raises(InputError, match="layer_decay: encoder must be above 0 and at most 1"):
         SupervisedFinetuning(ClassificationNetwork(SMALL), layer_decay={"encoder": 1.5})
     both = SupervisedFinetuning(

@@ -145,9 +145,11 @@ def test_gaze_tables_have_the_quirks(egd):
     assert (fixations["FPOGV"] == 1).all()
     # Ticks are written as floats, and advance as the time does.
     assert ".0" in (egd / "eye_gaze.csv").read_text().splitlines()[1].split(",")[5]
-    one = samples[samples["DICOM_ID"] == samples["DICOM_ID"].iloc[-1]]
-    assert np.allclose(np.diff(one["TIMETICK(f=10000000)"]) / 1e7, np.diff(one["Time (in secs)"]), atol=1e-4)
-    assert np.median(np.diff(one["Time (in secs)"])) == pytest.approx(1 / 60, rel=0.05)
+    recording = samples[samples["DICOM_ID"] == samples["DICOM_ID"].iloc[-1]]
+    assert np.allclose(
+        np.diff(recording["TIMETICK(f=10000000)"]) / 1e7, np.diff(recording["Time (in secs)"]), atol=1e-4
+    )
+    assert np.median(np.diff(recording["Time (in secs)"])) == pytest.approx(1 / 60, rel=0.05)
     calibration = samples[samples["DICOM_ID"].str.len() != 44]
     assert calibration["X_ORIGINAL"].between(900, 1020).all()
 
@@ -199,9 +201,9 @@ def test_readers_agree_with_each_other_more_than_with_the_mean_map():
             x, y = position.to_film(fixations.x, fixations.y)
             points = np.stack([(x + 17.9) / 35.8 * 128 - 0.5, (y + 21.5) / 43 * 160 - 0.5, fixations.duration], axis=1)
             maps.append(fixation_density(torch.from_numpy(points), (160, 128), 5.9))
-    one, other = (torch.stack(maps) for maps in readings)
-    between = cc(one, other).mean()
-    centre = cc(one.mean(0).expand_as(other), other).mean()
+    first, second = (torch.stack(maps) for maps in readings)
+    between = cc(first, second).mean()
+    centre = cc(first.mean(0).expand_as(second), second).mean()
     assert between - centre > 0.2
 
 
@@ -217,9 +219,9 @@ def test_the_finding_draws_the_gaze():
 
 def test_a_case_is_a_function_of_seed_and_number():
     plan = plan_cohort(9, 4, 128)[5]
-    one, other = simulate_case(plan, 4), simulate_case(plan, 4)
-    assert np.array_equal(one.film, other.film)
-    assert not np.array_equal(one.film, simulate_case(plan, 5).film)
+    first, again = simulate_case(plan, 4), simulate_case(plan, 4)
+    assert np.array_equal(first.film, again.film)
+    assert not np.array_equal(first.film, simulate_case(plan, 5).film)
 
 
 @pytest.mark.parametrize(

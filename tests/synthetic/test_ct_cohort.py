@@ -285,11 +285,11 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(folder, co
 def test_another_ct_is_another_patient(folder, cohort, tmp_path):
     units, labels = phantom()
     units[36, 28, 20] += 1
-    other = write_ct(tmp_path / "ct", units, labels)
-    assert ct_volume.person(other) != ct_volume.person(folder)
+    second_ct = write_ct(tmp_path / "ct", units, labels)
+    assert ct_volume.person(second_ct) != ct_volume.person(folder)
     with pytest.raises(InputError, match="is not this cohort"):
         write_cohort(
-            cohort, 9, "manifest", seed=3, max_side=100, difficulty="hard", readers=2, body=str(other), workers=1
+            cohort, 9, "manifest", seed=3, max_side=100, difficulty="hard", readers=2, body=str(second_ct), workers=1
         )
 
 

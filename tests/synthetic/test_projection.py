@@ -38,13 +38,13 @@ def test_chords_of_ellipsoids_equal_a_march_through_them(grid, angle, power):
 
 
 def test_overlap_equals_a_march_through_both(grid):
-    one, other = Ellipsoid(-1, 0, 0, 5, 6, 4), Ellipsoid(2, 1, 2, 4, 4, 3)
+    left, right = Ellipsoid(-1, 0, 0, 5, 6, 4), Ellipsoid(2, 1, 2, 4, 4, 3)
 
     def inside(x, y, z):
         first = ((x + 1) / 5) ** 2 + (y / 6) ** 2 + (z / 4) ** 2 <= 1
         return first & (((x - 2) / 4) ** 2 + ((y - 1) / 4) ** 2 + ((z - 2) / 3) ** 2 <= 1)
 
-    ours = overlap(half_chord(one, grid), one.z, half_chord(other, grid), other.z)
+    ours = overlap(half_chord(left, grid), left.z, half_chord(right, grid), right.z)
     assert np.abs(ours - marched(inside, grid)).max() < 0.02
 
 

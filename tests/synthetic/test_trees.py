@@ -108,8 +108,8 @@ def test_readers_agree_with_each_other_more_than_with_other_films(reflacx):
         points[:, :2] *= 64 / np.array([width, height], np.float32)
         maps.setdefault(image, []).append(fixation_density(torch.from_numpy(points), (64, 64), 4.0))
     several = [torch.stack(map_) for map_ in maps.values() if len(map_) >= 4]
-    within = torch.cat([cc(one[:-1], one[1:]) for one in several])
-    firsts = torch.stack([one[0] for one in maps.values()])
+    within = torch.cat([cc(of_film[:-1], of_film[1:]) for of_film in several])
+    firsts = torch.stack([of_film[0] for of_film in maps.values()])
     between = cc(firsts, firsts.roll(3, 0))
     assert within.mean() > between.mean() + 0.1
     assert within.max() < 0.99

@@ -101,6 +101,10 @@ class EGDCXR(Source):
         if coordinates == "published" and point == "BPOG":
             raise InputError("coordinates: EGD-CXR publishes those of FPOG alone; take recomputed with point: BPOG")
 
+    def folders(self) -> tuple[Path, Path]:
+        """See :class:`gazelit.data.store.schema.Source`."""
+        return self.root, self.images
+
     def read(self) -> Recording:
         """See :class:`gazelit.data.store.schema.Source`."""
         require_folder(self.root, "EGD-CXR")

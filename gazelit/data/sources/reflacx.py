@@ -93,6 +93,10 @@ class REFLACX(Source):
         self.certainty = certainty
         self.merge_labels = merge_labels
 
+    def folders(self) -> tuple[Path, Path]:
+        """See :class:`gazelit.data.store.schema.Source`."""
+        return self.root, self.images
+
     def read(self) -> Recording:
         """See :class:`gazelit.data.store.schema.Source`."""
         require_folder(self.root, "REFLACX")

@@ -28,6 +28,7 @@ from gazelit.data.store.films import (
     write_masks,
 )
 from gazelit.data.store.gaze_rows import GazeRows
+from gazelit.data.store.inputs import Inputs
 from gazelit.data.store.schema import Recording, Source
 from gazelit.data.store.store import FORMAT, LETTERBOX_COLUMNS, STORE_FILE, Store
 from gazelit.errors import InputError
@@ -124,12 +125,21 @@ def prepare_by(
     Raises:
         InputError: As :func:`prepare`, and what ``assemble`` raises.
     """
+    # Before anything is read: what changes meanwhile is then another input.
+    inputs = Inputs.of(source, {"format": FORMAT, **options.of_content()})
+    if inputs is not None and (out / STORE_FILE).is_file() and inputs.unchanged(out):
+        store = Store.open(out)
+        logger.info("%s: is up to date", out)
+        return store
     recording = read_source(source)
+    if recording.skipped:
+        # A film that was missing may be there another time, which only reading the source finds out.
+        inputs = None
     if not is_free(out) and not (out / STORE_FILE).is_file():
         raise InputError(f"{out}: exists and is no store; choose another --out")
     with resumable_folder(out) as building:
         try:
-            return _build(recording, source, out, building, options, assemble)
+            return _build(recording, source, out, building, options, assemble, inputs)
         except InputError:
             if not any_decoded(building):
                 shutil.rmtree(building, ignore_errors=True)
@@ -173,12 +183,17 @@ def _build(
     building: Path,
     options: Options,
     assemble: Callable[[Path, str, int], None] | None,
+    inputs: Inputs | None,
 ) -> Store:
     """Makes the store in ``building`` and gives it its name, or finds it made before."""
     gaze, request, chosen = request_of(recording, options, building)
+    films = [*recording.images["path"].iloc[chosen], *recording.masks["path"]]
     if not is_free(out):
         shutil.rmtree(building)
-        return existing(out, request, [*recording.images["path"].iloc[chosen], *recording.masks["path"]])
+        store = existing(out, request, films)
+        if inputs is not None:
+            inputs.record(out, films)
+        return store
     _report_skipped(recording.skipped, building, options.strict)
     if not len(chosen):
         raise InputError(f"no case is left of {len(recording.images)}; first reason: {recording.skipped[0][1]}")
@@ -206,6 +221,8 @@ def _build(
     skipped += lost
     pd.DataFrame(skipped, columns=["image_id", "reason"]).to_csv(building / "skipped.csv", index=False)
     write_identities(building, [*outcomes, *mask_outcomes])
+    if inputs is not None:
+        inputs.record(building, films)
     shutil.rmtree(building / "work")
     names = sorted(path.name for path in building.iterdir() if path.suffix in (".npy", ".parquet"))
     about = {

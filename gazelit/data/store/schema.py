@@ -173,6 +173,13 @@ class Source(ABC):
             InputError: A file or column is missing or unreadable.
         """
 
+    def folders(self) -> tuple[Path, Path] | None:
+        """The folder that holds all that it reads but films, and the one that holds these; None where it is not so.
+
+        With them `gazelit prepare` tells by the files' sizes and times that a store is up to date, without reading.
+        """
+        return None
+
     def options(self) -> dict[str, Any]:
         """What was asked of the source, in primitives and without paths, for the store to tell."""
         return {name: value for name, value in vars(self).items() if isinstance(value, (str, int, float, list, tuple))}

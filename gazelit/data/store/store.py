@@ -10,7 +10,8 @@ A store is a folder that :func:`gazelit.data.store.prepare.prepare` writes:
   said when, who read what, and the tracker's runs;
 - ``masks.npy``, ``masks.parquet``: (M, H, W / 8) bits, and whose they are;
 - ``digests.json``: a digest of every film and mask, for :func:`gazelit.data.store.verify.verify`;
-- ``skipped.csv``: what was left out, with the reason.
+- ``skipped.csv``: what was left out, with the reason;
+- ``films.csv``, ``inputs.json``: what tells that its sources are unchanged (:mod:`gazelit.data.store.inputs`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+"""Steps of pipelines in the process of a test, which saves the imports of a process for each."""
+
+import contextlib
+import io
+import subprocess
+from typing import Any
+
+from gazelit.cli.main import main
+
+_POPEN = subprocess.Popen
+
+
+class _StepHere:
+    """What a pipeline asks of the process of a step; its output goes to the step's log."""
+
+    def __init__(self, arguments: list[str], log: Any) -> None:
+        with io.StringIO() as said:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                try:
+                    self.returncode = main(arguments)
+                except SystemExit as end:
+                    self.returncode = int(end.code or 0)
+            log.write(said.getvalue().encode())
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+def popen(command: Any, **options: Any) -> Any:
+    """In place of ``subprocess.Popen``: ``python -m gazelit`` here, other programs in a process as ever."""
+    if command[1:3] == ["-m", "gazelit"]:
+        return _StepHere(command[3:], options["stdout"])
+    return _POPEN(command, **options)
