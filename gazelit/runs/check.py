@@ -111,8 +111,8 @@ def _cost(tried: Path, step: Planned) -> dict[str, Any]:
     done = read_json(tried / step.tried_in / DONE_FILE)
     # Predictions for a calibration are noted beside the training whose configuration they were made with.
     kind = {"calibrate": "predict"}.get(step.command, step.command)
-    place = step.tried_in.removesuffix("_calibration") if step.command == "calibrate" else step.tried_in
-    path = tried / place / MEASURED.format(kind)
+    measured_in = step.tried_in.removesuffix("_calibration") if step.command == "calibrate" else step.tried_in
+    path = tried / measured_in / MEASURED.format(kind)
     checkpoints = sum(file.stat().st_size for file in (tried / step.tried_in).rglob("*.ckpt"))
     measured = read_json(path) if path.is_file() else {}
     return {"seconds": done["seconds"], "disk": checkpoints, "measured": measured}
