@@ -143,7 +143,7 @@ def make_material(folder: Path, films: int, reference: Path | None) -> None:
         # The dataset has both spellings; the reference reads one of them.
         mask.with_name("mediastanum.png").symlink_to(mask)
     copies = -(-films // SIMULATED)
-    multiply(folder / "cohort", folder / "films", copies)
+    multiply(folder / "cohort", folder / "films", copies + 1)
     for downsample in {downsample for downsample, _, _ in STAGES.values()}:
         size = next(size for other, size, _ in STAGES.values() if other == downsample)
         prepare_ours(folder / "films", folder / f"store-{downsample}", size)
@@ -176,7 +176,9 @@ def multiply(cohort: Path, out: Path, copies: int) -> None:
                     (images / new).parent.mkdir(parents=True, exist_ok=True)
                     (images / new).symlink_to(cohort / "mimic-cxr" / old)
             films = pd.concat(parts)["dicom_id"]
-            pd.DataFrame({"image_id": films, "split": "train"}).to_csv(out / "split.csv", index=False)
+            # Another copy, because no split may be empty.
+            split = ["train"] * (len(films) - len(table)) + (["val", "test"] * len(table))[: len(table)]
+            pd.DataFrame({"image_id": films, "split": split}).to_csv(out / "split.csv", index=False)
         pd.concat(parts).to_csv(tables / f"{name}.csv", index=False)
 
 
@@ -364,7 +366,9 @@ def tutorial_loader(number: str, folder: Path, size: tuple[int, int], batch: int
     class Films(Dataset):  # type: ignore[type-arg]
         def __init__(self, root: Path) -> None:
             self.root = root
-            self.sheet = pd.read_csv(root / "egd-cxr" / "master_sheet.csv")
+            split = pd.read_csv(root / "split.csv")
+            sheet = pd.read_csv(root / "egd-cxr" / "master_sheet.csv")
+            self.sheet = sheet[sheet["dicom_id"].isin(split.loc[split["split"] == "train", "image_id"])]
             self.gaze = dict(list(pd.read_csv(root / "egd-cxr" / "eye_gaze.csv").groupby("DICOM_ID")))
 
         def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""`prepare` where nothing has changed against making the store, and augmentation against a mask that is warped.
+"""`prepare` where nothing has changed, against making the store.
 
 python benchmarks/bench.py --only data_path
 """
@@ -11,11 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import cv2
-import numpy as np
 from measure import Workload
 
-from gazelit.data.images.transforms import Augmentation
 from gazelit.data.sources import REFLACX
 from gazelit.data.store.inputs import INPUTS_FILE
 from gazelit.data.store.prepare import prepare
@@ -25,7 +22,7 @@ FILMS = 6
 
 
 def workloads() -> list[Workload]:
-    return [preparing(), augmenting()]
+    return [preparing()]
 
 
 def preparing() -> Workload:
@@ -53,25 +50,3 @@ def preparing() -> Workload:
         "up to date": lambda: prepare(source, store, workers=1),
     }
     return Workload("prepare", ways)
-
-
-def augmenting() -> Workload:
-    """Ten images of 640 × 512 with a letterbox and 45 fixations: albumentations with the mask as an image."""
-    rng = np.random.default_rng(0)
-    image = cv2.GaussianBlur(rng.integers(0, 256, (640, 512)).astype(np.uint8), (0, 0), 3)
-    mask = np.zeros((640, 512), bool)
-    mask[:, 20:490] = True
-    points = np.column_stack([rng.uniform(0, 511, 45), rng.uniform(0, 639, 45), np.ones(45)]).astype(np.float32)
-    sigma = np.full((45, 2), 15, np.float32)
-    augmentation = Augmentation()
-
-    def warped() -> None:
-        for seed in range(10):
-            augmentation._compose.set_random_seed(seed)
-            augmentation._compose(image=image[..., None], mask=mask.astype(np.uint8), keypoints=points[:, :2])
-
-    def as_numbers() -> None:
-        for seed in range(10):
-            augmentation(image, mask, points, sigma, seed)
-
-    return Workload("augmentation", {"mask warped by albumentations": warped, "gazelit": as_numbers})

@@ -136,6 +136,11 @@ COMMANDS = {
         positional="pattern",
         about="what names must contain; all unless given",
     ),
+    "embed": Command(
+        "gazelit.deploy.embed:embed",
+        "write a frozen encoder's features of a store's films, for stages to read instead of running it",
+        positional="store",
+    ),
     "lineage": Command(
         "gazelit.checkpoints.ancestry:print_lineage",
         "print the chain of stages a checkpoint comes from",

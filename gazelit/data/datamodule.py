@@ -242,6 +242,7 @@ class GazeDataModule(L.LightningDataModule):
         # Before workers are started with it, and for as long as this loader's cases are taken.
         stage = self.trainer.lightning_module if self.trainer else None
         dataset.with_events = self.with_events or bool(getattr(stage, "needs_events", False))
+        dataset.without_films = bool(getattr(stage, "reads_features_alone", False))
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         classes = self.labels[dataset.rows] if self.loading.sampling == "balanced" else None

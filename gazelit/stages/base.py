@@ -19,6 +19,7 @@ from gazelit.checkpoints import formats, handoff, stamps, teachers
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss
 from gazelit.metrics.custom import check_metrics
+from gazelit.models.adapters import keep_statistics
 from gazelit.models.execution import Execution, apply_execution, layers_of, shard, unreached
 from gazelit.models.network import Network
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
@@ -151,6 +152,7 @@ class Stage(EvaluatedModule):
     def train(self, mode: bool = True) -> Stage:
         """Sets the training mode; frozen components stay in evaluation mode, so BatchNorm statistics cannot drift."""
         super().train(mode)
+        keep_statistics(self.network)
         for component in self.frozen:
             self.network.get_submodule(component).eval()
         return self

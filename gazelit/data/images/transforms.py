@@ -14,8 +14,6 @@ from gazelit.data.images.geometry import on_image
 
 #: Three points whose images show the linear part of a transformation.
 _FRAME = np.array([[0, 0], [100, 0], [0, 100]], np.float32)
-#: A slope below which a row of an image is level.
-_LEVEL = 1e-9
 
 
 class Augmented(NamedTuple):
@@ -110,63 +108,15 @@ class Augmentation:
         """
         self._compose.set_random_seed(seed)
         keypoints = np.concatenate([_FRAME, points[:, :2]])
+        result = self._compose(image=image[..., None], mask=mask.astype(np.uint8), keypoints=keypoints)
         height, width = image.shape
-        rectangle = _rectangle(mask)
-        given = {} if rectangle is not None else {"mask": mask.astype(np.uint8)}
-        result = self._compose(image=image[..., None], keypoints=keypoints, **given)
         positions = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)
         moved = np.concatenate([positions[len(_FRAME) :], points[:, 2:]], axis=1)
         linear = (positions[1 : len(_FRAME)] - positions[0]).T / _FRAME.max()
         inside = on_image(moved[:, 0], moved[:, 1], width, height)
-        pixels = result["image"].reshape(height, width)
-        if rectangle is None:
-            seen = result["mask"].astype(bool)
-        else:
-            seen = _moved(rectangle, linear.astype(np.float64), positions[0].astype(np.float64), (height, width))
+        pixels, seen = result["image"].reshape(height, width), result["mask"].astype(bool)
         if pixels.dtype != np.uint8:
             pixels = np.clip(pixels, 0, 1)
         # A change of brightness would show the network where the padding is.
         pixels[~seen] = 0
         return Augmented(pixels, seen, moved[inside], np.sqrt(sigma[inside] ** 2 @ (linear**2).T), inside)
-
-
-def _rectangle(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of a mask that is a rectangle (ends excluded); None of any other."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    return (top, bottom, left, right) if mask[top:bottom, left:right].all() else None
-
-
-def _moved(
-    rectangle: tuple[int, int, int, int],
-    linear: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    size: tuple[int, int],
-) -> NDArray[np.bool_]:
-    """The mask of a rectangle after an affine transformation: where the centre of a pixel comes from within it.
-
-    Each row of it is one run of pixels, so that six numbers do what warping a mask does, for half of the cost of a
-    case's augmentation.
-
-    Args:
-        rectangle: Top, bottom, left and right.
-        linear: (2, 2) linear part of the transformation.
-        origin: (2,) where (0, 0) comes to lie.
-        size: (H, W).
-    """
-    top, bottom, left, right = rectangle
-    (xx, xy), (yx, yy) = np.linalg.inv(linear)
-    y = np.arange(size[0]) - origin[1]
-    first, last = np.full(size[0], -np.inf), np.full(size[0], np.inf)
-    # From x and y of the result those of the source: slope * x + rest, which must lie between two edges.
-    for slope, rest, low, high in ((xx, xy * y, left, right), (yx, yy * y, top, bottom)):
-        low_rest, high_rest = low - 0.5 - rest, high - 0.5 - rest
-        if abs(slope) < _LEVEL:
-            last[(low_rest > 0) | (high_rest <= 0)] = -np.inf
-            continue
-        ends = np.sort([low_rest / slope, high_rest / slope], axis=0)
-        first, last = np.maximum(first, ends[0]), np.minimum(last, ends[1])
-    x = np.arange(size[1]) - origin[0]
-    return (x >= first[:, None]) & (x < last[:, None])

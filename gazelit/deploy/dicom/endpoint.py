@@ -82,14 +82,11 @@ class Certificates:
         Raises:
             InputError: It would listen beyond loopback without TLS, or a file cannot be used.
         """
-        if self.certificate is None:
-            if is_loopback(host):
-                return None
-            raise InputError(f"{option}: {host} is reached from other machines; give --tls_certificate and --tls_key")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if self.authority is not None:
+        refusal = f"{option}: {host} is reached from other machines; give --tls_certificate and --tls_key"
+        context = self._context(ssl.PROTOCOL_TLS_SERVER, self.certificate, host, refusal)
+        if context is not None and self.authority is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-        return self._loaded(context)
+        return context
 
     def client(self, host: str, option: str) -> ssl.SSLContext | None:
         """What a calling side needs; None on loopback without certificates.
@@ -97,14 +94,16 @@ class Certificates:
         Raises:
             InputError: It would call beyond loopback without TLS, or a file cannot be used.
         """
-        if self.authority is None:
+        refusal = f"{option}: {host} is another machine; give --tls_authority, whose certificate it has"
+        return self._context(ssl.PROTOCOL_TLS_CLIENT, self.authority, host, refusal)
+
+    def _context(self, protocol: int, needed: Path | None, host: str, refusal: str) -> ssl.SSLContext | None:
+        """TLS of either side with all certificates at hand; only on loopback may the one needed be missing."""
+        if needed is None:
             if is_loopback(host):
                 return None
-            raise InputError(f"{option}: {host} is another machine; give --tls_authority, whose certificate it has")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return self._loaded(context)
-
-    def _loaded(self, context: ssl.SSLContext) -> ssl.SSLContext:
+            raise InputError(refusal)
+        context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             if self.certificate is not None:
