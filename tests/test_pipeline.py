@@ -25,7 +25,8 @@ from gazelit.data.sources import EGDCXR
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
-from gazelit.runs.pipeline import ExternalTest, StageStep, run
+from gazelit.runs.pipeline import run
+from gazelit.runs.stage_steps import ExternalTest, StageStep
 from gazelit.runs.status import run_status
 from gazelit.synthetic.cohort import write_cohort
 from tests.steps_here import popen

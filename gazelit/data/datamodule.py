@@ -21,7 +21,7 @@ from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_n
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochLoader, EpochSampler, Processes, outlive_sigterm
+from gazelit.data.sampling import EpochLoader, EpochSampler, Processes, ends_with_interpreter, outlive_signals
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -252,17 +252,18 @@ class GazeDataModule(L.LightningDataModule):
             processes = replace(processes, rank=0)
         # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
         drops = shuffle and len(dataset) >= batch_size * processes.count
-        return (EpochLoader if shuffle else DataLoader)(
+        loader = (EpochLoader if shuffle else DataLoader)(
             dataset,
             batch_size=batch_size,
             sampler=EpochSampler(dataset, shuffle, self.seed, processes, classes, pads=not drops),
             num_workers=self.loading.num_workers,
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=outlive_signals,
             collate_fn=collate_none if without_case else collate,
             drop_last=drops,
             persistent_workers=self.loading.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+        return ends_with_interpreter(loader)
 
     def _processes(self, shuffle: bool) -> Processes:
         """Who shares the cases: the trainer's processes."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data.distributed import DistributedSampler
 
 from gazelit.data.dataset import GazeDataset
@@ -136,15 +139,37 @@ class EpochSampler(DistributedSampler[Any]):
         return {"seed": self.seed, "balanced": self._classes is not None, "cases": digest}
 
 
-def outlive_sigterm(worker: int) -> None:
-    """Lets a loader's process go on where SIGTERM is sent to all of a training's, as batch systems do.
+def outlive_signals(worker: int) -> None:
+    """Lets a loader's process go on where SIGTERM or Ctrl-C is sent to all of a training's.
 
-    The training ends at its next step, for which it needs the batch; workers end with the process that loads.
+    Batch systems and terminals do. The training ends at its next step, for which it needs the batch, and Ctrl-C by its
+    own clean-up; workers end with the process that loads.
 
     Args:
         worker: Its number.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+_LOADERS: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+
+
+def ends_with_interpreter(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Has a loader's processes ended when the interpreter ends, if nothing did before; returns the loader.
+
+    An error in a validation leaves those of the training. Python would send them SIGTERM, which they ignore, and wait.
+    """
+    _LOADERS.add(loader)
+    return loader
+
+
+@atexit.register
+def _end_processes() -> None:
+    for loader in list(_LOADERS):
+        # As Lightning ends them.
+        if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+            loader._iterator._shutdown_workers()
 
 
 class EpochLoader(DataLoader[Any]):

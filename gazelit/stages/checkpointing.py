@@ -8,20 +8,28 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from gazelit.data.sampling import EpochLoader
 from gazelit.errors import InputError
-from gazelit.stages.unfinished_epoch import is_amid, is_validated
+from gazelit.stages.base import Stage
+from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, is_validated
 
 logger = logging.getLogger("gazelit")
 
 #: What a shell tells of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
+#: Of what an unfinished epoch's checkpoint has, whether only a validation is missing.
+_IN_VALIDATION = "in_validation"
+#: Where a checkpoint has how far validation is.
+_VALIDATED = "epoch_loop.val_loop.batch_progress"
 #: Seconds that a process has to end after another one of its training did.
 GRACE = 10.0
 
@@ -108,10 +116,11 @@ class EarlyEnd(Callback):
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
     (Lightning's own is 0, which reads as finished). ``last.ckpt`` is then of that step, and holds what of the epoch is
-    behind it, so that a resumed run ends in the bytes of an undisturbed one. A validation under way is finished first,
-    and its epoch with it. Where the training data are loaded by something else than
-    :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and the last finished
-    epoch stays what a resumed run goes on from.
+    behind it, so that a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next
+    batch; the resumed run begins it again. Two are finished first: one of averaged weights, which the model holds in
+    place of its own, and one between batches whose gradients accumulate. Where the training data are loaded by
+    something else than :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and
+    the last finished epoch stays what a resumed run goes on from.
 
     Where a process of several dies, the others get an error from their next exchange or hang in it; they have
     ``GRACE`` seconds to end by themselves.
@@ -121,6 +130,8 @@ class EarlyEnd(Callback):
         # Not an event: averaging callbacks copy the trainer.
         self._ended = False
         self._terminated = False
+        self._in_validation = self._validates_again = False
+        self._common_batches = 0
         self._left = "last.ckpt is of the last finished epoch"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -131,7 +142,7 @@ class EarlyEnd(Callback):
             threading.Thread(target=self._watch, args=(parent,), daemon=True, name="parent-watch").start()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM over.
+        """Takes SIGTERM over, and has a validation run that was broken off.
 
         Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. Where there
         are several processes, it exchanges a message, and hangs where it interrupts two of them at different points of
@@ -139,6 +150,10 @@ class EarlyEnd(Callback):
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
+        if self._validates_again and not trainer.sanity_checking:
+            # Lightning finds such a state only where an error in the step of a validation left it.
+            trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+            self._validates_again = False
 
     on_sanity_check_start = on_train_start
 
@@ -158,12 +173,66 @@ class EarlyEnd(Callback):
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if is_followed or not is_step or 0 < trainer.max_steps <= trainer.global_step:
             return
-        checkpoints = [each for each in trainer.checkpoint_callbacks if isinstance(each, StageCheckpoint)]
-        for checkpoint in checkpoints:
-            if checkpoint.keeps_last and not checkpoint.save_weights_only and is_amid(trainer):
-                path = checkpoint.write_last(trainer, is_over=False)
-                self._left = f"{path.name} is of step {trainer.global_step}"
+        if self._can_save(trainer, pl_module):
+            self._save(trainer)
         raise SIGTERMException
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finds how many batches every process has: they can only agree while all of them have one."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            own = torch.tensor(sum(int(count) for count in trainer.num_val_batches), device=pl_module.device)
+            self._common_batches = int(trainer.strategy.reduce(own, reduce_op="min"))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Saves the step before a training's validation and ends all processes if one of them got SIGTERM."""
+        is_of_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not is_of_training or batch_idx >= self._common_batches or not self._is_told_to_end(trainer):
+            return
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        batches = trainer.fit_loop.epoch_loop.batch_idx + 1
+        is_step = trainer.is_last_batch or batches % trainer.accumulate_grad_batches == 0
+        is_over = 0 < trainer.max_steps <= trainer.global_step
+        if averages or is_over or not is_step or not self._can_save(trainer, pl_module):
+            return
+        self._in_validation = True
+        self._save(trainer)
+        self._left += ", its validation is run again"
+        # Lightning would tear the validation down alone, and leave the training's loader with its processes.
+        trainer.training = True
+        raise SIGTERMException
+
+    def _can_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        is_resumable = isinstance(trainer.train_dataloader, EpochLoader) and isinstance(pl_module, Stage)
+        return is_resumable and bool(_whole_last(trainer))
+
+    def _save(self, trainer: L.Trainer) -> None:
+        """Writes ``last.ckpt`` of this step."""
+        for checkpoint in _whole_last(trainer):
+            path = checkpoint.write_last(trainer, is_over=False)
+            self._left = f"{path.name} is of step {trainer.global_step}"
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds to a checkpoint before a validation, also one behind an epoch's last batch, that it is missing."""
+        if not self._in_validation:
+            return
+        checkpoint[UNFINISHED_KEY] = {**cast(Stage, pl_module).interrupted_epoch(), _IN_VALIDATION: True}
+        # As if it had not begun.
+        progress = checkpoint["loops"]["fit_loop"][_VALIDATED]
+        for name, count in progress["current"].items():
+            progress["total"][name] -= count
+            progress["current"][name] = 0
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes that a validation is missing."""
+        self._validates_again = _IN_VALIDATION in checkpoint.get(UNFINISHED_KEY, {})
 
     def _is_told_to_end(self, trainer: L.Trainer) -> bool:
         if trainer.world_size == 1:
@@ -198,3 +267,9 @@ class EarlyEnd(Callback):
         if not self._ended:
             # A collective of C++ does not look at signals.
             os._exit(1)
+
+
+def _whole_last(trainer: L.Trainer) -> list[StageCheckpoint]:
+    """The callbacks that keep a ``last.ckpt`` which a training can go on from."""
+    callbacks = [each for each in trainer.checkpoint_callbacks if isinstance(each, StageCheckpoint)]
+    return [each for each in callbacks if each.keeps_last and not each.save_weights_only]

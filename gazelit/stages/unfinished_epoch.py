@@ -37,10 +37,12 @@ def number_batches(trainer: L.Trainer) -> None:
     processes or batches.
     """
     loader = trainer.train_dataloader
-    if not isinstance(loader, EpochLoader) or not loader.sampler.seen:
+    if not isinstance(loader, EpochLoader):
         return
     batches = int(trainer.num_training_batches)
     counts = trainer.fit_loop.epoch_loop.batch_progress.current
-    moved = min(len(loader) - loader.batches_left, batches - 1) - counts.ready
+    # Where nothing is left, the validation behind the last batch is what was interrupted.
+    done = min(len(loader) - loader.batches_left, batches - 1) if loader.sampler.seen else batches
+    moved = done - counts.ready
     for name in ("ready", "started", "processed", "completed"):
         setattr(counts, name, getattr(counts, name) + moved)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from gazelit.data.sampling import EpochLoader, EpochSampler, Processes, outlive_sigterm
+from gazelit.data.sampling import EpochLoader, EpochSampler, Processes, outlive_signals
 from gazelit.errors import InputError
 
 
@@ -34,7 +34,7 @@ def loaders(count, world=1, nodes=1, workers=0, batch=4, state=None, epoch=2, cl
         )  # fmt: skip
         loader = EpochLoader(
             cases, batch_size=batch, sampler=sampler, num_workers=workers, drop_last=not sampler.pads,
-            persistent_workers=workers > 0, worker_init_fn=outlive_sigterm,
+            persistent_workers=workers > 0, worker_init_fn=outlive_signals,
         )  # fmt: skip
         if state is not None:
             loader.load_state_dict(state)
