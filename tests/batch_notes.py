@@ -8,7 +8,7 @@ import lightning as L
 
 
 class BatchNotes(L.Callback):
-    """Writes down each process's films, a line a batch, behind its epoch; one process may kill itself.
+    """Writes down each process's films, a line a batch, behind epoch and rank; one process may kill itself.
 
     Args:
         notes: File to write to.
@@ -24,5 +24,6 @@ class BatchNotes(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        numbers = [trainer.current_epoch, trainer.global_rank, *batch["index"].tolist()]
         with self.notes.open("a") as file:
-            file.write(" ".join(map(str, [trainer.current_epoch, *batch["index"].tolist()])) + "\n")
+            file.write(" ".join(map(str, numbers)) + "\n")

@@ -361,6 +361,10 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path
             assert torch.allclose(value.float(), weights[1][key].float(), rtol=1e-5, atol=1e-6), key
 
 
+def noted(path):
+    return [list(map(int, line.split())) for line in path.read_text().splitlines()]
+
+
 def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, run_gazelit, tmp_path):
     """One of them is killed at a random step of the second epoch; what went on saw every film once."""
     import socket
@@ -377,7 +381,7 @@ def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, 
     command = [
         "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test",
         f"--rdzv-endpoint=127.0.0.1:{port}", "-m", "gazelit", *options, f"--trainer.callbacks.killed_at={killed_at}",
-        "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp",
+        "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp", "--data.loader.sampling=by_node",
     ]  # fmt: skip
     agents = [launch(tmp_path, *command) for _ in range(2)]
     said = [agent.communicate(timeout=300)[0] for agent in agents]
@@ -387,12 +391,15 @@ def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, 
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["global_step"]) == (1, killed_at), said
     train = len(GazeDataModule(str(store)).rows("train"))
-    seen = [list(map(int, line.split())) for line in (tmp_path / "films.txt").read_text().splitlines()]
+    seen = noted(tmp_path / "films.txt")
     assert len(seen) == 2 * killed_at
+    # Each node had a part of the store of its own, the same in both epochs.
+    first, second = ({film for _, rank, *batch in seen for film in batch if rank == node} for node in range(2))
+    assert not first & second
     run_gazelit(*options, "--ckpt_path=last")
-    seen = [list(map(int, line.split())) for line in (tmp_path / "films.txt").read_text().splitlines()]
+    seen = noted(tmp_path / "films.txt")
     for epoch in (0, 1):
-        films = [film for number, *batch in seen for film in batch if number == epoch]
+        films = [film for number, _, *batch in seen for film in batch if number == epoch]
         assert len(set(films)) == len(films), seen
         # A step of four films in the first epoch, of two where one process went on.
         assert len(films) == train - train % (4, 2)[epoch], seen
