@@ -151,6 +151,8 @@ def make_material(folder: Path, films: int, reference: Path | None) -> None:
             command = [sys.executable, str(HERE), "--reference", str(reference)]
             subprocess.run([*command, "--worker", "material", str(downsample), str(folder)], check=True)
             made = folder / f"reference-{downsample}" / "Train"
+            # Its loader of validation films is made, if never used, and may not be empty.
+            shutil.copy(next(made.iterdir()), made.with_name("Valid"))
             for file in list(made.iterdir()):
                 for copy in range(1, copies):
                     shutil.copy(file, file.with_stem(f"{file.stem}-{copy}"))
@@ -172,6 +174,7 @@ def multiply(cohort: Path, out: Path, copies: int) -> None:
             for copy, part in enumerate(parts):
                 part["path"] = [f"files/p10/p10000000/s50000000/{film}.dcm" for film in part["dicom_id"]]
                 part["patient_id"] = [f"{10000000 + copy * len(part) + row}" for row in range(len(part))]
+                part["study_id"] = part["patient_id"]
                 for old, new in zip(table["path"], part["path"], strict=True):
                     (images / new).parent.mkdir(parents=True, exist_ok=True)
                     (images / new).symlink_to(cohort / "mimic-cxr" / old)
