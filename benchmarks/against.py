@@ -122,6 +122,8 @@ def run_one(workload: str, way: str, folder: Path, reference: Path | None) -> No
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    # What is written on the way goes when the measurement ends.
+    tempfile.tempdir = str(folder)
     # The reference's code is of other versions of its libraries; what they say of it is not about what is measured.
     warnings.simplefilter("ignore")
     call = PREPARED_CALLS[workload](way, folder, reference)
@@ -317,7 +319,7 @@ def enter(reference: Path | None, part: str) -> None:
     plain = torchvision.models.densenet201
     torchvision.models.densenet201 = lambda pretrained: plain()
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau
-    torch.optim.lr_scheduler.ReduceLROnPlateau = functools.wraps(scheduler)(  # type: ignore[misc]
+    torch.optim.lr_scheduler.ReduceLROnPlateau = (  # type: ignore[misc]
         lambda *given, verbose, **named: scheduler(*given, **named)
     )
 
