@@ -5,13 +5,16 @@ import shutil
 import signal
 from pathlib import Path
 
+import lightning as L
 import pandas as pd
 import pytest
 import torch
 import yaml
+from lightning.pytorch.trainer.call import _call_and_handle_interrupt
 
 from gazelit.checkpoints import stamps
 from gazelit.checkpoints.stamps import STAMP_KEY
+from gazelit.cli.main import main
 from gazelit.files import sha256_file
 from tests.tiny import tiny
 
@@ -34,8 +37,6 @@ def fit(run_gazelit, stage, store, folder, *options, epochs=1, code=0):
 @pytest.fixture(scope="module")
 def runs(store, tmp_path_factory):
     """Stage 2, and stage 3 handed over from it, each after one step."""
-    from gazelit.cli.main import main
-
     root = tmp_path_factory.mktemp("runs")
 
     def run(*arguments, code=0):
@@ -311,3 +312,21 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(run_gazelit, store, tmp_path
     expected = f"interrupted: go on with --ckpt_path={last}" if epoch else "interrupted: no epoch was finished"
     assert expected in printed
     assert last.is_file() == bool(epoch)
+
+
+def test_ctrl_c_that_lightning_turns_into_an_exit_ends_any_command_with_130(monkeypatch, capsys):
+    def command(args):
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+        def interrupted():
+            raise KeyboardInterrupt
+
+        _call_and_handle_interrupt(trainer, interrupted)
+
+    monkeypatch.setattr("gazelit.cli.training.GazeCLI", command)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["test", "--config=stage1.yaml"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().err.endswith("gazelit: interrupted\n")

@@ -15,7 +15,7 @@ from gazelit.configs import (
     take_preset,
 )
 from gazelit.errors import InputError
-from gazelit.runs.pipeline import StageStep, _arms, _check
+from gazelit.runs.stage_steps import StageStep, arms_of, check_stages
 from tests.tiny import TINY_LEAN, tiny
 
 STAGE_CONFIGS = sorted(str(path.relative_to(config_root())) for path in config_root().rglob("stage?.yaml"))
@@ -208,8 +208,8 @@ def steps(config, preset=None):
 @pytest.mark.parametrize("config", PIPELINES)
 def test_pipelines_name_shipped_configurations_and_stages_before_those_that_follow(config):
     stages, arms = steps(config)
-    _check(stages, "best", 1, None)
-    tested = _arms(stages, arms)
+    check_stages(stages, "best", 1, None)
+    tested = arms_of(stages, arms)
     for stage in stages:
         for name in [stage.config] if isinstance(stage.config, str) else stage.config:
             assert find_config(name).is_relative_to(config_root())

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from gazelit.cli import doctor as module
-from gazelit.cli.doctor import doctor
 from gazelit.cli.main import main
 from gazelit.errors import InputError
+from gazelit.runs import doctor as module
+from gazelit.runs.doctor import doctor
 
 
 def found(capsys) -> dict[str, dict[str, str]]:

@@ -1,8 +1,6 @@
 """An encoder, a stage, a loss, a metric and a dataset from a file outside the package, trained from YAML alone."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pandas as pd
@@ -29,17 +27,21 @@ def outside(tmp_path_factory):
     return folder
 
 
-def gazelit(folder, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    result = subprocess.run(
-        [sys.executable, "-m", "gazelit", *map(str, arguments)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return result.stderr
+@pytest.fixture
+def gazelit(outside, run_gazelit, monkeypatch):
+    """Runs a command in that folder, as if in a process of its own: nothing of the file is imported before."""
+    monkeypatch.chdir(outside)
+    monkeypatch.syspath_prepend(outside)
+
+    def run(*arguments):
+        sys.modules.pop("mine", None)
+        return run_gazelit(*map(str, arguments))
+
+    yield run
+    sys.modules.pop("mine", None)
 
 
-def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(outside, cohort):
+def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(outside, gazelit):
     films = outside / "films"
     films.mkdir()
     rows = ["film,patient,age,x,y"]
@@ -51,7 +53,7 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
         Image.fromarray(pixels).save(films / f"{number}.png")
         rows.append(f"{number}.png,p{number},{30 + number * 4},{20 + number},{40 + number}")
     (films / "films.csv").write_text("\n".join(rows) + "\n")
-    printed = gazelit(outside, "prepare", "--source=mine.FilmFolder", "--source.root=films", "--size=[64, 64]",
+    printed = gazelit("prepare", "--source=mine.FilmFolder", "--source.root=films", "--size=[64, 64]",
                       "--workers=1", "--out=store")  # fmt: skip
     assert "12 cases" in printed
     small = [
@@ -59,7 +61,7 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
         "--data.split.val_fraction=0.25",
         "--data.split.test_fraction=0.25",
     ]
-    printed = gazelit(outside, "fit", "--config=mine.yaml", *small, "--trainer.max_epochs=2",
+    printed = gazelit("fit", "--config=mine.yaml", *small, "--trainer.max_epochs=2",
                       "--model.loss.quantile=0.5", "--checkpoint.dirpath=run/checkpoints")  # fmt: skip
     assert "stage 'bone_age'" in printed
     epochs = pd.read_csv(outside / "run" / "epochs.csv")
@@ -67,7 +69,7 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
     # The loss at the median is half of the mean error.
     assert (epochs["val/age_error"] / 2).tolist() == pytest.approx(epochs["val/loss"].tolist(), rel=1e-5)
     # Its encoder is handed over to a stage of gazelit's.
-    printed = gazelit(outside, "fit", "--config=presets/quick/stage2.yaml", *tiny(2, outside / "store"),
+    printed = gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, outside / "store"),
                       "--data.gaze.sigma_unit=px", "--data.gaze.sigma=4",
                       "--data.split.val_fraction=0.25", "--data.split.test_fraction=0.25",
                       "--data.labels=[]", "--data.exclusive=false",
@@ -75,9 +77,9 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
                       "--trainer.max_epochs=1", "--ckpt_path=run/checkpoints/best.ckpt",
                       "--checkpoint.dirpath=next/checkpoints")  # fmt: skip
     assert "loaded encoder" in printed
-    gazelit(outside, "lineage", "next/checkpoints/best.ckpt")
+    gazelit("lineage", "next/checkpoints/best.ckpt")
     # What a run saved may name the user's classes once their module is trusted.
-    gazelit(outside, "test", "--config=run/config.yaml", "--trust=mine", "--trainer.logger=false",
+    gazelit("test", "--config=run/config.yaml", "--trust=mine", "--trainer.logger=false",
             "--trainer.default_root_dir=tested")  # fmt: skip
     metrics = json.loads((outside / "tested" / "metrics.json").read_text())
     predictions = pd.read_parquet(outside / "tested" / "predictions.parquet")

@@ -41,3 +41,14 @@ def test_faults_of_the_machine_are_one_line(error, line):
 def test_a_checkpoint_that_a_later_step_needs_is_missed_by_name(tmp_path):
     with pytest.raises(InputError, match=r"contrastive/checkpoints/best\.ckpt: no such file, although"):
         checkpoint_digest(tmp_path / "contrastive" / "checkpoints" / "best.ckpt")
+
+
+def test_a_batch_whose_sender_was_killed_is_one_line():
+    program = "def _try_get_data():\n    raise FileNotFoundError(2, 'No such file or directory')"
+    names: dict = {}
+    exec(compile(program, "torch/utils/data/dataloader.py", "exec"), names)
+    with pytest.raises(FileNotFoundError) as raised:
+        names["_try_get_data"]()
+    assert "a loader's process was killed" in mistake_behind(raised.value)
+    # Not every file that is missing.
+    assert mistake_behind(FileNotFoundError(2, "No such file or directory")) is None

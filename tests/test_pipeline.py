@@ -1,6 +1,8 @@
 """The orchestrator: order, skipping, resuming after SIGKILL, and refusing to mix settings."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -18,13 +20,16 @@ import pytest
 import yaml
 
 import gazelit
+from gazelit.cli.main import main
 from gazelit.data.sources import EGDCXR
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
-from gazelit.runs.pipeline import ExternalTest, StageStep, run
+from gazelit.runs.pipeline import run
+from gazelit.runs.stage_steps import ExternalTest, StageStep
 from gazelit.runs.status import run_status
 from gazelit.synthetic.cohort import write_cohort
+from tests.steps_here import popen
 from tests.tiny import tiny
 
 MICRO = {
@@ -423,32 +428,39 @@ def test_missing_store_says_how_to_make_one(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def arms_file(folder, stages, arms, **members):
+    """A pipeline of arms that make one pass each."""
+    overrides = ["--trainer.max_epochs=1"]
+    path = folder / "arms.yaml"
+    path.write_text(yaml.safe_dump({"stages": stages, "arms": arms, "overrides": overrides, **members}))
+    return path
+
+
 @pytest.fixture(scope="module")
-def compared(store, tmp_path_factory):
-    """Two arms that share nothing, over three folds, two of them at a time."""
+def compared(store, tmp_path_factory, lightning_imported):
+    """The folder of two arms that share nothing, over three folds, whose steps ran in this process."""
     folder = tmp_path_factory.mktemp("arms")
     stages = [
         {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": tiny(1, store)},
         {"name": "joint", "config": "presets/quick/stage3.yaml", "after": None, "overrides": tiny(3, store)},
     ]
-    pipeline = {
-        "stages": stages, "arms": {"both": "joint", "diagnosis": "alone"}, "folds": 3,
-        "overrides": ["--trainer.max_epochs=1"],
-    }  # fmt: skip
-    path, out = folder / "arms.yaml", folder / "run"
-    path.write_text(yaml.safe_dump(pipeline))
+    path, out = arms_file(folder, stages, {"both": "joint", "diagnosis": "alone"}, folds=3), folder / "run"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
+        patch.setattr("subprocess.Popen", popen)
+        assert main(command(path, store, out)[3:]) == 0, said.getvalue()
+    return out
+
+
+def test_a_training_beside_another_ends_in_the_weights_of_one_by_itself(store, run_gazelit, tmp_path, monkeypatch):
+    import torch
+
+    alone = {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": tiny(1, store)}
+    path, out = arms_file(tmp_path, [alone], {"diagnosis": "alone"}, seeds=2), tmp_path / "run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     side_by_side = [*command(path, store, out), "--jobs=2"]
     result = subprocess.run(side_by_side, capture_output=True, text=True, check=False, env=environment)
-    return out, result
-
-
-def test_a_training_beside_others_ends_in_the_weights_of_one_by_itself(compared, run_gazelit, tmp_path, monkeypatch):
-    import torch
-
-    out, result = compared
     assert result.returncode == 0, result.stderr
-    step = out / "fold-1" / "alone"
+    step = out / "seed-1" / "alone"
     words = shlex.split(json.loads((step / "done.json").read_text())["command"])[1:]
     kept = [word for word in words if not word.startswith(("--trainer.default_root_dir", "--checkpoint.dirpath"))]
     monkeypatch.chdir(out)
@@ -469,8 +481,7 @@ def test_a_training_beside_others_ends_in_the_weights_of_one_by_itself(compared,
 def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, store):
     import pandas as pd
 
-    out, result = compared
-    assert result.returncode == 0, result.stderr
+    out = compared
     cases = pd.read_parquet(store / "cases.parquet")
     for arm in ("both", "diagnosis"):
         tables = [pd.read_parquet(out / f"fold-{fold}" / f"test_{arm}" / "predictions.parquet") for fold in range(3)]

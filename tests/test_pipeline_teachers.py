@@ -13,7 +13,8 @@ from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.runs import pipeline
 from gazelit.runs.members import members_of
-from gazelit.runs.pipeline import StageStep, run
+from gazelit.runs.pipeline import run
+from gazelit.runs.stage_steps import StageStep
 from gazelit.runs.step_key import step_key
 from tests.tiny import tiny
 

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from gazelit.checkpoints.stamps import STAMP_KEY, component_state, read_checkpoint
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
+from gazelit.models.adapters import merged_state, state_for, without_adapters
 from gazelit.models.network import Network
 from gazelit.models.weights import check_fit
 
@@ -23,6 +26,8 @@ class HandOff:
         loaded: Components whose weights were taken over.
         new: Components of the receiving network that the checkpoint does not have; they keep their initial weights.
         left_behind: Components of the checkpoint that the receiving network does not have.
+        merged: Those of ``loaded`` whose low-rank adapters became part of their weights, because the receiving network
+            has none, or others.
         parent: What the receiving stage's stamp records about the checkpoint (path-free).
     """
 
@@ -31,14 +36,16 @@ class HandOff:
     new: tuple[str, ...]
     left_behind: tuple[str, ...]
     parent: dict[str, Any]
+    merged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         def names(components: tuple[str, ...]) -> str:
             return ", ".join(components) or "none"
 
+        adapters = f"; adapters merged into the weights of {names(self.merged)}" if self.merged else ""
         return (
             f"hand-off from stage '{self.source_stage}' (checkpoint {self.parent['sha256'][:12]}): "
-            f"loaded {names(self.loaded)}; new {names(self.new)}; left behind {names(self.left_behind)}"
+            f"loaded {names(self.loaded)}; new {names(self.new)}; left behind {names(self.left_behind)}{adapters}"
         )
 
 
@@ -49,6 +56,9 @@ def same_specification(first: Mapping[str, Any], second: Mapping[str, Any]) -> b
 
 def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_note: str | None = None) -> HandOff:
     """Loads into ``network`` exactly the components that it shares with the checkpoint, strictly.
+
+    Low-rank adapters go along where both have the same ones. Else the checkpoint's are merged into the weights, and the
+    network's begin anew.
 
     Args:
         path: Checkpoint of another stage.
@@ -69,9 +79,13 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
             f"{path}: stage '{stamp['stage']}' ({', '.join(stored)}) and stage '{stage}' ({', '.join(configured)}) "
             "share no component; give a checkpoint of a stage that trains one of them"
         )
-    check_components(path, {name: stored[name] for name in shared}, configured)
+    plain = {name: without_adapters(specification) for name, specification in configured.items()}
+    check_components(path, {name: without_adapters(stored[name]) for name in shared}, plain)
 
     states = {name: component_state(checkpoint, name) for name in shared}
+    unlike = [name for name in shared if stored[name].get("lora") != configured[name].get("lora")]
+    for name in unlike:
+        states[name] = _with_adapters_of(network, name, states[name], stored[name], str(path))
     for name in shared:
         check_fit(states[name], network.get_submodule(name).state_dict(), f"{path}: component '{name}'")
     for name in shared:
@@ -82,7 +96,19 @@ def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_
         new=tuple(name for name in configured if name not in stored),
         left_behind=tuple(name for name in stored if name not in configured),
         parent={**stamp, "sha256": sha256_file(path), "split_note": split_note},
+        merged=tuple(name for name in unlike if "lora" in stored[name]),
     )
+
+
+def _with_adapters_of(
+    network: Network, name: str, state: Mapping[str, Tensor], stored: Mapping[str, Any], path: str
+) -> dict[str, Tensor]:
+    """A component's state with its own adapters merged, for a network that has others or none."""
+    try:
+        plain = merged_state(state, stored["lora"]) if "lora" in stored else dict(state)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: component '{name}': {error}") from error
+    return state_for(network.get_submodule(name), plain)
 
 
 def check_components(path: str | os.PathLike[str], stored: Mapping[str, Any], configured: Mapping[str, Any]) -> None:

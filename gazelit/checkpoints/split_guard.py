@@ -10,7 +10,7 @@ from gazelit.checkpoints.stamps import sources
 from gazelit.errors import InputError
 
 #: Collections whose films are those of a larger one: whoever has seen that one may have seen their patients.
-ORIGINS = {"egd-cxr": "mimic-cxr", "reflacx": "mimic-cxr"}
+ORIGINS = dict.fromkeys(("egd-cxr", "reflacx", "gazesearch", "gazeintent", "gazevalm"), "mimic-cxr")
 
 
 def check_split(

@@ -30,9 +30,24 @@ def mistake_behind(error: BaseException | None) -> str | None:
             return f"{error.filename}: {error.strerror}"
         if isinstance(error, RuntimeError) and (found := _WORKER.search(str(error))):
             return _of_worker(found["signal"] or "")
+        if isinstance(error, (OSError, EOFError)) and _is_of_a_batch(error):
+            # Its memory went with the process that had sent it.
+            return _of_worker("")
         # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
         error = error.__cause__
     return None
+
+
+def _is_of_a_batch(error: BaseException) -> bool:
+    """Whether it was raised while a loader's batch was received."""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        # By name: torch takes seconds to import.
+        if code.co_name == "_try_get_data" and code.co_filename.endswith("dataloader.py"):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _of_worker(killed_by: str) -> str:

@@ -70,7 +70,7 @@ class Command:
 
 COMMANDS = {
     "doctor": Command(
-        "gazelit.cli.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
+        "gazelit.runs.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
     ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
@@ -135,6 +135,11 @@ COMMANDS = {
         "list the encoders, with parameters, channels and whether weights are at hand",
         positional="pattern",
         about="what names must contain; all unless given",
+    ),
+    "embed": Command(
+        "gazelit.deploy.embed:embed",
+        "write a frozen encoder's features of a store's films, for stages to read instead of running it",
+        positional="store",
     ),
     "lineage": Command(
         "gazelit.checkpoints.ancestry:print_lineage",
@@ -238,6 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 raise InputError(f"unknown command '{name}'{_suggestion(name)}; `gazelit --help` lists the commands")
     except KeyboardInterrupt:
+        sys.stderr.write("gazelit: interrupted\n")
+        return 130
+    except SystemExit as end:
+        # Lightning ends with 1 after Ctrl-C, as if the command had failed.
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
         sys.stderr.write("gazelit: interrupted\n")
         return 130
     except Terminated as end:

@@ -123,5 +123,13 @@ class GazeTrainer(L.Trainer):
 def described_network(network: Network) -> str:
     """The network's components with their numbers of parameters."""
     counts = {name: sum(part.numel() for part in network.get_submodule(name).parameters()) for name in network.specs}
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    trained = {
+        name: sum(part.numel() for part in network.get_submodule(name).parameters() if part.requires_grad)
+        for name, specification in network.specs.items()
+        if "lora" in specification
+    }
+    parts = ", ".join(
+        f"{name} {count:,}" + (f" ({trained[name]:,} of them trained)" if name in trained else "")
+        for name, count in counts.items()
+    )
     return f"{type(network).__name__} of {sum(counts.values()):,} parameters: {parts}"

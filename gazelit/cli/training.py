@@ -217,15 +217,15 @@ class GazeCLI(LightningCLI):
         """Says which W&B run it is: one with a name, or the one that is resumed unless another is asked for."""
         stage = _stage_class(chosen.model.class_path).name
         given = {**logger.init_args.as_dict(), **(logger.get("dict_kwargs") or {})}
-        for key, value in wandb_run.identity(stage, chosen.name, chosen.seed_everything, given).items():
+        about = wandb_run.identity(stage, chosen.name, chosen.seed_everything, given) | wandb_run.kept_here(given)
+        for key, value in about.items():
             logger.init_args[key] = value
         record = Path(str(self._ckpt_path)).parent.parent / WANDB_FILE
         if self._ckpt_path is None or not record.is_file():
             return
         if logger.init_args.get("id") or logger.init_args.get("version"):
             return
-        known = read_json(record)
-        if isinstance(known, dict) and known.get("stage") == stage:
+        if isinstance(known := read_json(record), dict) and known.get("stage") == stage:
             logger.init_args["id"] = str(known.get("id"))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

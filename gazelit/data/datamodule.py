@@ -20,7 +20,7 @@ from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_n
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochLoader, EpochSampler, outlive_sigterm
+from gazelit.data.sampling import EpochLoader, EpochSampler, ends_with_interpreter, outlive_signals
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -242,25 +242,27 @@ class GazeDataModule(L.LightningDataModule):
         # Before workers are started with it, and for as long as this loader's cases are taken.
         stage = self.trainer.lightning_module if self.trainer else None
         dataset.with_events = self.with_events or bool(getattr(stage, "needs_events", False))
+        dataset.without_films = bool(getattr(stage, "reads_features_alone", False))
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         classes = self.labels[dataset.rows] if self.loading.sampling == "balanced" else None
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
         without_case = not shuffle and rank >= len(dataset) > 0
-        return (EpochLoader if shuffle else DataLoader)(
+        loader = (EpochLoader if shuffle else DataLoader)(
             dataset,
             batch_size=self.loading.batch_size,
             sampler=EpochSampler(
                 dataset, shuffle, self.seed, world_size, 0 if without_case else rank, classes if shuffle else None
             ),
             num_workers=self.loading.num_workers,
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=outlive_signals,
             collate_fn=collate_none if without_case else collate,
             # A last batch of one or two cases would give BatchNorm poor statistics; another epoch drops other cases.
             drop_last=shuffle and len(dataset) >= self.loading.batch_size * world_size,
             persistent_workers=self.loading.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+        return ends_with_interpreter(loader)
 
 
 @rank_zero_only

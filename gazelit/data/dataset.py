@@ -228,6 +228,8 @@ class GazeDataset(Dataset[Example]):
         self.draws = draws or Draws()
         self.with_events = with_events
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
+        #: Whether films are left unread, and black, because a stage reads their features.
+        self.without_films = False
         self._images: NDArray[np.unsignedinteger] | None = None
 
     def __len__(self) -> int:
@@ -286,20 +288,11 @@ class GazeDataset(Dataset[Example]):
         return {key: torch.from_numpy(value) for key, value in zip(EVENT_KEYS, values, strict=True)}
 
     def _image(self, row: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+        if self.without_films:
+            return np.zeros(self.size, np.uint8)
         if self._images is None:
             self._images = self.store.images()
-        stored = self._images[row]
-        if stored.dtype == np.uint8:
-            # A quarter of the bytes to augment and to send to the device, which makes float32 of them. Coarser pixels
-            # are rounded to whole grey levels.
-            if self.downscale == 1:
-                return np.array(stored)
-            return cv2.resize(stored, self.size[::-1], interpolation=cv2.INTER_AREA)
-        image = stored.astype(np.float32)
-        image *= np.float32(1 / self.store.largest)
-        if self.downscale > 1:
-            image = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
-        return image
+        return working_film(self.store, row, self.size, self._images)
 
     def mask(self, row: int) -> NDArray[np.bool_]:
         """(H, W) bool: which pixels of a store's row are no padding."""
@@ -309,6 +302,28 @@ class GazeDataset(Dataset[Example]):
         # A coarse pixel is valid if the fine pixel at its centre is.
         half = self.downscale // 2
         return np.ascontiguousarray(mask[half :: self.downscale, half :: self.downscale])
+
+
+def working_film(
+    store: Store, row: int, size: tuple[int, int], images: NDArray[np.unsignedinteger] | None = None
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """A store's film at the working size, uint8 as it is stored or float32 in [0, 1].
+
+    Args:
+        store: The store.
+        row: The film.
+        size: (H, W), the store's or a whole fraction of it.
+        images: What ``store.images()`` gave, if it was called before.
+    """
+    stored = (store.images() if images is None else images)[row]
+    is_smaller = size != store.size
+    if stored.dtype == np.uint8:
+        # A quarter of the bytes to augment and to send to the device, which makes float32 of them. Coarser pixels are
+        # rounded to whole grey levels.
+        return cv2.resize(stored, size[::-1], interpolation=cv2.INTER_AREA) if is_smaller else np.array(stored)
+    image = stored.astype(np.float32)
+    image *= np.float32(1 / store.largest)
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA) if is_smaller else image
 
 
 def check_downscale(store: Store, downscale: int) -> None:

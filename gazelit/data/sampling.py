@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data.distributed import DistributedSampler
 
 from gazelit.data.dataset import GazeDataset
@@ -73,15 +76,37 @@ class EpochSampler(DistributedSampler[Any]):
         return super().__len__() if self._fixed is None else len(self._fixed)
 
 
-def outlive_sigterm(worker: int) -> None:
-    """Lets a loader's process go on where SIGTERM is sent to all of a training's, as batch systems do.
+def outlive_signals(worker: int) -> None:
+    """Lets a loader's process go on where SIGTERM or Ctrl-C is sent to all of a training's.
 
-    The training ends at its next step, for which it needs the batch; workers end with the process that loads.
+    Batch systems and terminals do. The training ends at its next step, for which it needs the batch, and Ctrl-C by its
+    own clean-up; workers end with the process that loads.
 
     Args:
         worker: Its number.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+_LOADERS: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+
+
+def ends_with_interpreter(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Has a loader's processes ended when the interpreter ends, if nothing did before; returns the loader.
+
+    An error in a validation leaves those of the training. Python would send them SIGTERM, which they ignore, and wait.
+    """
+    _LOADERS.add(loader)
+    return loader
+
+
+@atexit.register
+def _end_processes() -> None:
+    for loader in list(_LOADERS):
+        # As Lightning ends them.
+        if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+            loader._iterator._shutdown_workers()
 
 
 class EpochLoader(DataLoader[Any]):

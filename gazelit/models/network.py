@@ -67,7 +67,7 @@ class Network(nn.Module):
         """
         specification = self.specs[component]
         if specification.get("weights") is not None:
-            fields = {key: specification[key] for key in ("name", "weights", "options")}
+            fields = {key: specification[key] for key in ("name", "weights", "options", "lora") if key in specification}
             load_pretrained(self.get_submodule(component), EncoderSpec(**fields))
 
     def check_input(self, x: Tensor, stride: int) -> None:

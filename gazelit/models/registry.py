@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 from torch import nn
 
 from gazelit import trust
 from gazelit.errors import InputError
+from gazelit.models.adapters import LoRA, add_adapters, state_for
 from gazelit.models.encoder import Encoder, LibraryEncoder, PyramidAdapter, load_weight_file
 from gazelit.models.transformer import TransformerEncoder
 
@@ -30,16 +33,20 @@ class EncoderSpec:
             ``package.module:Class``.
         weights: ``imagenet`` (fetched by the library), the path of a local weight file, or null for random weights.
         options: Keyword arguments of the encoder.
+        lora: Adapters through which alone the pretrained part is trained; without, all of it is.
     """
 
     name: str
     weights: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    lora: LoRA | None = None
 
     def __post_init__(self) -> None:
         # jsonargparse 4.53 turns a null given on the command line for a field of a nested dataclass into this text.
         if self.weights == "None":
             self.weights = None
+        if isinstance(self.lora, Mapping):
+            self.lora = LoRA(**self.lora)
 
     @classmethod
     def of(cls, value: EncoderSpec | Mapping[str, Any]) -> EncoderSpec:
@@ -47,8 +54,13 @@ class EncoderSpec:
         return value if isinstance(value, cls) else cls(**value)  # type: ignore[arg-type]
 
     def primitives(self) -> dict[str, Any]:
-        """The fields as a dictionary."""
-        return asdict(self)
+        """The fields as a dictionary; ``lora`` only where there is one, as in checkpoints of before."""
+        fields = asdict(self)
+        return fields if self.lora is not None else {key: value for key, value in fields.items() if key != "lora"}
+
+    def interchangeable(self) -> dict[str, Any]:
+        """The fields but for where weights come from: encoders are built alike exactly if these are equal."""
+        return {key: value for key, value in self.primitives().items() if key != "weights"}
 
 
 def register_encoder(name: str) -> Callable[[_E], _E]:
@@ -78,9 +90,20 @@ def build_encoder(spec: EncoderSpec | Mapping[str, Any]) -> Encoder:
     """Builds an encoder for one grey channel, with random weights: nothing is fetched.
 
     Raises:
-        InputError: The name or an option is unknown, or the class breaks the encoder contract.
+        InputError: The name or an option is unknown, the class breaks the encoder contract, or the adapters that are
+            asked for find no layer.
     """
     spec = EncoderSpec.of(spec)
+    encoder = _built(spec)
+    if spec.lora is not None:
+        try:
+            add_adapters(encoder.weight_target(), spec.lora)
+        except InputError as error:
+            raise InputError(f"encoder '{spec.name}': {error}") from error
+    return encoder
+
+
+def _built(spec: EncoderSpec) -> Encoder:
     _import_own()
     factory = _OWN.get(spec.name)
     try:
@@ -123,7 +146,15 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -
         return
     if not isinstance(encoder, Encoder):
         raise InputError(f"encoder '{spec.name}' cannot load weights; set weights: null")
-    if spec.weights == "imagenet":
+    if spec.lora is not None:
+        # Weight files know nothing of adapters.
+        plain = replace(spec, lora=None)
+        with torch.random.fork_rng(devices=[]):
+            source = _built(plain)
+        load_pretrained(source, plain)
+        target = encoder.weight_target()
+        target.load_state_dict(state_for(target, source.weight_target().state_dict()))
+    elif spec.weights == "imagenet":
         try:
             encoder.load_imagenet()
         except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -133,6 +164,15 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -
             ) from error
     else:
         load_weight_file(encoder, spec.weights)
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """SHA-256 of what weight files fill in an encoder: names, types and bytes of its tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.weight_target().state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _import_own() -> None:

@@ -357,26 +357,26 @@ class NextFixation(nn.Module):
             stride: Side of a cell.
             first: Which fixation, from 0, ``before`` begins with.
         """
-        count, asked, width = before.shape
+        count, fixations, width = before.shape
         rows, columns = features.shape[-2:]
         alike = self.query(before) @ self.key(features).flatten(2) / math.sqrt(width)
         kinds = len(_WIDTHS)
         query = self.pair_query(before).unflatten(-1, (kinds, _PAIR))
         key = self.pair_key(behind).unflatten(-1, (kinds, _PAIR))
         height = torch.einsum("stmd,sumd->stmu", query, key) / math.sqrt(_PAIR)
-        step = first + torch.arange(asked, device=before.device)
+        step = first + torch.arange(fixations, device=before.device)
         lag = step[:, None] - torch.arange(behind.shape[1], device=before.device) - 1
         height = height + self.lag(lag.clamp(min=0)).transpose(1, 2)
         # A fixation changes what comes behind it alone, and padding nothing.
         height = height.masked_fill((lag < 0)[:, None] | ~sequences.valid[:, None, None, :], 0.0)
         down, across = (axis.to(height.dtype) for axis in self._about(sequences.position, (rows, columns), stride))
         # A Gaussian is the product of those of its axes. Of many fixations ahead a map of each one behind is shared.
-        if asked == 1:
+        if fixations == 1:
             changed = ((height.flatten(2).mT * down).mT @ across).flatten(1)[:, None]
         else:
             changed = height.flatten(2) @ (down[..., :, None] * across[..., None, :]).flatten(2)
         logits = static.flatten(1)[:, None] + alike + changed
-        return logits.float().log_softmax(-1).view(count, asked, rows, columns)
+        return logits.float().log_softmax(-1).view(count, fixations, rows, columns)
 
     def _about(self, position: Tensor, cells: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
         """Gaussians about T fixations, 1 at their middle, by kind: down (S, kinds · T, h), across (S, kinds · T, w)."""

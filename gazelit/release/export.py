@@ -21,6 +21,7 @@ from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.deploy.training_data import training_data
 from gazelit.errors import InputError
 from gazelit.files import atomic_path, sha256_file, write_json
+from gazelit.models.adapters import merged
 from gazelit.release.parity import compare, shortfall, synthetic_films, working_images
 from gazelit.release.quantisation import cost, quantise
 from gazelit.trust import trust, trust_until_end
@@ -122,7 +123,7 @@ def _make(model: LoadedModel, target: _Target, data: GazeDataModule | None, film
     With data the graph is quantised.
     """
     precision: Precision = "float32" if data is None else "int8"
-    graph = InferenceGraph(model.network, model.temperature, model.is_exclusive).eval()
+    graph = InferenceGraph(merged(model.network), model.temperature, model.is_exclusive).eval()
     started = time.perf_counter()
     try:
         program = traced(graph, model.size)
@@ -154,7 +155,8 @@ def _make(model: LoadedModel, target: _Target, data: GazeDataModule | None, film
     if data is not None:
         return about | {"cost": cost(model, exported, data)}
     images = working_images(synthetic_films(model.size), model.size)
-    parity = compare(graph, exported.network, images)
+    trained = InferenceGraph(model.network, model.temperature, model.is_exclusive).eval()
+    parity = compare(trained, exported.network, images)
     problem = shortfall(parity)
     if problem is not None:
         raise InputError(f"{target.path}: not written, because {problem}; report it with the network's configuration")

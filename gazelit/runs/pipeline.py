@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,50 +22,12 @@ from gazelit.data.renamed import check_arguments, check_config
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
+from gazelit.runs.check import LIMITS, Planned, check_run
 from gazelit.runs.members import Member, members_of
 from gazelit.runs.parallel import Share, side_by_side
 from gazelit.runs.run_file import RUN_FILE
-from gazelit.runs.steps import DONE_FILE, PLAN_FILE, Conduct, Step, checkpoint_digest, exclusive, run_step
-
-TEST, REPORT = "test", "report"
-
-
-@dataclass
-class StageStep:
-    """One stage of a pipeline.
-
-    Attributes:
-        name: Folder of the stage within the run.
-        config: Its configuration: a path or the name of a shipped file, or several, of which later ones win.
-        after: Step whose checkpoint is handed over; the step before it unless given, ``null`` for none.
-        overrides: Options added to its command line, such as ``--trainer.max_epochs=3``.
-        calibrate: Whether the probabilities of its model get a temperature, fitted on the validation split, before the
-            model is tested.
-        teachers: By earlier stage, how its model teaches this one: options of
-            :class:`gazelit.losses.Distillation`, such as ``{outputs: [diagnosis], sees_gaze: true}``. Each is the one
-            of the same seed and fold.
-    """
-
-    name: str
-    config: str | list[str]
-    after: str | None = "previous"
-    overrides: list[str] = field(default_factory=list)
-    calibrate: bool = False
-    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-@dataclass
-class ExternalTest:
-    """A test of every arm on data of another source.
-
-    Attributes:
-        store: The prepared store: all its cases, but those of patients that are in the store that was trained on.
-        overrides: Options added to the test's command line, such as ``--data.labels=[No Finding,Edema,Pneumonia]``,
-            the same classes in the same order under the names they have there.
-    """
-
-    store: Path
-    overrides: list[str] = field(default_factory=list)
+from gazelit.runs.stage_steps import REPORT, TEST, ExternalTest, StageStep, arms_of, check_stages
+from gazelit.runs.steps import DONE_FILE, PLAN_FILE, Conduct, Step, checkpoint_digest, exclusive, max_epochs, run_step
 
 
 @dataclass(frozen=True)
@@ -101,6 +63,7 @@ def run(
     accept_versions: bool = False,
     jobs: int = 1,
     share_imports: bool = True,
+    check: bool = False,
 ) -> None:
     """Runs the stages one after another, tests the last one (or each arm's) and writes the report.
 
@@ -124,40 +87,62 @@ def run(
         accept_versions: Whether steps that other versions of gazelit or torch made are taken as they are.
         jobs: How many seeds and folds are trained at the same time, each with its share of processors and GPUs.
         share_imports: Whether what evaluates (calibrate, test, report) is forked from a process with the imports.
+        check: Whether to try every step with two batches, in a folder that is removed, and to say what the whole will
+            take and what of it is done, instead of running it.
 
     Raises:
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
     """
-    _check(stages, checkpoint, seeds, folds)
+    check_stages(stages, checkpoint, seeds, folds)
     if jobs < 1:
         raise InputError(f"jobs: must be at least 1, not {jobs}")
-    tested = _arms(stages, arms)
+    tested = arms_of(stages, arms)
     configs = {stage.name: _configs(stage, preset) for stage in stages}
     out = out.resolve()
     pipeline = _Pipeline(stages, configs, tested, store, external or {}, checkpoint, overrides or [], out)
     _check_options(pipeline)
     _check_stores(pipeline)
+    members = members_of(out, seed, seeds, folds)
+    running = Running(accept_versions, share_imports, jobs)
+    if check:
+        _check_run(pipeline, members, running)
+        return
+    _run_members(pipeline, members, folds, running)
+    Console(stderr=True).print(f"report: {out / 'report.md'}")
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the steps are run; see :func:`run`."""
+
+    accept_versions: bool
+    share_imports: bool
+    jobs: int
+
+
+def _run_members(pipeline: _Pipeline, members: Sequence[Member], folds: int | None, running: Running) -> None:
+    """Runs every member's steps and the report."""
+    out, store = pipeline.out, pipeline.store
     with exclusive(out) as lock:
         console = Console(stderr=True)
-        members = members_of(out, seed, seeds, folds)
         planned = [step for member in members for step in _planned(pipeline, member)]
         planned.append((out / REPORT, "report"))
         plan = [{"folder": str(folder.relative_to(out)), "command": command} for folder, command in planned]
         write_json(out / PLAN_FILE, {"steps": plan})
         total = len(planned)
-        conduct = Conduct(out, console, lock, accept_versions, share_imports)
+        conduct = Conduct(out, console, lock, running.accept_versions, running.share_imports)
         of_member = (total - 1) // len(members)
         tasks = [
             partial(_train, pipeline, member, conduct, number * of_member + 1, total)
             for number, member in enumerate(members)
         ]
-        done = side_by_side(tasks, jobs)
+        done = side_by_side(tasks, running.jobs)
         trained = [record for records, _ in done for record in records]
         commands = [command for _, of_steps in done for command in of_steps]
         about = {
             "store": str(store.resolve()),
             "folds": folds,
-            "checkpoint": checkpoint,
+            "checkpoint": pipeline.checkpoint,
             "trained": trained,
             "commands": commands,
             "external": {
@@ -173,7 +158,33 @@ def run(
         results = {folder: sha256_file(out / folder / "metrics.json") for folder in tests}
         report = Step(out / REPORT, ["report", str(out), *_trusted()], {"tests": sha256_json(results)}, is_derived=True)
         run_step(report, f"[{total}/{total}]", conduct, Share())
-        console.print(f"report: {out / 'report.md'}")
+
+
+def _check_run(pipeline: _Pipeline, members: Sequence[Member], running: Running) -> None:
+    """See :func:`gazelit.runs.check.check_run`; what is tried is the first seed and fold."""
+    limited = [replace(stage, overrides=[*stage.overrides, *LIMITS]) for stage in pipeline.stages]
+
+    def try_in(folder: Path) -> None:
+        _run_members(
+            replace(pipeline, stages=limited, out=folder),
+            [replace(members[0], folder=folder, fold=None)],
+            None,
+            running,
+        )
+
+    configs = {name: [f"--config={path}" for path in paths] for name, paths in pipeline.configs.items()}
+    epochs = {
+        stage.name: max_epochs(["fit", *configs[stage.name], *pipeline.overrides, *stage.overrides])
+        for stage in pipeline.stages
+    }
+    planned = [
+        Planned(folder, command, str(folder.relative_to(member.folder)), epochs.get(folder.name))
+        for member in members
+        for folder, command in _planned(pipeline, member)
+    ]
+    planned.append(Planned(pipeline.out / REPORT, "report", REPORT))
+    steps = [_steps(pipeline, member, []) for member in members]
+    check_run(pipeline.out, planned, steps, running.accept_versions, try_in, running.jobs)
 
 
 def _train(
@@ -340,40 +351,3 @@ def _external_options(test: ExternalTest, store: Path) -> list[str]:
         f"--data.split.trained_on={store.resolve()}",
         *test.overrides,
     ]
-
-
-def _check(stages: Sequence[StageStep], checkpoint: str, seeds: int, folds: int | None) -> None:
-    if not stages:
-        raise InputError("stages: the pipeline has none; name at least one stage with its config")
-    if checkpoint not in ("best", "last"):
-        raise InputError(f"checkpoint: must be 'best' or 'last', not '{checkpoint}'")
-    if seeds < 1:
-        raise InputError(f"seeds: must be at least 1, not {seeds}")
-    if folds is not None and folds < 3:
-        raise InputError(f"folds: must be at least 3 (test, validation, training), not {folds}")
-    seen: list[str] = []
-    for stage in stages:
-        taken = stage.name in (*seen, REPORT) or stage.name.split("_")[0] == TEST
-        if taken or not stage.name.isidentifier():
-            raise InputError(f"stages: '{stage.name}' is taken or not a plain name; give every stage its own")
-        if stage.after not in (None, "previous", *seen):
-            raise InputError(f"stages: '{stage.name}' comes after '{stage.after}', which is no earlier stage")
-        for teacher, options in stage.teachers.items():
-            if teacher not in seen:
-                raise InputError(f"stages: '{stage.name}' is taught by '{teacher}', which is no earlier stage")
-            if "checkpoint" in options:
-                raise InputError(f"stages: '{stage.name}', teachers: '{teacher}' decides the checkpoint; leave it out")
-        seen.append(stage.name)
-
-
-def _arms(stages: Sequence[StageStep], arms: Mapping[str, str] | None) -> dict[str, str]:
-    names = [stage.name for stage in stages]
-    tested = {names[-1]: names[-1]} if arms is None else dict(arms)
-    if not tested:
-        raise InputError("arms: there is none; name at least one, or leave the option out")
-    for arm, stage in tested.items():
-        if stage not in names:
-            raise InputError(f"arms: '{arm}' tests stage '{stage}', but the stages are {', '.join(names)}")
-        if not arm.isidentifier():
-            raise InputError(f"arms: '{arm}' is not a plain name; use letters, digits and underscores")
-    return tested

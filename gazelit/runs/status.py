@@ -160,8 +160,8 @@ def _print(folder: Path, steps: list[StepStatus]) -> None:
     for step in steps:
         epochs = "" if step.epochs is None else f"{step.epochs} of {step.max_epochs or '?'}"
         state = f"{step.state}: {step.note}" if step.note else step.state
-        left = "" if step.state == "done" else _duration(step.left_seconds)
-        table.add_row(step.step, state, epochs, _duration(step.seconds), _duration(step.cpu_seconds), left)
+        left = "" if step.state == "done" else as_duration(step.left_seconds)
+        table.add_row(step.step, state, epochs, as_duration(step.seconds), as_duration(step.cpu_seconds), left)
     console.print(table)
     if not (folder / CONFIG_FILE).is_file():
         console.print(_summary(steps), soft_wrap=True)
@@ -170,12 +170,12 @@ def _print(folder: Path, steps: list[StepStatus]) -> None:
 def _summary(steps: list[StepStatus]) -> str:
     done = [step for step in steps if step.state == "done"]
     open_steps = [step for step in steps if step.state != "done"]
-    text = f"{len(done)} of {len(steps)} steps done in {_duration(sum(step.seconds or 0.0 for step in done))}"
+    text = f"{len(done)} of {len(steps)} steps done in {as_duration(sum(step.seconds or 0.0 for step in done))}"
     if not open_steps:
         return f"{text}; report: report.html"
     known = [step.left_seconds for step in open_steps if step.left_seconds is not None]
     if known:
-        text += f"; about {_duration(sum(known))} left"
+        text += f"; about {as_duration(sum(known))} left"
     if len(known) < len(open_steps):
         text += f"{', and' if known else ';'} {len(open_steps) - len(known)} steps that nothing is known of yet"
     if not any(step.state == "running" for step in steps):
@@ -183,7 +183,8 @@ def _summary(steps: list[StepStatus]) -> str:
     return text
 
 
-def _duration(seconds: float | None) -> str:
+def as_duration(seconds: float | None) -> str:
+    """Seconds as one reads them; ``?`` for None."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)

@@ -99,24 +99,11 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     arguments = [*step.arguments, f"{flag}={start_from}"] if start_from else step.arguments
     command = shlex.join(["gazelit", *portable(arguments, out)])
     done = folder / DONE_FILE
-    # A step that failed before its first checkpoint may be tried again with other settings.
-    half_done = resume.is_file()
-    for marker in (done, folder / STARTED_FILE) if half_done else (done,):
-        if not marker.is_file():
-            continue
-        record = read_json(marker)
-        if record["key"] == key:
-            if not step.is_derived:
-                note = check_versions(folder, record.get("versions"), conduct.accept_versions)
-                if note is not None:
-                    console.print(note)
-        elif step.is_derived:
-            marker.unlink()
-        else:
-            raise InputError(
-                f"{folder}: made with other settings (options, files they name, configuration, data or parent "
-                "checkpoint changed); choose another --out, or remove this folder and the steps after it"
-            )
+    state, note = standing(step, out, conduct.accept_versions)
+    if note is not None:
+        console.print(note)
+    if state == "outdated":
+        done.unlink()
     if done.is_file():
         console.print(f"{label} {name}: done before, skipped")
         return str(read_json(done)["command"])
@@ -125,7 +112,7 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     if start_from is not None and start_from == resume and (folder / STARTED_FILE).is_file():
         # What an earlier version began stays known as such.
         made_with = read_json(folder / STARTED_FILE).get("versions", made_with)
-    epochs = {"max_epochs": _max_epochs(arguments), "epochs": len(read_epochs(folder))}
+    epochs = {"max_epochs": max_epochs(arguments), "epochs": len(read_epochs(folder))}
     write_json(folder / STARTED_FILE, {"key": key, "command": command, "versions": made_with, **epochs})
     resumed = start_from is not None and start_from.parent.parent == folder
     started = time.monotonic()
@@ -138,7 +125,7 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     process: StepProcess = start(arguments, folder / LOG_FILE, environment, conduct.lock.fileno())
     try:
         title = f"{label} {name}{' (resumed)' if resumed else ''}"
-        code = _show_progress(process, folder, title, _max_epochs(arguments), console, share)
+        code = _show_progress(process, folder, title, max_epochs(arguments), console, share)
     except BaseException:
         process.terminate()
         raise
@@ -151,6 +138,43 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     record = {"key": key, "command": command, **cost, "versions": made_with, "files": digests_of(folder)}
     write_json(done, record)
     return command
+
+
+def standing(step: Step, out: Path, accept_versions: bool) -> tuple[str, str | None]:
+    """Where a step stands.
+
+    Args:
+        step: The step.
+        out: The run folder.
+        accept_versions: As of :class:`Conduct`.
+
+    Returns:
+        ``done``; ``begun``, with a checkpoint to go on from; ``outdated``, of a derived one whose inputs are others; or
+        ``new``; and what to say of other versions that are accepted.
+
+    Raises:
+        InputError: It was done, or begun, with other settings or versions.
+    """
+    key = step_key(step.arguments, step.inputs, out)
+    done, begun = step.folder / DONE_FILE, step.folder / STARTED_FILE
+    # A step that failed before its first checkpoint may be tried again with other settings.
+    half_done = (step.folder / "checkpoints" / "last.ckpt").is_file()
+    note = None
+    for marker in (done, begun) if half_done else (done,):
+        if not marker.is_file():
+            continue
+        record = read_json(marker)
+        if record["key"] != key:
+            if step.is_derived:
+                return "outdated", None
+            raise InputError(
+                f"{step.folder}: made with other settings (options, files they name, configuration, data or parent "
+                "checkpoint changed); choose another --out, or remove this folder and the steps after it"
+            )
+        if not step.is_derived:
+            note = check_versions(step.folder, record.get("versions"), accept_versions)
+    state = "done" if done.is_file() else "begun" if half_done and step.arguments[0] == "fit" else "new"
+    return state, note
 
 
 def checkpoint_digest(path: Path) -> str:
@@ -222,7 +246,8 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def _max_epochs(arguments: Sequence[str]) -> int | None:
+def max_epochs(arguments: Sequence[str]) -> int | None:
+    """The last epoch that a training's command line asks for, or else its configurations."""
     flag = "--trainer.max_epochs="
     given = [argument.removeprefix(flag) for argument in arguments if argument.startswith(flag)]
     if given:

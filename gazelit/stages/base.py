@@ -19,6 +19,7 @@ from gazelit.checkpoints import formats, handoff, stamps, teachers
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss
 from gazelit.metrics.custom import check_metrics
+from gazelit.models.adapters import keep_statistics
 from gazelit.models.execution import Execution, apply_execution, layers_of, shard, unreached
 from gazelit.models.network import Network
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
@@ -104,6 +105,8 @@ class Stage(EvaluatedModule):
         self._teachers: list[dict[str, Any]] | None = None
         self._former_teachers: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
+        #: What the epoch was told by, once its batches are over.
+        self._epoch_log: dict[str, Tensor] = {}
 
         rated = (*network.specs, *self.learned_parts)
         for option, named, known in (
@@ -149,6 +152,7 @@ class Stage(EvaluatedModule):
     def train(self, mode: bool = True) -> Stage:
         """Sets the training mode; frozen components stay in evaluation mode, so BatchNorm statistics cannot drift."""
         super().train(mode)
+        keep_statistics(self.network)
         for component in self.frozen:
             self.network.get_submodule(component).eval()
         return self
@@ -200,8 +204,14 @@ class Stage(EvaluatedModule):
         if "diagnosis" in self.measures:
             self.temperature.fill_(1.0)
 
+    def on_train_start(self) -> None:
+        """Logs the values of an epoch again whose batches were over when it was interrupted."""
+        for name, value in self._epoch_log.items():
+            self._log_once(f"train/{name}", value)
+
     def on_train_epoch_start(self) -> None:
         """Begins the epoch's count of skipped steps."""
+        self._epoch_log = {}
         self.guard.begin_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -235,6 +245,7 @@ class Stage(EvaluatedModule):
             return
         values = {**self.train_means.compute(), **self._epoch_values()}
         self.train_means.reset()
+        self._epoch_log = {name: value.detach().cpu() for name, value in values.items()}
         for name, value in values.items():
             self._log_once(f"train/{name}", value, prog_bar=name == "loss")
 
@@ -244,12 +255,14 @@ class Stage(EvaluatedModule):
 
     def interrupted_epoch(self) -> dict[str, Any]:
         """What an epoch has gathered so far, beside what every checkpoint holds. Every process must call it."""
-        return {"sums": self.train_means.sums(), "skipped_steps": self.guard.skipped}
+        gathered = {"sums": self.train_means.sums(), "skipped_steps": self.guard.skipped}
+        return {**gathered, "values": self._epoch_log}
 
     def resume_epoch(self, gathered: Mapping[str, Any]) -> None:
         """Goes on with what :meth:`interrupted_epoch` told."""
         self.train_means.restore(gathered["sums"])
         self.guard.skipped = gathered["skipped_steps"]
+        self._epoch_log = dict(gathered.get("values", {}))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the trainable parameters only, and the scheduler if there is one."""

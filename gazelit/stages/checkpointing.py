@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -24,6 +26,10 @@ logger = logging.getLogger("gazelit")
 TERMINATED = 128 + signal.SIGTERM
 #: Of a checkpoint in the middle of an epoch, what of the epoch is behind it.
 UNFINISHED_KEY = "unfinished_epoch"
+#: Of what is behind it, whether only a validation is missing.
+_IN_VALIDATION = "in_validation"
+#: Where a checkpoint has how far validation is.
+_VALIDATED = "epoch_loop.val_loop.batch_progress"
 #: Seconds that a process has to end after another one of its training did.
 GRACE = 10.0
 
@@ -75,10 +81,11 @@ class EarlyEnd(Callback):
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
     (Lightning's own is 0, which reads as finished). ``last.ckpt`` is then of that step, and holds what of the epoch is
-    behind it, so that a resumed run ends in the bytes of an undisturbed one. A validation under way is finished first,
-    and its epoch with it. Where the training data are loaded by something else than
-    :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and the last finished
-    epoch stays what a resumed run goes on from.
+    behind it, so that a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next
+    batch; the resumed run begins it again. Two are finished first: one of averaged weights, which the model holds in
+    place of its own, and one between batches whose gradients accumulate. Where the training data are loaded by
+    something else than :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and
+    the last finished epoch stays what a resumed run goes on from.
 
     Where a process of several dies, the others get an error from their next exchange or hang in it; they have
     ``GRACE`` seconds to end by themselves.
@@ -88,7 +95,8 @@ class EarlyEnd(Callback):
         # Not an event: averaging callbacks copy the trainer.
         self._ended = False
         self._terminated = False
-        self._saves = self._resumed = False
+        self._saves = self._in_validation = self._resumed = self._validates_again = False
+        self._common_batches = 0
         self._left = "last.ckpt is of the last finished epoch"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -99,7 +107,7 @@ class EarlyEnd(Callback):
             threading.Thread(target=self._watch, args=(parent,), daemon=True, name="parent-watch").start()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM over.
+        """Takes SIGTERM over, and has a validation run that was broken off.
 
         Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. Where there
         are several processes, it exchanges a message, and hangs where it interrupts two of them at different points of
@@ -107,6 +115,10 @@ class EarlyEnd(Callback):
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
+        if self._validates_again and not trainer.sanity_checking:
+            # Lightning finds such a state only where an error in the step of a validation left it.
+            trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+            self._validates_again = False
 
     on_sanity_check_start = on_train_start
 
@@ -128,25 +140,72 @@ class EarlyEnd(Callback):
         is_step = batches % trainer.accumulate_grad_batches == 0
         if is_followed or not is_step or 0 < trainer.max_steps <= trainer.global_step:
             return
-        checkpoint, loader = trainer.checkpoint_callback, trainer.train_dataloader
-        can_save = (
-            isinstance(checkpoint, StageCheckpoint) and checkpoint.keeps_last and not checkpoint.save_weights_only
-        )
-        if can_save and isinstance(loader, EpochLoader) and isinstance(pl_module, Stage):
-            loader.is_interrupted = self._saves = True
-            path = cast(StageCheckpoint, checkpoint).write_last(trainer, is_over=False)
-            self._left = f"{path.name} is of step {trainer.global_step}"
+        if self._can_save(trainer, pl_module):
+            self._save(trainer, is_in_epoch=True)
         raise SIGTERMException
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finds how many batches every process has: they can only agree while all of them have one."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            own = torch.tensor(sum(int(count) for count in trainer.num_val_batches), device=pl_module.device)
+            self._common_batches = int(trainer.strategy.reduce(own, reduce_op="min"))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Saves the step before a training's validation and ends all processes if one of them got SIGTERM."""
+        is_of_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not is_of_training or batch_idx >= self._common_batches or not self._is_told_to_end(trainer):
+            return
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        batches = trainer.fit_loop.epoch_loop.batch_idx + 1
+        is_step = trainer.is_last_batch or batches % trainer.accumulate_grad_batches == 0
+        is_over = 0 < trainer.max_steps <= trainer.global_step
+        if averages or is_over or not is_step or not self._can_save(trainer, pl_module):
+            return
+        self._in_validation = True
+        self._save(trainer, is_in_epoch=not trainer.is_last_batch)
+        self._left += ", its validation is run again"
+        # Lightning would tear the validation down alone, and leave the training's loader with its processes.
+        trainer.training = True
+        raise SIGTERMException
+
+    def _can_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        checkpoint, loader = trainer.checkpoint_callback, trainer.train_dataloader
+        keeps = isinstance(checkpoint, StageCheckpoint) and checkpoint.keeps_last and not checkpoint.save_weights_only
+        return keeps and isinstance(loader, EpochLoader) and isinstance(pl_module, Stage)
+
+    def _save(self, trainer: L.Trainer, is_in_epoch: bool) -> None:
+        """Writes ``last.ckpt`` of this step; ``is_in_epoch`` says whether the epoch has further batches."""
+        cast(EpochLoader, trainer.train_dataloader).is_interrupted = is_in_epoch
+        self._saves = True
+        path = cast(StageCheckpoint, trainer.checkpoint_callback).write_last(trainer, is_over=False)
+        self._left = f"{path.name} is of step {trainer.global_step}"
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds what the epoch has gathered to a checkpoint in the middle of it."""
-        if self._saves:
-            checkpoint[UNFINISHED_KEY] = cast(Stage, pl_module).interrupted_epoch()
+        if not self._saves:
+            return
+        checkpoint[UNFINISHED_KEY] = cast(Stage, pl_module).interrupted_epoch()
+        if self._in_validation:
+            checkpoint[UNFINISHED_KEY][_IN_VALIDATION] = True
+            # As if it had not begun.
+            progress = checkpoint["loops"]["fit_loop"][_VALIDATED]
+            for name, count in progress["current"].items():
+                progress["total"][name] -= count
+                progress["current"][name] = 0
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gives it back."""
         self._resumed = UNFINISHED_KEY in checkpoint
         if self._resumed and isinstance(pl_module, Stage):
+            self._validates_again = _IN_VALIDATION in checkpoint[UNFINISHED_KEY]
             pl_module.resume_epoch(checkpoint[UNFINISHED_KEY])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

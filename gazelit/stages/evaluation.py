@@ -254,7 +254,11 @@ class EvaluatedModule(L.LightningModule):
 
     def _log_once(self, name: str, value: Tensor, prog_bar: bool = False) -> None:
         """Logs an epoch's value that all processes hold, so that its mean over them is the value."""
-        self.log(name, value.float().to(self.device), on_step=False, on_epoch=True, prog_bar=prog_bar, sync_dist=True)
+        # Lightning multiplies by the batch's size and divides by it again, which rounds.
+        self.log(
+            name, value.float().to(self.device), on_step=False, on_epoch=True, prog_bar=prog_bar, sync_dist=True,
+            batch_size=1,
+        )  # fmt: skip
 
     def _check_selection(self, split: str, means: dict[str, Tensor]) -> None:
         if self.trainer.state.fn != TrainerFn.FITTING or ("selection" in means and means["selection"].isfinite()):

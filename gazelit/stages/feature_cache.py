@@ -1,17 +1,25 @@
-"""The features of a frozen encoder, computed once a film: what every later epoch would compute again."""
+"""The features of a frozen encoder: computed once a film and kept while a stage trains, or read from a folder."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gazelit.data.store.features import FeatureRequest, Kind, open_features
 from gazelit.errors import InputError
 from gazelit.models.encoder import Encoder
+from gazelit.models.registry import EncoderSpec, weights_digest
+
+if TYPE_CHECKING:
+    from gazelit.data.datamodule import GazeDataModule
+    from gazelit.stages.base import Stage
 
 
 class FeatureCache:
@@ -64,3 +72,80 @@ class FeatureCache:
                     raise InputError(f"cache_features: {self._folder or tempfile.gettempdir()} has no room") from error
         self._maps[rows] = features.to("cpu", self._maps.dtype)
         self._known[rows] = True
+
+
+class StoredFeatures:
+    """Features that ``gazelit embed`` wrote, in the place of an encoder that is then not run.
+
+    Args:
+        folder: The folder.
+        kind: What the stage can do with: ``map`` or ``pooled``.
+        stage: Whose component ``encoder`` is replaced, with its weights.
+        datamodule: The films.
+
+    Raises:
+        InputError: They are of another store, encoder or weights, or of another kind; or they would change while the
+            stage trains.
+    """
+
+    def __init__(self, folder: str, kind: Kind, stage: Stage, datamodule: GazeDataModule) -> None:
+        check_unchanging(stage, datamodule, "features")
+        encoder = cast(Encoder, stage.network.get_submodule("encoder"))
+        store = datamodule.store
+        request = FeatureRequest(
+            kind,
+            "float32",
+            store.about["fingerprint"],
+            len(store.cases),
+            datamodule.downscale,
+            EncoderSpec.of(stage.network.specs["encoder"]).interchangeable(),
+            weights_digest(encoder),
+        )
+        self._features = open_features(Path(folder), request)
+        #: Rows of the batch that the encoder would see; None runs it.
+        self.rows: Tensor | None = None
+        self._attach(encoder, kind)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredFeatures:
+        return self
+
+    def _attach(self, encoder: Encoder, kind: Kind) -> None:
+        plain_forward, plain_map, plain_pool = encoder.forward, encoder.embedding_map, encoder.pool
+
+        def forward(encoder: Encoder, x: Tensor) -> list[Tensor | None]:
+            if self.rows is None:
+                return [*plain_forward(x)]
+            return [None] * (len(encoder.strides) - 1) + [self._read(encoder) if kind == "map" else None]
+
+        def embedding_map(encoder: Encoder, features: list[Tensor]) -> Tensor:
+            if self.rows is None:
+                return plain_map(features)
+            return self._read(encoder)[:, :, None, None]
+
+        def pool(encoder: Encoder, embedding_map: Tensor) -> Tensor:
+            return plain_pool(embedding_map) if self.rows is None else embedding_map.flatten(1)
+
+        encoder.forward = MethodType(forward, encoder)
+        if kind == "pooled":
+            methods: dict[str, Callable[..., Any]] = {"embedding_map": embedding_map, "pool": pool}
+            vars(encoder).update({name: MethodType(method, encoder) for name, method in methods.items()})
+
+    def _read(self, encoder: Encoder) -> Tensor:
+        assert self.rows is not None
+        rows = self._features[self.rows.cpu().numpy()]
+        weight = next(encoder.parameters())
+        return torch.from_numpy(np.asarray(rows, np.float32)).to(weight.device, weight.dtype)
+
+
+def check_unchanging(stage: Stage, datamodule: GazeDataModule, option: str) -> None:
+    """Checks that an encoder's features of a film are the same in every epoch.
+
+    Raises:
+        InputError: Its weights or the images change, or it is compiled for nothing.
+    """
+    if "encoder" not in stage.frozen:
+        raise InputError(f"{option}: the encoder is trained; set --model.frozen=[encoder]")
+    if datamodule.augmentation.enabled:
+        raise InputError(f"{option}: images are augmented; set --data.augmentation.enabled=false")
+    if "encoder" in stage.execution.compile:
+        raise InputError(f"{option}: the encoder is hardly run; leave it out of execution.compile")

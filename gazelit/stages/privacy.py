@@ -19,7 +19,7 @@ WANDB_DEFAULTS = {
     "WANDB_PROGRAM": "gazelit",
 }
 #: Options whose values are paths, whether or not they exist.
-_PATHS = ("ckpt_path", "config", "default_root_dir", "dirpath", "file", "save_dir", "store", "trained_on")
+_PATHS = ("ckpt_path", "config", "default_root_dir", "dirpath", "features", "file", "save_dir", "store", "trained_on")
 _WITHHELD = "(path)"
 
 

@@ -14,7 +14,7 @@ from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss, check_side_h
 from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
-from gazelit.stages.feature_cache import FeatureCache
+from gazelit.stages.feature_cache import FeatureCache, StoredFeatures, check_unchanging
 
 
 class SaliencyWarmup(Stage):
@@ -28,6 +28,7 @@ class SaliencyWarmup(Stage):
         frozen: Components that stay as they are, BatchNorm statistics included.
         cache_features: Whether the frozen encoder's features are computed once a film and kept on disk while it trains,
             for the epochs that follow. Images must not be augmented.
+        features: Folder of ``gazelit embed --kind map`` to read them from instead.
         options: See :class:`Stage`.
 
     Raises:
@@ -46,31 +47,34 @@ class SaliencyWarmup(Stage):
         saliency_loss: SaliencyLoss | None = None,
         frozen: Sequence[str] = ("encoder",),
         cache_features: bool = False,
+        features: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(network, frozen=frozen, **options)
         self.saliency_loss = saliency_loss if saliency_loss is not None else KLDivergenceLoss()
         check_side_heads(self.saliency_loss, network.side_head_count)
         self.cache_features = cache_features
-        self._cache: FeatureCache | None = None
-        if cache_features and not ({"encoder"} <= set(self.frozen) and "saliency_encoder" in network.specs):
-            raise InputError("cache_features: needs a frozen encoder beside a saliency encoder")
+        self.features = features
+        self._cache: FeatureCache | StoredFeatures | None = None
+        if cache_features and features is not None:
+            raise InputError("cache_features: features are read from a folder already; leave one of the two out")
+        option = "cache_features" if cache_features else "features" if features is not None else None
+        if option and not ({"encoder"} <= set(self.frozen) and "saliency_encoder" in network.specs):
+            raise InputError(f"{option}: needs a frozen encoder beside a saliency encoder")
 
     def on_fit_start(self) -> None:
         """Makes the cache, once the frozen weights are those that stay.
 
         Raises:
-            InputError: Images are augmented, so that features of an epoch are not those of the next.
+            InputError: Images are augmented, so that features of an epoch are not those of the next, or features of a
+                folder are others.
         """
         super().on_fit_start()
-        if not self.cache_features:
-            return
         datamodule = cast(GazeDataModule, self._datamodule)
-        if datamodule.augmentation.enabled:
-            raise InputError("cache_features: images are augmented; set --data.augmentation.enabled=false")
-        if "encoder" in self.execution.compile:
-            raise InputError("cache_features: the encoder is hardly run; leave it out of execution.compile")
-        if self._cache is None:
+        if self.features is not None:
+            self._cache = StoredFeatures(self.features, "map", self, datamodule)
+        elif self.cache_features:
+            check_unchanging(self, datamodule, "cache_features")
             self._cache = FeatureCache(len(datamodule.store.cases))
             self._cache.attach(cast(Encoder, self.network.get_submodule("encoder")))
 

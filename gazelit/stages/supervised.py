@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, auxiliary_modules
 from gazelit.losses.diagnosis import DiagnosisLoss
 from gazelit.losses.objective import Objective
 from gazelit.models.network import Network
 from gazelit.stages.base import Batch, Outputs, Stage
+from gazelit.stages.feature_cache import StoredFeatures
 
 
 class SupervisedFinetuning(Stage):
@@ -25,7 +29,12 @@ class SupervisedFinetuning(Stage):
             :class:`gazelit.models.classification_net.ClassificationNetwork`.
         diagnosis_loss: As in :class:`gazelit.stages.joint.JointFinetuning`.
         auxiliary: Objectives beside the diagnosis, as in :class:`gazelit.stages.joint.JointFinetuning`.
+        features: Folder of ``gazelit embed``, whose embeddings are read in the place of films and a frozen encoder:
+            what is trained is a probe of it.
         options: See :class:`Stage`.
+
+    Raises:
+        InputError: Features are asked for with objectives that need maps.
     """
 
     name: ClassVar[str] = "supervised"
@@ -38,13 +47,41 @@ class SupervisedFinetuning(Stage):
         network: Network,
         diagnosis_loss: Objective | None = None,
         auxiliary: Sequence[AuxiliaryLoss] = (),
+        features: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(network, **options)
         self.auxiliary = auxiliary_modules(auxiliary)
+        if features is not None and auxiliary:
+            raise InputError("features: objectives beside the diagnosis need films; leave out auxiliary")
+        self.features = features
+        self._stored: StoredFeatures | None = None
         self.diagnosis_loss = diagnosis_loss if diagnosis_loss is not None else DiagnosisLoss()
 
+    @property
+    def reads_features_alone(self) -> bool:
+        """Whether no film is looked at."""
+        return self.features is not None and self.trainer.state.fn == TrainerFn.FITTING
+
+    def on_fit_start(self) -> None:
+        """Opens the features, once the frozen weights are those that stay.
+
+        Raises:
+            InputError: They are of another store, encoder or weights, or images are augmented.
+        """
+        super().on_fit_start()
+        if self.features is not None:
+            datamodule = cast(GazeDataModule, self._datamodule)
+            self._stored = StoredFeatures(self.features, "pooled", self, datamodule)
+
+    def on_fit_end(self) -> None:
+        """Runs the encoder from here on: films may be others."""
+        if self._stored is not None:
+            self._stored.rows, self._stored = None, None
+
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
+        if self._stored is not None:
+            self._stored.rows = batch["index"]
         outputs = self(batch["image"])
         loss = self.diagnosis_loss(outputs, batch)
         total, parts = self._with_auxiliary(loss, outputs, batch)

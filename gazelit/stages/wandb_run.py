@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+logger = logging.getLogger("gazelit")
+
+#: Seconds that W&B has to answer before a run is kept on this machine.
+PATIENCE = 10.0
 #: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
 GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
 
@@ -32,6 +40,35 @@ def identity(stage: str, name: str | None, seed: Any, given: Mapping[str, Any]) 
     if group and GROUP_VARIABLE not in os.environ:
         about["group"] = group
     return {key: value for key, value in about.items() if given.get(key) is None}
+
+
+def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of W&B's logger that keep a run on this machine if W&B cannot be reached, and say so.
+
+    ``wandb.init`` waits 90 s for an answer and then fails, so that no training would begin.
+
+    Args:
+        given: What is configured already.
+    """
+    modes = os.environ.get("WANDB_MODE"), given.get("mode")
+    if given.get("offline") or any(mode not in (None, "online") for mode in modes):
+        return {}
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        urllib.request.urlopen(address, timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        # It answers.
+        return {}
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        _say(f"W&B does not answer at {address} ({reason}): the run is kept here, and `wandb sync` sends it later")
+        return {"offline": True, **({"log_model": False} if given.get("log_model") else {})}
+    return {}
+
+
+@rank_zero_only
+def _say(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def tags(provenance: Mapping[str, Any], components: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,8 @@
 """Batches: geometry, order, augmentation, labels, provenance."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -467,3 +469,15 @@ def test_finding_c1_fit_says_once_what_is_in_each_split(store, caplog):
     assert caplog.text.count("what is in each split") == 1
     assert "pneumonia positive" in caplog.text
     assert "fewer than 5 positive cases of Normal (val " in caplog.text
+
+
+def test_processes_of_a_loader_that_outlive_signals_end_with_the_interpreter():
+    program = (
+        "from torch.utils.data import DataLoader\n"
+        "from gazelit.data.sampling import ends_with_interpreter, outlive_signals\n"
+        "loader = DataLoader(range(4), num_workers=1, persistent_workers=True, worker_init_fn=outlive_signals)\n"
+        "kept = ends_with_interpreter(loader), list(loader)\n"
+        # As an error's traceback that is printed at the end.
+        "import sys; sys.last_value = kept\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

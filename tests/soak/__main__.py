@@ -100,9 +100,17 @@ class Soak:
             receiver.wait()
         return outcome, f"{outcome.orphans} processes lived on for {ORPHAN_SECONDS:g} s" if outcome.orphans else ""
 
-    def _said(self) -> str:
+    def _has_traceback(self) -> bool:
+        """Whether a traceback was printed; but for those of Python itself, in which it lets a Ctrl-C go.
+
+        An interrupt that comes while an object is destroyed, or while the interpreter ends, cannot be raised.
+        """
         log = self.logs / "log.txt"
-        return log.read_text(errors="replace") if log.is_file() else ""
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        return any(
+            line.startswith("Traceback") and not before.startswith("Exception ignored in")
+            for before, line in zip(["", *lines], lines, strict=False)
+        )
 
     def tried(self, name: str, number: int) -> dict[str, Any]:
         """Kills a command up to three times, lets it end, and compares."""
@@ -125,7 +133,7 @@ class Soak:
                 faults += known.torn(self.place)
                 # What is left of a session may be another process's: 143 where it could clean up, the signal where not.
                 expected = (0, 2, 130, 143, *(-number for number in SIGNALS))
-                if outcome.code not in expected or "Traceback" in self._said():
+                if outcome.code not in expected or self._has_traceback():
                     faults.append(f"exit code {outcome.code}, or a traceback, after {outcome.landed}")
             # A service that is told to end has not done its work.
             is_service = self.commands[name].is_service

@@ -41,8 +41,11 @@ def start(arguments: Sequence[str], folder: Path, log: Path, temporary: Path) ->
 
     What is tried is the work; a new interpreter would spend two thirds of its time on imports.
     """
+    # A signal that came before the handlers are set would be lost, or meet those of this process.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     process = os.fork()
     if process:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return process
     code = 1
     try:
@@ -50,6 +53,7 @@ def start(arguments: Sequence[str], folder: Path, log: Path, temporary: Path) ->
         # A shell that starts a command in the background has SIGINT ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.chdir(folder)
         os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -159,6 +159,8 @@ OPTIONS = {
         ("plain", (0, 0, "on_train_batch_start")),
         ("plain", (1, 3, "on_train_batch_start")),
         ("plain", (1, 0, "on_validation_batch_start")),
+        ("plateau", (0, 0, "on_validation_batch_start")),
+        ("often validated", (1, 0, "on_validation_batch_start")),
         ("workers", (1, 1, "on_train_batch_start")),
         # Lightning alone would give the workers the order of epoch 0 again.
         ("workers", (0, 3, "on_train_batch_start")),
@@ -180,11 +182,11 @@ def test_sigterm_saves_the_next_step_and_a_resumed_run_ends_in_the_same_bytes(
     assert ended.value.code == 143
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     batches = 4
-    in_validation = hook == "on_validation_batch_start" or batch == batches - 1
-    step = {"accumulated": 1, "often validated": 3}.get(name, batch + 1)
-    assert ("unfinished_epoch" in last) is not in_validation
+    in_validation = hook == "on_validation_batch_start" or batch == batches - 1 or name == "often validated"
+    assert last["unfinished_epoch"].get("in_validation", False) is in_validation
     each = batches // options.get("accumulate_grad_batches", 1)
-    assert last["global_step"] == each * (epoch + 1) if in_validation else each * epoch + step
+    step = {"accumulated": 1, "often validated": 2}.get(name, each if in_validation else batch + 1)
+    assert last["global_step"] == each * epoch + step
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     preempted(store, run, callbacks=[EarlyEnd()], resume=run / "checkpoints" / "last.ckpt", **options)
     for file in ("best.ckpt", "last.ckpt"):

@@ -1,6 +1,7 @@
 """What a logger that uploads is given: planted names of host, folders and options must not be in it."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -23,7 +24,11 @@ def test_finding_b3_no_host_path_argument_or_remote_reaches_wandb(store, tmp_pat
     (folder / "sitecustomize.py").write_text(f"import socket\nsocket.gethostname = lambda: '{CANARY}'\n")
     # Without what runs of this process have set, the address of their service among it.
     environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
-    environment |= {"WANDB_MODE": "offline", "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    # What is kept because W&B does not answer is what would have been sent.
+    environment |= {"WANDB_BASE_URL": address, "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [
         sys.executable, "-m", "gazelit", "fit", "--config=presets/quick/stage2.yaml", *tiny(2, folder / "store"),
         "--config=loggers/wandb.yaml", "--trainer.max_epochs=1", f"--checkpoint.dirpath={folder}/run/checkpoints",
@@ -31,6 +36,7 @@ def test_finding_b3_no_host_path_argument_or_remote_reaches_wandb(store, tmp_pat
     ]  # fmt: skip
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    assert f"W&B does not answer at {address} ([Errno 111] Connection refused): the run is kept" in result.stderr
     runs = folder / "runs" / "wandb" / "wandb"
     content = logged(runs)
     assert b"val/cc" in content

@@ -79,7 +79,7 @@ def read_gazesearch(path: str | Path, needs_split: bool = True) -> GazeSearchRow
     for number, record in enumerate(content, start=1):
         try:
             rows.append(_row(record, needs_split))
-            paths.append(_path(record))
+            paths.append(path_of(record))
         except InputError as error:
             raise InputError(f"{path}: record {number}: {error}") from error
     table = pd.DataFrame(rows, columns=["image_id", "finding", "official_split"])
@@ -101,7 +101,12 @@ def _row(record: Any, needs_split: bool) -> tuple[str, str, str]:
     return record["name"].removesuffix(".jpg"), record["task"], OFFICIAL_SPLITS[split]
 
 
-def _path(record: dict[str, Any]) -> NDArray[np.float64]:
+def path_of(record: dict[str, Any]) -> NDArray[np.float64]:
+    """The fixations of a record with ``X``, ``Y`` and ``T``, (n, 3) as x, y and seconds.
+
+    Raises:
+        InputError: The lists differ in length or hold what cannot be.
+    """
     lists = [record[key] for key in ("X", "Y", "T")]
     if not all(isinstance(values, list) for values in lists) or len({len(values) for values in lists}) != 1:
         raise InputError("X, Y and T must be lists of one length")
@@ -193,20 +198,11 @@ class GazeSearch(Source):
                     f"{self.gaze}: {rows.leak}; take split: film, or insist: true for comparison with published figures"
                 )
             logger.warning("%s; figures on it are too good", rows.leak)
-        listed = self._mimic.listed()
-        searched = listed[listed["image_id"].isin(rows.table["image_id"])].reset_index(drop=True)
-        if searched.empty:
-            raise InputError(
-                f"{self._mimic.root}: lists none of the {rows.table['image_id'].nunique()} films of {self.gaze}; "
-                "give the folder of MIMIC-CXR or MIMIC-CXR-JPG"
-            )
-        unlisted = rows.table.loc[~rows.table["image_id"].isin(searched["image_id"]), "image_id"].unique()
-        films, skipped = self._mimic.with_files(searched)
-        skipped = [(image, f"{self._mimic.tables}: lists no film of that id") for image in unlisted] + skipped
+        films, skipped = films_read(self._mimic, rows.table["image_id"], self.gaze)
         has_film = rows.table["image_id"].isin(films["image_id"])
         table, numbers = rows.table[has_film].reset_index(drop=True), np.flatnonzero(has_film)
         findings = sorted(table["finding"].unique())
-        films = films.drop(columns="official_split", errors="ignore").assign(source=self.name)
+        films = films.assign(source=self.name)
         films = films.merge(_searched(table, findings), on="image_id")
         table = table.merge(films[["image_id", "patient_id", "height", "width"]], on="image_id")
         table["reading_id"] = table["image_id"] + ":" + table["finding"]
@@ -222,7 +218,7 @@ class GazeSearch(Source):
         return Recording(
             films,
             findings,
-            partial(_gaze, table, [rows.paths[number] for number in numbers]),
+            partial(end_to_end, table, [rows.paths[number] for number in numbers]),
             is_synthetic(self._mimic.root),
             skipped,
             {"scanpaths": len(table), "films_in_several_official_splits": rows.shared},
@@ -236,7 +232,37 @@ def _searched(table: pd.DataFrame, findings: list[str]) -> pd.DataFrame:
     return searched.astype("float64").where(searched).rename_axis(columns=None).reset_index()
 
 
-def _gaze(table: pd.DataFrame, paths: list[NDArray[np.float64]]) -> Iterator[pd.DataFrame]:
+def films_read(mimic: MIMICCXR, images: pd.Series, gaze: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """The films of MIMIC-CXR that a file of scanpaths is about, without an official split, and those left out.
+
+    Args:
+        mimic: The films.
+        images: Their ids, in the order of the file.
+        gaze: The file, for messages.
+
+    Raises:
+        InputError: None of them is listed.
+    """
+    listed = mimic.listed()
+    searched = listed[listed["image_id"].isin(images)].reset_index(drop=True)
+    if searched.empty:
+        raise InputError(
+            f"{mimic.root}: lists none of the {images.nunique()} films of {gaze}; give the folder of MIMIC-CXR or "
+            "MIMIC-CXR-JPG"
+        )
+    unlisted = images[~images.isin(searched["image_id"])].unique()
+    films, skipped = mimic.with_files(searched)
+    skipped = [(image, f"{mimic.tables}: lists no film of that id") for image in unlisted] + skipped
+    return films.drop(columns="official_split", errors="ignore"), skipped
+
+
+def end_to_end(table: pd.DataFrame, paths: list[NDArray[np.float64]]) -> Iterator[pd.DataFrame]:
+    """Scanpaths as gaze: each fixation begins when the one before has ended.
+
+    Args:
+        table: ``image_id``, ``reading_id``, ``width`` and ``height`` of the film, one row a scanpath.
+        paths: Of each (n, 3) x, y in pixels of the film resized to 224 × 224, and seconds.
+    """
     for reading, path in zip(table.itertuples(), paths, strict=True):
         # Whole pixels of the small film: the place meant is in the middle of one.
         x, y = ((path[:, axis] + 0.5) * side / SIDE - 0.5 for axis, side in ((0, reading.width), (1, reading.height)))

@@ -64,7 +64,7 @@ def doctor(
         InputError: A training would fail; the findings say why.
     """
     errors = 0
-    for finding in _findings(store, [fit] if isinstance(fit, str) else fit or [], out):
+    for finding in findings(store, [fit] if isinstance(fit, str) else fit or [], out):
         errors += finding.state == "error"
         if json:
             line = dumps(asdict(finding))
@@ -77,7 +77,8 @@ def doctor(
         raise InputError(f"{errors} of these would stop a training; each says what to do")
 
 
-def _findings(store: Path | None, config: list[str], out: Path) -> Iterator[Finding]:
+def findings(store: Path | None, config: list[str], out: Path) -> Iterator[Finding]:
+    """What is found of the machine, and of a store and configurations if there are any; arguments of :func:`doctor`."""
     checks: list[tuple[str, Callable[[], Iterator[tuple[State, str]]]]] = [
         ("versions", _versions),
         ("extras", _extras),
@@ -153,7 +154,7 @@ def _memory() -> Iterator[tuple[State, str]]:
         yield "warning", "cannot be told on this system"
         return
     available = int(found[1]) * 1024
-    text = f"{_size(available)} available"
+    text = f"{as_size(available)} available"
     if available < 4 * 2**30:
         yield "warning", f"{text}; the paper's network trains in some 8 GB on a CPU: use a smaller preset or batch"
     else:
@@ -169,11 +170,11 @@ def _shared_memory() -> Iterator[tuple[State, str]]:
     if free < LITTLE_SHARED:
         yield (
             "warning",
-            f"{_size(free)} free in /dev/shm; loader workers may fail with a bus error: start the container with "
+            f"{as_size(free)} free in /dev/shm; loader workers may fail with a bus error: start the container with "
             "--shm-size=2g, or set --data.loader.num_workers=0",
         )
     else:
-        yield "ok", f"{_size(free)} free in /dev/shm"
+        yield "ok", f"{as_size(free)} free in /dev/shm"
 
 
 def _devices() -> Iterator[tuple[State, str]]:
@@ -191,7 +192,8 @@ def _devices() -> Iterator[tuple[State, str]]:
             support = "takes" if torch.cuda.is_bf16_supported(including_emulation=False) else "does not take"
             yield (
                 "ok",
-                f"cuda:{number} {about.name}, {_size(free)} of {_size(about.total_memory)} free, {support} bfloat16",
+                f"cuda:{number} {about.name}, {as_size(free)} of {as_size(about.total_memory)} free, "
+                f"{support} bfloat16",
             )
     elif torch.backends.mps.is_available():
         yield "ok", "mps (Apple), no CUDA"
@@ -236,9 +238,12 @@ def _run_folder(out: Path) -> Iterator[tuple[State, str]]:
                 f"{out}: its file system has no locks ({error.strerror}); never start two runs in one folder there",
             )
     if free < LITTLE_DISK:
-        yield "warning", f"{out}: {_size(free)} free; a stage of the paper's network leaves 1.6 GB of checkpoints"
+        yield (
+            "warning",
+            f"{out}: {as_size(free)} free; a stage of the paper's network leaves 1.6 GB of checkpoints",
+        )
     else:
-        yield "ok", f"{out} can be written, {_size(free)} free"
+        yield "ok", f"{out} can be written, {as_size(free)} free"
 
 
 def _store(path: Path) -> Iterator[tuple[State, str]]:
@@ -293,5 +298,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _size(count: float) -> str:
+def as_size(count: float) -> str:
+    """A number of bytes as one reads it."""
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"

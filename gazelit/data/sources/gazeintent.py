@@ -1,0 +1,153 @@
+"""GazeIntent: readings of EGD-CXR and REFLACX with the findings that each fixation was for, over MIMIC-CXR's films."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gazelit.data.sources.gazesearch import OFFICIAL_SPLITS, end_to_end, films_read, path_of, strictest_split
+from gazelit.data.sources.mimic import MIMICCXR
+from gazelit.data.store.schema import PHRASE_COLUMNS, Recording, Source, is_synthetic
+from gazelit.data.tables import is_text
+from gazelit.errors import InputError
+from gazelit.files import read_json
+
+KEYS = ("name", "X", "Y", "T", "findings", "split")
+#: Says that a fixation was for no finding.
+NOTHING = "null"
+#: No fixation lasts as long at the median (s).
+LONGEST = 10.0
+
+
+class GazeIntent(Source):
+    """GazeIntent (RadSeq, RadExplore, RadHybrid): what each fixation of a reading was for, as its authors inferred it.
+
+    Format, as the authors' own reader has it (UARK-AICV/RadGazeIntent, common/utils.py): a JSON list of records
+    ``name`` (``<dicom_id>.jpg``), ``X``, ``Y`` (pixels of the film resized to 224 × 224), ``T``, ``split`` (``train``,
+    ``test``) and ``findings``: tracks as long as the scanpath, each with a finding or ``null`` for every fixation. The
+    files themselves are gated and were not seen. Taken to be as in GazeSearch, of the same authors: that ``T`` is in
+    seconds, and that ``name`` is MIMIC-CXR's dicom id. Who read is not given; a film's records are readings of it.
+
+    The findings of fixations are the store's phrases, with the times of the fixations, so that ``gaze.window``,
+    ``gaze.phrases`` and ``gazelit phrases`` know them: what a fixation was for stands where else what was said stands.
+    Labels are 1 for the findings that some fixation of a film was for, and unknown for others. A film with all films of
+    its patient belongs to the strictest part of the official split that it is in.
+
+    Access: Hugging Face, gated, CC BY-NC-SA 4.0; the films are PhysioNet's, credentialed. Citation: Pham et al.,
+    Interpreting radiologist's intention from eye movements in chest X-ray diagnosis, ACM MM 2025.
+
+    Args:
+        gaze: The JSON file.
+        images: The MIMIC-CXR (DICOM) or MIMIC-CXR-JPG folder.
+        tables: Folder of MIMIC-CXR's tables, if they lie elsewhere.
+    """
+
+    name = "gazeintent"
+
+    def __init__(self, gaze: str, images: str, tables: str | None = None) -> None:
+        self.gaze = Path(gaze)
+        self._mimic = MIMICCXR(images, tables, labels="none", views=())
+
+    def read(self) -> Recording:
+        """See :class:`gazelit.data.store.schema.Source`."""
+        table, paths, tracks = read_gazeintent(self.gaze)
+        films, skipped = films_read(self._mimic, table["image_id"], self.gaze)
+        has_film = table["image_id"].isin(films["image_id"])
+        numbers = np.flatnonzero(has_film)
+        table = table[has_film].reset_index(drop=True)
+        table = table.merge(films[["image_id", "patient_id", "height", "width"]], on="image_id")
+        table["reading_id"] = table["image_id"] + ":" + table.groupby("image_id").cumcount().astype(str)
+        strictest = strictest_split(table["official_split"], table["patient_id"])
+        films = films.assign(source=self.name)
+        films["official_split"] = films["image_id"].map(strictest.groupby(table["image_id"]).first())
+        shared = int((table.groupby("image_id")["official_split"].nunique() > 1).sum())
+        phrases = _phrases(table, [paths[number] for number in numbers], [tracks[number] for number in numbers])
+        findings = sorted(phrases["text"].unique())
+        for finding in findings:
+            seen = films["image_id"].isin(phrases.loc[phrases["text"] == finding, "image_id"])
+            films[finding] = np.where(seen, 1.0, np.nan)
+        return Recording(
+            films,
+            findings,
+            partial(end_to_end, table, [paths[number] for number in numbers]),
+            is_synthetic(self._mimic.root),
+            skipped,
+            {"scanpaths": len(table), "films_in_several_official_splits": shared},
+            phrases=phrases,
+            readings=table[["image_id", "reading_id"]].assign(reader_id=""),
+        )
+
+
+Tracks = list[list[str]]
+
+
+def read_gazeintent(path: str | Path) -> tuple[pd.DataFrame, list[NDArray[np.float64]], list[Tracks]]:
+    """Reads a GazeIntent file.
+
+    Returns:
+        ``image_id`` and ``official_split``, one row a scanpath; of each (n, 3) x, y and seconds; and its tracks, n
+        findings or ``null`` each.
+
+    Raises:
+        InputError: The file is no list of records with ``name``, ``X``, ``Y``, ``T``, ``findings`` and ``split``; a
+            record's lists differ in length or hold what cannot be; or the times cannot be seconds.
+    """
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path}: must hold a list of records with {', '.join(KEYS)}; is this GazeIntent?")
+    rows, paths, tracks = [], [], []
+    for number, record in enumerate(content, start=1):
+        try:
+            rows.append(_row(record))
+            paths.append(path_of(record))
+            tracks.append(_tracks(record["findings"], len(paths[-1])))
+        except InputError as error:
+            raise InputError(f"{path}: record {number}: {error}") from error
+    if np.median(np.concatenate([path[:, 2] for path in paths])) > LONGEST:
+        raise InputError(
+            f"{path}: half of the fixations last longer than {LONGEST:g} s: is T in milliseconds? It is read as seconds"
+        )
+    return pd.DataFrame(rows, columns=["image_id", "official_split"]), paths, tracks
+
+
+def _row(record: Any) -> tuple[str, str]:
+    missing = [key for key in KEYS if not isinstance(record, dict) or key not in record]
+    if missing:
+        hint = "; a GazeSearch file has none: take --source GazeSearch" if missing == ["findings"] else ""
+        raise InputError(f"{', '.join(missing)} is missing{hint}")
+    if not is_text(record["name"]):
+        raise InputError("name is not text")
+    if not isinstance(record["split"], str) or record["split"] not in OFFICIAL_SPLITS:
+        raise InputError(f"split is none of {', '.join(OFFICIAL_SPLITS)}")
+    return record["name"].removesuffix(".jpg"), OFFICIAL_SPLITS[record["split"]]
+
+
+def _tracks(value: Any, length: int) -> Tracks:
+    is_sound = isinstance(value, list) and all(
+        isinstance(track, list) and len(track) == length and all(is_text(name) for name in track) for track in value
+    )
+    if not is_sound:
+        raise InputError(f"findings must be lists of {length} names, one for each fixation")
+    return value
+
+
+def _phrases(table: pd.DataFrame, paths: list[NDArray[np.float64]], tracks: list[Tracks]) -> pd.DataFrame:
+    """A phrase for each run of fixations that were for one finding."""
+    rows = []
+    for reading, path, own in zip(table.itertuples(), paths, tracks, strict=True):
+        ends = np.cumsum(path[:, 2])
+        for track in own:
+            first = 0
+            for finding, run in groupby(track):
+                last = first + len(list(run))
+                if finding != NOTHING:
+                    begin = ends[first] - path[first, 2]
+                    rows.append((reading.image_id, reading.reading_id, finding, begin, ends[last - 1]))
+                first = last
+    return pd.DataFrame(rows, columns=list(PHRASE_COLUMNS))

@@ -1,0 +1,83 @@
+"""What a batch costs, measured on a few of them."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from gazelit.files import write_json
+from gazelit.stages.callbacks import run_folder
+
+#: Beside a run's other files, by what the trainer did: ``fit``, ``test`` or ``predict``.
+MEASURED = "measured-{}.json"
+
+
+class BatchMeasure(Callback):
+    """Writes how long a batch took, how many there are, and the memory at its peak; for `gazelit run --check`.
+
+    A batch's time is from the end of the one before it to its own end, so that loading counts; of a first batch, which
+    also pays for what is done once, from the beginning of the epoch.
+    """
+
+    def __init__(self) -> None:
+        self._ends: dict[str, list[float]] = {}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins."""
+        self._ends["train"] = [_now()]
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """Notes the time."""
+        self._ends["train"].append(_now())
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins."""
+        self._ends["evaluated"] = [_now()]
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        """Notes the time."""
+        self._ends["evaluated"].append(_now())
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes what was measured of a training."""
+        loaders = {"train": trainer.train_dataloader, "evaluated": trainer.val_dataloaders}
+        self._write(run_folder(trainer), trainer, loaders)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes what was measured of a test."""
+        self._write(run_folder(trainer), trainer, {"evaluated": trainer.test_dataloaders})
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes what was measured of predictions."""
+        self._write(run_folder(trainer), trainer, {"evaluated": trainer.predict_dataloaders})
+
+    def _write(self, folder: Path, trainer: L.Trainer, loaders: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
+        cost: dict[str, Any] = {
+            name: {"batches": len(loader), "seconds": self._ends[name][-1] - self._ends[name][-2]}
+            for name, loader in loaders.items()
+            if loader is not None and len(self._ends.get(name, [])) > 1
+        }
+        usage = [resource.getrusage(kind).ru_maxrss for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cost["memory"] = max(usage) * 1024
+        if torch.cuda.is_available():
+            cost["device_memory"] = torch.cuda.max_memory_reserved()
+        write_json(folder / MEASURED.format(cast(TrainerFn, trainer.state.fn).value), cost)
+
+
+def _now() -> float:
+    """The time at which the device has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()

@@ -1,0 +1,88 @@
+"""Publishers' transformers through the three stages: from their file, handed on and on, with adapters and without."""
+
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import timm
+import torch
+
+import gazelit
+from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.options import AugmentationOptions, LoaderOptions
+from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec, build_encoder
+from gazelit.models.adapters import LoRA
+from gazelit.models.registry import load_pretrained
+from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
+from tests.models.foreign_files import write
+
+RECORDED = json.loads((Path(__file__).parents[1] / "models" / "oracles" / "foreign.json").read_text())
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "img_size": 64, "window_size": 2}
+STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
+#: timm's name and options, and the adapters, for a file of each family of layouts.
+LAYOUTS = {
+    "dinov2": ("tu-vit_small_patch14_dinov2", {**SMALL, "img_size": 56}, LoRA(rank=2)),
+    "dinov3": ("tu-vit_small_patch16_dinov3_qkvb", {**SMALL, "img_size": 64}, None),
+    "siglip-both-towers": (
+        "tu-vit_so400m_patch14_siglip_378",
+        {**SMALL, "img_size": 56, "mlp_ratio": 4, "act_layer": "gelu_tanh"},
+        None,
+    ),
+    "swin": ("tu-swin_tiny_patch4_window7_224", SWIN, LoRA(rank=1, targets=["qkv"])),
+}
+
+
+def file_of(layout, folder):
+    if layout != "swin":
+        return str(write(folder / "model.safetensors", RECORDED[layout]["shapes"]))
+    torch.manual_seed(1)
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **SWIN)
+    torch.save({"student": {"weight": torch.zeros(1)}, "teacher": model.state_dict()}, folder / "ark.pth")
+    return f"{folder / 'ark.pth'}#teacher"
+
+
+def step(stage, films, path):
+    trainer = L.Trainer(
+        max_steps=1, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=path.parent,
+    )  # fmt: skip
+    trainer.fit(stage, films)
+    trainer.save_checkpoint(path)
+    return {key: value.clone() for key, value in stage.network.encoder.state_dict().items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_publishers_file_goes_through_the_three_stages(layout, store, tmp_path, lightning_imported):
+    off = AugmentationOptions(enabled=False)
+    films = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0), augmentation=off)
+    name, options, lora = LAYOUTS[layout]
+    given = EncoderSpec(name, file_of(layout, tmp_path), {**options, **STATISTICS}, lora)
+    published = build_encoder(given)
+    load_pretrained(published, given)
+    saliency = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
+    widths = [4] * 5
+    torch.manual_seed(0)
+    first = ContrastivePretraining(ContrastiveNetwork(given, projection=4))
+    second = SaliencyWarmup(DualEncoderUNet(given, saliency, widths, classes=None))
+    third = JointFinetuning(DualEncoderUNet(given, saliency, widths))
+    after = [step(first, films, tmp_path / "1.ckpt")]
+    assert second.take_over(tmp_path / "1.ckpt").loaded == ("encoder",)
+    after.append(step(second, films, tmp_path / "2.ckpt"))
+    assert third.take_over(tmp_path / "2.ckpt").loaded == ("encoder", "saliency_encoder", "decoder", "saliency_head")
+    after.append(step(third, films, tmp_path / "3.ckpt"))
+
+    parameters = [key for key, _ in published.named_parameters()]
+    moved = [
+        {key for key in parameters if not torch.equal(now[key], before[key])}
+        for before, now in zip([published.state_dict(), *after], after, strict=False)
+    ]
+    # The pyramid over a transformer's tokens is new in each training and no publisher's.
+    pretrained = [{key for key in keys if key.startswith("body.")} for keys in moved]
+    assert not moved[1]
+    for keys in (pretrained[0], pretrained[2]):
+        assert keys
+        assert lora is None or all(key.endswith((".up", ".down")) for key in keys)
+    film = torch.rand(64, 64).numpy()
+    assert sum(gazelit.load(tmp_path / "3.ckpt").predict(film).probabilities.values()) == pytest.approx(1, abs=1e-5)
