@@ -122,6 +122,8 @@ def run_one(workload: str, way: str, folder: Path, reference: Path | None) -> No
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    # What is written on the way goes when the measurement ends.
+    tempfile.tempdir = str(folder)
     # The reference's code is of other versions of its libraries; what they say of it is not about what is measured.
     warnings.simplefilter("ignore")
     call = PREPARED_CALLS[workload](way, folder, reference)
@@ -151,6 +153,8 @@ def make_material(folder: Path, films: int, reference: Path | None) -> None:
             command = [sys.executable, str(HERE), "--reference", str(reference)]
             subprocess.run([*command, "--worker", "material", str(downsample), str(folder)], check=True)
             made = folder / f"reference-{downsample}" / "Train"
+            # Its loader of validation films is made, if never used, and may not be empty.
+            shutil.copy(next(made.iterdir()), made.with_name("Valid"))
             for file in list(made.iterdir()):
                 for copy in range(1, copies):
                     shutil.copy(file, file.with_stem(f"{file.stem}-{copy}"))
@@ -172,6 +176,7 @@ def multiply(cohort: Path, out: Path, copies: int) -> None:
             for copy, part in enumerate(parts):
                 part["path"] = [f"files/p10/p10000000/s50000000/{film}.dcm" for film in part["dicom_id"]]
                 part["patient_id"] = [f"{10000000 + copy * len(part) + row}" for row in range(len(part))]
+                part["study_id"] = part["patient_id"]
                 for old, new in zip(table["path"], part["path"], strict=True):
                     (images / new).parent.mkdir(parents=True, exist_ok=True)
                     (images / new).symlink_to(cohort / "mimic-cxr" / old)
@@ -314,7 +319,7 @@ def enter(reference: Path | None, part: str) -> None:
     plain = torchvision.models.densenet201
     torchvision.models.densenet201 = lambda pretrained: plain()
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau
-    torch.optim.lr_scheduler.ReduceLROnPlateau = functools.wraps(scheduler)(  # type: ignore[misc]
+    torch.optim.lr_scheduler.ReduceLROnPlateau = (  # type: ignore[misc]
         lambda *given, verbose, **named: scheduler(*given, **named)
     )
 
