@@ -51,7 +51,7 @@ STAGES = {"1": (20, (160, 128), 32), "3": (40, (96, 64), 8)}
 CLASSES = ["Normal", "CHF", "pneumonia"]
 #: Metrics whose definitions are the same in pysaliency: its AUC counts fixated pixels among the others as well.
 SAME_DEFINITION = ("cc", "kld", "sim", "nss", "ig")
-#: Films that are simulated; the others are these under other ids, which nothing that is measured notices.
+#: Films that are simulated; the rest are copies under ids of their own, which nothing that is measured notices.
 SIMULATED = 8
 SIGMA, KERNEL = 75.5, 501
 
@@ -91,7 +91,7 @@ def measure(workloads: list[str], folder: Path, reference: Path | None, rounds: 
                 runs[way].append(in_process(workload, way, folder, reference))
         row: dict[str, Any] = {"against": GAZELIT, "load": os.getloadavg()[0], "ways": {}}
         for way in ways:
-            each = [other["cpu"] / own["cpu"] for own, other in zip(runs[GAZELIT], runs[way], strict=True)]
+            each = [compared["cpu"] / own["cpu"] for own, compared in zip(runs[GAZELIT], runs[way], strict=True)]
             ratio = Ratio(statistics.median(each), min(each), max(each), rounds)
             seconds = statistics.median(run["cpu"] for run in runs[way])
             peak = max(run["mb"] for run in runs[way])
@@ -146,8 +146,7 @@ def make_material(folder: Path, films: int, reference: Path | None) -> None:
         mask.with_name("mediastanum.png").symlink_to(mask)
     copies = -(-films // SIMULATED)
     multiply(folder / "cohort", folder / "films", copies + 1)
-    for downsample in {downsample for downsample, _, _ in STAGES.values()}:
-        size = next(size for other, size, _ in STAGES.values() if other == downsample)
+    for downsample, size in {(downsample, size) for downsample, size, _ in STAGES.values()}:
         prepare_ours(folder / "films", folder / f"store-{downsample}", size)
         if reference:
             command = [sys.executable, str(HERE), "--reference", str(reference)]
@@ -194,7 +193,7 @@ def prepare_ours(cohort: Path, out: Path, size: tuple[int, int]) -> None:
     prepare(EGDCXR(str(cohort / "egd-cxr"), str(cohort / "mimic-cxr")), out, size, workers=1)
 
 
-def prepare_theirs(cohort: Path, out: Path, downsample: int) -> None:
+def prepare_by_reference(cohort: Path, out: Path, downsample: int) -> None:
     """As the reference's ``save_all`` does with each film, all of them into ``Train``."""
     import hzhu_data_raw
 
@@ -212,7 +211,7 @@ def preparing(way: str, folder: Path, reference: Path | None) -> Callable[[], ob
     out = Path(tempfile.mkdtemp(dir=folder)) / "made"
     if way == REFERENCE:
         enter(reference, "Data")
-        return lambda: prepare_theirs(folder / "cohort", out, 5)
+        return lambda: prepare_by_reference(folder / "cohort", out, 5)
     import gazelit.data.sources  # noqa: F401
 
     return lambda: prepare_ours(folder / "cohort", out, (640, 512))
@@ -221,7 +220,7 @@ def preparing(way: str, folder: Path, reference: Path | None) -> Callable[[], ob
 def material(way: str, folder: Path, reference: Path | None) -> Callable[[], object]:
     """What the reference trains on."""
     enter(reference, "Data")
-    return lambda: prepare_theirs(folder / "cohort", folder / f"reference-{way}", int(way))
+    return lambda: prepare_by_reference(folder / "cohort", folder / f"reference-{way}", int(way))
 
 
 def stage(number: str, way: str, folder: Path, reference: Path | None) -> Callable[[], object]:
@@ -253,12 +252,12 @@ def data_alone(way: str, folder: Path, reference: Path | None) -> Callable[[], o
         enter(reference, "Module")
         loader = reference_loader(folder / f"reference-{downsample}", batch)("Train")
 
-        def theirs() -> None:
+        def reference_targets() -> None:
             for given in loader:
                 target = given["gaze"].unsqueeze(1)
                 target / target.sum(dim=(-2, -1), keepdim=True)
 
-        return theirs
+        return reference_targets
     if way == TUTORIAL:
         return lambda: list(tutorial_loader("3", folder, size, batch))
 

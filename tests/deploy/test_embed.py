@@ -127,9 +127,12 @@ def test_a_training_on_features_is_the_training_on_films(make, kind, spec, store
 
 def test_other_features_are_refused(spec, store, folders, tmp_path, lightning_imported):
     pooled, maps = (str(folders / kind) for kind in ("pooled", "map"))
-    other = EncoderSpec(spec.name, None, spec.options)
+    of_random_weights = EncoderSpec(spec.name, None, spec.options)
     for stage, message in (
-        (probe(other, features=pooled), "its features are of another encoder's weights than this training's"),
+        (
+            probe(of_random_weights, features=pooled),
+            "its features are of another encoder's weights than this training's",
+        ),
         (probe(spec, features=maps), "its features are of another kind"),
         (probe(spec, features=str(tmp_path)), "holds no features; write some with `gazelit embed STORE --out"),
         (probe(spec, features=pooled, frozen=[]), r"features: the encoder is trained; set --model\.frozen=\[encoder\]"),
