@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gazelit.data.csv_stream import open_csv
 from gazelit.errors import InputError
 
 CHUNK_ROWS = 200_000
@@ -19,8 +21,8 @@ CHUNK_ROWS = 200_000
 LARGEST_SIDE = 100_000
 #: Separators of tables that are called CSV all the same.
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-#: What reading a damaged CSV raises; Python's own gzip has one more of its own.
-READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, OverflowError, MemoryError)
+#: What reading a damaged CSV raises; Python's own readers of packed files have more of their own.
+READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, OverflowError, MemoryError)
 
 
 def find_table(root: Path, name: str, dataset: str) -> Path:
@@ -147,8 +149,15 @@ def read_chunks(path: Path, columns: Mapping[str, str], dataset: str) -> Iterato
     # The first record too: where it has more fields than the header, pandas would take the first for an index.
     require_columns(path, _read(path, nrows=1, dtype=str).columns, columns, dataset)
     try:
-        with pd.read_csv(path, usecols=list(columns), dtype=dict(columns), chunksize=CHUNK_ROWS) as reader:
-            yield from reader
+        with (
+            open_csv(path) as stream,
+            pd.read_csv(stream, usecols=list(columns), dtype=dict(columns), chunksize=CHUNK_ROWS) as reader,
+        ):
+            for chunk in reader:
+                yield chunk
+                stream.new_chunk()
+    except InputError:
+        raise
     except READ_ERRORS as error:
         raise InputError(_what_is_wrong(path, columns, error)) from error
 
@@ -157,8 +166,12 @@ def _what_is_wrong(path: Path, columns: Mapping[str, str], error: Exception) -> 
     """Looks for the cell that pandas could not convert; its own message would quote the content."""
     floats = [name for name, kind in columns.items() if kind == "float64"]
     try:
-        with pd.read_csv(path, usecols=floats, dtype=str, chunksize=CHUNK_ROWS) as reader:
+        with (
+            open_csv(path) as stream,
+            pd.read_csv(stream, usecols=floats, dtype=str, chunksize=CHUNK_ROWS) as reader,
+        ):
             for chunk in reader:
+                stream.new_chunk()
                 for name in floats:
                     wrong = np.flatnonzero(chunk[name].notna() & pd.to_numeric(chunk[name], errors="coerce").isna())
                     if len(wrong):
@@ -170,11 +183,11 @@ def _what_is_wrong(path: Path, columns: Mapping[str, str], error: Exception) -> 
 
 
 def _read(path: Path, **options: Any) -> pd.DataFrame:
-    # A pipe would be waited for.
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no file")
     try:
-        table = pd.read_csv(path, **options)
+        with open_csv(path) as stream:
+            table = pd.read_csv(stream, **options)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except READ_ERRORS as error:

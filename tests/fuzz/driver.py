@@ -1,49 +1,54 @@
-"""Runs a reader over many mutated inputs, each in a child process that may die, hang or eat memory.
+"""Runs a reader over many inputs, each in a child process that may die, hang or eat memory.
 
-A fuzzer gives two functions at module level (children import them by name):
+A fuzzer gives two functions (children import them by name):
 
-- ``make(index, seed, folder, corpus) -> Input`` writes input number ``index`` into ``folder``; the same numbers give
-  the same input, so that one input can be made again and a run can go on from any index;
+- ``make(index, seed, folder, corpus) -> Input`` writes input number ``index`` into ``folder``, which stays for the next
+  one; the same numbers give the same input, so that it can be made again and a run can go on from any index;
 - ``read(path)`` reads it, and returns or raises :class:`gazelit.errors.InputError`.
 
-Anything else is a failure: a crash of the child, over ``seconds`` of reading, another exception, over ``megabytes``
-of memory. ``main`` is the command line, ``run`` the same from Python.
+Anything else is a failure: a crash of the child, over ``seconds`` of processor time, another exception, over
+``megabytes`` more memory than the child held before. A child goes ahead of its parent over a batch of inputs, so that
+neither waits for the other; the files lie in memory where there is a place for them.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
+import os
 import re
 import resource
 import shutil
 import signal
-import sys
+import stat
 import tempfile
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 from gazelit.errors import InputError
 
-FAILURES = ("crash", "hang", "traceback", "memory", "unmade")
+FAILURES = ("crash", "hang", "traceback", "memory")
 #: Address space of a child: what would take the machine down ends in a MemoryError.
 ADDRESS_SPACE = 8 * 2**30
+#: What a reading may cost: seconds of processor time and MB of memory, as docs/reliability.md promises.
+SECONDS, MEGABYTES = 2.0, 1024.0
+#: Inputs that a child is given at once.
+BATCH = 64
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class Input:
-    """A mutated input.
+    """An input.
 
     Attributes:
         path: File or folder that the reader is given.
-        kind: Row of the table it counts in, such as ``jpeg-ls: byte flips``.
+        kind: Row of the table it counts in, such as ``jpeg-ls``.
     """
 
     path: Path
@@ -63,8 +68,8 @@ class Outcome:
         kind: See :class:`Input`.
         result: ``accepted``, ``refused`` or one of ``FAILURES``.
         detail: The message or the end of the traceback.
-        seconds: Time of reading.
-        megabytes: Peak memory of the child while it read.
+        seconds: Processor time of reading.
+        megabytes: Memory that reading took, at its peak, over what the child held before.
     """
 
     index: int
@@ -83,12 +88,15 @@ def run(
     *,
     start: int = 0,
     workers: int = 1,
-    seconds: float = 5.0,
-    megabytes: float = 1024.0,
+    seconds: float = SECONDS,
+    megabytes: float = MEGABYTES,
+    patience: float = 30.0,
     corpus: Path | None = None,
     keep: Path | None = None,
 ) -> Iterator[Outcome]:
     """Yields the outcome of inputs ``start`` … ``count - 1``, in the order in which they end.
+
+    Many arguments, because each is one of a fuzzer's limits or options.
 
     Args:
         make: Writes an input.
@@ -97,97 +105,108 @@ def run(
         seed: Of all randomness.
         start: First index.
         workers: Number of child processes.
-        seconds: Longest time of reading.
-        megabytes: Largest peak memory of a child.
+        seconds: Longest processor time of reading.
+        megabytes: Most memory of reading.
+        patience: Longest time of reading on the clock, of what waits without an end; long, for machines that are busy.
         corpus: Folder of real inputs, passed to ``make``.
         keep: Folder that gets a copy of every input that fails.
     """
-    indices = iter(range(start, count))
-    children: list[_Child] = []
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-
-        def start_child(number: int) -> _Child:
-            return _Child(make, read, seed, Path(folder) / f"{number}-{time.monotonic_ns()}", corpus)
-
+    batches = deque(range(first, min(first + BATCH, count)) for first in range(start, count, BATCH))
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=scratch()) as folder:
+        settings = _Settings(make, read, seed, corpus, keep, seconds, megabytes)
+        children = [
+            _Child(settings, Path(folder) / str(number), patience) for number in range(min(workers, len(batches)))
+        ]
         try:
-            for number in range(min(workers, max(0, count - start))):
-                child = start_child(number)
-                child.give(next(indices))
-                children.append(child)
-            while any(child.index is not None for child in children):
-                busy = [child for child in children if child.index is not None]
+            while True:
+                for child in children:
+                    if not child.batch and batches:
+                        child.give(batches.popleft())
+                if not (busy := [child for child in children if child.batch]):
+                    return
                 wait([child.connection for child in busy], timeout=0.2)
                 for child in busy:
-                    outcome = child.poll(seconds, megabytes)
-                    if outcome is None:
-                        continue
-                    if keep is not None and outcome.result in FAILURES and child.path is not None:
-                        _copy(child.path, keep / f"{outcome.index}-{outcome.result}{child.path.suffix}")
-                    if child.dead:
-                        position = children.index(child)
-                        child.close()
-                        child = children[position] = start_child(position)
-                    if (index := next(indices, None)) is not None:
-                        child.give(index)
-                    else:
-                        child.index = None
-                    yield outcome
+                    yield from child.outcomes()
         finally:
             for child in children:
                 child.close()
 
 
-class _Child:
-    """A child process, what it is at, and its death."""
+def scratch() -> Path | None:
+    """Where files of a moment go: into memory; None for where temporary files go."""
+    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
 
-    def __init__(self, make: Make, read: Read, seed: int, folder: Path, corpus: Path | None) -> None:
+
+@dataclass(frozen=True)
+class _Settings:
+    make: Make
+    read: Read
+    seed: int
+    corpus: Path | None
+    keep: Path | None
+    seconds: float
+    megabytes: float
+
+
+class _Child:
+    """A child process, what is left of its batch, and its death, after which another goes on with the batch."""
+
+    def __init__(self, settings: _Settings, folder: Path, patience: float) -> None:
+        self._settings, self._folder, self._patience = settings, folder, patience
+        self._generation = 0
+        self.batch = range(0)
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, remote = context.Pipe()
-        self._process = context.Process(target=_serve, args=(remote, make, read, seed, folder, corpus), daemon=True)
+        folder = self._folder.with_name(f"{self._folder.name}-{self._generation}")
+        self._process = context.Process(target=_serve, args=(remote, self._settings, folder), daemon=True)
         self._process.start()
         remote.close()
-        self.dead = False
-        self.index: int | None = None
-        self.path: Path | None = None
-        self._kind = "?"
-        self._since = 0.0
+        self._generation += 1
+        self._made: Input | None = None
 
-    def give(self, index: int) -> None:
-        self.index, self.path, self._kind = index, None, "?"
-        # The first input waits for the child's imports; reading is timed from the moment the input is made.
-        self._since = time.monotonic() + 60
-        self.connection.send(index)
+    def give(self, batch: range) -> None:
+        self.batch = batch
+        # The first input waits for the child's imports and its originals; reading is timed from when the input is made.
+        self._since = time.monotonic() + 120
+        self.connection.send((batch.start, batch.stop))
 
-    def poll(self, seconds: float, megabytes: float) -> Outcome | None:
-        """The outcome of the input under way, if it has ended."""
-        assert self.index is not None
+    def outcomes(self) -> Iterator[Outcome]:
+        """Of the inputs that have ended since the last time."""
         try:
-            while self.connection.poll():
+            while self.batch and self.connection.poll():
                 message = self.connection.recv()
-                if message[0] == "made":
-                    _, self.path, self._kind = message
-                    self._since = time.monotonic()
+                self._since = time.monotonic()
+                if isinstance(message, str):
+                    raise RuntimeError(message)
+                if isinstance(message, Input):
+                    self._made = message
                     continue
-                _, result, detail, spent, peak = message
-                if peak > megabytes:
-                    result, detail = "memory", f"{peak:.0f} MB; {detail}"
-                elif spent > seconds:
-                    result, detail = "hang", f"{spent:.1f} s; {detail}"
-                return Outcome(self.index, self._kind, result, detail, spent, peak)
+                self.batch, self._made = self.batch[1:], None
+                yield message
         except (EOFError, ConnectionResetError):
             self._process.join(5)
             code = self._process.exitcode
-            detail = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-            return self._ended("crash", detail)
-        if time.monotonic() - self._since > seconds:
-            return self._ended("hang", "killed")
-        return None
+            name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+            yield self._lost("hang" if name == "SIGPROF" else "crash", name)
+            return
+        if self.batch and time.monotonic() - self._since > self._patience:
+            yield self._lost("hang", f"killed after {self._patience:.0f} s on the clock")
 
-    def _ended(self, result: str, detail: str) -> Outcome:
-        assert self.index is not None
-        self.dead = True
-        peak = _peak_megabytes(self._process.pid)
-        return Outcome(self.index, self._kind, result, detail, max(0.0, time.monotonic() - self._since), peak)
+    def _lost(self, result: str, detail: str) -> Outcome:
+        index, made = self.batch[0], self._made
+        kind = "?" if made is None else made.kind
+        if made is not None and self._settings.keep is not None:
+            copy(made.path, self._settings.keep / f"{index}-{result}{made.path.suffix}")
+        self.close()
+        rest = self.batch[1:]
+        self._start()
+        self.batch = range(0)
+        if rest:
+            self.give(rest)
+        return Outcome(index, kind, result, detail, self._settings.seconds, 0.0)
 
     def close(self) -> None:
         self._process.kill()
@@ -195,100 +214,118 @@ class _Child:
         self.connection.close()
 
 
-def _serve(
-    connection: Connection, make: Make, read: Read, seed: int, folder: Path, corpus: Path | None
-) -> None:  # pragma: no cover - runs in a child
+def _serve(connection: Connection, settings: _Settings, folder: Path) -> None:  # pragma: no cover - runs in a child
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    folder.mkdir(parents=True)
     while True:
-        index = connection.recv()
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            made = make(index, seed, folder, corpus)
-        except Exception:
-            connection.send(("read", "unmade", _last(traceback.format_exc()), 0.0, 0.0))
-            continue
-        connection.send(("made", made.path, made.kind))
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-        begin = time.perf_counter()
-        try:
-            read(made.path)
-            result, detail = "accepted", ""
-        except InputError as error:
-            # One line that names the file is what was promised.
-            message = str(error)
-            whole = "\n" not in message.strip()
-            result, detail = ("refused", message) if whole else ("traceback", f"message of several lines: {message}")
-        except Exception:
-            result, detail = "traceback", _last(traceback.format_exc())
-        connection.send(("read", result, detail, time.perf_counter() - begin, _peak_megabytes(None)))
+        first, last = connection.recv()
+        for index in range(first, last):
+            try:
+                made = settings.make(index, settings.seed, folder, settings.corpus)
+            except Exception:
+                connection.send(f"input {index} cannot be made: {last_line(traceback.format_exc())}")
+                return
+            connection.send(made)
+            # What takes far too long is killed by the system, wherever it is.
+            signal.setitimer(signal.ITIMER_PROF, 2 * settings.seconds)
+            result, detail, seconds, peak = judge(settings.read, made.path, settings.seconds, settings.megabytes)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if settings.keep is not None and result in FAILURES:
+                copy(made.path, settings.keep / f"{index}-{result}{made.path.suffix}")
+            connection.send(Outcome(index, made.kind, result, detail, seconds, peak))
 
 
-def _peak_megabytes(pid: int | None) -> float:
-    with contextlib.suppress(OSError, AttributeError):
-        status = Path(f"/proc/{pid or 'self'}/status").read_text()
+def judge(
+    read: Read, path: Path, seconds: float = SECONDS, megabytes: float = MEGABYTES
+) -> tuple[str, str, float, float]:
+    """Reads an input in this process; returns result, detail, seconds of processor time and MB as in :class:`Outcome`."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    before, begin = _peak_megabytes(), time.process_time()
+    try:
+        read(path)
+        result, detail = "accepted", ""
+    except InputError as error:
+        # One line is what was promised.
+        detail = str(error)
+        result = "refused" if "\n" not in detail.strip() else "traceback"
+    except Exception:
+        result, detail = "traceback", last_line(traceback.format_exc())
+    spent, peak = time.process_time() - begin, _peak_megabytes() - before
+    if peak > megabytes:
+        result, detail = "memory", f"{peak:.0f} MB; {detail}"
+    elif spent > seconds:
+        result, detail = "hang", f"{spent:.1f} s; {detail}"
+    return result, detail, spent, peak
+
+
+def _peak_megabytes() -> float:
+    with contextlib.suppress(OSError, TypeError):
+        status = Path("/proc/self/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if pid is None else 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _last(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line of a traceback, and the innermost place in it."""
     lines = text.strip().splitlines()
     place = next((line.strip() for line in reversed(lines) if line.strip().startswith("File ")), "")
     return f"{lines[-1]} ({place})"
 
 
-def _copy(path: Path, target: Path) -> None:
+def copy(path: Path, target: Path) -> None:
+    """Copies a file or a folder, pipes and devices left out."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        shutil.copytree(path, target, dirs_exist_ok=True)
+        for inner in path.rglob("*"):
+            if stat.S_ISREG(inner.lstat().st_mode):
+                copy(inner, target / inner.relative_to(path))
     elif path.is_file():
         shutil.copyfile(path, target)
 
 
 def table(outcomes: list[Outcome]) -> str:
     """A line per kind of input: counts by result, longest time, largest memory."""
-    kinds = sorted({outcome.kind for outcome in outcomes})
+    rows: dict[str, Tally] = {}
+    for outcome in outcomes:
+        rows.setdefault(outcome.kind, Tally()).add(outcome.result, outcome.seconds, outcome.megabytes)
+    return tally_table(rows)
+
+
+class Tally:
+    """Counts by result, the longest time and the largest memory of some inputs."""
+
+    def __init__(
+        self, counts: dict[str, int] | None = None, seconds: float = 0.0, megabytes: float = 0.0
+    ) -> None:
+        self.counts, self.seconds, self.megabytes = Counter(counts), seconds, megabytes
+
+    def add(self, result: str, seconds: float, megabytes: float) -> None:
+        """Counts an input."""
+        self.counts[result] += 1
+        self.seconds, self.megabytes = max(self.seconds, seconds), max(self.megabytes, megabytes)
+
+    def merge(self, given: Tally) -> None:
+        """Counts what another counted."""
+        self.counts += given.counts
+        self.seconds, self.megabytes = max(self.seconds, given.seconds), max(self.megabytes, given.megabytes)
+
+    def primitives(self) -> tuple[dict[str, int], float, float]:
+        """The constructor's arguments, as JSON has them."""
+        return dict(self.counts), self.seconds, self.megabytes
+
+
+def tally_table(rows: dict[str, Tally]) -> str:
+    """A line for each row, and one for all of them."""
     columns = ("accepted", "refused", *FAILURES)
-    width = max(map(len, [*kinds, "all"]))
+    total = Tally()
+    for tally in rows.values():
+        total.merge(tally)
+    width = max(map(len, [*rows, "all"]))
     lines = [f"{'kind':<{width}}  inputs  " + "  ".join(columns) + "     max s  max MB"]
-    for kind in [*kinds, "all"]:
-        chosen = [outcome for outcome in outcomes if kind in ("all", outcome.kind)]
-        counts = Counter(outcome.result for outcome in chosen)
-        cells = "  ".join(f"{counts[name]:>{len(name)}}" for name in columns)
-        slowest, largest = (
-            max((getattr(outcome, name) for outcome in chosen), default=0.0) for name in ("seconds", "megabytes")
-        )
-        lines.append(f"{kind:<{width}}  {len(chosen):>6}  {cells}  {slowest:>8.2f}  {largest:>6.0f}")
+    for name, tally in [*sorted(rows.items()), ("all", total)]:
+        cells = "  ".join(f"{tally.counts[column]:>{len(column)}}" for column in columns)
+        size = sum(tally.counts.values())
+        lines.append(f"{name:<{width}}  {size:>6}  {cells}  {tally.seconds:>8.2f}  {tally.megabytes:>6.0f}")
     return "\n".join(lines)
-
-
-def main(make: Make, read: Read, description: str, arguments: list[str] | None = None, **defaults: Any) -> int:
-    """The command line of a fuzzer; returns the exit code: 1 if any input failed.
-
-    Args:
-        make: Writes an input.
-        read: Reads it.
-        description: For ``--help``.
-        arguments: The process's own unless given.
-        **defaults: Of :func:`run`, such as ``seconds``.
-    """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--count", type=int, default=1000, help="inputs, counted from 0")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=int, default=0, help="first index, to go on or to look at one input")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--corpus", type=Path, help="folder of real inputs to mutate besides those made")
-    parser.add_argument("--keep", type=Path, help="folder that gets a copy of every input that fails")
-    options = parser.parse_args(arguments)
-    outcomes = []
-    for outcome in run(make, read, **vars(options), **defaults):
-        outcomes.append(outcome)
-        if outcome.result in FAILURES:
-            sys.stdout.write(f"{outcome.index} {outcome.kind}: {outcome.result}: {outcome.detail}\n")
-            sys.stdout.flush()
-        if len(outcomes) % 250 == 0:
-            sys.stderr.write(f"{len(outcomes)} of {options.count - options.start}\n")
-    sys.stdout.write(table(outcomes) + "\n")
-    return int(any(outcome.result in FAILURES for outcome in outcomes))

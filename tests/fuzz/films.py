@@ -1,8 +1,7 @@
-"""Mutated films through the reader: ``python -m tests.fuzz.films --count 3000 --seed 0 [--corpus FOLDER]``.
+"""Films of every transfer syntax, PNG and JPEG pictures, made by the tests' own writers.
 
-Films are made by the tests' own writers in every transfer syntax, besides PNG and JPEG pictures and whatever
-``--corpus`` holds. Mutations: bytes flipped, files cut short, elements of the image pixel module replaced, lengths
-changed, blocks repeated or removed, and bombs (files that claim or inflate to far more than they hold).
+Mutations: bytes flipped, files cut short, elements of the image pixel module replaced, lengths changed, blocks repeated
+or removed. Bombs (files that claim or inflate to far more than they hold) are a kind of their own: they take seconds.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import contextlib
 import io
 import random
 import struct
-import sys
 import warnings
 import zlib
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from pydicom.encaps import encapsulate
 from gazelit.data.images.dicom import image_size, radiograph_of, read_film
 from gazelit.errors import InputError
 from tests.data.film_writers import encoded, film
-from tests.fuzz.driver import Input, main
+from tests.fuzz.targets import Kind, Mutation, Target, Unfit, remove
 
 SYNTAXES = (
     uid.ImplicitVRLittleEndian,
@@ -61,10 +60,6 @@ ODD_VALUES = {
     "VOILUTFunction": ("SIGMOID", "LINEAR_EXACT", "NONE"),
     "PlanarConfiguration": (1, 9),
 }
-MUTATIONS = ("flip bytes", "flip header", "cut", "tag", "length", "splice")
-BOMBS = 0.05
-
-
 @cache
 def _whole(number: int) -> tuple[str, bytes]:
     """A whole film: its kind and bytes."""
@@ -78,9 +73,6 @@ def _whole(number: int) -> tuple[str, bytes]:
         return "PNG", stream.getvalue()
     Image.fromarray((shades >> 4).astype(np.uint8)).save(stream, "JPEG")
     return "JPEG picture", stream.getvalue()
-
-
-WHOLE = len(SYNTAXES) + 2
 
 
 def _saved(pixels: np.ndarray, syntax: uid.UID, **attributes: object) -> bytes:
@@ -97,61 +89,81 @@ def _saved(pixels: np.ndarray, syntax: uid.UID, **attributes: object) -> bytes:
     return stream.getvalue()
 
 
-def make(index: int, seed: int, folder: Path, corpus: Path | None) -> Input:
-    """Writes mutated film number ``index``."""
+def targets(folder: Path) -> list[Target]:
+    """A whole film of each transfer syntax, and a picture of each format."""
     # What is written here breaks rules on purpose.
     warnings.simplefilter("ignore")
-    chance = random.Random(f"{seed}-{index}")
-    real = sorted(corpus.rglob("*.dcm")) + sorted(corpus.rglob("*.png")) if corpus else []
-    if real and chance.random() < 0.2:
-        source = chance.choice(real)
-        kind, content = f"corpus: {source.suffix[1:]}", source.read_bytes()
-        mutation = chance.choice(("flip bytes", "flip header", "cut", "length", "splice"))
-    else:
-        number = chance.randrange(WHOLE)
-        kind, content = _whole(number)
-        # Bombs take seconds, the others milliseconds.
-        mutation = "bomb" if chance.random() < BOMBS else chance.choice(MUTATIONS)
-        if mutation == "tag" and number < len(SYNTAXES):
-            content = _with_odd_values(number, chance)
-        elif mutation == "bomb":
-            kind, content = _bomb(chance)
-    content = _mutated(content, mutation, chance)
-    path = folder / f"film-{index}.dcm"
+    found = []
+    for number in range(len(SYNTAXES) + 2):
+        name, content = _whole(number)
+        odd = (partial(_with_odd_values, number),) * 2 if number < len(SYNTAXES) else ()
+        put = partial(_put, folder / "film.dcm")
+        found.append(Target(name, content, put, (*MUTATIONS, *odd), folder / "film.dcm"))
+    return found
+
+
+def bombs(folder: Path) -> list[Target]:
+    """Small films that claim or inflate to be large, of each kind."""
+    warnings.simplefilter("ignore")
+    put = partial(_put, folder / "film.dcm")
+    return [Target(f"bomb: {name}", b"", put, (partial(_of_chance, bomb),)) for name, bomb in BOMBS.items()]
+
+
+def _put(path: Path, content: bytes) -> Path:
+    remove(path)
     path.write_bytes(content)
-    return Input(path, f"{kind}: {mutation}" if "corpus" in kind or mutation == "bomb" else kind)
+    return path
 
 
-def _mutated(content: bytes, mutation: str, chance: random.Random) -> bytes:
+def _of_chance(bomb: Callable[[random.Random], bytes], _: bytes, chance: random.Random) -> bytes:
+    return bomb(chance)
+
+
+def flip_bytes(content: bytes, chance: random.Random, end: int | None = None) -> bytes:
+    """Some bytes replaced, by what headers end in more often than by chance."""
     changed = bytearray(content)
-    if mutation in ("flip bytes", "flip header"):
-        end = len(changed) if mutation == "flip bytes" else min(len(changed), 2000)
-        for _ in range(chance.choice((1, 2, 8, 64))):
-            changed[chance.randrange(end)] = chance.choice((0, 0xFF, 0x7F, chance.randrange(256)))
-    elif mutation == "cut":
-        del changed[chance.randrange(1, len(changed)) :]
-    elif mutation == "length":
-        # Any four bytes may be a length.
-        at = chance.randrange(132, max(133, min(len(changed), 2500) - 4))
-        changed[at : at + 4] = struct.pack("<I", chance.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFE, 2**16)))
-    elif mutation == "splice":
-        at, size = chance.randrange(len(changed)), chance.randrange(1, 2000)
-        changed[at:at] = changed[at : at + size] * chance.choice((1, 3)) if chance.random() < 0.5 else b""
-        del changed[at + size // 2 : at + size]
+    for _ in range(chance.choice((1, 2, 8, 64))):
+        at = chance.randrange(min(len(changed), end or len(changed)))
+        changed[at] = chance.choice((0, 0xFF, 0x7F, chance.randrange(256)))
     return bytes(changed)
 
 
-def _with_odd_values(number: int, chance: random.Random) -> bytes:
+def flip_header(content: bytes, chance: random.Random) -> bytes:
+    """Some bytes of the beginning replaced."""
+    return flip_bytes(content, chance, 2000)
+
+
+def cut(content: bytes, chance: random.Random) -> bytes:
+    """Only the beginning."""
+    return content[: chance.randrange(1, len(content))]
+
+
+def change_length(content: bytes, chance: random.Random) -> bytes:
+    """Four bytes, which may be a length, replaced."""
+    at = chance.randrange(132, max(133, min(len(content), 2500) - 4))
+    length = chance.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFE, 2**16))
+    return content[:at] + struct.pack("<I", length) + content[at + 4 :]
+
+
+def splice(content: bytes, chance: random.Random) -> bytes:
+    """A block repeated, or left out."""
+    changed = bytearray(content)
+    at, size = chance.randrange(len(changed)), chance.randrange(1, 2000)
+    changed[at:at] = changed[at : at + size] * chance.choice((1, 3)) if chance.random() < 0.5 else b""
+    del changed[at + size // 2 : at + size]
+    return bytes(changed)
+
+
+MUTATIONS: tuple[Mutation, ...] = (flip_bytes, flip_header, cut, change_length, splice)
+
+
+def _with_odd_values(number: int, _: bytes, chance: random.Random) -> bytes:
     shades = (np.add.outer(np.arange(48) * 37, np.arange(40) * 53) % 4096).astype(np.uint16)
     names = chance.sample(sorted(ODD_VALUES), chance.choice((1, 1, 2, 4)))
-    content = None
-    while content is None:
-        try:
-            content = _saved(shades, SYNTAXES[number], **{name: chance.choice(ODD_VALUES[name]) for name in names})
-        except (ValueError, OverflowError, TypeError, AttributeError):
-            # What pydicom does not write is no film.
-            names = chance.sample(sorted(ODD_VALUES), 1)
-    return content
+    try:
+        return _saved(shades, SYNTAXES[number], **{name: chance.choice(ODD_VALUES[name]) for name in names})
+    except (ValueError, OverflowError, TypeError, AttributeError) as error:
+        raise Unfit("what pydicom does not write is no film") from error
 
 
 @cache
@@ -165,53 +177,94 @@ def _largest(syntax: uid.UID) -> bytes:
     return encoded(np.zeros((7900, 8000), np.uint8), syntax)
 
 
-def _bomb(chance: random.Random) -> tuple[str, bytes]:
-    """A small file that claims to be large."""
-    small = np.zeros((32, 32), np.uint16)
-    which = chance.randrange(7)
-    if which == 0:
-        head = _saved(small, uid.ExplicitVRLittleEndian).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99", 1)
-        # The name grew by two bytes; so do the lengths before it.
-        at = head.index(b"1.2.840.10008.1.2.1.99")
-        head = head[: at - 2] + struct.pack("<H", 22) + head[at : at + 22]
-        return "deflate", head + _deflated_zeros(chance.choice((100, 400, 1500)))
-    if which == 1:
-        rows, columns = chance.choice(((60000, 60000), (8000, 7990), (65535, 900)))
-        return "claimed size", _saved(small, uid.ExplicitVRLittleEndian, Rows=rows, Columns=columns)
-    if which == 2:
-        side = chance.choice((7900, 9999, 30000))
-        head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-        rows = zlib.compress(bytes(min(side * (side + 1), 2**27)), 9)
-        parts = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
-        chunks = (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-            for name, data in parts
-        )
-        return "PNG", b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-    if which == 3:
-        syntax = chance.choice((uid.JPEGLSLossless, uid.JPEGExtended12Bit, uid.JPEGLosslessSV1, uid.JPEG2000Lossless))
-        stream = bytearray(encoded(small, syntax))
-        at = stream.index(b"\x00\x20\x00\x20") if syntax != uid.JPEG2000Lossless else 8
-        stream[at : at + 4] = b"\x7f\xff\x7f\xff"
-        data = {"PixelData": encapsulate([bytes(stream)])}
-        rows = chance.choice(({}, {"Rows": 32767, "Columns": 32767}, {"Rows": 32767, "Columns": 1900}))
-        return "codestream", _saved(small, syntax, **data, **rows)
-    if which == 4:
-        # Every run of two bytes stands for 128.
-        runs = b"\x81\x00" * 200_000
-        segments = struct.pack("<16I", 2, 64, 64 + len(runs), *[0] * 13) + runs * 2
-        shape = chance.choice(({}, {"Rows": 5000, "Columns": 5000}))
-        return "run lengths", _saved(small, uid.RLELossless, PixelData=encapsulate([segments]), **shape)
-    if which == 5:
-        # Sequences within sequences, of undefined length.
-        level = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
-        content = _saved(small, uid.ExplicitVRLittleEndian)
-        at = content.index(b"\x10\x00\x20\x00")
-        return "nested sequences", content[:at] + level * chance.choice((100, 3000, 100_000)) + content[at:]
+_SMALL = np.zeros((32, 32), np.uint16)
+
+
+def _deflate(chance: random.Random) -> bytes:
+    head = _saved(_SMALL, uid.ExplicitVRLittleEndian).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99", 1)
+    # The name grew by two bytes; so do the lengths before it.
+    at = head.index(b"1.2.840.10008.1.2.1.99")
+    head = head[: at - 2] + struct.pack("<H", 22) + head[at : at + 22]
+    return head + _deflated_zeros(chance.choice((100, 400, 1500)))
+
+
+def _claimed_size(chance: random.Random) -> bytes:
+    rows, columns = chance.choice(((60000, 60000), (8000, 7990), (65535, 900)))
+    return _saved(_SMALL, uid.ExplicitVRLittleEndian, Rows=rows, Columns=columns)
+
+
+def _png(chance: random.Random) -> bytes:
+    """Rows of zeros, black and white or in colours of 16 bits."""
+    return _png_of(chance.choice((7900, 9999, 30000)), chance.choice((0, 2, 6)), chance.choice((8, 16)))
+
+
+@cache
+def _png_of(side: int, colours: int, bits: int) -> bytes:
+    head = struct.pack(">IIBBBBB", side, side, bits, colours, 0, 0, 0)
+    squeeze = zlib.compressobj(9)
+    length = min(side * (1 + side * {0: 1, 2: 3, 6: 4}[colours] * bits // 8), 2**29)
+    rows = b"".join(squeeze.compress(bytes(2**20)) for _ in range(length >> 20)) + squeeze.flush()
+    parts = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@cache
+def _png_of_texts() -> bytes:
+    """A picture with compressed texts and profiles that inflate to far more."""
+    text = b"a\0\0" + zlib.compress(bytes(2**27), 9)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 0, 0, 0, 0)), *[(b"zTXt", text)] * 8, (b"iCCP", text)]
+    parts += [(b"IDAT", zlib.compress(bytes(20))), (b"IEND", b"")]
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _codestream(chance: random.Random) -> bytes:
+    syntax = chance.choice((uid.JPEGLSLossless, uid.JPEGExtended12Bit, uid.JPEGLosslessSV1, uid.JPEG2000Lossless))
+    stream = bytearray(encoded(_SMALL, syntax))
+    at = stream.index(b"\x00\x20\x00\x20") if syntax != uid.JPEG2000Lossless else 8
+    stream[at : at + 4] = b"\x7f\xff\x7f\xff"
+    data = {"PixelData": encapsulate([bytes(stream)])}
+    rows = chance.choice(({}, {"Rows": 32767, "Columns": 32767}, {"Rows": 32767, "Columns": 1900}))
+    return _saved(_SMALL, syntax, **data, **rows)
+
+
+def _run_lengths(chance: random.Random) -> bytes:
+    # Every run of two bytes stands for 128.
+    runs = b"\x81\x00" * 200_000
+    segments = struct.pack("<16I", 2, 64, 64 + len(runs), *[0] * 13) + runs * 2
+    shape = chance.choice(({}, {"Rows": 5000, "Columns": 5000}))
+    return _saved(_SMALL, uid.RLELossless, PixelData=encapsulate([segments]), **shape)
+
+
+def _nested_sequences(chance: random.Random) -> bytes:
+    """Sequences within sequences, of undefined length."""
+    level = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    content = _saved(_SMALL, uid.ExplicitVRLittleEndian)
+    at = content.index(b"\x10\x00\x20\x00")
+    return content[:at] + level * chance.choice((100, 3000, 100_000)) + content[at:]
+
+
+def _largest_allowed(chance: random.Random) -> bytes:
     syntax = chance.choice((uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.HTJ2KLossless))
-    stream = _largest(syntax)
     attributes = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "Rows": 7900, "Columns": 8000}
-    return "largest allowed", _saved(small, syntax, PixelData=encapsulate([stream]), **attributes)
+    return _saved(_SMALL, syntax, PixelData=encapsulate([_largest(syntax)]), **attributes)
+
+
+BOMBS: dict[str, Callable[[random.Random], bytes]] = {
+    "deflate": _deflate,
+    "claimed size": _claimed_size,
+    "PNG": _png,
+    "PNG, texts": lambda _: _png_of_texts(),
+    "codestream": _codestream,
+    "run lengths": _run_lengths,
+    "nested sequences": _nested_sequences,
+    "largest allowed": _largest_allowed,
+}
 
 
 def read(path: Path) -> None:
@@ -225,5 +278,4 @@ def read(path: Path) -> None:
     assert 0 <= pixels.min() <= pixels.max() <= 1
 
 
-if __name__ == "__main__":
-    sys.exit(main(make, read, __doc__.splitlines()[0]))
+KINDS = {"films": Kind(targets, read), "bombs": Kind(bombs, read)}

@@ -1,7 +1,7 @@
-"""Mutated checkpoints, packages, stores and configurations, as a stranger may hand them on.
+"""Checkpoints, packages, stores, features and configurations, as a stranger may hand them on.
 
-``python -m tests.fuzz.results --kind checkpoints|packages|stores|configs --count 2000 --seed 0``. Some are damaged as
-bytes, which their digests tell; most are whole and hold something else, so that digests are no defence.
+Some are damaged as bytes, which their digests tell; most are whole and hold something else, with digests made anew, so
+that these are no defence.
 """
 
 from __future__ import annotations
@@ -10,188 +10,307 @@ import io
 import json
 import random
 import shutil
-import sys
-import tempfile
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.driver import Input, Make, main
 from tests.fuzz.mutations import JSON_MUTATIONS, TABLE_MUTATIONS, change_values, cut, flip_bytes
-from tests.fuzz.tables import _replace
+from tests.fuzz.targets import Kind, Mutation, Target, Unfit, Workspace, remove
 
-#: A child with torch takes one gigabyte before it reads anything.
-MEGABYTES = 2048.0
-KINDS = ("checkpoints", "packages", "stores", "configs")
+_BYTES: tuple[Mutation, ...] = (flip_bytes, flip_bytes, cut)
+
+
+# Checkpoints
+
+
+def checkpoints(folder: Path) -> list[Target]:
+    """A checkpoint: its bytes, and, sealed again, its stamp and its weights."""
+    from tests.release.models import checkpoint
+
+    path = folder / "whole.ckpt"
+    checkpoint(path)
+    content, put = path.read_bytes(), partial(_put, folder / "a.ckpt")
+    loaded = _loaded(content)
+    stamp = json.dumps(loaded["gazelit"]).encode()
+    edits = json.dumps([0, 0, False]).encode()
+    sealed: tuple[tuple[str, bytes, Callable[[Path, bytes, bytes], Path], Mutation], ...] = (
+        ("stamp", stamp, _put_stamp, _still_json),
+        ("weights", edits, _put_weights, _other_weights),
+    )
+    return [
+        Target("checkpoint, bytes", content, put, _BYTES, folder / "a.ckpt"),
+        *(
+            Target(f"checkpoint, {name}", whole, partial(write, folder / "a.ckpt", content), (change,))
+            for name, whole, write, change in sealed
+            for _ in range(2)
+        ),
+    ]
+
+
+def _put(path: Path, content: bytes) -> Path:
+    remove(path)
+    path.write_bytes(content)
+    return path
 
 
 @cache
-def original(kind: str) -> Path:
-    """A small one of a kind, made once in each process."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-original-"))
-    if kind == "configs":
-        from gazelit.configs import config_root
+def _loaded(content: bytes) -> dict[str, Any]:
+    import torch
 
-        shutil.copytree(config_root(), folder / "configs", ignore=shutil.ignore_patterns("sweeps"))
-        return folder / "configs"
-    if kind == "stores":
-        from gazelit.data.sources import EGDCXR
-        from gazelit.data.store.prepare import prepare
-        from gazelit.synthetic.cohort import write_cohort
-
-        write_cohort(folder / "cohort", cases=6, seed=5, max_side=64, workers=1)
-        prepare(
-            EGDCXR(folder / "cohort" / "egd-cxr", folder / "cohort" / "mimic-cxr"),
-            folder / "store",
-            (32, 32),
-            workers=1,
-        )
-        return folder / "store"
-    from gazelit.release.package import package
-    from tests.release.models import checkpoint
-
-    checkpoint(folder / "a.ckpt")
-    if kind == "packages":
-        package(str(folder / "a.ckpt"), folder / "package")
-        return folder / "package"
-    return folder / "a.ckpt"
+    loaded: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return loaded
 
 
-def make_checkpoint(index: int, seed: int, folder: Path, _: Path | None) -> Input:
-    """A checkpoint with other bytes, or with something else in its stamp or weights, sealed again."""
+def _put_stamp(path: Path, whole: bytes, stamp: bytes) -> Path:
+    try:
+        changed = json.loads(stamp)
+    except (ValueError, RecursionError) as error:
+        raise Unfit("a stamp is plain values") from error
+    return _sealed(path, _loaded(whole) | {"gazelit": changed})
+
+
+def _put_weights(path: Path, whole: bytes, edit: bytes) -> Path:
+    import torch
+
+    state = dict(_loaded(whole)["state_dict"])
+    try:
+        place, form, renamed = json.loads(edit)
+        name = list(state)[int(place) % len(state)]
+        tensor = state[name]
+        forms = (
+            tensor.double, lambda: tensor.to(torch.complex64), lambda: tensor[..., None], lambda: tensor.flatten()[:0],
+            tensor.bool, lambda: tensor * float("nan"), tensor.to_sparse, lambda: torch.zeros(1).expand(10**6),
+            lambda: "text", lambda: None, tensor.tolist, lambda: torch.zeros(1).expand(2**20, 2**20),
+            lambda: torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.quint8), lambda: tensor.to("meta"),
+            lambda: {"a": tensor}, tensor.half, lambda: torch.ones(tensor.shape, dtype=torch.int64),
+        )  # fmt: skip
+        state[name] = forms[int(form) % len(forms)]()
+        if renamed:
+            state[f"{name}.x"] = state.pop(name)
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise Unfit("an edit is a weight, a form, and whether it is renamed") from error
+    return _sealed(path, _loaded(whole) | {"state_dict": state})
+
+
+def _other_weights(_: bytes, rng: random.Random) -> bytes:
+    return json.dumps([rng.randrange(10**6), rng.randrange(10**6), rng.random() < 0.2]).encode()
+
+
+def _still_json(content: bytes, rng: random.Random) -> bytes:
+    return change_values(content, rng)
+
+
+def _sealed(path: Path, checkpoint: dict[str, Any]) -> Path:
     import torch
 
     from gazelit.checkpoints.seal import write_sealed
 
-    rng = random.Random(f"{seed} {index}")
-    path = folder / "a.ckpt"
-    content = original("checkpoints").read_bytes()
-    fate = rng.random()
-    if fate < 0.04:
-        _replace(path, rng)
-        return Input(path, "no file")
-    if fate < 0.3:
-        path.write_bytes(rng.choice((flip_bytes, cut))(content, rng))
-        return Input(path, "bytes")
-    checkpoint = torch.load(io.BytesIO(content), weights_only=True)
-    if fate < 0.8:
-        checkpoint["gazelit"] = _changed(checkpoint["gazelit"], rng)
-        kind = "stamp"
-    else:
-        state = checkpoint["state_dict"]
-        name = rng.choice(list(state))
-        tensor = state[name]
-        state[name] = rng.choice(
-            (
-                tensor.double(), tensor.to(torch.complex64), tensor[..., None], tensor.flatten()[:0], tensor.bool(),
-                tensor * float("nan"), tensor.to_sparse(), torch.zeros(1).expand(10**6), "text", None, tensor.tolist(),
-            )
-        )  # fmt: skip
-        if rng.random() < 0.2:
-            state[f"{name}.x"] = state.pop(name)
-        kind = "weights"
     buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
+    try:
+        torch.save(checkpoint, buffer)
+    except Exception as error:
+        raise Unfit("torch does not write it") from error
+    remove(path)
     with path.open("wb") as file:
         write_sealed(buffer.getbuffer(), file)
-    return Input(path, kind)
+    return path
 
 
-def _changed(value: Any, rng: random.Random) -> Any:
-    while True:
-        try:
-            return json.loads(change_values(json.dumps(value).encode(), rng))
-        except (ValueError, RecursionError):
+def read_checkpoint(path: Path) -> None:
+    """As ``infer`` does."""
+    from gazelit.deploy.inference import load_model
+
+    load_model(path)
+
+
+# Packages
+
+
+def packages(folder: Path) -> list[Target]:
+    """A package: each of its files, with the checksums made anew or not."""
+    from gazelit.release.package import package
+    from tests.release.models import checkpoint
+
+    whole = folder / "originals"
+    whole.mkdir()
+    checkpoint(whole / "a.ckpt")
+    package(str(whole / "a.ckpt"), whole / "package")
+    return list(_files(whole / "package", folder / "package", _adjust_package))
+
+
+def _adjust_package(workspace: Workspace, changed: str) -> None:
+    """As one who means it would: every digest is that of what is there."""
+    from gazelit.checkpoints.stamps import STAMP_KEY
+    from gazelit.files import sha256_file
+
+    root = workspace.root
+    for path in sorted(root.glob("*.json")):
+        if path.name == changed:
             continue
+        about = json.loads(path.read_text())
+        if isinstance(about, dict) and isinstance(about.get("sha256"), str) and STAMP_KEY in about:
+            about["sha256"] = sha256_file(root / "model.safetensors")
+            workspace.replace(path.name, json.dumps(about).encode())
+    sums = root / "SHA256SUMS"
+    lines = [f"{sha256_file(root / line.split('  ', 1)[1])}  {line.split('  ', 1)[1]}" for line in sums.read_text().splitlines()]
+    workspace.replace("SHA256SUMS", "".join(f"{line}\n" for line in lines).encode())
 
 
-def _folder(kind: str, mutate: Any, index: int, seed: int, folder: Path) -> Input:
-    rng = random.Random(f"{seed} {index}")
-    root = folder / kind
-    shutil.copytree(original(kind), root)
-    target = rng.choice(sorted(path for path in root.rglob("*") if path.is_file()))
-    name = target.suffix if kind == "configs" else target.name
-    if rng.random() < 0.04:
-        target.unlink()
-        _replace(target, rng)
+def read_package(path: Path) -> None:
+    """As ``infer`` and ``verify`` do."""
+    from gazelit.deploy.packages import load_package
+    from gazelit.files import read_checksums
+
+    read_checksums(path / "SHA256SUMS")
+    load_package(path)
+
+
+# Stores
+
+
+def stores(folder: Path) -> list[Target]:
+    """A store and a folder of features: each of their files, with sizes and samples adjusted or not."""
+    from gazelit.data.sources import EGDCXR
+    from gazelit.data.store.features import write_features
+    from gazelit.data.store.prepare import prepare
+    from gazelit.synthetic.cohort import write_cohort
+
+    whole = folder / "originals"
+    write_cohort(whole / "cohort", cases=3, seed=5, max_side=64, workers=1)
+    source = EGDCXR(str(whole / "cohort" / "egd-cxr"), str(whole / "cohort" / "mimic-cxr"))
+    prepare(source, whole / "store", (32, 32), workers=1)
+    write_features(whole / "features", _request(), (4,), lambda start: [_rows()[start:]])
+    return [
+        *_files(whole / "store", folder / "store", _adjust_store),
+        *_files(whole / "features", folder / "features", None),
+    ]
+
+
+def _request() -> Any:
+    from gazelit.data.store.features import FeatureRequest
+
+    return FeatureRequest("pooled", "float32", "f" * 64, 3, 1, {"name": "res-se", "options": {"widths": [2]}}, "e" * 64)
+
+
+def _rows() -> Any:
+    import numpy as np
+
+    return np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def _adjust_store(workspace: Workspace, changed: str) -> None:
+    if changed == "store.json":
+        return
+    about = json.loads((workspace.root / "store.json").read_text())
+    about["bytes"] = {name: (workspace.root / name).stat().st_size for name in about["bytes"]}
+    about["samples"] = {}
+    workspace.replace("store.json", json.dumps(about).encode())
+
+
+def read_store(path: Path) -> None:
+    """As trainings, ``inspect`` and ``verify`` do."""
+    import numpy as np
+
+    from gazelit.data.store.features import open_features
+    from gazelit.data.store.store import Store
+    from gazelit.data.store.verify import verify_store
+
+    if path.name == "features":
+        np.asarray(open_features(path, _request())).sum()
+        return
+    store = Store.open(path)
+    assert store.size[0] > 0
+    assert len(store.letterboxes) == len(store.cases) == len(store.images())
+    for table in ("regions", "phrases", "readings", "recordings"):
+        store.table(table)
+    store.gaze("sample")
+    store.masks(0)
+    verify_store(path)
+
+
+# Configurations
+
+
+def configs(folder: Path) -> list[Target]:
+    """The shipped configurations."""
+    from gazelit.configs import config_root
+
+    shutil.copytree(config_root(), folder / "originals", ignore=shutil.ignore_patterns("sweeps"))
+    workspace = Workspace(folder / "originals", folder / "configs")
+    found = []
+    for path in sorted(workspace.original.rglob("*.yaml")):
+        name = str(path.relative_to(workspace.original))
+        put = partial(_put_config, workspace, name)
+        found.append(Target("configuration", path.read_bytes(), put, _YAML, workspace.root / name))
+    return found
+
+
+def _put_config(workspace: Workspace, name: str, content: bytes) -> Path:
+    return workspace.put(name, content) / name
+
+
+def _other_lines(content: bytes, rng: random.Random) -> bytes:
+    lines = content.decode().splitlines()
+    if rng.random() < 0.2:
+        rng.shuffle(lines)
     else:
-        target.write_bytes(mutate(target, target.read_bytes(), rng))
-    if kind == "stores" and rng.random() < 0.9 and (root / "store.json").is_file() and target.name != "store.json":
-        # As one who means it would: sizes and samples are those of what is there.
-        about = json.loads((root / "store.json").read_text())
-        about["bytes"] = {file: (root / file).stat().st_size for file in about["bytes"] if (root / file).is_file()}
-        about["samples"] = {}
-        (root / "store.json").write_text(json.dumps(about))
-    return Input(root if kind != "configs" else target, f"{kind} {name}")
-
-
-def _mutated_file(path: Path, content: bytes, rng: random.Random) -> bytes:
-    if path.suffix == ".json":
-        return rng.choice(JSON_MUTATIONS)(content, rng)
-    return rng.choice((flip_bytes, flip_bytes, cut))(content, rng)
-
-
-def _mutated_yaml(path: Path, content: bytes, rng: random.Random) -> bytes:
-    if path.suffix != ".yaml":
-        return content
-    fate = rng.random()
-    if fate < 0.4:
-        lines = content.decode().splitlines()
-        rng.shuffle(lines) if fate < 0.1 else lines.insert(rng.randrange(len(lines) + 1), rng.choice(_LINES))
-        return "\n".join(lines).encode()
-    return rng.choice((flip_bytes, cut, *TABLE_MUTATIONS[-2:]))(content, rng)
+        lines.insert(rng.randrange(len(lines) + 1), rng.choice(_LINES))
+    return "\n".join(lines).encode()
 
 
 _LINES = (
     "a: &a [*a]", "base: .", "base: ../../../../etc/passwd", "base: [base]", "? [1, 2]", "<<: *x", "base: stage1.yaml",
     "x: !!python/object/apply:os.system ['true']", "- - - -", "a: " + "[" * 3000, "\t\tx: 1", "a: &b {b: *b}",
-    "x: 1e999999", "x: 0x" + "f" * 5000, "x: 2026-13-45", "%YAML 9.9", "--- ---",
+    "x: 1e999999", "x: 0x" + "f" * 5000, "x: 2026-13-45", "%YAML 9.9", "--- ---", "base: /dev/zero", "base: /dev/stdin",
+    "x: " + "1:" * 2000 + "1", "x: " + "9" * 100_000, "x: 190:20:30.15", "? " * 3000, "a: |\n" + "  x\n" * 2000,
+    "x: !!binary " + "A" * 10_000, "x: !!set {a, b}", "x: !!omap [a: 1]", "x: !!float nan", "\u2028x: 1", "x: \x00",
     "x: &x [1,1,1,1,1,1,1,1]\ny: &y [*x,*x,*x,*x,*x,*x,*x,*x]\nz: &z [*y,*y,*y,*y,*y,*y,*y,*y]\nw: [*z,*z,*z,*z,*z,*z]",
 )  # fmt: skip
+_YAML: tuple[Mutation, ...] = (_other_lines, _other_lines, flip_bytes, cut, *TABLE_MUTATIONS[-3:])
 
 
-MAKERS: dict[str, Make] = {
-    "checkpoints": make_checkpoint,
-    "packages": lambda index, seed, folder, _: _folder("packages", _mutated_file, index, seed, folder),
-    "stores": lambda index, seed, folder, _: _folder("stores", _mutated_file, index, seed, folder),
-    "configs": lambda index, seed, folder, _: _folder("configs", _mutated_yaml, index, seed, folder),
+def read_configuration(path: Path) -> None:
+    """As every command that takes ``--config`` does: merged, and its names looked at."""
+    from gazelit import trust
+    from gazelit.configs import read_config
+    from gazelit.errors import InputError
+    from gazelit.parsing import read_saved
+
+    content = read_config(path)
+    try:
+        read_saved(path)
+    except InputError:
+        pass
+    with trust.trust_until_end():
+        trust.trust_names(content, str(path))
+
+
+def _files(
+    whole: Path, root: Path, adjust: Callable[[Workspace, str], None] | None
+) -> Iterator[Target]:
+    """Each file of a folder, as bytes, and with digests adjusted three times as often."""
+    workspace = Workspace(whole, root)
+    for path in sorted(path for path in whole.rglob("*") if path.is_file()):
+        name = str(path.relative_to(whole))
+        mutations = JSON_MUTATIONS if path.suffix == ".json" else _BYTES
+        for adjustment in (None, adjust, adjust, adjust) if adjust is not None else (None,):
+            put = partial(_put_adjusted, workspace, name, adjustment)
+            yield Target(f"{root.name} {name}", path.read_bytes(), put, mutations, root / name)
+
+
+def _put_adjusted(
+    workspace: Workspace, name: str, adjust: Callable[[Workspace, str], None] | None, content: bytes
+) -> Path:
+    root = workspace.put(name, content)
+    if adjust is not None:
+        adjust(workspace, name)
+    return root
+
+
+KINDS = {
+    "checkpoints": Kind(checkpoints, read_checkpoint),
+    "packages": Kind(packages, read_package),
+    "stores": Kind(stores, read_store),
+    "configs": Kind(configs, read_configuration),
 }
-
-
-def make(kind: str, index: int, seed: int, folder: Path, corpus: Path | None) -> Input:
-    """An input of a kind."""
-    return MAKERS[kind](index, seed, folder, corpus)
-
-
-def read(path: Path) -> None:
-    """Reads one as the commands do."""
-    if path.name == "stores":
-        from gazelit.data.store.store import Store
-
-        store = Store.open(path)
-        assert store.size[0] > 0
-        assert len(store.letterboxes) == len(store.cases) == len(store.images())
-        for table in ("regions", "phrases", "readings", "recordings"):
-            store.table(table)
-        store.gaze("sample")
-        store.masks(0)
-    elif path.name == "packages":
-        from gazelit.deploy.packages import load_package
-
-        load_package(path)
-    elif path.suffix == ".ckpt":
-        from gazelit.deploy.inference import load_model
-
-        load_model(path)
-    else:
-        from gazelit.configs import read_config
-
-        read_config(path)
-
-
-if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    at = arguments.index("--kind")
-    kind = arguments[at + 1]
-    del arguments[at : at + 2]
-    sys.exit(main(partial(make, kind), read, __doc__ or "", arguments, megabytes=MEGABYTES))

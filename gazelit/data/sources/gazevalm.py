@@ -180,7 +180,9 @@ def _parts(gaze: pd.DataFrame, films: pd.DataFrame) -> Iterator[pd.DataFrame]:
     side = films.set_index("image_id")["width"]
     for image, part in gaze.groupby("image_id", sort=False):
         # Corners of pixels are at whole numbers on the canvas, their centres here.
-        x, y = (part[axis].to_numpy() * side[image] / CANVAS - 0.5 for axis in ("x", "y"))
+        with np.errstate(over="ignore"):
+            # What is beyond all numbers is off the film.
+            x, y = (part[axis].to_numpy() * side[image] / CANVAS - 0.5 for axis in ("x", "y"))
         begun = part.groupby("reading_id")["duration"].cumsum() - part["duration"]
         valid = on_image(x, y, side[image], side[image])
         columns = part.drop(columns="task").assign(recording_id=part["reading_id"], t=begun, kind="fixation")
