@@ -79,11 +79,12 @@ $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-fuzz: $(READY) ## read mutated films (3,000, CORPUS=), tables (2,000), JSON, checkpoints, packages, stores, configurations (1,000 each)
-	$(BIN)/python -m tests.fuzz.films --count 3000 --workers 2 $(if $(CORPUS),--corpus $(CORPUS))
-	$(BIN)/python -m tests.fuzz.tables --count 2000 --workers 2
-	$(BIN)/python -m tests.fuzz.tables --kind json --count 1000 --workers 2
-	for kind in checkpoints packages stores configs; do $(BIN)/python -m tests.fuzz.results --kind $$kind --count 1000 --workers 2 || exit 1; done
+# Minutes of this run; the same again goes on until TOTAL inputs were tried.
+FUZZ_MINUTES ?= 10
+TOTAL ?= 200000
+fuzz: $(READY) ## read hostile files of every kind (SEED= TOTAL= FUZZ_MINUTES= CORPUS=); resumable, by coverage if .[fuzz] is installed
+	$(if $(CORPUS),$(BIN)/python -m tests.fuzz --kind films --count 3000 --workers 2 --corpus $(CORPUS))
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.fuzz --seed $(SEED) --total $(TOTAL) --minutes $(FUZZ_MINUTES)
 
 # Signals of each command, and the CPU minutes after which it ends; the same command again goes on.
 SIGNALS ?= 28

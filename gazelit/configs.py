@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from gazelit.errors import InputError
+from gazelit.files import is_file
 
 _PACKAGE = Path(__file__).resolve().parent
 #: What a training saves its configuration as.
@@ -48,13 +49,13 @@ def find_config(name: str, preset: str = "paper") -> Path:
     if preset not in PRESETS:
         raise InputError(f"--preset: '{preset}' is none of {', '.join(PRESETS)}")
     path, root = Path(name), config_root()
-    is_own = path.is_file() and not path.resolve().is_relative_to(root.resolve())
-    if path.is_file() and (is_own or preset == "paper"):
+    is_own = is_file(path) and not path.resolve().is_relative_to(root.resolve())
+    if is_file(path) and (is_own or preset == "paper"):
         return path
     # Whoever stands in the shipped folder, or names one of its files by its path, means the shipped file.
-    inside = path.resolve().relative_to(root.resolve()) if path.is_file() else path
+    inside = path.resolve().relative_to(root.resolve()) if is_file(path) else path
     for shipped in (root / "presets" / preset / inside, root / inside):
-        if not inside.is_absolute() and shipped.is_file():
+        if not inside.is_absolute() and is_file(shipped):
             return shipped
     suggestion = _closest(path)
     found = f"did you mean {suggestion}?" if suggestion else "`gazelit configs` lists those"
@@ -174,7 +175,7 @@ def config_chain(path: Path, above: Sequence[Path] = ()) -> list[Path]:
     chain: list[Path] = []
     for name in names:
         beside = path.parent / name
-        chain += config_chain(beside if beside.is_file() else find_config(name), (*above, resolved))
+        chain += config_chain(beside if is_file(beside) else find_config(name), (*above, resolved))
     return [*chain, path]
 
 
@@ -196,7 +197,7 @@ def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:
     Raises:
         InputError: The file is missing, too large, no YAML, or grows without bound when its aliases are written out.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file")
     try:
         size = path.stat().st_size

@@ -12,6 +12,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import IO, Any
 
 from gazelit.errors import InputError
 
+#: What ``np.load`` raises on a file that is no array; of its header it makes Python.
+ARRAY_ERRORS = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
 _UMASK = threading.Lock()
 
 

@@ -129,7 +129,8 @@ def _is_plain(value: Any) -> bool:
     """Whether it is a tensor that a network may take: dense, and of real numbers."""
     if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_complex():
         return False
-    return value.layout == torch.strided
+    # One on the device "meta" has a shape and no numbers.
+    return value.layout == torch.strided and not value.is_meta
 
 
 def _read_exported(path: Path) -> dict[str, Any]:

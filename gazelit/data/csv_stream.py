@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import bz2
-import csv
 import gzip
-import io
 import lzma
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ LONGEST_LINE = 2**16
 LARGEST_CHUNK = 2**28
 #: How many times its size a packed table may unpack to, and the bytes that are let through in any case.
 LARGEST_RATIO, UNPACKED_FREE = 100, 2**24
+#: What reading a damaged CSV raises; Python's own readers of packed files have more of their own.
+READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, OverflowError, MemoryError)
 _BLOCK = 2**18
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 #: What pandas would unpack by itself, without a bound.
@@ -115,7 +116,11 @@ def _longest_cell(path: Path, begin: int) -> str:
             line = file.readline(LONGEST_LINE)
             read += len(line)
             number += 1
-    names, cells = (next(csv.reader(io.StringIO(text.decode("utf-8", "replace"))), []) for text in (header, line))
+    if b"\r" in header.rstrip(b"\r\n"):
+        # Lines that end with it alone: what was read is no header.
+        number = 0
+    # Not by quotes, which are what may be wrong.
+    names, cells = (text.decode("utf-8", "replace").strip().split(",") for text in (header, line))
     longest = max(range(len(cells)), key=lambda at: len(cells[at]), default=0)
-    where = f"record {number}: {names[longest]}" if number and longest < len(names) else f"line {number + 1}"
+    where = f"record {number}: {names[longest]}" if number and longest < len(names) else "a line"
     return f"{path}: {where} is longer than {LONGEST_LINE} bytes (a quote that is not closed?); no table has such cells"

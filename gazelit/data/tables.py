@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.csv_stream import open_csv
+from gazelit.data.csv_stream import READ_ERRORS, open_csv
 from gazelit.errors import InputError
 
 CHUNK_ROWS = 200_000
@@ -21,8 +19,6 @@ CHUNK_ROWS = 200_000
 LARGEST_SIDE = 100_000
 #: Separators of tables that are called CSV all the same.
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-#: What reading a damaged CSV raises; Python's own readers of packed files have more of their own.
-READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, OverflowError, MemoryError)
 
 
 def find_table(root: Path, name: str, dataset: str) -> Path:

@@ -135,7 +135,10 @@ def read_curve(path: Path) -> pd.DataFrame | None:
     if "epoch" not in curve or curve.empty:
         raise InputError(f"{path}: has no {'epochs' if 'epoch' in curve else 'column epoch'}; {remedy}")
     for name in curve:
-        numbers = pd.to_numeric(curve[name], errors="coerce")
+        try:
+            numbers = pd.to_numeric(curve[name], errors="coerce")
+        except OverflowError as error:
+            raise InputError(f"{path}: {name} holds a number beyond all others; {remedy}") from error
         bad = numbers.isna() & curve[name].notna()
         if bad.any():
             raise InputError(f"{path}: row {int(bad.argmax()) + 1}, column {name}: is no number; {remedy}")

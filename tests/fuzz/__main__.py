@@ -9,7 +9,6 @@ coverage, where atheris is installed. What fails is kept in ``OUT/finds``; the t
 from __future__ import annotations
 
 import argparse
-import fcntl
 import importlib.util
 import json
 import subprocess

@@ -239,7 +239,7 @@ def _serve(connection: Connection, settings: _Settings, folder: Path) -> None:  
 def judge(
     read: Read, path: Path, seconds: float = SECONDS, megabytes: float = MEGABYTES
 ) -> tuple[str, str, float, float]:
-    """Reads an input in this process; returns result, detail, seconds of processor time and MB as in :class:`Outcome`."""
+    """Reads an input in this process; returns result, detail, seconds and MB as in :class:`Outcome`."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before, begin = _peak_megabytes(), time.process_time()
@@ -296,9 +296,7 @@ def table(outcomes: list[Outcome]) -> str:
 class Tally:
     """Counts by result, the longest time and the largest memory of some inputs."""
 
-    def __init__(
-        self, counts: dict[str, int] | None = None, seconds: float = 0.0, megabytes: float = 0.0
-    ) -> None:
+    def __init__(self, counts: dict[str, int] | None = None, seconds: float = 0.0, megabytes: float = 0.0) -> None:
         self.counts, self.seconds, self.megabytes = Counter(counts), seconds, megabytes
 
     def add(self, result: str, seconds: float, megabytes: float) -> None:

@@ -24,7 +24,7 @@ from pydicom.encaps import encapsulate
 from gazelit.data.images.dicom import image_size, radiograph_of, read_film
 from gazelit.errors import InputError
 from tests.data.film_writers import encoded, film
-from tests.fuzz.targets import Kind, Mutation, Target, Unfit, remove
+from tests.fuzz.targets import Kind, Mutation, Target, UnfitError, remove
 
 SYNTAXES = (
     uid.ImplicitVRLittleEndian,
@@ -60,6 +60,8 @@ ODD_VALUES = {
     "VOILUTFunction": ("SIGMOID", "LINEAR_EXACT", "NONE"),
     "PlanarConfiguration": (1, 9),
 }
+
+
 @cache
 def _whole(number: int) -> tuple[str, bytes]:
     """A whole film: its kind and bytes."""
@@ -163,7 +165,7 @@ def _with_odd_values(number: int, _: bytes, chance: random.Random) -> bytes:
     try:
         return _saved(shades, SYNTAXES[number], **{name: chance.choice(ODD_VALUES[name]) for name in names})
     except (ValueError, OverflowError, TypeError, AttributeError) as error:
-        raise Unfit("what pydicom does not write is no film") from error
+        raise UnfitError("what pydicom does not write is no film") from error
 
 
 @cache

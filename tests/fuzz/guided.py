@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["gazelit", "pydicom"]):
 
 from tests.fuzz.driver import FAILURES, Tally, judge
 from tests.fuzz.kinds import LONGEST, guided_targets, kind, named_target
-from tests.fuzz.targets import Unfit
+from tests.fuzz.targets import UnfitError
 
 #: Whole inputs with one mutation that the first run begins with, for each target.
 SEEDS = 4
@@ -78,7 +78,7 @@ class Fuzzer:
         target = named_target(self.targets, data)
         try:
             path = target.put(data[2:])
-        except Unfit:
+        except UnfitError:
             return
         result, detail, seconds, megabytes = judge(self._kind.read, path)
         if result in FAILURES and (key := f"{result} {detail.rpartition('(')[2]}") not in self._found:

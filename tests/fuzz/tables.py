@@ -179,7 +179,8 @@ def _write_pysaliency(folder: Path) -> None:
 
 def _write_single(folder: Path) -> None:
     (folder / "split.csv").write_text(
-        "image_id,patient_id,study_id,split\n" + "".join(f"i{n},p{n},s{n},{('train', 'val', 'test')[n % 3]}\n" for n in range(9))
+        "image_id,patient_id,study_id,split\n"
+        + "".join(f"i{n},p{n},s{n},{('train', 'val', 'test')[n % 3]}\n" for n in range(9))
     )
     (folder / "curve.csv").write_text("epoch,train/loss,val/loss\n0,1.5,1.4\n1,1.2,1.3\n")
     (folder / "clusters.json").write_text(json.dumps({"a": {"bandwidth": 3.5, "centres": [[1.0, 2.0], [3.0, 4.0]]}}))

@@ -27,7 +27,7 @@ class Target:
         name: Row of the table.
         content: Its bytes.
         put: Writes changed bytes in their place, all else whole, and returns what the reader is given; raises
-            :class:`Unfit` for bytes of which no input can be made.
+            :class:`UnfitError` for bytes of which no input can be made.
         mutations: What may happen to it.
         file: Where it lies, if something else may stand in its stead.
     """
@@ -39,7 +39,7 @@ class Target:
     file: Path | None = None
 
 
-class Unfit(ValueError):
+class UnfitError(ValueError):
     """No input can be made of these bytes."""
 
 
@@ -79,7 +79,7 @@ def make(name: str, kind: Kind, index: int, seed: int, folder: Path, corpus: Pat
     while True:
         try:
             return Input(target.put(rng.choice(target.mutations)(target.content, rng)), target.name)
-        except Unfit:
+        except UnfitError:
             continue
 
 

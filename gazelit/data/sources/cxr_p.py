@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pydicom
 
-from gazelit.data.images.dicom import image_size, is_dicom
+from gazelit.data.images.dicom import image_size, is_dicom, read_header
 from gazelit.data.images.geometry import on_image
 from gazelit.data.sources.mimic import require_folder
 from gazelit.data.sources.views import view_position
@@ -154,4 +153,4 @@ def _gaze(records: list[dict[str, Any]], sizes: dict[str, tuple[int, int]]) -> I
 def _patient(path: Path) -> str:
     if not is_dicom(path):
         return ""
-    return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID", ""))
+    return str(read_header(path).get("PatientID", ""))

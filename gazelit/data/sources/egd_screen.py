@@ -58,7 +58,8 @@ def whole_screens(chunks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     for chunk in chunks:
         table = chunk if rest is None else pd.concat([rest, chunk])
         ids = table["DICOM_ID"].to_numpy()
-        last = int(np.flatnonzero(ids != ids[-1])[-1]) + 1 if (ids != ids[-1]).any() else 0
+        changes = np.flatnonzero(ids != ids[-1]) if len(ids) else ids
+        last = int(changes[-1]) + 1 if len(changes) else 0
         rest = table.iloc[last:]
         if last:
             yield table.iloc[:last]

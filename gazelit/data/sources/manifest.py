@@ -45,6 +45,8 @@ _FALSE = ("0", "0.0", "false")
 _TRUE = ("1", "1.0", "true", "")
 #: An error message names this many faults; `gazelit validate-manifest` names all.
 SHOWN_FAULTS = 5
+#: Rows of a Parquet file that are read however small it is.
+MOST_ROWS = 100_000
 
 
 class Manifest(Source):
@@ -313,10 +315,18 @@ def _read(path: Path, faults: list[str]) -> pd.DataFrame | None:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """A table as the text a CSV would hold, so that both are checked alike."""
+    # A pipe would be waited for.
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file")
     try:
+        # A value that is always the same takes no room: a small file may hold any number of rows.
+        if pq.read_metadata(path).num_rows > MOST_ROWS + path.stat().st_size:
+            raise InputError(f"{path}: claims more rows than it has bytes, as no table does")
         table = pq.read_table(path).to_pandas(ignore_metadata=True)
         # Bytes that are no text are noticed here, not before.
         return table.astype(object).where(table.notna(), "").astype(str)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (OSError, ValueError, LookupError, MemoryError, OverflowError, TypeError, pa.ArrowException) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from gazelit.errors import InputError
 
 #: Types of files of scanpaths, and the versions of each that are read.
 SCANPATHS = {"FixationTrains": ("1.0", "1.1", "1.2", "1.3"), "ScanpathFixations": ("1.0",)}
+#: How many values a byte of a file may stand for, which is compressed.
+LARGEST_RATIO = 100
 STIMULI = {"FileStimuli": ("2.0", "2.1")}
 
 
@@ -95,11 +98,9 @@ def _open(path: Path, kinds: Mapping[str, tuple[str, ...]]) -> Any:
     h5py = require_h5py()
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    try:
+    with _damage(path):
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as HDF5") from error
-    kind, version = (_text(file.attrs.get(key, "")) for key in ("type", "version"))
+        kind, version = (_text(file.attrs.get(key, "")) for key in ("type", "version"))
     if kind == "Stimuli":
         raise InputError(f"{path}: holds the pixels themselves; write the stimuli as image files with FileStimuli")
     if version not in kinds.get(kind, ()):
@@ -113,18 +114,15 @@ def _text(value: Any) -> str:
 
 
 def _stimuli(path: Path) -> list[Path]:
-    with _open(path, STIMULI) as file:
+    with _open(path, STIMULI) as file, _damage(path):
         if "filenames" not in file:
             raise InputError(f"{path}: filenames is missing; was it written by pysaliency?")
-        return [path.parent / _text(name) for name in file["filenames"][...]]
+        return [path.parent / _text(name) for name in np.atleast_1d(_array(path, file["filenames"]))]
 
 
 def _scanpaths(path: Path, stimuli: int) -> list[_Train]:
-    with _open(path, SCANPATHS) as file:
-        try:
-            trains = _padded(file)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path}: {error.args[0]}; was it written by pysaliency?") from error
+    with _open(path, SCANPATHS) as file, _damage(path):
+        trains = _padded(path, file)
     for number, train in enumerate(trains, start=1):
         if not 0 <= train.stimulus < stimuli:
             raise InputError(f"{path}: scanpath {number} is of stimulus {train.stimulus}, but there are {stimuli}")
@@ -133,21 +131,53 @@ def _scanpaths(path: Path, stimuli: int) -> list[_Train]:
     return trains
 
 
-def _padded(file: Any) -> list[_Train]:
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Names the file in place of whatever HDF5 or NumPy raise on what is damaged or of another form."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        reason = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+        raise InputError(f"{path}: cannot be read as HDF5 ({reason}); was it written by pysaliency?") from error
+
+
+def _array(path: Path, stored: Any) -> Any:
+    """A dataset's values, unless it claims far more than its file can hold: HDF5 fills in what was never written."""
+    if stored.size > LARGEST_RATIO * path.stat().st_size:
+        raise InputError(f"{path}: claims {stored.size} values, more than a file of its size holds")
+    return stored[...]
+
+
+def _padded(path: Path, file: Any) -> list[_Train]:
     """Scanpaths of either type: rows padded behind their length."""
     group = file.get("scanpaths", file)
     is_trains = "train_xs" in group
     names = ("train_xs", "train_ys", "train_ts") if is_trains else ("xs", "ys", "fixation_attributes/ts")
-    x, y, t = (np.asarray(group[name][...], np.float64) for name in names)
-    stimulus = group["train_ns" if is_trains else "n"][...]
-    subject = group["train_subjects" if is_trains else "scanpath_attributes/subject"][...]
+    x, y, t = (np.asarray(_array(path, group[name]), np.float64) for name in names)
+    stimulus = _array(path, group["train_ns" if is_trains else "n"])
+    subject = _array(path, group["train_subjects" if is_trains else "scanpath_attributes/subject"])
     further = group.get("scanpath_fixation_attributes" if is_trains else "fixation_attributes", {})
-    lengths = next((group[name][...] for name in ("train_lengths", "lengths", "length") if name in group), None)
+    lengths = next(
+        (_array(path, group[name]) for name in ("train_lengths", "lengths", "length") if name in group), None
+    )
     if lengths is None:
         lengths = (~np.isnan(x)).sum(axis=1)
     if not len(x) == len(y) == len(t) == len(stimulus) == len(subject) == len(lengths):
         raise ValueError("its arrays differ in length")
-    durations = next((np.asarray(further[name][...]) for name in ("durations", "duration") if name in further), None)
+    durations = next(
+        (np.asarray(_array(path, further[name])) for name in ("durations", "duration") if name in further), None
+    )
     if durations is None:
         durations = np.diff(t, axis=1, append=np.nan)
         durations = np.where(np.isnan(durations), np.nanmedian(durations) if durations.size else 0.0, durations)

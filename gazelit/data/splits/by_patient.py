@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gazelit.data.csv_stream import READ_ERRORS, open_csv
 from gazelit.data.options import Method, SplitOptions
 from gazelit.data.splits.identity import People, find_people, identity
 from gazelit.data.splits.stratification import deal
@@ -219,8 +220,11 @@ def load_split(path: str | Path, images: pd.DataFrame) -> pd.Series:
             overlap.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        with open_csv(Path(path)) as stream:
+            table = pd.read_csv(stream, dtype=str, keep_default_na=False)
+    except InputError:
+        raise
+    except READ_ERRORS as error:
         raise InputError(f"{path}: cannot be read as a split file ({error.__class__.__name__})") from error
     missing = [column for column in ("image_id", "split") if column not in table]
     if missing:

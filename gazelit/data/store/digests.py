@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gazelit.errors import InputError
-from gazelit.files import read_json, sha256_file, sha256_json, write_json
+from gazelit.files import ARRAY_ERRORS, read_json, sha256_file, sha256_json, write_json
 
 DIGESTS_FILE = "digests.json"
 #: Hexadecimal digits of an item's digest: 64 bits tell damage, which is no forgery.
@@ -53,7 +53,7 @@ def item_digests(path: Path) -> list[str]:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else np.zeros(0)
-    except (OSError, ValueError, EOFError) as error:
+    except ARRAY_ERRORS as error:
         raise InputError(f"{path}: cannot be read as an array ({error.__class__.__name__})") from error
     return [hashlib.sha256(item.tobytes()).hexdigest()[:ITEM_DIGITS] for item in array]
 

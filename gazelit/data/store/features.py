@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from gazelit.data.store.films import HEADER_BYTES, write_header
 from gazelit.errors import InputError
-from gazelit.files import durable, durable_folder, is_free, read_json, resumable_folder, sha256_file, write_json
+from gazelit.files import (
+    ARRAY_ERRORS,
+    durable,
+    durable_folder,
+    is_free,
+    read_json,
+    resumable_folder,
+    sha256_file,
+    write_json,
+)
 
 FORMAT = 1
 ABOUT_FILE, ROWS_FILE = "features.json", "features.npy"
@@ -136,7 +145,7 @@ def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]
             )
     try:
         rows = np.load(folder / ROWS_FILE, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except ARRAY_ERRORS as error:
         raise InputError(f"{folder / ROWS_FILE}: cannot be read ({type(error).__name__}); write it anew") from error
     if list(rows.shape) != [request.cases, *about.get("shape", [])] or str(rows.dtype) != about.get("dtype"):
         raise InputError(f"{folder / ROWS_FILE}: not what {ABOUT_FILE} describes; write it anew")

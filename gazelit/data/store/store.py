@@ -33,7 +33,7 @@ from gazelit.data.images.geometry import Letterboxes
 from gazelit.data.store.digests import sample_digest
 from gazelit.data.store.schema import GAZE_TEXT, LETTERBOX_COLUMNS
 from gazelit.errors import InputError
-from gazelit.files import read_json
+from gazelit.files import ARRAY_ERRORS, read_json
 
 FORMAT = 2
 STORE_FILE = "store.json"
@@ -162,7 +162,7 @@ def _readable(file: Path) -> Iterator[Path]:
         raise InputError(f"{file}: is missing; the store is damaged, remove it and prepare it anew")
     try:
         yield file
-    except (OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, pa.ArrowException) as error:
+    except (*ARRAY_ERRORS, LookupError, TypeError, pa.ArrowException) as error:
         raise InputError(
             f"{file}: cannot be read ({type(error).__name__}); the store is damaged, remove it and prepare it anew"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,6 +35,8 @@ def verify_store(path: Path) -> tuple[list[str], str]:
         raise InputError(
             f"{opened.path}: was prepared before digests were recorded, so it cannot be verified; prepare it anew"
         )
+    if not _is_sound(about):
+        raise InputError(f"{opened.path / STORE_FILE}: not what `gazelit prepare` writes; prepare it anew")
     found = [fault for name in about["sha256"] for fault in _faults(opened, name)]
     digests = opened.path / DIGESTS_FILE
     if not digests.is_file() or sha256_file(digests) != about["digests"]:
@@ -41,6 +44,13 @@ def verify_store(path: Path) -> tuple[list[str], str]:
     if sha256_json(about["sha256"]) != about["fingerprint"]:
         found.append(f"{opened.path / STORE_FILE}: its digests are not those of its fingerprint")
     return found, f"{len(about['sha256'])} files as they were written, {about['counts']['cases']} cases"
+
+
+def _is_sound(about: dict[str, Any]) -> bool:
+    """Whether the digests of ``store.json`` and the count of cases are in their form."""
+    digests = about["sha256"]
+    is_digests = isinstance(digests, dict) and all(isinstance(digest, str) for digest in digests.values())
+    return is_digests and "fingerprint" in about and type(about["counts"].get("cases")) is int
 
 
 def _faults(store: Store, name: str) -> list[str]:

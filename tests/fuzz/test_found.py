@@ -1,0 +1,104 @@
+"""What the fuzzers found, each as small as it comes: one line, at once, and little memory."""
+
+import gzip
+import os
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gazelit.configs import read_config
+from gazelit.data import csv_stream
+from gazelit.data.sources.egd_screen import whole_screens
+from gazelit.data.sources.manifest import _read_parquet
+from gazelit.data.sources.pysaliency import _stimuli
+from gazelit.data.splits.by_patient import load_split
+from gazelit.data.store.digests import item_digests
+from gazelit.data.tables import read_chunks, read_text
+from gazelit.errors import InputError
+
+TEXT = {"id": "str", "x": "float64"}
+
+
+def chunks(path):
+    return list(read_chunks(path, TEXT, "data"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_a_huge_cell_is_named_by_record_and_column(tmp_path, end, monkeypatch):
+    rows = ["id,x", *(f"a{number},1" for number in range(50_000))]
+    path = tmp_path / "gaze.csv"
+    path.write_text(end.join([*rows, ""]), newline="")
+    assert sum(map(len, chunks(path))) == 50_000
+    path.write_text(end.join([*rows, "y" * 100_000 + ",1", ""]), newline="")
+    expected = r"gaze\.csv: record 50001: id is longer than 65536 bytes" if "\n" in end else "longer than 65536 bytes"
+    for reading in (chunks, lambda path: read_text(path, TEXT, "data")):
+        with pytest.raises(InputError, match=expected):
+            reading(path)
+
+
+def test_records_that_are_long_all_and_an_open_quote_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_stream, "LARGEST_CHUNK", 2**21)
+    path = tmp_path / "gaze.csv"
+    path.write_text("id,x\n" + f"{'y' * 60_000},1\n" * 100)
+    with pytest.raises(InputError, match=r"gaze\.csv: its records are too long"):
+        chunks(path)
+    path.write_text('id,x\n"a,1\n' + "b,2\n" * 2**20)
+    with pytest.raises(InputError, match=r"gaze\.csv: its records are too long .*quote that is not closed"):
+        chunks(path)
+
+
+def test_a_packed_bomb_and_archives_are_refused_and_packed_tables_read(tmp_path, monkeypatch):
+    path = tmp_path / "gaze.csv.gz"
+    path.write_bytes(gzip.compress(b"id,x\na,1\n"))
+    assert len(chunks(path)[0]) == 1
+    monkeypatch.setattr(csv_stream, "UNPACKED_FREE", 2**16)
+    path.write_bytes(gzip.compress(b"id,x\n" + b"a,1\n" * 2**20))
+    with pytest.raises(InputError, match="unpacks to more than 100 times its size"):
+        chunks(path)
+    with pytest.raises(InputError, match="is an archive"):
+        read_text(tmp_path / "gaze.zip", TEXT, "data")
+
+
+def test_a_pipe_in_the_stead_of_a_split_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "split.csv")
+    with pytest.raises(InputError, match="is no file"):
+        load_split(tmp_path / "split.csv", pd.DataFrame({"image_id": ["a"]}))
+    with pytest.raises(InputError, match="is no file"):
+        load_split("/dev/zero", pd.DataFrame({"image_id": ["a"]}))
+
+
+def test_a_table_without_rows_has_no_screens():
+    empty = pd.DataFrame({"DICOM_ID": pd.Series([], dtype=str)})
+    assert [len(screen) for screen in whole_screens(iter([empty]))] == [0]
+
+
+def test_an_array_whose_header_is_broken_python_is_damaged(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(4))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"'shape': (4,)", b"'shape': ((((").replace(b"}", b" "))
+    with pytest.raises(InputError, match="cannot be read as an array"):
+        item_digests(tmp_path / "a.npy")
+
+
+def test_a_base_whose_name_no_file_can_have_is_not_there(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: " + "y" * 5000)
+    with pytest.raises(InputError, match="no such configuration file"):
+        read_config(tmp_path / "a.yaml")
+
+
+def test_a_small_parquet_file_may_not_hold_any_number_of_rows(tmp_path):
+    pq.write_table(pa.table({"x": pa.array(np.zeros(10**6))}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="claims more rows than it has bytes"):
+        _read_parquet(tmp_path / "a.parquet")
+
+
+def test_a_small_hdf5_file_may_not_claim_any_number_of_values(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.attrs["type"], file.attrs["version"] = "FileStimuli", "2.1"
+        file.create_dataset("filenames", shape=(10**12,), dtype="i8", chunks=(1024,))
+    with pytest.raises(InputError, match=r"a\.hdf5: claims 1000000000000 values"):
+        _stimuli(tmp_path / "a.hdf5")
