@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.labels import spelt_alike
 from gazelit.density import log_density
 from gazelit.errors import InputError
 from gazelit.losses.objective import Objective
@@ -87,17 +88,19 @@ class FindingConditional(Stage):
         assert isinstance(data, GazeDataModule)
         mask = batch["valid_mask"][:, 0]
         regions = [
-            {_alike(name): region for name, region in data.regions(row).items()} for row in batch["index"].tolist()
+            {spelt_alike(name): region for name, region in data.regions(row).items()} for row in batch["index"].tolist()
         ]
         whole = log_density(outputs["saliency_logits"]).exp()[:, 0]
         found: Outputs = {}
         for number, name in enumerate(self.network.findings):
             nowhere = torch.zeros_like(mask[0])
-            region = torch.stack([marked.get(_alike(name), nowhere.cpu()) for marked in regions]).to(mask.device)
+            region = torch.stack([marked.get(spelt_alike(name), nowhere.cpu()) for marked in regions]).to(mask.device)
             own = log_density(outputs["finding_logits"][:, number, None]).exp()[:, 0]
             for maps, suffix in ((own, ""), (whole, "_of_whole")):
                 values = localisation_values(maps, region, mask)
                 found |= {f"{_column(name)}_{score}{suffix}": values[score] for score in _SCORES}
+            # What mass and pointing are by chance.
+            found[f"{_column(name)}_area"] = torch.where(values["mass"].isnan(), torch.nan, values["area"])
         return found
 
 
@@ -117,10 +120,6 @@ def said_maps(batch: Batch) -> dict[str, Tensor]:
     height, width = batch["image"].shape[-2:]
     maps = fixation_density(torch.cat([xy, weight[..., None]], dim=-1), (height, width), sigma)
     return {"slice_maps": maps, "slice_shares": weight.sum(-1) / points[..., 2].sum(1, keepdim=True).clamp(min=1e-12)}
-
-
-def _alike(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def _column(name: str) -> str:
