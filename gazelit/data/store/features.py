@@ -20,9 +20,8 @@ from gazelit.data.store.films import HEADER_BYTES, write_header
 from gazelit.errors import InputError
 from gazelit.files import (
     ARRAY_ERRORS,
-    durable,
-    durable_folder,
     is_free,
+    publish_folder,
     read_json,
     resumable_folder,
     sha256_file,
@@ -108,11 +107,7 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
         about = {"format": FORMAT, **request.primitives(), "shape": list(shape), "sha256": sha256_file(path)}
         write_json(building / ABOUT_FILE, about)
         mark.unlink()
-        durable_folder(building)
-        if out.exists():
-            out.rmdir()
-        building.replace(out)
-        durable(out.parent)
+        publish_folder(building, out)
     return True
 
 
@@ -143,6 +138,9 @@ def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]
                 f"{folder}: its features are of another {_MEANING[field]} than this training's; write them anew with "
                 "`gazelit embed`"
             )
+    if not (folder / ROWS_FILE).is_file():
+        # A pipe would be waited for.
+        raise InputError(f"{folder / ROWS_FILE}: no such file; write it anew")
     try:
         rows = np.load(folder / ROWS_FILE, mmap_mode="r", allow_pickle=False)
     except ARRAY_ERRORS as error:
