@@ -16,7 +16,6 @@ from gazelit.errors import InputError
 from gazelit.losses.objective import Objective
 from gazelit.losses.time_slices import TimeSlicesLoss
 from gazelit.metrics.localisation import localisation_values
-from gazelit.metrics.means import ImageMeans
 from gazelit.models.finding_unet import FindingUNet
 from gazelit.stages.base import Batch, Outputs, Stage
 
@@ -60,10 +59,6 @@ class FindingConditional(Stage):
                 f"{', '.join(self.network.findings)}; name the same in the same order"
             )
 
-    def _make_metrics(self) -> None:
-        super()._make_metrics()
-        self.finding_means = ImageMeans()
-
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])
         named = {**outputs, "slice_logits": outputs["finding_logits"]}
@@ -84,9 +79,7 @@ class FindingConditional(Stage):
         if split != "test":
             return per_case
         found = self._localised(batch, outputs)
-        known = {name: ~value.isnan() for name, value in found.items()}
-        means = {name: torch.where(known[name], value, 0.0).sum() / known[name].sum() for name, value in found.items()}
-        self.finding_means.update(means, {name: kept.sum() for name, kept in known.items()})
+        self._metrics("mean", split).update_each(found)
         return per_case | found
 
     def _localised(self, batch: Batch, outputs: Outputs) -> Outputs:
@@ -109,13 +102,6 @@ class FindingConditional(Stage):
             # What mass and pointing are by chance.
             found[f"{_column(name)}_area"] = torch.where(values["mass"].isnan(), torch.nan, values["area"])
         return found
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the findings' scores, too."""
-        super().on_test_epoch_end()
-        for name, value in self.finding_means.compute().items():
-            self._log_once(f"test/{name}", value)
-        self.finding_means.reset()
 
 
 def said_maps(batch: Batch) -> dict[str, Tensor]:

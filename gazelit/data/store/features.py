@@ -21,9 +21,8 @@ from gazelit.data.store.films import HEADER_BYTES, write_header
 from gazelit.errors import InputError
 from gazelit.files import (
     changed_files,
-    durable,
-    durable_folder,
     is_free,
+    publish_folder,
     read_json,
     resumable_folder,
     sha256_file,
@@ -110,11 +109,7 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
         digests = {"sha256": sha256_file(path), "samples": sample_digest(path)}
         write_json(building / ABOUT_FILE, about | digests)
         mark.unlink()
-        durable_folder(building)
-        if out.exists():
-            out.rmdir()
-        building.replace(out)
-        durable(out.parent)
+        publish_folder(building, out)
     return True
 
 
