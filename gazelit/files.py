@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import hashlib
@@ -73,8 +74,10 @@ def _own(temporary: Path, path: Path) -> tuple[Path, IO[bytes]]:
         if os.path.samestat(os.fstat(opened), os.stat(temporary)):
             lock.truncate()
             return temporary, lock
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            # Nobody writes under this name there.
+            temporary.unlink(missing_ok=True)
     lock.close()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     return Path(name), os.fdopen(handle, "r+b")
@@ -120,7 +123,10 @@ def _locked_or_apart(building: Path) -> Iterator[Path]:
         for left in building.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         folder = building
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_LOCKS and not any(building.iterdir()):
+            # Nobody builds under this name there.
+            building.rmdir()
         folder = Path(tempfile.mkdtemp(dir=building.parent, prefix=f"{building.name}-"))
     try:
         yield folder
@@ -273,6 +279,23 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as JSON ({error.__class__.__name__})") from error
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by column; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def publish_folder(built: Path, out: Path) -> None:
+    """Gives a finished folder its name, in place of an empty folder of that name, once its files are on the disk."""
+    durable_folder(built)
+    if out.exists():
+        out.rmdir()
+    built.replace(out)
+    durable(out.parent)
 
 
 def is_file(path: Path) -> bool:

@@ -185,9 +185,9 @@ def test_a_file_system_without_locks_is_written_and_told_of(code, tmp_path, monk
         partial.rename(tmp_path / "store")
     with exclusive(tmp_path / "out"), building_folder(tmp_path / "page") as building:
         (building / "index.html").touch()
-    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     # Of a pipeline the lock stays.
-    assert names == ["out/.lock", "page/index.html", "store/a.json"]
+    assert names == ["out", "out/.lock", "page", "page/index.html", "store", "store/a.json"]
     warned = [record.getMessage() for record in caplog.records]
     assert [line.partition(":")[0] for line in warned] == [
         str(tmp_path / name) for name in (".run-lock", ".store-lock", "out/.lock")

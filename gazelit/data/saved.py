@@ -10,9 +10,20 @@ import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser
 
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.renamed import check_arguments, check_config
 from gazelit.errors import InputError
 from gazelit.parsing import read_saved
+
+
+def config_of(checkpoint: str | Path, given: Path | None = None) -> Path:
+    """The ``config.yaml`` of the training that made a checkpoint: the one beside its folder unless given.
+
+    Raises:
+        InputError: There is none.
+    """
+    config = given or Path(checkpoint).resolve().parent.parent / "config.yaml"
+    if not config.is_file():
+        raise InputError(f"{config}: no configuration; name the config.yaml of the training with --stage_config")
+    return config
 
 
 def saved_datamodule(config: Path, overrides: Sequence[str] = ()) -> GazeDataModule:
@@ -25,8 +36,6 @@ def saved_datamodule(config: Path, overrides: Sequence[str] = ()) -> GazeDataMod
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningDataModule, "data")
     saved = read_saved(config)
-    check_config(saved, str(config))
-    check_arguments(overrides)
     data = saved["data"]
     try:
         parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])
