@@ -7,12 +7,14 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
 import stat
 import tempfile
 import threading
+import time
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +25,13 @@ from gazelit.errors import InputError
 
 #: What ``np.load`` raises on a file that is no array; of its header it makes Python.
 ARRAY_ERRORS = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
+logger = logging.getLogger("gazelit")
+
 _UMASK = threading.Lock()
+#: What a file system without locks answers: NFS without its daemon, Lustre without the mount option, some of FUSE.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+#: Seconds to wait for a folder: what a process killed a moment ago had started may still be going down.
+LOCK_PATIENCE = 20.0
 
 
 @contextmanager
@@ -69,8 +77,10 @@ def _own(temporary: Path, path: Path) -> tuple[Path, IO[bytes]]:
         if os.path.samestat(os.fstat(opened), os.stat(temporary)):
             lock.truncate()
             return temporary, lock
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            # Nobody writes under this name there.
+            temporary.unlink(missing_ok=True)
     lock.close()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     return Path(name), os.fdopen(handle, "r+b")
@@ -116,7 +126,10 @@ def _locked_or_apart(building: Path) -> Iterator[Path]:
         for left in building.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         folder = building
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_LOCKS and not any(building.iterdir()):
+            # Nobody builds under this name there.
+            building.rmdir()
         folder = Path(tempfile.mkdtemp(dir=building.parent, prefix=f"{building.name}-"))
     try:
         yield folder
@@ -153,6 +166,33 @@ def resumable_folder(out: Path) -> Iterator[Path]:
             Path(lock.name).unlink(missing_ok=True)
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keeps other processes of gazelit from a folder as long as the block runs; ``.<name>-lock`` beside it is the lock.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Raises:
+        InputError: Another process writes there, or the folder cannot be written.
+    """
+    path = folder.parent / f".{folder.name}-lock"
+    deadline = time.monotonic() + LOCK_PATIENCE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while (lock := _locked(path)) is None:
+            if time.monotonic() > deadline:
+                raise InputError(f"{folder}: another process is writing there; wait for it, or choose another folder")
+            time.sleep(0.2)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def _locked(path: Path) -> IO[str] | None:
     """The lock file, open and locked; None if another process has the lock.
 
@@ -162,11 +202,11 @@ def _locked(path: Path) -> IO[str] | None:
     while True:
         lock = path.open("w")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            if not try_lock(lock):
+                lock.close()
                 return None
+        except OSError:
+            lock.close()
             raise
         try:
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
@@ -174,6 +214,27 @@ def _locked(path: Path) -> IO[str] | None:
         except FileNotFoundError:
             pass
         lock.close()
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Locks an open file until it is closed; false if another process has the lock.
+
+    A file system without locks keeps no second process away: a line says so, and the work goes on.
+
+    Raises:
+        OSError: It cannot be locked for another reason.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning(
+            "%s: this file system has no locks (%s); start nothing else that writes there", file.name, error.strerror
+        )
+    return True
 
 
 def durable(path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gazelit import files
 from gazelit.errors import InputError
 from gazelit.files import (
     atomic_path,
@@ -17,8 +19,10 @@ from gazelit.files import (
     resumable_folder,
     sha256_file,
     sha256_json,
+    sole_writer,
     write_json,
 )
+from gazelit.runs.steps import exclusive
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -158,3 +162,34 @@ def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         write_json(tmp_path / "a.json", {})
     assert (tmp_path / "victim").read_text() == "keep"
+
+
+def test_a_second_writer_is_kept_from_a_folder_and_the_lock_goes_with_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.0)
+    with sole_writer(tmp_path / "run"):
+        with pytest.raises(InputError, match=r"run: another process is writing there"), sole_writer(tmp_path / "run"):
+            pass
+        assert os.listdir(tmp_path) == [".run-lock"]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_and_told_of(code, tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(files.logger, "propagate", True)
+    with sole_writer(tmp_path / "run"), resumable_folder(tmp_path / "store") as partial:
+        write_json(partial / "a.json", {})
+        partial.rename(tmp_path / "store")
+    with exclusive(tmp_path / "out"), building_folder(tmp_path / "page") as building:
+        (building / "index.html").touch()
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    # Of a pipeline the lock stays.
+    assert names == ["out", "out/.lock", "page", "page/index.html", "store", "store/a.json"]
+    warned = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in warned] == [
+        str(tmp_path / name) for name in (".run-lock", ".store-lock", "out/.lock")
+    ]
+    assert all("this file system has no locks" in line for line in warned)

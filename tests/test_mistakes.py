@@ -33,6 +33,10 @@ TYPED = {
     "an accelerator": ([*STAGE, "--trainer.accelerator=gpuu"], "invalid accelerator name"),
     "an option of a command": (["synth", "--ot=x"], "did you mean --out?"),
     "a value of a command": (["synth", "--out=x", "--difficulty=harrd"], "not one of easy, hard; did you mean hard?"),
+    "a null within an object": (
+        ["fit", "--config=presets/quick/supervised.yaml", "--model.network.encoder.lora=null"],
+        "--model.network.encoder.lora: null cannot be given on the command line; leave it out",
+    ),
     "a source": (["prepare", "--source=EGDCXRR", "--out=s"], "there is no class EGDCXRR; did you mean EGDCXR?"),
     "an option of a source": (["prepare", "--source=EGDCXR", "--source.rot=s"], "did you mean --source.root?"),
     "nothing to report": (["report"], "RUN is missing; `gazelit report --help` lists the options"),

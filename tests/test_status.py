@@ -59,6 +59,19 @@ def test_a_running_pipeline_says_what_is_done_and_what_is_left(run, capsys):
     assert "nothing runs" not in printed
 
 
+@pytest.mark.parametrize("ahead", ["started.json", "epochs.csv"])
+def test_a_clock_that_was_set_back_makes_no_negative_time(ahead, run):
+    # Written an hour from now, as the clock says since.
+    later = os.stat(run / ".lock").st_mtime + 3600
+    os.utime(run / STEPS[3] / ahead, (later, later))
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        running = run_status(run)[3]
+    assert running.state == "running"
+    assert running.seconds is None if ahead == "started.json" else running.seconds == pytest.approx(30, abs=5)
+    assert running.left_seconds >= 0
+
+
 def test_a_run_that_stopped_says_so_and_why(run, capsys):
     assert run_status(run)[3].state == "interrupted"
     (run / STEPS[3] / "log.txt").write_text("$ gazelit fit\ngazelit: error: old\n\n$ gazelit fit\nepoch 3\n")

@@ -210,6 +210,9 @@ def _without_value(option: str, arguments: Sequence[str]) -> str:
 
 def _unknown_class(report: _Report, parser: ArgumentParser) -> str:
     name = str(report.class_name)
+    # jsonargparse 4.53 reads a null for an object within an object as this name.
+    if name == "None":
+        return "null cannot be given on the command line; leave it out, or write `null` in a file for --config"
     module, _, last = name.rpartition(".")
     if module:
         suggestion = _closest(

@@ -40,7 +40,7 @@ from gazelit.stages.callbacks import (
     run_folder,
 )
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
-from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
+from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint, sole_training
 from gazelit.stages.privacy import withhold_from_wandb
 
 logger = logging.getLogger("gazelit")
@@ -270,7 +270,8 @@ class GazeCLI(LightningCLI):
         if model.frozen:
             say(f"frozen: {', '.join(model.frozen)}")
         try:
-            self.trainer.fit(model, ckpt_path=ckpt_path, **options)
+            with sole_training(self.trainer):
+                self.trainer.fit(model, ckpt_path=ckpt_path, **options)
         except (SystemExit, RuntimeError) as end:
             # Lightning ends with 1 after Ctrl-C, as if the training had failed, or fails to clean up between two loops.
             if not isinstance(end.__context__, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""``gazelit verify``: whether a store, a run, a checkpoint or a package is what was written."""
+"""``gazelit verify``: whether a store, features, a run, a checkpoint or a package is what was written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 from gazelit.configs import CONFIG_FILE
+from gazelit.data.store.features import ABOUT_FILE as FEATURES_FILE
+from gazelit.data.store.features import verify_features
 from gazelit.data.store.store import STORE_FILE
 from gazelit.errors import InputError
 
@@ -13,6 +15,7 @@ logger = logging.getLogger("gazelit")
 
 _REMEDY = {
     "store": "prepare the store anew",
+    "features": "remove the folder and write it anew with `gazelit embed`",
     "run": "remove the steps that hold these files and give the same `gazelit run` command again",
     "checkpoint": "copy it anew, or use another",
     "package": "get the package anew",
@@ -20,10 +23,10 @@ _REMEDY = {
 
 
 def verify(path: str) -> None:
-    """Reads a store, run, checkpoint or package whole and compares it with what was recorded of it.
+    """Reads a store, features, a run, a checkpoint or a package whole and compares it with what was recorded of it.
 
     Args:
-        path: The folder of a store, of a run or a training, or of a package; or a checkpoint's file.
+        path: The folder of a store, of features, of a run or a training, or of a package; or a checkpoint's file.
 
     Raises:
         InputError: Something differs; each file is named in a line of its own before. Or it is none of these, or from
@@ -45,6 +48,8 @@ def _compare(subject: Path) -> tuple[str, tuple[list[str], str]]:
         from gazelit.data.store.verify import verify_store
 
         return "store", verify_store(subject)
+    if (subject / FEATURES_FILE).is_file():
+        return "features", verify_features(subject)
     if subject.is_file():
         from gazelit.checkpoints.verify import verify_checkpoint
 
@@ -58,5 +63,5 @@ def _compare(subject: Path) -> tuple[str, tuple[list[str], str]]:
     marks = (PLAN_FILE, CONFIG_FILE, STARTED_FILE)
     if any((subject / mark).is_file() for mark in marks) or next(subject.rglob(STARTED_FILE), None):
         return "run", verify_run(subject)
-    reason = "holds no store, run or package" if subject.is_dir() else "there is no such file or folder"
-    raise InputError(f"{subject}: {reason}; give what `gazelit prepare`, `run`, `fit` or `package` made")
+    reason = "holds no store, features, run or package" if subject.is_dir() else "there is no such file or folder"
+    raise InputError(f"{subject}: {reason}; give what `gazelit prepare`, `embed`, `run`, `fit` or `package` made")

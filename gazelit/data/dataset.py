@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from gazelit.data.gaze.heatmap import SMALLEST_SIGMA
 from gazelit.data.gaze.sequences import EVENT_KEYS, Events, padded
 from gazelit.data.images.transforms import Augmentation
 from gazelit.data.options import GazeControl, GazeOptions
+from gazelit.data.store.films_in_use import FilmsInUse
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
@@ -230,7 +232,7 @@ class GazeDataset(Dataset[Example]):
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
         #: Whether films are left unread, and black, because a stage reads their features.
         self.without_films = False
-        self._images: NDArray[np.unsignedinteger] | None = None
+        self._images = FilmsInUse(store)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -269,10 +271,6 @@ class GazeDataset(Dataset[Example]):
             **events,
         }
 
-    def __getstate__(self) -> dict[str, object]:
-        # A memory map would be sent to worker processes as its content.
-        return {**self.__dict__, "_images": None}
-
     def _taken(self, row: int, seed: int) -> NDArray[np.int64]:
         """Which of the gaze's points an example has."""
         taken = np.arange(self.gaze.starts[row], self.gaze.starts[row + 1])
@@ -290,8 +288,6 @@ class GazeDataset(Dataset[Example]):
     def _image(self, row: int) -> NDArray[np.uint8] | NDArray[np.float32]:
         if self.without_films:
             return np.zeros(self.size, np.uint8)
-        if self._images is None:
-            self._images = self.store.images()
         return working_film(self.store, row, self.size, self._images)
 
     def mask(self, row: int) -> NDArray[np.bool_]:
@@ -305,7 +301,7 @@ class GazeDataset(Dataset[Example]):
 
 
 def working_film(
-    store: Store, row: int, size: tuple[int, int], images: NDArray[np.unsignedinteger] | None = None
+    store: Store, row: int, size: tuple[int, int], images: NDArray[np.unsignedinteger] | FilmsInUse | None = None
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """A store's film at the working size, uint8 as it is stored or float32 in [0, 1].
 
@@ -313,9 +309,9 @@ def working_film(
         store: The store.
         row: The film.
         size: (H, W), the store's or a whole fraction of it.
-        images: What ``store.images()`` gave, if it was called before.
+        images: The store's films, if they are open: those of ``store.images()``, or of a dataset.
     """
-    stored = (store.images() if images is None else images)[row]
+    stored: Any = (store.images() if images is None else images)[row]
     is_smaller = size != store.size
     if stored.dtype == np.uint8:
         # A quarter of the bytes to augment and to send to the device, which makes float32 of them. Coarser pixels are

@@ -120,20 +120,24 @@ def _pipeline_status(folder: Path, planned: list[dict[str, str]]) -> list[StepSt
 def _started(name: str, step_folder: Path, rows: int | None, usual: float | None, is_held: bool) -> StepStatus:
     record = read_json(step_folder / STARTED_FILE)
     total = record.get("max_epochs")
-    spent = max(0.0, time.time() - (step_folder / STARTED_FILE).stat().st_mtime) if is_held else None
+    spent = _between(step_folder / STARTED_FILE, None) if is_held else None
+    trained = _between(step_folder / STARTED_FILE, step_folder / "epochs.csv") if rows else None
     left = usual
-    if rows is not None and total and spent is not None and rows > record.get("epochs", 0):
+    if rows and total and spent is not None and trained is not None and rows > record.get("epochs", 0):
         # Measured on the epochs of this attempt; the last one may be half over, so this is a little too much.
-        each = ((step_folder / "epochs.csv").stat().st_mtime - (step_folder / STARTED_FILE).stat().st_mtime) / (
-            rows - record.get("epochs", 0)
-        )
-        left = max(0.0, each * (total - rows))
+        left = max(0.0, trained / (rows - record.get("epochs", 0)) * (total - rows))
     elif usual is not None and spent is not None:
         left = max(0.0, usual - spent)
     if is_held:
         return StepStatus(name, "running", rows, total, spent, None, left)
     reason = failure(step_folder / LOG_FILE)
     return StepStatus(name, "failed" if reason else "interrupted", rows, total, None, None, left, reason or "")
+
+
+def _between(earlier: Path, later: Path | None) -> float | None:
+    """Seconds from one file's writing to another's, or to now; None where the clock was set back between them."""
+    seconds = (time.time() if later is None else later.stat().st_mtime) - earlier.stat().st_mtime
+    return seconds if seconds >= 0 else None
 
 
 def _training_status(folder: Path) -> StepStatus:
@@ -146,7 +150,7 @@ def _training_status(folder: Path) -> StepStatus:
     best = min(scored, key=lambda row: sign * float(row[monitor]), default=None)
     note = "" if best is None else f"best: epoch {best['epoch']}, {monitor} {float(best[monitor]):.4g}"
     is_done = isinstance(total, int) and 0 < total <= len(rows)
-    seconds = (folder / "epochs.csv").stat().st_mtime - (folder / CONFIG_FILE).stat().st_mtime if rows else None
+    seconds = _between(folder / CONFIG_FILE, folder / "epochs.csv") if rows else None
     return StepStatus(folder.name, "done" if is_done else "unfinished", len(rows), total, seconds, note=note)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gazelit.configs import read_config
 from gazelit.errors import InputError, Terminated
-from gazelit.files import read_json, read_rows, sha256_file, write_json
+from gazelit.files import LOCK_PATIENCE, read_json, read_rows, sha256_file, try_lock, write_json
 from gazelit.runs.parallel import EndedError, Share
 from gazelit.runs.processes import ForkedProcess, OwnProcess, StepProcess, can_fork
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
@@ -30,8 +29,6 @@ LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
 #: The steps that a run will have, in order.
 PLAN_FILE = "plan.json"
-#: Seconds to wait for the run folder: the stage of a run killed a moment ago may still be going down.
-LOCK_PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -294,12 +291,8 @@ def exclusive(out: Path) -> Iterator[IO[str]]:
     with lock:
         os.set_inheritable(lock.fileno(), True)
         deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise InputError(f"{out}: another run is at work in this folder; wait for it or stop it") from None
-                time.sleep(0.2)
+        while not try_lock(lock):
+            if time.monotonic() > deadline:
+                raise InputError(f"{out}: another run is at work in this folder; wait for it or stop it")
+            time.sleep(0.2)
         yield lock

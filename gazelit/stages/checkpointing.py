@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gazelit.data.sampling import EpochLoader
 from gazelit.errors import InputError
+from gazelit.files import sole_writer
 from gazelit.stages.base import Stage
 from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, is_validated
 
@@ -109,6 +111,19 @@ class StageCheckpoint(ModelCheckpoint):
         """Takes all of it over, so that a resumed run ends in the same bytes; Lightning forgets the current score."""
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]
+
+
+def sole_training(trainer: L.Trainer) -> AbstractContextManager[None]:
+    """Keeps a second training from the folder of a trainer's checkpoints: each would replace the other's.
+
+    Raises:
+        InputError: Another one is at work there.
+    """
+    kept = trainer.checkpoint_callback
+    folder = str(kept.dirpath) if isinstance(kept, ModelCheckpoint) and kept.dirpath else ""
+    if not folder or "://" in folder or not trainer.is_global_zero:
+        return nullcontext()
+    return sole_writer(Path(folder))
 
 
 class EarlyEnd(Callback):

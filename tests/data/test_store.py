@@ -1,6 +1,7 @@
 """The prepared store: complete or absent, and the same bytes for the same request."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from gazelit.data.images.dicom import read_radiograph
 from gazelit.data.images.geometry import Letterbox
 from gazelit.data.sources import EGDCXR
+from gazelit.data.store.films_in_use import FilmsInUse
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
@@ -319,3 +321,33 @@ def test_points_go_to_the_working_image_and_back_within_half_a_pixel(store):
         box = opened.letterboxes[row]
         xy = gaze.loc[gaze["row"] == row, ["x", "y"]].to_numpy()
         assert np.abs(box.to_original(box.to_working(xy)) - xy).max() < 1e-6
+
+
+@pytest.mark.parametrize("fault", ["cut", "changed", "replaced", "removed"])
+def test_films_that_change_while_they_are_in_use_are_one_error_and_open_ones_outlive_their_name(fault, store, tmp_path):
+    shutil.copytree(store, tmp_path / "store")
+    path = tmp_path / "store" / "images.npy"
+    films = FilmsInUse(Store.open(tmp_path / "store"))
+    expected = np.array(films[0])
+    # As a loader's process of a later epoch gets them.
+    later = pickle.loads(pickle.dumps(films))
+    if fault == "cut":
+        os.truncate(path, path.stat().st_size // 2)
+    elif fault == "changed":
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\0")
+        os.utime(path, (0, 0))
+    elif fault == "replaced":
+        shutil.copy(path, tmp_path / "new.npy")
+        os.replace(tmp_path / "new.npy", path)
+    else:
+        path.unlink()
+    if fault in ("cut", "changed"):
+        # Reading what was cut off would end the process.
+        with pytest.raises(InputError, match=r"images\.npy: was changed while it was in use; `gazelit verify "):
+            films[len(Store.open(store).cases) - 1]
+    else:
+        assert np.array_equal(films[0], expected)
+    with pytest.raises(InputError, match=r"images\.npy: (was changed while it was in use|is missing|cannot be read)"):
+        later[0]

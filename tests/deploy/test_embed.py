@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,29 @@ def test_other_features_are_refused(spec, store, folders, tmp_path, lightning_im
         warm_up(spec, features=maps, frozen=[])
     with pytest.raises(InputError, match="leave one of the two out"):
         warm_up(spec, features=maps, cache_features=True)
+
+
+def test_features_that_changed_are_not_trained_on_and_verify_names_them(
+    spec, store, folders, tmp_path, run_gazelit, lightning_imported
+):
+    assert "features of 24 films as they were written" in run_gazelit("verify", str(folders / "pooled"))
+    copy, of_other_weights = tmp_path / "copy", tmp_path / "other"
+    torch.manual_seed(3)
+    torch.save(build_encoder(spec).state_dict(), tmp_path / "other.pt")
+    embed(str(store), of_other_weights, EncoderSpec(spec.name, str(tmp_path / "other.pt"), spec.options))
+    flipped = bytearray((folders / "pooled" / "features.npy").read_bytes())
+    flipped[-7] ^= 1
+    for content in (bytes(flipped), (of_other_weights / "features.npy").read_bytes()):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folders / "pooled", copy)
+        (copy / "features.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"features\.npy: its content is not what was written; `gazelit verify"):
+            fit(probe(spec, features=str(copy)), store)
+        printed = run_gazelit("verify", str(copy), code=2)
+        assert "features.npy: differs from what was written" in printed
+        assert "write it anew with `gazelit embed`" in printed
+    (copy / "features.npy").unlink()
+    assert "features.npy: is missing" in run_gazelit("verify", str(copy), code=2)
 
 
 def test_what_cannot_be_embedded_is_refused(spec, store, tmp_path):

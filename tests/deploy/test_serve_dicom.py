@@ -1,7 +1,9 @@
 """The DICOM node: films in, results out, nothing lost, and nobody let in who was not named."""
 
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -164,6 +166,34 @@ def test_what_was_promised_survives_a_kill_and_a_receiver_that_is_down(tmp_path,
         with receiver(peer.port) as (_, kept):
             until(lambda: service.state()["sent"] == 4)
             assert {result.StudyInstanceUID for result in kept.values()} == {sent.StudyInstanceUID for sent in films}
+    assert not [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+
+
+def test_on_a_full_disk_films_and_results_wait_for_room_and_nothing_is_lost(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(serve, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(serve.logger, "propagate", True)
+    is_full, fsync = threading.Event(), os.fsync
+
+    def sync(handle):
+        if is_full.is_set():
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", sync)
+    service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
+    with receiver() as (peer, kept):
+        with node(service, reads=False) as port:
+            assert store(port, film()) == [SUCCESS]
+            is_full.set()
+            # Its sender has it still.
+            assert store(port, film(1)) == [FULL]
+        service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
+        with node(service, peer):
+            until(lambda: "films wait: the spool cannot be used (Disk quota exceeded)" in caplog.text)
+            is_full.clear()
+            until(lambda: service.state()["sent"] == 1)
+    assert len(kept) == 2
+    assert "a film is refused, its sender told to try again later: the spool cannot be used" in caplog.text
     assert not [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
 
 

@@ -48,6 +48,8 @@ class Soak:
             folder.mkdir(parents=True, exist_ok=True)
         self.reference: dict[str, dict[str, bytes]] = {}
         self.seconds: dict[str, float] = {}
+        #: Seconds after which a service is told to end although it has not done its work.
+        self.patience: float | None = None
 
     def undisturbed(self, name: str) -> None:
         """Runs a command, and those before it, once without a signal; twice, so that times in it are noticed."""
@@ -81,7 +83,11 @@ class Soak:
             while socket.socket().connect_ex(("127.0.0.1", self.port)):
                 time.sleep(0.05)
 
+            ends = None if self.patience is None else time.monotonic() + self.patience
+
             def is_done() -> bool:
+                if ends is not None and time.monotonic() > ends:
+                    return True
                 spool = self.place / "spool"
                 waits = any(path.is_file() for path in spool.rglob("*")) if spool.is_dir() else True
                 return not waits and len(list(received.glob("*.dcm"))) == count

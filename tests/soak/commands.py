@@ -24,6 +24,7 @@ class Command:
         needs: Commands whose results it reads.
         is_service: Whether it runs until it is stopped.
         imports: What a fork of the harness need not import.
+        parent: The checkpoint that a training begins from, given the folder of what is at hand.
     """
 
     name: str
@@ -32,12 +33,16 @@ class Command:
     needs: tuple[str, ...] = ()
     is_service: bool = False
     imports: str = "gazelit.cli.training"
+    parent: Callable[[Path], Path] | None = None
 
 
-def _fit(number: int, config: str, workers: int, *options: str) -> Callable[[Path, bool], list[str]]:
+def _fit(
+    number: int, config: str, workers: int, *options: str, parent: Callable[[Path], Path] | None = None
+) -> Callable[[Path, bool], list[str]]:
     def arguments(at_hand: Path, begun: bool) -> list[str]:
         # As `gazelit run` does: on from the training's own checkpoint, or from the beginning.
-        resume = ["--ckpt_path=run/checkpoints/last.ckpt"] if begun else []
+        start = [] if parent is None else [f"--start_from={parent(at_hand)}"]
+        resume = ["--ckpt_path=run/checkpoints/last.ckpt"] if begun else start
         return [
             "fit", f"--config=presets/quick/{config}.yaml", *tiny(number, at_hand / "prepare" / "store"),
             f"--data.loader.num_workers={workers}", f"--trainer.max_epochs={EPOCHS}", "--trainer.logger=false",
@@ -46,6 +51,10 @@ def _fit(number: int, config: str, workers: int, *options: str) -> Callable[[Pat
         ]  # fmt: skip
 
     return arguments
+
+
+def _of_saliency(at_hand: Path) -> Path:
+    return at_hand / "fit saliency" / "run" / "checkpoints" / "best.ckpt"
 
 
 def _checkpoint(at_hand: Path) -> str:
@@ -81,7 +90,13 @@ def commands(port: int) -> dict[str, Command]:
         Command("fit contrastive", _fit(1, "stage1", 2), "run", ("prepare",)),
         Command("fit supervised", _fit(1, "supervised", 0), "run", ("prepare",)),
         Command("fit saliency", _fit(2, "stage2", 0), "run", ("prepare",)),
-        Command("fit joint", _fit(3, "stage3", 2, "--model.network.dropout=0.3"), "run", ("prepare",)),
+        Command(
+            "fit joint",
+            _fit(3, "stage3", 2, "--model.network.dropout=0.3", parent=_of_saliency),
+            "run",
+            ("prepare", "fit saliency"),
+            parent=_of_saliency,
+        ),
         Command(
             "calibrate",
             lambda at_hand, _: [

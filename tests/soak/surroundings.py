@@ -1,5 +1,6 @@
-"""Full and read-only disks, inputs that vanish or are damaged: one line each, and the same command again goes on.
+"""Full and read-only disks, inputs that vanish, change or are damaged, checkpoints that are gone: one line each.
 
+The same command again, with all as it was, must end in what an undisturbed run ends in.
 ``python -m tests.soak.surroundings --seed 0`` needs the right to mount a tmpfs, and says so where it has none.
 """
 
@@ -7,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -21,8 +23,14 @@ from tests.soak.__main__ import Soak, differing, prepared
 
 #: Shares of what the undisturbed command writes that there is room for.
 ROOM = (0.0, 0.05, 0.3, 0.6, 0.9)
-#: A service does not end by itself, so that a full disk is tried in its own tests.
-_WITHOUT = ("serve-dicom",)
+#: Faults by name, with how often each is played on a command.
+KINDS = {
+    "full disk": len(ROOM), "read-only disk": 1, "missing input": 1, "vanishing input": 3, "damaged input": 3,
+    "truncated input": 2, "input cut in use": 2, "input changed in use": 2, "lost last.ckpt": 2, "lost parent": 2,
+}  # fmt: skip
+#: Of files that have a digest: a film that a hospital sends has none.
+_OF_OUR_FILES = ("damaged input", "truncated input", "input cut in use", "input changed in use")
+_SUFFIXES = (".ckpt", ".parquet", ".npy")
 
 
 @contextmanager
@@ -35,8 +43,50 @@ def disk(folder: Path, size: int) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@contextmanager
+def hidden(path: Path) -> Iterator[Callable[[], object]]:
+    """Yields what takes a file or folder away; it is put back at the end."""
+    away = path.with_name(f"{path.name}-away")
+    try:
+        yield lambda: path.rename(away)
+    finally:
+        if away.exists():
+            away.rename(path)
+
+
+@contextmanager
+def changed(path: Path, change: Callable[[bytes], bytes], keeps_time: bool) -> Iterator[Callable[[], object]]:
+    """Yields what changes a file in its place; its bytes and time are put back at the end."""
+    content, about = path.read_bytes(), path.stat()
+
+    def write(new: bytes, as_before: bool) -> None:
+        # In its place: who has it mapped sees it.
+        with path.open("r+b") as file:
+            file.write(new)
+            file.truncate()
+        if as_before:
+            os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+    try:
+        yield lambda: write(change(content), keeps_time)
+    finally:
+        write(content, True)
+
+
 class Surroundings(Soak):
     """Faults around a command instead of signals to it."""
+
+    def plan(self, kinds: list[str]) -> list[tuple[str, str, int]]:
+        """Command, kind and number of every fault that a command can meet."""
+        return [
+            (name, kind, number)
+            for kind in kinds
+            for number in range(KINDS[kind])
+            for name in self.names
+            if not (kind in _OF_OUR_FILES and not self.commands[name].needs)
+            and not (kind == "lost last.ckpt" and "fit" not in name)
+            and not (kind == "lost parent" and not self.commands[name].parent)
+        ]
 
     def fault(self, name: str, kind: str, number: int) -> dict[str, Any]:
         """Plays one fault and compares what the same command again ends in."""
@@ -47,74 +97,124 @@ class Surroundings(Soak):
         written = sum(path.stat().st_size for path in (self.at_hand / name).rglob("*") if path.is_file())
         faults: list[str] = []
         if kind in ("full disk", "read-only disk"):
-            room = max(4096, int(written * ROOM[number % len(ROOM)]))
-            with disk(self.place, room if kind == "full disk" else 2**29) as remount:
-                if kind == "read-only disk":
-                    remount("ro")
+            with disk(self.place, 2**29) as remount:
+                # What a service was sent before does not count.
+                self._prepare_place(name)
+                room = _used(self.place) + max(4096, int(written * ROOM[number % len(ROOM)]))
+                remount("ro" if kind == "read-only disk" else f"size={room}")
                 faults += self._ends_with_a_line(name)
                 remount("size=512m,rw")
                 faults += self._again(name)
+        elif kind in ("lost last.ckpt", "lost parent"):
+            faults += self._without_a_checkpoint(name, kind, draw)
         else:
+            self._prepare_place(name)
             faults += self._without_an_input(name, kind, draw)
             faults += self._again(name)
         return {"seed": self.seed, "command": name, "kind": kind, "number": number, "faults": faults}
 
+    def _prepare_place(self, name: str) -> None:
+        if self.commands[name].is_service:
+            known.fill_spool(self.at_hand, self.place)
+
+    def _is_begun(self, name: str) -> bool:
+        if "fit" in name:
+            return (self.place / self.commands[name].writes / "checkpoints" / "last.ckpt").is_file()
+        return True
+
     def _ends_with_a_line(self, name: str) -> list[str]:
-        outcome, fault = self._run(name, begun=False)
+        self.patience = 2 * self.seconds[name] + 4
+        outcome, fault = self._run(name, self._is_begun(name))
+        self.patience = None
         said = (self.logs / "log.txt").read_text(errors="replace")
         errors = [line for line in said.splitlines() if line.startswith("gazelit: error:")]
         found = [fault] if fault else []
-        if outcome.code == 0:
-            return found
-        if outcome.code != 2 or len(errors) != 1 or "Traceback" in said:
+        if "Traceback" in said:
+            found.append(f"a traceback: {said[-300:]!r}")
+        if outcome.code != 0 and (outcome.code != 2 or len(errors) != 1):
             found.append(f"exit code {outcome.code}, {len(errors)} lines of error: {said[-300:]!r}")
         return found + known.torn(self.place)
 
     def _without_an_input(self, name: str, kind: str, draw: random.Random) -> list[str]:
-        """An input is away, from the beginning or from some moment on, or a byte of it is another."""
-        needed = self.commands[name].needs
-        source = self.at_hand / needed[-1] if needed else self.at_hand / "cohort"
-        hidden = source.with_name("hidden")
-        if kind == "damaged input":
-            files = [path for path in source.rglob("*") if path.suffix in (".ckpt", ".parquet", ".npy")]
-            if not files:
-                return []
-            path = draw.choice(sorted(files))
-            content = path.read_bytes()
-            place = draw.randrange(len(content))
-            # Without the time of writing, by which it would be noticed.
-            about = path.stat()
-            path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
-            os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+        """An input is away, or other, from the beginning or from some moment on."""
+        needed = draw.choice(self.commands[name].needs or ("cohort",))
+        source = self.at_hand / needed
+        if kind in _OF_OUR_FILES:
+            path = draw.choice(sorted(path for path in source.rglob("*") if path.suffix in _SUFFIXES))
+            place = draw.randrange(path.stat().st_size)
+            is_cut = kind in ("truncated input", "input cut in use")
+            flip = (lambda content: content[:place]) if is_cut else _flipped(place)
+            # What a disk does, no time of writing tells of; another process that writes cannot hide it.
+            fault = changed(path, flip, keeps_time=kind == "damaged input")
+        else:
+            fault = hidden(source)
+        is_before = kind in ("missing input", "damaged input", "truncated input")
+        with fault as play:
+            timer = threading.Timer(draw.uniform(0, self.seconds[name]), play)
+            if is_before:
+                play()
+            else:
+                timer.start()
             try:
                 return self._ends_with_a_line(name)
             finally:
-                path.write_bytes(content)
-                os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
-        timer = threading.Timer(0.0 if kind == "missing input" else draw.uniform(0, self.seconds[name]), lambda: None)
-        timer.function = lambda: source.rename(hidden)
-        if kind == "missing input":
-            source.rename(hidden)
-        else:
-            timer.start()
-        try:
-            return self._ends_with_a_line(name)
-        finally:
-            timer.cancel()
-            if timer.is_alive():
-                timer.join()
-            if hidden.exists():
-                hidden.rename(source)
+                timer.cancel()
+                if timer.is_alive():
+                    timer.join()
+
+    def _without_a_checkpoint(self, name: str, kind: str, draw: random.Random) -> list[str]:
+        """A training is killed, and what it would go on from, or what it came from, is gone."""
+        plan = {
+            "delay": draw.uniform(0, self.seconds[name]), "signal": signal.SIGKILL, "target": "group", "draw": draw,
+            "far": False,
+        }  # fmt: skip
+        _, fault = self._run(name, begun=False, plan=plan)
+        faults = [fault] if fault else []
+        last = self.place / self.commands[name].writes / "checkpoints" / "last.ckpt"
+        if kind == "lost last.ckpt":
+            last.unlink(missing_ok=True)
+            return faults + self._again(name)
+        parent = self.commands[name].parent
+        assert parent is not None
+        with hidden(parent(self.at_hand)) as play:
+            play()
+            faults += self._ends_with_a_line(name)
+        return faults + self._again(name)
 
     def _again(self, name: str) -> list[str]:
         folder = self.place / self.commands[name].writes
-        begun = (folder / "checkpoints" / "last.ckpt").is_file() if "fit" in name else True
-        outcome, fault = self._run(name, begun)
-        if outcome.code != 0:
-            return [f"the same command again: exit code {outcome.code}"]
+        outcome, fault = self._run(name, self._is_begun(name))
+        # Where nothing was left to do, a service is told to end before it listens to signals.
+        ended = (0, -signal.SIGTERM, 128 + signal.SIGTERM) if self.commands[name].is_service else (0,)
+        if outcome.code not in ended:
+            said = (self.logs / "log.txt").read_text(errors="replace")
+            return [f"the same command again: exit code {outcome.code}: {said[-300:]!r}"]
         found, expected = known.contents(folder), self.reference[name]
         faults = [f"differs from the undisturbed run in {differing(found, expected)}"] if found != expected else []
         return faults + [f"left {left}" for left in known.leftovers(self.place)] + ([fault] if fault else [])
+
+
+def _flipped(place: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]
+
+
+def _used(folder: Path) -> int:
+    about = os.statvfs(folder)
+    return (about.f_blocks - about.f_bfree) * about.f_frsize
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Faults by command and kind, as Markdown: how many were played, and how many answered otherwise than promised."""
+    names = list(dict.fromkeys(row["command"] for row in rows))
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+    lines = [f"| command | {' | '.join(kinds)} | all | answered otherwise |", "|---|" + "---|" * (len(kinds) + 2)]
+    for name in [*names, "all"]:
+        chosen = [row for row in rows if name in ("all", row["command"])]
+        counts = Counter(row["kind"] for row in chosen)
+        shown = [str(counts[kind]) if counts[kind] else "" for kind in kinds]
+        failed = sum(bool(row["faults"]) for row in chosen)
+        lines.append(f"| {name} | {' | '.join(shown)} | {len(chosen)} | {failed} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -122,36 +222,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.surroundings", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="", help="names, separated by commas; all unless given")
+    parser.add_argument("--faults", default="", help=f"of {', '.join(KINDS)}; all unless given")
     parser.add_argument("--work", type=Path, default=Path("build/soak"))
     parser.add_argument("--cpu-minutes", type=float, default=1e9)
+    parser.add_argument("--table", action="store_true", help="print the table of what was done, and do nothing")
     options = parser.parse_args()
-    soak = Surroundings(options.work, options.seed, [name for name in options.commands.split(",") if name])
-    prepared(soak)
     journal = options.work / "surroundings.jsonl"
     rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal.is_file() else []
     rows = [row for row in rows if row["seed"] == options.seed]
-    done = {(row["command"], row["kind"], row["number"]) for row in rows}
-    kinds = {"full disk": len(ROOM), "read-only disk": 1, "missing input": 1, "vanishing input": 3, "damaged input": 3}
-    plan = [
-        (name, kind, number)
-        for kind, count in kinds.items()
-        for number in range(count)
-        for name in soak.names
-        if name not in _WITHOUT
-    ]
-    for step in plan:
-        if step in done or sum(os.times()[:4]) / 60 > options.cpu_minutes:
-            continue
-        rows.append(soak.fault(*step))
-        with journal.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-    tried, failed = Counter(row["kind"] for row in rows), Counter(row["kind"] for row in rows if row["faults"])
-    sys.stdout.write(f"seed {options.seed}\n| fault | tried | answered otherwise |\n|---|---|---|\n")
-    sys.stdout.write("".join(f"| {kind} | {tried[kind]} | {failed[kind]} |\n" for kind in kinds))
+    if not options.table:
+        soak = Surroundings(options.work, options.seed, [name for name in options.commands.split(",") if name])
+        done = {(row["command"], row["kind"], row["number"]) for row in rows}
+        plan = soak.plan([kind for kind in options.faults.split(",") if kind] or list(KINDS))
+        rest = [step for step in plan if step not in done]
+        if rest:
+            prepared(soak)
+        for step in rest:
+            if sum(os.times()[:4]) / 60 > options.cpu_minutes:
+                break
+            rows.append(soak.fault(*step))
+            with journal.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    sys.stdout.write(f"seed {options.seed}\n{table(rows)}\n")
     for row in rows:
         for fault in row["faults"]:
             sys.stdout.write(f"{row['command']}, {row['kind']} {row['number']}: {' '.join(fault.split())}\n")
-    return int(bool(failed))
+    return int(any(row["faults"] for row in rows))
 
 
 if __name__ == "__main__":

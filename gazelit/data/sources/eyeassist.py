@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gazelit.data.images.dicom import image_size
-from gazelit.data.images.geometry import on_image
+from gazelit.data.sources.canvas import on_films
 from gazelit.data.sources.mimic import require_folder
 from gazelit.data.store.schema import Recording, Source, is_synthetic
 from gazelit.data.tables import numbers, read_text, sides, unique
@@ -80,7 +80,7 @@ class EyeAssist(Source):
         notes = {"cases_not_in_the_table": len(unknown), "readings": len(readings)}
         synthetic = is_synthetic(self.root)
         return Recording(
-            films, ["abnormal"], partial(_parts, known, films, canvas), synthetic, skipped, notes, readings=readings
+            films, ["abnormal"], partial(on_films, known, films, canvas), synthetic, skipped, notes, readings=readings
         )
 
     def _films(self) -> tuple[pd.DataFrame, pd.DataFrame, list[tuple[str, str]]]:
@@ -165,16 +165,3 @@ def _check_once(root: Path, gaze: pd.DataFrame) -> None:
                 first, second = (str(name).split(":", 1)[1] for name in (seen[content], reading))
                 raise InputError(f"{root}: the same recording is in {first} and {second}; take one with states")
             seen[content] = str(reading)
-
-
-def _parts(gaze: pd.DataFrame, films: pd.DataFrame, canvas: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    sizes = films.set_index("image_id")
-    for image, part in gaze.groupby("image_id", sort=False):
-        (width, height), shown = sizes.loc[image, ["width", "height"]], canvas.loc[image]
-        # Corners of pixels are at whole numbers on the canvas, their centres here.
-        x = part["x"].to_numpy() * width / shown["width"] - 0.5
-        y = part["y"].to_numpy() * height / shown["height"] - 0.5
-        begun = part.groupby("reading_id")["duration"].cumsum() - part["duration"]
-        valid = on_image(x, y, width, height)
-        columns = part.drop(columns=["state", "index"]).assign(recording_id=part["reading_id"], kind="fixation")
-        yield columns.assign(t=begun, x=x, y=y, valid=valid)

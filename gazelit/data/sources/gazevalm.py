@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gazelit.data.images.dicom import image_size
-from gazelit.data.images.geometry import on_image
+from gazelit.data.sources.canvas import on_films
 from gazelit.data.sources.mimic import require_folder
 from gazelit.data.store.schema import Recording, Source, is_synthetic
 from gazelit.data.tables import read_text
@@ -111,9 +111,10 @@ class GazeVaLM(Source):
         films = pd.DataFrame(rows, columns=columns)
         gaze = gaze[gaze["image_id"].isin(films["image_id"])]
         readings = gaze[["image_id", "reading_id", "reader_id", "task"]].drop_duplicates(ignore_index=True)
+        canvas = pd.DataFrame({"width": CANVAS, "height": CANVAS}, index=films["image_id"])
         synthetic = is_synthetic(self.root)
         return Recording(
-            films, ["generated"], partial(_parts, gaze, films), synthetic, skipped, notes, readings=readings
+            films, ["generated"], partial(on_films, gaze, films, canvas), synthetic, skipped, notes, readings=readings
         )
 
     def _gaze(self) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -174,16 +175,3 @@ def _readers(path: Path) -> set[str]:
     if not readers:
         raise InputError(f"{path}: has no column of a reader beside {FILE_COLUMN}; is this {DATASET}?")
     return readers
-
-
-def _parts(gaze: pd.DataFrame, films: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    side = films.set_index("image_id")["width"]
-    for image, part in gaze.groupby("image_id", sort=False):
-        # Corners of pixels are at whole numbers on the canvas, their centres here.
-        with np.errstate(over="ignore"):
-            # What is beyond all numbers is off the film.
-            x, y = (part[axis].to_numpy() * side[image] / CANVAS - 0.5 for axis in ("x", "y"))
-        begun = part.groupby("reading_id")["duration"].cumsum() - part["duration"]
-        valid = on_image(x, y, side[image], side[image])
-        columns = part.drop(columns="task").assign(recording_id=part["reading_id"], t=begun, kind="fixation")
-        yield columns.assign(x=x, y=y, valid=valid).sort_values(["reading_id", "t"], kind="stable")

@@ -16,10 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gazelit.data.store.digests import sample_digest
 from gazelit.data.store.films import HEADER_BYTES, write_header
 from gazelit.errors import InputError
 from gazelit.files import (
     ARRAY_ERRORS,
+    changed_files,
     is_free,
     publish_folder,
     read_json,
@@ -104,8 +106,9 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
                 write_header(file, np.dtype(request.dtype), (request.cases, *shape))
         except OSError as error:
             raise InputError(f"{out}: cannot be written ({error.strerror or error}); make room and go on") from error
-        about = {"format": FORMAT, **request.primitives(), "shape": list(shape), "sha256": sha256_file(path)}
-        write_json(building / ABOUT_FILE, about)
+        about = {"format": FORMAT, **request.primitives(), "shape": list(shape)}
+        digests = {"sha256": sha256_file(path), "samples": sample_digest(path)}
+        write_json(building / ABOUT_FILE, about | digests)
         mark.unlink()
         publish_folder(building, out)
     return True
@@ -129,7 +132,8 @@ def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]
     """The features, memory-mapped, if they are what is asked for; the type of their numbers may be any.
 
     Raises:
-        InputError: There are none, or they are of another store, encoder, weights or kind; or the file is damaged.
+        InputError: There are none, or they are of another store, encoder, weights or kind; or the file is damaged, as
+            far as samples of it tell.
     """
     about = read_about(folder)
     for field, value in request.primitives().items():
@@ -147,7 +151,32 @@ def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]
         raise InputError(f"{folder / ROWS_FILE}: cannot be read ({type(error).__name__}); write it anew") from error
     if list(rows.shape) != [request.cases, *about.get("shape", [])] or str(rows.dtype) != about.get("dtype"):
         raise InputError(f"{folder / ROWS_FILE}: not what {ABOUT_FILE} describes; write it anew")
+    # Features of an earlier version have no samples.
+    if "samples" in about and sample_digest(folder / ROWS_FILE) != about["samples"]:
+        raise InputError(
+            f"{folder / ROWS_FILE}: its content is not what was written; `gazelit verify {folder}` compares all of it, "
+            "write it anew with `gazelit embed`"
+        )
     return rows
+
+
+def verify_features(folder: Path) -> tuple[list[str], str]:
+    """Reads features whole and compares them with what was written.
+
+    Args:
+        folder: What ``gazelit embed`` wrote.
+
+    Returns:
+        What differs, a line a file; and what was compared, in words.
+
+    Raises:
+        InputError: ``features.json`` is none of this version.
+    """
+    about = read_about(folder)
+    written = about.get("sha256")
+    if not isinstance(written, str):
+        return [f"{folder / ABOUT_FILE}: has no digest of {ROWS_FILE}"], ""
+    return changed_files(folder, {ROWS_FILE: written}), f"features of {about.get('cases')} films as they were written"
 
 
 _MEANING = {

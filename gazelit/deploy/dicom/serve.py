@@ -137,11 +137,16 @@ class Service:
             self._deliverable.set()
 
     def take(self, uid: str, content: bytes) -> bool:
-        """Keeps a film that came over the network; false if too many wait."""
+        """Keeps a film that came over the network; false if too many wait, or the spool cannot be written."""
         with self._lock:
             if len(self._waiting) >= self._queue_size:
                 return False
-        self._enqueue(self._spool.add_film(uid, content))
+        try:
+            name = self._spool.add_film(uid, content)
+        except (InputError, OSError) as error:
+            logger.warning("a film is refused, its sender told to try again later: %s", _reason(error))
+            return False
+        self._enqueue(name)
         return True
 
     def _enqueue(self, name: str) -> None:
@@ -166,9 +171,10 @@ class Service:
         }
 
     def read_films(self) -> None:
-        """Reads films until the service is stopped."""
+        """Reads films until the service is stopped; where the spool cannot be written, they wait until it can."""
         # One at a time, so that a film's result does not depend on what came beside it.
         intake = FilmIntake(Preparation(self._model.size, keeps_source=True), self._model.max_pixels)
+        wait = _FIRST_WAIT
         while not self._stopped.is_set():
             try:
                 name = self._queue.get(timeout=0.2)
@@ -177,7 +183,14 @@ class Service:
             with self._lock:
                 # From here on the same film, sent again, is read again.
                 self._waiting.discard(name)
-            self._read(name, intake)
+            try:
+                self._read(name, intake)
+                wait = _FIRST_WAIT
+            except OSError as error:
+                logger.warning("films wait: %s; next attempt in %g s", _reason(error), wait)
+                self._enqueue(name)
+                self._stopped.wait(wait)
+                wait = min(2 * wait, _LAST_WAIT)
 
     def _read(self, name: str, intake: FilmIntake[Prepared]) -> None:
         path = self._spool.film(name)
@@ -205,20 +218,24 @@ class Service:
         while not self._stopped.is_set():
             self._deliverable.wait()
             self._deliverable.clear()
-            for name in self._spool.waiting_results():
-                if self._stopped.is_set():
-                    return
-                try:
+            try:
+                for name in self._spool.waiting_results():
+                    if self._stopped.is_set():
+                        return
                     send(self._spool.result_files(name), peer, title, tls)
-                except InputError as error:
-                    logger.warning("results wait: %s; next attempt in %g s", error, wait)
-                    self._stopped.wait(wait)
-                    wait = min(2 * wait, _LAST_WAIT)
-                    self._deliverable.set()
-                    break
-                self._spool.remove_results(name)
-                self.counters.add("sent")
-                wait = _FIRST_WAIT
+                    self._spool.remove_results(name)
+                    self.counters.add("sent")
+                    wait = _FIRST_WAIT
+            except (InputError, OSError) as error:
+                logger.warning("results wait: %s; next attempt in %g s", _reason(error), wait)
+                self._stopped.wait(wait)
+                wait = min(2 * wait, _LAST_WAIT)
+                self._deliverable.set()
+
+
+def _reason(error: InputError | OSError) -> str:
+    """What is said of it, without the path, in which a film's name may stand."""
+    return str(error) if isinstance(error, InputError) else f"the spool cannot be used ({error.strerror or error})"
 
 
 def _health_server(service: Service, port: int) -> ThreadingHTTPServer:

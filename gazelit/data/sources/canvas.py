@@ -1,0 +1,42 @@
+"""Fixations on a canvas that shows a whole film, as they lie on the film."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from gazelit.data.images.geometry import on_image
+
+
+def on_films(gaze: pd.DataFrame, films: pd.DataFrame, canvas: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Gaze rows of films that fill their canvas, film by film.
+
+    When a fixation began is not given: those of a reading are put end to end, in the order of their rows.
+
+    Args:
+        gaze: ``image_id``, ``reading_id``, ``reader_id``, ``x`` and ``y`` (pixels of the canvas, whose corners are at
+            whole numbers), ``duration`` (s).
+        films: ``image_id``, ``width`` and ``height`` in pixels; all films of ``gaze``.
+        canvas: By ``image_id``, ``width`` and ``height`` of what was shown.
+
+    Yields:
+        The fixations of one film, by reading and time; positions are those of pixels' centres.
+    """
+    sizes = films.set_index("image_id")
+    for image, part in gaze.groupby("image_id", sort=False):
+        (width, height), shown = sizes.loc[image, ["width", "height"]], canvas.loc[image]
+        with np.errstate(over="ignore"):
+            # What is beyond all numbers is off the film.
+            x = part["x"].to_numpy() * width / shown["width"] - 0.5
+            y = part["y"].to_numpy() * height / shown["height"] - 0.5
+        rows = part[["image_id", "reading_id", "reader_id", "duration"]].assign(
+            recording_id=part["reading_id"],
+            kind="fixation",
+            t=part.groupby("reading_id")["duration"].cumsum() - part["duration"],
+            x=x,
+            y=y,
+            valid=on_image(x, y, width, height),
+        )
+        yield rows.sort_values(["reading_id", "t"], kind="stable")
