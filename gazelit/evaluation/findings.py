@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
+from gazelit.data.gaze_data import GazeData
 from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.density import log_density
@@ -53,7 +53,7 @@ def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
     return sizes
 
 
-def localisation(model: LoadedModel, datamodule: GazeDataModule) -> pd.DataFrame:
+def localisation(model: LoadedModel, datamodule: GazeData) -> pd.DataFrame:
     """Where the predicted map of every test case lies with its marked findings, all of them together.
 
     Args:
