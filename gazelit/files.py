@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import hashlib
@@ -217,6 +218,23 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as JSON ({error.__class__.__name__})") from error
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by column; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def publish_folder(built: Path, out: Path) -> None:
+    """Gives a finished folder its name, in place of an empty folder of that name, once its files are on the disk."""
+    durable_folder(built)
+    if out.exists():
+        out.rmdir()
+    built.replace(out)
+    durable(out.parent)
 
 
 def is_file(path: Path) -> bool:

@@ -1,5 +1,7 @@
 """Options that make any shipped stage small enough for a test, and checkpoints that took no training."""
 
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,15 @@ def tiny(stage: int, store: object, *, network: bool = True) -> list[str]:
 
 def grouped(**options: Any) -> dict[str, Any]:
     """Arguments of a GazeDataModule from options without their groups, such as ``batch_size`` or ``split_seed``."""
+    from gazelit.data.datamodule import GazeDataModule
     from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-    from gazelit.data.renamed import RENAMED
 
     classes = {"gaze": GazeOptions, "split": SplitOptions, "loader": LoaderOptions, "augmentation": AugmentationOptions}
+    short = {field.name: (group, field.name) for group, options_of in classes.items() for field in fields(options_of)}
+    whole = {f"{group}_{name}": (group, name) for group, name in short.values()}
     groups: dict[str, dict[str, Any]] = {}
-    for name in [name for name in options if name in RENAMED]:
-        group, _, option = RENAMED[name].partition(".")
+    for name in set(options) - set(signature(GazeDataModule).parameters):
+        group, option = {"augment": ("augmentation", "enabled"), **short, **whole}[name]
         groups.setdefault(group, {})[option] = options.pop(name)
     return {**options, **{group: classes[group](**values) for group, values in groups.items()}}
 

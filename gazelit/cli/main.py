@@ -19,8 +19,7 @@ from gazelit import __version__, processors
 from gazelit.cli.faults import mistake_behind
 from gazelit.cli.options import bracket_lists, complete_flags, nulls_in_groups, spell_options
 from gazelit.cli.signature import described, load
-from gazelit.configs import config_files, read_config, resolve_config_arguments, take_preset
-from gazelit.data import renamed
+from gazelit.configs import resolve_config_arguments, take_preset
 from gazelit.errors import InputError, Terminated
 from gazelit.trust import trust, trust_until_end
 
@@ -234,7 +233,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 preset, rest = take_preset(rest if name == "fit" else with_named_config(rest))
                 rest = nulls_in_groups(resolve_config_arguments(rest, preset))
                 guard_parser(rest, saved=name != "fit")
-                _check_renamed(rest)
                 # torch takes seconds to import: what is wrong with names and files was said before.
                 load("gazelit.cli.training:GazeCLI")(args=[name, *rest])
             elif name in COMMANDS:
@@ -296,13 +294,6 @@ def _take_trust(arguments: Sequence[str]) -> list[str]:
     if expects_module:
         raise InputError("--trust: names no module; write --trust my_project.networks")
     return rest
-
-
-def _check_renamed(arguments: Sequence[str]) -> None:
-    """Refuses options of the data module by the flat names they had, and names the new ones."""
-    renamed.check_arguments(arguments)
-    for path in config_files(arguments):
-        renamed.check_config(read_config(path), str(path))
 
 
 def _run_command(name: str, arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Labels of a store as classes of a model."""
+"""Labels of a store as classes of a model, and how their names are compared."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
 Uncertain = Literal["unknown", "positive", "negative"]
+
+
+def spelt_alike(name: str) -> str:
+    """The name of a label, finding or region without what datasets spell differently."""
+    return " ".join(name.lower().replace("_", " ").split())
 
 
 def read_labels(

@@ -1,4 +1,4 @@
-"""The data of a training, again, as its saved configuration describes them."""
+"""The data of a training, again: the data module that its saved configuration describes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser
 
 from gazelit.data.gaze_data import GazeData
-from gazelit.data.renamed import check_arguments, check_config
 from gazelit.errors import InputError
 from gazelit.parsing import read_saved
 
-#: Module of the data module, which only trainers need: Lightning takes 300 MB.
-_SHELL = "gazelit.data.datamodule"
+
+def config_of(checkpoint: str | Path, given: Path | None = None) -> Path:
+    """The ``config.yaml`` of the training that made a checkpoint: the one beside its folder unless given.
+
+    Raises:
+        InputError: There is none.
+    """
+    config = given or Path(checkpoint).resolve().parent.parent / "config.yaml"
+    if not config.is_file():
+        raise InputError(f"{config}: no configuration; name the config.yaml of the training with --stage_config")
+    return config
 
 
 def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
     """The data of a training's ``config.yaml``, with the store opened and split.
 
-    They are no data module, unless the configuration has one from outside the package.
+    They are no data module, which only trainers need (Lightning takes 300 MB), unless it is of outside the package.
 
     Args:
         config: The file.
@@ -29,10 +37,8 @@ def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(GazeData, "data")
     saved = read_saved(config)
-    check_config(saved, str(config))
-    check_arguments(overrides)
     data = dict(saved["data"])
-    if str(data.get("class_path")) == f"{_SHELL}.GazeDataModule":
+    if data.get("class_path") == "gazelit.data.datamodule.GazeDataModule":
         data["class_path"] = f"{GazeData.__module__}.{GazeData.__qualname__}"
     try:
         parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gazelit.checkpoints import split_guard, stamps
 from gazelit.data.dataset import collate
 from gazelit.data.gaze_data import GazeData
-from gazelit.data.saved import saved_data
+from gazelit.data.saved import config_of, saved_data
 from gazelit.density import log_density
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
@@ -73,9 +73,7 @@ def adapt_reader(
         )
     if reader in network.readers:
         raise InputError(f"reader: {reader} is known to the model already")
-    config = stage_config or Path(ckpt).resolve().parent.parent / "config.yaml"
-    if not config.is_file():
-        raise InputError(f"{config}: no configuration; name the config.yaml of the training with --stage_config")
+    config = config_of(ckpt, stage_config)
     changes = [f"--data.store={store}"] if store else []
     datamodule = saved_data(config, [*changes, "--data.gaze.leave_out=null"])
     if note := split_guard.check_split(ckpt, model.stamp, datamodule.provenance):

@@ -9,7 +9,7 @@ from typing import Any
 
 from gazelit.checkpoints import split_guard
 from gazelit.data.gaze_data import GazeData
-from gazelit.data.saved import saved_data
+from gazelit.data.saved import config_of, saved_data
 from gazelit.errors import InputError
 
 logger = logging.getLogger("gazelit")
@@ -27,9 +27,7 @@ def training_data(stamps: Mapping[str, Mapping[str, Any]], stage_config: Path | 
             may have seen patients that the split holds back.
     """
     first = next(iter(stamps))
-    found = stage_config or Path(first).resolve().parent.parent / "config.yaml"
-    if not found.is_file():
-        raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
+    found = config_of(first, stage_config)
     datamodule = saved_data(found)
     size = tuple(stamps[first]["data"]["size"])
     if tuple(datamodule.size) != size:

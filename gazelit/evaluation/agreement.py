@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gazelit.data.gaze.heatmap import fixation_counts
 from gazelit.data.gaze_data import GazeData
+from gazelit.data.labels import spelt_alike
 from gazelit.data.splits.identity import identity
 from gazelit.density import CentreBias, log_density
 from gazelit.deploy.inference import LoadedModel
 from gazelit.errors import InputError
-from gazelit.evaluation.findings import CENTRE, PREDICTED, READER, spelt_alike
+from gazelit.evaluation.findings import CENTRE, PREDICTED, READER, SHOWN, Localisation
 from gazelit.metrics.calibration import probabilities
 from gazelit.metrics.catalogue import short_labels
 from gazelit.metrics.functional import auc_judd, cc, nss, sauc
@@ -26,25 +26,6 @@ from gazelit.metrics.localisation import localisation_values
 from gazelit.models.attribution import attribute
 
 GAZE_METRICS = short_labels("cc", "nss", "auc_judd", "sauc")
-#: Cases of the figure.
-SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Localisation:
-    """One case of the figure of maps and regions.
-
-    Attributes:
-        title: Case number; no id.
-        image: (H, W) in [0, 1].
-        maps: By name, (H, W), not negative.
-        regions: By name, (H, W) bool.
-    """
-
-    title: str
-    image: NDArray[np.float32]
-    maps: Mapping[str, NDArray[np.float32]]
-    regions: Mapping[str, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from gazelit.data.dataset import collate
 from gazelit.data.gaze_data import GazeData
+from gazelit.data.labels import spelt_alike
 from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.density import log_density
@@ -19,12 +22,27 @@ from gazelit.metrics.localisation import localisation_values
 
 #: Maps as tables call them.
 READER, PREDICTED, CENTRE = "reader's gaze", "predicted gaze", "centre bias"
+WHOLE = "whole reading"
+#: Cases of a figure.
+SHOWN = 6
 REGION_METRICS = {"pointing": "pointing game", "mass": "mass inside", "iou": "IoU at equal area", "auc": "AUC"}
 
 
-def spelt_alike(name: str) -> str:
-    """A name without what datasets spell differently."""
-    return " ".join(name.lower().replace("_", " ").split())
+@dataclass(frozen=True)
+class Localisation:
+    """One case of the figure of maps and regions.
+
+    Attributes:
+        title: Case number; no id.
+        image: (H, W) in [0, 1].
+        maps: By name, (H, W), not negative.
+        regions: By name, (H, W) bool.
+    """
+
+    title: str
+    image: NDArray[np.float32]
+    maps: Mapping[str, NDArray[np.float32]]
+    regions: Mapping[str, NDArray[np.bool_]]
 
 
 def finding_names(store: Store, class_names: Sequence[str]) -> set[str]:
@@ -86,6 +104,40 @@ def localisation(model: LoadedModel, datamodule: GazeData) -> pd.DataFrame:
             cells = {key: float(value[0]) for key, value in values.items()}
             rows.append({"index": case, "patient": patients[case], "map": name, **cells})
     return pd.DataFrame(rows)
+
+
+def maps_by_finding(model: LoadedModel, datamodule: GazeData) -> list[Localisation]:
+    """Test films with the map of the whole reading and that of each finding, and with the findings' regions.
+
+    The first films on which any of the findings is marked, or simply the first where the store has no such region;
+    nothing of a network without such maps.
+    """
+    heads = model.network.specs.get("finding_heads")
+    if heads is None:
+        return []
+    names = {spelt_alike(name): str(name) for name in heads["findings"]}
+    regions = datamodule.store.table("regions")
+    marked = set(regions.loc[[spelt_alike(name) in names for name in regions["name"]], "row"])
+    dataset = datamodule.dataset("test")
+    positions = range(len(dataset.rows))
+    shown = [position for position in positions if int(dataset.rows[position]) in marked] or list(positions)
+    found = []
+    for position in shown[:SHOWN]:
+        batch = datamodule.render(collate([dataset[0, position]]))
+        with torch.inference_mode():
+            outputs = model.network(batch["image"])
+        logits = torch.cat([outputs["saliency_logits"], outputs["finding_logits"]], dim=1)[0]
+        densities = log_density(logits[:, None]).exp()[:, 0].numpy()
+        inside = {spelt_alike(name): mask for name, mask in datamodule.regions(int(dataset.rows[position])).items()}
+        found.append(
+            Localisation(
+                title=f"case {position + 1}",
+                image=batch["image"][0, 0].numpy(),
+                maps=dict(zip([WHOLE, *names.values()], densities, strict=True)),
+                regions={name: inside[key].numpy() for key, name in names.items() if key in inside},
+            )
+        )
+    return found
 
 
 def summed(table: pd.DataFrame, by: list[str], metrics: Mapping[str, str]) -> pd.DataFrame:

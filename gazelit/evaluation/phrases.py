@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gazelit.data.labels import spelt_alike
 from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
-from gazelit.evaluation.findings import spelt_alike
 
 #: Draws of the control of each reading.
 DRAWS = 20

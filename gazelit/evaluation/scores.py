@@ -40,6 +40,8 @@ BY_READER = ("ig_of_unknown", "reader_identified")
 READER_GAIN = "reader_gain"
 #: Of maps by time: the columns of a part of the readings, named by when it begins.
 OF_PART = re.compile(r"from_[\d.]+s_(ig|ig_of_whole|cc)")
+#: Of maps by finding: the columns of a finding, its own map's, the whole reading's, and the share of its region.
+OF_FINDING = re.compile(r"said_(\w+)_(?:(mass|pointing|auc)(?:_of_whole)?|area)")
 #: The macro AUC of all folds' scores ranked together.
 POOLED_AUC = "auroc_macro_pooled"
 
@@ -145,10 +147,12 @@ def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str
         statistics["brier"] = _ratio(error, counted)
     # Metrics from outside the package are named in the table itself (gazelit.stages.callbacks.PredictionWriter).
     parts = [name for name in table if OF_PART.fullmatch(str(name))]
-    each = (*MAP_METRICS, *catalogue.SCANPATH_METRICS, *BY_READER, *parts, *table.attrs.get("metrics", ()))
+    findings = [name for name in table if OF_FINDING.fullmatch(str(name))]
+    each = (*MAP_METRICS, *catalogue.SCANPATH_METRICS, *BY_READER, *parts, *findings, *table.attrs.get("metrics", ()))
     of_cases = [name for name in each if name in table]
     pairs = [(READER_GAIN, "ig", "ig_of_unknown")]
-    pairs += [(f"{name}_gain", name, f"{name}_of_whole") for name in parts if name.endswith("_ig")]
+    own = [name for name in (*parts, *findings) if f"{name}_of_whole" in table]
+    pairs += [(f"{name}_gain", name, f"{name}_of_whole") for name in own]
     for gain, better, plain in pairs:
         if {better, plain} <= set(table):
             statistics[gain] = mean_of((table[better] - table[plain]).to_numpy(np.float64))

@@ -38,6 +38,16 @@ class ImageMeans(nn.Module):
             added = torch.stack([total, weight])
             self._sums[name] = self._sums[name] + added if name in self._sums else added
 
+    def update_each(self, values: Mapping[str, Tensor]) -> None:
+        """Adds a batch.
+
+        Args:
+            values: By name, (B,) the value of each image; NaN where it has none.
+        """
+        known = {name: ~value.isnan() for name, value in values.items()}
+        means = {name: torch.where(known[name], value, 0.0).sum() / known[name].sum() for name, value in values.items()}
+        self.update(means, {name: counts.sum() for name, counts in known.items()})
+
     def compute(self) -> dict[str, Tensor]:
         """The means by name, over all processes, of what any image counts for. Every process must call it."""
         sums = self.sums()

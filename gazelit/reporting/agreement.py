@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gazelit.checkpoints import split_guard
-from gazelit.data.saved import saved_data
+from gazelit.data.saved import config_of, saved_data
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.agreement import GAZE_METRICS, measure
@@ -63,9 +63,7 @@ def agreement(
             there is nothing to score.
     """
     model = load_model(Path(ckpt))
-    found = stage_config or Path(ckpt).resolve().parent.parent / "config.yaml"
-    if not found.is_file():
-        raise InputError(f"{found}: no configuration; name the config.yaml of the training with --stage_config")
+    found = config_of(ckpt, stage_config)
     elsewhere: list[str] = []
     if store is not None:
         own = read_saved(found)["data"]["init_args"]["store"]

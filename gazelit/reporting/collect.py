@@ -25,7 +25,7 @@ from gazelit.errors import InputError
 from gazelit.evaluation.asynchrony import trainings
 from gazelit.evaluation.compare import Result, check_predictions, compare, pooled
 from gazelit.evaluation.explainable import Oracles, law_of, oracle_record, oracle_yardsticks
-from gazelit.evaluation.findings import finding_sizes, localisation
+from gazelit.evaluation.findings import finding_sizes, localisation, maps_by_finding
 from gazelit.evaluation.given_gaze import given_gaze
 from gazelit.evaluation.scanpaths.of_store import scanpath_yardsticks
 from gazelit.evaluation.subgroups import subgroups
@@ -195,6 +195,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
         provenance=provenance,
         commands=[],
         findings=pd.concat(findings, ignore_index=True) if findings else pd.DataFrame(),
+        finding_maps=maps_by_finding(model, datamodule) if shown else [],
         scanpaths=scanpaths,
     )
 

@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gazelit.deploy.overlay import COLOUR_MAP, heat_and_opacity, is_nearly_flat, over_uniform, scale_end
-from gazelit.evaluation.agreement import Localisation
 from gazelit.evaluation.asynchrony import JointTraining
+from gazelit.evaluation.findings import Localisation
 from gazelit.evaluation.statistics import Estimate, Weights, blocks_of
 from gazelit.files import atomic_path
 from gazelit.metrics.catalogue import short_labels
@@ -96,7 +96,10 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
 
 
 def localisation_figure(cases: Sequence[Localisation]) -> Figure:
-    """The film with its regions outlined, and its maps on a scale each, in multiples of its mean; a case a row."""
+    """The film with its regions outlined, and its maps on a scale each, in multiples of its mean; a case a row.
+
+    On a map that has the name of a region, the region is outlined, too.
+    """
     across = 1 + max(len(case.maps) for case in cases)
     figure = Figure(figsize=(2.4 * across, 2.6 * len(cases)), layout="constrained")
     axes = figure.subplots(len(cases), across, squeeze=False)
@@ -111,8 +114,15 @@ def localisation_figure(cases: Sequence[Localisation]) -> Figure:
                 _bar(figure, axis, _lay_over(axis, multiples, scale_end(multiples)))
                 title += ", nearly flat" if is_nearly_flat(multiples) else ""
             axis.set_title(title, fontsize=8)
-        for number, inside in enumerate(case.regions.values()):
-            row[0].contour(inside, levels=[0.5], colors=[COLOURS[number % len(COLOURS)]], linewidths=0.7)
+        of_map = dict(zip(case.maps, row[1:], strict=False))
+        # A finding has its colour on every film, whichever of them are marked.
+        numbers = {name: number for number, name in enumerate(dict.fromkeys([*case.maps, *case.regions]))}
+        for name, inside in case.regions.items():
+            colour = COLOURS[numbers[name] % len(COLOURS)]
+            for axis in [row[0], *([of_map[name]] if name in of_map else [])]:
+                # The white edge tells the line from dark and bright maps alike.
+                axis.contour(inside, levels=[0.5], colors=["white"], linewidths=1.8)
+                axis.contour(inside, levels=[0.5], colors=[colour], linewidths=0.9)
     return figure
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from gazelit.evaluation.asynchrony import JointTraining
 from gazelit.evaluation.compare import ArmSummary, Result
 from gazelit.evaluation.explainable import OracleRecord
+from gazelit.evaluation.findings import Localisation
 from gazelit.evaluation.given_gaze import GivenGaze
 from gazelit.evaluation.subgroups import Subgroup
 from gazelit.reporting.figures import Panel
@@ -44,6 +45,7 @@ class RunRecord:
         joint: The trainings of several tasks that the reported models went through.
         given_gaze: The arms that were also tested with the reader's gaze.
         groups: Subgroups of the first arm.
+        finding_maps: Films with a map for each finding, to show as ``panels`` are; empty of a model without.
         scanpaths: What scanpaths of the first arm are compared with; empty where it predicts none.
     """
 
@@ -60,6 +62,7 @@ class RunRecord:
     joint: Sequence[JointTraining] = ()
     given_gaze: Sequence[GivenGaze] = ()
     groups: Sequence[Subgroup] = ()
+    finding_maps: Sequence[Localisation] = ()
     scanpaths: Sequence[ScanpathRow] = ()
 
 
@@ -115,8 +118,12 @@ class ReportRecord:
     @property
     def tested(self) -> pd.DataFrame:
         """The first arm's predictions of all test cases with its first seed, folds one below the other."""
-        first = self.results[0]
-        return pd.concat([result.predictions for result in self.of_arm(first.arm) if result.seed == first.seed])
+        return self.tested_of(self.results[0].arm)
+
+    def tested_of(self, name: str) -> pd.DataFrame:
+        """Likewise of any arm."""
+        results = self.of_arm(name)
+        return pd.concat([result.predictions for result in results if result.seed == results[0].seed])
 
     @property
     def patients(self) -> int:

@@ -12,7 +12,7 @@ from gazelit.reporting.export import long_table, metrics_of
 from gazelit.reporting.page import Document, Section, write_document
 from gazelit.reporting.records import ReportRecord
 from gazelit.reporting.sections.arms import arm_blocks, verdict
-from gazelit.reporting.sections.conditional import reader_blocks, time_blocks
+from gazelit.reporting.sections.conditional import reader_blocks, said_blocks, time_blocks
 from gazelit.reporting.sections.diagnosis import diagnosis_blocks, given_gaze_blocks, subgroup_blocks
 from gazelit.reporting.sections.further import further_blocks
 from gazelit.reporting.sections.gaze import external_blocks, film_blocks, finding_blocks, gaze_blocks, share_blocks
@@ -64,6 +64,7 @@ def document_of(report: ReportRecord, figures: Path) -> Document:
         ("Share of the explainable information", share_blocks(record.oracle, report.summaries)),
         ("Gaze by time", time_blocks(report.summaries)),
         ("Gaze by reader", reader_blocks(report.summaries)),
+        ("Gaze by finding", said_blocks(report, figures)),
         ("Scanpaths", scanpath_blocks(record.scanpaths, report.summaries)),
         ("Further metrics", further_blocks(report)),
         ("Asynchrony of the tasks", asynchrony_blocks(record.joint, figures)),
@@ -78,7 +79,7 @@ def document_of(report: ReportRecord, figures: Path) -> Document:
     return Document(
         "gazelit report" if len(report.summaries) == 1 else "gazelit comparison",
         record.facts,
-        notices(record.provenance, bool(record.panels)),
+        notices(record.provenance, bool(record.panels or record.finding_maps)),
         verdict(report),
         [_introduction(report)],
         [Section(title, blocks) for title, blocks in sections],

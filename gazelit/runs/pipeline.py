@@ -18,7 +18,6 @@ from rich.console import Console
 
 from gazelit import trust
 from gazelit.configs import config_chain, find_config, read_config
-from gazelit.data.renamed import check_arguments, check_config
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_file, sha256_json, write_json
@@ -100,7 +99,7 @@ def run(
     configs = {stage.name: _configs(stage, preset) for stage in stages}
     out = out.resolve()
     pipeline = _Pipeline(stages, configs, tested, store, external or {}, checkpoint, overrides or [], out)
-    _check_options(pipeline)
+    _trust_stages(pipeline)
     _check_stores(pipeline)
     members = members_of(out, seed, seeds, folds)
     running = Running(accept_versions, share_imports, jobs)
@@ -201,19 +200,15 @@ def _configs(stage: StageStep, preset: str) -> list[Path]:
     return [find_config(name, preset).resolve() for name in names]
 
 
-def _check_options(pipeline: _Pipeline) -> None:
-    """Refuses options by names they no longer have, and trusts the modules that the stages' configurations name.
+def _trust_stages(pipeline: _Pipeline) -> None:
+    """Trusts the modules that the stages' configurations and options name, which are the user's own.
 
-    These are the user's own. The steps that read what the stages saved are told so on their command lines.
+    The steps that read what the stages saved are told so on their command lines.
     """
     overrides = [*pipeline.overrides, *(word for test in pipeline.external.values() for word in test.overrides)]
-    check_arguments(overrides, "overrides")
     for stage in pipeline.stages:
-        check_arguments(stage.overrides, f"stages: '{stage.name}', overrides")
         for path in pipeline.configs[stage.name]:
-            content = read_config(path)
-            check_config(content, str(path))
-            trust.trust_names(content, str(path))
+            trust.trust_names(read_config(path), str(path))
         trust.trust_names([option.partition("=")[2] for option in (*overrides, *stage.overrides)], stage.name)
 
 

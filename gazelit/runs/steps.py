@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import os
 import re
@@ -20,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gazelit.configs import read_config
 from gazelit.errors import InputError, Terminated
-from gazelit.files import read_json, sha256_file, write_json
+from gazelit.files import read_json, read_rows, sha256_file, write_json
 from gazelit.runs.parallel import EndedError, Share
 from gazelit.runs.processes import ForkedProcess, OwnProcess, StepProcess, can_fork
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
@@ -239,11 +238,7 @@ def _show_progress(
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
     """What a training logged, a row an epoch; none where it has not come so far."""
-    path = folder / "epochs.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_rows(folder / "epochs.csv")
 
 
 def max_epochs(arguments: Sequence[str]) -> int | None:

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from gazelit.configs import CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, PREDICTIONS_FILE, TEST_FILE
-from gazelit.files import atomic_path, sha256_file, write_json
+from gazelit.files import atomic_path, read_rows, sha256_file, write_json
 from gazelit.metrics.catalogue import WITH_GAZE
 from gazelit.metrics.custom import described
 from gazelit.models.network import Network
@@ -95,7 +95,7 @@ class RunRecord(Callback):
         """Summarises the epochs so far, of which the best is known only now: checkpoints are made last."""
         folder = run_folder(trainer)
         if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-            wandb_run.summarise_best(trainer, _read_rows(folder / EPOCHS_FILE))
+            wandb_run.summarise_best(trainer, read_rows(folder / EPOCHS_FILE))
 
     on_train_end = on_train_epoch_start
 
@@ -105,8 +105,8 @@ class RunRecord(Callback):
         if not trainer.is_global_zero:
             return
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
-        kept = [old for old in _read_rows(path) if int(old["epoch"]) < trainer.current_epoch]
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
+        kept: list[dict[str, Any]] = [old for old in read_rows(path) if int(old["epoch"]) < trainer.current_epoch]
         columns = list(dict.fromkeys(key for written in [*kept, row] for key in written))
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
@@ -234,10 +234,3 @@ def prediction_table(batches: list[dict[str, Tensor]], class_names: list[str], i
             for position, name in enumerate(class_names):
                 table[f"{kind}_{name}"] = values[:, position]
     return table
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

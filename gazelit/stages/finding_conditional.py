@@ -10,12 +10,12 @@ from torch import Tensor
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_density
+from gazelit.data.labels import spelt_alike
 from gazelit.density import log_density
 from gazelit.errors import InputError
 from gazelit.losses.objective import Objective
 from gazelit.losses.time_slices import TimeSlicesLoss
 from gazelit.metrics.localisation import localisation_values
-from gazelit.metrics.means import ImageMeans
 from gazelit.models.finding_unet import FindingUNet
 from gazelit.stages.base import Batch, Outputs, Stage
 
@@ -59,10 +59,6 @@ class FindingConditional(Stage):
                 f"{', '.join(self.network.findings)}; name the same in the same order"
             )
 
-    def _make_metrics(self) -> None:
-        super()._make_metrics()
-        self.finding_means = ImageMeans()
-
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])
         named = {**outputs, "slice_logits": outputs["finding_logits"]}
@@ -83,9 +79,7 @@ class FindingConditional(Stage):
         if split != "test":
             return per_case
         found = self._localised(batch, outputs)
-        known = {name: ~value.isnan() for name, value in found.items()}
-        means = {name: torch.where(known[name], value, 0.0).sum() / known[name].sum() for name, value in found.items()}
-        self.finding_means.update(means, {name: kept.sum() for name, kept in known.items()})
+        self._metrics("mean", split).update_each(found)
         return per_case | found
 
     def _localised(self, batch: Batch, outputs: Outputs) -> Outputs:
@@ -94,25 +88,20 @@ class FindingConditional(Stage):
         assert isinstance(data, GazeDataModule)
         mask = batch["valid_mask"][:, 0]
         regions = [
-            {_alike(name): region for name, region in data.regions(row).items()} for row in batch["index"].tolist()
+            {spelt_alike(name): region for name, region in data.regions(row).items()} for row in batch["index"].tolist()
         ]
         whole = log_density(outputs["saliency_logits"]).exp()[:, 0]
         found: Outputs = {}
         for number, name in enumerate(self.network.findings):
             nowhere = torch.zeros_like(mask[0])
-            region = torch.stack([marked.get(_alike(name), nowhere.cpu()) for marked in regions]).to(mask.device)
+            region = torch.stack([marked.get(spelt_alike(name), nowhere.cpu()) for marked in regions]).to(mask.device)
             own = log_density(outputs["finding_logits"][:, number, None]).exp()[:, 0]
             for maps, suffix in ((own, ""), (whole, "_of_whole")):
                 values = localisation_values(maps, region, mask)
                 found |= {f"{_column(name)}_{score}{suffix}": values[score] for score in _SCORES}
+            # What mass and pointing are by chance.
+            found[f"{_column(name)}_area"] = torch.where(values["mass"].isnan(), torch.nan, values["area"])
         return found
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the findings' scores, too."""
-        super().on_test_epoch_end()
-        for name, value in self.finding_means.compute().items():
-            self._log_once(f"test/{name}", value)
-        self.finding_means.reset()
 
 
 def said_maps(batch: Batch) -> dict[str, Tensor]:
@@ -131,10 +120,6 @@ def said_maps(batch: Batch) -> dict[str, Tensor]:
     height, width = batch["image"].shape[-2:]
     maps = fixation_density(torch.cat([xy, weight[..., None]], dim=-1), (height, width), sigma)
     return {"slice_maps": maps, "slice_shares": weight.sum(-1) / points[..., 2].sum(1, keepdim=True).clamp(min=1e-12)}
-
-
-def _alike(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def _column(name: str) -> str:

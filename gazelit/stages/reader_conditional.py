@@ -14,7 +14,6 @@ from gazelit.errors import InputError
 from gazelit.losses.objective import Objective
 from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss
 from gazelit.metrics.functional import ig
-from gazelit.metrics.means import ImageMeans
 from gazelit.models.reader_unet import ReaderUNet
 from gazelit.stages.base import Batch, Outputs, Stage
 from gazelit.stages.scanpath import numbers_of
@@ -55,10 +54,6 @@ class ReaderConditional(Stage):
         super().setup(stage)
         self._readers = numbers_of(getattr(self._datamodule, "reader_names", ()), self.network.readers)
 
-    def _make_metrics(self) -> None:
-        super()._make_metrics()
-        self.reader_means = ImageMeans()
-
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         readings = readings_of(batch, self._readers)
         outputs = self(batch["image"], readings["film"], readings["reader"])
@@ -74,10 +69,9 @@ class ReaderConditional(Stage):
         readings = readings_of(batch, self._readers)
         of_reading = super()._update_metrics(split, readings, outputs)
         if split == "test":
-            of_reading |= self._compared(batch, readings, outputs)
-            known = {name: ~of_reading[name].isnan() for name in ("ig_of_unknown", "reader_identified")}
-            means = {name: torch.where(kept, of_reading[name], 0.0).sum() / kept.sum() for name, kept in known.items()}
-            self.reader_means.update(means, {name: kept.sum() for name, kept in known.items()})
+            compared = self._compared(batch, readings, outputs)
+            self._metrics("mean", split).update_each(compared)
+            of_reading |= compared
         return {name: _mean_by_film(value, readings["film"], len(batch["image"])) for name, value in of_reading.items()}
 
     def _compared(self, batch: Batch, readings: Batch, outputs: Outputs) -> Outputs:
@@ -97,13 +91,6 @@ class ReaderConditional(Stage):
         gains = torch.stack([gain(torch.full_like(number, each)) for each in range(len(self.network.readers) + 1)])
         is_right = (gains[1:].argmax(0) + 1 == number).double()
         return {"ig_of_unknown": gains[0], "reader_identified": torch.where(number > 0, is_right, torch.nan)}
-
-    def on_test_epoch_end(self) -> None:
-        """Logs what readers add, too."""
-        super().on_test_epoch_end()
-        for name, value in self.reader_means.compute().items():
-            self._log_once(f"test/{name}", value)
-        self.reader_means.reset()
 
 
 def readings_of(batch: Batch, readers: Tensor) -> Batch:

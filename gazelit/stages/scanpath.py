@@ -131,9 +131,7 @@ class Scanpath(Stage):
             per_case["fixations"] = fixations
             values |= self._path_scores(batch) if self.draws else {}
             per_case |= values
-        known = {name: ~value.isnan() for name, value in values.items()}
-        means = {name: torch.where(known[name], value, 0.0).sum() / known[name].sum() for name, value in values.items()}
-        self._metrics("scanpath", split).update(means, {name: kept.sum() for name, kept in known.items()})
+        self._metrics("scanpath", split).update_each(values)
         return per_case
 
     def _conditional(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:

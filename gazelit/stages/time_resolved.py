@@ -14,7 +14,6 @@ from gazelit.density import log_density
 from gazelit.losses.objective import Objective
 from gazelit.losses.time_slices import TimeSlicesLoss
 from gazelit.metrics.functional import cc, ig
-from gazelit.metrics.means import ImageMeans
 from gazelit.models.time_unet import TimeResolvedUNet
 from gazelit.stages.base import Batch, Outputs, Stage
 
@@ -42,10 +41,6 @@ class TimeResolvedSaliency(Stage):
         super().__init__(network, **options)
         self.slices_loss = slices_loss if slices_loss is not None else TimeSlicesLoss()
 
-    def _make_metrics(self) -> None:
-        super()._make_metrics()
-        self.slice_means = ImageMeans()
-
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])
         batch = {**batch, **slices_of(batch, self.network.edges)}
@@ -69,6 +64,7 @@ class TimeResolvedSaliency(Stage):
         mask = batch["valid_mask"][:, 0]
         blind = log_density(outputs["saliency_logits"]).exp()[:, 0]
         targets = slices_of(batch, self.network.edges)
+        of_parts: Outputs = {}
         for number, begin in enumerate((0.0, *self.network.edges)):
             logits = outputs["slice_logits"][:, number, None]
             predicted = log_density(logits).exp()[:, 0]
@@ -80,19 +76,9 @@ class TimeResolvedSaliency(Stage):
                 f"{name}_ig": ig(predicted, counts, bias, mask),
                 f"{name}_ig_of_whole": ig(blind, counts, bias, mask),
             }
-            per_case |= {key: torch.where(seen, value, torch.nan) for key, value in values.items()}
-        values = {name: value for name, value in per_case.items() if name.startswith("from_")}
-        known = {name: ~value.isnan() for name, value in values.items()}
-        means = {name: torch.where(known[name], value, 0.0).sum() / known[name].sum() for name, value in values.items()}
-        self.slice_means.update(means, {name: kept.sum() for name, kept in known.items()})
-        return per_case
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the parts' metrics, too."""
-        super().on_test_epoch_end()
-        for name, value in self.slice_means.compute().items():
-            self._log_once(f"test/{name}", value)
-        self.slice_means.reset()
+            of_parts |= {key: torch.where(seen, value, torch.nan) for key, value in values.items()}
+        self._metrics("mean", split).update_each(of_parts)
+        return per_case | of_parts
 
 
 def slices_of(batch: Batch, edges: tuple[float, ...]) -> dict[str, Tensor]:

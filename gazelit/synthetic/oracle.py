@@ -164,7 +164,7 @@ class Oracle:
         points = self._cm(np.asarray(x, float), np.asarray(y, float))
         looks = None if duration is None else np.asarray(duration, float)
         rng = np.random.default_rng(SeedSequence([_SEED, seed]))
-        filter_ = _Filter(self, particles, rng)
+        filter_ = ParticleFilter(self, particles, rng)
         return np.array([filter_.step(point, None if looks is None else looks[n]) for n, point in enumerate(points)])
 
     def information(self, x: ArrayLike, y: ArrayLike, duration: ArrayLike | None = None, **options: int) -> Floats:
@@ -293,13 +293,16 @@ class Oracle:
         return maps / maps.sum(axis=1, keepdims=True)
 
 
-class _Filter:
+class ParticleFilter:
     """A particle filter over a reading's latent state, the tracker's bias integrated exactly.
 
     Args:
         oracle: Of the film.
         particles: P.
         rng: Of the particles.
+
+    Attributes:
+        log_weight: (P,) logarithm of the particles' weights, which sum to 1.
     """
 
     def __init__(self, oracle: Oracle, particles: int, rng: Generator) -> None:
@@ -311,15 +314,24 @@ class _Filter:
         self.log_weight = np.full(particles, -np.log(particles))
         self.medians = np.array([search.SEARCH_LOOK] * len(NAMES) + [search.ITEM_LOOK] * len(self.scene.pull))
 
+    def predictive(self) -> tuple[Floats, Floats, Floats]:
+        """The next fixation as each particle has it, on the film or off it: a mixture of Gaussians about T targets.
+
+        Returns:
+            Chance (P, T), centre (P, T, 2) and standard deviation (P, T), in cm.
+        """
+        chance = search.target_probabilities(self.scene, self.state)
+        spread = np.sqrt(self.scene.spread**2 + NOISE**2 + self.bias_variance[:, None])
+        return chance, self.scene.spots + self.state.bias[:, None], spread
+
     def step(self, point: Floats, duration: float | None) -> float:
         """Takes in a fixation, (2,) cm, and returns its log-density given those before."""
-        state, scene = self.state, self.scene
-        chance = search.target_probabilities(scene, state)
-        spread = np.sqrt(scene.spread**2 + NOISE**2 + self.bias_variance[:, None])
-        offset = point - scene.spots - state.bias[:, None]
+        state = self.state
+        chance, centre, spread = self.predictive()
+        offset = point - centre
         known = bool(np.isfinite(point).all())
-        upper = (self.half - scene.spots - state.bias[:, None]) / spread[..., None]
-        lower = (-self.half - scene.spots - state.bias[:, None]) / spread[..., None]
+        upper = (self.half - centre) / spread[..., None]
+        lower = (-self.half - centre) / spread[..., None]
         mass = (ndtr(upper) - ndtr(lower)).prod(axis=2)
         with np.errstate(divide="ignore"):
             log_chance = np.log(chance)

@@ -245,6 +245,21 @@ def test_maps_by_finding_are_trained_and_scored_against_regions(store, plain, ru
         # A film on which it is not marked has no value.
         assert table[name].dropna().between(0, 1).all()
         assert metrics[f"test/{name}"] == pytest.approx(table[name].mean(), rel=1e-4)
+    run_gazelit("report", str(found))
+    report = (found / "report" / "report.md").read_text()
+    own, whole = (table[f"said_cardiac_silhouette_mass{suffix}"].dropna() for suffix in ("", "_of_whole"))
+    (row,) = [line for line in report.splitlines() if "| cardiac silhouette |" in line and "mass" in line]
+    _, _, _, films, _, first, second, difference, chance, _ = map(str.strip, row.split("|"))
+    assert int(films) == len(own)
+    for cell, values in ((first, own), (second, whole), (difference, own - whole)):
+        assert float(cell.split()[0]) == pytest.approx(values.mean(), abs=6e-4)
+    opened = GazeDataModule(str(store))
+    examples = [opened.dataset("test")[0, position] for position in range(len(table))]
+    films = {int(case["index"]): case["valid_mask"][0] for case in examples}
+    regions = {case: opened.regions(case).get("cardiac silhouette") for case in films}
+    inside = [float(region[films[case]].float().mean()) for case, region in regions.items() if region is not None]
+    assert float(chance) == pytest.approx(np.mean(inside), abs=6e-4)
+    assert (found / "report" / "figures" / "findings.png").is_file()
     printed = run_gazelit(
         "fit", "--config=presets/quick/finding_conditional.yaml", *tiny(2, store), "--model.network.findings=[lung]",
         "--trainer.fast_dev_run=true", code=2,

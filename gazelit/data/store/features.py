@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gazelit.data.store.films import HEADER_BYTES, write_header
 from gazelit.errors import InputError
-from gazelit.files import durable, durable_folder, is_free, read_json, resumable_folder, sha256_file, write_json
+from gazelit.files import is_free, publish_folder, read_json, resumable_folder, sha256_file, write_json
 
 FORMAT = 1
 ABOUT_FILE, ROWS_FILE = "features.json", "features.npy"
@@ -99,11 +99,7 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
         about = {"format": FORMAT, **request.primitives(), "shape": list(shape), "sha256": sha256_file(path)}
         write_json(building / ABOUT_FILE, about)
         mark.unlink()
-        durable_folder(building)
-        if out.exists():
-            out.rmdir()
-        building.replace(out)
-        durable(out.parent)
+        publish_folder(building, out)
     return True
 
 

@@ -32,7 +32,7 @@ from gazelit.data.store.inputs import Inputs
 from gazelit.data.store.schema import Recording, Source
 from gazelit.data.store.store import FORMAT, LETTERBOX_COLUMNS, STORE_FILE, Store
 from gazelit.errors import InputError
-from gazelit.files import durable, durable_folder, is_free, resumable_folder, sha256_json, write_json
+from gazelit.files import is_free, publish_folder, resumable_folder, sha256_json, write_json
 
 logger = logging.getLogger("gazelit")
 
@@ -249,11 +249,7 @@ def _build(
         **record_digests(building, names),
     }
     write_json(building / STORE_FILE, about)
-    durable_folder(building)
-    if out.exists():
-        out.rmdir()
-    building.replace(out)
-    durable(out.parent)
+    publish_folder(building, out)
     logger.info("%s: %d cases, %d left out", out, len(cases), len(skipped))
     return Store.open(out)
 
