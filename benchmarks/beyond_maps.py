@@ -22,7 +22,7 @@ import yaml
 # Of the benchmark of the claims, which lies beside this one.
 from claims import gazelit
 
-from gazelit.data.saved import saved_datamodule
+from gazelit.data.saved import saved_data
 from gazelit.deploy.inference import load_model
 from gazelit.evaluation.compare import Result
 from gazelit.evaluation.crossed import crossed_difference
@@ -148,7 +148,7 @@ def yardsticks(result: Result) -> dict[str, pd.DataFrame]:
     file = result.run / result.stages[-1] / YARDSTICKS
     if not file.is_file():
         config = result.run / result.stages[-1] / "config.yaml"
-        found = scanpath_yardsticks(saved_datamodule(config), load_model(result.checkpoint).network)
+        found = scanpath_yardsticks(saved_data(config), load_model(result.checkpoint).network)
         table = pd.concat([each.films.assign(yardstick=each.name) for each in found])
         table.to_parquet(file, index=False)
     return {str(name): part for name, part in pd.read_parquet(file).groupby("yardstick")}

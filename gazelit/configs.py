@@ -16,6 +16,12 @@ from gazelit.files import is_file
 _PACKAGE = Path(__file__).resolve().parent
 #: What a training saves its configuration as.
 CONFIG_FILE = "config.yaml"
+#: What a training and its test leave beside it: a curve, and of the test metrics and a row for each case.
+EPOCHS_FILE = "epochs.csv"
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
+#: What was tested, by which a report finds the training that belongs to a test.
+TEST_FILE = "test.json"
 #: Key of a configuration that names the files it is laid over.
 BASE = "base"
 #: Settings that the shipped configurations come in; those of ``paper`` are in no folder of their own.

@@ -14,7 +14,7 @@ import yaml
 import gazelit
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_counts
-from gazelit.metrics.saliency import values_at_test
+from gazelit.metrics.map_values import values_at_test
 from gazelit.models import DualEncoderUNet
 from tests.stages.test_stages import PARTS
 from tests.test_configs import small

@@ -77,6 +77,17 @@ def test_lineage_and_encoders_know_nothing_of_lightning():
     assert result.stdout.split() == ["set()", "set()"]
 
 
+def test_reports_and_agreements_know_no_library_of_training():
+    code = "import sys, gazelit.reporting.collect, gazelit.reporting.agreement, gazelit.models.registry\n"
+    code += "gazelit.models.registry.build_encoder({'name': 'res-se'})\n"
+    code += (
+        "heavy = {'lightning', 'torchmetrics', 'torchvision', 'timm', 'segmentation_models_pytorch', 'torch._dynamo'}\n"
+    )
+    code += "print(heavy & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_is_described_is_what_is_called(name):
     target = COMMANDS[name].target

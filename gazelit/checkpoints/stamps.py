@@ -64,7 +64,7 @@ def make_stamp(
     Args:
         stage: Name of the stage that trains.
         network: A network with the ``config`` and ``specs`` of the network contract.
-        data: Provenance of the data (primitives), as ``GazeDataModule.provenance``.
+        data: Provenance of the data (primitives), as ``GazeData.provenance``.
         seed: Seed of the run, if it was seeded.
         parent: ``HandOff.parent`` of the checkpoint this one started from.
         teachers: What :func:`gazelit.checkpoints.teachers.take_teachers` records of each teacher.

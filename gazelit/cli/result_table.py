@@ -15,7 +15,7 @@ from rich.table import Table
 from gazelit.data.splits.identity import identity
 from gazelit.evaluation.scores import MAP_METRICS, scores_of, truths
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights
-from gazelit.metrics.diagnosis import WITH_GAZE
+from gazelit.metrics.catalogue import WITH_GAZE
 
 #: Draws of patients, each a number for every case: enough for a console; the report draws more.
 RESAMPLES = 1000

@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser
 
-from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze_data import GazeData
 from gazelit.errors import InputError
 from gazelit.parsing import read_saved
 
@@ -26,22 +25,26 @@ def config_of(checkpoint: str | Path, given: Path | None = None) -> Path:
     return config
 
 
-def saved_datamodule(config: Path, overrides: Sequence[str] = ()) -> GazeDataModule:
-    """The data module of a training's ``config.yaml``, set up.
+def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
+    """The data of a training's ``config.yaml``, with the store opened and split.
+
+    They are no data module, which only trainers need (Lightning takes 300 MB), unless it is of outside the package.
 
     Args:
         config: The file.
         overrides: Options that win over the file's, such as ``--data.store=STORE``.
     """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(L.LightningDataModule, "data")
+    parser.add_subclass_arguments(GazeData, "data")
     saved = read_saved(config)
-    data = saved["data"]
+    data = dict(saved["data"])
+    if data.get("class_path") == "gazelit.data.datamodule.GazeDataModule":
+        data["class_path"] = f"{GazeData.__module__}.{GazeData.__qualname__}"
     try:
         parsed = parser.parse_args([f"--data={json.dumps(data)}", *overrides])
     except (ArgumentError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{config}: its data section does not describe a data module ({reason[:300]})") from error
-    datamodule = parser.instantiate_classes(parsed).data
-    datamodule.setup()
-    return datamodule
+    found: GazeData = parser.instantiate_classes(parsed).data
+    found.setup()
+    return found

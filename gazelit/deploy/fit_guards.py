@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gazelit.checkpoints import stamps
-from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze_data import GazeData
 from gazelit.deploy.guard_files import SUFFIX, write_guards
 from gazelit.deploy.guards import RANGES, Guards, film_facts, fit_conformal, fit_density, small
 from gazelit.deploy.inference import LoadedModel
@@ -95,7 +95,7 @@ def guard(
         )
 
 
-def _small_films(datamodule: GazeDataModule, split: str) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
+def _small_films(datamodule: GazeData, split: str) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
     """Small films (N, D) of a split, and what is compared with the range."""
     store = datamodule.store
     images = store.images()
@@ -107,9 +107,7 @@ def _small_films(datamodule: GazeDataModule, split: str) -> tuple[NDArray[np.flo
     return np.stack(films), facts
 
 
-def _predicted(
-    model: LoadedModel, datamodule: GazeDataModule, split: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _predicted(model: LoadedModel, datamodule: GazeData, split: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities (N, K) and labels of a split, as the model reads films."""
     found, labels = [], []
     for batch in datamodule.loader(split):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gazelit.checkpoints import split_guard, stamps
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
-from gazelit.data.saved import config_of, saved_datamodule
+from gazelit.data.gaze_data import GazeData
+from gazelit.data.saved import config_of, saved_data
 from gazelit.density import log_density
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
@@ -75,7 +75,7 @@ def adapt_reader(
         raise InputError(f"reader: {reader} is known to the model already")
     config = config_of(ckpt, stage_config)
     changes = [f"--data.store={store}"] if store else []
-    datamodule = saved_datamodule(config, [*changes, "--data.gaze.leave_out=null"])
+    datamodule = saved_data(config, [*changes, "--data.gaze.leave_out=null"])
     if note := split_guard.check_split(ckpt, model.stamp, datamodule.provenance):
         logger.info("%s", note)
     if reader not in datamodule.reader_names:
@@ -188,7 +188,7 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
 
 
 def batches_of(
-    datamodule: GazeDataModule, split: str, rows: NDArray[np.int64], reader: str, size: int = 8
+    datamodule: GazeData, split: str, rows: NDArray[np.int64], reader: str, size: int = 8
 ) -> Iterator[dict[str, Tensor]]:
     """Films of a split in batches with the events of one reader alone."""
     dataset = datamodule.dataset(split)
@@ -200,7 +200,7 @@ def batches_of(
         yield {**batch, "reading": batch["reading"].masked_fill(batch["reader"] != number, -1)}
 
 
-def _read_by(datamodule: GazeDataModule, reader: str, split: str) -> NDArray[np.int64]:
+def _read_by(datamodule: GazeData, reader: str, split: str) -> NDArray[np.int64]:
     """Rows of the films of a split that somebody read."""
     number = datamodule.reader_names.index(reader)
     rows = {reading.row for reading in datamodule.cohort.scanpaths(split) if reading.reader == number}

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gazelit.checkpoints import split_guard
-from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.saved import config_of, saved_datamodule
+from gazelit.data.gaze_data import GazeData
+from gazelit.data.saved import config_of, saved_data
 from gazelit.errors import InputError
 
 logger = logging.getLogger("gazelit")
 
 
-def training_data(stamps: Mapping[str, Mapping[str, Any]], stage_config: Path | None = None) -> GazeDataModule:
+def training_data(stamps: Mapping[str, Mapping[str, Any]], stage_config: Path | None = None) -> GazeData:
     """The data of a training, in its split.
 
     Args:
@@ -28,7 +28,7 @@ def training_data(stamps: Mapping[str, Mapping[str, Any]], stage_config: Path | 
     """
     first = next(iter(stamps))
     found = config_of(first, stage_config)
-    datamodule = saved_datamodule(found)
+    datamodule = saved_data(found)
     size = tuple(stamps[first]["data"]["size"])
     if tuple(datamodule.size) != size:
         raise InputError(f"{found}: its images are {datamodule.size}, the model's {size}; name its own training")

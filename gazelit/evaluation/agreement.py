@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_counts
+from gazelit.data.gaze_data import GazeData
 from gazelit.data.labels import spelt_alike
 from gazelit.data.splits.identity import identity
 from gazelit.density import CentreBias, log_density
@@ -44,7 +44,7 @@ class Tables:
     shown: Sequence[Localisation]
 
 
-def measure(model: LoadedModel, datamodule: GazeDataModule, methods: Sequence[str], split: str = "test") -> Tables:
+def measure(model: LoadedModel, datamodule: GazeData, methods: Sequence[str], split: str = "test") -> Tables:
     """Scores every map of every case of a split.
 
     Class-activation maps explain the class that the model predicts; against a region that has the name of a class,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gazelit.evaluation.statistics import LEVEL, Estimate, Floats, Weights, blocks_of
-from gazelit.metrics.diagnosis import BINS
+from gazelit.metrics.catalogue import BINS
 
 #: A bin has at least so many cases; fewer cases make fewer bins.
 FEWEST_IN_A_BIN = 10

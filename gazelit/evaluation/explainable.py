@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor
 
 from gazelit import __version__, processors
-from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze_data import GazeData
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
 from gazelit.errors import InputError
@@ -111,7 +111,7 @@ def _is_rebuilt(image_id: str) -> bool:
     return plan.difficulty == "hard" and plan.body == ANALYTIC
 
 
-def why_not(datamodule: GazeDataModule) -> str | None:
+def why_not(datamodule: GazeData) -> str | None:
     """What keeps a data module's targets from being of the law of whole readings; None if nothing does."""
     if datamodule.gaze.kind != "fixation":
         return f"gaze.kind is {datamodule.gaze.kind}, and the oracle predicts the published fixations"
@@ -133,7 +133,7 @@ class Oracles:
         self.workers = workers or processors.usable()
         self._tables: dict[str, pd.DataFrame] = {}
 
-    def scores(self, datamodule: GazeDataModule) -> pd.DataFrame | None:
+    def scores(self, datamodule: GazeData) -> pd.DataFrame | None:
         """The oracle's saliency metrics of every test case, scored as a model is.
 
         CC, KLD, SIM and EMD are of the expected target (fixations weighted and blurred as the targets are); NSS, AUCs
@@ -160,7 +160,7 @@ class Oracles:
             self._tables[key] = _scored(datamodule, found)
         return self._tables[key]
 
-    def joined(self, predictions: pd.DataFrame, datamodule: GazeDataModule) -> pd.DataFrame:
+    def joined(self, predictions: pd.DataFrame, datamodule: GazeData) -> pd.DataFrame:
         """A table of predictions with the columns of :meth:`scores`, if there are any."""
         table = self.scores(datamodule)
         if table is None:
@@ -280,7 +280,7 @@ def _equal(kept: GazeMixture, fresh: GazeMixture) -> bool:
     return len(kept.spots) == len(fresh.spots) and all(np.allclose(*pair, rtol=1e-6) for pair in pairs)
 
 
-def _scored(datamodule: GazeDataModule, mixtures: Mapping[int, GazeMixture]) -> pd.DataFrame:
+def _scored(datamodule: GazeData, mixtures: Mapping[int, GazeMixture]) -> pd.DataFrame:
     """The metrics of the oracle's maps of the test cases."""
 
     def maps(batch: dict[str, Tensor], bias: CentreBias) -> dict[str, Tensor]:
@@ -302,7 +302,7 @@ def _scored(datamodule: GazeDataModule, mixtures: Mapping[int, GazeMixture]) -> 
     return pd.concat(parts, ignore_index=True)
 
 
-def target_map(datamodule: GazeDataModule, mixture: GazeMixture, row: int) -> Tensor:
+def target_map(datamodule: GazeData, mixture: GazeMixture, row: int) -> Tensor:
     """(H, W) the expected target of a case: weighted and blurred as the data module's targets are."""
     letterbox = datamodule.store.letterboxes[row]
     readings = datamodule.readings(row)
@@ -314,12 +314,12 @@ def target_map(datamodule: GazeDataModule, mixture: GazeMixture, row: int) -> Te
     return _on_grid(datamodule, mixture.on_canvas(letterbox, float(sigma.mean()), datamodule.gaze.weight == "duration"))
 
 
-def fixation_map(datamodule: GazeDataModule, mixture: GazeMixture, row: int) -> Tensor:
+def fixation_map(datamodule: GazeData, mixture: GazeMixture, row: int) -> Tensor:
     """(H, W) the expected density of a case's fixations, each counted once, as the information gain counts them."""
     return _on_grid(datamodule, mixture.on_canvas(datamodule.store.letterboxes[row], weighted=False))
 
 
-def _on_grid(datamodule: GazeDataModule, canvas: NDArray[np.float64]) -> Tensor:
+def _on_grid(datamodule: GazeData, canvas: NDArray[np.float64]) -> Tensor:
     step = datamodule.downscale
     height, width = datamodule.size
     cells = canvas.reshape(height, step, width, step).sum(axis=(1, 3))

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
+from gazelit.data.gaze_data import GazeData
 from gazelit.data.labels import spelt_alike
 from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
@@ -71,7 +71,7 @@ def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
     return sizes
 
 
-def localisation(model: LoadedModel, datamodule: GazeDataModule) -> pd.DataFrame:
+def localisation(model: LoadedModel, datamodule: GazeData) -> pd.DataFrame:
     """Where the predicted map of every test case lies with its marked findings, all of them together.
 
     Args:
@@ -106,7 +106,7 @@ def localisation(model: LoadedModel, datamodule: GazeDataModule) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def maps_by_finding(model: LoadedModel, datamodule: GazeDataModule) -> list[Localisation]:
+def maps_by_finding(model: LoadedModel, datamodule: GazeData) -> list[Localisation]:
     """Test films with the map of the whole reading and that of each finding, and with the findings' regions.
 
     The first films on which any of the findings is marked, or simply the first where the store has no such region;

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from gazelit.evaluation.compare import ArmSummary, Result, compare, pooled
-from gazelit.metrics.diagnosis import WITH_GAZE
+from gazelit.metrics.catalogue import WITH_GAZE
 
 
 @dataclass(frozen=True)

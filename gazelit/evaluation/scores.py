@@ -24,7 +24,7 @@ from gazelit.evaluation.statistics import (
     sensitivity_of,
 )
 from gazelit.metrics import catalogue
-from gazelit.metrics.diagnosis import SPECIFICITY
+from gazelit.metrics.catalogue import SPECIFICITY
 
 #: By map metric, what reports call it and which way is better.
 MAP_METRICS = {name: (metric.label, metric.direction) for name, metric in catalogue.MAP_METRICS.items()}

@@ -10,11 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
+from gazelit.data.gaze_data import GazeData
 from gazelit.data.store.schema import PEER
-from gazelit.metrics.saliency import CentreBias, SaliencyMetrics, names_at_test, values_at_test
+from gazelit.density import CentreBias
+from gazelit.metrics.map_values import values_at_test
 
 #: A Gaussian centre has this share of the image's height and width as its standard deviation.
 CENTRE_SHARE = 0.2
@@ -22,7 +23,7 @@ CENTRE_SHARE = 0.2
 MOST_CHOICES = 3
 
 
-def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
+def yardsticks(datamodule: GazeData, split: str = "test") -> dict[str, float]:
     """Scores baselines on a split as a model is scored.
 
     ``centre`` is the mean training map; ``class_centre`` the mean map of the training cases of the case's own class,
@@ -51,7 +52,7 @@ def yardsticks(datamodule: GazeDataModule, split: str = "test") -> dict[str, flo
     return {**flat, **reader_ceiling(datamodule, split), "baseline/chance/auroc_macro": 0.5}
 
 
-def _class_maps(datamodule: GazeDataModule) -> Tensor | None:
+def _class_maps(datamodule: GazeData) -> Tensor | None:
     """The mean training map of each class (K, H, W); None without exclusive classes that all have training gaze."""
     if not datamodule.exclusive:
         return None
@@ -61,7 +62,7 @@ def _class_maps(datamodule: GazeDataModule) -> Tensor | None:
     return torch.stack([bias.density for bias in maps]) if all(bool(bias.counts.any()) for bias in maps) else None
 
 
-def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str, float]:
+def reader_ceiling(datamodule: GazeData, split: str = "test") -> dict[str, float]:
     """How well the mean map of the other readers predicts a reader's gaze, by the number of other readers.
 
     Where the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader) these are
@@ -78,7 +79,7 @@ def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str,
         the split has another reader.
     """
     peers = _peers(datamodule)
-    metrics: dict[int, SaliencyMetrics] = {}
+    metrics: dict[int, _Means] = {}
     for case in datamodule.rows(split).tolist():
         readings = datamodule.readings(case)
         further = [] if peers is None else _readings_of(peers, case)
@@ -102,14 +103,10 @@ def reader_ceiling(datamodule: GazeDataModule, split: str = "test") -> dict[str,
                     for chosen in _choices(len(maps), size)
                 ]
                 mean = {name: torch.stack([value[name] for value in values]).mean(0) for name in values[0]}
-                metrics.setdefault(size, SaliencyMetrics(names_at_test(()))).update(mean)
+                metrics.setdefault(size, _Means()).update(mean)
     found: dict[str, float] = {}
     for size, metric in sorted(metrics.items()):
-        found |= {
-            f"baseline/reader_{size}/{key}": float(value)
-            for key, value in metric.compute().items()
-            if not key.startswith("n_")
-        }
+        found |= {f"baseline/reader_{size}/{key}": float(value) for key, value in metric.compute().items()}
         found[f"baseline/reader_{size}/n"] = float(metric.images)
     return found | ({"baseline/reader/simulated": 1.0} if found and peers is not None else {})
 
@@ -123,7 +120,7 @@ def reader_sizes(metrics: Mapping[str, object]) -> list[int]:
 Reading = tuple[Tensor, Tensor]
 
 
-def _peers(datamodule: GazeDataModule) -> WorkingGaze | None:
+def _peers(datamodule: GazeData) -> WorkingGaze | None:
     """Gaze of readers that no model is trained on, with the options of the targets; None without any."""
     if datamodule.store.about["counts"].get("peers", 0) == 0:
         return None
@@ -163,11 +160,33 @@ def share_of_the_way(value: float, centre: float | None, reader: float | None) -
     return (value - centre) / (reader - centre)
 
 
+class _Means:
+    """Means over images of each metric, of those that have it (torchmetrics' take 300 MB to import)."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Adds (B,) values by metric."""
+        for name, value in values.items():
+            total, count = self._sums.get(
+                name, (torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
+            )
+            defined = ~value.isnan()
+            self._sums[name] = total + torch.where(defined, value.double(), 0.0).sum(), count + defined.sum()
+        self.images += max(map(len, values.values()))
+
+    def compute(self) -> dict[str, Tensor]:
+        """By metric, the mean; NaN where no image has it."""
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+
 #: From a rendered batch and its centre bias to maps by name, each (H, W) or (B, H, W).
 Maps = Callable[[dict[str, Tensor], CentreBias], dict[str, Tensor]]
 
 
-def score_maps(datamodule: GazeDataModule, maps: Maps, split: str = "test") -> dict[str, dict[str, float]]:
+def score_maps(datamodule: GazeData, maps: Maps, split: str = "test") -> dict[str, dict[str, float]]:
     """Scores maps on a split as a model is scored.
 
     Args:
@@ -178,18 +197,15 @@ def score_maps(datamodule: GazeDataModule, maps: Maps, split: str = "test") -> d
     Returns:
         By name, the mean of every saliency metric.
     """
-    metrics: dict[str, SaliencyMetrics] = {}
+    metrics: dict[str, _Means] = {}
     for _, scored in map_values(datamodule, maps, split):
         for name, values in scored.items():
-            metrics.setdefault(name, SaliencyMetrics(names_at_test(()))).update(values)
-    return {
-        name: {key: float(value) for key, value in metric.compute().items() if not key.startswith("n_")}
-        for name, metric in metrics.items()
-    }
+            metrics.setdefault(name, _Means()).update(values)
+    return {name: {key: float(value) for key, value in metric.compute().items()} for name, metric in metrics.items()}
 
 
 def map_values(
-    datamodule: GazeDataModule, maps: Maps, split: str = "test"
+    datamodule: GazeData, maps: Maps, split: str = "test"
 ) -> Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]:
     """Batch by batch, the store's rows of the cases (B,) and, by the maps' name and metric, their values (B,)."""
     for loaded in datamodule.loader(split):

@@ -1,10 +1,19 @@
-"""Metrics of diagnosis and of predicted gaze, in plain PyTorch and torchmetrics."""
+"""Metrics of diagnosis and of predicted gaze, in plain PyTorch and torchmetrics.
 
-from gazelit.metrics.custom import CaseMetric, ComparedMetric
-from gazelit.metrics.diagnosis import DiagnosisMetrics
-from gazelit.metrics.embedding import EmbeddingMetrics
-from gazelit.metrics.means import ImageMeans
-from gazelit.metrics.saliency import SaliencyMetrics, saliency_values
+torchmetrics takes 300 MB to import, which tests need and reports do not: each name is imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from gazelit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gazelit.metrics.custom import CaseMetric, ComparedMetric
+    from gazelit.metrics.diagnosis import DiagnosisMetrics
+    from gazelit.metrics.embedding import EmbeddingMetrics
+    from gazelit.metrics.map_values import saliency_values
+    from gazelit.metrics.means import ImageMeans
+    from gazelit.metrics.saliency import SaliencyMetrics
 
 __all__ = [
     "CaseMetric",
@@ -15,3 +24,15 @@ __all__ = [
     "SaliencyMetrics",
     "saliency_values",
 ]
+
+_DEFINED_IN = {
+    "CaseMetric": "gazelit.metrics.custom:CaseMetric",
+    "ComparedMetric": "gazelit.metrics.custom:ComparedMetric",
+    "DiagnosisMetrics": "gazelit.metrics.diagnosis:DiagnosisMetrics",
+    "EmbeddingMetrics": "gazelit.metrics.embedding:EmbeddingMetrics",
+    "ImageMeans": "gazelit.metrics.means:ImageMeans",
+    "SaliencyMetrics": "gazelit.metrics.saliency:SaliencyMetrics",
+    "saliency_values": "gazelit.metrics.map_values:saliency_values",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())

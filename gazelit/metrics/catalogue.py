@@ -18,6 +18,13 @@ from gazelit.metrics import functional
 from gazelit.metrics.functional import Convention
 from gazelit.metrics.fused import cc_kld_sim_nss
 
+#: Bins of the expected calibration error, each with as many cases.
+BINS = 15
+#: At which specificity the sensitivity is told.
+SPECIFICITY = 0.9
+#: Begins the names of metrics and predictions of a classifier that was given the reader's gaze.
+WITH_GAZE = "with_gaze"
+
 
 @dataclass(frozen=True)
 class MetricEntry:

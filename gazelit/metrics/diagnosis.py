@@ -10,12 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_roc
 from torchmetrics.utilities import dim_zero_cat
 
-#: Bins of the expected calibration error, each with as many cases.
-BINS = 15
-#: At which specificity the sensitivity is told.
-SPECIFICITY = 0.9
-#: Begins the names of metrics and predictions of a classifier that was given the reader's gaze.
-WITH_GAZE = "with_gaze"
+from gazelit.metrics.catalogue import BINS, SPECIFICITY
 
 
 class DiagnosisMetrics(Metric):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import DenseNet, DenseNet201_Weights, densenet201
 
 from gazelit.errors import InputError
 from gazelit.models.encoder import Encoder
@@ -31,6 +30,8 @@ class DenseNetEncoder(Encoder):
     """
 
     def __init__(self, growth_rate: int, blocks: Sequence[int], stem: int) -> None:
+        from torchvision.models import DenseNet
+
         super().__init__()
         blocks = tuple(blocks)
         self._published = {"growth_rate": growth_rate, "blocks": blocks, "stem": stem} == _DENSENET201
@@ -68,6 +69,8 @@ class DenseNetEncoder(Encoder):
         """Loads torchvision's ImageNet weights of DenseNet-201."""
         if not self._published:
             raise InputError("ImageNet weights exist for paper-densenet201 only; set weights: null")
+        from torchvision.models import DenseNet201_Weights, densenet201
+
         self.features.load_state_dict(densenet201(weights=DenseNet201_Weights.IMAGENET1K_V1).features.state_dict())
 
 

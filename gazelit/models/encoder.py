@@ -6,10 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
-from segmentation_models_pytorch.encoders.densenet import DenseNetEncoder as SMPDenseNetEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -169,9 +166,13 @@ class LibraryEncoder(PyramidAdapter):
         std: Sequence[float] | None = None,
         **options: Any,
     ) -> None:
+        import segmentation_models_pytorch as smp
+        from segmentation_models_pytorch.encoders.densenet import DenseNetEncoder
+
         prepared = PublishersInput(input_range, mean, std)
         self._arguments = {"name": name, "in_channels": prepared.channels, "depth": depth, **options}
         super().__init__(smp.encoders.get_encoder(**self._arguments, weights=None))
+        self._ends_in_relu = isinstance(self.body, DenseNetEncoder)
         self._timm_name = name.removeprefix("tu-") if name.startswith("tu-") else None
         self.prepared = prepared
 
@@ -181,7 +182,7 @@ class LibraryEncoder(PyramidAdapter):
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
         """The coarsest map; of torchvision's DenseNets after the ReLU that their forward has behind the last layer."""
-        return F.relu(features[-1]) if isinstance(self.body, SMPDenseNetEncoder) else features[-1]
+        return F.relu(features[-1]) if self._ends_in_relu else features[-1]
 
     def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See :class:`Encoder`; for timm, keys of its whole model, of which the pyramid's part is taken."""
@@ -195,6 +196,8 @@ class LibraryEncoder(PyramidAdapter):
 
     def load_imagenet(self) -> None:
         """Fetches the library's ImageNet weights; its first convolution is adapted to grey without statistics."""
+        import segmentation_models_pytorch as smp
+
         published = smp.encoders.get_encoder(**self._arguments, weights="imagenet" if self._timm_name is None else True)
         self.body.load_state_dict(published.state_dict())
 
@@ -212,6 +215,8 @@ def pyramid_part(state: Mapping[str, Tensor], timm_name: str, pyramid: Mapping[s
 
 def _timm_keys(timm_name: str) -> list[str]:
     """The keys of a whole timm model, without memory for its weights where it can be built so."""
+    import timm
+
     try:
         with torch.device("meta"):
             return list(timm.create_model(timm_name).state_dict())

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import nn
 
@@ -81,6 +79,9 @@ def register_encoder(name: str) -> Callable[[_E], _E]:
 
 def list_encoders(pattern: str = "") -> list[str]:
     """Names that contain ``pattern``: own ones first, then segmentation-models-pytorch's, then timm's as ``tu-…``."""
+    import segmentation_models_pytorch as smp
+    import timm
+
     _import_own()
     names = [*sorted(_OWN), *smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
     return [name for name in names if pattern in name]
@@ -113,6 +114,8 @@ def _built(spec: EncoderSpec) -> Encoder:
             return _adapted(_own_class(spec.name)(**spec.options), spec.name)
         if spec.name.startswith("tu-"):
             return _timm_encoder(spec)
+        import segmentation_models_pytorch as smp
+
         if spec.name in smp.encoders.encoders:
             return LibraryEncoder(spec.name, **spec.options)
     except TypeError as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import timm
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +49,8 @@ class TransformerEncoder(Encoder):
         std: Sequence[float] | None = None,
         **options: Any,
     ) -> None:
+        import timm
+
         super().__init__()
         prepared = PublishersInput(input_range, mean, std)
         self._name = name
@@ -129,6 +129,8 @@ class TransformerEncoder(Encoder):
         return pyramid_part(named, self._name, expected)
 
     def _resampled(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        from timm.layers import resample_abs_pos_embed, resample_patch_embed
+
         body = cast(Any, self.body)
         result = dict(state)
         patches = result.get("patch_embed.proj.weight")
@@ -158,5 +160,7 @@ class TransformerEncoder(Encoder):
 
     def load_imagenet(self) -> None:
         """Fetches timm's weights."""
+        import timm
+
         published = timm.create_model(self._name, pretrained=True, **self._arguments).state_dict()
         self.body.load_state_dict({key: value for key, value in published.items() if not key.startswith("attn_pool.")})

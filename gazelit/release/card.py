@@ -12,7 +12,7 @@ from gazelit.deploy.inference import LoadedModel
 from gazelit.deploy.packages import LARGEST_PROBABILITY_DIFFERENCE, LEAST_CC
 from gazelit.evaluation.scores import MAP_METRICS
 from gazelit.evaluation.statistics import Estimate
-from gazelit.metrics.diagnosis import SPECIFICITY
+from gazelit.metrics.catalogue import SPECIFICITY
 from gazelit.reporting.sections.diagnosis import PROBABILITIES
 from gazelit.reporting.tables import DASH, Table, code, number, plain, with_interval
 

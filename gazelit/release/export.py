@@ -14,7 +14,7 @@ import torch
 
 from gazelit import __version__
 from gazelit.checkpoints import stamps
-from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze_data import GazeData
 from gazelit.deploy.engines import SUFFIXES, TORCH_EXPORT, description_of, engine, read_exported
 from gazelit.deploy.graph import IMAGE, OUTPUTS, InferenceGraph, outputs_of, preprocessing, traced
 from gazelit.deploy.inference import LoadedModel, load_model
@@ -117,7 +117,7 @@ def _target_of(ckpt: str, format: Format, out: Path | None, precision: Precision
     return target
 
 
-def _make(model: LoadedModel, target: _Target, data: GazeDataModule | None, films: int) -> dict[str, Any]:
+def _make(model: LoadedModel, target: _Target, data: GazeData | None, films: int) -> dict[str, Any]:
     """Writes the files into the target's folder, reads them back and compares; returns their description.
 
     With data the graph is quantised.

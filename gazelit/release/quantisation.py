@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.dataset import collate
 from gazelit.data.gaze.heatmap import fixation_counts
+from gazelit.data.gaze_data import GazeData
 from gazelit.data.splits.identity import identity
 from gazelit.density import log_density
 from gazelit.deploy.engines import Exported, engine
@@ -23,13 +23,13 @@ from gazelit.deploy.inference import LoadedModel
 from gazelit.evaluation.scores import case_statistics
 from gazelit.evaluation.statistics import bootstrap_weights, drawn, percentile
 from gazelit.metrics.calibration import probabilities
-from gazelit.metrics.saliency import saliency_values
+from gazelit.metrics.map_values import saliency_values
 
 #: What int8 is judged by.
 METRICS = {"auroc_macro": "macro AUC", "cc": "CC", "nss": "NSS"}
 
 
-def quantise(plain: Path, datamodule: GazeDataModule, films: int) -> Path:
+def quantise(plain: Path, datamodule: GazeData, films: int) -> Path:
     """Quantises weights and activations of an ONNX graph to 8 bits; the ranges are those over training films.
 
     Args:
@@ -61,7 +61,7 @@ def quantise(plain: Path, datamodule: GazeDataModule, films: int) -> Path:
 class _Films:
     """Training films, as the quantiser asks for them (onnxruntime's ``CalibrationDataReader``)."""
 
-    def __init__(self, datamodule: GazeDataModule, films: int) -> None:
+    def __init__(self, datamodule: GazeData, films: int) -> None:
         self._images = self._drawn(datamodule, films)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
@@ -70,14 +70,14 @@ class _Films:
         return None if image is None else {IMAGE: image}
 
     @staticmethod
-    def _drawn(datamodule: GazeDataModule, films: int) -> Iterator[NDArray[np.float32]]:
+    def _drawn(datamodule: GazeData, films: int) -> Iterator[NDArray[np.float32]]:
         dataset = datamodule.dataset("train")
         for number in np.unique(np.linspace(0, len(dataset) - 1, films).round().astype(int)):
             batch = datamodule.render(collate([dataset[0, int(number)]]))
             yield batch["image"].numpy()
 
 
-def cost(model: LoadedModel, exported: Exported, datamodule: GazeDataModule) -> dict[str, Any]:
+def cost(model: LoadedModel, exported: Exported, datamodule: GazeData) -> dict[str, Any]:
     """What a quantised network loses on the test split, with intervals over patients.
 
     Args:
@@ -125,7 +125,7 @@ def cost(model: LoadedModel, exported: Exported, datamodule: GazeDataModule) -> 
 
 
 def _values(
-    network: Callable[[Tensor], Mapping[str, Tensor]], model: LoadedModel, datamodule: GazeDataModule
+    network: Callable[[Tensor], Mapping[str, Tensor]], model: LoadedModel, datamodule: GazeData
 ) -> pd.DataFrame:
     """A row a test film: ``patient``, its label, probabilities and the map metrics."""
     names, exclusive = model.class_names, model.is_exclusive

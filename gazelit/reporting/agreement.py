@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gazelit.checkpoints import split_guard
-from gazelit.data.saved import config_of, saved_datamodule
+from gazelit.data.saved import config_of, saved_data
 from gazelit.deploy.inference import load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.agreement import GAZE_METRICS, measure
@@ -71,7 +71,7 @@ def agreement(
             f"--data.store={store}", "--data.split={method: external, file: null, folds: null}",
             f"--data.split.trained_on={own}",
         ]  # fmt: skip
-    datamodule = saved_datamodule(found, elsewhere)
+    datamodule = saved_data(found, elsewhere)
     data = datamodule.provenance
     note = split_guard.check_split(ckpt, model.stamp, data, allow_other_split)
     if note is not None:

@@ -14,10 +14,10 @@ import torch
 
 from gazelit import __version__
 from gazelit.checkpoints import stamps
-from gazelit.configs import read_yaml
-from gazelit.data.datamodule import GazeDataModule
+from gazelit.configs import CONFIG_FILE, METRICS_FILE, read_yaml
 from gazelit.data.dataset import GazeDataset, collate
-from gazelit.data.saved import saved_datamodule
+from gazelit.data.gaze_data import GazeData
+from gazelit.data.saved import saved_data
 from gazelit.data.store.store import Store
 from gazelit.density import log_density
 from gazelit.deploy.inference import LoadedModel, load_model
@@ -37,7 +37,6 @@ from gazelit.reporting.records import ExternalRecord, ReportRecord, RunRecord
 from gazelit.reporting.report import write_report
 from gazelit.reporting.sections.scanpaths import ScanpathRow, scanpath_rows
 from gazelit.reporting.tables import code, plain
-from gazelit.stages.callbacks import CONFIG_FILE, METRICS_FILE
 
 
 def write_report_of(run: Sequence[Path], out: Path | None = None, films: bool = False) -> Path:
@@ -112,7 +111,7 @@ def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
     stores = {_configuration(result)["data"]["init_args"]["store"] for result in results}
     if not all(law_of(Store.open(store)) for store in stores):
         return list(results)
-    datamodules: dict[str, GazeDataModule] = {}
+    datamodules: dict[str, GazeData] = {}
     found = []
     for result in results:
         data = result.stamp["data"]
@@ -120,7 +119,7 @@ def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
         drawn = None if data.get("train_cases") is None else (data["train_cases"], result.seed)
         key = f"{data['split_sha256']} {drawn}"
         if key not in datamodules:
-            datamodules[key] = saved_datamodule(result.run / result.stages[-1] / CONFIG_FILE)
+            datamodules[key] = saved_data(result.run / result.stages[-1] / CONFIG_FILE)
         found.append(replace(result, predictions=oracles.joined(result.predictions, datamodules[key])))
     return found
 
@@ -128,7 +127,7 @@ def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
 def _external_test(name: str, about: Mapping[str, Any], results: Sequence[Result], oracles: Oracles) -> ExternalRecord:
     store = Store.open(about["store"])
     names = results[0].stamp["data"]["class_names"]
-    datamodule = saved_datamodule(results[0].run / results[0].stages[-1] / CONFIG_FILE, about["overrides"])
+    datamodule = saved_data(results[0].run / results[0].stages[-1] / CONFIG_FILE, about["overrides"])
     tested = [
         replace(
             result,
@@ -157,7 +156,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     """
     result = results[0]
     model = load_model(result.checkpoint)
-    datamodules = [saved_datamodule(fold.run / fold.stages[-1] / CONFIG_FILE) for fold in results]
+    datamodules = [saved_data(fold.run / fold.stages[-1] / CONFIG_FILE) for fold in results]
     datamodule, provenance = datamodules[0], datamodules[0].provenance
     shown = films or provenance["synthetic"]
     panels = _panels(model, datamodule, result.predictions) if shown else []
@@ -273,7 +272,7 @@ def _over_folds(scores: Sequence[tuple[dict[str, float], int]]) -> dict[str, flo
     return together
 
 
-def _panels(model: LoadedModel, datamodule: GazeDataModule, predictions: pd.DataFrame) -> list[Panel]:
+def _panels(model: LoadedModel, datamodule: GazeData, predictions: pd.DataFrame) -> list[Panel]:
     """Of each class (or of all cases) the best, the middle and the worst by CC."""
     if "cc" not in predictions:
         return []
@@ -287,7 +286,7 @@ def _panels(model: LoadedModel, datamodule: GazeDataModule, predictions: pd.Data
     return panels
 
 
-def _panel(model: LoadedModel, datamodule: GazeDataModule, dataset: GazeDataset, case: pd.Series) -> Panel:
+def _panel(model: LoadedModel, datamodule: GazeData, dataset: GazeDataset, case: pd.Series) -> Panel:
     position = int(np.flatnonzero(dataset.rows == case["index"])[0])
     example = dataset[0, position]
     batch = datamodule.render(collate([example]))

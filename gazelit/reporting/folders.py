@@ -12,18 +12,17 @@ from typing import Any
 import pandas as pd
 
 from gazelit.checkpoints import stamps
-from gazelit.configs import read_yaml
+from gazelit.configs import CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, PREDICTIONS_FILE, TEST_FILE, read_yaml
 from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from gazelit.evaluation.asynchrony import read_curve
 from gazelit.evaluation.compare import Result
 from gazelit.files import read_json, sha256_file
-from gazelit.metrics.diagnosis import WITH_GAZE
+from gazelit.metrics.catalogue import WITH_GAZE
 from gazelit.parsing import read_saved
 from gazelit.runs.run_file import RUN_FILE, read_run_file
 from gazelit.runs.steps import LOG_FILE
-from gazelit.stages.callbacks import CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, PREDICTIONS_FILE, TEST_FILE
 
 #: Trainings that one may have started from, one after another, before a loop is suspected.
 MOST_STAGES = 16

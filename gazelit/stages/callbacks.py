@@ -20,20 +20,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from gazelit.configs import CONFIG_FILE
+from gazelit.configs import CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, PREDICTIONS_FILE, TEST_FILE
 from gazelit.files import atomic_path, read_rows, sha256_file, write_json
+from gazelit.metrics.catalogue import WITH_GAZE
 from gazelit.metrics.custom import described
-from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.models.network import Network
 from gazelit.stages import wandb_run
 from gazelit.stages.privacy import without_paths
 
 WANDB_FILE = "wandb.json"
-EPOCHS_FILE = "epochs.csv"
-METRICS_FILE = "metrics.json"
-PREDICTIONS_FILE = "predictions.parquet"
-#: What was tested, by which a report finds the training that belongs to a test.
-TEST_FILE = "test.json"
 
 
 def run_folder(trainer: L.Trainer) -> Path:

@@ -20,10 +20,10 @@ from gazelit.losses.auxiliary import AuxiliaryLoss, add_auxiliary
 from gazelit.losses.objective import Objective
 from gazelit.metrics import DiagnosisMetrics, EmbeddingMetrics, ImageMeans, SaliencyMetrics, saliency_values
 from gazelit.metrics.calibration import probabilities
+from gazelit.metrics.catalogue import WITH_GAZE
 from gazelit.metrics.custom import computed, update_metrics
-from gazelit.metrics.diagnosis import WITH_GAZE
 from gazelit.metrics.functional import Convention
-from gazelit.metrics.saliency import names_at_test, values_at_test
+from gazelit.metrics.map_values import names_at_test, values_at_test
 from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 from gazelit.stages.nonfinite import NonFiniteError

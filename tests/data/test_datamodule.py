@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from gazelit.data.datamodule import EpochSampler, GazeDataModule, Processes
+from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.transforms import Augmentation
+from gazelit.data.sampling import EpochSampler, Processes
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 from tests.tiny import grouped

@@ -9,7 +9,7 @@ from gazelit.errors import InputError
 from gazelit.metrics import CaseMetric, ComparedMetric, DiagnosisMetrics, EmbeddingMetrics
 from gazelit.metrics.catalogue import CLASS_METRICS, METRICS, entry
 from gazelit.metrics.custom import check_metrics, computed, described, metric_name, update_metrics
-from gazelit.metrics.saliency import NAMES, names_at_test
+from gazelit.metrics.map_values import NAMES, names_at_test
 
 
 class MeanGap(CaseMetric):

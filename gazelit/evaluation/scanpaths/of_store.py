@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from gazelit.data.cohort import Scanpath
-from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze_data import GazeData
 from gazelit.density import log_density
 from gazelit.evaluation.explainable import law_of
 from gazelit.evaluation.scanpaths import yardsticks
@@ -54,7 +54,7 @@ class Yardstick:
     films: pd.DataFrame
 
 
-def scanpath_yardsticks(datamodule: GazeDataModule, network: Network | None = None, seed: int = 0) -> list[Yardstick]:
+def scanpath_yardsticks(datamodule: GazeData, network: Network | None = None, seed: int = 0) -> list[Yardstick]:
     """Scores yardsticks on the test films.
 
     Densities: uniform; the training fixations' kernel density, whatever the step and by step, and changed near the last
@@ -103,7 +103,7 @@ def scanpath_yardsticks(datamodule: GazeDataModule, network: Network | None = No
 class _Bases:
     """What is gained over, and where a fixation can be, film by film."""
 
-    def __init__(self, datamodule: GazeDataModule) -> None:
+    def __init__(self, datamodule: GazeData) -> None:
         self._data = datamodule
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -122,7 +122,7 @@ def on_film(log: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return kept - kept.flatten(-2).logsumexp(-1)[..., None, None]
 
 
-def _trials(datamodule: GazeDataModule, readings: Sequence[Scanpath]) -> Trials:
+def _trials(datamodule: GazeData, readings: Sequence[Scanpath]) -> Trials:
     """Readings as the yardsticks take them: from the image's upper left corner."""
     height, width = datamodule.size
     paths = []
@@ -158,9 +158,7 @@ def _conditional(readings: Sequence[Scanpath], bases: _Bases, densities: _Densit
     return table.groupby("index", as_index=False).mean()
 
 
-def _static(
-    datamodule: GazeDataModule, network: Network, readings: Sequence[Scanpath], bases: _Bases
-) -> list[Yardstick]:
+def _static(datamodule: GazeData, network: Network, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
     """The network's map of each film, for fixations that know nothing of each other, or of the last alone."""
     maps = dict(_maps(datamodule, network, "test"))
     if not maps:
@@ -192,7 +190,7 @@ def _static(
 
 
 def _maps(
-    datamodule: GazeDataModule, network: Network, split: str, rows: set[int] | None = None
+    datamodule: GazeData, network: Network, split: str, rows: set[int] | None = None
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The network's log-density of each film (H, W)."""
     for batch in datamodule.loader(split):
@@ -207,7 +205,7 @@ def _maps(
         yield from zip(batch["index"].tolist(), logs, strict=True)
 
 
-def _oracles(datamodule: GazeDataModule, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
+def _oracles(datamodule: GazeData, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
     """The oracle's bits on the first films; none unless the readers' law is known."""
     law = law_of(datamodule.store)
     if law is None or datamodule.gaze.kind != "fixation" or datamodule.gaze.window is not None:
@@ -238,9 +236,7 @@ def _oracles(datamodule: GazeDataModule, readings: Sequence[Scanpath], bases: _B
     return [Yardstick(name, table.groupby("index", as_index=False).mean()) for name, table in tables.items()]
 
 
-def oracle_bits(
-    datamodule: GazeDataModule, reading: Scanpath, oracle: Oracle, base: torch.Tensor
-) -> NDArray[np.float64]:
+def oracle_bits(datamodule: GazeData, reading: Scanpath, oracle: Oracle, base: torch.Tensor) -> NDArray[np.float64]:
     """Bits that the oracle gains over a log-density (H, W) at each fixation of a reading.
 
     Args:
@@ -260,7 +256,7 @@ def oracle_bits(
 
 
 def _mean_scores(
-    datamodule: GazeDataModule, readings: Sequence[Scanpath], rows: Sequence[int], drawn: Sequence[Sequence[Path]]
+    datamodule: GazeData, readings: Sequence[Scanpath], rows: Sequence[int], drawn: Sequence[Sequence[Path]]
 ) -> pd.DataFrame:
     """By film, what predicted paths (from the upper left corner) score against readings, means over draws."""
     size = datamodule.size[::-1]

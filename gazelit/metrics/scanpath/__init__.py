@@ -3,8 +3,13 @@
 Positions are in pixels from the image's upper left corner, so that an image of W × H pixels reaches from (0, 0) to
 (W, H); a store's gaze, whose pixel centres are at integers, is half a pixel less. Every score carries its
 :class:`Settings`: grid, time bin, gap and length rule decide what it is.
+
+What needs torchmetrics, which takes 300 MB, is imported when it is first used.
 """
 
+from typing import TYPE_CHECKING
+
+from gazelit.lazy import lazy_names
 from gazelit.metrics.scanpath.conditional import (
     Conditional,
     conditional_auc,
@@ -13,13 +18,15 @@ from gazelit.metrics.scanpath.conditional import (
     conditional_scores,
 )
 from gazelit.metrics.scanpath.distances import dtw, eyenalysis, frechet, hausdorff, stde, tde
-from gazelit.metrics.scanpath.metric import ConditionalMetric, ScanpathMetric
 from gazelit.metrics.scanpath.multimatch import MultiMatch, Simplification, multimatch
 from gazelit.metrics.scanpath.paths import Paths, every_pair
 from gazelit.metrics.scanpath.recurrence import CrossRecurrence, cross_recurrence
 from gazelit.metrics.scanpath.regions import Clusters, LabelMap, load_clusters, save_clusters
 from gazelit.metrics.scanpath.strings import scanmatch, sed, sequence_score
 from gazelit.metrics.scanpath.values import Score, Scores, Settings
+
+if TYPE_CHECKING:
+    from gazelit.metrics.scanpath.metric import ConditionalMetric, ScanpathMetric
 
 __all__ = [
     "Clusters",
@@ -53,3 +60,10 @@ __all__ = [
     "stde",
     "tde",
 ]
+
+_DEFINED_IN = {
+    "ConditionalMetric": "gazelit.metrics.scanpath.metric:ConditionalMetric",
+    "ScanpathMetric": "gazelit.metrics.scanpath.metric:ScanpathMetric",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())

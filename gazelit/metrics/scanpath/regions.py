@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
-from sklearn.cluster import MeanShift, estimate_bandwidth
 
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
@@ -53,6 +52,8 @@ class Clusters(Regions):
         points = np.concatenate([np.empty((0, 2)), *(np.asarray(path, np.float64)[:, :2] for path in paths)])
         if not len(points):
             raise InputError("paths: hold no fixation to cluster")
+        from sklearn.cluster import MeanShift, estimate_bandwidth
+
         width = float(estimate_bandwidth(points) if bandwidth is None else bandwidth)
         if bandwidth is not None and not width > 0:
             raise InputError(f"bandwidth: must be above 0 pixels, not {width:g}")
