@@ -59,6 +59,13 @@ def test_a_run_is_tried_in_a_folder_that_is_removed_and_its_steps_are_skipped_wh
         checked("--model.saliency_loss=NSSLoss")
 
 
+def test_limits_of_the_run_itself_count_in_what_it_will_take(checked):
+    printed = checked("--trainer.limit_train_batches=0.5")
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if len(line.split()) > 4}
+    # Half of two batches.
+    assert rows["saliency"][4] == "1"
+
+
 def test_what_a_run_refuses_its_check_refuses_in_the_same_words(checked, tmp_path):
     said = []
     for check in (True, False):

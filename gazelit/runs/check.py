@@ -20,13 +20,10 @@ from gazelit.files import read_json
 from gazelit.runs.doctor import as_size, findings
 from gazelit.runs.status import as_duration
 from gazelit.runs.steps import DONE_FILE, Step, read_epochs, standing
-from gazelit.stages.measure import MEASURED
+from gazelit.stages.measure import BATCHES, MEASURED
 
-#: The first batch pays for what is done once; the second is measured.
-BATCHES = 2
 #: After all of a stage's own options, so that they win.
 LIMITS = [
-    *(f"--trainer.limit_{kind}_batches={BATCHES}" for kind in ("train", "val", "test", "predict")),
     "--trainer.max_epochs=1",
     "--trainer.logger=false",
     "--trainer.callbacks+=gazelit.stages.measure.BatchMeasure",

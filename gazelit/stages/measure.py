@@ -17,10 +17,15 @@ from gazelit.stages.callbacks import run_folder
 
 #: Beside a run's other files, by what the trainer did: ``fit``, ``test`` or ``predict``.
 MEASURED = "measured-{}.json"
+#: The first batch pays for what is done once; the second is measured.
+BATCHES = 2
 
 
 class BatchMeasure(Callback):
-    """Writes how long a batch took, how many there are, and the memory at its peak; for `gazelit run --check`.
+    """Stops after ``BATCHES`` batches and writes what they took; for `gazelit run --check`.
+
+    Written are how long a batch took, how many there would have been (the trainer's own limits are kept for that), and
+    the memory at its peak.
 
     A batch's time is from the end of the one before it to its own end, so that loading counts; of a first batch, which
     also pays for what is done once, from the beginning of the epoch.
@@ -28,6 +33,15 @@ class BatchMeasure(Callback):
 
     def __init__(self) -> None:
         self._ends: dict[str, list[float]] = {}
+        self._limits: dict[str, int | float] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Limits the batches, before the loops ask for how many there are."""
+        for kind in ("train", "val", "test", "predict"):
+            option = f"limit_{kind}_batches"
+            limit = self._limits.setdefault(kind, getattr(trainer, option))
+            # Of a whole number that many, of a fraction (1.0 unless given) a share of all.
+            setattr(trainer, option, min(limit, BATCHES) if isinstance(limit, int) else BATCHES if limit else limit)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins."""
@@ -50,23 +64,23 @@ class BatchMeasure(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes what was measured of a training."""
-        loaders = {"train": trainer.train_dataloader, "evaluated": trainer.val_dataloaders}
+        loaders = {"train": ("train", trainer.train_dataloader), "evaluated": ("val", trainer.val_dataloaders)}
         self._write(run_folder(trainer), trainer, loaders)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes what was measured of a test."""
-        self._write(run_folder(trainer), trainer, {"evaluated": trainer.test_dataloaders})
+        self._write(run_folder(trainer), trainer, {"evaluated": ("test", trainer.test_dataloaders)})
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes what was measured of predictions."""
-        self._write(run_folder(trainer), trainer, {"evaluated": trainer.predict_dataloaders})
+        self._write(run_folder(trainer), trainer, {"evaluated": ("predict", trainer.predict_dataloaders)})
 
-    def _write(self, folder: Path, trainer: L.Trainer, loaders: dict[str, Any]) -> None:
+    def _write(self, folder: Path, trainer: L.Trainer, loaders: dict[str, tuple[str, Any]]) -> None:
         if not trainer.is_global_zero:
             return
         cost: dict[str, Any] = {
-            name: {"batches": len(loader), "seconds": self._ends[name][-1] - self._ends[name][-2]}
-            for name, loader in loaders.items()
+            name: {"batches": self._whole(kind, len(loader)), "seconds": self._ends[name][-1] - self._ends[name][-2]}
+            for name, (kind, loader) in loaders.items()
             if loader is not None and len(self._ends.get(name, [])) > 1
         }
         usage = [resource.getrusage(kind).ru_maxrss for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -74,6 +88,10 @@ class BatchMeasure(Callback):
         if torch.cuda.is_available():
             cost["device_memory"] = torch.cuda.max_memory_reserved()
         write_json(folder / MEASURED.format(cast(TrainerFn, trainer.state.fn).value), cost)
+
+    def _whole(self, kind: str, batches: int) -> int:
+        limit = self._limits[kind]
+        return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
 
 
 def _now() -> float:
