@@ -4,6 +4,7 @@ import io
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.options import LoaderOptions
 from gazelit.data.store.store import Store
 from gazelit.deploy.inference import LoadedModel
+from gazelit.models import EncoderSpec, ScanpathNetwork
 
 KEY, TOKEN = "key-of-the-tests", "token-of-the-tests"
 #: What a report of a stranger's asks another server for (an address for documentation, RFC 5737).
@@ -62,6 +64,18 @@ def model(datamodule):
 
 
 @pytest.fixture(scope="session")
+def scanpath_model(datamodule):
+    """A model of scanpaths that took no training, and has learned of a reader of the store and of a stranger."""
+    torch.manual_seed(0)
+    (known,) = datamodule.reader_names
+    options = {"map_stride": 8, "width": 16, "layers": 1, "heads": 2, "longest": 6, "readers": ["Dr Elsewhere", known]}
+    network = ScanpathNetwork(EncoderSpec("densenet-small"), **options).eval()
+    with torch.no_grad():
+        network.history.reader.weight.mul_(200)
+    return LoadedModel(network, {"stage": "scanpath", "data": datamodule.provenance}, "cd" * 32, torch.ones(0))
+
+
+@pytest.fixture(scope="session")
 def report_folder(tmp_path_factory):
     """A run folder with a report that would run a script and ask a server, if a browser let it."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
@@ -81,9 +95,9 @@ def make_page(model, store, report_folder):
     from gazelit.deploy.app.reports import Reports
     from gazelit.deploy.app.server import Access, make_server
 
-    def make(port=8750, with_model=True, with_store=True):
+    def make(port=8750, with_model=True, with_store=True, reads_with=model):
         access = Access(["127.0.0.1", "testserver"], port, key=KEY, token=TOKEN)
-        room = ReadingRoom(model) if with_model else None
+        room = ReadingRoom(reads_with) if with_model else None
         library = Library(Store.open(store), room) if with_store else None
         return make_server(access, room, library, Reports([report_folder.parent]))
 
@@ -101,20 +115,29 @@ def client(make_page):
         yield client
 
 
-@pytest.fixture(scope="session")
-def address(make_page):
-    """A server on loopback for a browser."""
+@contextmanager
+def served(make_page, **options):
+    """The address of a server on loopback for a browser."""
     import uvicorn
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(make_page(port), access_log=False, log_config=None))
+        server = uvicorn.Server(uvicorn.Config(make_page(port, **options), access_log=False, log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def address(make_page):
+    """The page with all its parts."""
+    with served(make_page) as address:
+        yield address

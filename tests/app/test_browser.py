@@ -4,13 +4,14 @@ import base64
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gazelit.deploy.app import server
-from tests.app.conftest import KEY, REPORTS_PICTURE, SQUARE, film, png
+from tests.app.conftest import KEY, REPORTS_PICTURE, SQUARE, film, png, served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 expect = playwright.expect
@@ -47,6 +48,12 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
+    with opened(browser, address) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser, address):
     """A page at its start; whatever it asks for is asked of the app, and its policy stops nothing of its own."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(20_000)
@@ -276,6 +283,41 @@ def test_phrases_lead_to_their_time_and_marks_are_drawn(page):
     expect(page.locator("#scanpath .mark")).to_have_count(sum(region["name"] == name for region in case["regions"]))
     page.locator("#marks").select_option("")
     expect(page.locator("#scanpath .mark")).to_have_count(0)
+
+
+def test_the_expected_scanpath_of_the_chosen_reader_lies_on_films_that_are_read_and_of_the_store(
+    browser, make_page, scanpath_model
+):
+    def lies_where_it_is(page, name, prediction, number):
+        events = prediction["scanpaths"][number]
+        circles = page.locator(f"#{name} .fixation[visibility=visible]")
+        expect(circles).to_have_count(len(events["x"]))
+        shown = circles.evaluate_all(
+            "all => all.map(circle => [+circle.getAttribute('cx'), +circle.getAttribute('cy')])"
+        )
+        assert shown == [list(point) for point in zip(events["x"], events["y"], strict=True)]
+        box = f"-0.5 -0.5 {prediction['width']} {prediction['height']}"
+        expect(page.locator(f"#{name}")).to_have_attribute("viewBox", box)
+
+    with served(make_page, reads_with=scanpath_model) as address, opened(browser, address) as page:
+        with page.expect_response("**/api/readings") as answer:
+            read(page)
+        lies_where_it_is(page, "read-scanpath", answer.value.json()["prediction"], 0)
+        page.locator("#read-reader").select_option("Dr Elsewhere")
+        lies_where_it_is(page, "read-scanpath", answer.value.json()["prediction"], 1)
+        browse(page, 2)
+        prediction = page.request.get(f"{address}/api/cases/2").json()["prediction"]
+        lies_where_it_is(page, "expected-scanpath", prediction, 0)
+        page.locator("#marks").select_option("*")
+        page.locator("#expected-reader").select_option("Reader 1")
+        lies_where_it_is(page, "expected-scanpath", prediction, 2)
+        # What was marked stays, and so does who was chosen on the next film.
+        expect(page.locator("#expected-scanpath .mark")).not_to_have_count(0)
+        browse(page, 3)
+        lies_where_it_is(page, "expected-scanpath", page.request.get(f"{address}/api/cases/3").json()["prediction"], 2)
+        page.locator("#expected-reader").select_option("nobody: hide it")
+        expect(page.locator("#expected-scanpath .fixation")).to_have_count(0)
+        expect(page.locator("#scanpath .fixation")).not_to_have_count(0)
 
 
 def test_films_are_filtered_and_stepped_through(page):

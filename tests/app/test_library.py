@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 from starlette.testclient import TestClient
 
@@ -19,6 +20,7 @@ from gazelit.deploy.app.known_split import known_split
 from gazelit.deploy.app.library import PAGE, Library, Query
 from gazelit.deploy.app.reader_gaze import ReaderGaze
 from gazelit.deploy.app.reading_room import ReadingRoom
+from gazelit.models.scanpath_decoding import likeliest
 from tests.app.conftest import KEY, TOKEN
 
 
@@ -178,6 +180,26 @@ def test_several_readers_each_have_their_map_and_path(reflacx, model, tmp_path):
     assert np.abs(np.average(each, axis=0, weights=seconds) - gaze.density(row)).max() < 0.02 * gaze.density(row).max()
     assert library.split_note.startswith("The model was trained on another store")
     assert library.find(Query())["total"] == len(opened.cases)
+
+
+def test_a_model_of_scanpaths_tells_the_expected_ones_of_a_case_by_reader(opened, scanpath_model, datamodule):
+    """The network's own paths over the stored film, on the film's pixels; ids of readers stay where they are."""
+    library = Library(opened, ReadingRoom(scanpath_model))
+    prediction = library.case(3, None)["prediction"]
+    paths = prediction["scanpaths"]
+    assert [path["reader"] for path in paths] == [None, "Reader of the training 1", "Reader 1"]
+    assert library.case(3, 0)["prediction"] == prediction
+    box = opened.letterboxes[3]
+    image = torch.from_numpy(opened.images()[3].astype(np.float32) / opened.largest)[None, None]
+    for number, path in enumerate(paths):
+        expected = likeliest(scanpath_model.network, image, number, beams=4).numpy()
+        xy = np.clip(box.to_original(expected[:, :2].astype(np.float64)), 0, (box.width - 1, box.height - 1))
+        assert np.column_stack([path["x"], path["y"]]) == pytest.approx(xy, abs=0.01)
+        assert path["duration"] == pytest.approx(expected[:, 2], abs=0.001)
+    assert (prediction["height"], prediction["width"]) == (box.height, box.width)
+    assert paths[1]["x"] != paths[2]["x"]
+    # The film that was opened last is not read again, and the next one is.
+    assert library.case(4, None)["prediction"]["scanpaths"] != paths
 
 
 def test_raw_samples_become_fixations_where_the_angle_is_known(opened):

@@ -69,7 +69,7 @@ def test_a_path_is_drawn_where_it_is():
     assert drawn[100:140, 60:].max() == 0
 
 
-def test_the_page_is_given_the_paths_of_all_readers_and_a_stores_films_none(checkpoint, film):
+def test_the_page_is_given_the_paths_of_all_readers_and_a_survey_of_a_store_none(checkpoint, film):
     room = ReadingRoom(load_model(checkpoint))
     answer = room.read(film.astype(np.float32) / 255)
     assert [path["reader"] for path in answer["prediction"]["scanpaths"]] == [None, "a", "b"]

@@ -24,3 +24,52 @@ def write(path, shapes):
     """Writes the weights as safetensors; returns the path."""
     save_file(weights(shapes), path)
     return path
+
+
+def dinov2_of_meta(state):
+    """timm's state of a DINOv2 with registers under Meta's names, with 4 × 4 positions and the class's."""
+    meta = {key.replace("reg_token", "register_tokens"): value for key, value in state.items()}
+    width = meta["cls_token"].shape[-1]
+    meta["pos_embed"] = torch.randn(1, 17, width)
+    meta["mask_token"] = torch.zeros(1, width)
+    return meta
+
+
+def in_chunks(state):
+    """The state of a model of Meta's whose blocks are in chunks, of which this one has the first."""
+    return {key.replace("blocks.", "blocks.0."): value for key, value in state.items()}
+
+
+def dinov3_of_meta(state):
+    """timm's state of a DINOv3 with biases under Meta's names."""
+    meta = {}
+    for key, value in state.items():
+        key = key.replace("reg_token", "storage_tokens").replace("gamma_", "ls") + (".gamma" if "gamma_" in key else "")
+        meta[key] = value
+    width = meta["cls_token"].shape[-1]
+    for stem in [key.removesuffix("q_bias") for key in meta if key.endswith("q_bias")]:
+        parts = [meta.pop(stem + "q_bias"), torch.zeros(width), meta.pop(stem + "v_bias")]
+        meta[stem + "qkv.bias"] = torch.cat(parts)
+        meta[stem + "qkv.bias_mask"] = torch.ones(3 * width)
+    return meta | {"mask_token": torch.zeros(1, width), "rope_embed.periods": torch.ones(4)}
+
+
+def eva_x(state):
+    """timm's state of an EVA-02 as EVA's own code names it, with a classifier of EVA-X."""
+    renamed = {
+        "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.norm": "mlp.ffn_ln", "attn.norm": "attn.inner_attn_ln",
+        "q_proj.bias": "q_bias", "v_proj.bias": "v_bias", "fc_norm": "norm",
+    }  # fmt: skip
+    # The small ones have one layer for both gates.
+    renamed |= {"mlp.fc1.": "mlp.w12.", "mlp.fc2": "mlp.w3"}
+    published = {}
+    for key, value in state.items():
+        for old, new in renamed.items():
+            key = key.replace(old, new)
+        published[key] = value
+    width = state["cls_token"].shape[-1]
+    return published | {
+        "mask_token": torch.zeros(1, 1, width),
+        "rope.freqs_cos": torch.ones(16, 16),
+        "head.weight": torch.ones(3, width),
+    }

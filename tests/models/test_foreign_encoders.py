@@ -18,7 +18,17 @@ from gazelit.models.presets import PRESETS
 from gazelit.models.registry import EncoderSpec, build_encoder, load_pretrained
 from gazelit.models.transformer import TransformerEncoder
 from gazelit.models.weights import read_state
-from tests.models.foreign_files import MEAN, STD, image, weights, write
+from tests.models.foreign_files import (
+    MEAN,
+    STD,
+    dinov2_of_meta,
+    dinov3_of_meta,
+    eva_x,
+    image,
+    in_chunks,
+    weights,
+    write,
+)
 
 RECORDED = json.loads((Path(__file__).with_name("oracles") / "foreign.json").read_text())
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -80,28 +90,16 @@ def loaded(encoder, state, tmp_path, size):
 
 def test_dinov2_of_meta_with_registers_chunks_and_another_size(tmp_path):
     model, state = published("vit_small_patch14_reg4_dinov2", img_size=70)
-    meta = {key.replace("reg_token", "register_tokens"): value for key, value in state.items()}
-    meta["pos_embed"] = torch.randn(1, 17, 32)
-    meta["mask_token"] = torch.zeros(1, 32)
+    meta = dinov2_of_meta(state)
     # timm's own filter is what the layout is held against: positions of 56 pixels for a model of 70.
     expected = tokens_of(model, transformer_filter(dict(meta), model), (70, 70))
-    chunked = {key.replace("blocks.", "blocks.0."): value for key, value in meta.items()}
     encoder = small("vit_small_patch14_reg4_dinov2", img_size=70)
-    assert torch.allclose(loaded(encoder, {"teacher": chunked}, tmp_path, (70, 70)), expected, atol=1e-5)
+    assert torch.allclose(loaded(encoder, {"teacher": in_chunks(meta)}, tmp_path, (70, 70)), expected, atol=1e-5)
 
 
 def test_dinov3_of_meta(tmp_path):
     model, state = published("vit_small_patch16_dinov3_qkvb", img_size=64)
-    meta = {}
-    for key, value in state.items():
-        key = key.replace("reg_token", "storage_tokens").replace("gamma_", "ls") + (".gamma" if "gamma_" in key else "")
-        meta[key] = value
-    for block in range(2):
-        stem = f"blocks.{block}.attn."
-        parts = [meta.pop(stem + "q_bias"), torch.zeros(32), meta.pop(stem + "v_bias")]
-        meta[stem + "qkv.bias"] = torch.cat(parts)
-        meta[stem + "qkv.bias_mask"] = torch.ones(96)
-    meta |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": torch.ones(4)}
+    meta = dinov3_of_meta(state)
     expected = tokens_of(model, eva_filter(dict(meta), model), (64, 64))
     encoder = small("vit_small_patch16_dinov3_qkvb", img_size=64)
     assert torch.allclose(loaded(encoder, meta, tmp_path, (64, 64)), expected, atol=1e-5)
@@ -115,23 +113,7 @@ def test_dinov3_of_meta(tmp_path):
 def test_eva_x(name, tmp_path):
     options = {"img_size": 64, "patch_size": 16, "ref_feat_shape": (4, 4), "mlp_ratio": 2.0}
     model, state = published(name, **options)
-    # As EVA's own code names them.
-    renamed = {
-        "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.norm": "mlp.ffn_ln", "attn.norm": "attn.inner_attn_ln",
-        "q_proj.bias": "q_bias", "v_proj.bias": "v_bias", "fc_norm": "norm",
-    }  # fmt: skip
-    # The small ones have one layer for both gates.
-    renamed |= {"mlp.fc1.": "mlp.w12.", "mlp.fc2": "mlp.w3"}
-    published_state = {}
-    for key, value in state.items():
-        for old, new in renamed.items():
-            key = key.replace(old, new)
-        published_state[key] = value
-    published_state |= {
-        "mask_token": torch.zeros(1, 1, 32),
-        "rope.freqs_cos": torch.ones(16, 16),
-        "head.weight": torch.ones(3, 32),
-    }
+    published_state = eva_x(state)
     expected = tokens_of(model, state, (64, 64))
     encoder = small(name, **options)
     filtered = eva_filter({key: value for key, value in published_state.items() if "head" not in key}, model)

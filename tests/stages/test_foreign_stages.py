@@ -15,7 +15,7 @@ from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec, bui
 from gazelit.models.adapters import LoRA
 from gazelit.models.registry import load_pretrained
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
-from tests.models.foreign_files import write
+from tests.models.foreign_files import dinov2_of_meta, dinov3_of_meta, eva_x, in_chunks, write
 
 RECORDED = json.loads((Path(__file__).parents[1] / "models" / "oracles" / "foreign.json").read_text())
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -30,17 +30,34 @@ LAYOUTS = {
         {**SMALL, "img_size": 56, "mlp_ratio": 4, "act_layer": "gelu_tanh"},
         None,
     ),
+    "clip-both-towers": ("tu-vit_large_patch14_clip_quickgelu_224", {**SMALL, "img_size": 56}, None),
+    "dinov2-of-meta": ("tu-vit_small_patch14_reg4_dinov2", {**SMALL, "img_size": 56}, None),
+    "dinov3-of-meta": ("tu-vit_small_patch16_dinov3_qkvb", {**SMALL, "img_size": 64}, LoRA(rank=2)),
+    "eva-x": (
+        "tu-eva02_tiny_patch14_224",
+        {**SMALL, "img_size": 64, "patch_size": 16, "ref_feat_shape": (4, 4), "mlp_ratio": 2.0},
+        None,
+    ),
     "swin": ("tu-swin_tiny_patch4_window7_224", SWIN, LoRA(rank=1, targets=["qkv"])),
+}
+#: Of layouts whose files are not recorded: what timm's state becomes.
+MADE = {
+    "dinov2-of-meta": lambda state: {"teacher": in_chunks(dinov2_of_meta(state))},
+    "dinov3-of-meta": dinov3_of_meta,
+    "eva-x": eva_x,
+    "swin": lambda state: {"student": {"weight": torch.zeros(1)}, "teacher": state},
 }
 
 
 def file_of(layout, folder):
-    if layout != "swin":
+    if layout not in MADE:
         return str(write(folder / "model.safetensors", RECORDED[layout]["shapes"]))
+    name, options, _ = LAYOUTS[layout]
     torch.manual_seed(1)
-    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **SWIN)
-    torch.save({"student": {"weight": torch.zeros(1)}, "teacher": model.state_dict()}, folder / "ark.pth")
-    return f"{folder / 'ark.pth'}#teacher"
+    model = timm.create_model(name.removeprefix("tu-"), num_classes=5 if layout == "swin" else 0, **options)
+    torch.save(MADE[layout](model.state_dict()), folder / "model.pth")
+    # A file of two networks' states.
+    return f"{folder / 'model.pth'}#teacher" if layout == "swin" else str(folder / "model.pth")
 
 
 def step(stage, films, path):

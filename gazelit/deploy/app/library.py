@@ -24,6 +24,7 @@ from gazelit.deploy.app.reader_gaze import ReaderGaze
 from gazelit.deploy.app.reading_room import ReadingRoom, inner_map, words
 from gazelit.deploy.app.scores import score
 from gazelit.deploy.preparing import FilmRecord, Prepared, shrunk
+from gazelit.deploy.reading import Reading
 from gazelit.errors import InputError
 
 #: Cases on a page of the list, and cases that the network sees together when it reads the store.
@@ -78,6 +79,7 @@ class Library:
         self._stop = threading.Event()
         self._survey: threading.Thread | None = None
         self._failure = ""
+        self._opened: tuple[int, Reading] | None = None
 
     def about(self) -> dict[str, Any]:
         """What the page says of the store; no path and no id."""
@@ -162,7 +164,7 @@ class Library:
         scanpaths = self.gaze.scanpaths(row)
         if reading is not None and not 0 <= reading < len(scanpaths):
             raise InputError(f"reading: there is no {reading}; the case has {len(scanpaths)}")
-        prediction = self.room.predict([self._prepared(row)])[0] if self.room else None
+        prediction = self._reading(row) if self.room else None
         thumbnail = shrunk(self._film(row))
         density = self.gaze.density(row, reading)
         predicted = inner_map(prediction) if prediction else None
@@ -179,9 +181,25 @@ class Library:
             "maps": map_values(thumbnail.shape, readers=density, predicted=predicted),
             "readings": [scanpath.values() for scanpath in scanpaths],
             "regions": self._regions_of(row),
-            "prediction": words(prediction) if prediction else None,
+            "prediction": self._words(prediction) if prediction else None,
             "scores": self._scores.get(row, {}),
         }
+
+    def _reading(self, row: int) -> Reading:
+        """What the model says of a case; the last one is kept, as expected scanpaths take long."""
+        opened = self._opened
+        if opened is None or opened[0] != row:
+            assert self.room is not None
+            opened = self._opened = row, self.room.predict([self._prepared(row)], with_paths=True)[0]
+        return opened[1]
+
+    def _words(self, reading: Reading) -> dict[str, Any]:
+        """What a reading says; readers whom the model has learned are called as the store's are, never by their ids."""
+        said = words(reading)
+        for number, path in enumerate(said["scanpaths"]):
+            if path["reader"] is not None:
+                path["reader"] = self.gaze.called(path["reader"]) or f"Reader of the training {number}"
+        return said
 
     def _check(self, query: Query) -> None:
         for name, value, known in (

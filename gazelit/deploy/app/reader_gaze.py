@@ -78,12 +78,16 @@ class ReaderGaze:
             of_case = events[events["row"] == row]
             for reading, part in of_case.groupby("reading_id", observed=True, sort=True):
                 own = phrases[phrases["reading_id"].astype(str) == str(reading)]
-                reader = self._readers.get(str(part["reader_id"].iloc[0]), "")
-                name = f"Reader {reader}" if reader else f"Reading {len(found) + 1}"
+                name = self.called(str(part["reader_id"].iloc[0])) or f"Reading {len(found) + 1}"
                 kind = str(part["kind"].iloc[0])
                 step = 1 if kind == "fixation" or is_peer else -(-len(part) // MOST_SAMPLES)
                 found.append(Scanpath(name, is_peer, "fixation" if is_peer else kind, part.iloc[::step], own))
         return found
+
+    def called(self, reader_id: str) -> str:
+        """What the page calls a reader; empty for one of whom the store has no reading."""
+        number = self._readers.get(reader_id)
+        return f"Reader {number}" if number else ""
 
     def density(self, row: int, reading: int | None = None) -> NDArray[np.float32] | None:
         """The map of a case's readers, (h, w) float32 at the store's resolution without the padding.

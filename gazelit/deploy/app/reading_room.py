@@ -47,7 +47,7 @@ class ReadingRoom:
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        # On the page a reader is chosen after the film was read; a store's films are read without paths.
+        # On the page a reader is chosen after the film was read.
         self._with_paths = replace(model, readers=tuple(getattr(model.network, "readers", ())))
         self._network = threading.Lock()
         self._intake: FilmIntake[FilmForPage] = FilmIntake(PagePreparation(model.size), model.max_pixels)
@@ -74,14 +74,19 @@ class ReadingRoom:
             "coverage": None if conformal is None else conformal.coverage,
         }
 
-    def predict(self, films: Sequence[Prepared]) -> list[Reading]:
+    def predict(self, films: Sequence[Prepared], with_paths: bool = False) -> list[Reading]:
         """Reads films that are prepared; one caller at a time has the network.
+
+        Args:
+            films: As the network takes them.
+            with_paths: Whether a model of scanpaths tells those that it expects, of nobody known and of each reader.
 
         Raises:
             InputError: The model predicts nothing of a film.
         """
+        model = self._with_paths if with_paths else self.model
         with self._network:
-            return [reading for reading in self.model.read(films) if isinstance(reading, Reading)]
+            return [reading for reading in model.read(films) if isinstance(reading, Reading)]
 
     def read(self, film: Film) -> dict[str, Any]:
         """Reads a film, such as the content of a DICOM, PNG or JPEG file.
@@ -94,9 +99,7 @@ class ReadingRoom:
             InputError: It cannot be read.
         """
         given = self._intake.read(film)
-        with self._network:
-            (reading,) = self._with_paths.read([given.prepared])
-        assert isinstance(reading, Reading)
+        (reading,) = self.predict([given.prepared], with_paths=True)
         name = secrets.token_urlsafe(12)
         self._kept[name] = reading
         while len(self._kept) > KEPT:

@@ -2,6 +2,7 @@
 
 import {get, post, remove} from "./api.js";
 import {byId, element, fill, probabilities, say} from "./elements.js";
+import {ExpectedScanpath} from "./expected.js";
 import {Display, FilmView, legend} from "./film.js";
 import {Player} from "./player.js";
 import {marks} from "./scanpath.js";
@@ -17,6 +18,7 @@ export function startBrowsing(about) {
   const views = [new FilmView(byId("readers-film"), about.colours), new FilmView(byId("predicted-film"), about.colours)];
   const display = new Display(byId("case-display"), views, about.opacity);
   const player = new Player();
+  const expected = new ExpectedScanpath(byId("expected-scanpath"), byId("expected-reader"));
   const filters = byId("filters");
   const choose = (name) => filters.elements.namedItem(name);
   let page = 0;
@@ -147,8 +149,9 @@ export function startBrowsing(about) {
     player.show(found.readings[chosen === ALL ? 0 : Number(chosen)] ?? null, found.height, found.width);
     const who = chosen === ALL ? "All readers' map" : found.readings[Number(chosen)]?.reader ?? "No gaze";
     byId("readers-caption").textContent = chosen === ALL ? `${who}, scanpath of ${found.readings[0].reader}` : who;
-    mark();
     const {prediction, scores} = found;
+    expected.show(prediction);
+    mark();
     byId("case-warnings").replaceChildren(...(prediction?.warnings ?? []).map((line) => element("li", {textContent: line})));
     byId("case-probabilities").replaceChildren(...(prediction ? [probabilities(prediction, model, found.labels)] : []));
     byId("case-probabilities").parentElement.hidden = !prediction;
@@ -164,7 +167,7 @@ export function startBrowsing(about) {
   function mark() {
     const chosen = byId("marks").value;
     const regions = shown.regions.filter(({name}) => chosen && (chosen === "*" || name === chosen));
-    for (const id of ["scanpath", "predicted-marks"]) marks(byId(id), regions, shown.height, shown.width);
+    for (const id of ["scanpath", "expected-scanpath"]) marks(byId(id), regions, shown.height, shown.width);
   }
 
   async function step(by) {

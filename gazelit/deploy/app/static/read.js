@@ -1,14 +1,14 @@
 // The page that reads a film.
 
 import {post} from "./api.js";
-import {byId, element, fill, probabilities, say} from "./elements.js";
+import {byId, element, probabilities, say} from "./elements.js";
+import {ExpectedScanpath} from "./expected.js";
 import {Display, FilmView, legend} from "./film.js";
-import {Scanpath} from "./scanpath.js";
 
 export function startReading(about) {
   const view = new FilmView(byId("read-film"), about.colours);
   const display = new Display(byId("read-display"), [view], about.opacity);
-  const scanpath = new Scanpath(byId("read-scanpath"));
+  const expected = new ExpectedScanpath(byId("read-scanpath"), byId("read-reader"));
   const section = byId("read");
   let turn = 0;
 
@@ -52,10 +52,7 @@ export function startReading(about) {
     byId("read-facts").textContent = `${prediction.height} × ${prediction.width} pixels; the network sees it at ` +
       `${about.model.size.join(" × ")}. Window and level are shares of the range that the film was read with.`;
     links(reading);
-    const readers = prediction.scanpaths.map(({reader: who}, number) => [number, who ?? "nobody known"]);
-    byId("read-reader-row").hidden = !readers.length;
-    fill(byId("read-reader"), [...readers, ["", "nobody: hide it"]]);
-    path();
+    expected.show(prediction);
     byId("read-status").textContent = prediction.warnings.length
       ? `Read ${name}: ${prediction.warnings.length} warning${prediction.warnings.length > 1 ? "s" : ""}.` : `Read ${name}.`;
   }
@@ -74,19 +71,6 @@ export function startReading(about) {
     byId("deidentify-row").hidden = !objects.length;
   }
 
-  function path() {
-    const {scanpaths, height, width} = shown.prediction;
-    const events = scanpaths[byId("read-reader").value];
-    if (!events) {
-      scanpath.clear();
-      return;
-    }
-    scanpath.show(events, "fixation", height, width);
-    // All of it: at the end of its last fixation.
-    scanpath.at(events.t.at(-1) + events.duration.at(-1));
-  }
-
-  byId("read-reader").addEventListener("change", path);
   byId("deidentify").addEventListener("change", () => links(shown));
   byId("examples").replaceChildren(...about.examples.map((name, number) => {
     const button = element("button", {type: "button", textContent: name});

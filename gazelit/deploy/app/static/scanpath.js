@@ -10,11 +10,14 @@ const RADIUS = 0.014;
 export class Scanpath {
   constructor(svg) {
     this.svg = svg;
+    // What was marked lies in the same picture, and stays where the path changes.
+    this.group = shape("g");
+    svg.append(this.group);
     this.clear();
   }
 
   clear() {
-    this.svg.replaceChildren();
+    this.group.replaceChildren();
     this.events = null;
   }
 
@@ -32,7 +35,7 @@ export class Scanpath {
       }));
     }
     this.dot = shape("circle", {class: "gaze", r: 0.008 * side});
-    this.svg.replaceChildren(this.path, ...this.circles, this.dot);
+    this.group.replaceChildren(this.path, ...this.circles, this.dot);
     this.at(0);
   }
 
