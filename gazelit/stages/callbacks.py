@@ -61,6 +61,12 @@ class RunRecord(Callback):
         self.parser = parser
         self.config = config
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lets W&B runs end with the command."""
+        for logger in trainer.loggers:
+            if trainer.is_global_zero and isinstance(logger, WandbLogger):
+                wandb_run.finish_at_exit(logger.experiment)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the configuration; loggers, which may upload, get it without paths."""
         folder = run_folder(trainer)

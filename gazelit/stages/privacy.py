@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 #: What W&B gathers by itself, off unless the user's environment says otherwise: host, argv, paths, git remote, e-mail,
-#: code, installed packages, and what is printed.
+#: code, installed packages, what is printed, and reports of its own errors, whose stack traces hold paths.
 WANDB_DEFAULTS = {
     "WANDB__DISABLE_META": "true",
     "WANDB__DISABLE_MACHINE_INFO": "true",
@@ -15,6 +15,7 @@ WANDB_DEFAULTS = {
     "WANDB_CONSOLE": "off",
     "WANDB_DISABLE_CODE": "true",
     "WANDB_DISABLE_GIT": "true",
+    "WANDB_ERROR_REPORTING": "false",
     "WANDB_HOST": "withheld",
     "WANDB_PROGRAM": "gazelit",
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,8 @@ logger = logging.getLogger("gazelit")
 
 #: Seconds that W&B has to answer before a run is kept on this machine.
 PATIENCE = 10.0
+#: Seconds that W&B has at the end of a command for what it has not taken yet; ``WANDB_FINISH_TIMEOUT`` wins.
+PATIENCE_AT_END = 60
 #: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
 GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
 
@@ -45,7 +49,8 @@ def identity(stage: str, name: str | None, seed: Any, given: Mapping[str, Any]) 
 def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of W&B's logger that keep a run on this machine if W&B cannot be reached, and say so.
 
-    ``wandb.init`` waits 90 s for an answer and then fails, so that no training would begin.
+    ``wandb.init`` waits 90 s for an answer and then fails, so that no training would begin. Should W&B go away later,
+    its wait at the end, which is without limit (wandb 0.31), gets one: :data:`PATIENCE_AT_END`.
 
     Args:
         given: What is configured already.
@@ -53,6 +58,10 @@ def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
     modes = os.environ.get("WANDB_MODE"), given.get("mode")
     if given.get("offline") or any(mode not in (None, "online") for mode in modes):
         return {}
+    # Checkpoints, which are sent at the end, may take longer than any limit.
+    if not given.get("log_model"):
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(PATIENCE_AT_END))
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
     address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     try:
         urllib.request.urlopen(address, timeout=PATIENCE).close()
@@ -64,6 +73,28 @@ def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
         _say(f"W&B does not answer at {address} ({reason}): the run is kept here, and `wandb sync` sends it later")
         return {"offline": True, **({"log_model": False} if given.get("log_model") else {})}
     return {}
+
+
+def finish_at_exit(run: Any) -> None:
+    """Lets a W&B run end with the command, and says what became of it where W&B does not take all of it in time.
+
+    Args:
+        run: What ``wandb.init`` returned.
+    """
+    # Before W&B's own function, which was registered earlier, and with the command's exit code, which W&B notes.
+    atexit.register(_finish, run)
+
+
+def _finish(run: Any) -> None:
+    try:
+        run.finish()
+    except TimeoutError:
+        # Without the option `wandb sync` leaves runs out that were not begun offline.
+        folder = run.settings.sync_dir
+        _say(
+            f"W&B did not take all of this run within {run.settings.finish_timeout:g} s: it is whole in {folder}, and "
+            f"`wandb sync --include-online {shlex.quote(folder)}` sends it"
+        )
 
 
 @rank_zero_only

@@ -18,6 +18,7 @@ from gazelit.data.store.films_in_use import FilmsInUse
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
+from tests.clock import date_ahead
 
 
 @pytest.fixture
@@ -222,6 +223,8 @@ def test_a_killed_prepare_goes_on_and_ends_in_the_same_bytes(cohort, tmp_path):
     done = _decoded(work)
     assert 5 <= done < 24
     assert not (tmp_path / "store").exists()
+    # The clock is set back: what is to be gone on from is of the future.
+    date_ahead(work.parent)
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     assert f"going on after {done} of 24 cases" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

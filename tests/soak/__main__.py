@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.clock import Clock
 from tests.soak import commands as known
 from tests.soak.processes import ORPHAN_SECONDS, SIGNALS, TARGETS, disturb, finish, start
 
@@ -50,6 +51,8 @@ class Soak:
         self.seconds: dict[str, float] = {}
         #: Seconds after which a service is told to end although it has not done its work.
         self.patience: float | None = None
+        #: What the processes take for the time, where it is not this machine's.
+        self.clock: Clock | None = None
 
     def undisturbed(self, name: str) -> None:
         """Runs a command, and those before it, once without a signal; twice, so that times in it are noticed."""
@@ -96,7 +99,7 @@ class Soak:
         draw = random.Random() if plan is None else plan["draw"]
         temporary = self.temporary[-1] if plan is not None and plan["far"] else self.work / "tmp"
         began = time.monotonic()
-        process = start(command.arguments(self.at_hand, begun), self.place, log, temporary)
+        process = start(command.arguments(self.at_hand, begun), self.place, log, temporary, self.clock)
         landed = ""
         if plan is not None:
             landed = disturb(process, plan["delay"], plan["signal"], plan["target"], draw)

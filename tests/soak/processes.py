@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.clock import Clock
+
 #: Seconds that what a killed process started may still live: workers look for their parent every 5 s.
 ORPHAN_SECONDS = 20.0
 #: Seconds after which a command counts as hung.
@@ -36,7 +38,7 @@ class Outcome:
     orphans: int
 
 
-def start(arguments: Sequence[str], folder: Path, log: Path, temporary: Path) -> int:
+def start(arguments: Sequence[str], folder: Path, log: Path, temporary: Path, clock: Clock | None = None) -> int:
     """Forks this process, which has imported everything, and runs a command there; returns its id.
 
     What is tried is the work; a new interpreter would spend two thirds of its time on imports.
@@ -54,6 +56,8 @@ def start(arguments: Sequence[str], folder: Path, log: Path, temporary: Path) ->
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if clock is not None:
+            clock.show()
         os.chdir(folder)
         os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

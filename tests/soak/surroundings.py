@@ -1,5 +1,7 @@
 """Full and read-only disks, inputs that vanish, change or are damaged, checkpoints that are gone: one line each.
 
+A clock that is set back by an hour: nothing that is noticed.
+
 The same command again, with all as it was, must end in what an undisturbed run ends in.
 ``python -m tests.soak.surroundings --seed 0`` needs the right to mount a tmpfs, and says so where it has none.
 """
@@ -8,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.clock import Clock, date_ahead
 from tests.soak import commands as known
 from tests.soak.__main__ import Soak, differing, prepared
 
@@ -27,6 +31,7 @@ ROOM = (0.0, 0.05, 0.3, 0.6, 0.9)
 KINDS = {
     "full disk": len(ROOM), "read-only disk": 1, "missing input": 1, "vanishing input": 3, "damaged input": 3,
     "truncated input": 2, "input cut in use": 2, "input changed in use": 2, "lost last.ckpt": 2, "lost parent": 2,
+    "clock set back in use": 2, "clock set back between": 2,
 }  # fmt: skip
 #: Of files that have a digest: a film that a hospital sends has none.
 _OF_OUR_FILES = ("damaged input", "truncated input", "input cut in use", "input changed in use")
@@ -107,6 +112,9 @@ class Surroundings(Soak):
                 faults += self._again(name)
         elif kind in ("lost last.ckpt", "lost parent"):
             faults += self._without_a_checkpoint(name, kind, draw)
+        elif kind.startswith("clock"):
+            self._prepare_place(name)
+            faults += self._with_a_clock_set_back(name, kind, draw)
         else:
             self._prepare_place(name)
             faults += self._without_an_input(name, kind, draw)
@@ -180,6 +188,39 @@ class Surroundings(Soak):
             play()
             faults += self._ends_with_a_line(name)
         return faults + self._again(name)
+
+    def _with_a_clock_set_back(self, name: str, kind: str, draw: random.Random) -> list[str]:
+        """The clock is an hour ahead until some moment of a command, or until it was killed and is begun again."""
+        clock = self.clock = Clock()
+        delay = draw.uniform(0, self.seconds[name])
+
+        def set_back() -> None:
+            clock.set_back()
+            date_ahead(self.place)
+
+        try:
+            if kind == "clock set back in use":
+                timer = threading.Timer(delay, set_back)
+                timer.start()
+                outcome, fault = self._run(name, self._is_begun(name))
+                timer.cancel()
+                timer.join()
+                ends = (0, 128 + signal.SIGTERM) if self.commands[name].is_service else (0,)
+                faults = [f"exit code {outcome.code}"] if outcome.code not in ends else []
+            else:
+                plan = {
+                    "delay": delay, "signal": signal.SIGKILL, "target": "group", "draw": draw, "far": False,
+                }  # fmt: skip
+                _, fault = self._run(name, begun=False, plan=plan)
+                set_back()
+                faults = []
+            faults += [fault] if fault else []
+            faults += self._again(name)
+        finally:
+            self.clock = None
+        said = (self.logs / "log.txt").read_text(errors="replace")
+        negative = re.search(r"(?<![\w.])-\d[\d.]* ?(s|min|h)\b", said)
+        return faults + ([f"says {negative[0]!r}"] if negative else [])
 
     def _again(self, name: str) -> list[str]:
         folder = self.place / self.commands[name].writes

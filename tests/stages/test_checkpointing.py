@@ -1,5 +1,6 @@
 """Which checkpoints a training leaves: whatever ends it, and however its criterion goes."""
 
+import itertools
 import multiprocessing
 import os
 import resource
@@ -19,6 +20,7 @@ from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint
+from tests.clock import date_ahead
 
 ENCODER = EncoderSpec("densenet-small")
 STAGES = {
@@ -58,7 +60,7 @@ def fit(store, folder, make=STAGES["joint"], epochs=3, callbacks=(), resume=None
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_bytes(name, store, tmp_path):
+def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_bytes(name, store, tmp_path, monkeypatch):
     def make():
         stage = STAGES[name]()
         plain = stage._with_selection
@@ -73,8 +75,12 @@ def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_byt
     assert loaded["best"]["epoch"] == 0
     assert loaded["last"]["epoch"] == 2
     shutil.move(tmp_path / "run", tmp_path / "undisturbed")
+    # Nothing depends on the clock: it is set back by an hour between the two, and by a minute whenever it is looked at.
+    looked = itertools.count(time.time(), -60)
+    monkeypatch.setattr(time, "time", lambda: next(looked))
     with pytest.raises(RuntimeError, match="killed"):
         fit(store, tmp_path / "run", make, callbacks=[Ends(epoch=2)])
+    date_ahead(tmp_path / "run")
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["epoch"] == 1
     fit(store, tmp_path / "run", make, resume=checkpoints / "last.ckpt")
     for file in ("best.ckpt", "last.ckpt"):
