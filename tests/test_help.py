@@ -81,7 +81,8 @@ def test_reports_and_agreements_know_no_library_of_training():
     code = "import sys, gazelit.reporting.collect, gazelit.reporting.agreement, gazelit.models.registry\n"
     code += "gazelit.models.registry.build_encoder({'name': 'res-se'})\n"
     code += (
-        "heavy = {'lightning', 'torchmetrics', 'torchvision', 'timm', 'segmentation_models_pytorch', 'torch._dynamo'}\n"
+        "heavy = {'lightning', 'torchmetrics', 'torchvision', 'timm', 'segmentation_models_pytorch', 'torch._dynamo',"
+        " 'torch.distributed.fsdp', 'sympy'}\n"
     )
     code += "print(heavy & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -24,6 +24,11 @@ from gazelit.errors import InputError
 
 Example = dict[str, Tensor]
 
+#: Rows of gaze that are moved to working pixels at a time, in float64.
+_BLOCK = 100_000
+#: What of gaze training takes, besides the pixels per degree.
+_COLUMNS = ["row", "reading_id", "reader_id", "t", "duration", "x", "y"]
+
 
 @dataclass(frozen=True)
 class WorkingGaze:
@@ -63,23 +68,29 @@ class WorkingGaze:
         weight = gaze["duration"].to_numpy() if options.weight == "duration" else np.ones(len(gaze))
         if options.readings == "equal":
             weight = weight / pd.Series(weight).groupby([row, reading]).transform("sum").to_numpy().clip(1e-12)
-        scale = store.letterboxes.scale[row] / downscale
-        corner = store.letterboxes.corner[row] / downscale
-        # Letterbox.to_working for all cases at once, and then the coarser grid: pixel centres are at integers.
-        xy = (gaze[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
-        unit = {"px": 1.0, "image_px": scale, "deg": gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale}
-        sigma = np.broadcast_to(options.sigma * unit[options.sigma_unit], xy.shape)
-        if not np.isfinite(sigma).all():
+        points, sigma = np.empty((len(gaze), 3), np.float32), np.empty((len(gaze), 2), np.float32)
+        points[:, 2] = weight
+        smallest = np.inf
+        for start in range(0, len(gaze), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            rows, some = row[part], gaze.iloc[part]
+            scale = store.letterboxes.scale[rows] / downscale
+            corner = store.letterboxes.corner[rows] / downscale
+            # Letterbox.to_working for these cases at once, and then the coarser grid: pixel centres are at integers.
+            points[part, :2] = (some[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
+            of_points = np.broadcast_to(options.sigma * _unit(some, scale, options.sigma_unit), (len(rows), 2))
+            if not np.isfinite(of_points).all():
+                raise InputError(
+                    "gaze.sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"
+                )
+            smallest = min(smallest, of_points.min())
+            sigma[part] = of_points
+        if not smallest >= SMALLEST_SIGMA:
             raise InputError(
-                "gaze.sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"
-            )
-        if len(sigma) and not sigma.min() >= SMALLEST_SIGMA:
-            raise InputError(
-                f"gaze.sigma: comes to {sigma.min():.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is "
+                f"gaze.sigma: comes to {smallest:.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is "
                 "needed. Are the pixels per degree right?"
             )
-        points = np.column_stack([xy, weight]).astype(np.float32)
-        return cls(points, sigma.astype(np.float32), reading, starts, Events.of(store, gaze, options))
+        return cls(points, sigma, reading, starts, Events.of(store, gaze, options))
 
     def controlled(
         self, control: GazeControl, rows: NDArray[np.int64], patients: NDArray[np.generic], seed: int
@@ -157,11 +168,19 @@ def _donors(
     return np.array([donor[row] for row in rows.tolist()])
 
 
+def _unit(gaze: pd.DataFrame, scale: NDArray[np.float64], name: str) -> NDArray[np.float64] | float:
+    """Working pixels that σ's unit has, at each row of gaze."""
+    if name == "deg":
+        return gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale
+    return scale if name == "image_px" else 1.0
+
+
 def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
     if options.kind == "detected":
         gaze = detect_fixations(store.gaze("sample"), options.detection)
     else:
-        gaze = store.gaze(options.kind)
+        angles = ["ppd_x", "ppd_y"] if options.sigma_unit == "deg" else []
+        gaze = store.gaze(options.kind, columns=[*_COLUMNS, *angles])
     if options.window is not None:
         gaze = clip_to_window(gaze, options.window, store.table("phrases"))
     return gaze

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from gazelit import trust
 from gazelit.errors import InputError
@@ -35,8 +34,10 @@ class Network(nn.Module):
         gazelit's own networks are named by the package that exports them, so that a checkpoint outlives a move of their
         modules.
         """
-        # Sharding puts a class of torch's own in front.
-        cls = next(base for base in type(self).__mro__ if not issubclass(base, FSDPModule))
+        # Sharding puts a class of torch's own in front. Where its module (45 MB) was not imported, nothing is sharded.
+        fsdp = sys.modules.get("torch.distributed.fsdp")
+        sharded = () if fsdp is None else (fsdp.FSDPModule,)
+        cls = next(base for base in type(self).__mro__ if not issubclass(base, sharded))
         package = __name__.rpartition(".")[0]
         exported = getattr(sys.modules[package], cls.__qualname__, None) is cls
         return {

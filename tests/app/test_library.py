@@ -212,8 +212,8 @@ def test_raw_samples_become_fixations_where_the_angle_is_known(opened):
 
 def test_raw_samples_are_drawn_as_a_line_where_it_is_not(opened, monkeypatch):
     class WithoutAngles(Store):
-        def gaze(self, kind, valid_only=True):
-            return super().gaze(kind, valid_only).assign(ppd_x=np.nan, ppd_y=np.nan)
+        def gaze(self, kind, valid_only=True, columns=None):
+            return super().gaze(kind, valid_only, columns).assign(ppd_x=np.nan, ppd_y=np.nan)
 
     about = {"counts": opened.about["counts"] | {"fixations": 0, "peers": 0}, "pixels_per_degree": None}
     monkeypatch.setattr(reader_gaze, "MOST_SAMPLES", 100)

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gazelit.data import dataset as dataset_module
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.transforms import Augmentation
+from gazelit.data.options import GazeOptions
 from gazelit.data.sampling import EpochSampler, Processes
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
@@ -483,3 +487,26 @@ def test_processes_of_a_loader_that_outlive_signals_end_with_the_interpreter():
         "import sys; sys.last_value = kept\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_gaze_is_ordered_however_its_file_is_and_read_in_blocks_the_same(store, tmp_path, monkeypatch):
+    turned = tmp_path / "turned"
+    turned.mkdir()
+    for file in store.iterdir():
+        if file.is_file():
+            (turned / file.name).symlink_to(file)
+    table = pq.read_table(store / "gaze.parquet")
+    (turned / "gaze.parquet").unlink()
+    pq.write_table(table.take(np.random.default_rng(0).permutation(len(table))), turned / "gaze.parquet")
+    opened, shuffled = Store.open(store), Store.open(turned, check=False)
+    plain = pq.read_table(store / "gaze.parquet").to_pandas().query("kind == 'fixation' and valid")
+    plain = plain.sort_values(["row", "reading_id", "t"], kind="stable", ignore_index=True)
+    for each in (opened, shuffled):
+        found = each.gaze("fixation", columns=["row", "reading_id", "t", "x"])
+        for name in ("row", "t", "x"):
+            np.testing.assert_array_equal(found[name], plain[name])
+    whole = WorkingGaze.of(opened, GazeOptions(), 1)
+    monkeypatch.setattr(dataset_module, "_BLOCK", 7)
+    parts = WorkingGaze.of(opened, GazeOptions(), 1)
+    np.testing.assert_array_equal(parts.points, whole.points)
+    np.testing.assert_array_equal(parts.sigma, whole.sigma)

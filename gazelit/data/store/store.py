@@ -16,7 +16,7 @@ A store is a folder that :func:`gazelit.data.store.prepare.prepare` writes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,8 @@ from gazelit.files import ARRAY_ERRORS, read_json
 
 FORMAT = 2
 STORE_FILE = "store.json"
+#: What gaze is ordered by.
+_ORDER = ["row", "reading_id", "t"]
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,13 @@ class Store:
         with _readable(self.path / "cases.parquet") as file:
             return pd.read_parquet(file)
 
-    def gaze(self, kind: str, valid_only: bool = True) -> pd.DataFrame:
+    def gaze(self, kind: str, valid_only: bool = True, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Gaze of a kind (``sample`` or ``fixation``), ordered by case, reading and time.
 
         Args:
             kind: Which rows.
             valid_only: Leave out blinks, lost eyes and what lies off the image.
+            columns: Those that are read, with ``row``, ``reading_id`` and ``t`` among them; all unless given.
 
         Returns:
             ``row`` (the case) and the schema's columns without ``image_id``; text columns categorical.
@@ -111,9 +114,13 @@ class Store:
             filters.append(("valid", "==", True))
         text = [name for name in GAZE_TEXT if name != "image_id"]
         with _readable(self.path / "gaze.parquet") as file:
-            table = pq.read_table(file, filters=filters, read_dictionary=text)
-            frame = table.to_pandas(strings_to_categorical=True)
-            return frame.sort_values(["row", "reading_id", "t"], kind="stable", ignore_index=True)
+            table = pq.read_table(file, columns=columns, filters=filters, read_dictionary=text)
+            # Column by column, each given back once it is copied: millions of rows lie in memory once.
+            frame = table.to_pandas(strings_to_categorical=True, split_blocks=True, self_destruct=True)
+            del table
+            if _is_ordered(frame):
+                return frame
+            return frame.sort_values(_ORDER, kind="stable", ignore_index=True)
 
     def table(self, name: str) -> pd.DataFrame:
         """``regions``, ``phrases``, ``readings`` or ``recordings``; ``row`` names the case."""
@@ -152,6 +159,13 @@ class Store:
         with _readable(self.path / "cases.parquet"):
             fields = self.cases[["height", "width", *LETTERBOX_COLUMNS]].to_numpy(np.int32)
         return Letterboxes(self.size, fields)
+
+
+def _is_ordered(gaze: pd.DataFrame) -> bool:
+    """Whether gaze is ordered already, as most sources give it: sorting copies all of it."""
+    case, reading, time = (np.diff(gaze[name].cat.codes if name == "reading_id" else gaze[name]) for name in _ORDER)
+    later = (reading > 0) | ((reading == 0) & (time >= 0))
+    return bool(((case > 0) | ((case == 0) & later)).all() and gaze["reading_id"].notna().all())
 
 
 @contextmanager
