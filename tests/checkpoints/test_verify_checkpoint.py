@@ -82,7 +82,7 @@ def test_checkpoints_are_verified_with_and_without_a_seal(sealed, tmp_path, run_
     assert "plain.ckpt: is damaged" in run_gazelit("verify", str(tmp_path / "plain.ckpt"), code=2)
     run_gazelit("export-weights", str(sealed), "--out", str(tmp_path / "w.safetensors"))
     assert "tensors: every byte" in run_gazelit("verify", str(tmp_path / "w.safetensors"))
-    assert "holds no store, run or package" in run_gazelit("verify", str(tmp_path), code=2)
+    assert "holds no store, features, run or package" in run_gazelit("verify", str(tmp_path), code=2)
     assert "there is no such file" in run_gazelit("verify", str(tmp_path / "nothing"), code=2)
 
 

@@ -220,7 +220,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr("gazelit.models.densenet.densenet201", offline)
+    monkeypatch.setattr("torchvision.models.densenet201", offline)
     spec = EncoderSpec("paper-densenet201", weights="imagenet")
     with torch.device("meta"):
         encoder = build_encoder(spec)
@@ -231,7 +231,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
 def test_imagenet_weights_of_the_paper_encoder_are_torchvisions(monkeypatch):
     torch.manual_seed(1)
     published = torchvision.models.densenet201(weights=None)
-    monkeypatch.setattr("gazelit.models.densenet.densenet201", lambda weights: published)
+    monkeypatch.setattr("torchvision.models.densenet201", lambda weights: published)
     spec = EncoderSpec("paper-densenet201", weights="imagenet")
     encoder = build_encoder(spec)
     load_pretrained(encoder, spec)
