@@ -16,7 +16,14 @@ def work(job):
     if what == "crash":
         os.abort()
     if what == "hang":
+        if isinstance(value, str):
+            Path(value).touch()
         time.sleep(60)
+    if what == "slow":
+        while not Path(value).exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        return "slept"
     if what == "exit":
         os._exit(3)
     if what == "raise":
@@ -74,6 +81,15 @@ def test_results_come_in_order_and_jobs_are_not_taken_far_ahead():
         assert next(results) == 0
         assert len(taken) <= 9
         assert list(results) == list(range(1, 40))
+
+
+def test_a_first_job_that_hangs_keeps_nobody_waiting(tmp_path):
+    with Workers(work, 2, memory=2**30, seconds=60) as pool:
+        begun = time.monotonic()
+        # The process that hangs says that it has started long before the other has a result.
+        results = pool.map([("slow", str(tmp_path / "begun")), ("hang", str(tmp_path / "begun"))])
+        assert next(results) == "slept"
+        assert time.monotonic() - begun < 30
 
 
 def test_processes_end_with_the_pool():

@@ -106,7 +106,7 @@ class Workers(Generic[JobT, ResultT]):
             for ready in wait(list(busy)):
                 worker = busy[ready]  # type: ignore[index]
                 try:
-                    number, result = worker.take()
+                    taken = worker.take()
                 except (EOFError, ConnectionError):
                     (number, job), *rest = worker.under_way
                     reason, foreign = worker.cause_of_death(self._seconds)
@@ -118,7 +118,9 @@ class Workers(Generic[JobT, ResultT]):
                     again.extendleft(reversed(rest))
                     self._workers[self._workers.index(worker)] = _Worker(self._function, self._memory, self._seconds)
                 else:
-                    results[number] = result
+                    if taken is not None:
+                        number, result = taken
+                        results[number] = result
 
 
 class _Worker:
@@ -152,26 +154,29 @@ class _Worker:
             # Where it died over an earlier job, reading from it says so.
             self.connection.send(job)
 
-    def take(self) -> tuple[int, Any]:
-        """The result of the oldest job under way.
+    def take(self) -> tuple[int, Any] | None:
+        """The result of the oldest job under way, or nothing where the process says that it has started.
+
+        That it has started is a message of its own: whoever waited here for the result, too, would keep the other
+        processes waiting for a first job that takes long.
 
         Raises:
             EOFError: The process is dead.
             RuntimeError: It could not even start.
         """
         try:
-            if not self._started:
-                self.connection.recv()
-                self._started = True
-            result = self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, ConnectionError):
             if not self._started:
                 code = self._process.wait()
                 if -code not in _SENT_BY_OTHERS:
                     raise RuntimeError(f"a worker process cannot start (exit code {code})") from None
             raise
+        if not self._started:
+            self._started = True
+            return None
         number, _ = self.under_way.popleft()
-        return number, result
+        return number, message
 
     def cause_of_death(self, seconds: float) -> tuple[str, bool]:
         """Why it died, and whether somebody else may have killed it."""
