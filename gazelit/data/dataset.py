@@ -73,12 +73,12 @@ class WorkingGaze:
         smallest = np.inf
         for start in range(0, len(gaze), _BLOCK):
             part = slice(start, start + _BLOCK)
-            rows, some = row[part], gaze.iloc[part]
+            rows, fixations = row[part], gaze.iloc[part]
             scale = store.letterboxes.scale[rows] / downscale
             corner = store.letterboxes.corner[rows] / downscale
             # Letterbox.to_working for these cases at once, and then the coarser grid: pixel centres are at integers.
-            points[part, :2] = (some[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
-            of_points = np.broadcast_to(options.sigma * _unit(some, scale, options.sigma_unit), (len(rows), 2))
+            points[part, :2] = (fixations[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
+            of_points = np.broadcast_to(options.sigma * _unit(fixations, scale, options.sigma_unit), (len(rows), 2))
             if not np.isfinite(of_points).all():
                 raise InputError(
                     "gaze.sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"

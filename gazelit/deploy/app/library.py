@@ -195,11 +195,11 @@ class Library:
 
     def _words(self, reading: Reading) -> dict[str, Any]:
         """What a reading says; readers whom the model has learned are called as the store's are, never by their ids."""
-        said = words(reading)
-        for number, path in enumerate(said["scanpaths"]):
+        answer = words(reading)
+        for number, path in enumerate(answer["scanpaths"]):
             if path["reader"] is not None:
                 path["reader"] = self.gaze.called(path["reader"]) or f"Reader of the training {number}"
-        return said
+        return answer
 
     def _check(self, query: Query) -> None:
         for name, value, known in (
