@@ -16,16 +16,17 @@ import tempfile
 import threading
 import time
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from gazelit.errors import InputError
 
 #: What ``np.load`` raises on a file that is no array; of its header it makes Python.
 ARRAY_ERRORS = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
 logger = logging.getLogger("gazelit")
+_LockT = TypeVar("_LockT")
 
 _UMASK = threading.Lock()
 #: What a file system without locks answers: NFS without its daemon, Lustre without the mount option, some of FUSE.
@@ -177,15 +178,13 @@ def sole_writer(folder: Path) -> Iterator[None]:
         InputError: Another process writes there, or the folder cannot be written.
     """
     path = folder.parent / f".{folder.name}-lock"
-    deadline = time.monotonic() + LOCK_PATIENCE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while (lock := _locked(path)) is None:
-            if time.monotonic() > deadline:
-                raise InputError(f"{folder}: another process is writing there; wait for it, or choose another folder")
-            time.sleep(0.2)
+        lock = patiently(lambda: _locked(path))
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    if lock is None:
+        raise InputError(f"{folder}: another process is writing there; wait for it, or choose another folder")
     with lock:
         try:
             yield
@@ -214,6 +213,14 @@ def _locked(path: Path) -> IO[str] | None:
         except FileNotFoundError:
             pass
         lock.close()
+
+
+def patiently(attempt: Callable[[], _LockT]) -> _LockT:
+    """What an attempt to lock gives, tried again while that is false, for at most ``LOCK_PATIENCE``."""
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while not (found := attempt()) and time.monotonic() <= deadline:
+        time.sleep(0.2)
+    return found
 
 
 def try_lock(file: IO[str]) -> bool:

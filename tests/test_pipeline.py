@@ -385,10 +385,8 @@ def test_several_runs_stand_in_one_comparison(interrupted, run_gazelit, tmp_path
 def test_a_second_run_at_the_same_time_is_refused(tmp_path, store, monkeypatch):
     import fcntl
 
-    from gazelit.runs import steps
-
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(steps, "LOCK_PATIENCE", 0.3)
+    monkeypatch.setattr("gazelit.files.LOCK_PATIENCE", 0.3)
     with (tmp_path / "run" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another run is at work"):

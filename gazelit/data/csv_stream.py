@@ -25,7 +25,7 @@ READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, Overfl
 _BLOCK = 2**18
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 #: What pandas would unpack by itself, without a bound.
-_OTHER_ARCHIVES = (".zip", ".zst", ".tar", ".tgz")
+_ARCHIVES = (".zip", ".zst", ".tar", ".tgz")
 
 
 class CsvStream:
@@ -100,7 +100,7 @@ def open_csv(path: Path) -> Iterator[CsvStream]:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no file")
     suffix = path.suffix.lower()
-    if suffix in _OTHER_ARCHIVES:
+    if suffix in _ARCHIVES:
         raise InputError(f"{path}: is an archive; give the CSV that is in it, or a .csv.gz")
     opener = _OPENERS.get(suffix, open)
     with opener(path, "rb") as file:

@@ -20,7 +20,7 @@ from gazelit.metrics.fused import cc_kld_sim_nss
 
 #: Bins of the expected calibration error, each with as many cases.
 BINS = 15
-#: At which specificity the sensitivity is told.
+#: At which specificity the sensitivity is reported.
 SPECIFICITY = 0.9
 #: Begins the names of metrics and predictions of a classifier that was given the reader's gaze.
 WITH_GAZE = "with_gaze"

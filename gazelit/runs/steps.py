@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gazelit.configs import read_config
 from gazelit.errors import InputError, Terminated
-from gazelit.files import LOCK_PATIENCE, read_json, read_rows, sha256_file, try_lock, write_json
+from gazelit.files import patiently, read_json, read_rows, sha256_file, try_lock, write_json
 from gazelit.runs.parallel import EndedError, Share
 from gazelit.runs.processes import ForkedProcess, OwnProcess, StepProcess, can_fork
 from gazelit.runs.step_key import check_versions, portable, step_key, versions
@@ -290,9 +290,6 @@ def exclusive(out: Path) -> Iterator[IO[str]]:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     with lock:
         os.set_inheritable(lock.fileno(), True)
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while not try_lock(lock):
-            if time.monotonic() > deadline:
-                raise InputError(f"{out}: another run is at work in this folder; wait for it or stop it")
-            time.sleep(0.2)
+        if not patiently(lambda: try_lock(lock)):
+            raise InputError(f"{out}: another run is at work in this folder; wait for it or stop it")
         yield lock

@@ -89,8 +89,11 @@ def guided(name: str, part: Part, seed: int, out: Path, end: float) -> None:
     known = {path.name for path in (folder / "finds").iterdir()}
     progress = folder / "slice.json"
     progress.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=scratch()) as place, (folder / "log").open("ab") as log:
-        command = [sys.executable, "-m", "tests.fuzz.guided", name, "--out", str(folder), "--scratch", place]
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-", dir=scratch()) as memory,
+        (folder / "log").open("ab") as log,
+    ):
+        command = [sys.executable, "-m", "tests.fuzz.guided", name, "--out", str(folder), "--scratch", memory]
         command += ["--seed", str(1000 * seed + part.next), "--seconds", str(max(1.0, end - time.monotonic()))]
         ended = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
     part.next += 1

@@ -8,7 +8,7 @@ A fuzzer gives two functions (children import them by name):
 
 Anything else is a failure: a crash of the child, over ``seconds`` of processor time, another exception, over
 ``megabytes`` more memory than the child held before. A child goes ahead of its parent over a batch of inputs, so that
-neither waits for the other; the files lie in memory where there is a place for them.
+neither waits for the other; the files lie in memory where there is a folder for them.
 """
 
 from __future__ import annotations
@@ -268,10 +268,10 @@ def _peak_megabytes() -> float:
 
 
 def last_line(text: str) -> str:
-    """The last line of a traceback, and the innermost place in it."""
+    """The last line of a traceback, and the innermost frame in it."""
     lines = text.strip().splitlines()
-    place = next((line.strip() for line in reversed(lines) if line.strip().startswith("File ")), "")
-    return f"{lines[-1]} ({place})"
+    frame = next((line.strip() for line in reversed(lines) if line.strip().startswith("File ")), "")
+    return f"{lines[-1]} ({frame})"
 
 
 def copy(path: Path, target: Path) -> None:

@@ -76,8 +76,8 @@ def _put_weights(path: Path, whole: bytes, edit: bytes) -> Path:
 
     state = dict(_loaded(whole)["state_dict"])
     try:
-        place, form, renamed = json.loads(edit)
-        name = list(state)[int(place) % len(state)]
+        position, form, renamed = json.loads(edit)
+        name = list(state)[int(position) % len(state)]
         tensor = state[name]
         forms = (
             tensor.double, lambda: tensor.to(torch.complex64), lambda: tensor[..., None], lambda: tensor.flatten()[:0],
