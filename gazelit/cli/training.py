@@ -42,6 +42,7 @@ from gazelit.stages.callbacks import (
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
 from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint, sole_training
 from gazelit.stages.privacy import withhold_from_wandb
+from gazelit.stages.ranks import RankWatch
 
 logger = logging.getLogger("gazelit")
 
@@ -105,8 +106,9 @@ class GazeCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "calibrate": {"model"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the checkpoint callback that hand-offs and resumes rely on: ``best.ckpt`` and ``last.ckpt``."""
+        """Adds the checkpoint callback that hand-offs and resumes rely on, and the watch over several processes."""
         parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RankWatch, "ranks")
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",

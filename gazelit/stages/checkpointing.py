@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
-import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -32,8 +30,6 @@ TERMINATED = 128 + signal.SIGTERM
 _IN_VALIDATION = "in_validation"
 #: Where a checkpoint has how far validation is.
 _VALIDATED = "epoch_loop.val_loop.batch_progress"
-#: Seconds that a process has to end after another one of its training did.
-GRACE = 10.0
 
 
 class StageCheckpoint(ModelCheckpoint):
@@ -127,7 +123,7 @@ def sole_training(trainer: L.Trainer) -> AbstractContextManager[None]:
 
 
 class EarlyEnd(Callback):
-    """Ends a process with the exit code of what ended it, and in bounded time where another process is gone.
+    """Ends a training that SIGTERM interrupts at its next step, with the exit code that says so.
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
     (Lightning's own is 0, which reads as finished). ``last.ckpt`` is then of that step, and holds what of the epoch is
@@ -136,25 +132,13 @@ class EarlyEnd(Callback):
     place of its own, and one between batches whose gradients accumulate. Where the training data are loaded by
     something else than :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and
     the last finished epoch stays what a resumed run goes on from.
-
-    Where a process of several dies, the others get an error from their next exchange or hang in it; they have
-    ``GRACE`` seconds to end by themselves.
     """
 
     def __init__(self) -> None:
-        # Not an event: averaging callbacks copy the trainer.
-        self._ended = False
         self._terminated = False
         self._in_validation = self._validates_again = False
         self._common_batches = 0
         self._left = "last.ckpt is of the last finished epoch"
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Watches over the process that started this one."""
-        if trainer.world_size > 1 and trainer.local_rank > 0:
-            self._ended = False
-            parent = os.getppid()
-            threading.Thread(target=self._watch, args=(parent,), daemon=True, name="parent-watch").start()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes SIGTERM over, and has a validation run that was broken off.
@@ -257,31 +241,12 @@ class EarlyEnd(Callback):
     def _note(self, *_: Any) -> None:
         self._terminated = True
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Ends the watch."""
-        self._ended = True
-
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Sets the exit code, and a time limit on what several processes still do together."""
+        """Sets the exit code."""
         if isinstance(exception, SIGTERMException):
             exception.code = TERMINATED
             if trainer.is_global_zero:
                 logger.warning("terminated by SIGTERM; %s, resume from it", self._left)
-        if trainer.local_rank > 0:
-            code = exception.code if isinstance(exception, SystemExit) else 1
-            timer = threading.Timer(GRACE, os._exit, [code if isinstance(code, int) else 1])
-            timer.daemon = True
-            timer.start()
-
-    def _watch(self, parent: int) -> None:
-        while os.getppid() == parent and not self._ended:
-            time.sleep(1.0)
-        deadline = time.monotonic() + GRACE
-        while not self._ended and time.monotonic() < deadline:
-            time.sleep(0.2)
-        if not self._ended:
-            # A collective of C++ does not look at signals.
-            os._exit(1)
 
 
 def _whole_last(trainer: L.Trainer) -> list[StageCheckpoint]:

@@ -1,0 +1,187 @@
+"""Ends all processes of a training where one of them is killed, frozen or fails, and says which."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import lightning as L
+from lightning.fabric.plugins import ClusterEnvironment
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import distributed
+
+from gazelit.errors import InputError
+from gazelit.stages.ranks.link import meet
+from gazelit.stages.ranks.watch import Loss, RankThread
+
+logger = logging.getLogger("gazelit")
+
+#: Seconds that a process has to end by itself after an error, and that a line may take to be printed.
+GRACE, PRINTING = 10.0, 5.0
+_STEP, _PHASE, _PART = 0, 1, 2
+
+
+class RankWatch(Callback):
+    """Ends all processes of a training, test or prediction where one of them is lost, each with a line that names it.
+
+    A process that is killed or crashes is known at once, one that is frozen, or whose machine or network is gone, after
+    ``limit_s``; the others end with exit code 75, which says that the same command may succeed. An error of one process
+    ends the others with its exit code. A process that is alive but behind, for which the others wait, is named after
+    half of ``limit_s``, and again each time that has doubled; how long they wait is the strategy's ``timeout``. One
+    process alone has no thread and no port.
+
+    Args:
+        limit_s: Seconds without a sign of life after which a process counts as lost; longer than a debugger, or a file
+            system that does not answer, may hold one up.
+
+    Raises:
+        InputError: ``limit_s`` is below 1.
+    """
+
+    def __init__(self, limit_s: float = 120.0) -> None:
+        if not 1 <= limit_s < float("inf"):
+            raise InputError(f"ranks.limit_s: must be a number of seconds from 1 on, not {limit_s}")
+        self.limit_s = limit_s
+        self._thread: RankThread | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Connects the processes."""
+        if trainer.world_size == 1:
+            return
+        strategy = cast(ParallelStrategy, trainer.strategy)
+        environment = cast(ClusterEnvironment, strategy.cluster_environment)
+        links, hosts = meet(trainer.global_rank, trainer.world_size, environment.main_address, strategy.broadcast)
+        if links:
+            self._thread = RankThread(trainer.global_rank, links, hosts, self.limit_s, _ending(trainer))
+            self._thread.start()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Has the others know that this process ends as it should."""
+        if self._thread is not None:
+            self._thread.leave()
+            self._thread = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leaves the word to the process that is at fault, or says what it is."""
+        if self._thread is not None:
+            cause = (str(exception) or type(exception).__name__).partition("\n")[0]
+            if _is_of_exchange(exception):
+                self._thread.fail_exchange(cause)
+            self._thread.fail(cause, _exit_code(exception))
+        if trainer.world_size > 1 and trainer.local_rank > 0:
+            # What several processes still do together may hang where one has failed.
+            _exit_in(GRACE, _exit_code(exception))
+
+    def _mark(self, doing: str, level: int) -> None:
+        if self._thread is not None:
+            self._thread.mark(doing, level)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes how far this process is, as do the hooks below."""
+        self._mark(f"in {_step(trainer)}", _STEP)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
+        """Notes it."""
+        self._mark(f"in {_step(trainer)}, backward", _PART)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes it."""
+        self._mark(f"before {_step(trainer)}", _STEP)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes it."""
+        self._mark(f"evaluating before {_step(trainer)}", _PHASE)
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Notes it."""
+        self._mark(f"evaluating batch {batch_idx} before {_step(trainer)}", _PART)
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes it; the processes may have had more or fewer batches."""
+        self._mark(f"with the evaluation's results before {_step(trainer)}", _PHASE)
+
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
+
+
+def _step(trainer: L.Trainer) -> str:
+    return f"step {trainer.global_step} (epoch {trainer.current_epoch})"
+
+
+def _is_of_exchange(exception: BaseException) -> bool:
+    """Whether processes could not exchange something; gloo's errors have no class of their own."""
+    is_known = isinstance(exception, distributed.DistError)
+    return is_known or (isinstance(exception, RuntimeError) and "gloo" in str(exception).lower())
+
+
+def _exit_code(exception: BaseException) -> int:
+    if isinstance(exception, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(exception, SystemExit) and isinstance(exception.code, int):
+        return exception.code
+    return 2 if isinstance(exception, InputError) else 1
+
+
+def _exit_in(seconds: float, code: int) -> None:
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+
+
+def _ending(trainer: L.Trainer) -> Callable[[Loss, Callable[[], None]], None]:
+    """What ends this process, whatever its main thread waits for, and leaves no other behind that cannot end itself."""
+    rank, of_node = trainer.global_rank, trainer.global_rank - trainer.local_rank
+    strategy = cast(ParallelStrategy, trainer.strategy)
+    launcher = strategy.launcher
+    starts_ranks = isinstance(launcher, _SubprocessScriptLauncher)
+    is_started = (
+        starts_ranks and rank > of_node and not cast(Any, launcher).cluster_environment.creates_processes_externally
+    )
+    parent = os.getppid()
+
+    def end(loss: Loss, say_goodbye: Callable[[], None]) -> None:
+        # The streams' locks may be held by a main thread that cannot print.
+        _exit_in(2 * PRINTING, loss.code)
+        logger.error("rank %d ends: %s", rank, loss.cause)
+        say_goodbye()
+        if loss.is_silent:
+            with contextlib.suppress(OSError):
+                # A frozen process does not end by itself, and may hold the folder's lock.
+                if starts_ranks and rank == of_node < loss.rank <= of_node + len(launcher.procs):
+                    launcher.procs[loss.rank - of_node - 1].kill()
+                elif is_started and loss.rank == of_node and os.getppid() == parent:
+                    os.kill(parent, signal.SIGKILL)
+        # Loaders' processes would notice after some seconds, and hold the folder's lock so long.
+        for child in multiprocessing.active_children():
+            child.kill()
+        if sys.stdout.isatty():
+            # A progress bar hides the cursor.
+            sys.stdout.write("\x1b[?25h")
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(loss.code)
+
+    return end

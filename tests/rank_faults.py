@@ -1,0 +1,45 @@
+"""What goes wrong in one of several processes, for trainings that a test starts."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import lightning as L
+
+
+class RankFault(L.Callback):
+    """Kills, freezes, holds up or fails one process of a training, and notes when, and every process's id.
+
+    The clock is the machine's, so that others can compare. Where ``fault.txt`` is there already, nothing happens: the
+    same command goes on.
+
+    Args:
+        rank: Of the process.
+        fault: ``killed``, ``frozen``, ``slow`` (for ever), ``failed``, ``terminated``, or ``all terminated``.
+        step: At which step.
+    """
+
+    def __init__(self, rank: int, fault: str, step: int) -> None:
+        self.rank, self.fault, self.step = rank, fault, step
+        self.is_over = False
+
+    def setup(self, trainer, pl_module, stage):
+        self.is_over = Path("fault.txt").exists()
+        Path(f"rank{trainer.global_rank}.txt").write_text(str(os.getpid()))
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.is_over or trainer.global_step != self.step:
+            return
+        if trainer.global_rank == self.rank:
+            Path("fault.txt").write_text(str(time.monotonic()))
+            if self.fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif self.fault == "frozen":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            elif self.fault == "slow":
+                time.sleep(1e6)
+            elif self.fault == "failed":
+                raise RuntimeError("planted")
+        if self.fault == "all terminated" or (self.fault == "terminated" and trainer.global_rank == self.rank):
+            os.kill(os.getpid(), signal.SIGTERM)
