@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import os
@@ -20,13 +19,13 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
 
 from gazelit.errors import InputError
-from gazelit.stages.ranks.link import meet
+from gazelit.stages.ranks.link import Member, meet
 from gazelit.stages.ranks.watch import Loss, RankThread
 
 logger = logging.getLogger("gazelit")
 
 #: Seconds that a process has to end by itself after an error, and that a line may take to be printed.
-GRACE, PRINTING = 10.0, 5.0
+GRACE, PRINTING = 10.0, 10.0
 _STEP, _PHASE, _PART = 0, 1, 2
 
 
@@ -59,9 +58,9 @@ class RankWatch(Callback):
             return
         strategy = cast(ParallelStrategy, trainer.strategy)
         environment = cast(ClusterEnvironment, strategy.cluster_environment)
-        links, hosts = meet(trainer.global_rank, trainer.world_size, environment.main_address, strategy.broadcast)
+        own, links = meet(trainer.global_rank, trainer.world_size, environment.main_address, strategy.broadcast)
         if links:
-            self._thread = RankThread(trainer.global_rank, links, hosts, self.limit_s, _ending(trainer))
+            self._thread = RankThread(own, links, self.limit_s, _ending(own, strategy.launcher))
             self._thread.start()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -151,29 +150,22 @@ def _exit_in(seconds: float, code: int) -> None:
     timer.start()
 
 
-def _ending(trainer: L.Trainer) -> Callable[[Loss, Callable[[], None]], None]:
-    """What ends this process, whatever its main thread waits for, and leaves no other behind that cannot end itself."""
-    rank, of_node = trainer.global_rank, trainer.global_rank - trainer.local_rank
-    strategy = cast(ParallelStrategy, trainer.strategy)
-    launcher = strategy.launcher
-    starts_ranks = isinstance(launcher, _SubprocessScriptLauncher)
-    is_started = (
-        starts_ranks and rank > of_node and not cast(Any, launcher).cluster_environment.creates_processes_externally
-    )
-    parent = os.getppid()
+def _ending(own: Member, launcher: Any) -> Callable[[Loss, Callable[[], None]], None]:
+    """What ends a process, whatever its main thread waits for, and leaves none behind that cannot end itself."""
+    started = list(launcher.procs) if isinstance(launcher, _SubprocessScriptLauncher) else []
 
     def end(loss: Loss, say_goodbye: Callable[[], None]) -> None:
         # The streams' locks may be held by a main thread that cannot print.
-        _exit_in(2 * PRINTING, loss.code)
-        logger.error("rank %d ends: %s", rank, loss.cause)
+        _exit_in(PRINTING, loss.code)
+        logger.error("rank %d ends: %s", own.rank, loss.cause)
         say_goodbye()
-        if loss.is_silent:
-            with contextlib.suppress(OSError):
-                # A frozen process does not end by itself, and may hold the folder's lock.
-                if starts_ranks and rank == of_node < loss.rank <= of_node + len(launcher.procs):
-                    launcher.procs[loss.rank - of_node - 1].kill()
-                elif is_started and loss.rank == of_node and os.getppid() == parent:
-                    os.kill(parent, signal.SIGKILL)
+        # A frozen process does not end by itself, and holds memory and the folder's lock; torchrun's agent sees to its
+        # own, Lightning's launcher is rank 0 itself.
+        if loss.host == own.host and loss.process == os.getppid():
+            os.kill(loss.process, signal.SIGKILL)
+        for process in started:
+            if loss.host == own.host and process.pid == loss.process:
+                process.kill()
         # Loaders' processes would notice after some seconds, and hold the folder's lock so long.
         for child in multiprocessing.active_children():
             child.kill()

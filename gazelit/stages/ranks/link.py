@@ -11,13 +11,16 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 logger = logging.getLogger("gazelit")
 
 #: Seconds in which all processes have to reach rank 0 when a training begins, and each to say who it is.
 _MEETING, _GREETING = 60.0, 5.0
+#: Bytes of a first message at most.
+_LONGEST = 1000
 #: What a forked process (a loader's) closes: with a copy of a connection its parent would seem to live on.
 _sockets: set[socket.socket] = set()
 
@@ -34,30 +37,26 @@ os.register_at_fork(after_in_child=_close_in_child)
 class Link:
     """A connection that carries lines of JSON.
 
-    Args:
-        connection: Of a pair of processes.
+    Attributes:
+        socket: What is waited for.
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
+        self.socket = connection
         self._lock = threading.Lock()
         self._rest = b""
         connection.settimeout(1.0)
         _sockets.add(connection)
 
-    def fileno(self) -> int:
-        """The descriptor to wait for."""
-        return self._socket.fileno()
-
     def send(self, **message: Any) -> None:
         """Sends a message; where that fails, reading tells why."""
         with self._lock, contextlib.suppress(OSError):
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]] | None:
         """The messages that have come; None at the end of the connection."""
         try:
-            received = self._socket.recv(1 << 16)
+            received = self.socket.recv(1 << 16)
         except TimeoutError:
             return []
         except OSError:
@@ -67,13 +66,49 @@ class Link:
         *lines, self._rest = (self._rest + received).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def first(self) -> Any:
+        """The first message, and nothing of what follows it.
+
+        Raises:
+            TimeoutError: None comes.
+            ConnectionError: The other process is gone.
+        """
+        deadline = time.monotonic() + _GREETING
+        line = b""
+        while not line.endswith(b"\n"):
+            if time.monotonic() > deadline or len(line) > _LONGEST:
+                raise TimeoutError("no answer")
+            with contextlib.suppress(TimeoutError):
+                if not (byte := self.socket.recv(1)):
+                    raise ConnectionError("the connection was closed")
+                line += byte
+        return json.loads(line)
+
     def close(self) -> None:
         """Ends the connection."""
-        _sockets.discard(self._socket)
-        self._socket.close()
+        _sockets.discard(self.socket)
+        self.socket.close()
 
 
-def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tuple[dict[int, Link], dict[int, str]]:
+@dataclass(frozen=True)
+class Member:
+    """A process of a training.
+
+    Attributes:
+        rank: Its number.
+        host: Its machine.
+        process: Its id there.
+    """
+
+    rank: int
+    host: str
+    process: int
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.host})"
+
+
+def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tuple[Member, dict[Member, Link]]:
     """Connects all processes of a training to rank 0; each of them must call it.
 
     Rank 0 listens on a free port until all have come, and no longer. Who comes has to know a key.
@@ -85,28 +120,26 @@ def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tu
         share: Gives all processes what rank 0 calls it with.
 
     Returns:
-        Connections by rank, those of rank 0 to all others or the one to rank 0, and the machines of these ranks and of
-        this one. A line says where a connection did not come about.
+        This process, and its connections: those of rank 0 to all others, or the one to rank 0. A line says where one
+        did not come about.
     """
-    hosts = {rank: socket.gethostname()}
+    own = Member(rank, socket.gethostname(), os.getpid())
     if rank == 0:
         with _listener(address) as listener:
             port, key = share((listener.getsockname()[1], secrets.token_hex(16)))
-            links = _accepted(listener, world, key, hosts)
-        if missing := sorted(set(range(1, world)) - links.keys()):
+            links = _accepted(listener, world, key, own)
+        if missing := sorted(set(range(1, world)) - {member.rank for member in links}):
             logger.warning("ranks %s did not reach rank 0 at port %d: nobody watches over them", missing, port)
-        return links, hosts
+        return own, links
     port, key = share(None)
     try:
         link = Link(socket.create_connection((address, port), _MEETING))
-        link.send(rank=rank, host=hosts[rank], key=key)
-        hosts[0] = str(_first_message(link)["host"])
+        link.send(key=key, **asdict(own))
+        return own, {_member(link.first()): link}
     except (OSError, LookupError) as error:
-        logger.warning(
-            "rank %d does not reach rank 0 at %s:%d (%s): nobody watches over it", rank, address, port, error
-        )
-        return {}, hosts
-    return {0: link}, hosts
+        where = f"{address}:{port}"
+        logger.warning("rank %d does not reach rank 0 at %s (%s): nobody watches over it", rank, where, error)
+        return own, {}
 
 
 def _listener(address: str) -> socket.socket:
@@ -118,9 +151,9 @@ def _listener(address: str) -> socket.socket:
     return socket.create_server(("", 0))
 
 
-def _accepted(listener: socket.socket, world: int, key: str, hosts: dict[int, str]) -> dict[int, Link]:
-    """The connections of those that came in time; their machines are added to ``hosts``."""
-    links: dict[int, Link] = {}
+def _accepted(listener: socket.socket, world: int, key: str, own: Member) -> dict[Member, Link]:
+    """The connections of those that came in time."""
+    links: dict[Member, Link] = {}
     deadline = time.monotonic() + _MEETING
     while len(links) < world - 1 and (left := deadline - time.monotonic()) > 0:
         listener.settimeout(left)
@@ -129,31 +162,18 @@ def _accepted(listener: socket.socket, world: int, key: str, hosts: dict[int, st
         except TimeoutError:
             break
         try:
-            greeting = _first_message(link)
+            greeting = link.first()
             if not hmac.compare_digest(str(greeting["key"]), key):
                 raise ValueError("a wrong key")
-            number, hosts[number] = int(greeting["rank"]), str(greeting["host"])
+            member = _member(greeting)
         except (OSError, LookupError, TypeError, ValueError):
             # Not one of ours.
             link.close()
             continue
-        link.send(host=hosts[0])
-        links[number] = link
+        link.send(**asdict(own))
+        links[member] = link
     return links
 
 
-def _first_message(link: Link) -> dict[str, Any]:
-    """What a process says first.
-
-    Raises:
-        TimeoutError: It says nothing.
-        ConnectionError: It is gone.
-    """
-    deadline = time.monotonic() + _GREETING
-    while time.monotonic() < deadline:
-        messages = link.receive()
-        if messages is None:
-            raise ConnectionError("the connection was closed")
-        if messages:
-            return messages[0]
-    raise TimeoutError("no answer")
+def _member(greeting: Mapping[str, Any]) -> Member:
+    return Member(int(greeting["rank"]), str(greeting["host"]), int(greeting["process"]))

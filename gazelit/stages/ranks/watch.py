@@ -16,12 +16,13 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
-from typing import Any
+from socket import socket
+from typing import Any, cast
 
-from gazelit.stages.ranks.link import Link
+from gazelit.stages.ranks.link import Link, Member
 
 logger = logging.getLogger("gazelit")
 
@@ -49,13 +50,15 @@ class Loss:
         rank: Of the process that is at fault.
         cause: What is known of it, a clause that begins with the rank.
         code: Exit code of the others.
-        is_silent: Whether it exists but does not answer.
+        host: The machine where it exists still but does not answer; empty if it does.
+        process: Its id there.
     """
 
     rank: int
     cause: str
     code: int = LOST
-    is_silent: bool = False
+    host: str = ""
+    process: int = 0
 
 
 @dataclass
@@ -63,8 +66,7 @@ class Standing:
     """How far a rank is, by what it told last.
 
     Attributes:
-        rank: Its number.
-        host: Its machine.
+        member: The process.
         at: Steps, phases of a step and parts of a phase that it began; compared between ranks.
         doing: The same in words.
         heard: When it was last heard of, in seconds of this process's clock.
@@ -72,8 +74,7 @@ class Standing:
         is_leaving: Whether it said that it ends, so that its silence and its end are none.
     """
 
-    rank: int
-    host: str
+    member: Member
     at: tuple[int, ...] = (0, 0, 0)
     doing: str = "before its first step"
     heard: float = field(default_factory=time.monotonic)
@@ -81,7 +82,7 @@ class Standing:
     is_leaving: bool = False
 
     def __str__(self) -> str:
-        return f"rank {self.rank} ({self.host})"
+        return str(self.member)
 
     def take(self, at: tuple[int, ...], doing: str) -> None:
         """Notes a sign of life."""
@@ -95,9 +96,8 @@ class RankThread(threading.Thread):
     """Tells the other processes how far this one is, and ends it where one of them is lost.
 
     Args:
-        rank: Of this process.
-        links: Connections by rank: those of rank 0 to all others, or the one to rank 0.
-        hosts: The machine of each of these ranks, and of this one.
+        own: This process.
+        links: Its connections: those of rank 0 to all others, or the one to rank 0.
         limit_s: Seconds without a sign of life after which a rank is lost. After half of them a line names it, or the
             rank that the others have been waiting for so long.
         end: Ends the process; gets the loss and what is to be done before: it tells the other ranks, and waits for
@@ -106,16 +106,16 @@ class RankThread(threading.Thread):
 
     def __init__(
         self,
-        rank: int,
-        links: dict[int, Link],
-        hosts: Mapping[int, str],
+        own: Member,
+        links: Mapping[Member, Link],
         limit_s: float,
         end: Callable[[Loss, Callable[[], None]], None],
     ) -> None:
         super().__init__(daemon=True, name="rank-links")
-        self._own = Standing(rank, hosts[rank])
-        self._others = {number: Standing(number, hosts[number]) for number in links}
-        self._links, self._limit, self._end = links, limit_s, end
+        self._rank, self._own = own.rank, Standing(own)
+        self._others = {member.rank: Standing(member) for member in links}
+        self._links = {member.rank: link for member, link in links.items()}
+        self._limit, self._end = limit_s, end
         self._every = min(_BEAT, limit_s / 5)
         self._warn_after = limit_s / 2
         self._warned_of: set[int] = set()
@@ -152,12 +152,12 @@ class RankThread(threading.Thread):
         """
         self._is_leaving = True
         self._tell(failed=cause, code=code)
-        if self._own.rank:
+        if self._rank:
             self._rank_0_ended.wait(_TOGETHER + _GOODBYE)
 
     def fail_exchange(self, cause: str) -> None:
         """Waits for the end that another rank, which made an exchange fail, brings; returns where there is none."""
-        if self._own.rank:
+        if self._rank:
             self._tell(exchange=cause)
         else:
             self._suspect(_TOGETHER, self._of_exchange(self._own, cause))
@@ -174,8 +174,8 @@ class RankThread(threading.Thread):
         due = time.monotonic()
         while self._links or self._pending:
             until = min(due, self._pending[0]) if self._pending else due
-            for ready in wait(list(self._links.values()), min(_PAUSE, max(0.0, until - time.monotonic()))):
-                self._read(next(number for number, link in self._links.items() if link is ready))
+            for rank in self._ready(list(self._links), min(_PAUSE, max(0.0, until - time.monotonic()))):
+                self._read(rank)
             now = time.monotonic()
             if self._pending and now >= self._pending[0]:
                 self._conclude(self._pending[1])
@@ -188,6 +188,11 @@ class RankThread(threading.Thread):
             due = now + self._every
             self._send_beat()
             self._look(now)
+
+    def _ready(self, ranks: Collection[int], seconds: float) -> list[int]:
+        """Those of some ranks from which something has come."""
+        sockets = {self._links[rank].socket: rank for rank in ranks}
+        return [sockets[cast(socket, ready)] for ready in wait(sockets, seconds)]
 
     def _send_beat(self) -> None:
         at, doing = self._position
@@ -211,7 +216,7 @@ class RankThread(threading.Thread):
         for message in messages:
             standing.heard = time.monotonic()
             if "lost" in message:
-                self._conclude(Loss(message["lost"], message["cause"], message["code"], message["is_silent"]))
+                self._conclude(Loss(**message["lost"]))
             elif "at" in message:
                 standing.take(tuple(message["at"]), message["doing"])
             elif "leaving" in message:
@@ -234,8 +239,10 @@ class RankThread(threading.Thread):
         now = time.monotonic()
         behind = [each for each in self._behind() if each is not standing and now - each.moved > 2 * self._every]
         if not behind:
-            return Loss(standing.rank, f"{standing} could not exchange anything any more: {cause}")
-        return Loss(behind[0].rank, f"the others no longer wait for {self._named(behind, now)}; it ended with: {cause}")
+            return Loss(standing.member.rank, f"{standing} could not exchange anything any more: {cause}")
+        return Loss(
+            behind[0].member.rank, f"the others no longer wait for {self._named(behind, now)}; it ended with: {cause}"
+        )
 
     def _behind(self) -> list[Standing]:
         """The ranks that are behind others."""
@@ -250,16 +257,17 @@ class RankThread(threading.Thread):
             if (silent := now - standing.heard) > self._limit:
                 since = f"{standing} gave no sign of life for {silent:.0f} s"
                 cause = f"{since} (frozen, or its machine or network is gone); it was {standing.doing}"
-                self._conclude(Loss(standing.rank, cause, is_silent=True))
-        if self._own.rank == 0 and not self._is_leaving:
+                member = standing.member
+                self._conclude(Loss(member.rank, cause, host=member.host, process=member.process))
+        if self._rank == 0 and not self._is_leaving:
             self._warn(now, [each for each in watched if now - each.heard > self._limit / 2])
 
     def _warn(self, now: float, silent: list[Standing]) -> None:
         for standing in silent:
-            if standing.rank not in self._warned_of:
+            if standing.member.rank not in self._warned_of:
                 since = now - standing.heard
                 logger.warning("no sign of life from %s for %.0f s; all end at %g s", standing, since, self._limit)
-        self._warned_of = {each.rank for each in silent}
+        self._warned_of = {each.member.rank for each in silent}
         stands = min(now - each.moved for each in [self._own, *self._others.values()])
         if stands <= self._limit / 2:
             self._warn_after = self._limit / 2
@@ -281,17 +289,16 @@ class RankThread(threading.Thread):
     def _say_goodbye(self, loss: Loss) -> None:
         """Passes a loss on, and waits: rank 0 until all know it, the others until rank 0 has ended."""
         self._is_leaving = True
-        self._tell(lost=loss.rank, cause=loss.cause, code=loss.code, is_silent=loss.is_silent, leaving=True)
+        self._tell(lost=asdict(loss), leaving=True)
         deadline = time.monotonic() + _GOODBYE
-        awaited = {number for number in self._links if number != loss.rank and not self._others[number].is_leaving}
+        awaited = {rank for rank in self._links if rank != loss.rank and not self._others[rank].is_leaving}
         while (awaited := awaited & self._links.keys()) and (left := deadline - time.monotonic()) > 0:
-            for ready in wait([self._links[number] for number in awaited], left):
-                number = next(number for number in awaited if self._links[number] is ready)
-                messages = self._links[number].receive()
+            for rank in self._ready(awaited, left):
+                messages = self._links[rank].receive()
                 if messages is None:
-                    self._links.pop(number).close()
-                elif self._own.rank == 0 and any("leaving" in message for message in messages):
-                    awaited.discard(number)
+                    self._links.pop(rank).close()
+                elif self._rank == 0 and any("leaving" in message for message in messages):
+                    awaited.discard(rank)
 
 
 def _line_of(thread: int) -> str:
