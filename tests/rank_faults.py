@@ -16,7 +16,8 @@ class RankFault(L.Callback):
 
     Args:
         rank: Of the process.
-        fault: ``killed``, ``frozen``, ``slow`` (for ever), ``failed``, ``terminated``, or ``all terminated``.
+        fault: ``killed``, ``frozen``, ``slow`` (for ever), ``failed``, ``terminated``, ``all terminated``, or
+            ``all frozen`` until somebody lets them go on.
         step: At which step.
     """
 
@@ -41,5 +42,8 @@ class RankFault(L.Callback):
                 time.sleep(1e6)
             elif self.fault == "failed":
                 raise RuntimeError("planted")
+        if self.fault == "all frozen":
+            Path(f"stopped{trainer.global_rank}.txt").write_text(str(time.monotonic()))
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self.fault == "all terminated" or (self.fault == "terminated" and trainer.global_rank == self.rank):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,18 +1,24 @@
-"""Several processes: one without a case, one that dies, and a batch system's SIGTERM to all of them."""
+"""Several processes: one without a case, one that is lost, and a batch system's SIGTERM to all of them."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from gazelit.data.splits.by_patient import save_split
 from gazelit.data.store.store import Store
-from gazelit.stages.checkpointing import GRACE
+from gazelit.stages.ranks.watch import LOST
+from tests.forked_ranks import LIMIT, TIMEOUT, TRAININGS
 from tests.tiny import tiny
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +96,65 @@ def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_
     assert len(pd.read_parquet(tmp_path / "tested" / "predictions.parquet")) == 1
 
 
-@pytest.mark.parametrize("killed", ["child", "main"])
-def test_finding_g9_where_one_process_is_killed_the_other_ends_in_bounded_time(killed, store, tmp_path):
-    training = Training(tmp_path, store)
-    os.kill(training.process.pid if killed == "main" else training.child, signal.SIGKILL)
-    # Its own error, Lightning's watch over children (every 5 s) or ours over the parent; on a busy machine.
-    assert training.end(within=GRACE + 15) != 0
+def names(rank, line):
+    """Whether a line says that another rank is the cause of an end."""
+    return " ends: " in line and f"rank {rank} ({socket.gethostname()})" in line
+
+
+def test_a_frozen_process_is_ended_with_a_line_that_names_it(store, tmp_path):
+    training = Training(
+        tmp_path, store, "--ranks.limit_s=6", "--trainer.callbacks+=tests.rank_faults.RankFault",
+        "--trainer.callbacks.rank=1", "--trainer.callbacks.fault=frozen", "--trainer.callbacks.step=30",
+    )  # fmt: skip
+    assert training.end(within=90) == LOST, training.said()
+    ends = [line for line in training.said().splitlines() if " ends: " in line]
+    assert len(ends) == 1, training.said()
+    assert names(1, ends[0])
+    assert "it was in step 30 (epoch " in ends[0]
+    assert ends[0].endswith("in tests.rank_faults.on_train_batch_start")
+    assert "no sign of life from rank 1 " in training.said()
+    assert "Traceback" not in training.said()
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    """How trainings of forked processes ended: by fault, number of processes and rank, with what was printed."""
+    out = tmp_path_factory.mktemp("faults")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.forked_ranks", str(out)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    found = {}
+    for row in map(json.loads, done.stdout.splitlines()):
+        key = row["fault"], row["world"], row["rank"]
+        found[key] = row, (out / " ".join(map(str, key)) / "log.txt").read_text()
+    return found
+
+
+@pytest.mark.parametrize(("fault", "world", "rank"), TRAININGS)
+def test_finding_g9_where_one_process_is_lost_the_others_end_and_name_it(fault, world, rank, faults):
+    row, said = faults[fault, world, rank]
+    ends = [line for line in said.splitlines() if " ends: " in line]
+    if fault == "all frozen":
+        # As a batch system suspends a job: nobody was lost.
+        assert row["codes"] == [0] * world, said
+        assert not ends, said
+        return
+    if "terminated" in fault:
+        assert row["codes"] == [128 + signal.SIGTERM] * world, said
+        assert not ends, said
+        return
+    own = {"killed": -signal.SIGKILL, "frozen": None, "slow": LOST, "failed": 1}[fault]
+    others = 1 if fault == "failed" else LOST
+    assert row["codes"] == [own if number == rank else others for number in range(world)], said
+    assert all(names(rank, line) for line in ends), said
+    assert len(ends) == world - (fault != "slow"), said
+    # The traceback of the error itself, and none of an exchange that failed because of it.
+    assert said.count("Traceback") == (fault == "failed"), said
+    if fault == "slow":
+        assert f"gazelit: waiting for rank {rank} (" in said
+        assert "in step 3 (epoch 0), in tests.rank_faults.on_train_batch_start" in ends[0]
+    if fault == "failed":
+        assert ends[0].endswith("ended with an error: planted")
+    bound = {"killed": 0, "failed": 0, "frozen": LIMIT, "slow": TIMEOUT}[fault]
+    # What a busy machine may add.
+    assert row["seconds"] < bound + 15

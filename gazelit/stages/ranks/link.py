@@ -136,7 +136,7 @@ def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tu
         link = Link(socket.create_connection((address, port), _MEETING))
         link.send(key=key, **asdict(own))
         return own, {_member(link.first()): link}
-    except (OSError, LookupError) as error:
+    except (OSError, LookupError, TypeError, ValueError) as error:
         where = f"{address}:{port}"
         logger.warning("rank %d does not reach rank 0 at %s (%s): nobody watches over it", rank, where, error)
         return own, {}
