@@ -154,9 +154,6 @@ class GazeCLI(LightningCLI):
         ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
         if self.config.subcommand == "fit":
             run_name.keep_in_folder(chosen, self._arguments)
-        else:
-            run_name.keep_results_apart(chosen, self._arguments, self.config.subcommand)
-        if self.config.subcommand == "fit":
             given = [option for option in ("--ckpt_path", "--start_from") if option_values(self._arguments, option)]
             if given == ["--ckpt_path"]:
                 chosen.start_from = None
@@ -169,6 +166,7 @@ class GazeCLI(LightningCLI):
                 )
             self._ckpt_path = self._last_of_this_run(ckpt_path, chosen) if ckpt_path in _NAMES else ckpt_path
             return
+        run_name.keep_results_apart(chosen, self._arguments, self.config.subcommand)
         if option_values(self._arguments, "--start_from"):
             raise InputError(f"--start_from: belongs to fit; {self.config.subcommand} reads --ckpt_path")
         self._ckpt_path = self._checkpoint_to_read()

@@ -135,14 +135,15 @@ def _prepare(work: Path) -> None:
 
 
 def undisturbed(work: Path, world: int) -> dict[str, bytes]:
-    """What a training of so many processes leaves."""
-    folder = work / f"undisturbed-{world}"
-    if not (folder / "ended").is_file():
-        known.clear(folder)
-        outcome = run(folder, fit(work / "store", world, 0, {"rank": 0, "fault": "killed", "step": -1}), world, None)
-        assert outcome["codes"] == [0], (folder / "log.txt").read_text()
-        (folder / "ended").touch()
-    return results(folder)
+    """What a training of so many processes leaves; in the same folder as the tries, because checkpoints hold paths."""
+    kept = work / f"undisturbed-{world}"
+    if not kept.is_dir():
+        known.clear(work / "try")
+        command = fit(work / "store", world, 0, {"rank": 0, "fault": "killed", "step": -1})
+        outcome = run(work / "try", command, world, None)
+        assert outcome["codes"] == [0], (work / "try" / "log.txt").read_text()
+        (work / "try").rename(kept)
+    return results(kept)
 
 
 def results(folder: Path) -> dict[str, bytes]:

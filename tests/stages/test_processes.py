@@ -111,7 +111,7 @@ def test_a_frozen_process_is_ended_with_a_line_that_names_it(store, tmp_path):
     assert len(ends) == 1, training.said()
     assert names(1, ends[0])
     assert "it was in step 30 (epoch " in ends[0]
-    assert ends[0].endswith("in tests.rank_faults.on_train_batch_start")
+    assert ends[0].endswith("in tests.rank_faults.on_train_batch_start; resume from last.ckpt")
     assert "no sign of life from rank 1 " in training.said()
     assert "Traceback" not in training.said()
 

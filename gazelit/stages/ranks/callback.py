@@ -20,7 +20,7 @@ from torch import distributed
 
 from gazelit.errors import InputError
 from gazelit.stages.ranks.link import Member, meet
-from gazelit.stages.ranks.watch import Loss, RankThread
+from gazelit.stages.ranks.watch import LOST, Loss, RankThread
 
 logger = logging.getLogger("gazelit")
 
@@ -60,7 +60,8 @@ class RankWatch(Callback):
         environment = cast(ClusterEnvironment, strategy.cluster_environment)
         own, links = meet(trainer.global_rank, trainer.world_size, environment.main_address, strategy.broadcast)
         if links:
-            self._thread = RankThread(own, links, self.limit_s, _ending(own, strategy.launcher))
+            advice = "; resume from last.ckpt" if stage == "fit" else ""
+            self._thread = RankThread(own, links, self.limit_s, _ending(own, strategy.launcher, advice))
             self._thread.start()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -150,14 +151,14 @@ def _exit_in(seconds: float, code: int) -> None:
     timer.start()
 
 
-def _ending(own: Member, launcher: Any) -> Callable[[Loss, Callable[[], None]], None]:
+def _ending(own: Member, launcher: Any, advice: str) -> Callable[[Loss, Callable[[], None]], None]:
     """What ends a process, whatever its main thread waits for, and leaves none behind that cannot end itself."""
     started = list(launcher.procs) if isinstance(launcher, _SubprocessScriptLauncher) else []
 
     def end(loss: Loss, say_goodbye: Callable[[], None]) -> None:
         # The streams' locks may be held by a main thread that cannot print.
         _exit_in(PRINTING, loss.code)
-        logger.error("rank %d ends: %s", own.rank, loss.cause)
+        logger.error("error: rank %d ends: %s%s", own.rank, loss.cause, advice if loss.code == LOST else "")
         say_goodbye()
         # A frozen process does not end by itself, and holds memory and the folder's lock; torchrun's agent sees to its
         # own, Lightning's launcher is rank 0 itself.
