@@ -86,8 +86,9 @@ class Training:
                 self.seconds = time.monotonic() - times(self.folder, "fault")[0]
         stopped = times(self.folder, "stopped*")
         if len(stopped) == len(self.processes) and time.monotonic() > max(stopped) + LIMIT + 3:
-            for process in self.processes:
-                os.kill(process, signal.SIGCONT)
+            for code, process in zip(self.codes, self.processes, strict=True):
+                if code is None:
+                    os.kill(process, signal.SIGCONT)
         return self.codes.count(None) == (self.about["fault"] == "frozen")
 
     def end(self) -> None:

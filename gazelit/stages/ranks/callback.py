@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -73,7 +74,8 @@ class RankWatch(Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leaves the word to the process that is at fault, or says what it is."""
         if self._thread is not None:
-            cause = (str(exception) or type(exception).__name__).partition("\n")[0]
+            # Behind the place in its source that gloo begins with.
+            cause = re.sub(r"^\[\S*gloo\S*\] ", "", str(exception) or type(exception).__name__).partition("\n")[0]
             if _is_of_exchange(exception):
                 self._thread.fail_exchange(cause)
             self._thread.fail(cause, _exit_code(exception))
