@@ -89,9 +89,10 @@ fuzz: $(READY) ## read hostile files of every kind (SEED= TOTAL= FUZZ_MINUTES= C
 # Signals of each command, and the CPU minutes after which it ends; the same command again goes on.
 SIGNALS ?= 28
 MINUTES ?= 60
-soak: $(READY) ## kill every command at random moments (SEED= SIGNALS= MINUTES=), and compare with undisturbed runs; resumable
+soak: $(READY) ## kill commands and their processes at random moments, fill disks (SEED= SIGNALS= MINUTES=), compare with undisturbed runs; resumable
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak --seed $(SEED) --signals $(SIGNALS) --cpu-minutes $(MINUTES)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak.surroundings --seed $(SEED) --cpu-minutes $(MINUTES)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.soak.ranks --seed $(SEED) --cpu-minutes $(MINUTES)
 
 # One thread, CPU seconds, alternating rounds: benchmarks/measure.py.
 bench: $(READY) ## measure the named workloads against their alternatives (OPTIONS='--only heatmap'); minutes

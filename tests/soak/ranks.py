@@ -37,10 +37,11 @@ MEETING = "127.0.0.1:0"
 HANG = 180
 
 
-def fit(store: Path, world: int, agents: int, draw: dict[str, Any]) -> list[list[str]]:
+def fit(work: Path, world: int, agents: int, draw: dict[str, Any]) -> list[list[str]]:
     """The commands, one for each agent."""
     options = [
-        "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), "--trainer.max_epochs=3",
+        "fit", "--config=presets/quick/stage3.yaml", *tiny(3, work / "store"), "--trainer.max_epochs=3",
+        f"--data.split.file={work / 'split.json'}", "--data.split.allow_empty=true",
         "--data.loader.batch_size=2", "--checkpoint.dirpath=run/checkpoints", "--checkpoint.every_n_train_steps=1",
         f"--ranks.limit_s={LIMIT}", "--trainer.strategy=DDPStrategy", f"--trainer.strategy.timeout=0:00:{TIMEOUT}",
         "--trainer.callbacks+=tests.rank_faults.RankFault",
@@ -121,17 +122,25 @@ def living() -> list[tuple[int, int]]:
 
 
 def _prepare(work: Path) -> None:
-    """Makes the store, if it is not there."""
+    """Makes the store, if it is not there, and a split that leaves all processes but one without a validation case."""
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "store").is_dir():
+        import pandas as pd
+
         from gazelit.data.sources import EGDCXR
+        from gazelit.data.splits.by_patient import save_split
         from gazelit.data.store.prepare import prepare
+        from gazelit.data.store.store import Store
         from gazelit.synthetic.cohort import write_cohort
 
         write_cohort(work / "cohort", cases=24, seed=3, max_side=128, workers=1)
         prepare(
             EGDCXR(work / "cohort" / "egd-cxr", work / "cohort" / "mimic-cxr"), work / "store", size=(64, 64), workers=1
         )
+        cases = Store.open(work / "store").cases
+        split = pd.Series("train", index=cases.index)
+        split.iloc[0], split.iloc[1] = "val", "test"
+        save_split(work / "split.json", cases, split)
 
 
 def undisturbed(work: Path, world: int) -> dict[str, bytes]:
@@ -139,7 +148,7 @@ def undisturbed(work: Path, world: int) -> dict[str, bytes]:
     kept = work / f"undisturbed-{world}"
     if not kept.is_dir():
         known.clear(work / "try")
-        command = fit(work / "store", world, 0, {"rank": 0, "fault": "killed", "step": -1})
+        command = fit(work, world, 0, {"rank": 0, "fault": "killed", "step": -1})
         outcome = run(work / "try", command, world, None)
         assert outcome["codes"] == [0], (work / "try" / "log.txt").read_text()
         (work / "try").rename(kept)
@@ -160,7 +169,7 @@ def tried(work: Path, seed: int, launcher: str, world: int, fault: str) -> dict[
     folder = work / "try"
     known.clear(folder)
     given = {"rank": rank, "fault": fault, "step": draw.randint(1, 5)}
-    commands = fit(work / "store", world, LAUNCHERS[launcher], given)
+    commands = fit(work, world, LAUNCHERS[launcher], given)
     first = run(folder, commands, world, rank)
     said = (folder / "log.txt").read_text()
     lines = re.findall(r"^gazelit: (?:.*)$", said, re.MULTILINE)
@@ -211,6 +220,7 @@ def main() -> int:
     parser.add_argument("--launchers", default="", help="names, separated by semicolons; all unless given")
     parser.add_argument("--worlds", default="2,4")
     parser.add_argument("--work", type=Path, default=Path("build/soak-ranks"))
+    parser.add_argument("--cpu-minutes", type=float, default=1e9, help="end when so much is used")
     parser.add_argument("--table", action="store_true", help="print the table of what was done, and do nothing")
     options = parser.parse_args()
     work = options.work.resolve()
@@ -226,7 +236,7 @@ def main() -> int:
         done = {(row["fault"], row["world"], row["launcher"]) for row in rows}
         _prepare(work)
         for fault, world, launcher in chosen:
-            if (fault, world, launcher) not in done:
+            if (fault, world, launcher) not in done and sum(os.times()[:4]) / 60 < options.cpu_minutes:
                 row = tried(work, options.seed, launcher, world, fault)
                 rows.append(row)
                 with journal.open("a") as file:
