@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import spelt_alike
 from gazelit.density import log_density
@@ -84,8 +83,7 @@ class FindingConditional(Stage):
 
     def _localised(self, batch: Batch, outputs: Outputs) -> Outputs:
         """Each finding's map and that of the whole against the regions of its name, (B,) each; NaN without any."""
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         mask = batch["valid_mask"][:, 0]
         regions = [
             {spelt_alike(name): region for name, region in data.regions(row).items()} for row in batch["index"].tolist()

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
 from gazelit.density import log_density
 from gazelit.errors import InputError
@@ -76,8 +75,7 @@ class ReaderConditional(Stage):
 
     def _compared(self, batch: Batch, readings: Batch, outputs: Outputs) -> Outputs:
         """The unknown reader's map of each reading, and whether its reader is told from the others; (S,) each."""
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         mask, film = readings["valid_mask"][:, 0], readings["film"]
         counts = fixation_counts(readings["points"], (mask.shape[-2], mask.shape[-1]))
         bias = data.centre_bias(readings["index"].cpu()).density.to(self.device)

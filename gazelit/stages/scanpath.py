@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
 from gazelit.losses.objective import Objective
@@ -139,8 +138,7 @@ class Scanpath(Stage):
 
         All densities are conditional on a fixation on the film, not on its padding.
         """
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         bias = data.centre_bias(batch["index"].cpu()).density.double()
         sequences, valid = self._sequences(batch), outputs["valid"].cpu()
         found = {name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc")}
@@ -181,8 +179,7 @@ class Scanpath(Stage):
 
     def _keep(self, batch: Batch, sequences: Sequences, drawn: Sequence[np.ndarray]) -> None:
         """Keeps drawn paths in pixels of the original films."""
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         for number, path in enumerate(drawn):
             row, draw = divmod(number, self.draws)
             index = int(batch["index"][sequences.film[row]])
