@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class FeatureCache:
     """Keeps an encoder's coarsest map of every film in a file without a name, which ends with the process.
 
-    Its pages are read and dropped by the operating system as memory allows: 2.5 MB a film of the paper's encoder at 640
+    The operating system reads and drops its pages as memory allows. A film takes 2.5 MB with the paper's encoder at 640
     × 512 in float32, half of that in bfloat16.
 
     Args:

@@ -32,7 +32,7 @@ SCANPATHS_FILE = "scanpaths.parquet"
 class Scanpath(Stage):
     """Learns where readers look next, for how long, and when they stop; all steps of a reading in one pass.
 
-    The likelihood comes first: validation tells nats a fixation, and the test bits a fixation over the centre bias of
+    The likelihood comes first. Validation gives nats a fixation. The test gives bits a fixation over the centre bias of
     the training films, each fixation given the true ones before it, the first included. The test also draws paths and
     scores them against each reading of their film, by its reader where the network knows that reader. The static map is
     measured as any saliency map; its information gain is what fixations that know nothing of each other would gain.
@@ -212,7 +212,7 @@ class Scanpath(Stage):
 
 
 def numbers_of(data: Sequence[str], network: Sequence[str]) -> Tensor:
-    """The network's number of each name of the data, from 1 on, and 0 of names it does not know; at the end nobody's.
+    """The network's number of each name of the data, from 1 on; 0 of names it does not know, and once more at the end.
 
     Args:
         data: R names.
