@@ -27,8 +27,8 @@ class BatchMeasure(Callback):
     Written are how long a batch took, how many there would have been (the trainer's own limits are kept for that), and
     the memory at its peak.
 
-    A batch's time is from the end of the one before it to its own end, so that loading counts; of a first batch, which
-    also pays for what is done once, from the beginning of the epoch.
+    A batch's time is from the end of the one before it to its own end, so that loading counts. The first batch's is
+    from the beginning of the epoch; it also pays for what is done once.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class BatchMeasure(Callback):
 
 
 def _now() -> float:
-    """The time at which the device has done what it was told."""
+    """The time at which the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()
