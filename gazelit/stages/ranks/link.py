@@ -31,7 +31,8 @@ def _close_in_child() -> None:
     _sockets.clear()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 class Link:
