@@ -40,12 +40,13 @@ HANG = 180
 
 def fit(work: Path, world: int, agents: int, draw: dict[str, Any]) -> list[list[str]]:
     """The commands, one for each agent."""
+    timeout = f"0:{TIMEOUT // 60:02}:{TIMEOUT % 60:02}"
+    slow = ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.timeout={timeout}"]
     options = [
         "fit", "--config=presets/quick/stage3.yaml", *tiny(3, work / "store"), "--trainer.max_epochs=3",
         f"--data.split.file={work / 'split.json'}", "--data.split.allow_empty=true",
         "--data.loader.batch_size=2", "--checkpoint.dirpath=run/checkpoints", "--checkpoint.every_n_train_steps=1",
-        f"--ranks.limit_s={LIMIT}", "--trainer.strategy=DDPStrategy",
-        *([f"--trainer.strategy.timeout=0:{TIMEOUT // 60:02}:{TIMEOUT % 60:02}"] if draw["fault"] == "slow" else []),
+        f"--ranks.limit_s={LIMIT}", *(slow if draw["fault"] == "slow" else ["--trainer.strategy=ddp"]),
         "--trainer.callbacks+=tests.rank_faults.RankFault",
         *(f"--trainer.callbacks.{name}={value}" for name, value in draw.items()),
     ]  # fmt: skip
