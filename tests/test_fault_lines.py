@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+import torch
 
 from gazelit.cli.faults import mistake_behind
 from gazelit.errors import InputError
@@ -36,6 +37,24 @@ def test_faults_of_the_machine_are_one_line(error, line):
     else:
         assert line in found
         assert "\n" not in found
+
+
+class Damaged(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, position):
+        try:
+            raise ValueError("first\nof two")
+        except ValueError as error:
+            raise InputError("store/images.npy: is missing: prepare it anew") from error
+
+
+def test_a_mistake_that_a_loaders_process_finds_is_the_same_line():
+    """torch puts the process's traceback into the message."""
+    with pytest.raises(InputError, match="Traceback") as raised:
+        next(iter(torch.utils.data.DataLoader(Damaged(), num_workers=1)))
+    assert mistake_behind(raised.value) == "store/images.npy: is missing: prepare it anew"
 
 
 def test_a_checkpoint_that_a_later_step_needs_is_missed_by_name(tmp_path):

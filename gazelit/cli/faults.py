@@ -7,6 +7,8 @@ import re
 
 from gazelit.errors import InputError
 
+#: What torch puts around the message of an error that a loader's process raised.
+_RAISED_BY_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n.*^[\w.]+: ", re.DOTALL | re.MULTILINE)
 #: What torch says of a loader's process that is gone.
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: (?P<signal>[^.]+)|exited)")
 
@@ -19,7 +21,7 @@ def mistake_behind(error: BaseException | None) -> str | None:
     """
     while error is not None:
         if isinstance(error, InputError):
-            return str(error)
+            return _RAISED_BY_WORKER.sub("", str(error)).strip()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f"{error.filename}: " if error.filename else ""
             return (

@@ -86,6 +86,8 @@ class GazeData:
         self._cohort: Cohort | None = None
         #: Whether batches have events without a stage that asks for them.
         self.with_events = False
+        #: Whether cases in fixed order begin with those that have targets, for a trial that takes few of them.
+        self.targets_first = False
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store and splits it, cheap when called again.
@@ -229,6 +231,8 @@ class GazeData:
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
         self._suit(dataset)
+        if self.targets_first and not shuffle:
+            dataset.rows = self.cohort.targets_first(dataset.rows)
         processes, batch_size = self._processes(shuffle), self.loading.batch_size
         classes = self.labels[dataset.rows] if shuffle and self.loading.sampling == "balanced" else None
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
