@@ -95,6 +95,7 @@ def test_a_check_is_refused_where_the_whole_validation_has_no_target_and_not_for
     assert len(rows) > 2
     gaze = module.cohort.gaze
     module.cohort.gaze = gaze.without(np.isin(np.repeat(np.arange(24), np.diff(gaze.starts)), rows[:unseen]))
+    module.datasets["val"].gaze = module.cohort.gaze
     encoders = [EncoderSpec("res-se", options={"widths": widths, "reduction": 4}) for widths in ([4, 4], [4])]
     stage = SaliencyWarmup(DualEncoderUNet(*encoders, [4], classes=None), frozen=[])
     trainer = L.Trainer(

@@ -19,7 +19,14 @@ from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_n
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochLoader, EpochSampler, Processes, ends_with_interpreter, outlive_signals
+from gazelit.data.sampling import (
+    EpochLoader,
+    EpochSampler,
+    Processes,
+    check_shared_memory,
+    ends_with_interpreter,
+    outlive_signals,
+)
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -235,6 +242,8 @@ class GazeData:
             dataset.rows = self.cohort.targets_first(dataset.rows)
         processes, batch_size = self._processes(shuffle), self.loading.batch_size
         classes = self.labels[dataset.rows] if shuffle and self.loading.sampling == "balanced" else None
+        if self.loading.num_workers:
+            check_shared_memory()
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
         without_case = not shuffle and processes.rank >= len(dataset) > 0
         if without_case:

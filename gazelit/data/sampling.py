@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import multiprocessing
 import signal
 import weakref
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data.distributed import DistributedSampler
 
 from gazelit.data.dataset import GazeDataset
-from gazelit.errors import InputError
+from gazelit.errors import NO_SHARED_MEMORY, InputError
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,18 @@ def outlive_signals(worker: int) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def check_shared_memory() -> None:
+    """Sees that a loader can have processes, before torch begins to make them.
+
+    Raises:
+        InputError: There is no shared memory, not even for a lock.
+    """
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise InputError(NO_SHARED_MEMORY) from error
 
 
 _LOADERS: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()

@@ -153,6 +153,7 @@ class EarlyEnd(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Watches over the process that started this one."""
+        self._told = None
         if trainer.world_size > 1 and trainer.local_rank > 0:
             self._ended = False
             parent = os.getppid()
@@ -168,7 +169,7 @@ class EarlyEnd(Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
             # A shell has it ignored in what it starts in the background.
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            if self._told is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._note)
         if self._validates_again and not trainer.sanity_checking:
             # Lightning finds such a state only where an error in the step of a validation left it.
@@ -269,8 +270,9 @@ class EarlyEnd(Callback):
     def _note(self, number: int, *_: Any) -> None:
         self._told = signal.Signals(number)
         if number == signal.SIGINT:
-            # The next one ends it at once.
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not by a stream, which may be writing just now.
+            os.write(2, b"gazelit: interrupted: ends when this step is saved; Ctrl-C again ends it at once\n")
 
     def _end(self) -> BaseException:
         """What ends this process; SIGTERM where it was another one that was told to end."""

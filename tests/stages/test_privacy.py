@@ -5,7 +5,6 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import yaml
 
@@ -42,7 +41,7 @@ def test_finding_b3_no_host_path_argument_or_remote_reaches_wandb(store, tmp_pat
     # The console alone has its folder.
     (kept,) = re.findall(r"the W&B run is kept in (\S+), and `wandb sync (?:\S+)` sends it", result.stderr)
     assert f"`wandb sync {kept}` sends it" in result.stderr
-    assert list(Path(kept).glob("*.wandb"))
+    assert list((folder / kept).glob("*.wandb"))
     runs = folder / "runs" / "wandb" / "wandb"
     content = logged(runs)
     assert b"val/cc" in content
