@@ -72,7 +72,7 @@ def test_a_lock_that_finds_no_shared_memory_is_one_line_and_no_loader_is_begun(n
         multiprocessing.Lock()
     assert "--shm-size" in mistake_behind(raised.value)
     with pytest.raises(InputError, match=r"--data\.loader\.num_workers=0"):
-        check_shared_memory()
+        check_shared_memory(2)
 
 
 def test_a_checkpoint_that_a_later_step_needs_is_missed_by_name(tmp_path):

@@ -243,7 +243,7 @@ class GazeData:
         processes, batch_size = self._processes(shuffle), self.loading.batch_size
         classes = self.labels[dataset.rows] if shuffle and self.loading.sampling == "balanced" else None
         if self.loading.num_workers:
-            check_shared_memory()
+            check_shared_memory(self.loading.num_workers)
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
         without_case = not shuffle and processes.rank >= len(dataset) > 0
         if without_case:

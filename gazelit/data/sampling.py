@@ -153,14 +153,18 @@ def outlive_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def check_shared_memory() -> None:
-    """Sees that a loader can have processes, before torch begins to make them.
+def check_shared_memory(workers: int) -> None:
+    """Sees that a loader can have processes, before torch makes them: it cannot clean up a part of them.
+
+    Args:
+        workers: How many.
 
     Raises:
-        InputError: There is no shared memory, not even for a lock.
+        InputError: There is no shared memory, not even for the locks.
     """
     try:
-        multiprocessing.Lock()
+        # As many as a queue for each and one for all have, and an event.
+        _ = [multiprocessing.Lock() for _ in range(8 + 3 * workers)]
     except OSError as error:
         raise InputError(NO_SHARED_MEMORY) from error
 
