@@ -63,15 +63,15 @@ class _Parser(ExplainingParser, LightningArgumentParser):
 class GazeCLI(LightningCLI):
     """``gazelit fit|validate|test|predict|calibrate``.
 
-    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything; a checkpoint of another stage hands
-    over exactly the components both have, and training starts at epoch 0, as it always does with ``--start_from FILE``.
-    Which of these happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's
-    hyperparameters, its class included, replace the configuration, and so would run the earlier stage again (Lightning
-    pull requests 21116 and 21246, issue 21255).
+    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything. A checkpoint of another stage hands
+    over exactly the components that both have, and training starts at epoch 0. With ``--start_from FILE`` it always
+    does. Which of these happened is logged. In a stock LightningCLI (2.5.5 and later) the checkpoint's hyperparameters,
+    its class included, replace the configuration. It would run the earlier stage again (Lightning pull requests 21116
+    and 21246, issue 21255).
 
     The other commands read the checkpoint that ``--ckpt_path`` names on the command line, or else
-    ``checkpoints/best.ckpt`` beside the given configuration: never the one that the saved configuration records, from
-    which that run started.
+    ``checkpoints/best.ckpt`` beside the given configuration. They never read the one that the saved configuration
+    records: that run started from it.
 
     Args:
         args: Command-line arguments, the subcommand first.
@@ -90,7 +90,7 @@ class GazeCLI(LightningCLI):
             subclass_mode_data=True,
             trainer_class=GazeTrainer,
             save_config_callback=RunRecord,  # type: ignore[arg-type]
-            # Its table is of metrics and losses for the most part; the components are told in a line.
+            # Its table is mostly of metrics and losses; one line names the components.
             trainer_defaults={"callbacks": [PredictionWriter(), EarlyEnd()], "enable_model_summary": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,

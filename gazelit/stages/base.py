@@ -43,10 +43,10 @@ class Stage(EvaluatedModule):
         frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
         learning_rates: Learning rate by component, or by a part of the objective that the stage names; the others have
             the optimiser's.
-        layer_decay: By component, how much lower the learning rate of each of its layers is than that of the next one
-            towards the output, such as 0.75 for a pretrained transformer (Clark et al., ELECTRA, 2020).
-        conventions: Conventions besides gazelit's own that saliency metrics are also told in at test, such as ``mit``
-            (``docs/metrics.md``).
+        layer_decay: By component, the learning rate of each of its layers over that of the next layer towards the
+            output, such as 0.75 for a pretrained transformer (Clark et al., ELECTRA, 2020).
+        conventions: Further conventions, besides gazelit's own, by which saliency metrics are computed at test, such as
+            ``mit`` (``docs/metrics.md``).
         metrics: Further metrics of validation and test, each a ``torchmetrics.Metric`` that takes ``update(outputs,
             batch)``, such as a :class:`gazelit.metrics.CaseMetric` (``docs/extending.md``).
         execution: Which components are compiled or recompute their activations, and how maps lie in memory; plain
@@ -56,9 +56,9 @@ class Stage(EvaluatedModule):
         max_skipped: How many steps of an epoch may be skipped.
 
     Raises:
-        InputError: ``frozen``, ``learning_rates`` or ``layer_decay`` names a component the network lacks, a learning
-            rate is negative or of a frozen component, nothing is left to train, two metrics have one name, or an option
-            is impossible.
+        InputError: ``frozen``, ``learning_rates`` or ``layer_decay`` names a component the network lacks; a learning
+            rate is negative or of a frozen component; nothing is left to train; two metrics have one name; an option is
+            impossible.
     """
 
     #: Beginning of the names of the outputs that the objective depends on.
@@ -108,9 +108,9 @@ class Stage(EvaluatedModule):
         self._resumed: dict[str, Any] | None = None
         self._unfinished: dict[str, Any] | None = None
         self._untold_metrics: dict[str | None, float] = {}
-        #: Whether an epoch's batches are over, and schedules that follow a metric have not been told.
+        #: Whether an epoch's batches are over and schedules that follow a metric have not been told.
         self._tells_schedules = False
-        #: What the epoch was told by, once its batches are over.
+        #: The epoch's further training values, once its batches are over.
         self._epoch_log: dict[str, Tensor] = {}
 
         rated = (*network.specs, *self.learned_parts)
@@ -190,7 +190,7 @@ class Stage(EvaluatedModule):
         """Shards the components over processes under Lightning's ``ModelParallelStrategy`` (FSDP2).
 
         Raises:
-            InputError: The strategy is told, or by default takes, processes for tensor parallelism.
+            InputError: The strategy has processes for tensor parallelism, as configured or by its default.
         """
         if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
             if self.device_mesh["tensor_parallel"].size() > 1:
@@ -270,7 +270,7 @@ class Stage(EvaluatedModule):
             self._log_once(f"train/{name}", value, prog_bar=name == "loss")
 
     def _epoch_values(self) -> dict[str, Tensor]:
-        """What a training epoch is told by besides means over images; equal in all processes."""
+        """The values of a training epoch besides means over images; equal in all processes."""
         return {"skipped_steps": torch.tensor(float(self.guard.skipped))} if self.guard.skips else {}
 
     def interrupted_epoch(self) -> dict[str, Any]:
@@ -279,7 +279,7 @@ class Stage(EvaluatedModule):
         return {**gathered, "values": self._epoch_log}
 
     def resume_epoch(self, gathered: Mapping[str, Any]) -> None:
-        """Goes on with what :meth:`interrupted_epoch` told."""
+        """Goes on with what :meth:`interrupted_epoch` gave."""
         self.train_means.restore(gathered["sums"])
         self.guard.skipped = gathered["skipped_steps"]
         self._epoch_log = dict(gathered.get("values", {}))

@@ -40,13 +40,13 @@ GRACE = 10.0
 class StageCheckpoint(ModelCheckpoint):
     """``best.ckpt`` by a criterion, and ``last.ckpt`` of the last finished epoch, or of the step that SIGTERM ended.
 
-    Lightning 2.6.6 writes its ``save_last`` only when a step also brought a new best one, so that ``last`` would be the
-    last improvement, and in the middle of an epoch where validation runs there.
+    Lightning 2.6.6 writes its ``save_last`` only when a step also brought a new best one. ``last`` would then be the
+    last improvement, and could lie in the middle of an epoch if validation runs there.
 
     Args:
         save_last: Whether to write ``last.ckpt``.
         every_n_train_steps: Steps of the optimiser after which ``last.ckpt`` is written within an epoch, too, so that a
-            kill costs no more; at the end of epochs alone unless given. (Lightning's option of this name would choose
+            kill costs no more. Unless given, only at the end of epochs. (Lightning's option of this name would choose
             ``best.ckpt`` there, by a criterion that only a validation has.)
         options: As of Lightning's callback.
 
@@ -99,8 +99,8 @@ class StageCheckpoint(ModelCheckpoint):
 
         Args:
             trainer: The trainer.
-            is_over: Whether the epoch is. In the middle of the first one there is no last checkpoint as yet, and the
-                one that is written must not say so: it would differ from an undisturbed training's ever after.
+            is_over: Whether the epoch is. In the middle of the first epoch there is no last checkpoint yet. The one
+                that is written must not say so, or it would differ from an undisturbed training's for good.
         """
         path = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
         if is_over:
@@ -131,12 +131,12 @@ class EarlyEnd(Callback):
     """Ends a process with the exit code of what ended it, and in bounded time where another process is gone.
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
-    (Lightning's own is 0, which reads as finished). So does Ctrl-C, with Python's ``KeyboardInterrupt``; a second one
-    ends it at once. ``last.ckpt`` is then of that step, and holds what of the epoch is behind it, so that a resumed run
-    ends in the bytes of an undisturbed one. A validation under way ends at its next batch; the resumed run begins it
-    again. One between batches whose gradients accumulate is finished first. Where the training data are loaded by
-    something else than :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and
-    the last finished epoch stays what a resumed run goes on from.
+    (Lightning's own is 0, which reads as finished). Ctrl-C ends it there, too, with Python's ``KeyboardInterrupt``. A
+    second Ctrl-C ends it at once. ``last.ckpt`` is then of that step, and holds what of the epoch is behind it, so that
+    a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next batch; the resumed
+    run begins it again. One between batches whose gradients accumulate is finished first. Nothing is saved if the
+    training data are not loaded by :class:`gazelit.data.sampling.EpochLoader`, or if no ``last.ckpt`` is kept. A
+    resumed run then goes on from the last finished epoch.
 
     Where a process of several dies, the others get an error from their next exchange or hang in it; they have
     ``GRACE`` seconds to end by themselves.
@@ -162,9 +162,9 @@ class EarlyEnd(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes SIGTERM and Ctrl-C over, and has a validation run that was broken off.
 
-        Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. Where there
-        are several processes, it exchanges a message, and hangs where it interrupts two of them at different points of
-        the step, as it does when a batch system signals all of them.
+        Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. With
+        several processes it exchanges a message. It hangs if it interrupts two of them at different points of the step,
+        as happens when a batch system signals all of them.
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)

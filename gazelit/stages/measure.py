@@ -29,8 +29,8 @@ class BatchMeasure(Callback):
     the memory at its peak. Evaluations begin with the cases that have targets: without one they are refused, and they
     shall be where the whole has none.
 
-    A batch's time is from the end of the one before it to its own end, so that loading counts; of a first batch, which
-    also pays for what is done once, from the beginning of the epoch.
+    A batch's time is from the end of the one before it to its own end, so that loading counts. The first batch's is
+    from the beginning of the epoch; it also pays for what is done once.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class BatchMeasure(Callback):
 
 
 def _now() -> float:
-    """The time at which the device has done what it was told."""
+    """The time at which the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()
