@@ -71,7 +71,7 @@ def readers_to_show(network: nn.Module, names: Sequence[str]) -> tuple[str, ...]
 def expected_scanpaths(
     network: ScanpathNetwork, image: Tensor, box: Letterbox, readers: Sequence[str]
 ) -> tuple[ExpectedScanpath, ...]:
-    """The likeliest path of an unknown reader and of each known one (:func:`gazelit.models.scanpath_decoding.likeliest`).
+    """The likeliest paths of an unknown and each known reader: :func:`gazelit.models.scanpath_decoding.likeliest`.
 
     Args:
         network: In evaluation mode.
