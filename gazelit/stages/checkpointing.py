@@ -23,7 +23,6 @@ from gazelit.errors import InputError
 from gazelit.files import sole_writer
 from gazelit.stages.base import Stage
 from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, is_validated
-from gazelit.stages.wandb_run import end_soon
 
 logger = logging.getLogger("gazelit")
 
@@ -286,7 +285,6 @@ class EarlyEnd(Callback):
         """Sets the exit code, and a time limit on what several processes still do together."""
         if isinstance(exception, SIGTERMException):
             exception.code = TERMINATED
-            end_soon(TERMINATED)
             if trainer.is_global_zero:
                 logger.warning("terminated by SIGTERM; %s, resume from it", self.left)
         if trainer.local_rank > 0:
