@@ -40,7 +40,7 @@ from gazelit.stages.callbacks import (
     run_folder,
 )
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
-from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint, sole_training
+from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint, left_behind, sole_training
 from gazelit.stages.privacy import withhold_from_wandb
 from gazelit.stages.ranks import RankWatch
 
@@ -276,9 +276,7 @@ class GazeCLI(LightningCLI):
             # Lightning ends with 1 after Ctrl-C, as if the training had failed, or fails to clean up between two loops.
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-            last = Path(str(self._checkpoint.dirpath)) / LAST
-            left = f"go on with --ckpt_path={last}" if last.is_file() else "no epoch was finished, so nothing is left"
-            say(f"interrupted: {left}")
+            say(f"interrupted: {left_behind(self.trainer, Path(str(self._checkpoint.dirpath)) / LAST)}")
             raise SystemExit(INTERRUPTED) from None
         self._say_what_is_left()
 

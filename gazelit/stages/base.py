@@ -22,11 +22,11 @@ from gazelit.metrics.custom import check_metrics
 from gazelit.models.adapters import keep_statistics
 from gazelit.models.execution import Execution, apply_execution, layers_of, shard, unreached
 from gazelit.models.network import Network
+from gazelit.stages import unfinished_epoch
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
 from gazelit.stages.nonfinite import OnNonFinite, StepGuard, check_checkpoint
 from gazelit.stages.optimisation import average_gradient, global_seed, parameter_groups, scale_rates, seed_batch
 from gazelit.stages.resume import apply_options
-from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, note_batch, number_batches
 
 
 class Stage(EvaluatedModule):
@@ -107,6 +107,9 @@ class Stage(EvaluatedModule):
         self._former_teachers: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
         self._unfinished: dict[str, Any] | None = None
+        self._untold_metrics: dict[str | None, float] = {}
+        #: Whether an epoch's batches are over and schedules that follow a metric have not been told.
+        self._tells_schedules = False
         #: The epoch's further training values, once its batches are over.
         self._epoch_log: dict[str, Tensor] = {}
 
@@ -210,7 +213,9 @@ class Stage(EvaluatedModule):
         """Goes on in the middle of an epoch where a checkpoint is from there."""
         if self._unfinished is not None:
             self.resume_epoch(self._unfinished)
-            number_batches(self.trainer)
+            unfinished_epoch.number_batches(self.trainer)
+        unfinished_epoch.tell_schedules(self.trainer, self._untold_metrics)
+        self._untold_metrics = {}
         # Those of an epoch whose batches were over when it was interrupted.
         for name, value in self._epoch_log.items():
             self._log_once(f"train/{name}", value)
@@ -228,7 +233,7 @@ class Stage(EvaluatedModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes a batch's random numbers repeat in a resumed run."""
-        note_batch(self.trainer, is_last=batch_idx + 1 >= self.trainer.num_training_batches)
+        unfinished_epoch.note_batch(self.trainer, is_last=batch_idx + 1 >= self.trainer.num_training_batches)
         seed_batch(self.current_epoch, batch_idx, self.global_rank)
         self.guard.begin_batch(self)
 
@@ -256,7 +261,8 @@ class Stage(EvaluatedModule):
         """Logs the epoch's values behind its last batch, so that they are there for callbacks at the epoch's end."""
         if not self.trainer.is_last_batch and not 0 < self.trainer.max_steps <= self.global_step:
             return
-        note_batch(self.trainer, is_last=True)
+        unfinished_epoch.note_batch(self.trainer, is_last=True)
+        self._tells_schedules = self.trainer.is_last_batch
         values = {**self.train_means.compute(), **self._epoch_values()}
         self.train_means.reset()
         self._epoch_log = {name: value.detach().cpu() for name, value in values.items()}
@@ -293,6 +299,11 @@ class Stage(EvaluatedModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Steps a schedule; one that follows a metric then knows of the epoch."""
+        super().lr_scheduler_step(scheduler, metric)
+        self._tells_schedules = self._tells_schedules and metric is None
+
     def _parameter_groups(self) -> list[Any]:
         """What is trained: a group for each part with a learning rate of its own, and one for the rest."""
         parts: dict[str, tuple[nn.Module, float]] = {}
@@ -311,14 +322,19 @@ class Stage(EvaluatedModule):
         """
         check_checkpoint(checkpoint, self)
         checkpoint[stamps.STAMP_KEY] = self.stamp()
-        if self._trainer is not None and UNFINISHED_KEY not in checkpoint and is_amid(self.trainer):
-            checkpoint[UNFINISHED_KEY] = self.interrupted_epoch()
+        if self._trainer is None or unfinished_epoch.UNFINISHED_KEY in checkpoint:
+            return
+        if unfinished_epoch.is_amid(self.trainer):
+            checkpoint[unfinished_epoch.UNFINISHED_KEY] = self.interrupted_epoch()
+        elif self._tells_schedules:
+            unfinished_epoch.note_metrics(self.trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the ancestry of a resumed run, and lets options given now win over the optimiser's stored ones."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._resumed = checkpoint
-            self._unfinished = checkpoint.get(UNFINISHED_KEY)
+            self._unfinished = checkpoint.get(unfinished_epoch.UNFINISHED_KEY)
+            self._untold_metrics = checkpoint.get(unfinished_epoch.METRICS_KEY, {})
             if self.trainer.optimizers:
                 # Sharded modules are restored when their optimisers are there already.
                 configs = self.trainer.lr_scheduler_configs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from contextlib import AbstractContextManager, nullcontext
@@ -123,25 +124,30 @@ def sole_training(trainer: L.Trainer) -> AbstractContextManager[None]:
 
 
 class EarlyEnd(Callback):
-    """Ends a training that SIGTERM interrupts at its next step, with the exit code that says so.
+    """Ends a training that SIGTERM or Ctrl-C interrupts at its next step, with the exit code that says so.
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
-    (Lightning's own is 0, which reads as finished). ``last.ckpt`` is then of that step, and holds what of the epoch is
-    behind it, so that a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next
-    batch; the resumed run begins it again. Two are finished first: one of averaged weights, which the model holds in
-    place of its own, and one between batches whose gradients accumulate. Nothing is saved if the training data are not
-    loaded by :class:`gazelit.data.sampling.EpochLoader`, or if no ``last.ckpt`` is kept. A resumed run then goes on
-    from the last finished epoch.
+    (Lightning's own is 0, which reads as finished). Ctrl-C ends it there, too, with Python's ``KeyboardInterrupt``. A
+    second Ctrl-C ends it at once. ``last.ckpt`` is then of that step, and holds what of the epoch is behind it, so that
+    a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next batch; the resumed
+    run begins it again. One between batches whose gradients accumulate is finished first. Nothing is saved if the
+    training data are not loaded by :class:`gazelit.data.sampling.EpochLoader`, or if no ``last.ckpt`` is kept. A
+    resumed run then goes on from the last finished epoch.
     """
 
     def __init__(self) -> None:
-        self._terminated = False
+        self._told: signal.Signals | None = None
         self._in_validation = self._validates_again = False
         self._common_batches = 0
-        self._left = "last.ckpt is of the last finished epoch"
+        #: What a resumed training goes on from, to be said.
+        self.left = "last.ckpt is of the last finished epoch"
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Forgets what ended an earlier training."""
+        self._told = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM over, and has a validation run that was broken off.
+        """Takes SIGTERM and Ctrl-C over, and has a validation run that was broken off.
 
         Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. With
         several processes it exchanges a message. It hangs if it interrupts two of them at different points of the step,
@@ -149,6 +155,9 @@ class EarlyEnd(Callback):
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
+            # A shell has it ignored in what it starts in the background.
+            if self._told is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._note)
         if self._validates_again and not trainer.sanity_checking:
             # Lightning finds such a state only where an error in the step of a validation left it.
             trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
@@ -157,14 +166,14 @@ class EarlyEnd(Callback):
     on_sanity_check_start = on_train_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ends all processes between two epochs if one of them got SIGTERM."""
+        """Ends all processes between two epochs if one of them was told to end."""
         if self._is_told_to_end(trainer):
-            raise SIGTERMException
+            raise self._end()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves the step and ends all processes if one of them got SIGTERM."""
+        """Saves the step and ends all processes if one of them was told to end."""
         if not self._is_told_to_end(trainer):
             return
         # What follows an epoch's last batch, or one before a validation, belongs to it.
@@ -174,7 +183,7 @@ class EarlyEnd(Callback):
             return
         if self._can_save(trainer, pl_module):
             self._save(trainer)
-        raise SIGTERMException
+        raise self._end()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finds how many batches every process has: they can only agree while all of them have one."""
@@ -191,22 +200,30 @@ class EarlyEnd(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Saves the step before a training's validation and ends all processes if one of them got SIGTERM."""
+        """Saves the step before a training's validation and ends all processes if one of them was told to end."""
         is_of_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not is_of_training or batch_idx >= self._common_batches or not self._is_told_to_end(trainer):
             return
-        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         batches = trainer.fit_loop.epoch_loop.batch_idx + 1
         is_step = trainer.is_last_batch or batches % trainer.accumulate_grad_batches == 0
         is_over = 0 < trainer.max_steps <= trainer.global_step
-        if averages or is_over or not is_step or not self._can_save(trainer, pl_module):
+        if is_over or not is_step or not self._can_save(trainer, pl_module):
             return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                # The model has its own weights again: what is validated are the averaged ones.
+                callback.on_validation_epoch_end(trainer, pl_module)
         self._in_validation = True
         self._save(trainer)
-        self._left += ", its validation is run again"
+        self.left += ", its validation is run again"
         # Lightning would tear the validation down alone, and leave the training's loader with its processes.
         trainer.training = True
-        raise SIGTERMException
+        raise self._end()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gives Ctrl-C back: there is no step any more that it could wait for."""
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _can_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         is_resumable = isinstance(trainer.train_dataloader, EpochLoader) and isinstance(pl_module, Stage)
@@ -216,7 +233,7 @@ class EarlyEnd(Callback):
         """Writes ``last.ckpt`` of this step."""
         for checkpoint in _whole_last(trainer):
             path = checkpoint.write_last(trainer, is_over=False)
-            self._left = f"{path.name} is of step {trainer.global_step}"
+            self.left = f"{path.name} is of step {trainer.global_step}"
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds to a checkpoint before a validation, also one behind an epoch's last batch, that it is missing."""
@@ -234,19 +251,39 @@ class EarlyEnd(Callback):
         self._validates_again = _IN_VALIDATION in checkpoint.get(UNFINISHED_KEY, {})
 
     def _is_told_to_end(self, trainer: L.Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self._terminated
-        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+        is_told = self._told is not None
+        return is_told if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(is_told, all=False)
 
-    def _note(self, *_: Any) -> None:
-        self._terminated = True
+    def _note(self, number: int, *_: Any) -> None:
+        self._told = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not by a stream, which may be writing just now.
+            os.write(2, b"gazelit: interrupted: ends when this step is saved; Ctrl-C again ends it at once\n")
+
+    def _end(self) -> BaseException:
+        """What ends this process; SIGTERM where it was another one that was told to end."""
+        return KeyboardInterrupt() if self._told == signal.SIGINT else SIGTERMException()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Sets the exit code."""
         if isinstance(exception, SIGTERMException):
             exception.code = TERMINATED
             if trainer.is_global_zero:
-                logger.warning("terminated by SIGTERM; %s, resume from it", self._left)
+                logger.warning("terminated by SIGTERM; %s, resume from it", self.left)
+
+
+def left_behind(trainer: L.Trainer, last: Path) -> str:
+    """What an interrupted training has left, and how to go on with it.
+
+    Args:
+        trainer: The trainer.
+        last: Where its ``last.ckpt`` would be.
+    """
+    if not last.is_file():
+        return "no epoch was finished, so nothing is left"
+    (left, *_) = [each.left for each in trainer.callbacks if isinstance(each, EarlyEnd)]  # type: ignore[attr-defined]
+    return f"{left}; go on with --ckpt_path={last}"
 
 
 def _whole_last(trainer: L.Trainer) -> list[StageCheckpoint]:
