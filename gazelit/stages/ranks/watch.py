@@ -113,7 +113,7 @@ class RankThread(threading.Thread):
     ) -> None:
         super().__init__(daemon=True, name="rank-links")
         self._rank, self._own = own.rank, Standing(own)
-        self._others = {member.rank: Standing(member) for member in links}
+        self._peers = {member.rank: Standing(member) for member in links}
         self._links = {member.rank: link for member, link in links.items()}
         self._limit, self._end = limit_s, end
         self._every = min(_BEAT, limit_s / 5)
@@ -183,7 +183,7 @@ class RankThread(threading.Thread):
                 continue
             if now > due + self._every:
                 # This process was stopped, or all were: what the others did meanwhile was not seen.
-                for standing in self._others.values():
+                for standing in self._peers.values():
                     standing.heard = standing.moved = now
             due = now + self._every
             self._send_beat()
@@ -200,7 +200,7 @@ class RankThread(threading.Thread):
         self._tell(at=at, doing=self._own.doing)
 
     def _read(self, rank: int) -> None:
-        standing = self._others[rank]
+        standing = self._peers[rank]
         messages = self._links[rank].receive()
         if messages is None:
             self._links.pop(rank).close()
@@ -246,13 +246,13 @@ class RankThread(threading.Thread):
 
     def _behind(self) -> list[Standing]:
         """The ranks that are behind others."""
-        standings = [self._own, *self._others.values()]
+        standings = [self._own, *self._peers.values()]
         least = min(each.at for each in standings)
         return [each for each in standings if each.at == least] if any(each.at > least for each in standings) else []
 
     def _look(self, now: float) -> None:
         """Finds who is silent; as rank 0 also names who is for half of the limit, and whom all wait for so long."""
-        watched = [each for each in self._others.values() if not each.is_leaving]
+        watched = [each for each in self._peers.values() if not each.is_leaving]
         for standing in watched:
             if (silent := now - standing.heard) > self._limit:
                 since = f"{standing} gave no sign of life for {silent:.0f} s"
@@ -268,7 +268,7 @@ class RankThread(threading.Thread):
                 since = now - standing.heard
                 logger.warning("no sign of life from %s for %.0f s; all end at %g s", standing, since, self._limit)
         self._warned_of = {each.member.rank for each in silent}
-        stands = min(now - each.moved for each in [self._own, *self._others.values()])
+        stands = min(now - each.moved for each in [self._own, *self._peers.values()])
         if stands <= self._limit / 2:
             self._warn_after = self._limit / 2
         elif stands > self._warn_after and not silent and (behind := self._behind()):
@@ -291,7 +291,7 @@ class RankThread(threading.Thread):
         self._is_leaving = True
         self._tell(lost=asdict(loss), leaving=True)
         deadline = time.monotonic() + _GOODBYE
-        awaited = {rank for rank in self._links if rank != loss.rank and not self._others[rank].is_leaving}
+        awaited = {rank for rank in self._links if rank != loss.rank and not self._peers[rank].is_leaving}
         while (awaited := awaited & self._links.keys()) and (left := deadline - time.monotonic()) > 0:
             for rank in self._ready(awaited, left):
                 messages = self._links[rank].receive()
