@@ -24,8 +24,8 @@ _BLOCK = 100_000
 _COLUMNS = ["row", "reading_id", "reader_id", "t", "duration", "x", "y"]
 #: What of gaze points are made of, besides whose they are.
 _NUMBERS = ["t", "duration", "x", "y", "ppd_x", "ppd_y"]
-#: Rows of gaze in memory at a time where cases are taken in order; about 50 MB while they are read.
-BLOCK_ROWS = 200_000
+#: Rows of gaze in memory at a time where cases are taken in order; about 15 MB while they are read.
+BLOCK_ROWS = 50_000
 
 
 class CaseGaze(NamedTuple):

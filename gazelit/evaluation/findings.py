@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,11 @@ from gazelit.data.labels import spelt_alike
 from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.density import log_density
-from gazelit.deploy.inference import LoadedModel
 from gazelit.evaluation.statistics import estimates, mean_of
 from gazelit.metrics.localisation import localisation_values
+
+if TYPE_CHECKING:
+    from gazelit.deploy.inference import LoadedModel
 
 #: Maps as tables call them.
 READER, PREDICTED, CENTRE = "reader's gaze", "predicted gaze", "centre bias"

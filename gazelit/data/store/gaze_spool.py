@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -45,15 +46,10 @@ class GazeSpool:
         with readable(store.path / GAZE_FILE) as path:
             step = max(1, cases * most // max(1, pq.read_metadata(path).num_rows))
             self.blocks = [range(start, min(start + step, cases)) for start in range(0, cases, step)]
-            try:
+            with _room():
                 # Closed with this object: a file without a name is no file of the user's.
                 self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-                self._fill(path, kind, step)
-            except OSError as error:
-                raise InputError(
-                    f"{tempfile.gettempdir()}: gaze cannot be written there for the time of the command "
-                    f"({error.strerror}); make room, or name another folder with the variable TMPDIR"
-                ) from error
+            self._fill(path, kind, step)
         pa.default_memory_pool().release_unused()
 
     def _fill(self, path: Path, kind: str, step: int) -> None:
@@ -75,10 +71,12 @@ class GazeSpool:
             block = rows["row"] // step
             order = np.argsort(block, kind="stable")
             present, begins = np.unique(block[order], return_index=True)
-            for name, part in zip(present.tolist(), np.split(rows[order], begins[1:]), strict=True):
-                self._parts.setdefault(name, []).append((end, len(part)))
-                end += self._file.write(part.tobytes())
-        self._file.flush()
+            for number_of_block, part in zip(present.tolist(), np.split(rows[order], begins[1:]), strict=True):
+                self._parts.setdefault(number_of_block, []).append((end, len(part)))
+                with _room():
+                    end += self._file.write(part.tobytes())
+        with _room():
+            self._file.flush()
 
     def read(self, number: int) -> pd.DataFrame:
         """The gaze of a block, ordered by case, reading and time; ``reading_id`` is a number of each reading."""
@@ -92,6 +90,18 @@ class GazeSpool:
             start += count
         rows = rows[np.lexsort([rows[name] for name in reversed(ORDER)])]
         return pd.DataFrame({name: rows[name] for name in self._dtype.names or ()})
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Says what to do where the temporary file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: gaze cannot be kept there while the command runs ({error.strerror}); make room, "
+            "or name another folder with the variable TMPDIR"
+        ) from error
 
 
 def _batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

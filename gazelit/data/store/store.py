@@ -185,6 +185,8 @@ def readable(file: Path) -> Iterator[Path]:
         raise InputError(f"{file}: is missing; the store is damaged, remove it and prepare it anew")
     try:
         yield file
+    except InputError:
+        raise
     except (*ARRAY_ERRORS, LookupError, TypeError, pa.ArrowException) as error:
         raise InputError(
             f"{file}: cannot be read ({type(error).__name__}); the store is damaged, remove it and prepare it anew"
