@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from gazelit.data.store.store import GAZE_FILE, ORDER, Store, readable
 from gazelit.errors import InputError
+from gazelit.memory import give_back
 
 #: Rows that are read at a time.
-_BATCH = 65_536
+_BATCH = 16_384
 
 
 class GazeSpool:
@@ -50,11 +51,12 @@ class GazeSpool:
                 # Closed with this object: a file without a name is no file of the user's.
                 self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
             self._fill(path, kind, step)
-        pa.default_memory_pool().release_unused()
+        give_back()
 
     def _fill(self, path: Path, kind: str, step: int) -> None:
         names = [name for name in self._dtype.names or () if name != "reading_id"]
-        readings = pa.array([], pa.string())
+        readings = known = pa.array([], pa.string())
+        number: NDArray[np.int32] = np.zeros(0, np.int32)
         end = 0
         for batch in _batches(path, kind, [*names, "reading_id"]):
             rows = np.empty(len(batch), self._dtype)
@@ -62,9 +64,11 @@ class GazeSpool:
                 rows[name] = batch.column(name).to_numpy(zero_copy_only=False)
             # Readings are numbered as they come in the file, which is how the whole table orders them.
             names_here = batch.column("reading_id").dictionary.cast(pa.string())
-            new = names_here.filter(pc.is_null(pc.index_in(names_here, value_set=readings)))
-            readings = pa.concat_arrays([readings, new])
-            number = pc.index_in(names_here, value_set=readings).to_numpy(zero_copy_only=False)
+            if not names_here.equals(known):
+                known = names_here
+                new = known.filter(pc.is_null(pc.index_in(known, value_set=readings)))
+                readings = pa.concat_arrays([readings, new])
+                number = pc.index_in(known, value_set=readings).to_numpy(zero_copy_only=False)
             if not len(batch):
                 continue
             rows["reading_id"] = number[batch.column("reading_id").indices.to_numpy(zero_copy_only=False)]

@@ -34,6 +34,7 @@ from gazelit.data.store.digests import sample_digest
 from gazelit.data.store.schema import GAZE_TEXT, LETTERBOX_COLUMNS
 from gazelit.errors import InputError
 from gazelit.files import ARRAY_ERRORS, read_json
+from gazelit.memory import give_back
 
 FORMAT = 2
 STORE_FILE = "store.json"
@@ -119,8 +120,7 @@ class Store:
             # Column by column, each given back once it is copied: millions of rows lie in memory once.
             frame = table.to_pandas(strings_to_categorical=True, split_blocks=True, self_destruct=True)
             del table
-            # Arrow would keep what it read into for the next table.
-            pa.default_memory_pool().release_unused()
+            give_back()
             if _is_ordered(frame):
                 return frame
             return frame.sort_values(ORDER, kind="stable", ignore_index=True)
