@@ -21,7 +21,9 @@ logger = logging.getLogger("gazelit")
 #: Seconds that W&B has to answer before a run is kept on this machine.
 PATIENCE = 10.0
 #: Seconds that W&B has at the end of a command for what it has not taken yet; ``WANDB_FINISH_TIMEOUT`` wins.
-PATIENCE_AT_END = 60
+#: Half of the notice that SLURM gives with SIGTERM: W&B's process knows its limit from its start, and what it has not
+#: written down is lost where it is ended before.
+PATIENCE_AT_END = 15
 #: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
 GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
 
@@ -70,17 +72,19 @@ def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        _say(f"W&B does not answer at {address} ({reason}): the run is kept here, and `wandb sync` sends it later")
+        _say(f"W&B does not answer at {address} ({reason}): the run is kept on this machine")
         return {"offline": True, **({"log_model": False} if given.get("log_model") else {})}
     return {}
 
 
 def finish_at_exit(run: Any) -> None:
-    """Lets a W&B run end with the command, and says what became of it where W&B does not take all of it in time.
+    """Lets a W&B run end with the command, and says where one is kept that W&B does not take, or not all of it in time.
 
     Args:
         run: What ``wandb.init`` returned.
     """
+    if run.offline:
+        _say(f"the W&B run is kept in {run.settings.sync_dir}, and {_sent_by(run)} sends it")
     # Before W&B's own function, which was registered earlier, and with the command's exit code, which W&B notes.
     atexit.register(_finish, run)
 
@@ -89,12 +93,17 @@ def _finish(run: Any) -> None:
     try:
         run.finish()
     except TimeoutError:
-        # Without the option `wandb sync` leaves runs out that were not begun offline.
-        folder = run.settings.sync_dir
         _say(
-            f"W&B did not take all of this run within {run.settings.finish_timeout:g} s: it is whole in {folder}, and "
-            f"`wandb sync --include-online {shlex.quote(folder)}` sends it"
+            f"W&B did not take all of this run within {run.settings.finish_timeout:g} s: it is whole in "
+            f"{run.settings.sync_dir}, and {_sent_by(run)} sends it"
         )
+
+
+def _sent_by(run: Any) -> str:
+    """The command that sends a run that is kept."""
+    # Without the option runs are left out that were not begun offline.
+    option = "" if run.offline else "--include-online "
+    return f"`wandb sync {option}{shlex.quote(run.settings.sync_dir)}`"
 
 
 @rank_zero_only
