@@ -116,8 +116,8 @@ def _batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[pa.RecordB
         groups = [group for group in range(about.num_row_groups) if _may_have(about.row_group(group), kind)]
         columns = [*names, "kind", "valid"]
         for batch in file.iter_batches(_BATCH, groups, columns, use_threads=False):
-            wanted = pc.and_(pc.equal(batch.column("kind"), kind), batch.column("valid"))
-            yield batch.filter(wanted)
+            is_valid_of_kind = pc.and_(pc.equal(batch.column("kind"), kind), batch.column("valid"))
+            yield batch.filter(is_valid_of_kind)
 
 
 def _may_have(group: pq.RowGroupMetaData, kind: str) -> bool:
