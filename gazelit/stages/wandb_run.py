@@ -21,9 +21,9 @@ logger = logging.getLogger("gazelit")
 #: Seconds that W&B has to answer before a run is kept on this machine.
 PATIENCE = 10.0
 #: Seconds that W&B has at the end of a command for what it has not taken yet; ``WANDB_FINISH_TIMEOUT`` wins.
-#: Half of the notice that SLURM gives with SIGTERM: W&B's process knows its limit from its start, and what it has not
+#: A third of the notice that SLURM gives with SIGTERM. W&B's process knows its limit from its start; what it has not
 #: written down is lost where it is ended before.
-PATIENCE_AT_END = 15
+PATIENCE_AT_END = 10
 #: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
 GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
 
