@@ -12,6 +12,7 @@ import pytest
 
 from gazelit.configs import read_config
 from gazelit.data import csv_stream
+from gazelit.data.sources import REFLACX
 from gazelit.data.sources.egd_screen import whole_screens
 from gazelit.data.sources.manifest import _read_parquet
 from gazelit.data.sources.pysaliency import _stimuli
@@ -102,3 +103,20 @@ def test_a_small_hdf5_file_may_not_claim_any_number_of_values(tmp_path):
         file.create_dataset("filenames", shape=(10**12,), dtype="i8", chunks=(1024,))
     with pytest.raises(InputError, match=r"a\.hdf5: claims 1000000000000 values"):
         _stimuli(tmp_path / "a.hdf5")
+
+
+def test_a_header_with_thousands_of_labels_is_read_without_a_frame_for_each(tmp_path, monkeypatch):
+    frames = []
+    made = pd.DataFrame.__init__
+    monkeypatch.setattr(pd.DataFrame, "__init__", lambda self, *a, **k: (frames.append(1), made(self, *a, **k))[1])
+    folder = tmp_path / "main_data" / "P1"
+    folder.mkdir(parents=True)
+    labels = [f"label {number}" for number in range(3000)]
+    header = ",".join(["xmin", "ymin", "xmax", "ymax", "certainty", *labels])
+    marks = ["TRUE" if number in (7, 2999) else "False" for number in range(3000)]
+    (folder / "anomaly_location_ellipses.csv").write_text(f"{header}\n1,2,3,4,5,{','.join(marks)}\n")
+    readings = pd.DataFrame({"reading_id": ["P1"], "image_id": ["a"]})
+    regions = REFLACX(str(tmp_path), str(tmp_path))._regions(readings)
+    assert list(regions["name"]) == ["label 7", "label 2999"]
+    assert regions[["x1", "y1", "x2", "y2", "certainty"]].to_numpy().tolist() == [[1, 2, 3, 4, 5]] * 2
+    assert len(frames) < 100
