@@ -24,11 +24,12 @@ from tests.fuzz.kinds import MODULES, fuzzer, put_again
 
 #: Parts of the inputs, by kind and by what guides them: more of what is read in a millisecond than of what takes fifty.
 SHARES = {
-    ("films", "mutated"): 0.21, ("films", "guided"): 0.21, ("bombs", "mutated"): 0.002,
-    ("tables", "mutated"): 0.08, ("tables", "guided"): 0.06, ("json", "mutated"): 0.06, ("json", "guided"): 0.05,
-    ("configs", "mutated"): 0.09, ("configs", "guided"): 0.09, ("stores", "mutated"): 0.05, ("stores", "guided"): 0.04,
-    ("checkpoints", "mutated"): 0.013, ("checkpoints", "guided"): 0.01,
-    ("packages", "mutated"): 0.02, ("packages", "guided"): 0.015,
+    ("films", "mutated"): 0.24, ("films", "guided"): 0.27, ("bombs", "mutated"): 0.002,
+    ("tables", "mutated"): 0.04, ("tables", "guided"): 0.03, ("json", "mutated"): 0.03, ("json", "guided"): 0.02,
+    ("configs", "mutated"): 0.125, ("configs", "guided"): 0.125,
+    ("stores", "mutated"): 0.04, ("stores", "guided"): 0.03,
+    ("checkpoints", "mutated"): 0.012, ("checkpoints", "guided"): 0.01,
+    ("packages", "mutated"): 0.016, ("packages", "guided"): 0.01,
 }  # fmt: skip
 #: Seconds at one kind before the next one's turn: starting takes some.
 TURN = 75.0
