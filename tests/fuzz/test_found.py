@@ -16,6 +16,7 @@ from gazelit.data.sources import REFLACX
 from gazelit.data.sources.egd_screen import whole_screens
 from gazelit.data.sources.manifest import _read_parquet
 from gazelit.data.sources.pysaliency import _stimuli
+from gazelit.data.sources.reflacx import META_COLUMNS
 from gazelit.data.splits.by_patient import load_split
 from gazelit.data.store.digests import item_digests
 from gazelit.data.tables import read_chunks, read_text
@@ -120,3 +121,11 @@ def test_a_header_with_thousands_of_labels_is_read_without_a_frame_for_each(tmp_
     assert list(regions["name"]) == ["label 7", "label 2999"]
     assert regions[["x1", "y1", "x2", "y2", "certainty"]].to_numpy().tolist() == [[1, 2, 3, 4, 5]] * 2
     assert len(frames) < 100
+
+
+def test_metadata_with_thousands_of_labels_is_refused_before_each_is_read(tmp_path):
+    (tmp_path / "main_data").mkdir()
+    header = ",".join([*META_COLUMNS, *(f"label {number}" for number in range(4000))])
+    (tmp_path / "main_data" / "metadata_phase_1.csv").write_text(f"{header}\n")
+    with pytest.raises(InputError, match=r"metadata_phase_1\.csv: has 4000 label columns"):
+        REFLACX(str(tmp_path), str(tmp_path), phases=(1,)).read()

@@ -24,6 +24,8 @@ META_COLUMNS = [
     *["id", "split", "eye_tracking_data_discarded", "image", "dicom_id", "subject_id"],
     *["image_size_x", "image_size_y"],
 ]
+#: More are no header of its tables.
+MOST_LABELS = 100
 #: Labels that are yes or no instead of a certainty, and the one that is free text.
 BOOLEAN_LABELS = ("Support devices", "Quality issue")
 OTHER_LABEL = "Other"
@@ -129,6 +131,10 @@ class REFLACX(Source):
             names = [name for name in meta.columns if name not in META_COLUMNS]
             if not names:
                 raise InputError(f"{path}: has no label columns; is this {DATASET}?")
+            if len(names) > MOST_LABELS:
+                raise InputError(
+                    f"{path}: has {len(names)} label columns; {DATASET} has under 30 (are its ends of lines lost?)"
+                )
             labels = {name: _certainty(path, meta, name) for name in names}
             if self.merge_labels:
                 labels = _merge(labels)
