@@ -24,15 +24,15 @@ from tests.fuzz.kinds import MODULES, fuzzer, put_again
 
 #: Parts of the inputs, by kind and by what guides them: more of what is read in a millisecond than of what takes fifty.
 SHARES = {
-    ("films", "mutated"): 0.24, ("films", "guided"): 0.27, ("bombs", "mutated"): 0.002,
-    ("tables", "mutated"): 0.04, ("tables", "guided"): 0.03, ("json", "mutated"): 0.03, ("json", "guided"): 0.02,
-    ("configs", "mutated"): 0.125, ("configs", "guided"): 0.125,
-    ("stores", "mutated"): 0.04, ("stores", "guided"): 0.03,
-    ("checkpoints", "mutated"): 0.012, ("checkpoints", "guided"): 0.01,
-    ("packages", "mutated"): 0.016, ("packages", "guided"): 0.01,
+    ("films", "mutated"): 0.26, ("films", "guided"): 0.32, ("bombs", "mutated"): 0.002,
+    ("tables", "mutated"): 0.018, ("tables", "guided"): 0.012, ("json", "mutated"): 0.014, ("json", "guided"): 0.01,
+    ("configs", "mutated"): 0.15, ("configs", "guided"): 0.151,
+    ("stores", "mutated"): 0.018, ("stores", "guided"): 0.014,
+    ("checkpoints", "mutated"): 0.007, ("checkpoints", "guided"): 0.006,
+    ("packages", "mutated"): 0.01, ("packages", "guided"): 0.008,
 }  # fmt: skip
 #: Seconds at one kind before the next one's turn: starting takes some.
-TURN = 75.0
+TURN = 110.0
 
 
 @dataclass
