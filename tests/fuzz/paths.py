@@ -309,36 +309,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commands", default="", help="names, separated by commas; all unless given")
     parser.add_argument("--what", default=",".join(STAND_INS), help="what stands in the path's stead")
     parser.add_argument("--work", type=Path, default=Path("build/paths"))
-    parser.add_argument("--resume", action="store_true", help="leave out what was tried before")
+    parser.add_argument("--minutes", type=float, default=1e9, help="end when they are over; the same again goes on")
     options = parser.parse_args(arguments)
+    end = time.monotonic() + 60 * options.minutes
     at_hand = AtHand((options.work / "at-hand").resolve())
     for module in _MODULES:
         importlib.import_module(module)
     at_hand.make()
-    journal = options.work / "journal.jsonl"
-    if not options.resume:
-        journal.unlink(missing_ok=True)
-    rows = [json.loads(text) for text in journal.read_text().splitlines()] if journal.is_file() else []
-    done = {(row["line"], row["what"]) for row in rows}
+    journal = options.work / "journal.json"
+    rows = json.loads(journal.read_text()) if journal.is_file() else {}
     names = set(filter(None, options.commands.split(",")))
-    for line in lines():
-        for what in options.what.split(","):
-            if (names and line.command not in names) or (shlex.join(line.words), what) in done:
-                continue
-            fault, seconds, text = attempt(line, what, at_hand, (options.work / "try").resolve())
-            row = {
-                "line": shlex.join(line.words), "command": line.command, "option": line.option, "what": what,
-                "fault": fault, "seconds": round(seconds, 2), "said": text[-300:],
-            }  # fmt: skip
-            rows.append(row)
-            with journal.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-    faults = [row for row in rows if row["fault"]]
-    for row in faults:
-        sys.stdout.write(f"{row['command']}, {row['option']} is {row['what']}: {row['fault']}\n")
-    counts = Counter(row["command"] for row in rows)
+    every = [(line, what) for what in options.what.split(",") for line in lines()]
+    for line, what in every:
+        key = f"{shlex.join(line.words)} [{what}]"
+        # What was found is tried again.
+        if (names and line.command not in names) or (key in rows and not rows[key]["fault"]):
+            continue
+        if time.monotonic() > end:
+            break
+        fault, seconds, text = attempt(line, what, at_hand, (options.work / "try").resolve())
+        rows[key] = {
+            "command": line.command, "fault": fault, "seconds": round(seconds, 2), "said": text[-300:],
+        }  # fmt: skip
+        journal.write_text(json.dumps(rows, indent=1))
+    faults = {key: row for key, row in rows.items() if row["fault"]}
+    sys.stdout.write("".join(f"{key}: {row['fault']}\n" for key, row in faults.items()))
+    counts = Counter(row["command"] for row in rows.values())
     sys.stdout.write("".join(f"{name:20} {count:4}\n" for name, count in sorted(counts.items())))
-    sys.stdout.write(f"{len(rows)} tried, {len(faults)} found, at most {max(row['seconds'] for row in rows):.1f} s\n")
+    longest = max(row["seconds"] for row in rows.values())
+    sys.stdout.write(f"{len(rows)} of {len(every)} tried, {len(faults)} found, at most {longest:.1f} s\n")
     return int(bool(faults))
 
 
