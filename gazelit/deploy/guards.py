@@ -173,7 +173,7 @@ class Guards:
                 raise ValueError("shapes")
             ranges = {key: (float(content["ranges"][key][0]), float(content["ranges"][key][1])) for key in RANGES}
             conformal = None if content["conformal"] is None else Conformal(**content["conformal"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             raise InputError(f"{name}: its guards are malformed; fit them anew with `gazelit guard`") from error
         return cls(density, ranges, conformal)
 

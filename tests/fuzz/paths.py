@@ -39,7 +39,7 @@ MEMORY = 4 * 2**30
 #: these are tried, one in each line.
 LINES = """
 doctor --store <IN>
-doctor --store {store} --fit "{config} --data.store={store}" --out <OUT>
+doctor --store {store} --fit {config} --out <OUT>
 doctor --fit <IN>
 synth --cases 3 --max-side 64 --workers 1 --out <OUT>
 prepare --source EGDCXR --source.root <IN> --source.images {mimic} --size [32,32] --workers 1 --out {new}
@@ -66,10 +66,10 @@ validate-manifest --images <IN> --gaze {gaze} --labels [Normal,CHF] --coordinate
 validate-manifest --images {images} --gaze <IN> --labels [Normal,CHF] --coordinates normalised
 validate-manifest --images {images} --gaze {gaze} --labels [Normal,CHF] --coordinates normalised --root <IN>
 run <IN> --store {store} --out {new}
-run pipelines/stage2.yaml --preset quick --store <IN> --out {new}
-run pipelines/stage2.yaml --preset quick --store {store} --out <OUT> --check true
+run pipelines/quick.yaml --store <IN> --out {new}
+run pipelines/quick.yaml --store {store} --out <OUT> --check true
 status <IN>
-configs copy stage1 --out <OUT>
+configs copy stage1.yaml --out <OUT>
 report <IN> --out {new}
 report {tested} --out <OUT>
 agreement <IN> --out {new}
@@ -91,7 +91,7 @@ export-pysaliency {store} --out <OUT>
 import-reference <IN> --out {new}
 import-reference {ckpt} --out <OUT>
 export-weights <IN> --out {new}.safetensors
-export-weights {ckpt} --out <OUT>
+export-weights {ckpt} --out <OUT>.safetensors
 app --ckpt <IN> --port 0
 app --store <IN> --port 0
 app --runs <IN> --port 0
@@ -99,7 +99,7 @@ app --ckpt {ckpt} --port 0 --guards <IN>
 app --ckpt {ckpt} --port 0 --tls-certificate <IN> --tls-key {images}
 app --ckpt {ckpt} --port 0 --tls-certificate {images} --tls-key <IN>
 export <IN> --format torch-export --out {new}.pt2
-export {ckpt} --format torch-export --out <OUT>
+export {ckpt} --format torch-export --out <OUT>.pt2
 export {ckpt} --format torch-export --precision int8 --stage-config <IN> --out {new}.pt2
 package <IN> --out {new}
 package {ckpt} --out <OUT>
@@ -173,7 +173,7 @@ class Line:
     @property
     def is_written(self) -> bool:
         """Whether the path that is tried is written."""
-        return "<OUT>" in self.words
+        return any("<OUT>" in word for word in self.words)
 
 
 def lines() -> list[Line]:
@@ -181,7 +181,7 @@ def lines() -> list[Line]:
     found = []
     for text in LINES.strip().splitlines():
         words = tuple(shlex.split(text))
-        (position,) = [number for number, word in enumerate(words) if word in ("<IN>", "<OUT>")]
+        (position,) = [number for number, word in enumerate(words) if word.startswith(("<IN>", "<OUT>"))]
         before = words[position - 1]
         found.append(Line(words, before.removeprefix("--") if before.startswith("--") else "argument"))
     return found
@@ -199,7 +199,7 @@ class AtHand:
             "config": folder / "fit" / "config.yaml", "ckpt": folder / "fit" / "checkpoints" / "best.ckpt",
             "tested": folder / "tested", "searches": folder / "searches.json",
         }  # fmt: skip
-        self.words = {name: str(path) for name, path in paths.items()} | {"findings": '{"heart": "Normal"}'}
+        self.words = {name: str(path) for name, path in paths.items()} | {"findings": '{"cardiac silhouette": "heart"}'}
         self.words["tiny"] = shlex.join(
             ["--config=presets/quick/stage2.yaml", *tiny(2, paths["store"]), *_SHORT, "--checkpoint.dirpath=fit"]
         )
@@ -228,7 +228,10 @@ class AtHand:
             "task": "edema", "condition": "present", "bbox": [0, 0, 0, 0], "X": [10, 20, 30], "Y": [20, 30, 40],
             "T": [0.3, 0.2, 0.1], "length": 3, "fixOnTarget": True, "correct": 1, "split": "test",
         }  # fmt: skip
-        rows = [search | {"name": f"{film}.jpg", "subject": reader} for film in "abc" for reader in (1, 2)]
+        rows = [
+            search | {"name": f"{film}.jpg", "subject": reader}
+            for film, reader in zip("abcd", (1, 2, 1, 2), strict=True)
+        ]
         Path(self.words["searches"]).write_text(json.dumps(rows))
 
     def _whole(self, *arguments: str) -> None:
@@ -269,7 +272,9 @@ def fault_of(line: Line, what: str, code: int, text: str) -> str:
         return f"traceback: {text.strip().splitlines()[-1][:300]}"
     if code == 2:
         errors = [row for row in text.splitlines() if row.startswith("gazelit: error:")]
-        return "" if len(errors) == 1 or line.command == "verify" else f"no line of error: {text[-300:]}"
+        if len(errors) != 1 and line.command != "verify":
+            return f"{len(errors)} lines of error: {text[-300:]}"
+        return "" if "/try/odd" in text else f"does not name the path: {text[-300:]}"
     if code == 0:
         # An empty configuration asks for nothing that is not asked for otherwise.
         is_fine = line.is_written or (line.option == "config" and what in ("empty", "outside"))
@@ -281,7 +286,8 @@ def attempt(line: Line, what: str, at_hand: AtHand, work: Path) -> tuple[str, fl
     """Tries a line with something in the path's stead; returns the fault, seconds of processor time, what was said."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    odd, outside = work / "odd", work / "outside.txt"
+    suffix = next(Path(word).suffix for word in line.words if word.startswith(("<IN>", "<OUT>")))
+    odd, outside = work / f"odd{suffix}", work / "outside.txt"
     outside.write_text("nobody's business\n")
     if what == "empty":
         odd.touch()
@@ -292,7 +298,7 @@ def attempt(line: Line, what: str, at_hand: AtHand, work: Path) -> tuple[str, fl
     words = at_hand.words | {"new": str(work / "new")}
     arguments: list[str] = []
     for word in line.words:
-        filled = word.replace("<IN>", str(odd)).replace("<OUT>", str(odd))
+        filled = str(odd) if word.startswith(("<IN>", "<OUT>")) else word
         for name, path in words.items():
             filled = filled.replace(f"{{{name}}}", path)
         arguments += shlex.split(filled) if word == "{tiny}" else [filled]

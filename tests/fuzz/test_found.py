@@ -1,6 +1,7 @@
 """What the fuzzers found, each as small as it comes: one line, at once, and little memory."""
 
 import gzip
+import json
 import os
 
 import h5py
@@ -20,7 +21,10 @@ from gazelit.data.sources.reflacx import META_COLUMNS
 from gazelit.data.splits.by_patient import load_split
 from gazelit.data.store.digests import item_digests
 from gazelit.data.tables import read_chunks, read_text
+from gazelit.deploy.guards import Guards
 from gazelit.errors import InputError
+from gazelit.metrics.scanpath.paths import Paths, check_size
+from gazelit.metrics.scanpath.regions import load_clusters
 
 TEXT = {"id": "str", "x": "float64"}
 
@@ -129,3 +133,17 @@ def test_metadata_with_thousands_of_labels_is_refused_before_each_is_read(tmp_pa
     (tmp_path / "main_data" / "metadata_phase_1.csv").write_text(f"{header}\n")
     with pytest.raises(InputError, match=r"metadata_phase_1\.csv: has 4000 label columns"):
         REFLACX(str(tmp_path), str(tmp_path), phases=(1,)).read()
+
+
+def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
+    huge = 10**400
+    (tmp_path / "clusters.json").write_text(json.dumps({"a": {"bandwidth": huge, "centres": [[1.0, 2.0]]}}))
+    with pytest.raises(InputError, match="holds no clusters"):
+        load_clusters(tmp_path / "clusters.json")
+    density = {"mean": [0], "components": [], "variances": [], "noise": huge}
+    with pytest.raises(InputError, match="its guards are malformed"):
+        Guards.from_primitives({"density": density}, "a.ckpt")
+    with pytest.raises(InputError, match="size: must be"):
+        check_size((huge, 1))
+    with pytest.raises(InputError, match="holds what is no scanpath"):
+        Paths.of([[[huge, 1, 1]]], "predicted")
