@@ -142,7 +142,7 @@ def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
         load_clusters(tmp_path / "clusters.json")
     density = {"mean": [0], "components": [], "variances": [], "noise": huge}
     with pytest.raises(InputError, match="its guards are malformed"):
-        Guards.from_primitives({"density": density}, "a.ckpt")
+        Guards.from_primitives({"density": density}, "a.ckpt", [])
     with pytest.raises(InputError, match="size: must be"):
         check_size((huge, 1))
     with pytest.raises(InputError, match="holds what is no scanpath"):
