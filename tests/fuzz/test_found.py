@@ -21,6 +21,7 @@ from gazelit.data.sources.reflacx import META_COLUMNS
 from gazelit.data.splits.by_patient import load_split
 from gazelit.data.store.digests import item_digests
 from gazelit.data.tables import read_chunks, read_text
+from gazelit.deploy.dicom.endpoint import Certificates
 from gazelit.deploy.guards import Guards
 from gazelit.errors import InputError
 from gazelit.metrics.scanpath.paths import Paths, check_size
@@ -147,3 +148,12 @@ def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
         check_size((huge, 1))
     with pytest.raises(InputError, match="holds what is no scanpath"):
         Paths.of([[[huge, 1, 1]]], "predicted")
+
+
+@pytest.mark.parametrize("name", ["certificate", "key", "authority"])
+def test_a_pipe_in_the_stead_of_a_certificate_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "a.pem")
+    (tmp_path / "b.pem").touch()
+    files = {"certificate": tmp_path / "b.pem", name: tmp_path / "a.pem"}
+    with pytest.raises(InputError, match=r"a\.pem: no such file"):
+        Certificates(**files).server("127.0.0.1", "host")
