@@ -32,7 +32,7 @@ from tests.tiny import tiny
 #: What stands in a path's stead.
 STAND_INS = ("pipe", "socket", "zeros", "folder", "loop", "outside", "dangling", "empty")
 #: Seconds on the clock and of processor time after which a command counts as hung: those that do their work take some.
-CLOCK_SECONDS, CPU_SECONDS = 120.0, 60
+CLOCK_SECONDS, CPU_SECONDS = 60.0, 60
 #: Memory that a command may have beyond what it is forked with (bytes).
 MEMORY = 4 * 2**30
 #: Commands as they are typed. ``{name}`` is a path at hand, ``<IN>`` one that is read, ``<OUT>`` one that is written:
@@ -100,7 +100,7 @@ app --ckpt {ckpt} --port 0 --tls-certificate <IN> --tls-key {images}
 app --ckpt {ckpt} --port 0 --tls-certificate {images} --tls-key <IN>
 export <IN> --format torch-export --out {new}.pt2
 export {ckpt} --format torch-export --out <OUT>.pt2
-export {ckpt} --format torch-export --precision int8 --stage-config <IN> --out {new}.pt2
+export {ckpt} --format onnx --precision int8 --stage-config <IN> --out {new}.onnx
 package <IN> --out {new}
 package {ckpt} --out <OUT>
 package {ckpt} --run <IN> --out {new}
