@@ -1,4 +1,4 @@
-"""The data of a training, again: the data module that its saved configuration describes."""
+"""The data of a training, made again from its saved configuration."""
 
 from __future__ import annotations
 

@@ -67,14 +67,14 @@ def guard(
         raise InputError(f"out: {out.name} is to hold the guards of a mean; name a file of guards, such as guards.json")
     model = load_together(ckpt, device, dropout_passes=mc_dropout)
     checkpoints = {path: stamps.read_checkpoint(path) for path in ckpt}
-    datamodule = training_data({path: held[stamps.STAMP_KEY] for path, held in checkpoints.items()}, stage_config)
-    training, facts = _small_films(datamodule, "train")
-    calibration, _ = _small_films(datamodule, split)
+    data = training_data({path: held[stamps.STAMP_KEY] for path, held in checkpoints.items()}, stage_config)
+    training, facts = _small_films(data, "train")
+    calibration, _ = _small_films(data, split)
     density = fit_density(training, calibration, false_alarms)
     ranges = {name: (min(fact[name] for fact in facts), max(fact[name] for fact in facts)) for name in RANGES}
     conformal = None
     if model.class_names:
-        conformal = fit_conformal(*_predicted(model, datamodule, split), list(model.class_names), coverage, split)
+        conformal = fit_conformal(*_predicted(model, data, split), list(model.class_names), coverage, split)
         for name, threshold in conformal.thresholds.items():
             logger.info("%s: in the set from a probability of %.3f", name, 1 - threshold)
     guards = Guards(density, ranges, conformal)
@@ -95,23 +95,23 @@ def guard(
         )
 
 
-def _small_films(datamodule: GazeData, split: str) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
+def _small_films(data: GazeData, split: str) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
     """Small films (N, D) of a split, and what is compared with the range."""
-    store = datamodule.store
+    store = data.store
     images = store.images()
     films, facts = [], []
-    for row in datamodule.rows(split).tolist():
+    for row in data.rows(split).tolist():
         film = images[row].astype(np.float32) / np.float32(store.largest)
         films.append(small(film))
         facts.append(film_facts(film, store.letterboxes[row]))
     return np.stack(films), facts
 
 
-def _predicted(model: LoadedModel, datamodule: GazeData, split: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _predicted(model: LoadedModel, data: GazeData, split: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities (N, K) and labels of a split, as the model reads films."""
     found, labels = [], []
-    for batch in datamodule.loader(split):
-        rendered = datamodule.render(batch)
+    for batch in data.loader(split):
+        rendered = data.render(batch)
         predicted = mean_of(model.passes(rendered["image"])).probabilities
         assert predicted is not None
         found.append(predicted)

@@ -75,12 +75,12 @@ def adapt_reader(
         raise InputError(f"reader: {reader} is known to the model already")
     config = config_of(ckpt, stage_config)
     changes = [f"--data.store={store}"] if store else []
-    datamodule = saved_data(config, [*changes, "--data.gaze.leave_out=null"])
-    if note := split_guard.check_split(ckpt, model.stamp, datamodule.provenance):
+    data = saved_data(config, [*changes, "--data.gaze.leave_out=null"])
+    if note := split_guard.check_split(ckpt, model.stamp, data.provenance):
         logger.info("%s", note)
-    if reader not in datamodule.reader_names:
-        raise InputError(f"reader: {reader} has read no film of {datamodule.store_path}")
-    support, held_out = (_read_by(datamodule, reader, split) for split in ("train", "test"))
+    if reader not in data.reader_names:
+        raise InputError(f"reader: {reader} has read no film of {data.store_path}")
+    support, held_out = (_read_by(data, reader, split) for split in ("train", "test"))
     if len(support) < k or not len(held_out):
         raise InputError(
             f"reader: {reader} read {len(support)} films of the training split and {len(held_out)} of the test; {k} of "
@@ -88,10 +88,10 @@ def adapt_reader(
         )
     rows = np.random.default_rng(seed).permutation(support)[:k]
     grown = with_reader(network, reader).to(model.device).eval()
-    test = batches_of(datamodule, "test", held_out, reader)
+    test = batches_of(data, "test", held_out, reader)
     before = mean_information(grown, test, 0)
-    fit_reader(grown, next(batches_of(datamodule, "train", rows, reader, len(rows))))
-    after = mean_information(grown, batches_of(datamodule, "test", held_out, reader), len(grown.readers))
+    fit_reader(grown, next(batches_of(data, "train", rows, reader, len(rows))))
+    after = mean_information(grown, batches_of(data, "test", held_out, reader), len(grown.readers))
     checkpoint = stamps.read_checkpoint(ckpt)
     checkpoint["state_dict"] |= {f"network.{key}": value.cpu() for key, value in grown.state_dict().items()}
     stamp = checkpoint[stamps.STAMP_KEY]
@@ -188,20 +188,20 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
 
 
 def batches_of(
-    datamodule: GazeData, split: str, rows: NDArray[np.int64], reader: str, size: int = 8
+    data: GazeData, split: str, rows: NDArray[np.int64], reader: str, size: int = 8
 ) -> Iterator[dict[str, Tensor]]:
     """Films of a split in batches with the events of one reader alone."""
-    dataset = datamodule.dataset(split)
+    dataset = data.dataset(split)
     dataset.with_events = True
     position = {int(row): number for number, row in enumerate(dataset.rows)}
-    number = datamodule.reader_names.index(reader)
+    number = data.reader_names.index(reader)
     for first in range(0, len(rows), size):
-        batch = datamodule.render(collate([dataset[0, position[int(row)]] for row in rows[first : first + size]]))
+        batch = data.render(collate([dataset[0, position[int(row)]] for row in rows[first : first + size]]))
         yield {**batch, "reading": batch["reading"].masked_fill(batch["reader"] != number, -1)}
 
 
-def _read_by(datamodule: GazeData, reader: str, split: str) -> NDArray[np.int64]:
+def _read_by(data: GazeData, reader: str, split: str) -> NDArray[np.int64]:
     """Rows of the films of a split that somebody read."""
-    number = datamodule.reader_names.index(reader)
-    rows = {reading.row for reading in datamodule.cohort.scanpaths(split) if reading.reader == number}
+    number = data.reader_names.index(reader)
+    rows = {reading.row for reading in data.cohort.scanpaths(split) if reading.reader == number}
     return np.array(sorted(rows), np.int64)

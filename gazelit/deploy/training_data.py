@@ -28,11 +28,11 @@ def training_data(stamps: Mapping[str, Mapping[str, Any]], stage_config: Path | 
     """
     first = next(iter(stamps))
     found = config_of(first, stage_config)
-    datamodule = saved_data(found)
+    data = saved_data(found)
     size = tuple(stamps[first]["data"]["size"])
-    if tuple(datamodule.size) != size:
-        raise InputError(f"{found}: its images are {datamodule.size}, the model's {size}; name its own training")
+    if tuple(data.size) != size:
+        raise InputError(f"{found}: its images are {data.size}, the model's {size}; name its own training")
     for path, stamp in stamps.items():
-        if note := split_guard.check_split(path, stamp, datamodule.provenance):
+        if note := split_guard.check_split(path, stamp, data.provenance):
             logger.info("%s", note)
-    return datamodule
+    return data

@@ -44,7 +44,7 @@ class Tables:
     shown: Sequence[Localisation]
 
 
-def measure(model: LoadedModel, datamodule: GazeData, methods: Sequence[str], split: str = "test") -> Tables:
+def measure(model: LoadedModel, data: GazeData, methods: Sequence[str], split: str = "test") -> Tables:
     """Scores every map of every case of a split.
 
     Class-activation maps explain the class that the model predicts; against a region that has the name of a class,
@@ -52,7 +52,7 @@ def measure(model: LoadedModel, datamodule: GazeData, methods: Sequence[str], sp
 
     Args:
         model: See :func:`gazelit.deploy.inference.load_model`.
-        datamodule: The data.
+        data: The data.
         methods: Names of :data:`gazelit.models.attribution.METHODS`.
         split: Which split is read.
 
@@ -61,18 +61,18 @@ def measure(model: LoadedModel, datamodule: GazeData, methods: Sequence[str], sp
     """
     if not methods and "saliency_head" not in model.network.specs:
         raise InputError("the model has neither a classifier nor a saliency head: it makes no map to score")
-    patients = identity(datamodule.store.cases["patient_id"]).to_numpy()
+    patients = identity(data.store.cases["patient_id"]).to_numpy()
     gaze: list[dict[str, Any]] = []
     regions: list[dict[str, Any]] = []
     shown: list[Localisation] = []
     seen = 0
-    for batch in datamodule.loader(split):
-        rendered = datamodule.render(batch)
-        bias = datamodule.centre_bias(rendered["index"])
+    for batch in data.loader(split):
+        rendered = data.render(batch)
+        bias = data.centre_bias(rendered["index"])
         maps, right = _maps(model, rendered, methods)
         gaze += _gaze_rows(maps, rendered, bias, right)
         for position, case in enumerate(rendered["index"].tolist()):
-            marked = datamodule.regions(case)
+            marked = data.regions(case)
             if marked:
                 regions += _region_rows(model, rendered, position, methods, maps, bias, marked)
             if len(shown) < SHOWN and bool(rendered["has_gaze"][position]):

@@ -111,11 +111,11 @@ def _is_rebuilt(image_id: str) -> bool:
     return plan.difficulty == "hard" and plan.body == ANALYTIC
 
 
-def why_not(datamodule: GazeData) -> str | None:
-    """What keeps a data module's targets from being of the law of whole readings; None if nothing does."""
-    if datamodule.gaze.kind != "fixation":
-        return f"gaze.kind is {datamodule.gaze.kind}, and the oracle predicts the published fixations"
-    if datamodule.gaze.window is not None:
+def why_not(data: GazeData) -> str | None:
+    """Why the targets are not of the law of whole readings; None if they are."""
+    if data.gaze.kind != "fixation":
+        return f"gaze.kind is {data.gaze.kind}, and the oracle predicts the published fixations"
+    if data.gaze.window is not None:
         return "a window of each reading is the target, and the oracle predicts whole readings"
     return None
 
@@ -133,36 +133,36 @@ class Oracles:
         self.workers = workers or processors.usable()
         self._tables: dict[str, pd.DataFrame] = {}
 
-    def scores(self, datamodule: GazeData) -> pd.DataFrame | None:
+    def scores(self, data: GazeData) -> pd.DataFrame | None:
         """The oracle's saliency metrics of every test case, scored as a model is.
 
         CC, KLD, SIM and EMD are of the expected target (fixations weighted and blurred as the targets are); NSS, AUCs
-        and information gain of the expected density of fixations, each counted once, over the data module's own
-        centre bias.
+        and information gain of the expected density of fixations, each counted once, over the centre bias
+        of the data.
 
         Args:
-            datamodule: The data, set up.
+            data: The data, set up.
 
         Returns:
             ``index``, by metric ``oracle_<metric>``, and ``expected_target_ig``, the information gain of the expected
             target; None unless the store is of a hard synthetic cohort and its targets are of whole readings.
         """
-        law = law_of(datamodule.store)
+        law = law_of(data.store)
         if law is None:
             return None
-        reason = why_not(datamodule)
+        reason = why_not(data)
         if reason is not None:
             logger.info("no share of the explainable information: %s", reason)
             return None
-        key = sha256_json(datamodule.provenance)
+        key = sha256_json(data.provenance)
         if key not in self._tables:
-            found = self.mixtures(datamodule.store, datamodule.rows("test").tolist(), law.reader)
-            self._tables[key] = _scored(datamodule, found)
+            found = self.mixtures(data.store, data.rows("test").tolist(), law.reader)
+            self._tables[key] = _scored(data, found)
         return self._tables[key]
 
-    def joined(self, predictions: pd.DataFrame, datamodule: GazeData) -> pd.DataFrame:
+    def joined(self, predictions: pd.DataFrame, data: GazeData) -> pd.DataFrame:
         """A table of predictions with the columns of :meth:`scores`, if there are any."""
-        table = self.scores(datamodule)
+        table = self.scores(data)
         if table is None:
             return predictions
         joined = predictions.merge(table, on="index", how="left", validate="1:1")
@@ -280,19 +280,19 @@ def _equal(kept: GazeMixture, fresh: GazeMixture) -> bool:
     return len(kept.spots) == len(fresh.spots) and all(np.allclose(*pair, rtol=1e-6) for pair in pairs)
 
 
-def _scored(datamodule: GazeData, mixtures: Mapping[int, GazeMixture]) -> pd.DataFrame:
+def _scored(data: GazeData, mixtures: Mapping[int, GazeMixture]) -> pd.DataFrame:
     """The metrics of the oracle's maps of the test cases."""
 
     def maps(batch: dict[str, Tensor], bias: CentreBias) -> dict[str, Tensor]:
         rows = batch["index"].tolist()
-        targets = [target_map(datamodule, mixtures[row], row) for row in rows]
+        targets = [target_map(data, mixtures[row], row) for row in rows]
         return {
             "target": torch.stack(targets),
-            "fixations": torch.stack([fixation_map(datamodule, mixtures[row], row) for row in rows]),
+            "fixations": torch.stack([fixation_map(data, mixtures[row], row) for row in rows]),
         }
 
     parts = []
-    for index, values in map_values(datamodule, maps):
+    for index, values in map_values(data, maps):
         columns = {
             f"{PREFIX}{name}": values["target" if name in _OF_TARGETS else "fixations"][name].numpy()
             for name in values["target"]
@@ -302,26 +302,26 @@ def _scored(datamodule: GazeData, mixtures: Mapping[int, GazeMixture]) -> pd.Dat
     return pd.concat(parts, ignore_index=True)
 
 
-def target_map(datamodule: GazeData, mixture: GazeMixture, row: int) -> Tensor:
-    """(H, W) the expected target of a case: weighted and blurred as the data module's targets are."""
-    letterbox = datamodule.store.letterboxes[row]
-    readings = datamodule.readings(row)
+def target_map(data: GazeData, mixture: GazeMixture, row: int) -> Tensor:
+    """(H, W) the expected target of a case: weighted and blurred as the targets of the data are."""
+    letterbox = data.store.letterboxes[row]
+    readings = data.readings(row)
     if not readings:
-        return fixation_map(datamodule, mixture, row)
+        return fixation_map(data, mixture, row)
     # Working pixels to cm of film; both directions differ by the rounding of the letterbox alone.
-    size = np.array(letterbox.inner[::-1]) / datamodule.downscale
+    size = np.array(letterbox.inner[::-1]) / data.downscale
     sigma = torch.cat([each for _, each in readings]).double().mean(0).numpy() / size * mixture.extent
-    return _on_grid(datamodule, mixture.on_canvas(letterbox, float(sigma.mean()), datamodule.gaze.weight == "duration"))
+    return _on_grid(data, mixture.on_canvas(letterbox, float(sigma.mean()), data.gaze.weight == "duration"))
 
 
-def fixation_map(datamodule: GazeData, mixture: GazeMixture, row: int) -> Tensor:
+def fixation_map(data: GazeData, mixture: GazeMixture, row: int) -> Tensor:
     """(H, W) the expected density of a case's fixations, each counted once, as the information gain counts them."""
-    return _on_grid(datamodule, mixture.on_canvas(datamodule.store.letterboxes[row], weighted=False))
+    return _on_grid(data, mixture.on_canvas(data.store.letterboxes[row], weighted=False))
 
 
-def _on_grid(datamodule: GazeData, canvas: NDArray[np.float64]) -> Tensor:
-    step = datamodule.downscale
-    height, width = datamodule.size
+def _on_grid(data: GazeData, canvas: NDArray[np.float64]) -> Tensor:
+    step = data.downscale
+    height, width = data.size
     cells = canvas.reshape(height, step, width, step).sum(axis=(1, 3))
     # As a model's map: a Gaussian is never zero, float32's is, and a KLD would be infinite.
     return torch.from_numpy(cells).float().clamp(min=torch.finfo(torch.float32).tiny)

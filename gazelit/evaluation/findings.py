@@ -71,32 +71,32 @@ def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
     return sizes
 
 
-def localisation(model: LoadedModel, datamodule: GazeData) -> pd.DataFrame:
+def localisation(model: LoadedModel, data: GazeData) -> pd.DataFrame:
     """Where the predicted map of every test case lies with its marked findings, all of them together.
 
     Args:
         model: See :func:`gazelit.deploy.inference.load_model`.
-        datamodule: The data.
+        data: The data.
 
     Returns:
         ``index``, ``patient``, ``map`` (predicted, the reader's, the centre bias), ``REGION_METRICS`` and ``area``;
         empty where the model has no map or the store no region of a finding.
     """
-    names = finding_names(datamodule.store, datamodule.class_names)
-    if "saliency_head" not in model.network.specs or not len(datamodule.store.table("regions")):
+    names = finding_names(data.store, data.class_names)
+    if "saliency_head" not in model.network.specs or not len(data.store.table("regions")):
         return pd.DataFrame()
-    patients = identity(datamodule.store.cases["patient_id"]).to_numpy()
-    dataset = datamodule.dataset("test")
+    patients = identity(data.store.cases["patient_id"]).to_numpy()
+    dataset = data.dataset("test")
     rows = []
     for position, case in enumerate(dataset.rows.tolist()):
-        marked = [mask for name, mask in datamodule.regions(case).items() if spelt_alike(name) in names]
+        marked = [mask for name, mask in data.regions(case).items() if spelt_alike(name) in names]
         if not marked:
             continue
         inside = torch.stack(marked).any(0)[None]
-        batch = datamodule.render(collate([dataset[0, position]]))
+        batch = data.render(collate([dataset[0, position]]))
         with torch.inference_mode():
             predicted = log_density(model.network(batch["image"])["saliency_logits"]).exp()[:, 0]
-        maps = {PREDICTED: predicted, CENTRE: datamodule.centre_bias(batch["index"]).density}
+        maps = {PREDICTED: predicted, CENTRE: data.centre_bias(batch["index"]).density}
         if bool(batch["has_gaze"][0]):
             maps[READER] = batch["heatmap"][:, 0]
         for name, density in maps.items():
@@ -106,7 +106,7 @@ def localisation(model: LoadedModel, datamodule: GazeData) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def maps_by_finding(model: LoadedModel, datamodule: GazeData) -> list[Localisation]:
+def maps_by_finding(model: LoadedModel, data: GazeData) -> list[Localisation]:
     """Test films with the map of the whole reading and that of each finding, and with the findings' regions.
 
     The first films on which any of the findings is marked, or simply the first where the store has no such region;
@@ -116,19 +116,19 @@ def maps_by_finding(model: LoadedModel, datamodule: GazeData) -> list[Localisati
     if heads is None:
         return []
     names = {spelt_alike(name): str(name) for name in heads["findings"]}
-    regions = datamodule.store.table("regions")
+    regions = data.store.table("regions")
     marked = set(regions.loc[[spelt_alike(name) in names for name in regions["name"]], "row"])
-    dataset = datamodule.dataset("test")
+    dataset = data.dataset("test")
     positions = range(len(dataset.rows))
     shown = [position for position in positions if int(dataset.rows[position]) in marked] or list(positions)
     found = []
     for position in shown[:SHOWN]:
-        batch = datamodule.render(collate([dataset[0, position]]))
+        batch = data.render(collate([dataset[0, position]]))
         with torch.inference_mode():
             outputs = model.network(batch["image"])
         logits = torch.cat([outputs["saliency_logits"], outputs["finding_logits"]], dim=1)[0]
         densities = log_density(logits[:, None]).exp()[:, 0].numpy()
-        inside = {spelt_alike(name): mask for name, mask in datamodule.regions(int(dataset.rows[position])).items()}
+        inside = {spelt_alike(name): mask for name, mask in data.regions(int(dataset.rows[position])).items()}
         found.append(
             Localisation(
                 title=f"case {position + 1}",

@@ -23,7 +23,7 @@ CENTRE_SHARE = 0.2
 MOST_CHOICES = 3
 
 
-def yardsticks(datamodule: GazeData, split: str = "test") -> dict[str, float]:
+def yardsticks(data: GazeData, split: str = "test") -> dict[str, float]:
     """Scores baselines on a split as a model is scored.
 
     ``centre`` is the mean training map; ``class_centre`` the mean map of the training cases of the case's own class,
@@ -31,38 +31,38 @@ def yardsticks(datamodule: GazeData, split: str = "test") -> dict[str, float]:
     says nothing.
 
     Args:
-        datamodule: The data.
+        data: The data.
         split: Which split to score on.
 
     Returns:
         ``baseline/<name>/<metric>``, those of :func:`reader_ceiling`, and 0.5 as ``baseline/chance/auroc_macro``.
     """
-    height, width = datamodule.size
+    height, width = data.size
     middle = torch.tensor([[(width - 1) / 2, (height - 1) / 2, 1.0]])
     gaussian = fixation_density(middle, (height, width), (CENTRE_SHARE * width, CENTRE_SHARE * height))
     uniform = torch.full((height, width), 1 / (height * width))
-    by_class = _class_maps(datamodule)
+    by_class = _class_maps(data)
 
     def maps(batch: dict[str, Tensor], bias: CentreBias) -> dict[str, Tensor]:
         same = {"centre": bias.density, "gaussian": gaussian, "uniform": uniform}
         return same if by_class is None else {**same, "class_centre": by_class[batch["label"]]}
 
-    scores = score_maps(datamodule, maps, split)
+    scores = score_maps(data, maps, split)
     flat = {f"baseline/{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
-    return {**flat, **reader_ceiling(datamodule, split), "baseline/chance/auroc_macro": 0.5}
+    return {**flat, **reader_ceiling(data, split), "baseline/chance/auroc_macro": 0.5}
 
 
-def _class_maps(datamodule: GazeData) -> Tensor | None:
+def _class_maps(data: GazeData) -> Tensor | None:
     """The mean training map of each class (K, H, W); None without exclusive classes that all have training gaze."""
-    if not datamodule.exclusive:
+    if not data.exclusive:
         return None
-    rows = datamodule.rows("train")
-    labels = datamodule.labels.numpy()[rows]
-    maps = [datamodule.mean_map(rows[labels == label]) for label in range(len(datamodule.class_names))]
+    rows = data.rows("train")
+    labels = data.labels.numpy()[rows]
+    maps = [data.mean_map(rows[labels == label]) for label in range(len(data.class_names))]
     return torch.stack([bias.density for bias in maps]) if all(bool(bias.counts.any()) for bias in maps) else None
 
 
-def reader_ceiling(datamodule: GazeData, split: str = "test") -> dict[str, float]:
+def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
     """How well the mean map of the other readers predicts a reader's gaze, by the number of other readers.
 
     Where the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader) these are
@@ -70,7 +70,7 @@ def reader_ceiling(datamodule: GazeData, split: str = "test") -> dict[str, float
     each reading in turn is the target. Each reader's map is normalised before the mean.
 
     Args:
-        datamodule: The data.
+        data: The data.
         split: Which split to score on.
 
     Returns:
@@ -78,23 +78,23 @@ def reader_ceiling(datamodule: GazeData, split: str = "test") -> dict[str, float
         ``baseline/reader_<k>/n``, their number; with peers also ``baseline/reader/simulated``. Empty where no film of
         the split has another reader.
     """
-    peers = _peers(datamodule)
+    peers = _peers(data)
     metrics: dict[int, _Means] = {}
-    for case in datamodule.rows(split).tolist():
-        readings = datamodule.readings(case)
+    for case in data.rows(split).tolist():
+        readings = data.readings(case)
         further = [] if peers is None else _readings_of(peers, case)
         if further and readings:
             targets = [(_joined(readings), further)]
         else:
             targets = [(reading, readings[:order] + readings[order + 1 :]) for order, reading in enumerate(readings)]
-        mask = datamodule.valid_mask(case)[None]
+        mask = data.valid_mask(case)[None]
         for (points, sigma), predictors in targets:
             if not predictors:
                 continue
-            bias = datamodule.centre_bias(torch.tensor([case]))
-            target = fixation_density(points[None], datamodule.size, sigma[None])
-            counts = fixation_counts(points[None], datamodule.size)
-            maps = torch.cat([fixation_density(xy[None], datamodule.size, each[None]) for xy, each in predictors])
+            bias = data.centre_bias(torch.tensor([case]))
+            target = fixation_density(points[None], data.size, sigma[None])
+            counts = fixation_counts(points[None], data.size)
+            maps = torch.cat([fixation_density(xy[None], data.size, each[None]) for xy, each in predictors])
             # As a model's map: a Gaussian is never zero, float32's is, and a KLD would be infinite.
             maps = maps.clamp(min=torch.finfo(torch.float32).tiny)
             for size in _sizes(len(maps)):
@@ -120,12 +120,12 @@ def reader_sizes(metrics: Mapping[str, object]) -> list[int]:
 Reading = tuple[Tensor, Tensor]
 
 
-def _peers(datamodule: GazeData) -> WorkingGaze | None:
+def _peers(data: GazeData) -> WorkingGaze | None:
     """Gaze of readers that no model is trained on, with the options of the targets; None without any."""
-    if datamodule.store.about["counts"].get("peers", 0) == 0:
+    if data.store.about["counts"].get("peers", 0) == 0:
         return None
-    options = replace(datamodule.gaze, kind=PEER, window=None)  # type: ignore[arg-type]
-    return WorkingGaze.of(datamodule.store, options, datamodule.downscale)
+    options = replace(data.gaze, kind=PEER, window=None)  # type: ignore[arg-type]
+    return WorkingGaze.of(data.store, options, data.downscale)
 
 
 def _readings_of(gaze: WorkingGaze, case: int) -> list[Reading]:
@@ -186,11 +186,11 @@ class _Means:
 Maps = Callable[[dict[str, Tensor], CentreBias], dict[str, Tensor]]
 
 
-def score_maps(datamodule: GazeData, maps: Maps, split: str = "test") -> dict[str, dict[str, float]]:
+def score_maps(data: GazeData, maps: Maps, split: str = "test") -> dict[str, dict[str, float]]:
     """Scores maps on a split as a model is scored.
 
     Args:
-        datamodule: The data.
+        data: The data.
         maps: See :data:`Maps`.
         split: Which split to score on.
 
@@ -198,19 +198,19 @@ def score_maps(datamodule: GazeData, maps: Maps, split: str = "test") -> dict[st
         By name, the mean of every saliency metric.
     """
     metrics: dict[str, _Means] = {}
-    for _, scored in map_values(datamodule, maps, split):
+    for _, scored in map_values(data, maps, split):
         for name, values in scored.items():
             metrics.setdefault(name, _Means()).update(values)
     return {name: {key: float(value) for key, value in metric.compute().items()} for name, metric in metrics.items()}
 
 
 def map_values(
-    datamodule: GazeData, maps: Maps, split: str = "test"
+    data: GazeData, maps: Maps, split: str = "test"
 ) -> Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]:
     """Batch by batch, the store's rows of the cases (B,) and, by the maps' name and metric, their values (B,)."""
-    for loaded in datamodule.loader(split):
-        batch = datamodule.render(loaded)
-        bias = datamodule.centre_bias(batch["index"])
+    for loaded in data.loader(split):
+        batch = data.render(loaded)
+        bias = data.centre_bias(batch["index"])
         target, mask = batch["heatmap"][:, 0], batch["valid_mask"][:, 0]
         counts = fixation_counts(batch["points"], (target.shape[1], target.shape[2]))
         yield (

@@ -29,12 +29,12 @@ from gazelit.metrics.map_values import saliency_values
 METRICS = {"auroc_macro": "macro AUC", "cc": "CC", "nss": "NSS"}
 
 
-def quantise(plain: Path, datamodule: GazeData, films: int) -> Path:
+def quantise(plain: Path, data: GazeData, films: int) -> Path:
     """Quantises weights and activations of an ONNX graph to 8 bits; the ranges are those over training films.
 
     Args:
         plain: The graph in float32.
-        datamodule: See :func:`gazelit.deploy.training_data.training_data`.
+        data: See :func:`gazelit.deploy.training_data.training_data`.
         films: How many films of the training split, drawn evenly from it.
 
     Returns:
@@ -47,7 +47,7 @@ def quantise(plain: Path, datamodule: GazeData, films: int) -> Path:
     quantization.quantize_static(
         str(prepared),
         str(out),
-        _Films(datamodule, films),
+        _Films(data, films),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
@@ -61,8 +61,8 @@ def quantise(plain: Path, datamodule: GazeData, films: int) -> Path:
 class _Films:
     """Training films, as the quantiser asks for them (onnxruntime's ``CalibrationDataReader``)."""
 
-    def __init__(self, datamodule: GazeData, films: int) -> None:
-        self._images = self._drawn(datamodule, films)
+    def __init__(self, data: GazeData, films: int) -> None:
+        self._images = self._drawn(data, films)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """The next film, (1, 1, H, W); None after the last."""
@@ -70,28 +70,28 @@ class _Films:
         return None if image is None else {IMAGE: image}
 
     @staticmethod
-    def _drawn(datamodule: GazeData, films: int) -> Iterator[NDArray[np.float32]]:
-        dataset = datamodule.dataset("train")
+    def _drawn(data: GazeData, films: int) -> Iterator[NDArray[np.float32]]:
+        dataset = data.dataset("train")
         for number in np.unique(np.linspace(0, len(dataset) - 1, films).round().astype(int)):
-            batch = datamodule.render(collate([dataset[0, int(number)]]))
+            batch = data.render(collate([dataset[0, int(number)]]))
             yield batch["image"].numpy()
 
 
-def cost(model: LoadedModel, exported: Exported, datamodule: GazeData) -> dict[str, Any]:
+def cost(model: LoadedModel, exported: Exported, data: GazeData) -> dict[str, Any]:
     """What a quantised network loses on the test split, with intervals over patients.
 
     Args:
         model: In float32.
         exported: In int8.
-        datamodule: See :func:`gazelit.deploy.training_data.training_data`.
+        data: See :func:`gazelit.deploy.training_data.training_data`.
 
     Returns:
         ``on``, ``films``, ``patients``, and ``metrics``: by row ``metric``, ``float32``, ``int8``, ``change``, and the
         change's 95 % interval ``low`` to ``high``, bootstrapped over patients.
     """
     tables = {
-        "float32": _values(model.network, model, datamodule),
-        "int8": _values(exported.network, model, datamodule),
+        "float32": _values(model.network, model, data),
+        "int8": _values(exported.network, model, data),
     }
     weights = bootstrap_weights(tables["int8"]["patient"].to_numpy())
     everyone = np.ones((1, weights.cases))
@@ -114,25 +114,23 @@ def cost(model: LoadedModel, exported: Exported, datamodule: GazeData) -> dict[s
                 "high": interval.high,
             }
         )
-    data = datamodule.provenance
+    provenance = data.provenance
     return {
-        "on": f"test split of {data['source']}{' (SYNTHETIC)' if data['synthetic'] else ''}",
-        "split_sha256": data["split_sha256"],
+        "on": f"test split of {provenance['source']}{' (SYNTHETIC)' if provenance['synthetic'] else ''}",
+        "split_sha256": provenance["split_sha256"],
         "films": len(tables["int8"]),
         "patients": int(tables["int8"]["patient"].nunique()),
         "metrics": rows,
     }
 
 
-def _values(
-    network: Callable[[Tensor], Mapping[str, Tensor]], model: LoadedModel, datamodule: GazeData
-) -> pd.DataFrame:
+def _values(network: Callable[[Tensor], Mapping[str, Tensor]], model: LoadedModel, data: GazeData) -> pd.DataFrame:
     """A row a test film: ``patient``, its label, probabilities and the map metrics."""
     names, exclusive = model.class_names, model.is_exclusive
-    patients = identity(datamodule.store.cases["patient_id"]).to_numpy()
+    patients = identity(data.store.cases["patient_id"]).to_numpy()
     tables = []
-    for raw in datamodule.loader("test"):
-        batch = datamodule.render(raw)
+    for raw in data.loader("test"):
+        batch = data.render(raw)
         with torch.inference_mode():
             outputs = network(batch["image"])
         columns: dict[str, Any] = {"patient": patients[batch["index"].numpy()]}

@@ -71,9 +71,9 @@ def agreement(
             f"--data.store={store}", "--data.split={method: external, file: null, folds: null}",
             f"--data.split.trained_on={own}",
         ]  # fmt: skip
-    datamodule = saved_data(found, elsewhere)
-    data = datamodule.provenance
-    note = split_guard.check_split(ckpt, model.stamp, data, allow_other_split)
+    data = saved_data(found, elsewhere)
+    provenance = data.provenance
+    note = split_guard.check_split(ckpt, model.stamp, provenance, allow_other_split)
     if note is not None:
         logger.info("%s", note)
     chosen = ["gradcam"] if methods is None else methods
@@ -82,11 +82,11 @@ def agreement(
         raise InputError(f"methods: {', '.join(unknown)} is none of {', '.join(METHODS)}")
     if model.network.classes is None:
         chosen = []
-    tables = measure(model, datamodule, chosen, split)
+    tables = measure(model, data, chosen, split)
     gaze, regions = summed(tables.gaze, ["map"], GAZE_METRICS), pd.DataFrame()
     if len(tables.regions):
         regions = summed(tables.regions, ["region", "map"], {**REGION_METRICS, "area": ""})
-    with_figure = bool(tables.shown) and (films or data["synthetic"])
+    with_figure = bool(tables.shown) and (films or provenance["synthetic"])
     picture = out / "figures" / "agreement.png"
     if with_figure:
         save(localisation_figure(tables.shown), picture)
@@ -95,16 +95,17 @@ def agreement(
         picture.unlink(missing_ok=True)
     document = Document(
         "Where the model looks",
-        [("checkpoint", code(model.sha256[:16])), ("split", f"{split} of {plain(data['source'])}")],
-        [*notices(data, with_figure), *([f"**{plain(note)}**"] if note is not None else [])],
+        [("checkpoint", code(model.sha256[:16])), ("split", f"{split} of {plain(provenance['source'])}")],
+        [*notices(provenance, with_figure), *([f"**{plain(note)}**"] if note is not None else [])],
         [],
         [
-            f"{data['n'][split]} cases. Means over cases; intervals: 95 %, bootstrap over patients (2,000 draws).",
-            *([] if with_figure or data["synthetic"] else [FILMS_ON_REQUEST]),
+            f"{provenance['n'][split]} cases. Means over cases. "
+            "Intervals: 95 %, bootstrap over patients (2,000 draws).",
+            *([] if with_figure or provenance["synthetic"] else [FILMS_ON_REQUEST]),
         ],
         [
             Section("Cases", _case_blocks() if with_figure else []),
-            Section("With the reader's gaze", _gaze_blocks(data, gaze, tables.gaze, bool(chosen))),
+            Section("With the reader's gaze", _gaze_blocks(provenance, gaze, tables.gaze, bool(chosen))),
             Section("With the marked regions", _region_blocks(regions)),
         ],
     )
@@ -125,10 +126,13 @@ def _case_blocks() -> list[Block]:
     ]
 
 
-def _gaze_blocks(data: dict[str, Any], gaze: pd.DataFrame, cases: pd.DataFrame, has_attribution: bool) -> list[Block]:
+def _gaze_blocks(
+    provenance: dict[str, Any], gaze: pd.DataFrame, cases: pd.DataFrame, has_attribution: bool
+) -> list[Block]:
     blocks: list[Block] = [
-        f"Fixation maps with σ = {data['sigma']:g} {data['sigma_unit']}. Class-activation maps explain the class the "
-        "model predicts. A map that knows nothing of the image scores what the centre bias (mean training map) does.",
+        f"Fixation maps with σ = {provenance['sigma']:g} {provenance['sigma_unit']}. "
+        "Class-activation maps explain the class the model predicts. "
+        "A map that knows nothing of the image scores what the centre bias (mean training map) does.",
         metric_table(gaze, ["map"], GAZE_METRICS),
     ]
     if has_attribution and cases["right"].nunique() == 2:

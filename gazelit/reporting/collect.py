@@ -111,36 +111,36 @@ def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
     stores = {_configuration(result)["data"]["init_args"]["store"] for result in results}
     if not all(law_of(Store.open(store)) for store in stores):
         return list(results)
-    datamodules: dict[str, GazeData] = {}
+    data_by_split: dict[str, GazeData] = {}
     found = []
     for result in results:
-        data = result.stamp["data"]
+        trained_on = result.stamp["data"]
         # Of a drawn part of the training split, every seed has a centre bias of its own.
-        drawn = None if data.get("train_cases") is None else (data["train_cases"], result.seed)
-        key = f"{data['split_sha256']} {drawn}"
-        if key not in datamodules:
-            datamodules[key] = saved_data(result.run / result.stages[-1] / CONFIG_FILE)
-        found.append(replace(result, predictions=oracles.joined(result.predictions, datamodules[key])))
+        drawn = None if trained_on.get("train_cases") is None else (trained_on["train_cases"], result.seed)
+        key = f"{trained_on['split_sha256']} {drawn}"
+        if key not in data_by_split:
+            data_by_split[key] = saved_data(result.run / result.stages[-1] / CONFIG_FILE)
+        found.append(replace(result, predictions=oracles.joined(result.predictions, data_by_split[key])))
     return found
 
 
 def _external_test(name: str, about: Mapping[str, Any], results: Sequence[Result], oracles: Oracles) -> ExternalRecord:
     store = Store.open(about["store"])
     names = results[0].stamp["data"]["class_names"]
-    datamodule = saved_data(results[0].run / results[0].stages[-1] / CONFIG_FILE, about["overrides"])
+    data = saved_data(results[0].run / results[0].stages[-1] / CONFIG_FILE, about["overrides"])
     tested = [
         replace(
             result,
             metrics=read_json(result.external[name] / METRICS_FILE),
-            predictions=oracles.joined(read_predictions(result.external[name], store, names), datamodule),
+            predictions=oracles.joined(read_predictions(result.external[name], store, names), data),
         )
         for result in results
     ]
     return ExternalRecord(
         name,
-        datamodule.provenance,
+        data.provenance,
         compare(tested, names, all_read_all=True),
-        yardsticks(datamodule) | oracle_yardsticks(tested[0].predictions),
+        yardsticks(data) | oracle_yardsticks(tested[0].predictions),
         oracle_record(store, tested[0].predictions),
         given_gaze(tested, names, all_read_all=True),
         int(tested[0].predictions["patient"].nunique()),
@@ -156,27 +156,27 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     """
     result = results[0]
     model = load_model(result.checkpoint)
-    datamodules = [saved_data(fold.run / fold.stages[-1] / CONFIG_FILE) for fold in results]
-    datamodule, provenance = datamodules[0], datamodules[0].provenance
+    data_of_folds = [saved_data(fold.run / fold.stages[-1] / CONFIG_FILE) for fold in results]
+    data, provenance = data_of_folds[0], data_of_folds[0].provenance
     shown = films or provenance["synthetic"]
-    panels = _panels(model, datamodule, result.predictions) if shown else []
+    panels = _panels(model, data, result.predictions) if shown else []
     findings = []
-    if finding_sizes(datamodule.store, datamodule.class_names).notna().any():
+    if finding_sizes(data.store, data.class_names).notna().any():
         # One fold's model at a time: they are large.
-        for fold, cases in zip(results, datamodules, strict=True):
-            findings.append(localisation(model if fold is result else load_model(fold.checkpoint), cases))
+        for fold, fold_data in zip(results, data_of_folds, strict=True):
+            findings.append(localisation(model if fold is result else load_model(fold.checkpoint), fold_data))
     scanpaths: list[ScanpathRow] = []
     if "scanpath_bits" in result.predictions:
         together = pd.concat([fold.predictions for fold in results])
         found = [
-            scanpath_yardsticks(cases, (model if fold is result else load_model(fold.checkpoint)).network)
-            for fold, cases in zip(results, datamodules, strict=True)
+            scanpath_yardsticks(fold_data, (model if fold is result else load_model(fold.checkpoint)).network)
+            for fold, fold_data in zip(results, data_of_folds, strict=True)
         ]
         scanpaths = scanpath_rows(found, together)
     metrics: dict[str, Any] = {
         **result.metrics,
         **{f"baseline/{row.name}/{key}": each.value for row in scanpaths for key, each in row.estimates.items()},
-        **_over_folds([(yardsticks(fold), len(fold.rows("test"))) for fold in datamodules]),
+        **_over_folds([(yardsticks(each), len(each.rows("test"))) for each in data_of_folds]),
         **oracle_yardsticks(pd.concat([fold.predictions for fold in results])),
         **{f"n_{split}": count for split, count in provenance["n"].items()},
         "n_test_patients": int(result.predictions["patient"].nunique()),
@@ -195,7 +195,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
         provenance=provenance,
         commands=[],
         findings=pd.concat(findings, ignore_index=True) if findings else pd.DataFrame(),
-        finding_maps=maps_by_finding(model, datamodule) if shown else [],
+        finding_maps=maps_by_finding(model, data) if shown else [],
         scanpaths=scanpaths,
     )
 
@@ -272,29 +272,29 @@ def _over_folds(scores: Sequence[tuple[dict[str, float], int]]) -> dict[str, flo
     return together
 
 
-def _panels(model: LoadedModel, datamodule: GazeData, predictions: pd.DataFrame) -> list[Panel]:
+def _panels(model: LoadedModel, data: GazeData, predictions: pd.DataFrame) -> list[Panel]:
     """Of each class (or of all cases) the best, the middle and the worst by CC."""
     if "cc" not in predictions:
         return []
     scored = predictions.dropna(subset="cc").sort_values("cc", ascending=False, kind="stable")
     groups = [group for _, group in scored.groupby("label")] if "label" in scored else [scored]
-    dataset = datamodule.dataset("test")
+    dataset = data.dataset("test")
     panels = []
     for group in groups:
         ranks = dict.fromkeys([0, len(group) // 2, len(group) - 1])
-        panels += [_panel(model, datamodule, dataset, group.iloc[rank]) for rank in ranks]
+        panels += [_panel(model, data, dataset, group.iloc[rank]) for rank in ranks]
     return panels
 
 
-def _panel(model: LoadedModel, datamodule: GazeData, dataset: GazeDataset, case: pd.Series) -> Panel:
+def _panel(model: LoadedModel, data: GazeData, dataset: GazeDataset, case: pd.Series) -> Panel:
     position = int(np.flatnonzero(dataset.rows == case["index"])[0])
     example = dataset[0, position]
-    batch = datamodule.render(collate([example]))
+    batch = data.render(collate([example]))
     with torch.inference_mode():
         prediction = log_density(model.network(batch["image"])["saliency_logits"]).exp()
     title = f"case {position + 1} · CC {case['cc']:.2f}"
     if "label" in case:
-        names = datamodule.class_names
+        names = data.class_names
         guess = names[int(np.argmax([case[f"p_{name}"] for name in names]))]
         title += f" · {names[int(case['label'])]}, model says {guess}"
     # Without the borders that the letterbox adds.

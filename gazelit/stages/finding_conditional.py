@@ -49,9 +49,18 @@ class FindingConditional(Stage):
         """Checks that the data tell the network's findings.
 
         Raises:
-            InputError: ``data.gaze.phrases`` names other findings than the network has.
+            InputError: ``data.gaze.phrases`` names other findings than the network has, or two findings share their
+                columns of the test.
         """
         super().setup(stage)
+        named: dict[str, str] = {}
+        for name in self.network.findings:
+            alike = named.setdefault(_column(name), name)
+            if alike != name:
+                raise InputError(
+                    f"data.gaze.phrases: {alike!r} and {name!r} differ in case or punctuation alone and would share "
+                    f"the column {_column(name)}_mass; rename one"
+                )
         configured = tuple((getattr(getattr(self._datamodule, "gaze", None), "phrases", None) or {}).keys())
         if configured != self.network.findings:
             raise InputError(

@@ -265,3 +265,12 @@ def test_maps_by_finding_are_trained_and_scored_against_regions(store, plain, ru
         "--trainer.fast_dev_run=true", code=2,
     )  # fmt: skip
     assert "data.gaze.phrases: names cardiac silhouette, but the network has maps of lung" in printed
+
+
+def test_findings_that_would_share_a_column_are_refused(store, run_gazelit):
+    names = "{nodule (left): heart, 'Nodule, left': bones}"
+    printed = run_gazelit(
+        "fit", "--config=presets/quick/finding_conditional.yaml", *tiny(2, store), f"--data.gaze.phrases={names}",
+        "--model.network.findings=['nodule (left)','Nodule, left']", "--trainer.fast_dev_run=true", code=2,
+    )  # fmt: skip
+    assert "'nodule (left)' and 'Nodule, left' differ in case or punctuation alone" in printed

@@ -54,7 +54,7 @@ class Yardstick:
     films: pd.DataFrame
 
 
-def scanpath_yardsticks(datamodule: GazeData, network: Network | None = None, seed: int = 0) -> list[Yardstick]:
+def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: int = 0) -> list[Yardstick]:
     """Scores yardsticks on the test films.
 
     Densities: uniform; the training fixations' kernel density, whatever the step and by step, and changed near the last
@@ -63,15 +63,15 @@ def scanpath_yardsticks(datamodule: GazeData, network: Network | None = None, se
     readings' medoid, one at random, drawn from the centre bias, and that of the same film's other reader.
 
     Args:
-        datamodule: The data.
+        data: The data.
         network: Gives ``saliency_logits`` of a film; none unless given.
         seed: Of the draws.
     """
-    train, test = (_trials(datamodule, datamodule.cohort.scanpaths(split)) for split in ("train", "test"))
-    readings = datamodule.cohort.scanpaths("test")
+    train, test = (_trials(data, data.cohort.scanpaths(split)) for split in ("train", "test"))
+    readings = data.cohort.scanpaths("test")
     if not len(train) or not readings:
         return []
-    bases = _Bases(datamodule)
+    bases = _Bases(data)
     learnt = fit_all(train)
     # Nothing is searched for here, so that a density of what is searched for is the centre bias.
     models = {name: model for name, model in learnt.items() if name != "density of the finding"}
@@ -80,8 +80,8 @@ def scanpath_yardsticks(datamodule: GazeData, network: Network | None = None, se
         for name, each in ((name, _given_history(model)) for name, model in models.items())
     ]
     if network is not None:
-        found += _static(datamodule, network, readings, bases)
-    found += _oracles(datamodule, readings, bases)
+        found += _static(data, network, readings, bases)
+    found += _oracles(data, readings, bases)
     generator = np.random.default_rng(seed)
     centre = models["centre bias"]
     subset = train.take(generator.permutation(len(train))[:MOST_FOR_MEDOID])
@@ -92,10 +92,10 @@ def scanpath_yardsticks(datamodule: GazeData, network: Network | None = None, se
     }
     for name, (predict, draws) in paths.items():
         drawn = [predict(test.table, generator) for _ in range(draws)]
-        found.append(Yardstick(name, _mean_scores(datamodule, readings, list(range(len(readings))), drawn)))
+        found.append(Yardstick(name, _mean_scores(data, readings, list(range(len(readings))), drawn)))
     rows, repeated = yardsticks.other_reader(test)
     if len(rows):
-        table = _mean_scores(datamodule, readings, rows.tolist(), [repeated])
+        table = _mean_scores(data, readings, rows.tolist(), [repeated])
         found.append(Yardstick("same film's other reader", table))
     return found
 
@@ -103,8 +103,8 @@ def scanpath_yardsticks(datamodule: GazeData, network: Network | None = None, se
 class _Bases:
     """What is gained over, and where a fixation can be, film by film."""
 
-    def __init__(self, datamodule: GazeData) -> None:
-        self._data = datamodule
+    def __init__(self, data: GazeData) -> None:
+        self._data = data
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,9 +122,9 @@ def on_film(log: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return kept - kept.flatten(-2).logsumexp(-1)[..., None, None]
 
 
-def _trials(datamodule: GazeData, readings: Sequence[Scanpath]) -> Trials:
+def _trials(data: GazeData, readings: Sequence[Scanpath]) -> Trials:
     """Readings as the yardsticks take them: from the image's upper left corner."""
-    height, width = datamodule.size
+    height, width = data.size
     paths = []
     for reading in readings:
         xy = np.clip(reading.path[:, :2] + 0.5, 0, (width, height))
@@ -158,26 +158,26 @@ def _conditional(readings: Sequence[Scanpath], bases: _Bases, densities: _Densit
     return table.groupby("index", as_index=False).mean()
 
 
-def _static(datamodule: GazeData, network: Network, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
+def _static(data: GazeData, network: Network, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
     """The network's map of each film, for fixations that know nothing of each other, or of the last alone."""
-    maps = dict(_maps(datamodule, network, "test"))
+    maps = dict(_maps(data, network, "test"))
     if not maps:
         return []
     alone = _conditional(readings, bases, lambda reading: np.broadcast_to(
         maps[reading.row], (len(reading.path), *maps[reading.row].shape)
     ).copy())  # fmt: skip
     found = [Yardstick(IID, alone)]
-    chosen_on = datamodule.cohort.scanpaths("val")[:MOST_CHOSEN_ON]
+    chosen_on = data.cohort.scanpaths("val")[:MOST_CHOSEN_ON]
     if chosen_on:
-        of_validation = dict(_maps(datamodule, network, "val", {reading.row for reading in chosen_on}))
-        longest = max(datamodule.size)
+        of_validation = dict(_maps(data, network, "val", {reading.row for reading in chosen_on}))
+        longest = max(data.size)
         options = [(depth, radius * longest) for depth in DEPTHS for radius in RADII]
 
         def worth(option: tuple[float, float]) -> float:
             total = 0.0
             for reading in chosen_on:
                 model, path = AfterLast(of_validation[reading.row], *option), _corner(reading.path)
-                pixel = np.clip(np.floor(path[:, :2]), 0, np.array(datamodule.size[::-1]) - 1).astype(np.int64)
+                pixel = np.clip(np.floor(path[:, :2]), 0, np.array(data.size[::-1]) - 1).astype(np.int64)
                 total += sum(model.log_likelihood("", path[:step], pixel[step]) for step in range(len(path)))
             return total
 
@@ -190,11 +190,11 @@ def _static(datamodule: GazeData, network: Network, readings: Sequence[Scanpath]
 
 
 def _maps(
-    datamodule: GazeData, network: Network, split: str, rows: set[int] | None = None
+    data: GazeData, network: Network, split: str, rows: set[int] | None = None
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The network's log-density of each film (H, W)."""
-    for batch in datamodule.loader(split):
-        rendered = datamodule.render(batch)
+    for batch in data.loader(split):
+        rendered = data.render(batch)
         if rows is not None and not rows & set(batch["index"].tolist()):
             continue
         with torch.inference_mode():
@@ -205,28 +205,28 @@ def _maps(
         yield from zip(batch["index"].tolist(), logs, strict=True)
 
 
-def _oracles(datamodule: GazeData, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
+def _oracles(data: GazeData, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
     """The oracle's bits on the first films; none unless the readers' law is known."""
-    law = law_of(datamodule.store)
-    if law is None or datamodule.gaze.kind != "fixation" or datamodule.gaze.window is not None:
+    law = law_of(data.store)
+    if law is None or data.gaze.kind != "fixation" or data.gaze.window is not None:
         return []
     films = list(dict.fromkeys(reading.row for reading in readings))[:MOST_ORACLE_FILMS]
     logger.info("oracle: the particle filter of the readings of %d test films", len(films))
     by_reader: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
     for row in films:
         # Films are rendered once, whoever reads them.
-        case = datamodule.store.cases.iloc[row]
+        case = data.store.cases.iloc[row]
         film = for_case(str(case["image_id"]), (int(case["height"]), int(case["width"]))).film
         assert film is not None
         for reading in readings:
             if reading.row != row:
                 continue
-            name = datamodule.reader_names[reading.reader] if reading.reader >= 0 else law.reader
+            name = data.reader_names[reading.reader] if reading.reader >= 0 else law.reader
             for known in (False, True):
                 if known and name is None:
                     continue
                 oracle = Oracle.of(film, name if known else law.reader)
-                bits = oracle_bits(datamodule, reading, oracle, bases(row)[0])
+                bits = oracle_bits(data, reading, oracle, bases(row)[0])
                 by_reader[known] += [(row, value) for value in bits if np.isfinite(value)]
     tables = {
         name: pd.DataFrame(by_reader[known], columns=["index", "scanpath_bits"])
@@ -236,30 +236,30 @@ def _oracles(datamodule: GazeData, readings: Sequence[Scanpath], bases: _Bases) 
     return [Yardstick(name, table.groupby("index", as_index=False).mean()) for name, table in tables.items()]
 
 
-def oracle_bits(datamodule: GazeData, reading: Scanpath, oracle: Oracle, base: torch.Tensor) -> NDArray[np.float64]:
+def oracle_bits(data: GazeData, reading: Scanpath, oracle: Oracle, base: torch.Tensor) -> NDArray[np.float64]:
     """Bits that the oracle gains over a log-density (H, W) at each fixation of a reading.
 
     Args:
-        datamodule: The data, of a hard synthetic cohort.
+        data: The data, of a hard synthetic cohort.
         reading: The reading.
         oracle: Of its film, and of its reader if that is to be known.
         base: What is gained over.
     """
-    xy = datamodule.to_original(reading.row, reading.path[:, :2])
+    xy = data.to_original(reading.row, reading.path[:, :2])
     log = oracle.log_density(xy[:, 0], xy[:, 1], reading.path[:, 2])
     # Per cm² to per working pixel.
-    inner = np.array(datamodule.store.letterboxes[reading.row].inner[::-1]) / datamodule.downscale
+    inner = np.array(data.store.letterboxes[reading.row].inner[::-1]) / data.downscale
     log = log + np.log(np.prod(np.array(oracle.extent) / inner))
-    column, row = np.clip(np.round(reading.path[:, :2]).astype(int), 0, np.array(datamodule.size[::-1]) - 1).T
+    column, row = np.clip(np.round(reading.path[:, :2]).astype(int), 0, np.array(data.size[::-1]) - 1).T
     gained: NDArray[np.float64] = (log - base.numpy()[row, column]) / np.log(2)
     return gained
 
 
 def _mean_scores(
-    datamodule: GazeData, readings: Sequence[Scanpath], rows: Sequence[int], drawn: Sequence[Sequence[Path]]
+    data: GazeData, readings: Sequence[Scanpath], rows: Sequence[int], drawn: Sequence[Sequence[Path]]
 ) -> pd.DataFrame:
     """By film, what predicted paths (from the upper left corner) score against readings, means over draws."""
-    size = datamodule.size[::-1]
+    size = data.size[::-1]
     read = [readings[row].path for row in rows]
     parts: list[Mapping[str, NDArray[np.float64]]] = []
     for paths in drawn:
