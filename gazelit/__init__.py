@@ -40,21 +40,17 @@ __all__ = [
     "register_encoder",
 ]
 
-_DEFINED_IN = {
-    "AugmentationOptions": "gazelit.data.options:AugmentationOptions",
-    "EncoderSpec": "gazelit.models.registry:EncoderSpec",
-    "GazeDataModule": "gazelit.data.datamodule:GazeDataModule",
-    "GazeOptions": "gazelit.data.options:GazeOptions",
-    "InputError": "gazelit.errors:InputError",
-    "LoadedModel": "gazelit.deploy.inference:LoadedModel",
-    "LoaderOptions": "gazelit.data.options:LoaderOptions",
-    "Reading": "gazelit.deploy.reading:Reading",
-    "SplitOptions": "gazelit.data.options:SplitOptions",
-    "Stage": "gazelit.stages.base:Stage",
-    "load": "gazelit.deploy.loading:load",
-    "prepare": "gazelit.data.store.prepare:prepare",
-    "register_encoder": "gazelit.models.registry:register_encoder",
+_NAMES = {
+    "gazelit.data.datamodule": ("GazeDataModule",),
+    "gazelit.data.options": ("AugmentationOptions", "GazeOptions", "LoaderOptions", "SplitOptions"),
+    "gazelit.data.store.prepare": ("prepare",),
+    "gazelit.deploy.inference": ("LoadedModel",),
+    "gazelit.deploy.loading": ("load",),
+    "gazelit.deploy.reading": ("Reading",),
+    "gazelit.errors": ("InputError",),
+    "gazelit.models.registry": ("EncoderSpec", "register_encoder"),
+    "gazelit.stages.base": ("Stage",),
 }
 
 
-__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())
+__getattr__, __dir__ = lazy_names(__name__, _NAMES, globals())

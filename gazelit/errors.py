@@ -1,5 +1,12 @@
 """Exceptions that mean "your input, not our code", and "this machine is taken away"."""
 
+#: What to do where processes cannot share memory.
+NO_SHARED_MEMORY = (
+    "a process found no shared memory (/dev/shm is missing, full or too small); start the container with "
+    "--shm-size=2g, or do without further processes (--data.loader.num_workers=0, elsewhere --workers=1), and run the "
+    "command again (a training resumes from its last.ckpt)"
+)
+
 
 class InputError(ValueError):
     """A file, option or checkpoint the user gave cannot be used.

@@ -1,14 +1,23 @@
 """`gazelit run --check`: what it says of a run that is not begun, of one that is done, and of one that cannot be."""
 
 import contextlib
+from types import SimpleNamespace
 
+import lightning as L
+import numpy as np
 import pytest
+import torch
 
 from gazelit.cli.main import main
+from gazelit.data.cohort import Cohort
+from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
+from gazelit.models import DualEncoderUNet, EncoderSpec
 from gazelit.runs.pipeline import run
 from gazelit.runs.stage_steps import StageStep
-from tests.tiny import tiny
+from gazelit.stages import SaliencyWarmup
+from gazelit.stages.measure import BatchMeasure
+from tests.tiny import grouped, tiny
 
 
 class InThisProcess:
@@ -74,3 +83,42 @@ def test_what_a_run_refuses_its_check_refuses_in_the_same_words(checked, tmp_pat
         said.append(str(refused.value).partition(" (see ")[0])
     assert said[0] == said[1]
     assert "step 'saliency' failed (exit code 2): " in said[0]
+
+
+@pytest.mark.parametrize("unseen", [-1, None])
+def test_a_check_is_refused_where_the_whole_validation_has_no_target_and_not_for_its_first_batches(
+    unseen, store, tmp_path
+):
+    """Of the validation only the last film, or none, has gaze."""
+    module = GazeDataModule(str(store), **grouped(batch_size=1, num_workers=0, val_fraction=0.4, test_fraction=0.1))
+    rows = module.rows("val")
+    assert len(rows) > 2
+    gaze = module.cohort.gaze
+    module.cohort.gaze = gaze.without(np.isin(np.repeat(np.arange(24), np.diff(gaze.starts)), rows[:unseen]))
+    module.datasets["val"].gaze = module.cohort.gaze
+    encoders = [EncoderSpec("res-se", options={"widths": widths, "reduction": 4}) for widths in ([4, 4], [4])]
+    stage = SaliencyWarmup(DualEncoderUNet(*encoders, [4], classes=None), frozen=[])
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1,
+        default_root_dir=tmp_path, callbacks=[BatchMeasure()], num_sanity_val_steps=0,
+    )  # fmt: skip
+    message = "no image of the validation split has a target"
+    with pytest.raises(InputError, match=message) if unseen is None else contextlib.nullcontext():
+        trainer.fit(stage, module)
+    assert (tmp_path / "measured-fit.json").is_file() == (unseen is not None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "seen", "order"),
+    [
+        # One class after another of films that have all; then what has one target, and what has none.
+        ([0, 0, 0, 1, 2, -1, -1], [1, 1, 0, 1, 1, 1, 0], [0, 3, 4, 1, 5, 2, 6]),
+        ([[1.0, 0.0], [torch.nan] * 2, [torch.nan, 1.0], [1.0, 0.0]], [0, 1, 0, 0], [1, 0, 2, 3]),
+        ([[], []], [0, 1], [1, 0]),
+    ],
+)
+def test_films_with_targets_come_first_of_every_class(labels, seen, order):
+    cohort = SimpleNamespace(
+        labels=torch.tensor(labels), gaze=SimpleNamespace(starts=np.concatenate([[0], np.cumsum(seen)]))
+    )
+    assert Cohort.targets_first(cohort, np.arange(len(seen))).tolist() == order

@@ -16,6 +16,7 @@ from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.models.reference import FilePart, ReferenceStage, import_reference
 from gazelit.models.weights import read_tensors
+from gazelit.text_table import aligned
 
 logger = logging.getLogger("gazelit")
 
@@ -85,12 +86,4 @@ def _table(parts: Sequence[FilePart]) -> str:
     for part in parts:
         becomes = part.component or "dropped"
         rows.append((part.name, f"{part.tensors:,}", f"{part.values:,}", becomes, part.reason))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            text.rjust(width) if column in (1, 2) else text.ljust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip() + "\n")
-    return "".join(lines)
+    return aligned(rows, left=(0, 3, 4))

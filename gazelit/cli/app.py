@@ -50,7 +50,7 @@ def app(
         names: Further names that the page is called by, such as this machine's in its network.
         tls_certificate: PEM file with the certificate.
         tls_key: PEM file with its key.
-        mc_dropout: Passes with dropout on, whose mean is read and whose spread told; 0 for one pass without.
+        mc_dropout: Passes with dropout on; their mean and spread are shown. 0 for one pass without.
         guards: What ``gazelit guard`` fitted to several checkpoints or to passes with dropout.
         device: Where the network runs, such as ``cuda``.
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import re
 
-from gazelit.errors import InputError
+from gazelit.errors import NO_SHARED_MEMORY, InputError
 
+#: What torch puts around the message of an error that a loader's process raised.
+_RAISED_BY_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n.*^[\w.]+: ", re.DOTALL | re.MULTILINE)
 #: What torch says of a loader's process that is gone.
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: (?P<signal>[^.]+)|exited)")
+
+#: What torch says where it cannot give a batch to another process.
+_SHARED_MEMORY = re.compile(r"unable to (allocate shared memory|open shared memory object)")
 
 
 def mistake_behind(error: BaseException | None) -> str | None:
@@ -19,7 +24,9 @@ def mistake_behind(error: BaseException | None) -> str | None:
     """
     while error is not None:
         if isinstance(error, InputError):
-            return str(error)
+            return _RAISED_BY_WORKER.sub("", str(error)).strip()
+        if isinstance(error, OSError) and _was_raised_in(error, "__init__", "synchronize.py"):
+            return NO_SHARED_MEMORY
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f"{error.filename}: " if error.filename else ""
             return (
@@ -28,9 +35,11 @@ def mistake_behind(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and error.filename:
             # A folder without permission: not our code's fault either.
             return f"{error.filename}: {error.strerror}"
+        if isinstance(error, RuntimeError) and _SHARED_MEMORY.search(str(error)):
+            return NO_SHARED_MEMORY
         if isinstance(error, RuntimeError) and (found := _WORKER.search(str(error))):
             return _of_worker(found["signal"] or "")
-        if isinstance(error, (OSError, EOFError)) and _is_of_a_batch(error):
+        if isinstance(error, (OSError, EOFError)) and _was_raised_in(error, "_try_get_data", "dataloader.py"):
             # Its memory went with the process that had sent it.
             return _of_worker("")
         # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
@@ -38,13 +47,16 @@ def mistake_behind(error: BaseException | None) -> str | None:
     return None
 
 
-def _is_of_a_batch(error: BaseException) -> bool:
-    """Whether it was raised while a loader's batch was received."""
+def _was_raised_in(error: BaseException, function: str, file: str) -> bool:
+    """Whether it was raised in a function of another library, or in what that called.
+
+    ``_try_get_data`` receives a loader's batch, and ``SemLock`` of ``synchronize.py`` makes a lock in shared memory.
+    """
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         # By name: torch takes seconds to import.
-        if code.co_name == "_try_get_data" and code.co_filename.endswith("dataloader.py"):
+        if code.co_name == function and code.co_filename.endswith(file):
             return True
         trace = trace.tb_next
     return False
@@ -52,11 +64,7 @@ def _is_of_a_batch(error: BaseException) -> bool:
 
 def _of_worker(killed_by: str) -> str:
     if "Bus error" in killed_by:
-        return (
-            "a loader's process found no shared memory (/dev/shm is full or too small); start the container with "
-            "--shm-size=2g, or set --data.loader.num_workers=0, and run the command again (a training resumes from its "
-            "last.ckpt)"
-        )
+        return NO_SHARED_MEMORY
     return (
         f"a loader's process was killed ({killed_by.strip() or 'it exited'}), by the kernel where memory is short; run "
         "the command again (a training resumes from its last.ckpt), with fewer --data.loader.num_workers if it happens "

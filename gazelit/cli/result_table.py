@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from gazelit.data.splits.identity import identity
 from gazelit.evaluation.scores import MAP_METRICS, scores_of, truths
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 from gazelit.metrics.catalogue import WITH_GAZE
+from gazelit.text_table import wide_console
 
 #: Draws of patients, each a number for every case: enough for a console; the report draws more.
 RESAMPLES = 1000
@@ -76,11 +76,7 @@ def show_metrics(
             count = counts.get(name)
             cells = [interval] * with_interval + ["" if count is None else str(count)] * bool(counts)
             table.add_row(f"  {text}", _number(metrics[key]), *cells)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # What a file or a pipe holds is not cut at the 80 columns of a terminal that is not there.
-        console.width = 120
-    console.print(table)
+    wide_console().print(table)
 
 
 def _estimates(predictions: pd.DataFrame, patients: NDArray[Any], classes: Sequence[str]) -> dict[str, Estimate]:

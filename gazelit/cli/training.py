@@ -40,7 +40,7 @@ from gazelit.stages.callbacks import (
     run_folder,
 )
 from gazelit.stages.checkpoint_io import AtomicCheckpointIO
-from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint, sole_training
+from gazelit.stages.checkpointing import EarlyEnd, StageCheckpoint, left_behind, sole_training
 from gazelit.stages.privacy import withhold_from_wandb
 
 logger = logging.getLogger("gazelit")
@@ -63,15 +63,15 @@ class _Parser(ExplainingParser, LightningArgumentParser):
 class GazeCLI(LightningCLI):
     """``gazelit fit|validate|test|predict|calibrate``.
 
-    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything; a checkpoint of another stage hands
-    over exactly the components both have, and training starts at epoch 0, as it always does with ``--start_from FILE``.
-    Which of these happened is logged. A stock LightningCLI (2.5.5 and later) instead lets the checkpoint's
-    hyperparameters, its class included, replace the configuration, and so would run the earlier stage again (Lightning
-    pull requests 21116 and 21246, issue 21255).
+    ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything. A checkpoint of another stage hands
+    over exactly the components that both have, and training starts at epoch 0. With ``--start_from FILE`` it always
+    does. Which of these happened is logged. In a stock LightningCLI (2.5.5 and later) the checkpoint's hyperparameters,
+    its class included, replace the configuration. It would run the earlier stage again (Lightning pull requests 21116
+    and 21246, issue 21255).
 
     The other commands read the checkpoint that ``--ckpt_path`` names on the command line, or else
-    ``checkpoints/best.ckpt`` beside the given configuration: never the one that the saved configuration records, from
-    which that run started.
+    ``checkpoints/best.ckpt`` beside the given configuration. They never read the one that the saved configuration
+    records: that run started from it.
 
     Args:
         args: Command-line arguments, the subcommand first.
@@ -90,7 +90,7 @@ class GazeCLI(LightningCLI):
             subclass_mode_data=True,
             trainer_class=GazeTrainer,
             save_config_callback=RunRecord,  # type: ignore[arg-type]
-            # Its table is of metrics and losses for the most part; the components are told in a line.
+            # Its table is mostly of metrics and losses; one line names the components.
             trainer_defaults={"callbacks": [PredictionWriter(), EarlyEnd()], "enable_model_summary": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -276,9 +276,7 @@ class GazeCLI(LightningCLI):
             # Lightning ends with 1 after Ctrl-C, as if the training had failed, or fails to clean up between two loops.
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-            last = Path(str(self._checkpoint.dirpath)) / LAST
-            left = f"go on with --ckpt_path={last}" if last.is_file() else "no epoch was finished, so nothing is left"
-            say(f"interrupted: {left}")
+            say(f"interrupted: {left_behind(self.trainer, Path(str(self._checkpoint.dirpath)) / LAST)}")
             raise SystemExit(INTERRUPTED) from None
         self._say_what_is_left()
 

@@ -166,6 +166,19 @@ class Cohort:
             raise InputError(f"split: '{split}' is none of {', '.join(SPLITS)}")
         return np.flatnonzero(self._of_case == split)
 
+    def targets_first(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Some of the store's rows in an order in which a few of them tell whether all have what a stage needs.
+
+        First come those with gaze and a known label, then those with one of both, then the others; within them one of
+        every combination of labels after another.
+        """
+        labels = self.labels[rows].reshape(len(rows), -1).numpy()
+        is_known = (labels >= 0).any(1)
+        is_seen = np.diff(self.gaze.starts)[rows] > 0
+        alike = pd.DataFrame(labels).assign(is_seen=is_seen)
+        turn = alike.groupby(list(alike.columns), dropna=False).cumcount().to_numpy()
+        return rows[np.lexsort((~is_seen, turn, -(is_seen.astype(int) + is_known)))]
+
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
         """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze.control`` says."""
         return mean_map(self._own_gaze, rows, self.size)

@@ -158,7 +158,7 @@ def _donors(
     rows: NDArray[np.int64], patients: NDArray[np.generic], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """For every row another row, each once, of another patient."""
-    # Sorted by patient and turned by the most that one patient has, nobody meets himself.
+    # Sorted by patient and turned by the largest number of cases of one patient: then no patient keeps their gaze.
     shuffled = generator.permutation(rows)
     _, codes, counts = np.unique(patients[shuffled], return_inverse=True, return_counts=True)
     if counts.max() * 2 > len(rows):

@@ -19,7 +19,14 @@ from gazelit.data.dataset import Draws, Example, GazeDataset, collate, collate_n
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import Uncertain
 from gazelit.data.options import AugmentationOptions, GazeOptions, LoaderOptions, SplitOptions
-from gazelit.data.sampling import EpochLoader, EpochSampler, Processes, ends_with_interpreter, outlive_signals
+from gazelit.data.sampling import (
+    EpochLoader,
+    EpochSampler,
+    Processes,
+    check_shared_memory,
+    ends_with_interpreter,
+    outlive_signals,
+)
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
 from gazelit.density import CentreBias
@@ -86,6 +93,8 @@ class GazeData:
         self._cohort: Cohort | None = None
         #: Whether batches have events without a stage that asks for them.
         self.with_events = False
+        #: Whether cases in fixed order begin with those that have targets, for a trial that takes few of them.
+        self.targets_first = False
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store and splits it, cheap when called again.
@@ -229,8 +238,12 @@ class GazeData:
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
         self._suit(dataset)
+        if self.targets_first and not shuffle:
+            dataset.rows = self.cohort.targets_first(dataset.rows)
         processes, batch_size = self._processes(shuffle), self.loading.batch_size
         classes = self.labels[dataset.rows] if shuffle and self.loading.sampling == "balanced" else None
+        if self.loading.num_workers:
+            check_shared_memory(self.loading.num_workers)
         # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
         without_case = not shuffle and processes.rank >= len(dataset) > 0
         if without_case:

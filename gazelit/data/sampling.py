@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import multiprocessing
 import signal
 import weakref
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data.distributed import DistributedSampler
 
 from gazelit.data.dataset import GazeDataset
-from gazelit.errors import InputError
+from gazelit.errors import NO_SHARED_MEMORY, InputError
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,22 @@ def outlive_signals(worker: int) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def check_shared_memory(workers: int) -> None:
+    """Sees that a loader can have processes, before torch makes them: it cannot clean up a part of them.
+
+    Args:
+        workers: How many.
+
+    Raises:
+        InputError: There is no shared memory, not even for the locks.
+    """
+    try:
+        # As many as a queue for each and one for all have, and an event.
+        _ = [multiprocessing.Lock() for _ in range(8 + 3 * workers)]
+    except OSError as error:
+        raise InputError(NO_SHARED_MEMORY) from error
 
 
 _LOADERS: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()

@@ -74,7 +74,7 @@ def infer(
 
     Args:
         files: DICOM, PNG or JPEG files, folders of them, patterns such as ``films/*.dcm``, or DICOMDIRs.
-        ckpt: A checkpoint written by ``gazelit fit``; of several, the mean is read and its spread told.
+        ckpt: A checkpoint written by ``gazelit fit``; of several, their mean and spread are written.
         out: Folder for the results.
         overwrite: Replace results of the same names in ``out``, rather than go on with them or refuse.
         max_pixels: Refuse films that claim more pixels.
@@ -87,8 +87,8 @@ def infer(
         overlay: Whether overlays are written.
         table: ``csv``, or ``parquet`` with the same columns.
         reader: Of a model of scanpaths, readers (``reader_id``, or ``all``) whose expected scanpaths are written into
-            the JSON, beside that of nobody known, which is also drawn (``<name>_scanpath.png``).
-        mc_dropout: Passes with dropout on, whose mean is read and whose spread told; 0 for one pass without.
+            the JSON, beside that of an unknown reader, which is also drawn (``<name>_scanpath.png``).
+        mc_dropout: Passes with dropout on; their mean and spread are written. 0 for one pass without.
         guards: What ``gazelit guard`` fitted to several checkpoints or to passes with dropout.
         dicom: Which DICOM results are written of DICOM films; without a list, sr and sc. Needs the extra ``dicom``.
         share: Of the map's mass that the outline and the segmentation hold.

@@ -119,7 +119,7 @@ def _epoch_of(checkpoint: Path) -> int | None:
 
 
 def read_curve(path: Path) -> pd.DataFrame | None:
-    """A stage's curve in the order of epochs; None where there is none. Of an epoch that stands twice the last row.
+    """A stage's curve in the order of epochs; None if the stage has no curve. If an epoch stands twice, its last row.
 
     Raises:
         InputError: It has no epochs, or a cell that is no number.

@@ -1,12 +1,12 @@
 """How far probabilities are from frequencies, without the bias of binning, and with intervals.
 
 Within a bin the gap between mean probability and frequency is never zero, however good the model: its noise alone gives
-an expected calibration error of about 0.8 standard errors. Three numbers are told apart:
+an expected calibration error of about 0.8 standard errors. There are three numbers:
 
 - the plain error, ``Σ share × |gap|``, biased upwards;
 - the same corrected for its bias as a bootstrap would estimate it (Kumar, Liang and Ma 2019, appendix). No estimator of
-  an absolute value is unbiased: half of the bias is left where the model is perfect, and where gaps are as large as
-  their noise the error comes out too small by a tenth of a standard error or less;
+  an absolute value is unbiased. Half of the bias is left for a perfect model. If gaps are as large as their noise, the
+  error is too small by a tenth of a standard error or less;
 - the root mean square error, whose square is unbiased: Σ share × (gap² − standard error²) (Kumar, Liang and Ma 2019;
   Bröcker 2012), set to zero where it is negative.
 

@@ -262,7 +262,7 @@ class Difference:
         reference: The name of the arm it is compared with.
         metric: Of ``COMPARED``.
         estimate: The difference, with its uncorrected p.
-        p: After Holm (1979) over all pairs and metrics; NaN where there is none.
+        p: After Holm (1979) over all pairs and metrics; NaN if it is undefined.
     """
 
     arm: str

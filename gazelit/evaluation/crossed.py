@@ -2,16 +2,16 @@
 
 A difference of two arms varies with the patients that were tested and with the seeds that were trained. Both are
 sampled, crossed with each other: every model has read every patient. The interval comes from the variance of a
-bootstrap that draws patients and seeds independently of each other (the pigeonhole bootstrap of Owen 2007), with its
-three terms taken apart, because each has a known fault where there are few seeds:
+bootstrap that draws patients and seeds independently of each other (the pigeonhole bootstrap of Owen 2007). Its three
+terms are taken apart, because each has a known fault with few seeds:
 
 - patients: the variance over draws of patients of the mean over seeds;
 - seeds: s² / S. Drawing S seeds with replacement gives (S − 1) / S of that, half of it for two seeds;
 - what patients and seeds share (the interaction) is in both and counts once; the plain bootstrap counts it three times.
 
 Each term has degrees of freedom of its own, S − 1 of the seeds'. The critical value is the mean of both terms' Student
-quantiles, weighted by the terms (Cochran and Cox 1957), which errs towards wide; Satterthwaite's one number of degrees
-of freedom covers less with two seeds. Simulated coverage stands in ``docs/metrics.md``.
+quantiles, weighted by the terms (Cochran and Cox 1957). Its intervals are rather too wide. Satterthwaite's single
+number of degrees of freedom covers less with two seeds. Simulated coverage stands in ``docs/metrics.md``.
 """
 
 from __future__ import annotations

@@ -136,9 +136,9 @@ class Oracles:
     def scores(self, data: GazeData) -> pd.DataFrame | None:
         """The oracle's saliency metrics of every test case, scored as a model is.
 
-        CC, KLD, SIM and EMD are of the expected target (fixations weighted and blurred as the targets are); NSS, AUCs
-        and information gain of the expected density of fixations, each counted once, over the centre bias
-        of the data.
+        CC, KLD, SIM and EMD are of the expected target (fixations weighted and blurred as the targets are). NSS, AUCs
+        and information gain are of the expected density of fixations, each counted once, over the centre bias of the
+        data.
 
         Args:
             data: The data, set up.

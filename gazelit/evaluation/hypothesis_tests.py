@@ -46,8 +46,8 @@ def delong(
     In the form of Sun and Xu (2014), which ranks. Cases count as independent: with several images of a patient the
     bootstrap over patients is the one to trust. It tests these two scores, not the training that made them.
 
-    Where every case's placement differs by the same amount the variance is estimated as zero, as for AUC 1 against 0,
-    and z is infinite. p is then that of the sign test over the N cases, which all speak for the same score: 2^(1 − N).
+    If every case's placement differs by the same amount, as for AUC 1 against 0, the variance is estimated as zero, and
+    z is infinite. p is then that of the sign test over the N cases, which all speak for the same score: 2^(1 − N).
 
     Args:
         first: (N,) scores.
@@ -97,8 +97,8 @@ def _placements(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, flo
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Test:
     """McNemar's exact test that two classifiers are right equally often on the same cases.
 
-    The statistic is the number of cases that only the first gets right, less those that only the second does; the
-    effect is that number's share of all cases, the difference of the accuracies.
+    The statistic is the number of cases that only the first gets right, less those that only the second does. The
+    effect is that number's share of all cases: the difference of the accuracies.
 
     Args:
         first: (N,) where the first is right.

@@ -1,7 +1,7 @@
 """Paired tests of arms on the same cases, beside the intervals: DeLong, McNemar, Wilcoxon, permutation, resampled t.
 
-All but the last take the trained models for given and ask what other patients would change, which a comparison of
-methods does not: a report says of each what it tests.
+All but the last take the trained models as given and ask what other patients would change. A comparison of methods asks
+something else, so a report says of each what it tests.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from gazelit.errors import InputError
 
 #: Draws of the control of each reading.
 DRAWS = 20
-#: What is told of a finding at a lag, by column.
+#: What is known of a finding at a lag, by column.
 SHARES = {"said": "while it was said", "moved": "phrases moved at random", "whole": "in the whole reading"}
 
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ def looks_at_findings(
 
     While a phrase that matches was said, moved back by the lag: who looks first and then speaks looks at the finding
     before its words. The control moves the reading's phrases together by a random time, round the end of the reading to
-    its start, so that their lengths and distances stay and only what they are about is lost.
+    its start. Their lengths and distances stay, and only what they are about is lost.
 
     Args:
         store: With regions, phrases and gaze.

@@ -34,7 +34,7 @@ SHARE = "explainable_share"
 ORACLE_GAIN = "oracle_ig"
 #: That of the expected target map, blurred and weighted as the targets that models are trained with.
 TARGET_GAIN = "expected_target_ig"
-#: Of the stages of maps by reader: what the unknown reader's map gains, and how often a reader is told.
+#: Of the stages of maps by reader: what the unknown reader's map gains, and how often a reader is identified.
 BY_READER = ("ig_of_unknown", "reader_identified")
 #: Information gain of a reader's map less that of the unknown reader's.
 READER_GAIN = "reader_gain"

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 #: From weights (R, N) to values (R,); NaN where a draw leaves it undefined, such as a class that was not drawn.
 Statistic = Callable[[Floats], Floats]
+#: From weights (R, N) to what was counted, and of how much: (R,) each.
+Counted = Callable[[Floats], tuple[Floats, Floats]]
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -127,14 +129,7 @@ def auroc_of(
         fold: (N,) which model scored each case. Only pairs of one model are then compared: scores of models that were
             trained apart have no common scale (Forman and Scholz 2010).
     """
-    parts = [_pairs(score, positive, members) for members in folds_of(fold, len(score))]
-
-    def statistic(weights: Floats) -> Floats:
-        won, pairs = (sum(column) for column in zip(*(part(weights) for part in parts), strict=True))
-        with np.errstate(invalid="ignore"):
-            return np.asarray(won / pairs, np.float64)
-
-    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
+    return _ratio([_pairs(score, positive, members) for members in folds_of(fold, len(score))], len(score))
 
 
 def sensitivity_of(
@@ -154,14 +149,19 @@ def sensitivity_of(
         specificity: In (0, 1).
         fold: (N,) which model scored each case.
     """
-    parts = [_hits(score, positive, members, specificity) for members in folds_of(fold, len(score))]
+    folds = folds_of(fold, len(score))
+    return _ratio([_hits(score, positive, members, specificity) for members in folds], len(score))
+
+
+def _ratio(parts: Sequence[Counted], cases: int) -> Statistic:
+    """What was counted in all parts over what there was to count; NaN without any."""
 
     def statistic(weights: Floats) -> Floats:
-        hits, positives = (sum(column) for column in zip(*(part(weights) for part in parts), strict=True))
+        found, total = (sum(column) for column in zip(*(part(weights) for part in parts), strict=True))
         with np.errstate(invalid="ignore"):
-            return np.asarray(hits / positives, np.float64)
+            return np.asarray(found / total, np.float64)
 
-    return statistic if len(score) else lambda weights: np.full(len(weights), np.nan)
+    return statistic if cases else lambda weights: np.full(len(weights), np.nan)
 
 
 def folds_of(fold: NDArray[np.integer] | None, cases: int) -> list[NDArray[np.intp]]:
@@ -171,9 +171,7 @@ def folds_of(fold: NDArray[np.integer] | None, cases: int) -> list[NDArray[np.in
     return [np.flatnonzero(fold == number) for number in np.unique(fold)]
 
 
-def _pairs(
-    score: NDArray[np.floating], positive: NDArray[np.bool_], members: NDArray[np.intp]
-) -> Callable[[Floats], tuple[Floats, Floats]]:
+def _pairs(score: NDArray[np.floating], positive: NDArray[np.bool_], members: NDArray[np.intp]) -> Counted:
     """From weights (R, N) to the weight of pairs that are in order, and of all pairs, among the members."""
     order, starts, is_positive = _ranked(score, positive, members)
 
@@ -190,7 +188,7 @@ def _pairs(
 
 def _hits(
     score: NDArray[np.floating], positive: NDArray[np.bool_], members: NDArray[np.intp], specificity: float
-) -> Callable[[Floats], tuple[Floats, Floats]]:
+) -> Counted:
     """From weights (R, N) to the weight of positives found at the specificity, and of all, among the members.
 
     Draws with one class only have neither.

@@ -13,7 +13,7 @@ from gazelit.evaluation.scores import case_statistics
 from gazelit.evaluation.statistics import Estimate, average_of, bootstrap_weights, estimate, mean_of
 from gazelit.metrics.catalogue import short_labels
 
-#: Below so many cases an interval is told to be wide, not read; below so few no number is given.
+#: Below so many cases the interval is called wide; below so few cases no number is given.
 SMALL, TOO_FEW = 30, 10
 #: Columns of a store's cases that make groups, with what a report calls them.
 COLUMNS = {

@@ -26,8 +26,8 @@ MOST_CHOICES = 3
 def yardsticks(data: GazeData, split: str = "test") -> dict[str, float]:
     """Scores baselines on a split as a model is scored.
 
-    ``centre`` is the mean training map; ``class_centre`` the mean map of the training cases of the case's own class,
-    which is told the diagnosis and sees nothing else; ``gaussian`` a Gaussian in the middle of the image; ``uniform``
+    ``centre`` is the mean training map. ``class_centre`` is the mean map of the training cases of the case's own class:
+    it knows the diagnosis and sees nothing else. ``gaussian`` is a Gaussian in the middle of the image; ``uniform``
     says nothing.
 
     Args:
@@ -65,9 +65,9 @@ def _class_maps(data: GazeData) -> Tensor | None:
 def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
     """How well the mean map of the other readers predicts a reader's gaze, by the number of other readers.
 
-    Where the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader) these are
-    the others, and the target is the case's own, as the model's is. Elsewhere, of films that were read several times,
-    each reading in turn is the target. Each reader's map is normalised before the mean.
+    If the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader), these are the
+    other readers, and the target is the case's own gaze, as for the model. Elsewhere, of films that were read several
+    times, each reading in turn is the target. Each reader's map is normalised before the mean.
 
     Args:
         data: The data.

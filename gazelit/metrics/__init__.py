@@ -25,14 +25,13 @@ __all__ = [
     "saliency_values",
 ]
 
-_DEFINED_IN = {
-    "CaseMetric": "gazelit.metrics.custom:CaseMetric",
-    "ComparedMetric": "gazelit.metrics.custom:ComparedMetric",
-    "DiagnosisMetrics": "gazelit.metrics.diagnosis:DiagnosisMetrics",
-    "EmbeddingMetrics": "gazelit.metrics.embedding:EmbeddingMetrics",
-    "ImageMeans": "gazelit.metrics.means:ImageMeans",
-    "SaliencyMetrics": "gazelit.metrics.saliency:SaliencyMetrics",
-    "saliency_values": "gazelit.metrics.map_values:saliency_values",
+_NAMES = {
+    "gazelit.metrics.custom": ("CaseMetric", "ComparedMetric"),
+    "gazelit.metrics.diagnosis": ("DiagnosisMetrics",),
+    "gazelit.metrics.embedding": ("EmbeddingMetrics",),
+    "gazelit.metrics.map_values": ("saliency_values",),
+    "gazelit.metrics.means": ("ImageMeans",),
+    "gazelit.metrics.saliency": ("SaliencyMetrics",),
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())
+__getattr__, __dir__ = lazy_names(__name__, _NAMES, globals())

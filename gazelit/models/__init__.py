@@ -35,20 +35,16 @@ __all__ = [
     "register_encoder",
 ]
 
-_DEFINED_IN = {
-    "ClassificationNetwork": "gazelit.models.classification_net:ClassificationNetwork",
-    "ContrastiveNetwork": "gazelit.models.contrastive_net:ContrastiveNetwork",
-    "DualEncoderUNet": "gazelit.models.dual_unet:DualEncoderUNet",
-    "EncoderSpec": "gazelit.models.registry:EncoderSpec",
-    "FindingUNet": "gazelit.models.finding_unet:FindingUNet",
-    "Network": "gazelit.models.network:Network",
-    "ReaderUNet": "gazelit.models.reader_unet:ReaderUNet",
-    "TimeResolvedUNet": "gazelit.models.time_unet:TimeResolvedUNet",
-    "ScanpathNetwork": "gazelit.models.scanpath_net:ScanpathNetwork",
-    "build_encoder": "gazelit.models.registry:build_encoder",
-    "list_encoders": "gazelit.models.registry:list_encoders",
-    "rebuild": "gazelit.models.network:rebuild",
-    "register_encoder": "gazelit.models.registry:register_encoder",
+_NAMES = {
+    "gazelit.models.classification_net": ("ClassificationNetwork",),
+    "gazelit.models.contrastive_net": ("ContrastiveNetwork",),
+    "gazelit.models.dual_unet": ("DualEncoderUNet",),
+    "gazelit.models.finding_unet": ("FindingUNet",),
+    "gazelit.models.network": ("Network", "rebuild"),
+    "gazelit.models.reader_unet": ("ReaderUNet",),
+    "gazelit.models.registry": ("EncoderSpec", "build_encoder", "list_encoders", "register_encoder"),
+    "gazelit.models.scanpath_net": ("ScanpathNetwork",),
+    "gazelit.models.time_unet": ("TimeResolvedUNet",),
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())
+__getattr__, __dir__ = lazy_names(__name__, _NAMES, globals())

@@ -23,6 +23,7 @@ from gazelit.evaluation.statistics import Estimate, bootstrap_weights, estimate,
 from gazelit.files import atomic_path
 from gazelit.metrics.scanpath import Scores, Settings, multimatch, scanmatch, sed
 from gazelit.reporting.tables import DASH
+from gazelit.text_table import aligned
 
 logger = logging.getLogger("gazelit")
 
@@ -249,11 +250,7 @@ def _table(rows: Sequence[Row]) -> str:
             half = "" if value is None else f" ±{(value.high - value.low) / 2:.3f}"
             cells.append(DASH if value is None else f"{value.value:.3f}{half}")
         lines.append((row.name, *cells))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) + "\n"
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _legend(rows: Sequence[Row]) -> str:

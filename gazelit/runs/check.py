@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from gazelit.errors import InputError
@@ -21,6 +20,7 @@ from gazelit.runs.doctor import as_size, findings
 from gazelit.runs.status import as_duration
 from gazelit.runs.steps import DONE_FILE, Step, read_epochs, standing
 from gazelit.stages.measure import BATCHES, MEASURED
+from gazelit.text_table import wide_console
 
 #: After all of a stage's own options, so that they win.
 LIMITS = [
@@ -137,9 +137,7 @@ def _left(step: Planned, state: str, cost: Mapping[str, Any]) -> float | None:
 def _print(
     out: Path, planned: Sequence[Planned], states: Mapping[Path, str], costs: Mapping[str, Any], jobs: int
 ) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+    console = wide_console()
     table = Table(box=SIMPLE_HEAD)
     for title in ("step", "state", "a batch", "batches", "epochs", "time", "memory"):
         table.add_column(title, justify="left" if title in ("step", "state") else "right", no_wrap=True)

@@ -1,6 +1,6 @@
 """The stage orchestrator: stages, tests and report in one run folder, for one or several arms, seeds and folds.
 
-A step that is finished is skipped, one that was interrupted is resumed, and a run folder never mixes settings: every
+A step that is finished is skipped, and one that was interrupted is resumed. A run folder never mixes settings: every
 step's inputs (its command, configuration, data and parent checkpoint) are hashed into a key that a later run must
 match.
 """
@@ -86,8 +86,8 @@ def run(
         accept_versions: Whether steps that other versions of gazelit or torch made are taken as they are.
         jobs: How many seeds and folds are trained at the same time, each with its share of processors and GPUs.
         share_imports: Whether what evaluates (calibrate, test, report) is forked from a process with the imports.
-        check: Whether to try every step with two batches, in a folder that is removed, and to say what the whole will
-            take and what of it is done, instead of running it.
+        check: Instead of running it, try every step with two batches, in a folder that is removed; say what the whole
+            will take and what of it is done.
 
     Raises:
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from gazelit.configs import CONFIG_FILE, read_yaml
 from gazelit.errors import InputError
 from gazelit.files import read_json
 from gazelit.runs.steps import DONE_FILE, LOCK_FILE, LOG_FILE, PLAN_FILE, STARTED_FILE, failure, read_epochs
+from gazelit.text_table import wide_console
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,7 @@ def _training_status(folder: Path) -> StepStatus:
 
 
 def _print(folder: Path, steps: list[StepStatus]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+    console = wide_console()
     table = Table(box=SIMPLE_HEAD)
     for title in ("step", "state", "epochs", "time", "CPU time", "left"):
         table.add_column(title, justify="left" if title in ("step", "state") else "right", no_wrap=title != "state")

@@ -22,11 +22,11 @@ from gazelit.metrics.custom import check_metrics
 from gazelit.models.adapters import keep_statistics
 from gazelit.models.execution import Execution, apply_execution, layers_of, shard, unreached
 from gazelit.models.network import Network
+from gazelit.stages import unfinished_epoch
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
 from gazelit.stages.nonfinite import OnNonFinite, StepGuard, check_checkpoint
 from gazelit.stages.optimisation import average_gradient, global_seed, parameter_groups, scale_rates, seed_batch
 from gazelit.stages.resume import apply_options
-from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, note_batch, number_batches
 
 
 class Stage(EvaluatedModule):
@@ -43,10 +43,10 @@ class Stage(EvaluatedModule):
         frozen: Components that are not trained. Their BatchNorm statistics stay as they are, too.
         learning_rates: Learning rate by component, or by a part of the objective that the stage names; the others have
             the optimiser's.
-        layer_decay: By component, how much lower the learning rate of each of its layers is than that of the next one
-            towards the output, such as 0.75 for a pretrained transformer (Clark et al., ELECTRA, 2020).
-        conventions: Conventions besides gazelit's own that saliency metrics are also told in at test, such as ``mit``
-            (``docs/metrics.md``).
+        layer_decay: By component, the learning rate of each of its layers over that of the next layer towards the
+            output, such as 0.75 for a pretrained transformer (Clark et al., ELECTRA, 2020).
+        conventions: Further conventions, besides gazelit's own, by which saliency metrics are computed at test, such as
+            ``mit`` (``docs/metrics.md``).
         metrics: Further metrics of validation and test, each a ``torchmetrics.Metric`` that takes ``update(outputs,
             batch)``, such as a :class:`gazelit.metrics.CaseMetric` (``docs/extending.md``).
         execution: Which components are compiled or recompute their activations, and how maps lie in memory; plain
@@ -56,9 +56,9 @@ class Stage(EvaluatedModule):
         max_skipped: How many steps of an epoch may be skipped.
 
     Raises:
-        InputError: ``frozen``, ``learning_rates`` or ``layer_decay`` names a component the network lacks, a learning
-            rate is negative or of a frozen component, nothing is left to train, two metrics have one name, or an option
-            is impossible.
+        InputError: ``frozen``, ``learning_rates`` or ``layer_decay`` names a component the network lacks; a learning
+            rate is negative or of a frozen component; nothing is left to train; two metrics have one name; an option is
+            impossible.
     """
 
     #: Beginning of the names of the outputs that the objective depends on.
@@ -107,7 +107,10 @@ class Stage(EvaluatedModule):
         self._former_teachers: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
         self._unfinished: dict[str, Any] | None = None
-        #: What the epoch was told by, once its batches are over.
+        self._untold_metrics: dict[str | None, float] = {}
+        #: Whether an epoch's batches are over and schedules that follow a metric have not been told.
+        self._tells_schedules = False
+        #: The epoch's further training values, once its batches are over.
         self._epoch_log: dict[str, Tensor] = {}
 
         rated = (*network.specs, *self.learned_parts)
@@ -187,7 +190,7 @@ class Stage(EvaluatedModule):
         """Shards the components over processes under Lightning's ``ModelParallelStrategy`` (FSDP2).
 
         Raises:
-            InputError: The strategy is told, or by default takes, processes for tensor parallelism.
+            InputError: The strategy has processes for tensor parallelism, as configured or by its default.
         """
         if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
             if self.device_mesh["tensor_parallel"].size() > 1:
@@ -210,7 +213,9 @@ class Stage(EvaluatedModule):
         """Goes on in the middle of an epoch where a checkpoint is from there."""
         if self._unfinished is not None:
             self.resume_epoch(self._unfinished)
-            number_batches(self.trainer)
+            unfinished_epoch.number_batches(self.trainer)
+        unfinished_epoch.tell_schedules(self.trainer, self._untold_metrics)
+        self._untold_metrics = {}
         # Those of an epoch whose batches were over when it was interrupted.
         for name, value in self._epoch_log.items():
             self._log_once(f"train/{name}", value)
@@ -228,7 +233,7 @@ class Stage(EvaluatedModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes a batch's random numbers repeat in a resumed run."""
-        note_batch(self.trainer, is_last=batch_idx + 1 >= self.trainer.num_training_batches)
+        unfinished_epoch.note_batch(self.trainer, is_last=batch_idx + 1 >= self.trainer.num_training_batches)
         seed_batch(self.current_epoch, batch_idx, self.global_rank)
         self.guard.begin_batch(self)
 
@@ -256,7 +261,8 @@ class Stage(EvaluatedModule):
         """Logs the epoch's values behind its last batch, so that they are there for callbacks at the epoch's end."""
         if not self.trainer.is_last_batch and not 0 < self.trainer.max_steps <= self.global_step:
             return
-        note_batch(self.trainer, is_last=True)
+        unfinished_epoch.note_batch(self.trainer, is_last=True)
+        self._tells_schedules = self.trainer.is_last_batch
         values = {**self.train_means.compute(), **self._epoch_values()}
         self.train_means.reset()
         self._epoch_log = {name: value.detach().cpu() for name, value in values.items()}
@@ -264,7 +270,7 @@ class Stage(EvaluatedModule):
             self._log_once(f"train/{name}", value, prog_bar=name == "loss")
 
     def _epoch_values(self) -> dict[str, Tensor]:
-        """What a training epoch is told by besides means over images; equal in all processes."""
+        """The values of a training epoch besides means over images; equal in all processes."""
         return {"skipped_steps": torch.tensor(float(self.guard.skipped))} if self.guard.skips else {}
 
     def interrupted_epoch(self) -> dict[str, Any]:
@@ -273,7 +279,7 @@ class Stage(EvaluatedModule):
         return {**gathered, "values": self._epoch_log}
 
     def resume_epoch(self, gathered: Mapping[str, Any]) -> None:
-        """Goes on with what :meth:`interrupted_epoch` told."""
+        """Goes on with what :meth:`interrupted_epoch` gave."""
         self.train_means.restore(gathered["sums"])
         self.guard.skipped = gathered["skipped_steps"]
         self._epoch_log = dict(gathered.get("values", {}))
@@ -293,6 +299,11 @@ class Stage(EvaluatedModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Steps a schedule; one that follows a metric then knows of the epoch."""
+        super().lr_scheduler_step(scheduler, metric)
+        self._tells_schedules = self._tells_schedules and metric is None
+
     def _parameter_groups(self) -> list[Any]:
         """What is trained: a group for each part with a learning rate of its own, and one for the rest."""
         parts: dict[str, tuple[nn.Module, float]] = {}
@@ -311,14 +322,19 @@ class Stage(EvaluatedModule):
         """
         check_checkpoint(checkpoint, self)
         checkpoint[stamps.STAMP_KEY] = self.stamp()
-        if self._trainer is not None and UNFINISHED_KEY not in checkpoint and is_amid(self.trainer):
-            checkpoint[UNFINISHED_KEY] = self.interrupted_epoch()
+        if self._trainer is None or unfinished_epoch.UNFINISHED_KEY in checkpoint:
+            return
+        if unfinished_epoch.is_amid(self.trainer):
+            checkpoint[unfinished_epoch.UNFINISHED_KEY] = self.interrupted_epoch()
+        elif self._tells_schedules:
+            unfinished_epoch.note_metrics(self.trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the ancestry of a resumed run, and lets options given now win over the optimiser's stored ones."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._resumed = checkpoint
-            self._unfinished = checkpoint.get(UNFINISHED_KEY)
+            self._unfinished = checkpoint.get(unfinished_epoch.UNFINISHED_KEY)
+            self._untold_metrics = checkpoint.get(unfinished_epoch.METRICS_KEY, {})
             if self.trainer.optimizers:
                 # Sharded modules are restored when their optimisers are there already.
                 configs = self.trainer.lr_scheduler_configs

@@ -50,7 +50,7 @@ class RunRecord(Callback):
     """Writes ``config.yaml`` and ``epochs.csv`` beside the checkpoints, whichever logger is used.
 
     Lightning's own callback writes the configuration to ``trainer.log_dir``, which is the same folder for all runs of
-    the W&B logger; and a curve must outlive a resume, which loggers that start a new version do not promise.
+    the W&B logger. And a curve must outlive a resume; loggers that start a new version do not promise that.
 
     Args:
         parser: The parser that made the configuration.

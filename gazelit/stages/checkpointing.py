@@ -23,6 +23,7 @@ from gazelit.errors import InputError
 from gazelit.files import sole_writer
 from gazelit.stages.base import Stage
 from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, is_validated
+from gazelit.stages.wandb_run import end_soon
 
 logger = logging.getLogger("gazelit")
 
@@ -39,13 +40,13 @@ GRACE = 10.0
 class StageCheckpoint(ModelCheckpoint):
     """``best.ckpt`` by a criterion, and ``last.ckpt`` of the last finished epoch, or of the step that SIGTERM ended.
 
-    Lightning 2.6.6 writes its ``save_last`` only when a step also brought a new best one, so that ``last`` would be the
-    last improvement, and in the middle of an epoch where validation runs there.
+    Lightning 2.6.6 writes its ``save_last`` only when a step also brought a new best one. ``last`` would then be the
+    last improvement, and could lie in the middle of an epoch if validation runs there.
 
     Args:
         save_last: Whether to write ``last.ckpt``.
         every_n_train_steps: Steps of the optimiser after which ``last.ckpt`` is written within an epoch, too, so that a
-            kill costs no more; at the end of epochs alone unless given. (Lightning's option of this name would choose
+            kill costs no more. Unless given, only at the end of epochs. (Lightning's option of this name would choose
             ``best.ckpt`` there, by a criterion that only a validation has.)
         options: As of Lightning's callback.
 
@@ -98,8 +99,8 @@ class StageCheckpoint(ModelCheckpoint):
 
         Args:
             trainer: The trainer.
-            is_over: Whether the epoch is. In the middle of the first one there is no last checkpoint as yet, and the
-                one that is written must not say so: it would differ from an undisturbed training's ever after.
+            is_over: Whether the epoch is. In the middle of the first epoch there is no last checkpoint yet. The one
+                that is written must not say so, or it would differ from an undisturbed training's for good.
         """
         path = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
         if is_over:
@@ -130,12 +131,12 @@ class EarlyEnd(Callback):
     """Ends a process with the exit code of what ended it, and in bounded time where another process is gone.
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
-    (Lightning's own is 0, which reads as finished). ``last.ckpt`` is then of that step, and holds what of the epoch is
-    behind it, so that a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next
-    batch; the resumed run begins it again. Two are finished first: one of averaged weights, which the model holds in
-    place of its own, and one between batches whose gradients accumulate. Where the training data are loaded by
-    something else than :class:`gazelit.data.sampling.EpochLoader`, or no ``last.ckpt`` is kept, nothing is saved and
-    the last finished epoch stays what a resumed run goes on from.
+    (Lightning's own is 0, which reads as finished). Ctrl-C ends it there, too, with Python's ``KeyboardInterrupt``. A
+    second Ctrl-C ends it at once. ``last.ckpt`` is then of that step, and holds what of the epoch is behind it, so that
+    a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next batch; the resumed
+    run begins it again. One between batches whose gradients accumulate is finished first. Nothing is saved if the
+    training data are not loaded by :class:`gazelit.data.sampling.EpochLoader`, or if no ``last.ckpt`` is kept. A
+    resumed run then goes on from the last finished epoch.
 
     Where a process of several dies, the others get an error from their next exchange or hang in it; they have
     ``GRACE`` seconds to end by themselves.
@@ -144,27 +145,32 @@ class EarlyEnd(Callback):
     def __init__(self) -> None:
         # Not an event: averaging callbacks copy the trainer.
         self._ended = False
-        self._terminated = False
+        self._told: signal.Signals | None = None
         self._in_validation = self._validates_again = False
         self._common_batches = 0
-        self._left = "last.ckpt is of the last finished epoch"
+        #: What a resumed training goes on from, to be said.
+        self.left = "last.ckpt is of the last finished epoch"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Watches over the process that started this one."""
+        self._told = None
         if trainer.world_size > 1 and trainer.local_rank > 0:
             self._ended = False
             parent = os.getppid()
             threading.Thread(target=self._watch, args=(parent,), daemon=True, name="parent-watch").start()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM over, and has a validation run that was broken off.
+        """Takes SIGTERM and Ctrl-C over, and has a validation run that was broken off.
 
-        Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. Where there
-        are several processes, it exchanges a message, and hangs where it interrupts two of them at different points of
-        the step, as it does when a batch system signals all of them.
+        Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. With
+        several processes it exchanges a message. It hangs if it interrupts two of them at different points of the step,
+        as happens when a batch system signals all of them.
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
+            # A shell has it ignored in what it starts in the background.
+            if self._told is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._note)
         if self._validates_again and not trainer.sanity_checking:
             # Lightning finds such a state only where an error in the step of a validation left it.
             trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
@@ -173,14 +179,14 @@ class EarlyEnd(Callback):
     on_sanity_check_start = on_train_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ends all processes between two epochs if one of them got SIGTERM."""
+        """Ends all processes between two epochs if one of them was told to end."""
         if self._is_told_to_end(trainer):
-            raise SIGTERMException
+            raise self._end()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves the step and ends all processes if one of them got SIGTERM."""
+        """Saves the step and ends all processes if one of them was told to end."""
         if not self._is_told_to_end(trainer):
             return
         # What follows an epoch's last batch, or one before a validation, belongs to it.
@@ -190,7 +196,7 @@ class EarlyEnd(Callback):
             return
         if self._can_save(trainer, pl_module):
             self._save(trainer)
-        raise SIGTERMException
+        raise self._end()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finds how many batches every process has: they can only agree while all of them have one."""
@@ -207,22 +213,30 @@ class EarlyEnd(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Saves the step before a training's validation and ends all processes if one of them got SIGTERM."""
+        """Saves the step before a training's validation and ends all processes if one of them was told to end."""
         is_of_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not is_of_training or batch_idx >= self._common_batches or not self._is_told_to_end(trainer):
             return
-        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         batches = trainer.fit_loop.epoch_loop.batch_idx + 1
         is_step = trainer.is_last_batch or batches % trainer.accumulate_grad_batches == 0
         is_over = 0 < trainer.max_steps <= trainer.global_step
-        if averages or is_over or not is_step or not self._can_save(trainer, pl_module):
+        if is_over or not is_step or not self._can_save(trainer, pl_module):
             return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                # The model has its own weights again: what is validated are the averaged ones.
+                callback.on_validation_epoch_end(trainer, pl_module)
         self._in_validation = True
         self._save(trainer)
-        self._left += ", its validation is run again"
+        self.left += ", its validation is run again"
         # Lightning would tear the validation down alone, and leave the training's loader with its processes.
         trainer.training = True
-        raise SIGTERMException
+        raise self._end()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gives Ctrl-C back: there is no step any more that it could wait for."""
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _can_save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         is_resumable = isinstance(trainer.train_dataloader, EpochLoader) and isinstance(pl_module, Stage)
@@ -232,7 +246,7 @@ class EarlyEnd(Callback):
         """Writes ``last.ckpt`` of this step."""
         for checkpoint in _whole_last(trainer):
             path = checkpoint.write_last(trainer, is_over=False)
-            self._left = f"{path.name} is of step {trainer.global_step}"
+            self.left = f"{path.name} is of step {trainer.global_step}"
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds to a checkpoint before a validation, also one behind an epoch's last batch, that it is missing."""
@@ -250,12 +264,19 @@ class EarlyEnd(Callback):
         self._validates_again = _IN_VALIDATION in checkpoint.get(UNFINISHED_KEY, {})
 
     def _is_told_to_end(self, trainer: L.Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self._terminated
-        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+        is_told = self._told is not None
+        return is_told if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(is_told, all=False)
 
-    def _note(self, *_: Any) -> None:
-        self._terminated = True
+    def _note(self, number: int, *_: Any) -> None:
+        self._told = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not by a stream, which may be writing just now.
+            os.write(2, b"gazelit: interrupted: ends when this step is saved; Ctrl-C again ends it at once\n")
+
+    def _end(self) -> BaseException:
+        """What ends this process; SIGTERM where it was another one that was told to end."""
+        return KeyboardInterrupt() if self._told == signal.SIGINT else SIGTERMException()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the watch."""
@@ -265,8 +286,9 @@ class EarlyEnd(Callback):
         """Sets the exit code, and a time limit on what several processes still do together."""
         if isinstance(exception, SIGTERMException):
             exception.code = TERMINATED
+            end_soon(TERMINATED)
             if trainer.is_global_zero:
-                logger.warning("terminated by SIGTERM; %s, resume from it", self._left)
+                logger.warning("terminated by SIGTERM; %s, resume from it", self.left)
         if trainer.local_rank > 0:
             code = exception.code if isinstance(exception, SystemExit) else 1
             timer = threading.Timer(GRACE, os._exit, [code if isinstance(code, int) else 1])
@@ -282,6 +304,19 @@ class EarlyEnd(Callback):
         if not self._ended:
             # A collective of C++ does not look at signals.
             os._exit(1)
+
+
+def left_behind(trainer: L.Trainer, last: Path) -> str:
+    """What an interrupted training has left, and how to go on with it.
+
+    Args:
+        trainer: The trainer.
+        last: Where its ``last.ckpt`` would be.
+    """
+    if not last.is_file():
+        return "no epoch was finished, so nothing is left"
+    (left, *_) = [each.left for each in trainer.callbacks if isinstance(each, EarlyEnd)]  # type: ignore[attr-defined]
+    return f"{left}; go on with --ckpt_path={last}"
 
 
 def _whole_last(trainer: L.Trainer) -> list[StageCheckpoint]:

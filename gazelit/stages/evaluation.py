@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from gazelit.data.gaze.heatmap import fixation_counts
+from gazelit.data.gaze_data import GazeData
 from gazelit.density import log_density
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, add_auxiliary
@@ -68,6 +69,11 @@ class EvaluatedModule(L.LightningModule):
     @property
     def _datamodule(self) -> L.LightningDataModule | None:
         return getattr(self._trainer, "datamodule", None)
+
+    @property
+    def _gaze_data(self) -> GazeData:
+        """The trainer's data, which must be gazelit's."""
+        return cast(GazeData, self._datamodule)
 
     def _make_metrics(self) -> None:
         """Makes the metrics of every split.
@@ -206,7 +212,7 @@ class EvaluatedModule(L.LightningModule):
                 batch["valid_mask"][:, 0],
             )
             if split == "test":
-                bias = self._datamodule.centre_bias(batch["index"].cpu())  # type: ignore[union-attr]
+                bias = self._gaze_data.centre_bias(batch["index"].cpu())
                 values = values_at_test(*maps, bias, self.conventions)
             else:
                 values = saliency_values(*maps)

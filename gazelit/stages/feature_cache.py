@@ -18,14 +18,14 @@ from gazelit.models.encoder import Encoder
 from gazelit.models.registry import EncoderSpec, weights_digest
 
 if TYPE_CHECKING:
-    from gazelit.data.datamodule import GazeDataModule
+    from gazelit.data.gaze_data import GazeData
     from gazelit.stages.base import Stage
 
 
 class FeatureCache:
     """Keeps an encoder's coarsest map of every film in a file without a name, which ends with the process.
 
-    Its pages are read and dropped by the operating system as memory allows: 2.5 MB a film of the paper's encoder at 640
+    The operating system reads and drops its pages as memory allows. A film takes 2.5 MB with the paper's encoder at 640
     × 512 in float32, half of that in bfloat16.
 
     Args:
@@ -81,23 +81,23 @@ class StoredFeatures:
         folder: The folder.
         kind: What the stage can do with: ``map`` or ``pooled``.
         stage: Whose component ``encoder`` is replaced, with its weights.
-        datamodule: The films.
+        data: The films.
 
     Raises:
         InputError: They are of another store, encoder or weights, or of another kind; or they would change while the
             stage trains.
     """
 
-    def __init__(self, folder: str, kind: Kind, stage: Stage, datamodule: GazeDataModule) -> None:
-        check_unchanging(stage, datamodule, "features")
+    def __init__(self, folder: str, kind: Kind, stage: Stage, data: GazeData) -> None:
+        check_unchanging(stage, data, "features")
         encoder = cast(Encoder, stage.network.get_submodule("encoder"))
-        store = datamodule.store
+        store = data.store
         request = FeatureRequest(
             kind,
             "float32",
             store.about["fingerprint"],
             len(store.cases),
-            datamodule.downscale,
+            data.downscale,
             EncoderSpec.of(stage.network.specs["encoder"]).interchangeable(),
             weights_digest(encoder),
         )
@@ -137,7 +137,7 @@ class StoredFeatures:
         return torch.from_numpy(np.asarray(rows, np.float32)).to(weight.device, weight.dtype)
 
 
-def check_unchanging(stage: Stage, datamodule: GazeDataModule, option: str) -> None:
+def check_unchanging(stage: Stage, data: GazeData, option: str) -> None:
     """Checks that an encoder's features of a film are the same in every epoch.
 
     Raises:
@@ -145,7 +145,7 @@ def check_unchanging(stage: Stage, datamodule: GazeDataModule, option: str) -> N
     """
     if "encoder" not in stage.frozen:
         raise InputError(f"{option}: the encoder is trained; set --model.frozen=[encoder]")
-    if datamodule.augmentation.enabled:
+    if data.augmentation.enabled:
         raise InputError(f"{option}: images are augmented; set --data.augmentation.enabled=false")
     if "encoder" in stage.execution.compile:
         raise InputError(f"{option}: the encoder is hardly run; leave it out of execution.compile")

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.labels import spelt_alike
 from gazelit.density import log_density
@@ -19,14 +18,14 @@ from gazelit.metrics.localisation import localisation_values
 from gazelit.models.finding_unet import FindingUNet
 from gazelit.stages.base import Batch, Outputs, Stage
 
-#: What a finding's map is told by against its regions.
+#: How a finding's map is compared with its regions.
 _SCORES = ("mass", "pointing", "auc")
 
 
 class FindingConditional(Stage):
     """Learns a map for each finding, beside that of the whole reading, from what was looked at while it was said.
 
-    ``data.gaze.phrases`` says by which words a finding is told, ``data.gaze.phrase_lag`` how long before them it is
+    ``data.gaze.phrases`` says by which words a finding is named, ``data.gaze.phrase_lag`` how long before them it is
     looked at (``gazelit phrases`` has the curve). The test scores each finding's map against the regions of its name,
     and beside it the map of the whole. With ``data.gaze.control: phrases`` the same network is trained on words that
     were moved to other times of their readings.
@@ -93,8 +92,7 @@ class FindingConditional(Stage):
 
     def _localised(self, batch: Batch, outputs: Outputs) -> Outputs:
         """Each finding's map and that of the whole against the regions of its name, (B,) each; NaN without any."""
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         mask = batch["valid_mask"][:, 0]
         regions = [
             {spelt_alike(name): region for name, region in data.regions(row).items()} for row in batch["index"].tolist()

@@ -36,9 +36,9 @@ class JointFinetuning(Stage):
         saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
             implementation's uncertainty weighting unless given. Its own parameters are trained along.
-            ``learning_rates`` may name it; its σ has the rate 1e-2 unless given, so that it finds its balance within
-            the first epochs whatever the network's rate: Adam moves log σ by no more than the rate a step, and with a
-            network's 1e-4 a training can end before it has.
+            ``learning_rates`` may name it. Its σ has the rate 1e-2 unless given, so that it finds its balance within
+            the first epochs whatever the network's rate. Adam moves log σ by no more than the rate a step; with a
+            network's 1e-4 a training can end before the balance is found.
         schedule: When each task is trained; both in every step unless given.
         teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's: for all films, or
             for a share that moves from epoch to epoch (:class:`gazelit.stages.teacher.TeacherForcing`).
@@ -50,9 +50,9 @@ class JointFinetuning(Stage):
         options: See :class:`Stage`.
 
     Raises:
-        InputError: ``teacher_forcing`` or ``gaze_at_test`` is asked of a network that does not pool by gaze,
-            ``schedule`` of tasks that are others or that ``weighting`` has to compare, or the network has side heads
-            that ``saliency_loss`` does not train.
+        InputError: ``teacher_forcing`` or ``gaze_at_test`` is set, but the network does not pool by gaze; ``schedule``
+            names other tasks, or tasks that ``weighting`` has to compare; or the network has side heads that
+            ``saliency_loss`` does not train.
     """
 
     name: ClassVar[str] = "joint"

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from gazelit.data.gaze_data import GazeData
 from gazelit.files import write_json
 from gazelit.stages.callbacks import run_folder
 
@@ -25,10 +26,11 @@ class BatchMeasure(Callback):
     """Stops after ``BATCHES`` batches and writes what they took; for `gazelit run --check`.
 
     Written are how long a batch took, how many there would have been (the trainer's own limits are kept for that), and
-    the memory at its peak.
+    the memory at its peak. Evaluations begin with the cases that have targets: without one they are refused, and they
+    shall be where the whole has none.
 
-    A batch's time is from the end of the one before it to its own end, so that loading counts; of a first batch, which
-    also pays for what is done once, from the beginning of the epoch.
+    A batch's time is from the end of the one before it to its own end, so that loading counts. The first batch's is
+    from the beginning of the epoch; it also pays for what is done once.
     """
 
     def __init__(self) -> None:
@@ -36,7 +38,10 @@ class BatchMeasure(Callback):
         self._limits: dict[str, int | float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Limits the batches, before the loops ask for how many there are."""
+        """Limits the batches, before the loops ask for how many there are, and has targets among them."""
+        datamodule = getattr(trainer, "datamodule", None)
+        if isinstance(datamodule, GazeData):
+            datamodule.targets_first = True
         for kind in ("train", "val", "test", "predict"):
             option = f"limit_{kind}_batches"
             limit = self._limits.setdefault(kind, getattr(trainer, option))
@@ -95,7 +100,7 @@ class BatchMeasure(Callback):
 
 
 def _now() -> float:
-    """The time at which the device has done what it was told."""
+    """The time at which the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()

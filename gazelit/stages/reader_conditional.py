@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
 from gazelit.density import log_density
 from gazelit.errors import InputError
@@ -22,11 +21,11 @@ from gazelit.stages.scanpath import numbers_of
 class ReaderConditional(Stage):
     """Learns the map of each reading from the film and its reader.
 
-    Every reading of a film is a target of its own, scored by its reader's map where the network knows the reader, and
-    by an unknown reader's elsewhere; a film's values are means over its readings. The test also scores the unknown
-    reader's map of the same network (``ig_of_unknown``), and says for how many readings the reader's own map is the
-    likeliest of all known readers' (``reader_identified``). ``data.gaze.leave_out`` leaves one reader out of the
-    training and tests on that reader alone; ``gazelit adapt-reader`` learns a new reader from a few readings.
+    Every reading of a film is a separate target. It is scored by its reader's map if the network knows the reader, and
+    else by an unknown reader's. A film's values are means over its readings. The test also scores the unknown reader's
+    map of the same network (``ig_of_unknown``). ``reader_identified`` says for how many readings the reader's own map
+    is the likeliest of all known readers'. ``data.gaze.leave_out`` leaves one reader out of the training and tests on
+    that reader alone; ``gazelit adapt-reader`` learns a new reader from a few readings.
 
     Args:
         network: A :class:`gazelit.models.reader_unet.ReaderUNet`.
@@ -75,9 +74,8 @@ class ReaderConditional(Stage):
         return {name: _mean_by_film(value, readings["film"], len(batch["image"])) for name, value in of_reading.items()}
 
     def _compared(self, batch: Batch, readings: Batch, outputs: Outputs) -> Outputs:
-        """The unknown reader's map of each reading, and whether its reader is told from the others; (S,) each."""
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        """The unknown reader's map of each reading, and whether its reader is identified; (S,) each."""
+        data = self._gaze_data
         mask, film = readings["valid_mask"][:, 0], readings["film"]
         counts = fixation_counts(readings["points"], (mask.shape[-2], mask.shape[-1]))
         bias = data.centre_bias(readings["index"].cpu()).density.to(self.device)
@@ -98,7 +96,7 @@ def readings_of(batch: Batch, readers: Tensor) -> Batch:
 
     Args:
         batch: With events.
-        readers: The network's number of each of the data's readers, and at the end nobody's.
+        readers: The network's number of each of the data's readers, and at the end that of an unknown reader.
 
     Returns:
         ``film`` (S,), which of the batch's films a reading is of; ``reader`` (S,); and ``points``, ``sigma``,

@@ -25,9 +25,9 @@ def apply_options(
     """Writes the options given now into a checkpoint's optimiser state, before that state is restored.
 
     Restoring an optimiser brings back the options it had. Weight decay, betas and the like are taken from ``optimizer``
-    instead, and so is the learning rate where there is no schedule, or one that is a function of the epoch
-    (``LambdaLR``, ``WarmupCosine``). Other schedules compute each rate from the one before, so that they cannot go on
-    from another beginning.
+    instead. So is the learning rate, if there is no schedule or one that is a function of the epoch (``LambdaLR``,
+    ``WarmupCosine``). Other schedules compute each rate from the one before, so that they cannot go on from another
+    beginning.
 
     Args:
         checkpoint: A Lightning checkpoint; its ``optimizer_states`` and ``lr_schedulers`` are changed.

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.losses.objective import Objective
 from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss, check_side_heads
@@ -70,12 +69,11 @@ class SaliencyWarmup(Stage):
                 folder are others.
         """
         super().on_fit_start()
-        datamodule = cast(GazeDataModule, self._datamodule)
         if self.features is not None:
-            self._cache = StoredFeatures(self.features, "map", self, datamodule)
+            self._cache = StoredFeatures(self.features, "map", self, self._gaze_data)
         elif self.cache_features:
-            check_unchanging(self, datamodule, "cache_features")
-            self._cache = FeatureCache(len(datamodule.store.cases))
+            check_unchanging(self, self._gaze_data, "cache_features")
+            self._cache = FeatureCache(len(self._gaze_data.store.cases))
             self._cache.attach(cast(Encoder, self.network.get_submodule("encoder")))
 
     def on_fit_end(self) -> None:

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
 from gazelit.losses.objective import Objective
@@ -33,7 +32,7 @@ SCANPATHS_FILE = "scanpaths.parquet"
 class Scanpath(Stage):
     """Learns where readers look next, for how long, and when they stop; all steps of a reading in one pass.
 
-    The likelihood comes first: validation tells nats a fixation, and the test bits a fixation over the centre bias of
+    The likelihood comes first. Validation gives nats a fixation. The test gives bits a fixation over the centre bias of
     the training films, each fixation given the true ones before it, the first included. The test also draws paths and
     scores them against each reading of their film, by its reader where the network knows that reader. The static map is
     measured as any saliency map; its information gain is what fixations that know nothing of each other would gain.
@@ -139,8 +138,7 @@ class Scanpath(Stage):
 
         All densities are conditional on a fixation on the film, not on its padding.
         """
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         bias = data.centre_bias(batch["index"].cpu()).density.double()
         sequences, valid = self._sequences(batch), outputs["valid"].cpu()
         found = {name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc")}
@@ -181,8 +179,7 @@ class Scanpath(Stage):
 
     def _keep(self, batch: Batch, sequences: Sequences, drawn: Sequence[np.ndarray]) -> None:
         """Keeps drawn paths in pixels of the original films."""
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         for number, path in enumerate(drawn):
             row, draw = divmod(number, self.draws)
             index = int(batch["index"][sequences.film[row]])
@@ -215,7 +212,7 @@ class Scanpath(Stage):
 
 
 def numbers_of(data: Sequence[str], network: Sequence[str]) -> Tensor:
-    """The network's number of each name of the data, from 1 on, and 0 of names it does not know; at the end nobody's.
+    """The network's number of each name of the data, from 1 on; 0 of names it does not know, and once more at the end.
 
     Args:
         data: R names.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss, auxiliary_modules
 from gazelit.losses.diagnosis import DiagnosisLoss
@@ -71,8 +70,7 @@ class SupervisedFinetuning(Stage):
         """
         super().on_fit_start()
         if self.features is not None:
-            datamodule = cast(GazeDataModule, self._datamodule)
-            self._stored = StoredFeatures(self.features, "pooled", self, datamodule)
+            self._stored = StoredFeatures(self.features, "pooled", self, self._gaze_data)
 
     def on_fit_end(self) -> None:
         """Runs the encoder from here on: films may be others."""

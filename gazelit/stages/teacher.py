@@ -14,9 +14,8 @@ from gazelit.errors import InputError
 class TeacherForcing:
     """A share of the training films that falls, or rises, in a straight line over epochs.
 
-    With the reader's gaze from the beginning the classifier learns what to see there before the map is any good; with
-    the predicted one towards the end it learns to make do with what it will have at test (scheduled sampling, Bengio et
-    al. 2015).
+    With the reader's gaze at the beginning the classifier learns what to see there before the map is any good. With the
+    predicted gaze towards the end it learns from what it will have at test (scheduled sampling, Bengio et al. 2015).
 
     Attributes:
         start: Share in the first epoch.

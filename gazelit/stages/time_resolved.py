@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
 from gazelit.density import log_density
 from gazelit.losses.objective import Objective
@@ -58,8 +57,7 @@ class TimeResolvedSaliency(Stage):
         per_case = super()._update_metrics(split, batch, outputs)
         if split != "test":
             return per_case
-        data = self._datamodule
-        assert isinstance(data, GazeDataModule)
+        data = self._gaze_data
         bias = data.centre_bias(batch["index"].cpu()).density.to(self.device)
         mask = batch["valid_mask"][:, 0]
         blind = log_density(outputs["saliency_logits"]).exp()[:, 0]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import lightning as L
 
 from gazelit.data.sampling import EpochLoader
 
 #: Of a checkpoint in the middle of an epoch, what the epoch had gathered.
 UNFINISHED_KEY = "unfinished_epoch"
+#: Of a checkpoint behind an epoch's last batch, the metrics that its schedules are still to be told, by name.
+METRICS_KEY = "metrics_for_schedules"
 
 
 def is_amid(trainer: L.Trainer) -> bool:
@@ -46,3 +51,24 @@ def number_batches(trainer: L.Trainer) -> None:
     moved = done - counts.ready
     for name in ("ready", "started", "processed", "completed"):
         setattr(counts, name, getattr(counts, name) + moved)
+
+
+def note_metrics(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Adds to a checkpoint what schedules that follow a metric (``ReduceLROnPlateau``) learn from the epoch.
+
+    Lightning tells them when the epoch's checkpoints are written.
+    """
+    known = trainer.callback_metrics
+    followed = [str(config.monitor) for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+    if metrics := {name: float(known[name]) for name in followed if name in known}:
+        checkpoint[METRICS_KEY] = metrics
+
+
+def tell_schedules(trainer: L.Trainer, metrics: Mapping[str | None, float]) -> None:
+    """Lets schedules learn what they had not been told when a checkpoint was written, as Lightning would have."""
+    progress = trainer.fit_loop.epoch_loop.scheduler_progress
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.monitor in metrics:
+            progress.increment_ready()
+            trainer.lightning_module.lr_scheduler_step(config.scheduler, metrics[config.monitor])
+            progress.increment_completed()

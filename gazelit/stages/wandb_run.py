@@ -6,6 +6,8 @@ import atexit
 import logging
 import os
 import shlex
+import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,8 @@ logger = logging.getLogger("gazelit")
 PATIENCE = 10.0
 #: Seconds that W&B has at the end of a command for what it has not taken yet; ``WANDB_FINISH_TIMEOUT`` wins.
 PATIENCE_AT_END = 60
+#: The same where SIGTERM ends the command: the machine is taken away in half a minute or so.
+PATIENCE_WHEN_TERMINATED = 5.0
 #: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
 GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
 
@@ -70,31 +74,76 @@ def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        _say(f"W&B does not answer at {address} ({reason}): the run is kept here, and `wandb sync` sends it later")
+        _say(f"W&B does not answer at {address} ({reason}): the run is kept on this machine")
         return {"offline": True, **({"log_model": False} if given.get("log_model") else {})}
     return {}
 
 
+class _Ending:
+    """How the command ends.
+
+    Attributes:
+        code: Its exit code, where SIGTERM ends it.
+    """
+
+    code: int | None = None
+
+
+_ending = _Ending()
+
+
+def end_soon(code: int) -> None:
+    """Has W&B runs end within ``PATIENCE_WHEN_TERMINATED``, because SIGTERM ends the command.
+
+    Args:
+        code: The command's exit code.
+    """
+    _ending.code = code
+
+
 def finish_at_exit(run: Any) -> None:
-    """Lets a W&B run end with the command, and says what became of it where W&B does not take all of it in time.
+    """Lets a W&B run end with the command, and says where one is kept that W&B does not take, or not all of it in time.
 
     Args:
         run: What ``wandb.init`` returned.
     """
+    if run.offline:
+        _say(f"the W&B run is kept in {run.settings.sync_dir}, and {_sent_by(run)} sends it")
     # Before W&B's own function, which was registered earlier, and with the command's exit code, which W&B notes.
     atexit.register(_finish, run)
 
 
 def _finish(run: Any) -> None:
     try:
-        run.finish()
+        if _ending.code is None:
+            run.finish()
+            return
+        # Its own limit was fixed when the run began.
+        thread = threading.Thread(target=run.finish, kwargs={"exit_code": _ending.code}, daemon=True)
+        thread.start()
+        thread.join(PATIENCE_WHEN_TERMINATED)
+        if thread.is_alive():
+            _say_what_is_kept(run, PATIENCE_WHEN_TERMINATED)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # W&B waits at the interpreter's end, too.
+            os._exit(_ending.code)
     except TimeoutError:
-        # Without the option `wandb sync` leaves runs out that were not begun offline.
-        folder = run.settings.sync_dir
-        _say(
-            f"W&B did not take all of this run within {run.settings.finish_timeout:g} s: it is whole in {folder}, and "
-            f"`wandb sync --include-online {shlex.quote(folder)}` sends it"
-        )
+        _say_what_is_kept(run, run.settings.finish_timeout)
+
+
+def _say_what_is_kept(run: Any, seconds: float) -> None:
+    _say(
+        f"W&B did not take all of this run within {seconds:g} s: it is whole in {run.settings.sync_dir}, and "
+        f"{_sent_by(run)} sends it"
+    )
+
+
+def _sent_by(run: Any) -> str:
+    """The command that sends a run that is kept."""
+    # Without the option runs are left out that were not begun offline.
+    option = "" if run.offline else "--include-online "
+    return f"`wandb sync {option}{shlex.quote(run.settings.sync_dir)}`"
 
 
 @rank_zero_only

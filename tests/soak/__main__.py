@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Soak:
         self.patience: float | None = None
         #: What the processes take for the time, where it is not this machine's.
         self.clock: Clock | None = None
+        #: What a process does before its command.
+        self.arrange: Callable[[], None] | None = None
 
     def undisturbed(self, name: str) -> None:
         """Runs a command, and those before it, once without a signal; twice, so that times in it are noticed."""
@@ -99,7 +102,7 @@ class Soak:
         draw = random.Random() if plan is None else plan["draw"]
         temporary = self.temporary[-1] if plan is not None and plan["far"] else self.work / "tmp"
         began = time.monotonic()
-        process = start(command.arguments(self.at_hand, begun), self.place, log, temporary, self.clock)
+        process = start(command.arguments(self.at_hand, begun), self.place, log, temporary, self.clock, self.arrange)
         landed = ""
         if plan is not None:
             landed = disturb(process, plan["delay"], plan["signal"], plan["target"], draw)

@@ -130,6 +130,31 @@ def commands(port: int) -> dict[str, Command]:
             imports="gazelit.reporting.agreement",
         ),
         Command(
+            "embed",
+            lambda at_hand, _: [
+                "embed", str(at_hand / "prepare" / "store"), f"--ckpt={_checkpoint(at_hand)}", "--out", "features",
+            ],
+            "features",
+            ("prepare", *joint),
+            imports="gazelit.deploy.embed",
+        ),
+        Command(
+            "export-weights",
+            lambda at_hand, _: ["export-weights", _checkpoint(at_hand), "--out", "weights/model.safetensors"],
+            "weights",
+            joint,
+            imports="gazelit.checkpoints.exporting",
+        ),
+        Command(
+            "export",
+            lambda at_hand, _: [
+                "export", _checkpoint(at_hand), "--format", "onnx", "--out", "graph/model.onnx", "--overwrite", "true",
+            ],
+            "graph",
+            joint,
+            imports="gazelit.release.export",
+        ),
+        Command(
             "infer",
             lambda at_hand, _: ["infer", *_films(at_hand), "--ckpt", _checkpoint(at_hand), "--out", "read"],
             "read",

@@ -38,10 +38,25 @@ class Outcome:
     orphans: int
 
 
-def start(arguments: Sequence[str], folder: Path, log: Path, temporary: Path, clock: Clock | None = None) -> int:
+def start(
+    arguments: Sequence[str],
+    folder: Path,
+    log: Path,
+    temporary: Path,
+    clock: Clock | None = None,
+    arrange: Callable[[], None] | None = None,
+) -> int:
     """Forks this process, which has imported everything, and runs a command there; returns its id.
 
     What is tried is the work; a new interpreter would spend two thirds of its time on imports.
+
+    Args:
+        arguments: Behind ``gazelit``.
+        folder: Where it runs.
+        log: Where its output is added.
+        temporary: Its ``TMPDIR``.
+        clock: What it takes for the time.
+        arrange: What is done there before the command.
     """
     # A signal that came before the handlers are set would be lost, or meet those of this process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -58,6 +73,8 @@ def start(arguments: Sequence[str], folder: Path, log: Path, temporary: Path, cl
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if clock is not None:
             clock.show()
+        if arrange is not None:
+            arrange()
         os.chdir(folder)
         os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -1,12 +1,13 @@
-"""Full and read-only disks, inputs that vanish, change or are damaged, checkpoints that are gone: one line each.
+"""Full and read-only disks, quotas, inputs that vanish, change or are damaged, checkpoints that are gone: a line each.
 
-A clock that is set back by an hour: nothing that is noticed.
+So is shared memory that is full or that there is none of. A clock that is set back by an hour: nothing that is noticed.
 
 The same command again, with all as it was, must end in what an undisturbed run ends in.
 ``python -m tests.soak.surroundings --seed 0`` needs the right to mount a tmpfs, and says so where it has none.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -29,13 +30,17 @@ from tests.soak.__main__ import Soak, differing, prepared
 ROOM = (0.0, 0.05, 0.3, 0.6, 0.9)
 #: Faults by name, with how often each is played on a command.
 KINDS = {
-    "full disk": len(ROOM), "read-only disk": 1, "missing input": 1, "vanishing input": 3, "damaged input": 3,
-    "truncated input": 2, "input cut in use": 2, "input changed in use": 2, "lost last.ckpt": 2, "lost parent": 2,
-    "clock set back in use": 2, "clock set back between": 2,
+    "full disk": len(ROOM), "quota": len(ROOM), "read-only disk": 1, "no shared memory": 2, "missing input": 1,
+    "vanishing input": 3, "damaged input": 3, "truncated input": 2, "input cut in use": 2, "input changed in use": 2,
+    "lost last.ckpt": 2, "lost parent": 2, "clock set back in use": 2, "clock set back between": 2,
 }  # fmt: skip
 #: Of files that have a digest: a film that a hospital sends has none.
 _OF_OUR_FILES = ("damaged input", "truncated input", "input cut in use", "input changed in use")
 _SUFFIXES = (".ckpt", ".parquet", ".npy")
+#: Bytes of shared memory, by number of the fault: none but for a page, and less than a few batches.
+_SHARED = (4096, 131072)
+#: Has quota.c say that a quota is exceeded.
+_PLAYS_QUOTA = "PLAYS_QUOTA"
 
 
 @contextmanager
@@ -101,15 +106,24 @@ class Surroundings(Soak):
         (self.logs / "log.txt").unlink(missing_ok=True)
         written = sum(path.stat().st_size for path in (self.at_hand / name).rglob("*") if path.is_file())
         faults: list[str] = []
-        if kind in ("full disk", "read-only disk"):
+        if kind in ("full disk", "quota", "read-only disk"):
             with disk(self.place, 2**29) as remount:
                 # What a service was sent before does not count.
                 self._prepare_place(name)
                 room = _used(self.place) + max(4096, int(written * ROOM[number % len(ROOM)]))
                 remount("ro" if kind == "read-only disk" else f"size={room}")
+                if kind == "quota":
+                    os.environ[_PLAYS_QUOTA] = "1"
                 faults += self._ends_with_a_line(name)
+                os.environ.pop(_PLAYS_QUOTA, None)
                 remount("size=512m,rw")
                 faults += self._again(name)
+        elif kind == "no shared memory":
+            self._prepare_place(name)
+            self.arrange = lambda: shared_memory(_SHARED[number % len(_SHARED)])
+            faults += self._ends_with_a_line(name)
+            self.arrange = None
+            faults += self._again(name)
         elif kind in ("lost last.ckpt", "lost parent"):
             faults += self._without_a_checkpoint(name, kind, draw)
         elif kind.startswith("clock"):
@@ -235,6 +249,27 @@ class Surroundings(Soak):
         return faults + [f"left {left}" for left in known.leftovers(self.place)] + ([fault] if fault else [])
 
 
+def shared_memory(size: int) -> None:
+    """Leaves this process and those it starts so many bytes of shared memory; what others have is not touched."""
+    new_mounts = 0x20000
+    if ctypes.CDLL(None, use_errno=True).unshare(new_mounts):
+        raise OSError(ctypes.get_errno(), "mounts of its own cannot be had")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"], check=True)
+
+
+def with_quota(work: Path) -> None:
+    """Begins this program anew with quota.c before the C library."""
+    library = work.resolve() / "quota.so"
+    if os.environ.get("LD_PRELOAD") == str(library):
+        return
+    library.parent.mkdir(parents=True, exist_ok=True)
+    source = Path(__file__).with_name("quota.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    os.environ["LD_PRELOAD"] = str(library)
+    os.execv(sys.executable, [sys.executable, "-m", "tests.soak.surroundings", *sys.argv[1:]])
+
+
 def _flipped(place: int) -> Callable[[bytes], bytes]:
     return lambda content: content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]
 
@@ -268,13 +303,16 @@ def main() -> int:
     parser.add_argument("--cpu-minutes", type=float, default=1e9)
     parser.add_argument("--table", action="store_true", help="print the table of what was done, and do nothing")
     options = parser.parse_args()
+    kinds = [kind for kind in options.faults.split(",") if kind] or list(KINDS)
+    if "quota" in kinds and not options.table:
+        with_quota(options.work)
     journal = options.work / "surroundings.jsonl"
     rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal.is_file() else []
     rows = [row for row in rows if row["seed"] == options.seed]
     if not options.table:
         soak = Surroundings(options.work, options.seed, [name for name in options.commands.split(",") if name])
         done = {(row["command"], row["kind"], row["number"]) for row in rows}
-        plan = soak.plan([kind for kind in options.faults.split(",") if kind] or list(KINDS))
+        plan = soak.plan(kinds)
         rest = [step for step in plan if step not in done]
         if rest:
             prepared(soak)

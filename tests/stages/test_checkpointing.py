@@ -11,6 +11,7 @@ import time
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.options import AugmentationOptions, LoaderOptions
@@ -157,11 +158,12 @@ def test_finding_g9_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_pat
 
 
 class Terminates(L.Callback):
-    """Sends this process SIGTERM in a batch, as a batch system would."""
+    """Sends this process SIGTERM in a batch, as a batch system would, or SIGINT, as a terminal does."""
 
-    def __init__(self, epoch, batch, hook="on_train_batch_start"):
+    def __init__(self, epoch, batch, hook="on_train_batch_start", number=signal.SIGTERM):
         self.at = epoch, batch
         self.hook = hook
+        self.number = number
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self._kill("on_train_batch_start", trainer, batch_idx)
@@ -174,7 +176,10 @@ class Terminates(L.Callback):
         if hook == self.hook and (trainer.current_epoch, batch_idx) == self.at:
             # To all of them, loaders' processes first.
             for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
-                os.kill(process.pid, signal.SIGTERM)
+                os.kill(process.pid, self.number)
+            if self.number == signal.SIGINT:
+                # A second one ends it at once.
+                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
             time.sleep(0.2 * (len(multiprocessing.active_children()) > 0))
 
 
@@ -185,6 +190,7 @@ OPTIONS = {
     "plateau": {"schedule": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)},
     "cosine": {"schedule": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)},
     "often validated": {"val_check_interval": 0.5},
+    "averaged": {"averages": 0.5},
 }
 
 
@@ -195,6 +201,7 @@ OPTIONS = {
         ("plain", (1, 3, "on_train_batch_start")),
         ("plain", (1, 0, "on_validation_batch_start")),
         ("plateau", (0, 0, "on_validation_batch_start")),
+        ("averaged", (1, 0, "on_validation_batch_start")),
         ("often validated", (1, 0, "on_validation_batch_start")),
         ("workers", (1, 1, "on_train_batch_start")),
         # Lightning alone would give the workers the order of epoch 0 again.
@@ -229,6 +236,37 @@ def test_sigterm_saves_the_next_step_and_a_resumed_run_ends_in_the_same_bytes(
     assert (run / "seen.txt").read_text() == (finished / "seen.txt").read_text()
 
 
+@pytest.mark.parametrize("name", ["plateau"])
+def test_a_schedule_that_follows_a_metric_knows_of_the_epoch_after_a_kill(name, store, tmp_path, undisturbed):
+    """Lightning tells it when the epoch's checkpoint is written."""
+    finished = undisturbed(name)
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="killed"):
+        preempted(store, run, callbacks=[Ends(1, 0)], **OPTIONS[name])
+    stage = preempted(store, run, resume=run / "checkpoints" / "last.ckpt", **OPTIONS[name])
+    assert stage.lr_schedulers().last_epoch == 3
+    for file in ("best.ckpt", "last.ckpt"):
+        assert (run / "checkpoints" / file).read_bytes() == (finished / "checkpoints" / file).read_bytes(), file
+
+
+def test_ctrl_c_saves_the_step_and_a_resumed_run_ends_in_the_same_bytes(store, tmp_path, undisturbed):
+    finished = undisturbed("plain")
+    run = tmp_path / "run"
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    early_end = EarlyEnd()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            preempted(store, run, callbacks=[early_end, Terminates(1, 1, number=signal.SIGINT)])
+    finally:
+        # Lightning ignores further signals in a process that it takes to be ending.
+        signal.signal(signal.SIGINT, handler)
+    assert isinstance(ended.value.__context__, KeyboardInterrupt)
+    assert early_end.left == "last.ckpt is of step 6"
+    preempted(store, run, callbacks=[EarlyEnd()], resume=run / "checkpoints" / "last.ckpt")
+    for file in ("best.ckpt", "last.ckpt"):
+        assert (run / "checkpoints" / file).read_bytes() == (finished / "checkpoints" / file).read_bytes(), file
+
+
 @pytest.fixture(scope="module")
 def undisturbed(store, tmp_path_factory):
     """Trainings that nothing interrupts, each run once and then kept under the name that checkpoints hold."""
@@ -256,10 +294,14 @@ class Sees(L.Callback):
         self.path.write_text(f"{old}{trainer.current_epoch} {trainer.global_step} {values!r}\n")
 
 
-def preempted(store, folder, callbacks=(), resume=None, schedule=None, loader=None, every=None, **options):
+def preempted(
+    store, folder, callbacks=(), resume=None, schedule=None, loader=None, every=None, averages=None, **options
+):
     """A training of 3 epochs of 4 batches with dropout, augmentation and a weighting that has a state."""
     folder.mkdir(exist_ok=True)
     L.seed_everything(5)
+    # As on the command line, callbacks of a configuration come first.
+    configured = [] if averages is None else [EMAWeightAveraging(decay=averages)]
     network = DualEncoderUNet(
         EncoderSpec("densenet-small", options={"growth_rate": 4, "blocks": [1, 1, 1, 1], "stem": 4}),
         EncoderSpec("res-se", options={"widths": [2, 2, 4, 4, 4], "reduction": 2}), [4, 4, 4, 4, 4], dropout=0.3,
@@ -277,7 +319,7 @@ def preempted(store, folder, callbacks=(), resume=None, schedule=None, loader=No
         run = L.Trainer(
             max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             deterministic=True, plugins=[AtomicCheckpointIO()],
-            callbacks=[*callbacks, Sees(folder / "seen.txt"), checkpoint], **options,
+            callbacks=[*configured, *callbacks, Sees(folder / "seen.txt"), checkpoint], **options,
         )  # fmt: skip
         data = GazeDataModule(
             str(store), loader=LoaderOptions(batch_size=4, **{"num_workers": 0, **(loader or {})}),

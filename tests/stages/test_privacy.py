@@ -1,6 +1,7 @@
 """What a logger that uploads is given: planted names of host, folders and options must not be in it."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,6 +38,10 @@ def test_finding_b3_no_host_path_argument_or_remote_reaches_wandb(store, tmp_pat
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert f"W&B does not answer at {address} ([Errno 111] Connection refused): the run is kept" in result.stderr
+    # The console alone has its folder.
+    (kept,) = re.findall(r"the W&B run is kept in (\S+), and `wandb sync (?:\S+)` sends it", result.stderr)
+    assert f"`wandb sync {kept}` sends it" in result.stderr
+    assert list((folder / kept).glob("*.wandb"))
     runs = folder / "runs" / "wandb" / "wandb"
     content = logged(runs)
     assert b"val/cc" in content

@@ -11,12 +11,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazelit.data.sources.gazesearch import OFFICIAL_SPLITS, end_to_end, films_read, path_of, strictest_split
+from gazelit.data.sources.gazesearch import (
+    OFFICIAL_SPLITS,
+    end_to_end,
+    films_read,
+    path_of,
+    read_records,
+    strictest_split,
+)
 from gazelit.data.sources.mimic import MIMICCXR
 from gazelit.data.store.schema import PHRASE_COLUMNS, Recording, Source, is_synthetic
 from gazelit.data.tables import is_text
 from gazelit.errors import InputError
-from gazelit.files import read_json
 
 KEYS = ("name", "X", "Y", "T", "findings", "split")
 #: Says that a fixation was for no finding.
@@ -98,17 +104,12 @@ def read_gazeintent(path: str | Path) -> tuple[pd.DataFrame, list[NDArray[np.flo
         InputError: The file is no list of records with ``name``, ``X``, ``Y``, ``T``, ``findings`` and ``split``; a
             record's lists differ in length or hold what cannot be; or the times cannot be seconds.
     """
-    content = read_json(path)
-    if not isinstance(content, list) or not content:
-        raise InputError(f"{path}: must hold a list of records with {', '.join(KEYS)}; is this GazeIntent?")
-    rows, paths, tracks = [], [], []
-    for number, record in enumerate(content, start=1):
-        try:
-            rows.append(_row(record))
-            paths.append(path_of(record))
-            tracks.append(_tracks(record["findings"], len(paths[-1])))
-        except InputError as error:
-            raise InputError(f"{path}: record {number}: {error}") from error
+
+    def read(record: Any) -> tuple[tuple[str, str], NDArray[np.float64], Tracks]:
+        row, fixations = _row(record), path_of(record)
+        return row, fixations, _tracks(record["findings"], len(fixations))
+
+    rows, paths, tracks = map(list, zip(*read_records(path, KEYS, "GazeIntent", read), strict=True))
     if np.median(np.concatenate([path[:, 2] for path in paths])) > LONGEST:
         raise InputError(
             f"{path}: half of the fixations last longer than {LONGEST:g} s: is T in milliseconds? It is read as seconds"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from gazelit.errors import InputError
 from gazelit.files import read_json
 
 logger = logging.getLogger("gazelit")
+
+Read = TypeVar("Read")
 
 #: Positions are pixels of the film resized to this side, whatever its shape.
 SIDE = 224
@@ -72,21 +74,36 @@ def read_gazesearch(path: str | Path, needs_split: bool = True) -> GazeSearchRow
         InputError: The file is no list of records with ``name``, ``task``, ``X``, ``Y``, ``T`` and ``split``; a
             record's lists differ in length or hold what cannot be; or a film's finding is listed twice.
     """
-    content = read_json(path)
-    if not isinstance(content, list) or not content:
-        raise InputError(f"{path}: must hold a list of records with {', '.join(KEYS)}; is this GazeSearch?")
-    rows, paths = [], []
-    for number, record in enumerate(content, start=1):
-        try:
-            rows.append(_row(record, needs_split))
-            paths.append(path_of(record))
-        except InputError as error:
-            raise InputError(f"{path}: record {number}: {error}") from error
-    table = pd.DataFrame(rows, columns=["image_id", "finding", "official_split"])
+    records = read_records(path, KEYS, "GazeSearch", lambda record: (_row(record, needs_split), path_of(record)))
+    table = pd.DataFrame([row for row, _ in records], columns=["image_id", "finding", "official_split"])
     twice = np.flatnonzero(table.duplicated(["image_id", "finding"]))
     if len(twice):
         raise InputError(f"{path}: record {twice[0] + 1}: the same film and task as in an earlier record")
-    return GazeSearchRows(table, paths)
+    return GazeSearchRows(table, [fixations for _, fixations in records])
+
+
+def read_records(path: str | Path, keys: Sequence[str], dataset: str, read: Callable[[Any], Read]) -> list[Read]:
+    """What a JSON file's records hold.
+
+    Args:
+        path: The file.
+        keys: What a record has, for messages.
+        dataset: What the file should be of, for messages.
+        read: From a record to what it holds; raises InputError.
+
+    Raises:
+        InputError: The file is no list of records, or one of them cannot be read.
+    """
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path}: must hold a list of records with {', '.join(keys)}; is this {dataset}?")
+    found = []
+    for number, record in enumerate(content, start=1):
+        try:
+            found.append(read(record))
+        except InputError as error:
+            raise InputError(f"{path}: record {number}: {error}") from error
+    return found
 
 
 def _row(record: Any, needs_split: bool) -> tuple[str, str, str]:

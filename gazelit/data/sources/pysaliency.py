@@ -22,7 +22,6 @@ from gazelit.errors import InputError
 SCANPATHS = {"FixationTrains": ("1.0", "1.1", "1.2", "1.3"), "ScanpathFixations": ("1.0",)}
 #: How many values a byte of a file may stand for, which is compressed.
 LARGEST_RATIO = 100
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 STIMULI = {"FileStimuli": ("2.0", "2.1")}
 
 

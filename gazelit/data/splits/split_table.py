@@ -12,6 +12,7 @@ from gazelit.data.splits.identity import identity
 from gazelit.data.store.schema import SPLITS
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
+from gazelit.text_table import aligned
 
 #: A class with fewer positives than this in a split is said to be rare: one case moves its sensitivity by 20 points.
 RARE = 5
@@ -49,13 +50,7 @@ def format_table(table: pd.DataFrame) -> str:
             f"{n:,}" if np.isnan(share) else f"{n:,} ({share:.1%})" for n, share in zip(positive, shares, strict=True)
         )
         lines.append((f"{label} positive", *cells))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
+    return aligned(lines).rstrip()
 
 
 def counts_path(path: Path) -> Path:

@@ -57,9 +57,9 @@ class Yardstick:
 def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: int = 0) -> list[Yardstick]:
     """Scores yardsticks on the test films.
 
-    Densities: uniform; the training fixations' kernel density, whatever the step and by step, and changed near the last
-    fixation (:func:`gazelit.evaluation.scanpaths.densities.fit_all`); the network's static map, as it is and with what
-    the last fixation changes, chosen on validation films; the oracle of a hard synthetic cohort. Paths: the training
+    Densities: uniform; the training fixations' kernel density over all steps, by step, and changed near the last
+    fixation (:func:`gazelit.evaluation.scanpaths.densities.fit_all`); the network's static map, as it is and changed
+    near the last fixation (chosen on validation films); the oracle of a hard synthetic cohort. Paths: the training
     readings' medoid, one at random, drawn from the centre bias, and that of the same film's other reader.
 
     Args:
@@ -214,7 +214,7 @@ def _oracles(data: GazeData, readings: Sequence[Scanpath], bases: _Bases) -> lis
     logger.info("oracle: the particle filter of the readings of %d test films", len(films))
     by_reader: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
     for row in films:
-        # Films are rendered once, whoever reads them.
+        # Films are rendered once for all their readers.
         case = data.store.cases.iloc[row]
         film = for_case(str(case["image_id"]), (int(case["height"]), int(case["width"]))).film
         assert film is not None

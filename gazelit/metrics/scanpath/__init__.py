@@ -61,9 +61,8 @@ __all__ = [
     "tde",
 ]
 
-_DEFINED_IN = {
-    "ConditionalMetric": "gazelit.metrics.scanpath.metric:ConditionalMetric",
-    "ScanpathMetric": "gazelit.metrics.scanpath.metric:ScanpathMetric",
+_NAMES = {
+    "gazelit.metrics.scanpath.metric": ("ConditionalMetric", "ScanpathMetric"),
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _DEFINED_IN, globals())
+__getattr__, __dir__ = lazy_names(__name__, _NAMES, globals())
