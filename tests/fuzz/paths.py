@@ -325,9 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
     journal = options.work / "journal.json"
     rows = json.loads(journal.read_text()) if journal.is_file() else {}
     names = set(filter(None, options.commands.split(",")))
-    every = [(line, what) for what in options.what.split(",") for line in lines()]
-    for line, what in every:
-        key = f"{shlex.join(line.words)} [{what}]"
+    every = {f"{shlex.join(line.words)} [{what}]": (line, what) for what in options.what.split(",") for line in lines()}
+    rows = {key: row for key, row in rows.items() if key in every}
+    for key, (line, what) in every.items():
         # What was found is tried again.
         if (names and line.command not in names) or (key in rows and not rows[key]["fault"]):
             continue
