@@ -48,4 +48,4 @@ def test_a_command_does_not_wait_for_a_pipe_or_read_a_device(command, what, tmp_
     monkeypatch.chdir(tmp_path)
     os.mkfifo("odd") if what == "pipe" else os.symlink("/dev/zero", "odd")
     assert main([*command.split(), "odd"]) == 2
-    assert "odd" in capsys.readouterr().err
+    assert "odd" in "".join(capsys.readouterr())
