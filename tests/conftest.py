@@ -119,13 +119,14 @@ def read_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def logger_as_it_was() -> Iterator[None]:
-    """The command line takes gazelit's messages to itself, and a later test would wait for them in vain."""
+def logger_without_handlers() -> None:
+    """The command line takes gazelit's messages to itself, and a later test would wait for them in vain.
+
+    Before each test and not behind it: fixtures of a module or the session run commands, too.
+    """
     logger = logging.getLogger("gazelit")
-    before = list(logger.handlers), logger.propagate, logger.level
-    yield
-    logger.handlers, logger.propagate = before[:2]
-    logger.setLevel(before[2])
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

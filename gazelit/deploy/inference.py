@@ -45,8 +45,8 @@ class LoadedModel:
         members: Further networks, each with its temperature, whose mean with this one is what is read.
         dropout_passes: How often each network is run with its dropout on; 0 runs it once without.
         guards: What tells films unlike those of the training, and prediction sets; None without.
-        readers: Of a model of scanpaths, the readers whose expected paths are told, beside that of nobody known; None
-            tells no path, which takes as long as several readings.
+        readers: Of a model of scanpaths, the readers whose expected paths are given, beside that of an unknown one.
+            None gives no path; paths take as long as several readings.
     """
 
     network: Network

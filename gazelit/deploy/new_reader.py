@@ -99,8 +99,8 @@ def adapt_reader(
     stamp["reader_adapted"] = {"of": model.sha256, "films": int(k), "seed": seed}
     stamps.save_checkpoint(checkpoint, out)
     logger.info(
-        "%s: learned from %d films; on %d test films %.3f bits a fixation over an even density as nobody known, %.3f "
-        "as this reader", out, k, len(held_out), before, after,
+        "%s: learned from %d films; on %d test films %.3f bits a fixation over an even density as an unknown reader, "
+        "%.3f as this reader", out, k, len(held_out), before, after,
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def table_of(network: ScanpathNetwork | ReaderUNet) -> nn.Embedding:
 
 
 def with_reader(network: ScanpathNetwork | ReaderUNet, name: str) -> ScanpathNetwork | ReaderUNet:
-    """The same network with one more reader, who is as nobody known until fitted."""
+    """The same network with one more reader, who is an unknown one until fitted."""
     config = network.config
     arguments = {**config["init_args"], "readers": [*network.readers, name]}
     grown = rebuild({**config, "init_args": arguments})

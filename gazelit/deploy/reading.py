@@ -46,7 +46,7 @@ class Reading:
         spread: How far several networks agree; None of a single network.
         prediction_set: Of a model with fitted guards, the classes that the stated coverage cannot exclude, or by label
             ``present``, ``absent``, ``unclear``; None without.
-        scanpaths: Of a model of scanpaths, the expected path of nobody known and of the readers that were asked for.
+        scanpaths: Of a model of scanpaths, the expected path of an unknown reader and of the readers that were named.
     """
 
     probabilities: dict[str, float]
@@ -100,7 +100,7 @@ class Reading:
         return draw_overlay(self.film.thumbnail, self.film.box.crop(self._density), self.warnings)
 
     def scanpath_picture(self) -> Image.Image:
-        """The film with the expected scanpath of nobody known over it.
+        """The film with the expected scanpath of an unknown reader over it.
 
         Raises:
             InputError: The network predicts no scanpaths.

@@ -31,7 +31,7 @@ class ExpectedScanpath:
     """The likeliest path of a reader over a film.
 
     Attributes:
-        reader: ``reader_id``; None for nobody known, the mean of the readers that were learned from.
+        reader: ``reader_id``; None for an unknown reader, the mean of the readers that were learned from.
         path: (n, 3) float64 x, y in pixels of the film (centres at integers) and s.
     """
 
@@ -71,7 +71,7 @@ def readers_to_show(network: nn.Module, names: Sequence[str]) -> tuple[str, ...]
 def expected_scanpaths(
     network: ScanpathNetwork, image: Tensor, box: Letterbox, readers: Sequence[str]
 ) -> tuple[ExpectedScanpath, ...]:
-    """The likeliest path of nobody known, and of each reader; see :func:`gazelit.models.scanpath_decoding.likeliest`.
+    """The likeliest paths of an unknown and each known reader: :func:`gazelit.models.scanpath_decoding.likeliest`.
 
     Args:
         network: In evaluation mode.

@@ -25,7 +25,7 @@ def sample(
     Args:
         network: In evaluation mode.
         image: (B, 1, H, W) in [0, 1].
-        reader: (B,) numbers in the network's table; nobody known unless given.
+        reader: (B,) numbers in the network's table; an unknown reader unless given.
         finding: (B,) likewise.
         draws: Scanpaths of each film.
         seed: The same draws the same paths; on another device or in another batch rounding may tip a draw.
@@ -72,7 +72,7 @@ def likeliest(
     Args:
         network: In evaluation mode.
         image: (1, 1, H, W) in [0, 1].
-        reader: Number in the network's table; 0 is nobody known.
+        reader: Number in the network's table; 0 is an unknown reader.
         finding: Likewise.
         length: Number of fixations; unless given as many as half of the readings would have, along the path.
         beams: Paths that are kept at each step.

@@ -52,7 +52,7 @@ class ScanpathNetwork(Network):
         readers: ``reader_id`` of those whose habits are learned; the others are read as the panel's mean.
         findings: What may be searched for, where readings are searches.
         unknown_share: Share of the training readings whose reader is withheld, and of those whose finding is, so that
-            a reading of nobody known is predicted, too.
+            a reading of an unknown reader is predicted, too.
         dropout: Of the transformer.
 
     Raises:
@@ -165,7 +165,7 @@ class ScanpathNetwork(Network):
         return self.neck(self.encoder(x))
 
     def middle(self, x: Tensor) -> Sequences:
-        """Of each film a path of one look at its middle, of nobody known."""
+        """Of each film a path of one look at its middle, of an unknown reader."""
         height, width = x.shape[-2:]
         position = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(x), 1, 2)
         nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -234,7 +234,7 @@ class History(nn.Module):
         self.unknown_share = unknown_share
         self.start = nn.Parameter(torch.zeros(width))
         self.step = nn.Embedding(longest + 1, width)
-        # Entry 0 is nobody known: what is learned from all.
+        # Entry 0 is an unknown reader: what is learned from all.
         self.reader = nn.Embedding(readers + 1, width)
         self.finding = nn.Embedding(findings + 1, width)
         self.fixation = nn.Sequential(nn.Linear(width + 5, 2 * width), nn.GELU(), nn.Linear(2 * width, width))

@@ -18,7 +18,7 @@ class Sequences(NamedTuple):
         duration: (S, T) float32 s; 0 behind the last fixation.
         valid: (S, T) bool, true for fixations.
         ends: (S,) bool, whether the reading ends with its last fixation here; false for one that was cut off.
-        reader: (S,) int64, number of the reader in the network's table; 0 is nobody known.
+        reader: (S,) int64, number of the reader in the network's table; 0 is an unknown reader.
         finding: (S,) int64, number of what was searched for; 0 is nothing known.
     """
 

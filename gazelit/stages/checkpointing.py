@@ -23,7 +23,6 @@ from gazelit.errors import InputError
 from gazelit.files import sole_writer
 from gazelit.stages.base import Stage
 from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, is_validated
-from gazelit.stages.wandb_run import end_soon
 
 logger = logging.getLogger("gazelit")
 
@@ -145,7 +144,7 @@ class EarlyEnd(Callback):
     def __init__(self) -> None:
         # Not an event: averaging callbacks copy the trainer.
         self._ended = False
-        self._told: signal.Signals | None = None
+        self._end_signal: signal.Signals | None = None
         self._in_validation = self._validates_again = False
         self._common_batches = 0
         #: What a resumed training goes on from, to be said.
@@ -153,7 +152,7 @@ class EarlyEnd(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Watches over the process that started this one."""
-        self._told = None
+        self._end_signal = None
         if trainer.world_size > 1 and trainer.local_rank > 0:
             self._ended = False
             parent = os.getppid()
@@ -169,7 +168,7 @@ class EarlyEnd(Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
             # A shell has it ignored in what it starts in the background.
-            if self._told is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            if self._end_signal is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._note)
         if self._validates_again and not trainer.sanity_checking:
             # Lightning finds such a state only where an error in the step of a validation left it.
@@ -264,11 +263,11 @@ class EarlyEnd(Callback):
         self._validates_again = _IN_VALIDATION in checkpoint.get(UNFINISHED_KEY, {})
 
     def _is_told_to_end(self, trainer: L.Trainer) -> bool:
-        is_told = self._told is not None
+        is_told = self._end_signal is not None
         return is_told if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(is_told, all=False)
 
     def _note(self, number: int, *_: Any) -> None:
-        self._told = signal.Signals(number)
+        self._end_signal = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             # Not by a stream, which may be writing just now.
@@ -276,7 +275,7 @@ class EarlyEnd(Callback):
 
     def _end(self) -> BaseException:
         """What ends this process; SIGTERM where it was another one that was told to end."""
-        return KeyboardInterrupt() if self._told == signal.SIGINT else SIGTERMException()
+        return KeyboardInterrupt() if self._end_signal == signal.SIGINT else SIGTERMException()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the watch."""
@@ -286,7 +285,6 @@ class EarlyEnd(Callback):
         """Sets the exit code, and a time limit on what several processes still do together."""
         if isinstance(exception, SIGTERMException):
             exception.code = TERMINATED
-            end_soon(TERMINATED)
             if trainer.is_global_zero:
                 logger.warning("terminated by SIGTERM; %s, resume from it", self.left)
         if trainer.local_rank > 0:

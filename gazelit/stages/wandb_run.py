@@ -6,8 +6,6 @@ import atexit
 import logging
 import os
 import shlex
-import sys
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -23,9 +21,9 @@ logger = logging.getLogger("gazelit")
 #: Seconds that W&B has to answer before a run is kept on this machine.
 PATIENCE = 10.0
 #: Seconds that W&B has at the end of a command for what it has not taken yet; ``WANDB_FINISH_TIMEOUT`` wins.
-PATIENCE_AT_END = 60
-#: The same where SIGTERM ends the command: the machine is taken away in half a minute or so.
-PATIENCE_WHEN_TERMINATED = 5.0
+#: A third of the notice that SLURM gives with SIGTERM. W&B's process knows its limit from its start; what it has not
+#: written down is lost where it is ended before.
+PATIENCE_AT_END = 10
 #: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
 GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
 
@@ -79,28 +77,6 @@ def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-class _Ending:
-    """How the command ends.
-
-    Attributes:
-        code: Its exit code, where SIGTERM ends it.
-    """
-
-    code: int | None = None
-
-
-_ending = _Ending()
-
-
-def end_soon(code: int) -> None:
-    """Has W&B runs end within ``PATIENCE_WHEN_TERMINATED``, because SIGTERM ends the command.
-
-    Args:
-        code: The command's exit code.
-    """
-    _ending.code = code
-
-
 def finish_at_exit(run: Any) -> None:
     """Lets a W&B run end with the command, and says where one is kept that W&B does not take, or not all of it in time.
 
@@ -115,28 +91,12 @@ def finish_at_exit(run: Any) -> None:
 
 def _finish(run: Any) -> None:
     try:
-        if _ending.code is None:
-            run.finish()
-            return
-        # Its own limit was fixed when the run began.
-        thread = threading.Thread(target=run.finish, kwargs={"exit_code": _ending.code}, daemon=True)
-        thread.start()
-        thread.join(PATIENCE_WHEN_TERMINATED)
-        if thread.is_alive():
-            _say_what_is_kept(run, PATIENCE_WHEN_TERMINATED)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            # W&B waits at the interpreter's end, too.
-            os._exit(_ending.code)
+        run.finish()
     except TimeoutError:
-        _say_what_is_kept(run, run.settings.finish_timeout)
-
-
-def _say_what_is_kept(run: Any, seconds: float) -> None:
-    _say(
-        f"W&B did not take all of this run within {seconds:g} s: it is whole in {run.settings.sync_dir}, and "
-        f"{_sent_by(run)} sends it"
-    )
+        _say(
+            f"W&B did not take all of this run within {run.settings.finish_timeout:g} s: it is whole in "
+            f"{run.settings.sync_dir}, and {_sent_by(run)} sends it"
+        )
 
 
 def _sent_by(run: Any) -> str:

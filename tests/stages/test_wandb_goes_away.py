@@ -1,19 +1,16 @@
 """A W&B that answers when a training begins, and then no more: the training ends, and what is kept can be sent."""
 
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from gazelit.stages import wandb_run
 from tests.test_sweeps import logged
 from tests.tiny import tiny
 
@@ -113,22 +110,3 @@ def test_a_training_ends_in_time_and_says_what_is_kept_where_wandb_goes_away(ser
     sync = [sys.executable, "-m", "wandb", "sync", "--include-online", said]
     subprocess.run(sync, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert any(b"best/epoch" in body for body in server.received)
-
-
-def test_sigterm_does_not_wait_for_wandb_longer_than_a_machine_is_left(monkeypatch, caplog):
-    taken, codes = threading.Event(), []
-    settings = SimpleNamespace(sync_dir="runs/run 1", finish_timeout=60.0)
-    run = SimpleNamespace(settings=settings, offline=False, finish=lambda exit_code: taken.wait(30))
-    monkeypatch.setattr(wandb_run, "PATIENCE_WHEN_TERMINATED", 0.05)
-    monkeypatch.setattr(wandb_run._ending, "code", 143)
-    monkeypatch.setattr("os._exit", codes.append)
-    monkeypatch.setattr(logging.getLogger("gazelit"), "propagate", True)
-    wandb_run._finish(run)
-    assert codes == [143]
-    assert (
-        "within 0.05 s: it is whole in runs/run 1, and `wandb sync --include-online 'runs/run 1'` sends" in caplog.text
-    )
-    # Where W&B takes all of it, the interpreter ends as ever.
-    taken.set()
-    wandb_run._finish(run)
-    assert codes == [143]

@@ -79,7 +79,7 @@ class ReadingRoom:
 
         Args:
             films: As the network takes them.
-            with_paths: Whether a model of scanpaths tells those that it expects, of nobody known and of each reader.
+            with_paths: Whether a model of scanpaths gives the expected ones, of an unknown and of each known reader.
 
         Raises:
             InputError: The model predicts nothing of a film.
