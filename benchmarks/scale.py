@@ -27,13 +27,24 @@ from measure import machine
 FIXATIONS = 40
 CLASSES = ["Normal", "CHF", "pneumonia"]
 STEPS = ["prepare", "prepare again", "fit, an epoch", "test", "report"]
-#: A process that runs a command, and tells its processor time and peak memory, with those of its workers.
+#: A process that runs a command, and tells its processor time and peak memory (resident), with those of its workers,
+#: and how much of its own memory at most was anonymous (Linux): libraries and mapped films are not.
 SCRIPT = """
-import resource, sys
+import resource, sys, threading, time
+from pathlib import Path
 from gazelit.cli.main import main
+anonymous = [0]
+def watch():
+    status = Path("/proc/self/status")
+    while status.is_file():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        anonymous.append(max(anonymous.pop(), int(fields["RssAnon"].split()[0])))
+        time.sleep(0.02)
+threading.Thread(target=watch, daemon=True).start()
 code = main(sys.argv[1:])
 usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print("cost", sum(part.ru_utime + part.ru_stime for part in usage), max(part.ru_maxrss for part in usage) / 1024)
+seconds, peak = sum(part.ru_utime + part.ru_stime for part in usage), max(part.ru_maxrss for part in usage)
+print("cost", seconds, peak / 1024, anonymous[0] / 1024)
 sys.exit(code)
 """
 
@@ -102,9 +113,11 @@ def measure(out: Path, count: int, known: dict[str, Any]) -> dict[str, Any]:
         process = subprocess.run([sys.executable, "-c", SCRIPT, *command], capture_output=True, text=True, check=False)
         if process.returncode:
             sys.exit(f"{count}, {step}: {process.stderr[-2000:]}")
-        _, seconds, memory = process.stdout.splitlines()[-1].split()
-        known[step] = {"cpu_seconds": float(seconds), "mb": float(memory), "load": os.getloadavg()[0]}
-        print(f"{count:>8} {step:<14} {float(seconds):8.1f} CPU s {float(memory):8.0f} MB", flush=True)
+        seconds, memory, anonymous = map(float, process.stdout.splitlines()[-1].split()[1:])
+        load = os.getloadavg()[0]
+        known[step] = {"cpu_seconds": seconds, "mb": memory, "anonymous_mb": anonymous, "load": load}
+        told = f"{seconds:8.1f} CPU s {memory:8.0f} MB, {anonymous:.0f} of them anonymous"
+        print(f"{count:>8} {step:<14} {told}", flush=True)
         keep(out, count, known)
     return known
 

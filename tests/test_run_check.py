@@ -118,7 +118,6 @@ def test_a_check_is_refused_where_the_whole_validation_has_no_target_and_not_for
     ],
 )
 def test_films_with_targets_come_first_of_every_class(labels, seen, order):
-    cohort = SimpleNamespace(
-        labels=torch.tensor(labels), gaze=SimpleNamespace(starts=np.concatenate([[0], np.cumsum(seen)]))
-    )
+    gaze = SimpleNamespace(starts=np.concatenate([[0], np.cumsum(seen)]))
+    cohort = SimpleNamespace(labels=torch.tensor(labels), gaze=SimpleNamespace(whole=gaze))
     assert Cohort.targets_first(cohort, np.arange(len(seen))).tolist() == order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gazelit.data.dataset import WorkingGaze, check_downscale
-from gazelit.data.gaze.centre_bias import CentreBiases, mean_map
+from gazelit.data.dataset import check_downscale
+from gazelit.data.gaze.centre_bias import CentreBiases, mean_maps
 from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.images.regions import region_masks
 from gazelit.data.labels import Uncertain, explain_unusable, read_labels
@@ -23,6 +24,7 @@ from gazelit.data.splits.identity import identity
 from gazelit.data.splits.split_table import check_classes, count_split, format_table, warnings
 from gazelit.data.store.schema import SPLITS
 from gazelit.data.store.store import Store
+from gazelit.data.working_gaze import Gaze, WorkingGaze, gaze_in_order
 from gazelit.density import CentreBias
 from gazelit.errors import InputError
 from gazelit.files import sha256_json
@@ -45,6 +47,8 @@ class Scanpath(NamedTuple):
 class Cohort:
     """The cases of a store, labelled, split, and with the gaze they are given.
 
+    Many arguments, because all but the last are options of a configuration.
+
     Args:
         store: Folder of the prepared store.
         class_names: Label columns of the store; with none, images are unlabelled.
@@ -54,6 +58,7 @@ class Cohort:
         gaze: How gaze becomes points with a weight and a σ.
         split: How cases are split.
         seed: Of which cases ``split.train_cases`` draws.
+        in_order: Whether cases are taken in the store's order, so that much gaze need not be in memory at once.
 
     Attributes:
         store: The opened store.
@@ -76,6 +81,7 @@ class Cohort:
         gaze: GazeOptions,
         split: SplitOptions,
         seed: int,
+        in_order: bool = False,
     ) -> None:
         self.store = Store.open(store)
         self.class_names = list(class_names)
@@ -97,7 +103,9 @@ class Cohort:
         check_downscale(self.store, downscale)
         self.size = (self.store.size[0] // downscale, self.store.size[1] // downscale)
         self.patients = identity(self.store.cases["patient_id"]).to_numpy()
-        self._own_gaze = self._known_readers(WorkingGaze.of(self.store, gaze, downscale))
+        is_changed = gaze.control != "true" or gaze.cases is not None or gaze.leave_out is not None
+        read = gaze_in_order if in_order and not is_changed else WorkingGaze.of
+        self._own_gaze = self._known_readers(read(self.store, gaze, downscale))
         self.gaze = self._given_gaze()
         self._biases: CentreBiases | None = None
 
@@ -119,14 +127,16 @@ class Cohort:
             values = (values[:, None] == np.arange(len(self.class_names))).astype(float)
         return pd.DataFrame(np.where(np.isnan(values), np.nan, values > 0.5), columns=self.class_names)
 
-    def _known_readers(self, gaze: WorkingGaze) -> WorkingGaze:
+    def _known_readers(self, gaze: Gaze) -> Gaze:
         """The gaze without the reader who is left out of training and validation, and of the test that reader's alone.
 
         Also what films are looked at on average must not know the reader: it is what models are scored against.
         """
-        name, names = self.gaze_options.leave_out, gaze.events.reader_names
+        name = self.gaze_options.leave_out
         if name is None:
             return gaze
+        gaze = gaze.whole
+        names = gaze.events.reader_names
         if name not in names:
             known = f"the store's readers are {', '.join(names)}" if names else "the store names no reader"
             raise InputError(f"gaze.leave_out: no reader '{name}'; {known}")
@@ -135,9 +145,12 @@ class Cohort:
         of_reader = gaze.events.reader == names.index(name)
         return gaze.without(of_reader != np.repeat(is_test, np.diff(gaze.starts)))
 
-    def _given_gaze(self) -> WorkingGaze:
+    def _given_gaze(self) -> Gaze:
         """The gaze as ``gaze.control`` and ``gaze.cases`` have it."""
-        gaze, options, seed = self._own_gaze, self.gaze_options, self.split_options.seed
+        options, seed = self.gaze_options, self.split_options.seed
+        if options.control == "true" and options.cases is None:
+            return self._own_gaze
+        gaze = self._own_gaze.whole
         for number, split in enumerate(("train", "val")):
             rows = self.rows(split)
             gaze = gaze.controlled(options.control, rows, self.patients, seed + number)
@@ -174,14 +187,14 @@ class Cohort:
         """
         labels = self.labels[rows].reshape(len(rows), -1).numpy()
         is_known = (labels >= 0).any(1)
-        is_seen = np.diff(self.gaze.starts)[rows] > 0
+        is_seen = np.diff(self.gaze.whole.starts)[rows] > 0
         alike = pd.DataFrame(labels).assign(is_seen=is_seen)
         turn = alike.groupby(list(alike.columns), dropna=False).cumcount().to_numpy()
         return rows[np.lexsort((~is_seen, turn, -(is_seen.astype(int) + is_known)))]
 
-    def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
-        """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze.control`` says."""
-        return mean_map(self._own_gaze, rows, self.size)
+    def mean_maps(self, *groups: NDArray[np.int64]) -> list[CentreBias]:
+        """Where cases were looked at on average, by the readers' own gaze whatever ``gaze.control`` says."""
+        return mean_maps(self._own_gaze, groups, self.size)
 
     def centre_bias(self, index: Tensor) -> CentreBias:
         """Where the training cases were looked at on average, for cases to be scored against it.
@@ -202,8 +215,7 @@ class Cohort:
 
     def readings(self, row: int) -> list[tuple[Tensor, Tensor]]:
         """Every reading of a case apart: points (N, 3) and their σ (N, 2), in working pixels."""
-        part = slice(self.gaze.starts[row], self.gaze.starts[row + 1])
-        points, sigma, reading = (values[part] for values in (self.gaze.points, self.gaze.sigma, self.gaze.reading))
+        points, sigma, reading = self.gaze.of_case(row)
         return [
             (torch.from_numpy(points[reading == number]), torch.from_numpy(sigma[reading == number]))
             for number in np.unique(reading)
@@ -211,7 +223,7 @@ class Cohort:
 
     def scanpaths(self, split: str) -> list[Scanpath]:
         """Every reading of a split's cases, by the readers' own gaze whatever ``gaze.control`` says."""
-        gaze, found = self._own_gaze, []
+        gaze, found = self._own_gaze.whole, []
         for row in self.rows(split):
             part = slice(gaze.starts[row], gaze.starts[row + 1])
             for number in np.unique(gaze.reading[part]):
@@ -232,7 +244,7 @@ class Cohort:
         The keys are those of the first checkpoints, so that all can be compared.
         """
         gaze, about = self.gaze_options, self.store.about
-        sigma_px = self._sigma_px()
+        sigma_px = self._sigma_px
         images = self.store.cases["image_id"]
         assigned = {str(image): str(split) for image, split in zip(images, self.split.of_case, strict=True)}
         return {
@@ -262,12 +274,16 @@ class Cohort:
             "n": {split: len(self.rows(split)) for split in SPLITS},
         }
 
+    @cached_property
     def _sigma_px(self) -> list[float] | None:
         """Mean σ of the readers' own gaze of the training cases, else of the test cases, in working pixels (x, y)."""
-        is_counted = np.zeros(len(self.store.cases), bool)
-        is_counted[self.rows("train" if len(self.rows("train")) else "test")] = True
-        sigma = self._own_gaze.sigma[np.repeat(is_counted, np.diff(self._own_gaze.starts))]
-        return [round(float(value), 4) for value in sigma.mean(axis=0, dtype=np.float64)] if len(sigma) else None
+        total, count = np.zeros((1, 2)), 0
+        for row in self.rows("train" if len(self.rows("train")) else "test"):
+            sigma = self._own_gaze.of_case(row).sigma
+            # One after another, whatever cases are read together.
+            total = np.concatenate([total, sigma]).sum(axis=0, keepdims=True)
+            count += len(sigma)
+        return [round(float(value), 4) for value in total[0] / count] if count else None
 
     def _sigma_deg(self, sigma: list[float] | None) -> float | list[float] | None:
         """σ in degrees: as given, or by the store's mean pixels per degree (x, y); None where the angle is unknown."""

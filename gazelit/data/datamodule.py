@@ -23,6 +23,7 @@ class GazeDataModule(GazeData, L.LightningDataModule):
     sequence; see :class:`gazelit.data.dataset.GazeDataset`.
     """
 
+    in_order = False
     _announced = False
 
     def setup(self, stage: str | None = None) -> None:

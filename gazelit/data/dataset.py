@@ -2,188 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from gazelit.data.gaze.events import clip_to_window, detect_fixations
-from gazelit.data.gaze.heatmap import SMALLEST_SIGMA
-from gazelit.data.gaze.sequences import EVENT_KEYS, Events, padded
+from gazelit.data.gaze.sequences import EVENT_KEYS, padded
 from gazelit.data.images.transforms import Augmentation
-from gazelit.data.options import GazeControl, GazeOptions
 from gazelit.data.store.films_in_use import FilmsInUse
 from gazelit.data.store.store import Store
+from gazelit.data.working_gaze import CaseGaze, Gaze
 from gazelit.errors import InputError
 
 Example = dict[str, Tensor]
-
-#: Rows of gaze that are moved to working pixels at a time, in float64.
-_BLOCK = 100_000
-#: What of gaze training takes, besides the pixels per degree.
-_COLUMNS = ["row", "reading_id", "reader_id", "t", "duration", "x", "y"]
-
-
-@dataclass(frozen=True)
-class WorkingGaze:
-    """The gaze of all of a store's cases, in working pixels.
-
-    Attributes:
-        points: (M, 3) float32 x, y, weight, case after case and in order of time within a reading.
-        sigma: (M, 2) float32, σ of each point.
-        reading: (M,) which of its case's readings a point is of, from 0.
-        starts: (N + 1,) where each case's points begin.
-        events: When each point was, who looked and what for.
-    """
-
-    points: NDArray[np.float32]
-    sigma: NDArray[np.float32]
-    reading: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    events: Events
-
-    @classmethod
-    def of(cls, store: Store, options: GazeOptions, downscale: int) -> WorkingGaze:
-        """Reads a store's gaze.
-
-        Raises:
-            InputError: Degrees are asked of gaze without a known viewing geometry.
-        """
-        gaze = _events(store, options)
-        count = len(store.cases)
-        row = gaze["row"].to_numpy()
-        starts = np.searchsorted(row, np.arange(count + 1))
-        reading = np.zeros(len(gaze), np.int64)
-        if len(gaze):
-            name = gaze["reading_id"].astype("category").cat.codes.to_numpy()
-            new = np.diff(name, prepend=name[0]) != 0
-            reading = np.cumsum(new)
-            reading -= reading[starts[row]]
-        weight = gaze["duration"].to_numpy() if options.weight == "duration" else np.ones(len(gaze))
-        if options.readings == "equal":
-            weight = weight / pd.Series(weight).groupby([row, reading]).transform("sum").to_numpy().clip(1e-12)
-        points, sigma = np.empty((len(gaze), 3), np.float32), np.empty((len(gaze), 2), np.float32)
-        points[:, 2] = weight
-        smallest = np.inf
-        for start in range(0, len(gaze), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            rows, fixations = row[part], gaze.iloc[part]
-            scale = store.letterboxes.scale[rows] / downscale
-            corner = store.letterboxes.corner[rows] / downscale
-            # Letterbox.to_working for these cases at once, and then the coarser grid: pixel centres are at integers.
-            points[part, :2] = (fixations[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
-            of_points = np.broadcast_to(options.sigma * _unit(fixations, scale, options.sigma_unit), (len(rows), 2))
-            if not np.isfinite(of_points).all():
-                raise InputError(
-                    "gaze.sigma_unit: deg needs pixels per degree, which this source does not give; use px or image_px"
-                )
-            smallest = min(smallest, of_points.min())
-            sigma[part] = of_points
-        if not smallest >= SMALLEST_SIGMA:
-            raise InputError(
-                f"gaze.sigma: comes to {smallest:.3g} working pixels for some gaze; at least {SMALLEST_SIGMA} is "
-                "needed. Are the pixels per degree right?"
-            )
-        return cls(points, sigma, reading, starts, Events.of(store, gaze, options))
-
-    def controlled(
-        self, control: GazeControl, rows: NDArray[np.int64], patients: NDArray[np.generic], seed: int
-    ) -> WorkingGaze:
-        """The same gaze, except that some cases have another's or none: what a model learns from it is then known.
-
-        Args:
-            control: ``shuffled``: each case has the gaze of a case of another patient; ``centre``: points drawn from
-                all these cases' points, as many as the case has; ``order``: its own fixations, which of them came when
-                drawn anew in each reading; ``phrases``: what was said is moved round by a random number of events;
-                ``none``: no gaze; ``true``: its own.
-            rows: The cases that are changed, and that gaze is taken from.
-            patients: (N,) patient of every case.
-            seed: Of the shuffling.
-
-        Raises:
-            InputError: Gaze cannot be shuffled because one patient has most of the cases.
-        """
-        if control == "true" or not len(rows):
-            return self
-        generator = np.random.default_rng(seed)
-        if control == "phrases":
-            shares = self.events.phrase_shares.copy()
-            for row in rows:
-                part = slice(self.starts[row], self.starts[row + 1])
-                shares[part] = self.events.moved(part, self.reading[part], generator)
-            return replace(self, events=replace(self.events, phrase_shares=shares))
-        parts = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]
-        pool = np.concatenate([parts[row] for row in rows])
-        if control == "shuffled":
-            donors = _donors(rows, patients, generator)
-        for position, row in enumerate(rows):
-            own = self.starts[row + 1] - self.starts[row]
-            if control == "none":
-                parts[row] = pool[:0]
-            elif control == "centre":
-                drawn = np.sort(generator.choice(pool, own)) if len(pool) else pool
-                # In the order of time: what a stage that predicts sequences is given must be one.
-                parts[row] = drawn[np.argsort(self.events.times[drawn, 0], kind="stable")]
-            elif control == "order":
-                draws = generator.random(len(parts[row]))
-                parts[row] = parts[row][np.lexsort((draws, self.reading[parts[row]]))]
-            else:
-                donor = donors[position]
-                parts[row] = np.arange(self.starts[donor], self.starts[donor + 1])
-        order = np.concatenate(parts)
-        starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-        reading = self.reading[order] * (control != "centre")
-        events = self.events.take(order)
-        if control == "order":
-            events = events.in_turn(self.events, np.repeat(np.arange(len(parts)), np.diff(starts)), reading)
-        return WorkingGaze(self.points[order], self.sigma[order], reading, starts.astype(np.int64), events)
-
-    def without(self, left_out: NDArray[np.bool_]) -> WorkingGaze:
-        """The same gaze without some of its points (M,)."""
-        kept = np.flatnonzero(~left_out)
-        starts = np.searchsorted(kept, self.starts)
-        row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        # Numbers of a case's readings have no gaps: which one is drawn is a number below how many there are.
-        reading = pd.Series(self.reading[kept]).groupby(row).rank("dense").to_numpy(np.int64) - 1
-        return WorkingGaze(self.points[kept], self.sigma[kept], reading, starts, self.events.take(kept))
-
-
-def _donors(
-    rows: NDArray[np.int64], patients: NDArray[np.generic], generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """For every row another row, each once, of another patient."""
-    # Sorted by patient and turned by the largest number of cases of one patient: then no patient keeps their gaze.
-    shuffled = generator.permutation(rows)
-    _, codes, counts = np.unique(patients[shuffled], return_inverse=True, return_counts=True)
-    if counts.max() * 2 > len(rows):
-        raise InputError("gaze.control: one patient has more than half of the cases; there is nobody to shuffle with")
-    ordered = shuffled[np.argsort(codes, kind="stable")]
-    donor = dict(zip(ordered.tolist(), np.roll(ordered, counts.max()).tolist(), strict=True))
-    return np.array([donor[row] for row in rows.tolist()])
-
-
-def _unit(gaze: pd.DataFrame, scale: NDArray[np.float64], name: str) -> NDArray[np.float64] | float:
-    """Working pixels that σ's unit has, at each row of gaze."""
-    if name == "deg":
-        return gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale
-    return scale if name == "image_px" else 1.0
-
-
-def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
-    if options.kind == "detected":
-        gaze = detect_fixations(store.gaze("sample"), options.detection)
-    else:
-        angles = ["ppd_x", "ppd_y"] if options.sigma_unit == "deg" else []
-        gaze = store.gaze(options.kind, columns=[*_COLUMNS, *angles])
-    if options.window is not None:
-        gaze = clip_to_window(gaze, options.window, store.table("phrases"))
-    return gaze
 
 
 @dataclass(frozen=True)
@@ -235,7 +71,7 @@ class GazeDataset(Dataset[Example]):
         store: Store,
         rows: NDArray[np.int64],
         labels: Tensor,
-        gaze: WorkingGaze,
+        gaze: Gaze,
         downscale: int = 1,
         draws: Draws | None = None,
         with_events: bool = False,
@@ -270,14 +106,15 @@ class GazeDataset(Dataset[Example]):
             nowhere = np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)
             second = draws.other_view(image, mask, *nowhere, int(seed)).image
             views["other_view"] = torch.from_numpy(np.ascontiguousarray(second))[None]
-        taken = self._taken(row, int(seeds[1]))
-        points, sigma = self.gaze.points[taken], self.gaze.sigma[taken]
+        gaze = self.gaze.of_case(row)
+        taken = self._taken(gaze, int(seeds[1]))
+        points, sigma = gaze.points[taken], gaze.sigma[taken]
         off_image = 0
         if draws.augmentation is not None:
             image, mask, points, sigma, inside = draws.augmentation(image, mask, points, sigma, int(seeds[0]))
             off_image = int((~inside).sum())
             taken = taken[inside]
-        events = self._events(points, taken) if self.with_events else {}
+        events = self._events(row, points, taken) if self.with_events else {}
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image))[None],
             "points": torch.from_numpy(np.ascontiguousarray(points)),
@@ -290,17 +127,18 @@ class GazeDataset(Dataset[Example]):
             **events,
         }
 
-    def _taken(self, row: int, seed: int) -> NDArray[np.int64]:
-        """Which of the gaze's points an example has."""
-        taken = np.arange(self.gaze.starts[row], self.gaze.starts[row + 1])
+    def _taken(self, gaze: CaseGaze, seed: int) -> NDArray[np.int64]:
+        """Which of a case's points an example has."""
+        taken = np.arange(len(gaze.points))
         if self.draws.reading and len(taken):
-            reading = self.gaze.reading[taken]
-            taken = taken[reading == seed % (reading[-1] + 1)]
+            taken = taken[gaze.reading == seed % (gaze.reading[-1] + 1)]
         return taken
 
-    def _events(self, points: NDArray[np.float32], taken: NDArray[np.int64]) -> dict[str, Tensor]:
-        events = self.gaze.events.take(taken)
-        columns = np.concatenate([points[:, :2], events.times], axis=1), self.gaze.reading[taken]
+    def _events(self, row: int, points: NDArray[np.float32], taken: NDArray[np.int64]) -> dict[str, Tensor]:
+        gaze = self.gaze.whole
+        taken = taken + gaze.starts[row]
+        events = gaze.events.take(taken)
+        columns = np.concatenate([points[:, :2], events.times], axis=1), gaze.reading[taken]
         values = (*columns, events.reader, events.finding, events.phrase_shares)
         return {key: torch.from_numpy(value) for key, value in zip(EVENT_KEYS, values, strict=True)}
 

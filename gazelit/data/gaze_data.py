@@ -63,6 +63,9 @@ class GazeData:
         seed: Of order and augmentation, and of which cases ``split.train_cases`` draws.
     """
 
+    #: Whether cases are taken in the store's order; a trainer shuffles them.
+    in_order = True
+
     def __init__(
         self,
         store: str = "stores/egd-cxr",
@@ -117,7 +120,7 @@ class GazeData:
         """The store's cases with their labels, split and gaze."""
         if self._cohort is None:
             labels = self.class_names, self.exclusive, self.uncertain
-            cohort = Cohort(self.store_path, *labels, self.downscale, self.gaze, self.split, self.seed)
+            cohort = Cohort(self.store_path, *labels, self.downscale, self.gaze, self.split, self.seed, self.in_order)
             if cohort.is_external:
                 self.warn(cohort.notes(["test"]))
             self._cohort = cohort
@@ -158,12 +161,12 @@ class GazeData:
     @property
     def reader_names(self) -> tuple[str, ...]:
         """The store's readers: what ``reader`` in a batch is a number in."""
-        return self.cohort.gaze.events.reader_names
+        return self.cohort.gaze.whole.events.reader_names
 
     @property
     def finding_names(self) -> tuple[str, ...]:
         """What the store's readers searched for: what ``finding`` in a batch is a number in."""
-        return self.cohort.gaze.events.finding_names
+        return self.cohort.gaze.whole.events.finding_names
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """The store's rows of a split."""
@@ -171,7 +174,7 @@ class GazeData:
 
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
         """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze.control`` says."""
-        return self.cohort.mean_map(rows)
+        return self.cohort.mean_maps(rows)[0]
 
     def centre_bias(self, index: Tensor) -> CentreBias:
         """Where the training cases were looked at on average by the readers, for cases to be scored against it.
@@ -207,9 +210,16 @@ class GazeData:
         """A split's cases, without augmentation."""
         return self._make_dataset(split, training=False)
 
-    def loader(self, split: str) -> DataLoader[Example]:
-        """A split's cases in fixed order, without augmentation; batches still have to be rendered."""
-        return self._loader(self.dataset(split), shuffle=False)
+    def loader(self, split: str, with_films: bool = True) -> DataLoader[Example]:
+        """A split's cases in fixed order, without augmentation; batches still have to be rendered.
+
+        Args:
+            split: Of which cases.
+            with_films: Whether films are read; they are black otherwise.
+        """
+        dataset = self.dataset(split)
+        dataset.without_films = not with_films
+        return self._loader(dataset, shuffle=False)
 
     def render(self, batch: Batch) -> Batch:
         """Adds ``heatmap`` (B, 1, H, W), the points' fixation density; makes ``image`` float32 in [0, 1]."""

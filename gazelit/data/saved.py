@@ -10,6 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from gazelit.data.gaze_data import GazeData
 from gazelit.errors import InputError
+from gazelit.memory import give_back
 from gazelit.parsing import read_saved
 
 
@@ -47,4 +48,6 @@ def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
         raise InputError(f"{config}: its data section does not describe a data module ({reason[:300]})") from error
     found: GazeData = parser.instantiate_classes(parsed).data
     found.setup()
+    # Who is the same patient is found out in tables that are gone now.
+    give_back()
     return found

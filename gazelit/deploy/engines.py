@@ -106,7 +106,11 @@ def read_exported(path: str | os.PathLike[str], device: torch.device) -> Exporte
     stamp = {**about[stamps.STAMP_KEY], "exported_from": about["checkpoint_sha256"]}
     network = ExportedNetwork(with_engine(path, device), stamp)
     fitted = about.get(stamps.GUARDS_KEY)
-    guards = None if fitted is None else Guards.from_primitives(fitted, str(description_of(path)))
+    guards = (
+        None
+        if fitted is None
+        else Guards.from_primitives(fitted, str(description_of(path)), stamp["data"].get("class_names") or ())
+    )
     return Exported(network.eval(), stamp, torch.tensor(about["temperature"]), about["files"][path.name], guards)
 
 

@@ -44,4 +44,4 @@ def read_guards(path: Path, model: LoadedModel) -> Guards:
             f"{path}: holds the guards of another model; they go with the same checkpoints in the same order, and the "
             "same --mc_dropout"
         )
-    return Guards.from_primitives(content[_GUARDS], str(path))
+    return Guards.from_primitives(content[_GUARDS], str(path), model.class_names)

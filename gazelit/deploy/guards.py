@@ -7,6 +7,7 @@ a rate of false alarms, and a coverage. Neither says anything about films of ano
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -152,11 +153,16 @@ class Guards:
         }
 
     @classmethod
-    def from_primitives(cls, content: Any, name: str) -> Guards:
+    def from_primitives(cls, content: Any, name: str, classes: Sequence[str]) -> Guards:
         """Reads what :meth:`to_primitives` made.
 
+        Args:
+            content: That.
+            name: The file, for messages.
+            classes: Of the model that it belongs to.
+
         Raises:
-            InputError: It is something else.
+            InputError: It is something else, or about other classes.
         """
         try:
             held = content["density"]
@@ -171,11 +177,28 @@ class Guards:
                 len(density.variances),
             ):
                 raise ValueError("shapes")
+            numbers = (mean, components, variances, noise, threshold, false_alarms)
+            if not all(np.isfinite(values).all() for values in numbers) or not min(noise, *variances) > 0:
+                raise ValueError("numbers")
             ranges = {key: (float(content["ranges"][key][0]), float(content["ranges"][key][1])) for key in RANGES}
-            conformal = None if content["conformal"] is None else Conformal(**content["conformal"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            conformal = None if content["conformal"] is None else _conformal(content["conformal"], classes)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError) as error:
             raise InputError(f"{name}: its guards are malformed; fit them anew with `gazelit guard`") from error
         return cls(density, ranges, conformal)
+
+
+def _conformal(content: Any, classes: Sequence[str]) -> Conformal:
+    """Prediction sets of these classes from primitives; raises ValueError, or what Python does, if it is none."""
+    found = Conformal(**content)
+    if classes and not found.thresholds.keys() == found.films.keys() == set(classes):
+        raise ValueError("classes")
+    values = [found.coverage, *found.thresholds.values(), *found.films.values()]
+    # NumPy would make numbers of text.
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        raise ValueError("numbers")
+    if not isinstance(found.split, str):
+        raise ValueError("split")
+    return found
 
 
 def small(film: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -268,7 +268,9 @@ def load_model(
     check_classes(stamp["data"], classes, temperature, ckpt)
     target = to_device(network, device)
     fitted = checkpoint.get(stamps.GUARDS_KEY)
-    guards = None if fitted is None else Guards.from_primitives(fitted, str(ckpt))
+    guards = (
+        None if fitted is None else Guards.from_primitives(fitted, str(ckpt), stamp["data"].get("class_names") or ())
+    )
     return LoadedModel(
         network.eval(), stamp, sha256_file(ckpt), temperature, str(ckpt), target, max_pixels, guards=guards
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -94,11 +94,19 @@ def blend(film: NDArray[np.uint8], multiples: NDArray[np.float32], end: float) -
     return blended
 
 
+def _colours() -> Any:
+    """The scale's colours."""
+    # Where a map is drawn: most of what imports this module draws none.
+    from matplotlib import colormaps
+
+    return colormaps[COLOUR_MAP]
+
+
 @cache
 def _blends() -> NDArray[np.uint8]:
     """(256 × 256, 3) RGB of every grey under every opacity, because looking up is ten times as fast as blending."""
     step, grey = np.mgrid[: _STEPS + 1, :256].reshape(2, -1, 1) / _STEPS
-    colour = colormaps[COLOUR_MAP](step[:, 0] ** 2)[:, :3]
+    colour = _colours()(step[:, 0] ** 2)[:, :3]
     blends: NDArray[np.uint8] = np.round(255 * (grey + _MOST_OPAQUE * step * (colour - grey))).astype(np.uint8)
     return blends
 
@@ -137,7 +145,7 @@ def draw_overlay(film: NDArray[np.uint8], density: NDArray[np.float32], warnings
     below = (_TEXT + _GAP) * (1 + len(wrapped)) + _GAP
     canvas = Image.new("RGB", (whole, height + below))
     canvas.paste(Image.fromarray(blended))
-    ramp = colormaps[COLOUR_MAP](np.linspace(1, 0, height))[:, None, :3].repeat(_BAR, axis=1)
+    ramp = _colours()(np.linspace(1, 0, height))[:, None, :3].repeat(_BAR, axis=1)
     canvas.paste(Image.fromarray(np.round(255 * ramp).astype(np.uint8)), (width + _GAP, 0))
     draw = ImageDraw.Draw(canvas)
     beside_bar = width + 2 * _GAP + _BAR

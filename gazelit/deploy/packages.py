@@ -172,7 +172,7 @@ def _difference(reference: Mapping[str, Any], found: Mapping[str, Any]) -> str |
         return None
     try:
         before, after = (np.asarray(cells["map"], np.float64).reshape(_GRID).ravel() for cells in (reference, found))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return f"{REFERENCE} holds no map of {_GRID[0]} x {_GRID[1]} cells"
     # A flat map has no correlation.
     correlation = 1.0 if np.allclose(before, after, atol=1e-7) else float(np.corrcoef(before, after)[0, 1])

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ def calibration_errors(
     """
     if not models or not all(len(model.confidence) for model in models):
         return {}
-    absolute, square = zip(*(_errors(model, patients, weights) for model in models), strict=True)
+    absolute, square = zip(*_errors(models, patients, weights), strict=True)
     tails = [(1 - level) / 2, (1 + level) / 2]
     found = {}
     for name, parts in (("ece_corrected", absolute), ("rmsce", square)):
@@ -84,24 +85,32 @@ def calibration_errors(
 
 
 def _errors(
-    model: Judged, patients: NDArray[np.generic], weights: Weights
-) -> tuple[tuple[float, Floats], tuple[float, Floats]]:
-    """The corrected error and the same in draws, and the debiased mean square with plain ones in draws."""
-    gap = model.confidence - model.right
-    order = np.argsort(model.confidence, kind="stable")
-    bins = np.array_split(order, int(np.clip(len(order) // FEWEST_IN_A_BIN, 1, BINS)))
-    codes = np.unique(patients, return_inverse=True)[1][model.case]
-    absolute = square = 0.0
-    errors = []
-    for members in bins:
-        share, mean = len(members) / len(order), float(gap[members].mean())
-        error = _standard_error(gap[members] - mean, codes[members])
-        absolute += share * float(2 * abs(mean) - _folded_mean(np.array(mean), error))
-        square += share * (mean**2 - error**2)
-        errors.append(error)
-    draws = [_of_draws(model.case, gap, bins, errors, block) for block in blocks_of(weights)]
-    drawn_absolute, drawn_square = (np.concatenate(parts) for parts in zip(*draws, strict=True))
-    return (absolute, drawn_absolute), (square, drawn_square)
+    models: Sequence[Judged], patients: NDArray[np.generic], weights: Weights
+) -> list[tuple[tuple[float, Floats], tuple[float, Floats]]]:
+    """Of each model the corrected error and that in draws, and the debiased mean square with plain ones in draws."""
+    patient = np.unique(patients, return_inverse=True)[1]
+    values, of_draws = [], []
+    for model in models:
+        gap = model.confidence - model.right
+        order = np.argsort(model.confidence, kind="stable")
+        bins = np.array_split(order, int(np.clip(len(order) // FEWEST_IN_A_BIN, 1, BINS)))
+        codes = patient[model.case]
+        absolute = square = 0.0
+        errors = []
+        for members in bins:
+            share, mean = len(members) / len(order), float(gap[members].mean())
+            error = _standard_error(gap[members] - mean, codes[members])
+            absolute += share * float(2 * abs(mean) - _folded_mean(np.array(mean), error))
+            square += share * (mean**2 - error**2)
+            errors.append(error)
+        values.append((absolute, square))
+        of_draws.append(partial(_of_draws, model.case, gap, bins, errors))
+    draws = [[errors_of(block) for errors_of in of_draws] for block in blocks_of(weights)]
+    found = []
+    for (absolute, square), parts in zip(values, zip(*draws, strict=True), strict=True):
+        drawn_absolute, drawn_square = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        found.append(((absolute, drawn_absolute), (square, drawn_square)))
+    return found
 
 
 def _of_draws(

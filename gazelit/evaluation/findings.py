@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,11 @@ from gazelit.data.labels import spelt_alike
 from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.density import log_density
-from gazelit.deploy.inference import LoadedModel
-from gazelit.evaluation.statistics import bootstrap_weights, estimate, mean_of
+from gazelit.evaluation.statistics import estimates, mean_of
 from gazelit.metrics.localisation import localisation_values
+
+if TYPE_CHECKING:
+    from gazelit.deploy.inference import LoadedModel
 
 #: Maps as tables call them.
 READER, PREDICTED, CENTRE = "reader's gaze", "predicted gaze", "centre bias"
@@ -145,10 +148,10 @@ def summed(table: pd.DataFrame, by: list[str], metrics: Mapping[str, str]) -> pd
     rows = []
     for key, group in table.groupby(by, sort=False):
         patients = group["patient"].to_numpy()
-        weights = bootstrap_weights(patients)
-        for metric in metrics:
-            values = group[metric].to_numpy()
-            mean = estimate(mean_of(values), patients, weights=weights)
+        of_cases = {metric: group[metric].to_numpy() for metric in metrics}
+        means = estimates({metric: mean_of(values) for metric, values in of_cases.items()}, patients)
+        for metric, values in of_cases.items():
+            mean = means[metric]
             n = int((~np.isnan(values)).sum())
             cells = dict(zip(by, key, strict=True))
             rows.append({**cells, "metric": metric, "n": n, "value": mean.value, "low": mean.low, "high": mean.high})

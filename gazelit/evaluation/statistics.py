@@ -48,30 +48,40 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Draws:
-    """How often each case is drawn, kept by patient in a byte each.
+    """How often each case is drawn: made when they are gone through, each time the same.
 
     Attributes:
-        counts: (R, P) how often each patient is drawn.
-        codes: (N,) the patient of every case.
+        codes: (N,) the patient of every case, from 0.
+        resamples: Number R of draws.
+        seed: Of the draws.
     """
 
-    counts: NDArray[np.uint8]
     codes: NDArray[np.intp]
+    resamples: int
+    seed: int
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return self.resamples
 
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> Floats:
         """All of them, (R, N)."""
-        return self.counts[:, self.codes].astype(dtype or np.float64)
+        return np.concatenate([block.astype(dtype or np.float64) for block in self.blocks(_BLOCK)])
 
     @property
     def cases(self) -> int:
         """Number N of cases."""
         return len(self.codes)
 
+    def blocks(self, rows: int) -> Iterator[Floats]:
+        """So many draws at a time, (R', N)."""
+        patients = int(self.codes.max(initial=-1)) + 1
+        generator, chances = np.random.default_rng(self.seed), np.full(patients, 1 / max(patients, 1))
+        for start in range(0, self.resamples, rows):
+            counts = generator.multinomial(patients, chances, size=min(rows, self.resamples - start))
+            yield counts[:, self.codes].astype(np.float64)
 
-#: Draws as a table (R, N), or as they are kept.
+
+#: Draws as a table (R, N), or as they are made.
 Weights = Floats | Draws
 
 
@@ -79,11 +89,11 @@ def blocks_of(weights: Weights) -> Iterator[Floats]:
     """Tables (R', N) of a few draws each, in their order."""
     cases = weights.cases if isinstance(weights, Draws) else weights.shape[1]
     rows = max(1, min(_BLOCK, _NUMBERS // max(cases, 1)))
+    if isinstance(weights, Draws):
+        yield from weights.blocks(rows)
+        return
     for start in range(0, max(len(weights), 1), rows):
-        if isinstance(weights, Draws):
-            yield weights.counts[start : start + rows][:, weights.codes].astype(np.float64)
-        else:
-            yield weights[start : start + rows]
+        yield weights[start : start + rows]
 
 
 def drawn(statistic: Statistic, weights: Weights) -> Floats:
@@ -241,32 +251,36 @@ def bootstrap_weights(groups: NDArray[np.generic], resamples: int = RESAMPLES, s
         resamples: Number R of draws.
         seed: Of the draws.
     """
-    _, codes = np.unique(groups, return_inverse=True)
-    count = int(codes.max(initial=-1)) + 1
-    generator, chances = np.random.default_rng(seed), np.full(count, 1 / max(count, 1))
-    # A byte holds how often: the chance that any of P patients is drawn 256 times is below P / 256!.
-    counts = np.empty((resamples, count), np.uint8)
-    for start in range(0, resamples, _BLOCK):
-        rows = counts[start : start + _BLOCK]
-        rows[:] = generator.multinomial(count, chances, size=len(rows))
-    return Draws(counts, codes)
+    return Draws(np.unique(groups, return_inverse=True)[1], resamples, seed)
 
 
 def estimate(
     statistic: Statistic, groups: NDArray[np.generic], *, level: float = LEVEL, weights: Weights | None = None
 ) -> Estimate:
-    """A statistic with its percentile bootstrap interval over patients.
+    """A statistic with its percentile bootstrap interval over patients; arguments as of :func:`estimates`."""
+    return estimates({0: statistic}, groups, level=level, weights=weights)[0]
+
+
+def estimates(
+    statistics: Mapping[_Key, Statistic],
+    groups: NDArray[np.generic],
+    *,
+    level: float = LEVEL,
+    weights: Weights | None = None,
+) -> dict[_Key, Estimate]:
+    """Statistics with their percentile bootstrap intervals over patients, by key; the draws are made once.
 
     Args:
-        statistic: What is estimated.
+        statistics: What is estimated.
         groups: (N,) the patient of every case.
         level: Coverage.
-        weights: The draws, where several estimates share them; drawn here unless given.
+        weights: The draws; made here unless given.
     """
-    value = value_of(statistic, len(groups))
+    values = {key: value_of(statistic, len(groups)) for key, statistic in statistics.items()}
     if len(np.unique(groups)) < 2:
-        return Estimate(value, float("nan"), float("nan"))
-    return percentile(value, drawn(statistic, bootstrap_weights(groups) if weights is None else weights), level)
+        return {key: Estimate(value, float("nan"), float("nan")) for key, value in values.items()}
+    draws = drawn_all(statistics, bootstrap_weights(groups) if weights is None else weights)
+    return {key: percentile(value, draws[key], level) for key, value in values.items()}
 
 
 def percentile(value: float, draws: Floats, level: float = LEVEL) -> Estimate:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gazelit.evaluation.scores import case_statistics
-from gazelit.evaluation.statistics import Estimate, average_of, bootstrap_weights, estimate, mean_of
+from gazelit.evaluation.statistics import Estimate, average_of, estimates, mean_of
 from gazelit.metrics.catalogue import short_labels
 
 #: Below so many cases the interval is called wide; below so few cases no number is given.
@@ -75,14 +75,10 @@ def subgroups(tables: Sequence[pd.DataFrame], cases: pd.DataFrame, class_names: 
                 continue
             parts = [table.iloc[rows].reset_index(drop=True) for table in tables]
             patients = parts[0]["patient"].to_numpy()
-            weights = bootstrap_weights(patients)
             each = [case_statistics(part, class_names) for part in parts]
-            estimates = {
-                key: estimate(average_of([seed[key] for seed in each]), patients, weights=weights)
-                for key in SHOWN
-                if key in each[0]
-            }
-            defined = {key: value for key, value in estimates.items() if not np.isnan(value.value)}
+            shown = {key: average_of([seed[key] for seed in each]) for key in SHOWN if key in each[0]}
+            estimated = estimates(shown, patients)
+            defined = {key: value for key, value in estimated.items() if not np.isnan(value.value)}
             found.append(Subgroup(kind, str(name), len(rows), defined))
     return [*found, *_by_diagnosis(tables, class_names)]
 
@@ -94,7 +90,6 @@ def _by_diagnosis(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) ->
     if not metrics or not class_names or not {"label", *columns} <= set(tables[0]):
         return []
     patients = tables[0]["patient"].to_numpy()
-    weights = bootstrap_weights(patients)
     right = [table[columns].to_numpy().argmax(1) == table["label"].to_numpy() for table in tables]
     found = []
     for name, chosen in (("right", right), ("wrong", [~each for each in right])):
@@ -105,10 +100,7 @@ def _by_diagnosis(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) ->
             )
             for key in metrics
         }
-        estimates = {} if n < TOO_FEW else {
-            key: estimate(mean, patients, weights=weights) for key, mean in means.items()
-        }  # fmt: skip
-        found.append(Subgroup("diagnosis", name, n, estimates))
+        found.append(Subgroup("diagnosis", name, n, {} if n < TOO_FEW else estimates(means, patients)))
     return found
 
 

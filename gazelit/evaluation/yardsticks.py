@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
 from gazelit.data.gaze_data import GazeData
 from gazelit.data.store.schema import PEER
+from gazelit.data.working_gaze import CaseGaze, Gaze, gaze_in_order
 from gazelit.density import CentreBias
 from gazelit.metrics.map_values import values_at_test
 
@@ -58,7 +58,7 @@ def _class_maps(data: GazeData) -> Tensor | None:
         return None
     rows = data.rows("train")
     labels = data.labels.numpy()[rows]
-    maps = [data.mean_map(rows[labels == label]) for label in range(len(data.class_names))]
+    maps = data.cohort.mean_maps(*(rows[labels == label] for label in range(len(data.class_names))))
     return torch.stack([bias.density for bias in maps]) if all(bool(bias.counts.any()) for bias in maps) else None
 
 
@@ -82,7 +82,7 @@ def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
     metrics: dict[int, _Means] = {}
     for case in data.rows(split).tolist():
         readings = data.readings(case)
-        further = [] if peers is None else _readings_of(peers, case)
+        further = [] if peers is None else _readings_of(peers.of_case(case))
         if further and readings:
             targets = [(_joined(readings), further)]
         else:
@@ -120,17 +120,16 @@ def reader_sizes(metrics: Mapping[str, object]) -> list[int]:
 Reading = tuple[Tensor, Tensor]
 
 
-def _peers(data: GazeData) -> WorkingGaze | None:
+def _peers(data: GazeData) -> Gaze | None:
     """Gaze of readers that no model is trained on, with the options of the targets; None without any."""
     if data.store.about["counts"].get("peers", 0) == 0:
         return None
     options = replace(data.gaze, kind=PEER, window=None)  # type: ignore[arg-type]
-    return WorkingGaze.of(data.store, options, data.downscale)
+    return gaze_in_order(data.store, options, data.downscale)
 
 
-def _readings_of(gaze: WorkingGaze, case: int) -> list[Reading]:
-    part = slice(gaze.starts[case], gaze.starts[case + 1])
-    points, sigma, reading = (torch.from_numpy(of_all[part]) for of_all in (gaze.points, gaze.sigma, gaze.reading))
+def _readings_of(gaze: CaseGaze) -> list[Reading]:
+    points, sigma, reading = map(torch.from_numpy, gaze)
     return [(points[reading == number], sigma[reading == number]) for number in reading.unique()]
 
 
@@ -208,7 +207,7 @@ def map_values(
     data: GazeData, maps: Maps, split: str = "test"
 ) -> Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]:
     """Batch by batch, the store's rows of the cases (B,) and, by the maps' name and metric, their values (B,)."""
-    for loaded in data.loader(split):
+    for loaded in data.loader(split, with_films=False):
         batch = data.render(loaded)
         bias = data.centre_bias(batch["index"])
         target, mask = batch["heatmap"][:, 0], batch["valid_mask"][:, 0]

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from gazelit.data.gaze_data import GazeData
 from gazelit.data.saved import saved_data
 from gazelit.data.store.store import Store
 from gazelit.density import log_density
-from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.errors import InputError
 from gazelit.evaluation.asynchrony import trainings
 from gazelit.evaluation.compare import Result, check_predictions, compare, pooled
@@ -38,6 +37,9 @@ from gazelit.reporting.report import write_report
 from gazelit.reporting.sections.scanpaths import ScanpathRow, scanpath_rows
 from gazelit.reporting.tables import code, plain
 
+if TYPE_CHECKING:
+    from gazelit.deploy.inference import LoadedModel
+
 
 def write_report_of(run: Sequence[Path], out: Path | None = None, films: bool = False) -> Path:
     """Writes the report of runs, and says where; see :func:`gazelit.reporting.commands.report`."""
@@ -50,12 +52,12 @@ def write_report_of(run: Sequence[Path], out: Path | None = None, films: bool = 
     names: list[str] = results[0].stamp["data"]["class_names"]
     check_predictions(results, names)
     results = with_oracle(results, oracles)
+    first = [result for result in results if result.arm == results[0].arm]
+    record = collect([result for result in first if result.seed == first[0].seed], films)
     store = Store.open(runs[0].store)
     cases = store.cases
     if "finding_size" not in cases:
         cases = cases.assign(finding_size=finding_sizes(store, names))
-    first = [result for result in results if result.arm == results[0].arm]
-    record = collect([result for result in first if result.seed == first[0].seed], films)
     record = replace(
         record,
         commands=[command for each in runs for command in each.commands],
@@ -155,9 +157,13 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
         films: Whether films of real cases are shown.
     """
     result = results[0]
-    model = load_model(result.checkpoint)
     data_of_folds = [saved_data(fold.run / fold.stages[-1] / CONFIG_FILE) for fold in results]
     data, provenance = data_of_folds[0], data_of_folds[0].provenance
+    # Yardsticks first: they take the most memory, and there is no model then, nor what reads films of any form.
+    baselines = _over_folds([(yardsticks(each), len(each.rows("test"))) for each in data_of_folds])
+    from gazelit.deploy.inference import load_model
+
+    model = load_model(result.checkpoint)
     shown = films or provenance["synthetic"]
     panels = _panels(model, data, result.predictions) if shown else []
     findings = []
@@ -176,7 +182,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     metrics: dict[str, Any] = {
         **result.metrics,
         **{f"baseline/{row.name}/{key}": each.value for row in scanpaths for key, each in row.estimates.items()},
-        **_over_folds([(yardsticks(each), len(each.rows("test"))) for each in data_of_folds]),
+        **baselines,
         **oracle_yardsticks(pd.concat([fold.predictions for fold in results])),
         **{f"n_{split}": count for split, count in provenance["n"].items()},
         "n_test_patients": int(result.predictions["patient"].nunique()),

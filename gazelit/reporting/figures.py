@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure, FigureBase
-from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gazelit.deploy.overlay import COLOUR_MAP, heat_and_opacity, is_nearly_flat, over_uniform, scale_end
@@ -22,6 +17,12 @@ from gazelit.evaluation.findings import Localisation
 from gazelit.evaluation.statistics import Estimate, Weights, blocks_of
 from gazelit.files import atomic_path
 from gazelit.metrics.catalogue import short_labels
+
+# Where something is drawn it is imported: a report has scored its yardsticks by then, which takes the most memory.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+    from matplotlib.image import AxesImage
 
 #: Okabe and Ito's palette, without yellow, which print loses.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
@@ -56,9 +57,25 @@ class Panel:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=140)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _count_whole(axis: Axes) -> None:
+    """Has whole numbers along x."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
@@ -68,7 +85,7 @@ def panel_figure(panels: Sequence[Panel], across: int = 3) -> Figure:
     (:mod:`gazelit.deploy.overlay`).
     """
     down = -(-len(panels) // across)
-    figure = Figure(figsize=(5.0 * across, 2.45 * down), layout="constrained")
+    figure = _figure(5.0 * across, 2.45 * down)
     groups = figure.subfigures(down, across, squeeze=False, wspace=0.04)
     for group in groups.flat[len(panels) :]:
         group.set_visible(False)
@@ -101,7 +118,7 @@ def localisation_figure(cases: Sequence[Localisation]) -> Figure:
     On a map that has the name of a region, the region is outlined, too.
     """
     across = 1 + max(len(case.maps) for case in cases)
-    figure = Figure(figsize=(2.4 * across, 2.6 * len(cases)), layout="constrained")
+    figure = _figure(2.4 * across, 2.6 * len(cases))
     axes = figure.subplots(len(cases), across, squeeze=False)
     for row, case in zip(axes, cases, strict=True):
         for axis in row:
@@ -134,6 +151,8 @@ def _lay_over(axis: Axes, multiples: NDArray[np.float32], end: float) -> AxesIma
 
 def _bar(figure: FigureBase, axis: Axes, shown: AxesImage) -> None:
     """A colour bar beside a map, without its transparency."""
+    from matplotlib.cm import ScalarMappable
+
     bar = figure.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=axis, fraction=0.05, pad=0.02)
     bar.ax.tick_params(labelsize=6)
     bar.set_label("× uniform", fontsize=6)
@@ -142,7 +161,7 @@ def _bar(figure: FigureBase, axis: Axes, shown: AxesImage) -> None:
 def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Training and validation loss of every stage, and below them its validation metrics where it has some."""
     has_metrics = any(key in table for table in curves.values() for key in CURVES)
-    figure = Figure(figsize=(3.6 * len(curves), 5.2 if has_metrics else 2.7), layout="constrained")
+    figure = _figure(3.6 * len(curves), 5.2 if has_metrics else 2.7)
     axes = figure.subplots(1 + has_metrics, len(curves), squeeze=False)
     for column, (stage, table) in enumerate(curves.items()):
         losses = axes[0][column]
@@ -168,7 +187,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _line(axis: Axes, table: pd.DataFrame, key: str, label: str, number: int) -> None:
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _count_whole(axis)
     if key in table:
         shown = table[["epoch", key]].dropna()
         axis.plot(
@@ -186,12 +205,12 @@ def asynchrony_figure(groups: Sequence[Sequence[JointTraining]]) -> Figure:
     Args:
         groups: A column each: the trainings of all seeds and folds, a line each.
     """
-    figure = Figure(figsize=(4.4 * len(groups), 4.6), layout="constrained")
+    figure = _figure(4.4 * len(groups), 4.6)
     axes = figure.subplots(2, len(groups), squeeze=False, sharex="col", height_ratios=(3, 2))
     for column, group in enumerate(groups):
         losses, weights = axes[0][column], axes[1][column]
         losses.set_title(group[0].label, fontsize=9)
-        weights.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _count_whole(weights)
         learned = dict.fromkeys(name for trained in group for name in trained.learned)
         for trained in group:
             epochs = trained.curve["epoch"] + 1
@@ -227,7 +246,7 @@ def learning_curve_figure(curve: Mapping[str, Sequence[tuple[int, str, Estimate]
     Args:
         curve: By metric, (number of cases, arm, estimate), ascending.
     """
-    figure = Figure(figsize=(4.2 * len(curve), 3.6), layout="constrained")
+    figure = _figure(4.2 * len(curve), 3.6)
     for number, (name, axis) in enumerate(zip(curve, figure.subplots(1, len(curve), squeeze=False)[0], strict=True)):
         points = curve[name]
         values = [estimate.value for _, _, estimate in points]
@@ -263,7 +282,7 @@ def roc_figure(
         class_names: Names of the K classes.
         weights: Bootstrap draws; no bands without.
     """
-    figure = Figure(figsize=(3.7 * len(class_names), 3.9), layout="constrained")
+    figure = _figure(3.7 * len(class_names), 3.9)
     grid = np.linspace(0, 1, 101)
     for number, (name, axis) in enumerate(
         zip(class_names, figure.subplots(1, len(class_names), squeeze=False)[0], strict=True)
@@ -312,7 +331,7 @@ def reliability_figure(
     arms: Mapping[str, tuple[Sequence[NDArray[np.floating]], NDArray[np.integer]]], bins: int = 8
 ) -> Figure:
     """How often the likeliest class is right, by its probability, in bins with as many cases each; seeds pooled."""
-    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    figure = _figure(4.2, 4.0)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="calibrated")
     for order, (arm, (seeds, label)) in enumerate(arms.items()):

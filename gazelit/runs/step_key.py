@@ -13,7 +13,6 @@ import yaml
 
 from gazelit import __version__
 from gazelit.configs import config_root, read_config
-from gazelit.data.store.features import ABOUT_FILE
 from gazelit.errors import InputError
 from gazelit.files import is_file, sha256_file, sha256_json
 
@@ -123,9 +122,13 @@ def _files(content: Any, name: str = "") -> Iterator[tuple[str, Path]]:
     # A word without a suffix or a folder is a name, even if a file of the working folder is called so.
     elif isinstance(content, str) and (os.sep in content or Path(content).suffix) and is_file(Path(content)):
         yield name, Path(content)
-    # What a folder of features says of itself has the hash of the rest.
-    elif isinstance(content, str) and name.endswith("features") and is_file(Path(content) / ABOUT_FILE):
-        yield name, Path(content) / ABOUT_FILE
+    elif isinstance(content, str) and name.endswith("features"):
+        # With it comes what decodes films, which reports of runs need not have in memory.
+        from gazelit.data.store.features import ABOUT_FILE
+
+        # What a folder of features says of itself has the hash of the rest.
+        if is_file(Path(content) / ABOUT_FILE):
+            yield name, Path(content) / ABOUT_FILE
 
 
 def _is_counted_apart(name: str) -> bool:

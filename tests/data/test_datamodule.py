@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gazelit.data import dataset as dataset_module
+from gazelit.data import working_gaze
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.transforms import Augmentation
 from gazelit.data.options import GazeOptions
 from gazelit.data.sampling import EpochSampler, Processes
 from gazelit.data.store.store import Store
+from gazelit.data.working_gaze import WorkingGaze
 from gazelit.errors import InputError
 from tests.tiny import grouped
 
@@ -506,7 +506,7 @@ def test_gaze_is_ordered_however_its_file_is_and_read_in_blocks_the_same(store, 
         for name in ("row", "t", "x"):
             np.testing.assert_array_equal(found[name], plain[name])
     whole = WorkingGaze.of(opened, GazeOptions(), 1)
-    monkeypatch.setattr(dataset_module, "_BLOCK", 7)
+    monkeypatch.setattr(working_gaze, "_BLOCK", 7)
     parts = WorkingGaze.of(opened, GazeOptions(), 1)
     np.testing.assert_array_equal(parts.points, whole.points)
     np.testing.assert_array_equal(parts.sigma, whole.sigma)

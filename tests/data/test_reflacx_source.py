@@ -105,8 +105,8 @@ def test_sentences_begin_and_end_with_their_words(recording):
 
 
 def test_zoom_changes_the_angle_and_sigma_follows(reflacx, tmp_path):
-    from gazelit.data.dataset import WorkingGaze
     from gazelit.data.options import GazeOptions
+    from gazelit.data.working_gaze import WorkingGaze
 
     store = prepare(source(reflacx), tmp_path / "s", size=(64, 64), workers=1)
     gaze = store.gaze("fixation")

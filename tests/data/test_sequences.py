@@ -89,8 +89,8 @@ def test_a_reader_is_left_out_of_training_and_alone_in_the_test(read_twice):
             set(example["reading"].tolist()) == set(range(len(set(example["reading"].tolist())))) for example in kept
         )
     assert not np.array_equal(
-        everyone.cohort.mean_map(everyone.rows("train")).counts,
-        datamodule.cohort.mean_map(everyone.rows("train")).counts,
+        everyone.cohort.mean_maps(everyone.rows("train"))[0].counts,
+        datamodule.cohort.mean_maps(everyone.rows("train"))[0].counts,
     )
     assert name not in str(datamodule.provenance["reader_left_out"])
     with pytest.raises(InputError, match=r"gaze\.leave_out: no reader 'nobody'; the store's readers are a, "):

@@ -105,13 +105,18 @@ def test_guards_are_kept_as_primitives_and_damaged_ones_are_refused():
     limits = {"height": (1.0, 2.0), "width": (1.0, 2.0), "mean": (0.0, 1.0), "sd": (0.0, 1.0)}
     guards = Guards(fit_density(films[:40], films[40:], 0.1), limits, Conformal(0.8, {"a": 0.5}, {"a": 20}, "val"))
     held = guards.to_primitives()
-    again = Guards.from_primitives(held, "x.ckpt")
+    again = Guards.from_primitives(held, "x.ckpt", ["a"])
     assert np.array_equal(again.density.components, guards.density.components)
     assert (again.ranges, again.conformal) == (limits, guards.conformal)
     assert again.density.threshold == guards.density.threshold
-    for damaged in ({}, {**held, "ranges": {}}, {**held, "density": {**held["density"], "mean": [0.0]}}, None):
+    sets, density = held["conformal"], held["density"]
+    for damaged in (
+        *({}, {**held, "ranges": {}}, {**held, "density": {**density, "mean": [0.0]}}, None),
+        *({**held, "density": {**density, "noise": value}} for value in (0.0, float("nan"), 10**400)),
+        *({**held, "conformal": {**sets, "thresholds": value}} for value in ({}, {"b": 0.5}, {"a": "0.5"}, 1)),
+    ):
         with pytest.raises(InputError, match=r"x\.ckpt: its guards are malformed"):
-            Guards.from_primitives(damaged, "x.ckpt")
+            Guards.from_primitives(damaged, "x.ckpt", ["a"])
 
 
 @pytest.fixture(scope="module")

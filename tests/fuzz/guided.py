@@ -28,7 +28,12 @@ with atheris.instrument_imports(include=["gazelit", "pydicom"]):
     import gazelit.data.images.dicom
     import gazelit.data.sources
     import gazelit.data.store.store
-    import gazelit.data.store.verify  # noqa: F401
+    import gazelit.data.store.verify
+
+    if {"checkpoints", "packages"} & set(sys.argv):
+        # These take torch.
+        import gazelit.deploy.inference
+        import gazelit.deploy.packages  # noqa: F401
 
 from tests.fuzz.driver import FAILURES, Tally, judge
 from tests.fuzz.kinds import LONGEST, guided_targets, kind, named_target

@@ -26,7 +26,7 @@ _BYTES: tuple[Mutation, ...] = (flip_bytes, flip_bytes, cut)
 
 
 def checkpoints(folder: Path) -> list[Target]:
-    """A checkpoint: its bytes, and, sealed again, its stamp and its weights."""
+    """A checkpoint: its bytes, and, sealed again, its stamp, its weights and what tells films unlike its training."""
     from tests.release.models import checkpoint
 
     path = folder / "whole.ckpt"
@@ -34,9 +34,11 @@ def checkpoints(folder: Path) -> list[Target]:
     content, put = path.read_bytes(), partial(_put, folder / "a.ckpt")
     loaded = _loaded(content)
     stamp = json.dumps(loaded["gazelit"]).encode()
+    guards = json.dumps(_guards(loaded["gazelit"]["data"]["class_names"])).encode()
     edits = json.dumps([0, 0, False]).encode()
     sealed: tuple[tuple[str, bytes, Callable[[Path, bytes, bytes], Path], Mutation], ...] = (
         ("stamp", stamp, _put_stamp, _still_json),
+        ("guards", guards, _put_guards, _still_json),
         ("weights", edits, _put_weights, _other_weights),
     )
     return [
@@ -69,6 +71,27 @@ def _put_stamp(path: Path, whole: bytes, stamp: bytes) -> Path:
     except (ValueError, RecursionError) as error:
         raise UnfitError("a stamp is plain values") from error
     return _sealed(path, _loaded(whole) | {"gazelit": changed})
+
+
+def _guards(classes: list[str]) -> dict[str, Any]:
+    import numpy as np
+
+    from gazelit.deploy.guards import RANGES, SIDE, Conformal, FilmDensity, Guards
+
+    cells = np.zeros(SIDE * SIDE, np.float32)
+    density = FilmDensity(cells, cells[:, None], np.ones(1, np.float32), 1.0, 2.0, 0.01, (9, 5))
+    sets = Conformal(0.9, dict.fromkeys(classes, 0.5), dict.fromkeys(classes, 20), "val")
+    return Guards(density, dict.fromkeys(RANGES, (0.0, 1.0)), sets).to_primitives()
+
+
+def _put_guards(path: Path, whole: bytes, guards: bytes) -> Path:
+    from gazelit.checkpoints.stamps import GUARDS_KEY
+
+    try:
+        changed = json.loads(guards)
+    except (ValueError, RecursionError) as error:
+        raise UnfitError("guards are plain values") from error
+    return _sealed(path, _loaded(whole) | {GUARDS_KEY: changed})
 
 
 def _put_weights(path: Path, whole: bytes, edit: bytes) -> Path:
@@ -119,10 +142,15 @@ def _sealed(path: Path, checkpoint: dict[str, Any]) -> Path:
 
 
 def read_checkpoint(path: Path) -> None:
-    """As ``infer`` does."""
+    """As ``infer`` does; what was fitted is used."""
+    import numpy as np
+
     from gazelit.deploy.inference import load_model
 
-    load_model(path)
+    model = load_model(path)
+    if model.guards is not None:
+        model.guards.density.score(np.zeros(model.size, np.float32))
+        model.guards.prediction_set(dict.fromkeys(model.class_names, 0.5), model.is_exclusive)
 
 
 # Packages

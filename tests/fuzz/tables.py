@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -39,11 +40,16 @@ from tests.fuzz.targets import Kind, Mutation, Target, Workspace
 
 #: Rows that a table keeps: more give the same coverage, and take longer.
 ROWS = 40
+#: What is read of a variant of REFLACX: one reading a phase, all its files or the fixations alone.
+REFLACX_VARIANTS: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+    "reflacx-metadata": ((1, 2, 3), ("fixation",)),
+    "reflacx-reading": ((2,), ("sample", "fixation")),
+}
 #: Files of each dataset that are changed, as patterns, by kind.
 PATTERNS: dict[str, dict[str, tuple[str, ...]]] = {
     "tables": {
         "egd-cxr": ("egd-cxr/*.csv",),
-        "reflacx": ("reflacx/main_data/*.csv",),
+        "reflacx-metadata": ("reflacx/main_data/*.csv",),
         "mimic-cxr-jpg": ("mimic-cxr-jpg/*.csv*",),
         "manifest": ("manifest/*.csv",),
         "manifest-parquet": ("manifest/*.parquet",),
@@ -56,7 +62,7 @@ PATTERNS: dict[str, dict[str, tuple[str, ...]]] = {
     "json": {
         "egd-cxr": ("egd-cxr/audio_segmentation_transcripts/*/transcript.json",),
         "cxr-p": ("gaze.json",),
-        "reflacx": ("reflacx/main_data/*/*.csv", "reflacx/gaze_data/*/gaze.csv"),
+        "reflacx-reading": ("reflacx/main_data/*/*.csv", "reflacx/gaze_data/*/gaze.csv"),
         "gazeintent": ("gaze.json",),
         "gazesearch": ("gaze.json",),
         "single": ("clusters.json",),
@@ -76,9 +82,14 @@ def original(name: str, folder: Path) -> Path:
         return folder
     from gazelit.synthetic.cohort import write_cohort
 
-    write_cohort(folder, cases=3, format=name.removesuffix("-parquet"), seed=5, max_side=64, workers=1)  # type: ignore[arg-type]
+    layout = re.sub("-(parquet|metadata|reading)$", "", name)
+    write_cohort(folder, cases=3, format=layout, seed=5, max_side=64, workers=1)  # type: ignore[arg-type]
     for path in folder.rglob("*.csv"):
         _shorten(path)
+    for path in list(folder.rglob("transcript.json"))[1:]:
+        path.unlink()
+    if layout == "reflacx":
+        _keep_readings(folder / "reflacx", *REFLACX_VARIANTS[name])
     if name == "manifest-parquet":
         for table in (folder / "manifest").glob("*.csv"):
             pd.read_csv(table).to_parquet(table.with_suffix(".parquet"))
@@ -93,6 +104,20 @@ def _shorten(path: Path) -> None:
         path.write_text("".join(lines[:2]))
     elif len(lines) > 2 * ROWS:
         path.write_text("".join([lines[0], *lines[1 :: len(lines) // ROWS]]))
+
+
+def _keep_readings(folder: Path, phases: tuple[int, ...], kinds: tuple[str, ...]) -> None:
+    """Removes what the variant does not read, so that no file is changed in vain."""
+    names = {f"metadata_phase_{phase}.csv" for phase in phases}
+    listed: set[str] = set()
+    for path in sorted(folder.glob("main_data/metadata_phase_*.csv")):
+        if path.name in names:
+            listed |= set(pd.read_csv(path, dtype=str)["id"])
+        else:
+            path.unlink()
+    for path in [*folder.glob("main_data/*/*.csv"), *folder.glob("gaze_data/*/*.csv")]:
+        if path.parent.name not in listed or ("sample" not in kinds and path.name != "fixations.csv"):
+            path.unlink()
 
 
 def _film(path: Path, height: int, width: int) -> None:
@@ -188,11 +213,11 @@ def _write_single(folder: Path) -> None:
 
 def source(name: str, root: Path) -> Source:
     """The source of a dataset."""
-    both = ("sample", "fixation")
     if name == "egd-cxr":
         return EGDCXR(str(root / "egd-cxr"), str(root / "mimic-cxr"))
-    if name == "reflacx":
-        return REFLACX(str(root / "reflacx"), str(root / "mimic-cxr"), kinds=both)  # type: ignore[arg-type]
+    if name in REFLACX_VARIANTS:
+        phases, kinds = REFLACX_VARIANTS[name]
+        return REFLACX(str(root / "reflacx"), str(root / "mimic-cxr"), phases=phases, kinds=kinds)  # type: ignore[arg-type]
     if name == "mimic-cxr-jpg":
         return MIMICCXR(str(root / "mimic-cxr-jpg"))
     if name == "cxr-p":

@@ -1,6 +1,7 @@
 """What the fuzzers found, each as small as it comes: one line, at once, and little memory."""
 
 import gzip
+import json
 import os
 
 import h5py
@@ -12,13 +13,19 @@ import pytest
 
 from gazelit.configs import read_config
 from gazelit.data import csv_stream
+from gazelit.data.sources import REFLACX
 from gazelit.data.sources.egd_screen import whole_screens
 from gazelit.data.sources.manifest import _read_parquet
 from gazelit.data.sources.pysaliency import _stimuli
+from gazelit.data.sources.reflacx import META_COLUMNS
 from gazelit.data.splits.by_patient import load_split
 from gazelit.data.store.digests import item_digests
 from gazelit.data.tables import read_chunks, read_text
+from gazelit.deploy.dicom.endpoint import Certificates
+from gazelit.deploy.guards import Guards
 from gazelit.errors import InputError
+from gazelit.metrics.scanpath.paths import Paths, check_size
+from gazelit.metrics.scanpath.regions import load_clusters
 
 TEXT = {"id": "str", "x": "float64"}
 
@@ -102,3 +109,51 @@ def test_a_small_hdf5_file_may_not_claim_any_number_of_values(tmp_path):
         file.create_dataset("filenames", shape=(10**12,), dtype="i8", chunks=(1024,))
     with pytest.raises(InputError, match=r"a\.hdf5: claims 1000000000000 values"):
         _stimuli(tmp_path / "a.hdf5")
+
+
+def test_a_header_with_thousands_of_labels_is_read_without_a_frame_for_each(tmp_path, monkeypatch):
+    frames = []
+    made = pd.DataFrame.__init__
+    monkeypatch.setattr(pd.DataFrame, "__init__", lambda self, *a, **k: (frames.append(1), made(self, *a, **k))[1])
+    folder = tmp_path / "main_data" / "P1"
+    folder.mkdir(parents=True)
+    labels = [f"label {number}" for number in range(3000)]
+    header = ",".join(["xmin", "ymin", "xmax", "ymax", "certainty", *labels])
+    marks = ["TRUE" if number in (7, 2999) else "False" for number in range(3000)]
+    (folder / "anomaly_location_ellipses.csv").write_text(f"{header}\n1,2,3,4,5,{','.join(marks)}\n")
+    readings = pd.DataFrame({"reading_id": ["P1"], "image_id": ["a"]})
+    regions = REFLACX(str(tmp_path), str(tmp_path))._regions(readings)
+    assert list(regions["name"]) == ["label 7", "label 2999"]
+    assert regions[["x1", "y1", "x2", "y2", "certainty"]].to_numpy().tolist() == [[1, 2, 3, 4, 5]] * 2
+    assert len(frames) < 100
+
+
+def test_metadata_with_thousands_of_labels_is_refused_before_each_is_read(tmp_path):
+    (tmp_path / "main_data").mkdir()
+    header = ",".join([*META_COLUMNS, *(f"label {number}" for number in range(4000))])
+    (tmp_path / "main_data" / "metadata_phase_1.csv").write_text(f"{header}\n")
+    with pytest.raises(InputError, match=r"metadata_phase_1\.csv: has 4000 label columns"):
+        REFLACX(str(tmp_path), str(tmp_path), phases=(1,)).read()
+
+
+def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
+    huge = 10**400
+    (tmp_path / "clusters.json").write_text(json.dumps({"a": {"bandwidth": huge, "centres": [[1.0, 2.0]]}}))
+    with pytest.raises(InputError, match="holds no clusters"):
+        load_clusters(tmp_path / "clusters.json")
+    density = {"mean": [0], "components": [], "variances": [], "noise": huge}
+    with pytest.raises(InputError, match="its guards are malformed"):
+        Guards.from_primitives({"density": density}, "a.ckpt", [])
+    with pytest.raises(InputError, match="size: must be"):
+        check_size((huge, 1))
+    with pytest.raises(InputError, match="holds what is no scanpath"):
+        Paths.of([[[huge, 1, 1]]], "predicted")
+
+
+@pytest.mark.parametrize("name", ["certificate", "key", "authority"])
+def test_a_pipe_in_the_stead_of_a_certificate_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "a.pem")
+    (tmp_path / "b.pem").touch()
+    files = {"certificate": tmp_path / "b.pem", name: tmp_path / "a.pem"}
+    with pytest.raises(InputError, match=r"a\.pem: no such file"):
+        Certificates(**files).server("127.0.0.1", "host")

@@ -5,7 +5,16 @@ import pytest
 from tests.fuzz.driver import FAILURES, run, table
 from tests.fuzz.kinds import fuzzer
 
-COUNTS = {"films": 250, "bombs": 4, "tables": 60, "json": 40, "configs": 60, "stores": 60, "checkpoints": 30}
+COUNTS = {
+    "films": 250,
+    "bombs": 4,
+    "tables": 60,
+    "json": 40,
+    "configs": 60,
+    "stores": 60,
+    "checkpoints": 30,
+    "packages": 15,
+}
 
 
 @pytest.mark.parametrize("kind", COUNTS)

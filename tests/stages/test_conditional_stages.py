@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
-from gazelit.data.dataset import WorkingGaze
 from gazelit.data.options import GazeOptions, LoaderOptions
+from gazelit.data.working_gaze import WorkingGaze
 from gazelit.density import log_density
 from gazelit.deploy.new_reader import batches_of, fit_reader, mean_information, with_reader
 from gazelit.errors import InputError

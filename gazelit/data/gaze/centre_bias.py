@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
+from gazelit.data.working_gaze import Gaze
 from gazelit.density import CentreBias
 
 
-def mean_map(gaze: WorkingGaze, rows: NDArray[np.int64], size: tuple[int, int]) -> CentreBias:
-    """Where some cases were looked at on average, without augmentation.
+def mean_maps(gaze: Gaze, groups: Sequence[NDArray[np.int64]], size: tuple[int, int]) -> list[CentreBias]:
+    """Where the cases of each group were looked at on average, without augmentation; the gaze is gone through once.
 
-    One case more counts that was looked at evenly, so that no pixel is impossible: a KLD or an information gain would
-    be infinite there.
+    In each group one case more counts that was looked at evenly, so that no pixel is impossible: a KLD or an
+    information gain would be infinite there.
 
     Args:
         gaze: The gaze of all cases, in working pixels.
-        rows: The cases.
+        groups: The cases of each group.
         size: Working resolution (H, W).
     """
     height, width = size
-    density = torch.full(size, 1 / (height * width), dtype=torch.float64)
-    counts = torch.zeros(size, dtype=torch.float64)
-    for row in rows:
-        part = slice(gaze.starts[row], gaze.starts[row + 1])
-        if part.start == part.stop:
+    density = [torch.full(size, 1 / (height * width), dtype=torch.float64) for _ in groups]
+    counts = [torch.zeros(size, dtype=torch.float64) for _ in groups]
+    group_of = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])
+    rows = np.concatenate([np.zeros(0, np.int64), *groups])
+    order = np.argsort(rows, kind="stable")
+    for row, group in zip(rows[order].tolist(), group_of[order].tolist(), strict=True):
+        points, sigma, _ = map(torch.from_numpy, gaze.of_case(row))
+        if not len(points):
             continue
-        points = torch.from_numpy(gaze.points[part])[None]
-        density += fixation_density(points, size, torch.from_numpy(gaze.sigma[part])[None])[0]
-        counts += fixation_counts(points, size)[0]
-    return CentreBias((density / density.sum()).float(), counts.float())
+        density[group] += fixation_density(points[None], size, sigma[None])[0]
+        counts[group] += fixation_counts(points[None], size)[0]
+    return [CentreBias((each / each.sum()).float(), count.float()) for each, count in zip(density, counts, strict=True)]
 
 
 class CentreBiases:
@@ -52,7 +56,7 @@ class CentreBiases:
 
     def __init__(
         self,
-        gaze: WorkingGaze,
+        gaze: Gaze,
         size: tuple[int, int],
         train: NDArray[np.int64],
         test: NDArray[np.int64],
@@ -64,7 +68,7 @@ class CentreBiases:
         else:
             self._group = _halves(test, patients, seed)
             sources = [np.flatnonzero(self._group == half) for half in (1, 0)]
-        self._maps = [mean_map(gaze, rows, size) for rows in sources]
+        self._maps = mean_maps(gaze, sources, size)
 
     def __call__(self, index: Tensor) -> CentreBias:
         """Maps (B, H, W) of the cases whose rows are ``index`` (B,)."""

@@ -24,6 +24,8 @@ META_COLUMNS = [
     *["id", "split", "eye_tracking_data_discarded", "image", "dicom_id", "subject_id"],
     *["image_size_x", "image_size_y"],
 ]
+#: More are no header of its tables.
+MOST_LABELS = 100
 #: Labels that are yes or no instead of a certainty, and the one that is free text.
 BOOLEAN_LABELS = ("Support devices", "Quality issue")
 OTHER_LABEL = "Other"
@@ -129,6 +131,10 @@ class REFLACX(Source):
             names = [name for name in meta.columns if name not in META_COLUMNS]
             if not names:
                 raise InputError(f"{path}: has no label columns; is this {DATASET}?")
+            if len(names) > MOST_LABELS:
+                raise InputError(
+                    f"{path}: has {len(names)} label columns; {DATASET} has under 30 (are its ends of lines lost?)"
+                )
             labels = {name: _certainty(path, meta, name) for name in names}
             if self.merge_labels:
                 labels = _merge(labels)
@@ -242,15 +248,9 @@ class REFLACX(Source):
                 table = read_text(path, [*corners.values(), "certainty"], DATASET)
                 shared = {new: numbers(path, table, old) for new, old in corners.items()}
                 certainty = numbers(path, table, "certainty")
-                for name in table.columns:
-                    if name in (*corners.values(), "certainty"):
-                        continue
-                    marked = table[name].str.lower().isin(_TRUE).to_numpy()
-                    parts.append(
-                        pd.DataFrame({"name": name, "shape": "ellipse", **shared, "certainty": certainty})[
-                            marked
-                        ].assign(image_id=reading.image_id, reading_id=reading.reading_id)
-                    )
+                parts.append(
+                    _ellipses(table.drop(columns=[*corners.values(), "certainty"]), shared, certainty, reading)
+                )
             path = folder / "chest_bounding_box.csv"
             if is_file(path):
                 table = read_text(path, corners.values(), DATASET)
@@ -284,6 +284,25 @@ class REFLACX(Source):
                     )
                     first = number + 1
         return pd.DataFrame(rows, columns=list(PHRASE_COLUMNS))
+
+
+def _ellipses(
+    marks: pd.DataFrame, corners: dict[str, NDArray[np.float64]], certainty: NDArray[np.float64], reading: Any
+) -> pd.DataFrame:
+    """A row for each label of each ellipse, by label; all labels at once, because a broken header has thousands."""
+    cells = pd.Series(marks.to_numpy(dtype=object).ravel(), dtype="str")
+    marked = cells.str.lower().isin(_TRUE).to_numpy().reshape(marks.shape)
+    label, row = np.nonzero(marked.T)
+    return pd.DataFrame(
+        {
+            "name": marks.columns.to_numpy()[label],
+            "shape": "ellipse",
+            **{name: values[row] for name, values in corners.items()},
+            "certainty": certainty[row],
+            "image_id": reading.image_id,
+            "reading_id": reading.reading_id,
+        }
+    )
 
 
 def _gaze_rows(path: Path, times: list[str]) -> pd.DataFrame:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.images.geometry import on_image
 from gazelit.data.options import GazeOptions
 from gazelit.data.store.schema import GAZE_KINDS
 from gazelit.data.store.store import Store
 from gazelit.data.store.suspicion import Suspicion, suspicions
+from gazelit.data.working_gaze import WorkingGaze
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
 

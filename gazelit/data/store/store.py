@@ -34,11 +34,13 @@ from gazelit.data.store.digests import sample_digest
 from gazelit.data.store.schema import GAZE_TEXT, LETTERBOX_COLUMNS
 from gazelit.errors import InputError
 from gazelit.files import ARRAY_ERRORS, read_json
+from gazelit.memory import give_back
 
 FORMAT = 2
 STORE_FILE = "store.json"
+GAZE_FILE = "gaze.parquet"
 #: What gaze is ordered by.
-_ORDER = ["row", "reading_id", "t"]
+ORDER = ["row", "reading_id", "t"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Store:
     @cached_property
     def cases(self) -> pd.DataFrame:
         """One row a case: the images' columns, without ``path``."""
-        with _readable(self.path / "cases.parquet") as file:
+        with readable(self.path / "cases.parquet") as file:
             return pd.read_parquet(file)
 
     def gaze(self, kind: str, valid_only: bool = True, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -113,18 +115,25 @@ class Store:
         if valid_only:
             filters.append(("valid", "==", True))
         text = [name for name in GAZE_TEXT if name != "image_id"]
-        with _readable(self.path / "gaze.parquet") as file:
+        with readable(self.path / GAZE_FILE) as file:
             table = pq.read_table(file, columns=columns, filters=filters, read_dictionary=text)
             # Column by column, each given back once it is copied: millions of rows lie in memory once.
             frame = table.to_pandas(strings_to_categorical=True, split_blocks=True, self_destruct=True)
             del table
+            give_back()
             if _is_ordered(frame):
                 return frame
-            return frame.sort_values(_ORDER, kind="stable", ignore_index=True)
+            return frame.sort_values(ORDER, kind="stable", ignore_index=True)
+
+    @property
+    def gaze_rows(self) -> int:
+        """Number of rows of gaze, of every kind."""
+        with readable(self.path / GAZE_FILE) as file:
+            return int(pq.read_metadata(file).num_rows)
 
     def table(self, name: str) -> pd.DataFrame:
         """``regions``, ``phrases``, ``readings`` or ``recordings``; ``row`` names the case."""
-        with _readable(self.path / f"{name}.parquet") as file:
+        with readable(self.path / f"{name}.parquet") as file:
             return pd.read_parquet(file)
 
     def table_of(self, name: str, row: int) -> pd.DataFrame:
@@ -141,7 +150,7 @@ class Store:
 
     def images(self) -> NDArray[np.unsignedinteger]:
         """(N, H, W) memory map."""
-        with _readable(self.path / "images.npy") as file:
+        with readable(self.path / "images.npy") as file:
             return np.load(file, mmap_mode="r", allow_pickle=False)
 
     def masks(self, row: int) -> dict[str, NDArray[np.bool_]]:
@@ -149,33 +158,35 @@ class Store:
         names = self.table_of("masks", row)["name"]
         if names.empty:
             return {}
-        with _readable(self.path / "masks.npy") as file:
+        with readable(self.path / "masks.npy") as file:
             planes = np.load(file, mmap_mode="r", allow_pickle=False)
             return {name: np.unpackbits(planes[plane], axis=-1).astype(bool) for plane, name in names.items()}
 
     @cached_property
     def letterboxes(self) -> Letterboxes:
         """How each case was fitted into the working resolution."""
-        with _readable(self.path / "cases.parquet"):
+        with readable(self.path / "cases.parquet"):
             fields = self.cases[["height", "width", *LETTERBOX_COLUMNS]].to_numpy(np.int32)
         return Letterboxes(self.size, fields)
 
 
 def _is_ordered(gaze: pd.DataFrame) -> bool:
     """Whether gaze is ordered already, as most sources give it: sorting copies all of it."""
-    case, reading, time = (np.diff(gaze[name].cat.codes if name == "reading_id" else gaze[name]) for name in _ORDER)
+    case, reading, time = (np.diff(gaze[name].cat.codes if name == "reading_id" else gaze[name]) for name in ORDER)
     later = (reading > 0) | ((reading == 0) & (time >= 0))
     return bool(((case > 0) | ((case == 0) & later)).all() and gaze["reading_id"].notna().all())
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[Path]:
+def readable(file: Path) -> Iterator[Path]:
     """Says which file of the store it is that cannot be read; a stranger's store may hold anything."""
     # A pipe would be waited for without an end.
     if not file.is_file():
         raise InputError(f"{file}: is missing; the store is damaged, remove it and prepare it anew")
     try:
         yield file
+    except InputError:
+        raise
     except (*ARRAY_ERRORS, LookupError, TypeError, pa.ArrowException) as error:
         raise InputError(
             f"{file}: cannot be read ({type(error).__name__}); the store is damaged, remove it and prepare it anew"

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gazelit.data.dataset import WorkingGaze
 from gazelit.data.gaze.events import Detection, TimeWindow, detect_fixations
 from gazelit.data.gaze.heatmap import fixation_density
 from gazelit.data.options import GazeOptions
 from gazelit.data.store.schema import PEER
 from gazelit.data.store.store import Store
+from gazelit.data.working_gaze import WorkingGaze
 
 #: Raw samples are drawn as a line; more points than this cannot be told apart on it.
 MOST_SAMPLES = 2000

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gazelit.errors import InputError
+from gazelit.files import is_file
 
 _TITLE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")
 
@@ -105,11 +106,18 @@ class Certificates:
             raise InputError(refusal)
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        unusable = "tls: a certificate or key cannot be used"
+        files = [path for path in (self.certificate, self.key, self.authority) if path is not None]
+        for path in files:
+            # OpenSSL would wait for a pipe, and read a device without end.
+            if not is_file(path):
+                raise InputError(f"{unusable} ({path}: no such file)")
         try:
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key)
             if self.authority is not None:
                 context.load_verify_locations(self.authority)
         except (OSError, ssl.SSLError) as error:
-            raise InputError(f"tls: a certificate or key cannot be used ({error.strerror or error})") from error
+            names = ", ".join(map(str, files))
+            raise InputError(f"{unusable} ({names}: {error.strerror or error})") from error
         return context

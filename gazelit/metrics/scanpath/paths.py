@@ -165,7 +165,7 @@ def check_size(size: Sequence[float]) -> tuple[float, float]:
     """
     try:
         width, height = (float(side) for side in size)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError("size: must be the image's width and height in pixels") from error
     if not (0 < width < np.inf and 0 < height < np.inf):
         raise InputError(f"size: width and height must be above 0, not {width:g} and {height:g}")
@@ -211,7 +211,7 @@ def _packed(paths: Any, name: str) -> Paths:
 def _array(path: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(path, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{name}: holds what is no scanpath; give (n, 3) arrays of x, y (pixels) and duration (seconds)"
         ) from error

@@ -109,5 +109,5 @@ def load_clusters(path: str | Path) -> dict[str, Clusters]:
             name: Clusters(np.array(stored["centres"], np.float64).reshape(-1, 2), float(stored["bandwidth"]))
             for name, stored in content.items()
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: holds no clusters; write them with save_clusters") from error
