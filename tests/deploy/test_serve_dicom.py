@@ -257,7 +257,7 @@ def test_health_is_told_on_loopback(tmp_path):
         ({"allow": []}, "name the titles that may send"),
         ({"host": "0.0.0.0"}, "0.0.0.0 is reached from other machines; give --tls_certificate"),
         ({"to": "PACS@pacs.example:4242"}, "pacs.example is another machine; give --tls_authority"),
-        ({"tls_certificate": "missing.pem"}, "tls: a certificate or key cannot be used"),
+        ({"tls_certificate": Path("missing.pem")}, "tls: a certificate or key cannot be used"),
         ({"queue_size": 0}, "queue_size"),
     ],
 )
