@@ -11,6 +11,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
