@@ -16,6 +16,11 @@ class InputError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the trace of C++ that torch puts behind it; its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class Terminated(BaseException):
     """SIGTERM has come: nothing is begun any more, and the process ends with 143.
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gazelit import trust
-from gazelit.errors import InputError
+from gazelit.errors import InputError, first_line
 from gazelit.models.registry import EncoderSpec, load_pretrained
 
 
@@ -111,6 +111,9 @@ def rebuild(config: Mapping[str, Any], origin: str = "network") -> Network:
         return cls(**arguments)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
+    except (
+        TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, MemoryError, OverflowError,
+    ) as error:  # fmt: skip
         # The arguments are the file's: what they make a constructor raise is the file's fault.
-        raise InputError(f"{origin}: the arguments of {path} do not fit ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{origin}: the arguments of {path} do not fit ({reason})") from error

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gazelit import trust
-from gazelit.errors import InputError
+from gazelit.errors import InputError, first_line
 from gazelit.models.adapters import LoRA, add_adapters, state_for
 from gazelit.models.encoder import Encoder, LibraryEncoder, PyramidAdapter, load_weight_file
 from gazelit.models.transformer import TransformerEncoder
@@ -119,7 +119,7 @@ def _built(spec: EncoderSpec) -> Encoder:
         if spec.name in smp.encoders.encoders:
             return LibraryEncoder(spec.name, **spec.options)
     except TypeError as error:
-        raise InputError(f"encoder '{spec.name}': options do not fit: {error}") from error
+        raise InputError(f"encoder '{spec.name}': options do not fit: {first_line(error)}") from error
     except RuntimeError as error:
         # timm answers an unknown name or a model without a pyramid so.
         raise InputError(f"encoder '{spec.name}': {error}") from error

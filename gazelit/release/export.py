@@ -19,7 +19,7 @@ from gazelit.deploy.engines import SUFFIXES, TORCH_EXPORT, description_of, engin
 from gazelit.deploy.graph import IMAGE, OUTPUTS, InferenceGraph, outputs_of, preprocessing, traced
 from gazelit.deploy.inference import LoadedModel, load_model
 from gazelit.deploy.training_data import training_data
-from gazelit.errors import InputError
+from gazelit.errors import InputError, first_line
 from gazelit.files import atomic_path, sha256_file, write_json
 from gazelit.models.adapters import merged
 from gazelit.release.parity import compare, shortfall, synthetic_films, working_images
@@ -129,7 +129,7 @@ def _make(model: LoadedModel, target: _Target, data: GazeData | None, films: int
         program = traced(graph, model.size)
     except Exception as error:
         # What the tracer raises of a network that it cannot follow is of any kind; gazelit's own are all traced.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{model.name}: torch.export cannot trace its network for any batch ({reason})") from error
     outputs = outputs_of(program)
     if not outputs:

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 from gazelit import __version__, processors
 from gazelit.configs import find_config
-from gazelit.errors import InputError
+from gazelit.errors import InputError, first_line
 
 State = Literal["ok", "warning", "error"]
 #: Free bytes below which a run folder may not hold its checkpoints: two of the paper's network with Adam's states.
@@ -187,7 +187,7 @@ def _devices() -> Iterator[tuple[State, str]]:
                 free, _ = torch.cuda.mem_get_info(number)
                 torch.ones(8, device=f"cuda:{number}").sum().item()
             except RuntimeError as error:
-                yield "error", f"cuda:{number} {about.name} does not work ({str(error).splitlines()[0]})"
+                yield "error", f"cuda:{number} {about.name} does not work ({first_line(error)})"
                 continue
             support = "takes" if torch.cuda.is_bf16_supported(including_emulation=False) else "does not take"
             yield (

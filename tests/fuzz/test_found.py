@@ -26,6 +26,7 @@ from gazelit.deploy.guards import Guards
 from gazelit.errors import InputError
 from gazelit.metrics.scanpath.paths import Paths, check_size
 from gazelit.metrics.scanpath.regions import load_clusters
+from gazelit.models.network import rebuild
 
 TEXT = {"id": "str", "x": "float64"}
 
@@ -148,6 +149,20 @@ def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
         check_size((huge, 1))
     with pytest.raises(InputError, match="holds what is no scanpath"):
         Paths.of([[[huge, 1, 1]]], "predicted")
+
+
+@pytest.mark.parametrize("width", [2**63, 10**400])
+def test_a_network_of_a_size_that_no_integer_of_torch_holds_is_one_line(width):
+    small = {"name": "res-se", "options": {"widths": [4, 4, 8, 8]}, "weights": None}
+    wide = {**small, "options": {"widths": [width, 4, 8, 8]}}
+    for arguments, said in (
+        ({"encoder": wide}, "encoder 'res-se': options do not fit"),
+        ({"encoder": small, "classes": width}, "the arguments of gazelit.models.ClassificationNetwork do not fit"),
+    ):
+        with pytest.raises(InputError) as refused:
+            rebuild({"class_path": "gazelit.models.ClassificationNetwork", "init_args": arguments}, "a.ckpt")
+        assert said in str(refused.value)
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["certificate", "key", "authority"])
