@@ -357,9 +357,12 @@ def read_checksums(path: Path) -> dict[str, str]:
     Raises:
         InputError: The file is something else.
     """
+    if not is_file(path):
+        # A device would be read without an end.
+        raise InputError(f"{path}: is missing, or no regular file")
     try:
         pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from error
     is_ours = all(len(pair) == 2 and len(pair[0]) == 64 and Path(pair[1]).parts.count("..") == 0 for pair in pairs)
     if not pairs or not is_ours or any(Path(name).is_absolute() for _, name in pairs):

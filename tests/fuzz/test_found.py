@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -24,6 +25,7 @@ from gazelit.data.tables import read_chunks, read_text
 from gazelit.deploy.dicom.endpoint import Certificates
 from gazelit.deploy.guards import Guards
 from gazelit.errors import InputError
+from gazelit.files import read_checksums
 from gazelit.metrics.scanpath.paths import Paths, check_size
 from gazelit.metrics.scanpath.regions import load_clusters
 from gazelit.models.network import rebuild
@@ -149,6 +151,11 @@ def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
         check_size((huge, 1))
     with pytest.raises(InputError, match="holds what is no scanpath"):
         Paths.of([[[huge, 1, 1]]], "predicted")
+
+
+def test_a_device_in_the_stead_of_checksums_is_not_read():
+    with pytest.raises(InputError, match="/dev/zero: is missing, or no regular file"):
+        read_checksums(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("width", [2**63, 10**400])
