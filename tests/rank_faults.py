@@ -27,13 +27,13 @@ class RankFault(L.Callback):
 
     def setup(self, trainer, pl_module, stage):
         self.is_over = Path("fault.txt").exists()
-        Path(f"rank{trainer.global_rank}.txt").write_text(str(os.getpid()))
+        note(f"rank{trainer.global_rank}.txt", os.getpid())
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if self.is_over or trainer.global_step != self.step:
             return
         if trainer.global_rank == self.rank:
-            Path("fault.txt").write_text(str(time.monotonic()))
+            note("fault.txt", time.monotonic())
             if self.fault == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif self.fault == "frozen":
@@ -43,7 +43,14 @@ class RankFault(L.Callback):
             elif self.fault == "failed":
                 raise RuntimeError("planted")
         if self.fault == "all frozen":
-            Path(f"stopped{trainer.global_rank}.txt").write_text(str(time.monotonic()))
+            note(f"stopped{trainer.global_rank}.txt", time.monotonic())
             os.kill(os.getpid(), signal.SIGSTOP)
         if self.fault == "all terminated" or (self.fault == "terminated" and trainer.global_rank == self.rank):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def note(name: str, number: float) -> None:
+    """Writes a number for another process, which never finds half of it."""
+    half = Path(f"{name}.{os.getpid()}.half")
+    half.write_text(str(number))
+    half.rename(name)
