@@ -55,6 +55,12 @@ class Damaged(torch.utils.data.Dataset):
             raise InputError("store/images.npy: is missing: prepare it anew") from error
 
 
+def test_a_link_to_itself_is_one_line_that_names_it(tmp_path, run_gazelit):
+    (tmp_path / "loop").symlink_to("loop")
+    printed = run_gazelit("report", "loop", code=2)
+    assert "loop: is a link to itself" in printed
+
+
 def test_a_mistake_that_a_loaders_process_finds_is_the_same_line():
     """torch puts the process's traceback into the message."""
     with pytest.raises(InputError, match="Traceback") as raised:

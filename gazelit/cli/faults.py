@@ -14,6 +14,8 @@ _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed 
 
 #: What torch says where it cannot give a batch to another process.
 _SHARED_MEMORY = re.compile(r"unable to (allocate shared memory|open shared memory object)")
+#: What pathlib says of such a link before Python 3.13.
+_LOOP = re.compile(r"Symlink loop from '(?P<path>.*)'")
 
 
 def mistake_behind(error: BaseException | None) -> str | None:
@@ -35,6 +37,8 @@ def mistake_behind(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and error.filename:
             # A folder without permission: not our code's fault either.
             return f"{error.filename}: {error.strerror}"
+        if isinstance(error, RuntimeError) and (found := _LOOP.fullmatch(str(error))):
+            return f"{found['path']}: is a link to itself; remove it, or name another path"
         if isinstance(error, RuntimeError) and _SHARED_MEMORY.search(str(error)):
             return NO_SHARED_MEMORY
         if isinstance(error, RuntimeError) and (found := _WORKER.search(str(error))):
