@@ -65,7 +65,9 @@ def find_config(name: str, preset: str = "paper") -> Path:
             return shipped
     suggestion = _closest(path)
     found = f"did you mean {suggestion}?" if suggestion else "`gazelit configs` lists those"
-    raise InputError(f"{name}: no such configuration file, nor one shipped with gazelit; {found}")
+    # A name that a damaged file gives may have lines.
+    shown = " ".join(str(name).split())[:200]
+    raise InputError(f"{shown}: no such configuration file, nor one shipped with gazelit; {found}")
 
 
 def shipped_configs() -> list[str]:

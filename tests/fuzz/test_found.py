@@ -153,6 +153,13 @@ def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
         Paths.of([[[huge, 1, 1]]], "predicted")
 
 
+def test_a_base_whose_name_has_lines_is_missed_in_one_line(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: nowhere/a.yaml x\n\n  x\n\n  x\n")
+    with pytest.raises(InputError, match="no such configuration file") as refused:
+        read_config(tmp_path / "a.yaml")
+    assert "\n" not in str(refused.value)
+
+
 def test_a_device_in_the_stead_of_checksums_is_not_read():
     with pytest.raises(InputError, match="/dev/zero: is missing, or no regular file"):
         read_checksums(Path("/dev/zero"))
