@@ -7,7 +7,6 @@ a line for every try to a journal and goes on where it stopped.
 
 import argparse
 import contextlib
-import io
 import itertools
 import json
 import os
@@ -22,9 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 
 from tests.soak import commands as known
 from tests.soak.__main__ import differing
@@ -39,8 +36,6 @@ LAUNCHERS = {"Lightning": 0, "torchrun": 1, "torchrun, two agents": 2}
 LIMIT, TIMEOUT = 10, 90
 #: Where agents meet; the port is drawn for each run.
 MEETING = "127.0.0.1:0"
-#: How far values of trainings of more than two processes may be apart; see :func:`is_close`.
-ROUNDING = 1e-5
 #: Seconds after which the others count as hung.
 HANG = 180
 
@@ -48,12 +43,17 @@ HANG = 180
 def fit(work: Path, world: int, agents: int, draw: dict[str, Any]) -> list[list[str]]:
     """The commands, one for each agent."""
     timeout = f"0:{TIMEOUT // 60:02}:{TIMEOUT % 60:02}"
-    slow = ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.timeout={timeout}"]
+    # DDP lays its buckets anew behind a process's first step, and what more than two processes have is added up in an
+    # order that depends on the place in a bucket: without this search a resumed run would differ in the last bits.
+    searches = str(world > 2).lower()
+    strategy = ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.find_unused_parameters={searches}"]
+    if draw["fault"] == "slow":
+        strategy.append(f"--trainer.strategy.timeout={timeout}")
     options = [
         "fit", "--config=presets/quick/stage3.yaml", *tiny(3, work / "store"), "--trainer.max_epochs=3",
         f"--data.split.file={work / 'split.json'}", "--data.split.allow_empty=true",
         "--data.loader.batch_size=2", "--checkpoint.dirpath=run/checkpoints", "--checkpoint.every_n_train_steps=1",
-        f"--ranks.limit_s={LIMIT}", *(slow if draw["fault"] == "slow" else ["--trainer.strategy=ddp"]),
+        f"--ranks.limit_s={LIMIT}", *strategy,
         "--trainer.callbacks+=tests.rank_faults.RankFault",
         *(f"--trainer.callbacks.{name}={value}" for name, value in draw.items()),
     ]  # fmt: skip
@@ -169,26 +169,6 @@ def results(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths if path.suffix == ".ckpt" or path.name == "epochs.csv"}
 
 
-def is_close(found: dict[str, bytes], expected: dict[str, bytes]) -> bool:
-    """Whether the weights and curves of trainings of more than two processes are the same but for rounding.
-
-    torch's DDP lays its buckets anew behind a process's first step, and a ring adds up what four processes have in an
-    order that depends on the place in the bucket: the first step after a resumption may differ in the last bits.
-    """
-    if found.keys() != expected.keys():
-        return False
-    curves = [pd.read_csv(io.BytesIO(each["epochs.csv"])) for each in (found, expected)]
-    close = [list(curves[0]) == list(curves[1]), np.allclose(*curves, rtol=ROUNDING, atol=ROUNDING, equal_nan=True)]
-    for name in found.keys() - {"epochs.csv"}:
-        weights = [torch.load(io.BytesIO(each[name]), weights_only=False)["state_dict"] for each in (found, expected)]
-        close.append(weights[0].keys() == weights[1].keys())
-        close += [
-            torch.allclose(value.double(), weights[1][key].double(), ROUNDING, ROUNDING)
-            for key, value in weights[0].items()
-        ]
-    return all(close)
-
-
 def tried(work: Path, seed: int, launcher: str, world: int, fault: str) -> dict[str, Any]:
     """One try: the fault, then the same command again."""
     draw = random.Random(f"{seed}/{launcher}/{world}/{fault}")
@@ -214,7 +194,7 @@ def tried(work: Path, seed: int, launcher: str, world: int, fault: str) -> dict[
     again = run(folder, [[*command, "--ckpt_path=last"] for command in commands], world, None)
     faults += [f"the same command again ended with {code}" for code in again["codes"] if code != 0]
     faults += [f"left {name}" for name in known.leftovers(folder)]
-    if (found := results(folder)) != expected and (world == 2 or not is_close(found, expected)):
+    if (found := results(folder)) != expected:
         faults.append(f"differs from the undisturbed run in {differing(found, expected)}")
     if faults:
         kept = work / "faults" / f"{seed}-{launcher}-{world}-{fault}".replace(" ", "_")
