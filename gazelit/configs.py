@@ -78,7 +78,11 @@ def shipped_configs() -> list[str]:
 
 def _closest(path: Path) -> str:
     """The configuration whose name is most like a path: beside where it points, or a shipped one; empty if none is."""
-    beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+    try:
+        beside = [str(file) for file in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+    except OSError:
+        # A name that no folder can have, such as one too long.
+        beside = []
     known = [*shipped_configs(), *beside]
     if close := difflib.get_close_matches(str(path), known, n=1, cutoff=0.75):
         return close[0]
@@ -223,8 +227,8 @@ def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:
         raise InputError(f"{path}: no readable YAML (not UTF-8)") from error
     except InputError:
         raise
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        # A day or a number that there is not, of a form that YAML knows.
+    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        # A day or a number that there is not, of a form that YAML knows; one without a digit is an IndexError.
         raise InputError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from error
 
 

@@ -153,6 +153,20 @@ def test_numbers_that_no_float_holds_are_refused_as_others(tmp_path):
         Paths.of([[[huge, 1, 1]]], "predicted")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: !!float\n", "no readable YAML"),
+        ("a: !!bool perhaps\n", "no readable YAML"),
+        (f"base: {'x' * 300}/a.yaml\n", "no such configuration file"),
+    ],
+)
+def test_values_without_a_number_and_names_too_long_are_refused(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_config(tmp_path / "a.yaml")
+
+
 def test_a_base_whose_name_has_lines_is_missed_in_one_line(tmp_path):
     (tmp_path / "a.yaml").write_text("base: nowhere/a.yaml x\n\n  x\n\n  x\n")
     with pytest.raises(InputError, match="no such configuration file") as refused:
