@@ -116,8 +116,8 @@ def measure(out: Path, count: int, known: dict[str, Any]) -> dict[str, Any]:
         seconds, memory, anonymous = map(float, process.stdout.splitlines()[-1].split()[1:])
         load = os.getloadavg()[0]
         known[step] = {"cpu_seconds": seconds, "mb": memory, "anonymous_mb": anonymous, "load": load}
-        told = f"{seconds:8.1f} CPU s {memory:8.0f} MB, {anonymous:.0f} of them anonymous"
-        print(f"{count:>8} {step:<14} {told}", flush=True)
+        measured = f"{seconds:8.1f} CPU s {memory:8.0f} MB, {anonymous:.0f} of them anonymous"
+        print(f"{count:>8} {step:<14} {measured}", flush=True)
         keep(out, count, known)
     return known
 

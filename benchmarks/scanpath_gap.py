@@ -12,10 +12,11 @@ training.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -37,34 +38,40 @@ from gazelit.synthetic.oracle import Floats, Oracle, for_case
 SCORES = ["oracle", "oracle's map", "network", "network's map"]
 
 
-class Films:
-    """The first test films of a training, their oracles and readings.
+class FilmReading(NamedTuple):
+    """A reading of a test film, and what it is scored with.
 
-    Args:
-        data: Of the training.
-        count: Films.
+    Attributes:
+        reading: The reading.
+        oracle: Of the film and any reader.
+        bias: (H, W) the centre bias as a log-density.
+        image: (1, 1, H, W) the film.
     """
 
-    def __init__(self, data: GazeData, count: int) -> None:
-        self.data, self.count = data, count
-
-    def __iter__(self) -> Iterator[tuple[Scanpath, Oracle, torch.Tensor, torch.Tensor]]:
-        """Readings, each with its film's oracle, the centre bias (H, W) as a log-density and the image (1, 1, H, W)."""
-        readings = self.data.cohort.scanpaths("test")
-        rows = list(dict.fromkeys(reading.row for reading in readings))[: self.count]
-        for batch in self.data.loader("test"):
-            images = dict(zip(batch["index"].tolist(), self.data.render(batch)["image"], strict=True))
-            for row in (row for row in rows if row in images):
-                case = self.data.store.cases.iloc[row]
-                oracle = for_case(str(case["image_id"]), (int(case["height"]), int(case["width"])))
-                bias = self.data.centre_bias(torch.tensor([row])).density[0].double().log()
-                bias = on_film(bias, self.data.valid_mask(row))
-                yield from ((reading, oracle, bias, images[row][None]) for reading in readings if reading.row == row)
+    reading: Scanpath
+    oracle: Oracle
+    bias: torch.Tensor
+    image: torch.Tensor
 
 
-def by_fixation(films: Films, network: ScanpathNetwork) -> pd.DataFrame:
+def film_readings(data: GazeData, count: int) -> list[FilmReading]:
+    """The readings of the first test films; each film is rendered once."""
+    readings, found = data.cohort.scanpaths("test"), []
+    rows = list(dict.fromkeys(reading.row for reading in readings))[:count]
+    for batch in data.loader("test"):
+        images = dict(zip(batch["index"].tolist(), data.render(batch)["image"], strict=True))
+        for row in (row for row in rows if row in images):
+            case = data.store.cases.iloc[row]
+            oracle = for_case(str(case["image_id"]), (int(case["height"]), int(case["width"])))
+            bias = data.centre_bias(torch.tensor([row])).density[0].double().log()
+            shared = oracle, on_film(bias, data.valid_mask(row)), images[row][None]
+            found += [FilmReading(reading, *shared) for reading in readings if reading.row == row]
+    return found
+
+
+def by_fixation(data: GazeData, films: Sequence[FilmReading], network: ScanpathNetwork) -> pd.DataFrame:
     """The four scores of each fixation, and the kind of spot it is about."""
-    data, parts = films.data, []
+    parts = []
     for reading, oracle, bias, image in films:
         name = data.reader_names[reading.reader]
         column, row = np.clip(np.round(reading.path[:, :2]).astype(int), 0, np.array(data.size[::-1]) - 1).T
@@ -72,9 +79,9 @@ def by_fixation(films: Films, network: ScanpathNetwork) -> pd.DataFrame:
         static = oracle.mixture(400).on_canvas(data.store.letterboxes[reading.row], 0.0, False)
         path = torch.from_numpy(reading.path[None]).float()
         known = network.readers.index(name) + 1 if name in network.readers else 0
-        one_reading = Sequences.alone(path[..., :2], path[..., 2], torch.tensor([known]), torch.tensor([0]))
+        sequence = Sequences.alone(path[..., :2], path[..., 2], torch.tensor([known]), torch.tensor([0]))
         with torch.inference_mode():
-            found = network(image, one_reading)
+            found = network(image, sequence)
         assert oracle.film is not None
         values = {
             "oracle": oracle_bits(data, reading, Oracle.of(oracle.film, name), bias),
@@ -111,15 +118,13 @@ LOSSES: dict[str, Callable[[], AbstractContextManager[object]]] = {
 }
 
 
-def oracle_without(films: Films) -> pd.Series:
+def oracle_without(data: GazeData, films: Sequence[FilmReading]) -> pd.Series:
     """Bits that the oracle loses without a part of the law, by part."""
-    every = [(reading, oracle, bias) for reading, oracle, bias, _ in films]
 
     def mean() -> float:
-        data = films.data
         return float(np.mean(np.concatenate([
             oracle_bits(data, reading, Oracle.of(oracle.film, data.reader_names[reading.reader]), bias)
-            for reading, oracle, bias in every if oracle.film is not None
+            for reading, oracle, bias, _ in films if oracle.film is not None
         ])))  # fmt: skip
 
     whole, lost = mean(), {}
@@ -136,8 +141,9 @@ def main() -> None:
     options = parser.parse_args()
     network = load_model(options.run / "checkpoints" / "best.ckpt").network
     assert isinstance(network, ScanpathNetwork)
-    films = Films(saved_data(options.run / "config.yaml"), options.films)
-    table = by_fixation(films, network.eval())
+    data = saved_data(options.run / "config.yaml")
+    films = film_readings(data, options.films)
+    table = by_fixation(data, films, network.eval())
     groups = [("all", table), *table.groupby("about")]
     cells = [
         [name, f"{len(part) / len(table):.3f}", *(number(part[score].mean()) for score in SCORES),
@@ -145,7 +151,7 @@ def main() -> None:
         for name, part in groups
     ]  # fmt: skip
     print("\n".join(Table(["fixations about", "share", *SCORES, "of the gap"], cells).markdown()))
-    losses = [[name, number(bits)] for name, bits in oracle_without(films).items()]
+    losses = [[name, number(bits)] for name, bits in oracle_without(data, films).items()]
     print("\n".join(Table(["the oracle with", "bits lost"], losses).markdown()))
 
 

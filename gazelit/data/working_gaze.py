@@ -161,7 +161,7 @@ class WorkingGaze(GazePoints):
         if control == "phrases":
             shares = self.events.phrase_shares.copy()
             for row in rows:
-                part = slice(self.starts[row], self.starts[row + 1])
+                part = self.part(row)
                 shares[part] = self.events.moved(part, self.reading[part], generator)
             return replace(self, events=replace(self.events, phrase_shares=shares))
         parts = [np.arange(self.starts[row], self.starts[row + 1]) for row in range(len(self.starts) - 1)]

@@ -5,7 +5,6 @@
 
 import argparse
 import importlib
-import json
 import os
 import random
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 
 from tests.clock import Clock
 from tests.soak import commands as known
+from tests.soak.journal import add_row, is_used_up, parser_of, read_rows
 from tests.soak.processes import ORPHAN_SECONDS, SIGNALS, TARGETS, disturb, finish, start
 
 #: Signals of one try at most, before the command is left alone.
@@ -195,17 +195,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Runs tries until each command has had its signals; 1 if anything was found."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parser_of("tests.soak", __doc__, "build/soak")
     parser.add_argument("--signals", type=int, default=20, help="of each command")
     parser.add_argument("--commands", default="", help="names, separated by commas; all unless given")
-    parser.add_argument("--work", type=Path, default=Path("build/soak"))
-    parser.add_argument("--cpu-minutes", type=float, default=1e9, help="end when so much is used")
-    parser.add_argument("--table", action="store_true", help="print the table of what was done, and do nothing")
     options = parser.parse_args()
     journal = options.work / "journal.jsonl"
-    rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal.is_file() else []
-    rows = [row for row in rows if row["seed"] == options.seed]
+    rows = read_rows(journal, options.seed)
     if not options.table:
         rows = _try(options, journal, rows)
     sys.stdout.write(f"seed {options.seed}\n{table(rows)}\n")
@@ -243,13 +238,10 @@ def _try(options: argparse.Namespace, journal: Path, rows: list[dict[str, Any]])
             if row["command"] in counts:
                 counts[row["command"]] += len(row["signals"])
         name = min(counts, key=counts.__getitem__)
-        used = sum(os.times()[:4]) / 60
-        if counts[name] >= options.signals or used > options.cpu_minutes:
+        if counts[name] >= options.signals or is_used_up(options):
             return rows
-        row = soak.tried(name, numbers[name])
-        rows.append(row)
-        with journal.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        rows.append(soak.tried(name, numbers[name]))
+        add_row(journal, rows[-1])
 
 
 if __name__ == "__main__":

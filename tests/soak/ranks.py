@@ -5,10 +5,8 @@ step of a random rank, and gives the same command again, which has to end in wha
 a line for every try to a journal and goes on where it stopped.
 """
 
-import argparse
 import contextlib
 import itertools
-import json
 import os
 import random
 import re
@@ -25,6 +23,7 @@ import pandas as pd
 
 from tests.soak import commands as known
 from tests.soak.__main__ import differing
+from tests.soak.journal import add_row, is_used_up, parser_of, read_rows
 from tests.soak.processes import ORPHAN_SECONDS
 from tests.tiny import tiny
 
@@ -222,19 +221,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Tries what the journal does not have yet; 1 if anything was found."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.ranks", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parser_of("tests.soak.ranks", __doc__, "build/soak-ranks")
     parser.add_argument("--faults", default="", help="names, separated by commas; all unless given")
     parser.add_argument("--launchers", default="", help="names, separated by semicolons; all unless given")
     parser.add_argument("--worlds", default="2,4")
-    parser.add_argument("--work", type=Path, default=Path("build/soak-ranks"))
-    parser.add_argument("--cpu-minutes", type=float, default=1e9, help="end when so much is used")
-    parser.add_argument("--table", action="store_true", help="print the table of what was done, and do nothing")
     options = parser.parse_args()
     work = options.work.resolve()
     journal = work / "journal.jsonl"
-    rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal.is_file() else []
-    rows = [row for row in rows if row["seed"] == options.seed]
+    rows = read_rows(journal, options.seed)
     if not options.table:
         chosen = itertools.product(
             options.faults.split(",") if options.faults else FAULTS,
@@ -244,11 +238,9 @@ def main() -> int:
         done = {(row["fault"], row["world"], row["launcher"]) for row in rows}
         _prepare(work)
         for fault, world, launcher in chosen:
-            if (fault, world, launcher) not in done and sum(os.times()[:4]) / 60 < options.cpu_minutes:
-                row = tried(work, options.seed, launcher, world, fault)
-                rows.append(row)
-                with journal.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            if (fault, world, launcher) not in done and not is_used_up(options):
+                rows.append(tried(work, options.seed, launcher, world, fault))
+                add_row(journal, rows[-1])
     sys.stdout.write(f"seed {options.seed}, limit {LIMIT} s, strategy's {TIMEOUT} s where one is slow\n{table(rows)}\n")
     found = [(row["fault"], row["world"], row["launcher"], fault) for row in rows for fault in row["faults"]]
     for fault in found:

@@ -6,9 +6,7 @@ The same command again, with all as it was, must end in what an undisturbed run 
 ``python -m tests.soak.surroundings --seed 0`` needs the right to mount a tmpfs, and says so where it has none.
 """
 
-import argparse
 import ctypes
-import json
 import os
 import random
 import re
@@ -25,6 +23,7 @@ from typing import Any
 from tests.clock import Clock, date_ahead
 from tests.soak import commands as known
 from tests.soak.__main__ import Soak, differing, prepared
+from tests.soak.journal import add_row, is_used_up, parser_of, read_rows
 
 #: Shares of what the undisturbed command writes that there is room for.
 ROOM = (0.0, 0.05, 0.3, 0.6, 0.9)
@@ -295,20 +294,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Plays every fault on every command; 1 if one was answered otherwise than by a line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.surroundings", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parser_of("tests.soak.surroundings", __doc__, "build/soak")
     parser.add_argument("--commands", default="", help="names, separated by commas; all unless given")
     parser.add_argument("--faults", default="", help=f"of {', '.join(KINDS)}; all unless given")
-    parser.add_argument("--work", type=Path, default=Path("build/soak"))
-    parser.add_argument("--cpu-minutes", type=float, default=1e9)
-    parser.add_argument("--table", action="store_true", help="print the table of what was done, and do nothing")
     options = parser.parse_args()
     kinds = [kind for kind in options.faults.split(",") if kind] or list(KINDS)
     if "quota" in kinds and not options.table:
         with_quota(options.work)
     journal = options.work / "surroundings.jsonl"
-    rows = [json.loads(line) for line in journal.read_text().splitlines()] if journal.is_file() else []
-    rows = [row for row in rows if row["seed"] == options.seed]
+    rows = read_rows(journal, options.seed)
     if not options.table:
         soak = Surroundings(options.work, options.seed, [name for name in options.commands.split(",") if name])
         done = {(row["command"], row["kind"], row["number"]) for row in rows}
@@ -317,11 +311,10 @@ def main() -> int:
         if rest:
             prepared(soak)
         for step in rest:
-            if sum(os.times()[:4]) / 60 > options.cpu_minutes:
+            if is_used_up(options):
                 break
             rows.append(soak.fault(*step))
-            with journal.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            add_row(journal, rows[-1])
     sys.stdout.write(f"seed {options.seed}\n{table(rows)}\n")
     for row in rows:
         for fault in row["faults"]:

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
 
-from gazelit.errors import InputError
+from gazelit.errors import InputError, first_line
 from gazelit.stages.ranks.link import Member, meet
 from gazelit.stages.ranks.watch import LOST, Loss, RankThread
 
@@ -75,7 +75,7 @@ class RankWatch(Callback):
         """Leaves the word to the process that is at fault, or says what it is."""
         if self._thread is not None:
             # Behind the place in its source that gloo begins with.
-            cause = re.sub(r"^\[\S*gloo\S*\] ", "", str(exception) or type(exception).__name__).partition("\n")[0]
+            cause = re.sub(r"^\[\S*gloo\S*\] ", "", first_line(exception))
             if _is_of_exchange(exception):
                 self._thread.fail_exchange(cause)
             self._thread.fail(cause, _exit_code(exception))
