@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from tests.environment import importing_tests
 from tests.soak import commands as known
 from tests.soak.__main__ import differing
 from tests.soak.journal import add_row, is_used_up, parser_of, read_rows
@@ -85,7 +86,7 @@ def run(folder: Path, commands: list[list[str]], world: int, at_fault: int | Non
         (folder / f"rank{number}.txt").unlink(missing_ok=True)
     with (folder / "log.txt").open("a") as log:
         started = [
-            subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+            subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=importing_tests())
             for command in commands
         ]
         moment = folder / "fault.txt"

@@ -16,6 +16,7 @@ import pytest
 from gazelit.data.splits.by_patient import save_split
 from gazelit.data.store.store import Store
 from gazelit.stages.ranks.watch import LOST
+from tests.environment import importing_tests
 from tests.forked_ranks import LIMIT, TIMEOUT, TRAININGS
 from tests.tiny import tiny
 
@@ -44,7 +45,9 @@ class Training:
         ]  # fmt: skip
         self.folder = folder
         self.log = (folder / "log.txt").open("w+")
-        self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT, env=importing_tests()
+        )
         deadline = time.monotonic() + 240
         while not (folder / "run" / "checkpoints" / "last.ckpt").is_file():
             assert self.process.poll() is None, self.said()

@@ -1,10 +1,8 @@
 """Stages as LightningModules: from Python, resumed, distributed, in bfloat16."""
 
-import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -21,6 +19,7 @@ from gazelit.errors import InputError
 from gazelit.losses import DynamicWeightAverage, ReferenceWeighting
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
+from tests.environment import importing_tests
 from tests.tiny import save_untrained, tiny
 
 PARTS = {
@@ -275,12 +274,9 @@ def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path, 
 
 
 def launch(folder, *command):
-    # Callbacks of the tests are found, as they are in this process.
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, command)],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": path},
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=importing_tests(),
     )  # fmt: skip
 
 
