@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -82,7 +82,7 @@ def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:
 
 
 #: A table of gaze, or its pieces, one behind the other.
-GazeTable = pd.DataFrame | Iterator[pd.DataFrame]
+GazeTable: TypeAlias = "pd.DataFrame | Iterator[pd.DataFrame]"
 
 
 def no_gaze() -> Iterator[GazeTable]:
