@@ -35,9 +35,8 @@ class ScanpathNetwork(Network):
     of the duration (log-normal), given the place too; and of the chance to stop or to go on. The place's density is a
     grid of chances at ``map_stride``, spread bilinearly (:mod:`gazelit.models.density_grid`). The grid's logits are the
     sum of three terms: a static map; the product of the history's state with the film's features, as in attention; and
-    Gaussians about each past fixation. The Gaussians have learned widths, and heights that depend on state and lag:
-    saccades favour near places, and seen places are inhibited or looked at again. Every step of a reading is trained in
-    one pass.
+    Gaussians about each past fixation, whose widths are learned and whose heights depend on state and lag: saccades
+    favour near places, and seen places are inhibited or revisited. A reading's steps are trained in one pass.
 
     The parts are those of DeepGaze III (Kümmerer, Bethge and Wallis, J Vis 2022: a static map and history as
     distances) and of TPP-Gaze (D'Amelio et al., arXiv 2410.23409: durations as a point process), with attention in

@@ -1,4 +1,4 @@
-"""Your own data: a table of images and one of gaze, as CSV or Parquet."""
+"""Users' own data: a table of images and one of gaze, as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ logger = logging.getLogger("gazelit")
 Coordinates = Literal["pixel", "normalised", "screen"]
 IMAGE_NEEDED = ("image_id", "patient_id", "path")
 GAZE_NEEDED = ("image_id", "x", "y", "duration")
-#: Where the whole image stood on the screen, in screen pixels: its outer edges.
+#: Outer edges of the whole image on the screen, in screen pixels.
 SCREEN_COLUMNS = ("screen_left", "screen_top", "screen_right", "screen_bottom")
-#: What a report makes groups of cases by; no other column goes into a store but those above and the labels.
+#: Columns by which a report groups cases. Besides these, those above and the labels, no column goes into a store.
 GROUP_COLUMNS = ("sex", "gender", "age", "anchor_age")
 _NUMBERS = ("t", "ppd_x", "ppd_y", "pupil")
 _FALSE = ("0", "0.0", "false")
 _TRUE = ("1", "1.0", "true", "")
-#: An error message names this many faults; `gazelit validate-manifest` names all.
+#: Number of faults that an error message names; `gazelit validate-manifest` lists all.
 SHOWN_FAULTS = 5
-#: Rows of a Parquet file that are read however small it is.
+#: Rows of a Parquet file that are accepted even if it is small.
 MOST_ROWS = 100_000
 
 
@@ -109,7 +109,7 @@ class Manifest(Source):
         return Recording(images, self.labels, read_gaze, synthetic, skipped, notes, readings=readings)
 
     def faults(self) -> list[str]:
-        """Everything that is wrong with the two tables, a line each; of the images only the size is read."""
+        """All faults of the two tables, a line each; of the images only the size is read."""
         faults: list[str] = []
         images = self._image_table(faults)
         gaze = self._gaze_table(images, faults) if self.gaze is not None else None
@@ -141,7 +141,7 @@ class Manifest(Source):
             for low, high in (screen[0::2], screen[1::2]):
                 _fault_rows(path, table[high] <= table[low], f"{high} is not above {low}", faults)
         for column in self.labels:
-            # What is no number has been told.
+            # Values that are not numbers were reported before.
             wrong = ~table[column].isin((0.0, 1.0, -1.0)) & np.isfinite(table[column])
             _fault_rows(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
         if "official_split" in table:
@@ -156,7 +156,7 @@ class Manifest(Source):
         return table[[name for name in table if name in known]].assign(source=self.name)
 
     def _files(self, paths: pd.Series, faults: list[str]) -> list[str]:
-        """Every image's file, which must lie in the root wherever its links lead."""
+        """Every image's file; it must be in the root after links are followed."""
         root = os.path.realpath(self.root)
         files = []
         for row, path in enumerate(paths):
@@ -206,7 +206,7 @@ class Manifest(Source):
         if table is None or not _has_columns(path, table, GAZE_NEEDED, faults):
             return None
         before = len(faults)
-        # A lost eye has no place; such rows are kept as not valid.
+        # A lost eye has no position; such rows are kept as not valid.
         x, y = (_numbers(path, table, column, True, faults) for column in ("x", "y"))
         duration = _numbers(path, table, "duration", False, faults)
         _fault_rows(path, duration < 0, "duration is negative", faults)
@@ -242,7 +242,7 @@ class Manifest(Source):
         return gaze.sort_values(["reading_id", "kind", "t"], kind="stable", ignore_index=True)
 
     def _on_images(self, gaze: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-        """The gaze in pixels of its images; what lies beside them is not valid."""
+        """The gaze in pixels of its images; rows off the image are not valid."""
         image = images.set_index("image_id").loc[gaze["image_id"]]
         width, height = image["width"].to_numpy(float), image["height"].to_numpy(float)
         x, y = gaze["x"].to_numpy(), gaze["y"].to_numpy()
@@ -263,7 +263,7 @@ def validate(
 ) -> None:
     """Checks a manifest and lists every fault by file and row.
 
-    Gaze is compared with the sizes of its images and with what a look can last, so that fractions, percent, screen
+    Gaze is compared with the sizes of its images and with plausible durations, so that fractions, percent, screen
     pixels and milliseconds are noticed.
 
     Args:
@@ -274,7 +274,7 @@ def validate(
         root: Folder that every image must lie in; that of ``images`` unless given.
 
     Raises:
-        InputError: There are faults; their number and where they are listed.
+        InputError: There are faults; the message has their number.
     """
     faults = Manifest(images, gaze, labels or (), coordinates, root=root).faults()
     for fault in faults:
@@ -319,11 +319,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no file")
     try:
-        # A value that is always the same takes no room: a small file may hold any number of rows.
+        # Equal values take no space, so that a small file may hold any number of rows.
         if pq.read_metadata(path).num_rows > MOST_ROWS + path.stat().st_size:
             raise InputError(f"{path}: claims more rows than it has bytes, as no table does")
         table = pq.read_table(path).to_pandas(ignore_metadata=True)
-        # Bytes that are no text are noticed here, not before.
+        # Bytes that are no text are only noticed here.
         return table.astype(object).where(table.notna(), "").astype(str)
     except InputError:
         raise

@@ -1,4 +1,4 @@
-"""Whether gaze can be in the units that it is said to be in."""
+"""Checks whether gaze can be in the given units."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-#: With fewer rows nothing can be said.
+#: With fewer rows units are not checked.
 FEWEST_ROWS = 10
 #: From this share of rows on a unit is doubted.
 MOST = 0.9
-#: No fixation is as long at the median, and no tracker as slow (s).
+#: Neither fixations nor the samples of a tracker last so long at the median (s).
 LONGEST = {"fixation": 10.0, "sample": 0.5}
-#: Times that stand this many durations apart are of another unit than the durations.
+#: Times that are so many durations apart are in another unit than the durations.
 FARTHEST = 100
 
 
 def doubts_about_units(gaze: pd.DataFrame, size: NDArray[np.float64], coordinates: str) -> list[str]:
-    """What speaks against the units of a table of gaze, a line each.
+    """Reasons to doubt the units of a table of gaze, a line each.
 
     Args:
         gaze: ``x``, ``y``, ``duration`` and ``kind``, perhaps ``t`` and ``reading_id``, as they were given; rows of a
