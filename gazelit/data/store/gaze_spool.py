@@ -1,4 +1,4 @@
-"""A store's gaze for what goes over its cases in order: by blocks of cases in a temporary file, not in memory."""
+"""A store's gaze for passes over its cases in order: by blocks of cases, in a temporary file instead of memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _BATCH = 16_384
 
 
 class GazeSpool:
-    """Valid gaze of a kind, written once into a file without a name, which is gone when the process ends.
+    """Valid gaze of a kind, written once into an unnamed file, which is gone when the process ends.
 
-    A store's file may have gaze in any order; here that of a block of cases lies together.
+    A store's file may have gaze in any order; here the gaze of a block of cases is contiguous.
 
     Args:
         store: The store.
@@ -48,7 +48,7 @@ class GazeSpool:
             step = max(1, cases * most // max(1, pq.read_metadata(path).num_rows))
             self.blocks = [range(start, min(start + step, cases)) for start in range(0, cases, step)]
             with _room():
-                # Closed with this object: a file without a name is no file of the user's.
+                # It is closed with this object; the user does not see an unnamed file.
                 self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
             self._fill(path, kind, step)
         give_back()
@@ -62,7 +62,7 @@ class GazeSpool:
             rows = np.empty(len(batch), self._dtype)
             for name in names:
                 rows[name] = batch.column(name).to_numpy(zero_copy_only=False)
-            # Readings are numbered as they come in the file, which is how the whole table orders them.
+            # Readings are numbered in the file's order, as in the whole table.
             names_here = batch.column("reading_id").dictionary.cast(pa.string())
             if not names_here.equals(known):
                 known = names_here
@@ -83,12 +83,12 @@ class GazeSpool:
             self._file.flush()
 
     def read(self, number: int) -> pd.DataFrame:
-        """The gaze of a block, ordered by case, reading and time; ``reading_id`` is a number of each reading."""
+        """The gaze of a block, ordered by case, reading and time; ``reading_id`` is a number for each reading."""
         parts = self._parts.get(number, [])
         rows: NDArray[np.void] = np.empty(sum(count for _, count in parts), self._dtype)
         start = 0
         for offset, count in parts:
-            # Forked processes of a loader share the file, and where it was read last.
+            # Forked processes of a loader share the file and its read position.
             read = os.pread(self._file.fileno(), count * self._dtype.itemsize, offset)
             rows[start : start + count] = np.frombuffer(read, self._dtype)
             start += count
@@ -98,7 +98,7 @@ class GazeSpool:
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """Says what to do where the temporary file cannot be written."""
+    """Raises InputError with advice if the temporary file cannot be written."""
     try:
         yield
     except OSError as error:
@@ -112,7 +112,7 @@ def _batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[pa.RecordB
     """The valid rows of a kind, some at a time (a scan of a data set has whole row groups in memory)."""
     with pq.ParquetFile(path, read_dictionary=["reading_id"]) as file:
         about = file.metadata
-        # A scan leaves out the same groups: their readings are numbered by neither.
+        # A scan leaves out the same groups, so that neither numbers their readings.
         groups = [group for group in range(about.num_row_groups) if _may_have(about.row_group(group), kind)]
         columns = [*names, "kind", "valid"]
         for batch in file.iter_batches(_BATCH, groups, columns, use_threads=False):
