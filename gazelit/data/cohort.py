@@ -35,7 +35,7 @@ class Scanpath(NamedTuple):
 
     Attributes:
         row: The store's row of its film.
-        reader: Number in the data module's ``reader_names``; −1 where nobody is named.
+        reader: Number in the data module's ``reader_names``; −1 if the reader is unknown.
         path: (n, 3) x, y in working pixels (centres at integers) and s.
     """
 
@@ -45,7 +45,7 @@ class Scanpath(NamedTuple):
 
 
 class Cohort:
-    """The cases of a store, labelled, split, and with the gaze they are given.
+    """The cases of a store with their labels, their split and their gaze.
 
     Many arguments, because all but the last are options of a configuration.
 
@@ -57,14 +57,14 @@ class Cohort:
         downscale: Integer factor between the store's resolution and the working one.
         gaze: How gaze becomes points with a weight and a σ.
         split: How cases are split.
-        seed: Of which cases ``split.train_cases`` draws.
-        in_order: Whether cases are taken in the store's order, so that much gaze need not be in memory at once.
+        seed: Seed of the cases that ``split.train_cases`` draws.
+        in_order: Whether cases are taken in the store's order; then only a part of the gaze is in memory at a time.
 
     Attributes:
         store: The opened store.
         labels: (N,) int64, or (N, K) float32 with NaN for unknown.
-        split: The split of every case, and what decided it.
-        gaze: What the cases are given.
+        split: The split of every case, and the options that decided it.
+        gaze: The gaze of the cases.
         size: Working resolution (H, W).
 
     Raises:
@@ -110,13 +110,13 @@ class Cohort:
         self._biases: CentreBiases | None = None
 
     def _drawn(self, seed: int) -> pd.Series:
-        """The split of each case that is used: of the training split ``train_cases`` drawn ones."""
+        """The split of each case that is used; of the training split only ``train_cases`` drawn ones."""
         of_case, count = self.split.of_case, self.split_options.train_cases
         if count is None:
             return of_case
         rows = np.flatnonzero(of_case == "train")
         if count > len(rows):
-            raise InputError(f"split.train_cases: {count} are asked for, but the training split has {len(rows)}")
+            raise InputError(f"split.train_cases: {count} cases, but the training split has only {len(rows)}")
         left_out = np.random.default_rng(seed).permutation(rows)[count:]
         return of_case.mask(np.isin(np.arange(len(of_case)), left_out))
 
@@ -128,9 +128,9 @@ class Cohort:
         return pd.DataFrame(np.where(np.isnan(values), np.nan, values > 0.5), columns=self.class_names)
 
     def _known_readers(self, gaze: Gaze) -> Gaze:
-        """The gaze without the reader who is left out of training and validation, and of the test that reader's alone.
+        """The gaze without the reader that is left out; the test has only that reader's gaze.
 
-        Also what films are looked at on average must not know the reader: it is what models are scored against.
+        The mean maps that models are scored against must not include that reader either.
         """
         name = self.gaze_options.leave_out
         if name is None:
@@ -146,7 +146,7 @@ class Cohort:
         return gaze.without(of_reader != np.repeat(is_test, np.diff(gaze.starts)))
 
     def _given_gaze(self) -> Gaze:
-        """The gaze as ``gaze.control`` and ``gaze.cases`` have it."""
+        """The gaze after ``gaze.control`` and ``gaze.cases`` are applied."""
         options, seed = self.gaze_options, self.split_options.seed
         if options.control == "true" and options.cases is None:
             return self._own_gaze
@@ -155,18 +155,18 @@ class Cohort:
             rows = self.rows(split)
             gaze = gaze.controlled(options.control, rows, self.patients, seed + number)
             if split == "train" and options.cases is not None:
-                # One order for all numbers, so that a larger training set holds the smaller.
+                # The same order for every number of cases, so that a larger training set holds the smaller one.
                 order = np.random.default_rng(seed).permutation(rows)
                 gaze = gaze.controlled("none", np.sort(order[options.cases :]), self.patients, 0)
         return gaze
 
     @property
     def counts(self) -> str:
-        """What is in each split, as a table to print."""
+        """The content of each split, as a table to print."""
         return format_table(self._counts)
 
     def notes(self, splits: Sequence[str] = SPLITS) -> list[str]:
-        """What the user should know of the split and of these splits' classes."""
+        """Warnings about the split and the classes of these splits."""
         return [*self.split.notes, *warnings(self._counts, splits)]
 
     def rows(self, split: str) -> NDArray[np.int64]:
@@ -180,10 +180,10 @@ class Cohort:
         return np.flatnonzero(self._of_case == split)
 
     def targets_first(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Some of the store's rows in an order in which a few of them tell whether all have what a stage needs.
+        """Some of the store's rows in an order in which the first few show whether a stage finds its targets.
 
-        First come those with gaze and a known label, then those with one of both, then the others; within them one of
-        every combination of labels after another.
+        First come cases with gaze and a known label, then those with one of both, then the others. Within each group
+        the combinations of labels take turns.
         """
         labels = self.labels[rows].reshape(len(rows), -1).numpy()
         is_known = (labels >= 0).any(1)
@@ -193,14 +193,14 @@ class Cohort:
         return rows[np.lexsort((~is_seen, turn, -(is_seen.astype(int) + is_known)))]
 
     def mean_maps(self, *groups: NDArray[np.int64]) -> list[CentreBias]:
-        """Where cases were looked at on average, by the readers' own gaze whatever ``gaze.control`` says."""
+        """Mean maps of cases, from the readers' own gaze, whatever ``gaze.control`` says."""
         return mean_maps(self._own_gaze, groups, self.size)
 
     def centre_bias(self, index: Tensor) -> CentreBias:
-        """Where the training cases were looked at on average, for cases to be scored against it.
+        """The centre bias against which cases are scored: the mean map of the training cases.
 
-        It is that of the readers' own gaze, whatever ``gaze.control`` and ``gaze.cases`` say, and in an external test
-        that of the other half of the patients; see :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
+        It is made from the readers' own gaze, whatever ``gaze.control`` and ``gaze.cases`` say. In an external test it
+        is the mean map of the other half of the patients; see :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
 
         Args:
             index: (B,) the store's rows of the cases to be scored.
@@ -214,7 +214,7 @@ class Cohort:
         return self._biases(index)
 
     def readings(self, row: int) -> list[tuple[Tensor, Tensor]]:
-        """Every reading of a case apart: points (N, 3) and their σ (N, 2), in working pixels."""
+        """Each reading of a case separately: points (N, 3) and their σ (N, 2), in working pixels."""
         points, sigma, reading = self.gaze.of_case(row)
         return [
             (torch.from_numpy(points[reading == number]), torch.from_numpy(sigma[reading == number]))
@@ -222,7 +222,7 @@ class Cohort:
         ]
 
     def scanpaths(self, split: str) -> list[Scanpath]:
-        """Every reading of a split's cases, by the readers' own gaze whatever ``gaze.control`` says."""
+        """Every reading of a split's cases, from the readers' own gaze, whatever ``gaze.control`` says."""
         gaze, found = self._own_gaze.whole, []
         for row in self.rows(split):
             part = slice(gaze.starts[row], gaze.starts[row + 1])
@@ -239,7 +239,7 @@ class Cohort:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What checkpoints and reports record of the data, in primitives; no ids.
+        """The description of the data that checkpoints and reports record, in primitives; no ids.
 
         The keys are those of the first checkpoints, so that all can be compared.
         """
@@ -264,7 +264,7 @@ class Cohort:
             "gaze_control": gaze.control,
             "gaze_cases": gaze.cases,
             **({} if not gaze.phrases else {"phrases": dict(gaze.phrases), "phrase_lag": gaze.phrase_lag}),
-            # Nobody's name, and only where it is so: earlier stamps have no such entry.
+            # Without the reader's name, and only if it is set: earlier stamps have no such entry.
             **({} if gaze.leave_out is None else {"reader_left_out": sha256_json(gaze.leave_out)[:12]}),
             "train_cases": self.split_options.train_cases,
             "window": None if gaze.window is None else _window(gaze.window),
@@ -280,7 +280,7 @@ class Cohort:
         total, count = np.zeros((1, 2)), 0
         for row in self.rows("train" if len(self.rows("train")) else "test"):
             sigma = self._own_gaze.of_case(row).sigma
-            # One after another, whatever cases are read together.
+            # Summed one by one, so that the result does not depend on which cases are read together.
             total = np.concatenate([total, sigma]).sum(axis=0, keepdims=True)
             count += len(sigma)
         return [round(float(value), 4) for value in total[0] / count] if count else None
@@ -297,5 +297,5 @@ class Cohort:
 
 
 def _window(window: TimeWindow) -> dict[str, Any]:
-    """A window as provenance has it; without a lag as it was before there were lags."""
+    """A window as the provenance records it; without a lag in the form of earlier versions."""
     return {name: value for name, value in asdict(window).items() if name != "lag" or value}

@@ -1,4 +1,4 @@
-"""The bytes of a CSV on their way to pandas, which takes memory for whatever a file holds: here it is bounded."""
+"""The bytes of a CSV for pandas, with bounds: pandas alone takes memory for whatever a file holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gazelit.errors import InputError
 LONGEST_LINE = 2**16
 #: Bytes of what is read in one chunk: 200,000 rows of EGD-CXR's ``eye_gaze.csv`` take 110 million.
 LARGEST_CHUNK = 2**28
-#: How many times its size a packed table may unpack to, and the bytes that are let through in any case.
+#: Largest ratio of unpacked to packed size, and the number of unpacked bytes that is always allowed.
 LARGEST_RATIO, UNPACKED_FREE = 100, 2**24
 #: What reading a damaged CSV raises; Python's own readers of packed files have more of their own.
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, OverflowError, MemoryError)
@@ -46,7 +46,7 @@ class CsvStream:
         """The next bytes, at most ``size``.
 
         Raises:
-            InputError: They are more than a table has.
+            InputError: There are more than a table has.
         """
         block = self._file.read(min(size, _BLOCK) if size > 0 else _BLOCK)
         self._total += len(block)
@@ -65,7 +65,7 @@ class CsvStream:
         return block
 
     def new_chunk(self) -> None:
-        """Says that what was read so far has been handed on."""
+        """Begins a new chunk: the bytes read so far have been used."""
         self._in_chunk = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -84,7 +84,7 @@ class CsvStream:
 
     @staticmethod
     def _last_end(block: bytes, first: int, last: int) -> int:
-        """Behind the last end of a line; −1 without one. Old files end lines with a carriage return alone."""
+        """The position after the last end of a line; −1 without one. Old files end lines with a carriage return."""
         found = block.rfind(b"\n", first, last)
         return (found if found >= 0 else block.rfind(b"\r", first, last)) + 1 or -1
 
@@ -96,7 +96,7 @@ def open_csv(path: Path) -> Iterator[CsvStream]:
     Raises:
         InputError: It is no regular file, or an archive of another kind.
     """
-    # A pipe would be waited for, a device has no end.
+    # Reading a pipe would wait, and a device has no end.
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no file")
     suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""The data module: what a trainer takes of the data."""
+"""The data module: the data for a trainer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger("gazelit")
 
 
 class GazeDataModule(GazeData, L.LightningDataModule):
-    """The data, as a trainer takes it; its options are those of :class:`gazelit.data.gaze_data.GazeData`.
+    """The data for a trainer; its options are those of :class:`gazelit.data.gaze_data.GazeData`.
 
-    Where the stage that is trained or tested asks for them (``needs_events``), batches also have what gaze is as a
-    sequence; see :class:`gazelit.data.dataset.GazeDataset`.
+    If the stage needs them (``needs_events``), batches also hold gaze as a sequence of events; see
+    :class:`gazelit.data.dataset.GazeDataset`.
     """
 
     in_order = False
     _announced = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the store and splits it, cheap when called again; before training says what is in each split.
+        """Opens the store and splits it (cheap when called again); before training logs the content of each split.
 
         Raises:
             InputError: The store, a label or the split cannot be used.
@@ -40,7 +40,7 @@ class GazeDataModule(GazeData, L.LightningDataModule):
 
     @rank_zero_only
     def warn(self, notes: Sequence[str]) -> None:
-        """See :meth:`gazelit.data.gaze_data.GazeData.warn`; of several processes the first says it."""
+        """See :meth:`gazelit.data.gaze_data.GazeData.warn`; of several processes the first one warns."""
         super().warn(notes)
 
     def train_dataloader(self) -> DataLoader[Example]:

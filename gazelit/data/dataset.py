@@ -27,10 +27,11 @@ class Draws:
     """What is drawn of a case, as a function of seed, epoch and row.
 
     Attributes:
-        augmentation: Of image and points; none unless given.
-        other_view: Of ``other_view``, without ``augmentation`` the same in every epoch; no other view unless given.
+        augmentation: Augmentation of image and points; none unless given.
+        other_view: Augmentation of ``other_view``, without ``augmentation`` the same in every epoch. No other view
+            unless given.
         reading: Whether one reading is drawn of each image and epoch.
-        seed: Of all this.
+        seed: Seed of all these draws.
     """
 
     augmentation: Augmentation | None = None
@@ -45,8 +46,8 @@ class GazeDataset(Dataset[Example]):
     An example has ``image`` (1, H, W), uint8 as it is stored or float32 in [0, 1]; ``points`` (N, 3) float32 as x, y
     and weight in working pixels; ``sigma`` (N, 2) in working pixels; ``valid_mask`` (1, H, W) bool; ``label``;
     ``index`` (the store's row); ``points_off_image`` (how many points the augmentation moved off the image); and
-    ``other_view`` with two views, (1, H, W), another augmentation of the image. It is asked for by (epoch, position),
-    because the augmentation of a case is a function of seed, epoch and row.
+    ``other_view`` with two views, (1, H, W), another augmentation of the image. Its index is (epoch, position), because
+    the augmentation of a case is a function of seed, epoch and row.
 
     With ``with_events`` it also has ``events`` (N, 4) float32 as x, y, start and duration, of the same points and in
     the order of time within a reading; and (N,) int64 ``reading`` (which of the case's readings an event is of),
@@ -85,7 +86,7 @@ class GazeDataset(Dataset[Example]):
         self.draws = draws or Draws()
         self.with_events = with_events
         self.size = (store.size[0] // downscale, store.size[1] // downscale)
-        #: Whether films are left unread, and black, because a stage reads their features.
+        #: Whether films are black and not read, because a stage reads their features.
         self.without_films = False
         self._images = FilmsInUse(store)
 
@@ -128,7 +129,7 @@ class GazeDataset(Dataset[Example]):
         }
 
     def _taken(self, gaze: CaseGaze, seed: int) -> NDArray[np.int64]:
-        """Which of a case's points an example has."""
+        """The points of a case that an example has."""
         taken = np.arange(len(gaze.points))
         if self.draws.reading and len(taken):
             taken = taken[gaze.reading == seed % (gaze.reading[-1] + 1)]
@@ -148,7 +149,7 @@ class GazeDataset(Dataset[Example]):
         return working_film(self.store, row, self.size, self._images)
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """(H, W) bool: which pixels of a store's row are no padding."""
+        """(H, W) bool, false on the padding of a store's row."""
         mask = self.store.letterboxes[row].valid_mask()
         if self.downscale == 1:
             return mask
@@ -171,8 +172,8 @@ def working_film(
     stored: Any = (store.images() if images is None else images)[row]
     is_smaller = size != store.size
     if stored.dtype == np.uint8:
-        # A quarter of the bytes to augment and to send to the device, which makes float32 of them. Coarser pixels are
-        # rounded to whole grey levels.
+        # uint8 is a quarter of the bytes to augment and to send to the device, which converts them to float32. Coarser
+        # pixels are rounded to whole grey levels.
         return cv2.resize(stored, size[::-1], interpolation=cv2.INTER_AREA) if is_smaller else np.array(stored)
     image = stored.astype(np.float32)
     image *= np.float32(1 / store.largest)
@@ -200,7 +201,7 @@ def collate(examples: list[Example]) -> Example:
         sigma[row, : len(example["sigma"])] = example["sigma"]
     keys = [key for key in examples[0] if key not in ("points", "sigma", *EVENT_KEYS)]
     return {
-        # In a worker this stacks into shared memory at once; a plain stack would be copied there again.
+        # In a worker this stacks directly into shared memory; a plain stack would be copied there.
         **default_collate([{key: example[key] for key in keys} for example in examples]),
         "points": points,
         "sigma": sigma,
@@ -211,10 +212,10 @@ def collate(examples: list[Example]) -> Example:
 
 
 def collate_none(examples: list[Example]) -> Example:
-    """A batch without cases, of the shape and type of one with."""
+    """A batch without cases; shapes and types are as in other batches."""
     return {key: value[:0] for key, value in collate(examples).items()}
 
 
 def unit_range(image: Tensor) -> Tensor:
-    """An image as float32 in [0, 1], from uint8 or from float32 that is so already."""
+    """An image as float32 in [0, 1], from uint8, or from float32 in [0, 1]."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image

@@ -45,7 +45,7 @@ class GazeData:
     is a function of seed and epoch alone, and so is their augmentation, whatever the number of workers; every process
     of a distributed run sees its share.
 
-    Reports and agreements take it as it is; :class:`gazelit.data.datamodule.GazeDataModule` gives it to a trainer.
+    Reports and agreements use it directly; :class:`gazelit.data.datamodule.GazeDataModule` gives it to a trainer.
 
     Many arguments, because each is an option of a configuration, or a group of them (``--data.gaze.sigma``).
 
@@ -60,7 +60,7 @@ class GazeData:
         split: How cases are split.
         loader: How cases are loaded.
         augmentation: How training cases are augmented.
-        seed: Of order and augmentation, and of which cases ``split.train_cases`` draws.
+        seed: Seed of order and augmentation, and of the cases that ``split.train_cases`` draws.
     """
 
     #: Whether cases are taken in the store's order; a trainer shuffles them.
@@ -94,16 +94,16 @@ class GazeData:
         self.augmentation = augmentation
         self.seed = seed
         self._cohort: Cohort | None = None
-        #: Whether batches have events without a stage that asks for them.
+        #: Whether batches have events even if no stage needs them.
         self.with_events = False
-        #: Whether cases in fixed order begin with those that have targets, for a trial that takes few of them.
+        #: Whether cases in fixed order begin with those that have targets, for a trial with few cases.
         self.targets_first = False
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store and splits it, cheap when called again.
 
         Args:
-            stage: What a trainer is about to do.
+            stage: Lightning's name of what the trainer will do.
 
         Raises:
             InputError: The store, a label or the split cannot be used.
@@ -111,7 +111,7 @@ class GazeData:
         self.cohort  # noqa: B018 - opened when it is first asked for
 
     def warn(self, notes: Sequence[str]) -> None:
-        """Says what the user should know of the data."""
+        """Logs warnings about the data."""
         for note in notes:
             logger.warning("%s", note)
 
@@ -155,17 +155,17 @@ class GazeData:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What checkpoints and reports record of the data, in primitives; no ids."""
+        """The description of the data that checkpoints and reports record, in primitives; no ids."""
         return self.cohort.provenance
 
     @property
     def reader_names(self) -> tuple[str, ...]:
-        """The store's readers: what ``reader`` in a batch is a number in."""
+        """The store's readers; ``reader`` in a batch is a number in this list."""
         return self.cohort.gaze.whole.events.reader_names
 
     @property
     def finding_names(self) -> tuple[str, ...]:
-        """What the store's readers searched for: what ``finding`` in a batch is a number in."""
+        """The findings that the store's readers searched for; ``finding`` in a batch is a number in this list."""
         return self.cohort.gaze.whole.events.finding_names
 
     def rows(self, split: str) -> NDArray[np.int64]:
@@ -173,11 +173,11 @@ class GazeData:
         return self.cohort.rows(split)
 
     def mean_map(self, rows: NDArray[np.int64]) -> CentreBias:
-        """Where some cases were looked at on average, by the readers' own gaze whatever ``gaze.control`` says."""
+        """The mean map of some cases, from the readers' own gaze, whatever ``gaze.control`` says."""
         return self.cohort.mean_maps(rows)[0]
 
     def centre_bias(self, index: Tensor) -> CentreBias:
-        """Where the training cases were looked at on average by the readers, for cases to be scored against it.
+        """The centre bias against which cases are scored: the mean map of the training cases.
 
         See :class:`gazelit.data.gaze.centre_bias.CentreBiases`.
 
@@ -190,11 +190,11 @@ class GazeData:
         return self.cohort.centre_bias(index)
 
     def valid_mask(self, row: int) -> Tensor:
-        """(H, W) bool: which pixels of a case are no padding."""
+        """(H, W) bool, false on the padding of a case."""
         return torch.from_numpy(self.datasets["test"].mask(row))
 
     def readings(self, row: int) -> list[tuple[Tensor, Tensor]]:
-        """Every reading of a case apart: points (N, 3) and their σ (N, 2), in working pixels."""
+        """Each reading of a case separately: points (N, 3) and their σ (N, 2), in working pixels."""
         return self.cohort.readings(row)
 
     def to_original(self, row: int, xy: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -214,8 +214,8 @@ class GazeData:
         """A split's cases in fixed order, without augmentation; batches still have to be rendered.
 
         Args:
-            split: Of which cases.
-            with_films: Whether films are read; they are black otherwise.
+            split: The split.
+            with_films: Whether films are read; otherwise they are black.
         """
         dataset = self.dataset(split)
         dataset.without_films = not with_films
@@ -239,11 +239,11 @@ class GazeData:
         return GazeDataset(self.store, self.rows(split), self.labels, self.cohort.gaze, self.downscale, draws)
 
     def _suit(self, dataset: GazeDataset) -> None:
-        """Sets what examples have, before workers are started with it, as long as this loader's cases are taken."""
+        """Sets the content of examples before workers start, for as long as this loader is used."""
         dataset.with_events = self.with_events
 
     def _processes(self, shuffle: bool) -> Processes:
-        """Who shares the cases."""
+        """The processes that share the cases."""
         return Processes()
 
     def _loader(self, dataset: GazeDataset, shuffle: bool) -> DataLoader[Example]:
@@ -254,7 +254,8 @@ class GazeData:
         classes = self.labels[dataset.rows] if shuffle and self.loading.sampling == "balanced" else None
         if self.loading.num_workers:
             check_shared_memory(self.loading.num_workers)
-        # Lightning leaves a process without a batch out of an evaluation that others wait for: it gets an empty one.
+        # A process without a batch would not take part in an evaluation, and the others would wait for it. So it gets
+        # an empty batch.
         without_case = not shuffle and processes.rank >= len(dataset) > 0
         if without_case:
             processes = replace(processes, rank=0)

@@ -1,4 +1,4 @@
-"""Labels of a store as classes of a model, and how their names are compared."""
+"""Labels of a store as classes of a model, and the comparison of their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Uncertain = Literal["unknown", "positive", "negative"]
 
 
 def spelt_alike(name: str) -> str:
-    """The name of a label, finding or region without what datasets spell differently."""
+    """The name of a label, finding or region without the parts that datasets spell differently."""
     return " ".join(name.lower().replace("_", " ").split())
 
 
@@ -28,7 +28,7 @@ def read_labels(
 
     Args:
         store: The store.
-        names: Its label columns that are the classes.
+        names: Label columns of the store that are the classes.
         exclusive: Whether a usable row has a 1 in one of them and a 0 in all others.
         uncertain: What a label of −1 becomes when labels are not exclusive.
 
@@ -44,13 +44,13 @@ def read_labels(
         values[values == -1] = {"unknown": np.nan, "positive": 1.0, "negative": 0.0}[uncertain]
         return torch.from_numpy(values), np.ones(len(values), bool)
     usable = _is_one_class(values)
-    # No class rather than a wrong one, should such a row ever reach a model.
+    # −1 is no class: a wrong class would go unnoticed if such a row reached a model.
     classes = np.where(usable, np.nan_to_num(values).argmax(axis=1), -1) if names else np.full(len(values), -1)
     return torch.from_numpy(classes.astype(np.int64)), usable
 
 
 def explain_unusable(store: Store, names: Sequence[str], rows: NDArray[np.int64]) -> str:
-    """Says how many of some rows are no case of exactly one of the classes, and why."""
+    """Describes how many of some rows do not have exactly one of the classes, and why."""
     if not names:
         return f"{len(rows)} cases do not have a label, as none is named"
     values = _values(store, names)[rows]

@@ -22,26 +22,26 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class GazeOptions:
-    """How gaze becomes a target map, and whose gaze it is.
+    """How gaze becomes a target map, and which readers' gaze is used.
 
     Attributes:
         kind: Published ``fixation``, raw ``sample``, or fixations ``detected`` in the samples.
-        weight: What a point counts: its ``duration``, or one each (``count``).
+        weight: Weight of a point: its ``duration``, or 1 (``count``).
         sigma: Standard deviation of the heatmap's Gaussian.
         sigma_unit: ``deg`` of visual angle, ``px`` of the working image, or ``image_px`` of the original image.
-        readings: Of an image with several: all points ``pooled``; every reading the same weight (``equal``); or in
-            training one, ``drawn`` anew each epoch (pooled elsewhere).
+        readings: For an image with several readings: all points ``pooled``; every reading with the same weight
+            (``equal``); or in training one reading, ``drawn`` anew each epoch (pooled elsewhere).
         window: The part of each reading that counts, such as its first seconds; all of it unless given.
         detection: Method and thresholds of ``detected``.
-        control: What the training and validation cases are given as their gaze, to find out what a model learns from
-            it: their own (``true``), that of another patient's film (``shuffled``), points drawn from all of them
-            (``centre``), the fixations of each reading in another order (``order``), what was said at other times
-            of the reading (``phrases``), or ``none``. Test cases keep their own.
+        control: The gaze of the training and validation cases, to find out what a model learns from it: their own
+            (``true``), that of another patient's film (``shuffled``), points drawn from all of them (``centre``), the
+            fixations of each reading in another order (``order``), phrases at other times of the reading (``phrases``),
+            or ``none``. Test cases keep their own gaze.
         cases: Number of training cases that keep their gaze, for learning curves; all unless given.
-        leave_out: A reader (``reader_id``) whose readings are not trained or selected on, and who alone is tested on:
-            leave-one-reader-out; nobody unless given.
-        phrases: By finding, a regular expression of its words: stages that learn what was looked at while it was said.
-        phrase_lag: Seconds that looking is before these words.
+        leave_out: A reader (``reader_id``) whose readings are left out of training and validation, and are the only
+            ones of the test (leave-one-reader-out); none unless given.
+        phrases: By finding, a regular expression of its words, for stages that learn from the gaze while it was named.
+        phrase_lag: Seconds by which looking precedes these words.
     """
 
     kind: GazeKind = "fixation"
@@ -59,7 +59,7 @@ class GazeOptions:
 
     def __post_init__(self) -> None:
         if self.leave_out == "None":
-            # jsonargparse 4.53 makes this text of a null given for a field of a nested dataclass.
+            # jsonargparse 4.53 turns a null for a field of a nested dataclass into this text.
             object.__setattr__(self, "leave_out", None)
         if not self.sigma > 0:
             raise InputError(f"gaze.sigma: must be above 0, not {self.sigma}")
@@ -77,25 +77,24 @@ class SplitOptions:
     """How cases are split.
 
     Attributes:
-        method: ``patient``; ``official``, the dataset's own; ``official_shared``, the same where its parts share
-            patients, for comparison with published figures alone; ``reference_image_level``, that of the paper's
-            reference implementation, which splits images and so puts patients with several films into several
-            splits: for comparison with it alone; ``external``: every case is a test case, of a model that was trained
-            on other data.
-        seed: Of the shuffle of patients; runs that hand over to each other must share it.
+        method: ``patient``; ``official``, the dataset's own; ``official_shared``, the same if its parts share patients,
+            only for comparison with published figures; ``reference_image_level``, that of the paper's reference
+            implementation, which splits images, so that patients with several films are in several splits: only for
+            comparison with it; ``external``: every case is a test case, for a model that was trained on other data.
+        seed: Seed of the shuffle of patients; runs that hand over to each other must share it.
         val_fraction: Share of patients, and of films, for validation, with ``patient`` and no folds.
         test_fraction: Share of patients, and of films, for the test, with ``patient`` and no folds.
         folds: Number of folds of patients instead of the two shares, with ``patient``: fold ``fold`` is the test, the
             next one validation.
         fold: Which fold is the test, from 0.
-        stratify: Label columns whose prevalence is the same in every split, whatever labels the stage trains on;
-            unless given, all the store's label columns that have a positive and no measurements. Stages that hand over
-            to each other must share it.
-        file: CSV with ``image_id`` and ``split`` that is taken instead of all this.
+        stratify: Label columns whose prevalence is the same in every split, whatever labels the stage trains on. Unless
+            given, all label columns of the store that have a positive case and are no measurements. Stages that hand
+            over to each other must share it.
+        file: CSV with ``image_id`` and ``split``; it replaces the options above.
         trained_on: With ``external``, the store that the model was trained on: its patients are left out.
-        train_cases: Number of cases of the training split that are trained on, drawn by the data module's seed, for
-            learning curves; all unless given. With one seed a larger number holds the smaller.
-        allow_empty: Go on although a class has no positive case in some split.
+        train_cases: Number of cases of the training split that are used, drawn by the data module's seed, for learning
+            curves; all unless given. With the same seed a larger set includes the smaller one.
+        allow_empty: Continue even if a class has no positive case in some split.
     """
 
     method: Method = "patient"
@@ -125,8 +124,8 @@ class LoaderOptions:
         batch_size: Cases a process takes per step.
         num_workers: Processes that load.
         sampling: Order of the training cases: ``shuffled``, or ``balanced``: as many of every class, rarer ones
-            repeated, in epochs of the same length; or ``by_node``: each of several nodes shuffles a part of the store
-            of its own, which alone it reads, epoch after epoch (of one node the same as ``shuffled``).
+            repeated, in epochs of the same length; or ``by_node``: each of several nodes shuffles its own part of the
+            store, the same in every epoch, and reads only this (with one node the same as ``shuffled``).
         predict_split: Which split ``gazelit predict`` reads.
     """
 
@@ -147,7 +146,7 @@ class AugmentationOptions:
     """How training cases are augmented.
 
     Attributes:
-        enabled: Whether training cases are.
+        enabled: Whether training cases are augmented.
         views: 2 adds ``other_view`` to each batch, another augmentation of the same images, for contrastive objectives
             that compare views; also to validation batches, there the same in every epoch.
         shift: Largest shift, as a share of the size.

@@ -28,7 +28,7 @@ class RowFile:
         self.dtype = dtype
         self.rows = 0
         with _room():
-            # Closed with this object: a file without a name is no file of the user's.
+            # It is closed with this object; the user does not see an unnamed file.
             self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
 
     def append(self, rows: NDArray[np.void]) -> None:
@@ -60,7 +60,7 @@ class RowFile:
         rows: NDArray[np.void] = np.empty(sum(count for _, count in wanted), self.dtype)
         start = 0
         for first, count in wanted:
-            # Forked processes of a loader share the file, and where it was read last.
+            # Forked processes of a loader share the file and its read position.
             read = os.pread(self._file.fileno(), count * self.dtype.itemsize, first * self.dtype.itemsize)
             rows[start : start + count] = np.frombuffer(read, self.dtype)
             start += count
@@ -69,7 +69,7 @@ class RowFile:
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """Says what to do where the temporary file cannot be written."""
+    """Raises InputError with advice if the temporary file cannot be written."""
     try:
         yield
     except OSError as error:

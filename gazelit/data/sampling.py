@@ -1,4 +1,4 @@
-"""The order in which cases are loaded, and how a training goes on in the middle of it."""
+"""The order in which cases are loaded, and how a training resumes within an epoch."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Processes:
     """The processes of a run, node after node, and which of them this is.
 
     Attributes:
-        count: How many there are.
-        rank: Of this one, from 0.
-        nodes: On how many nodes they are; to a sampler that goes through the nodes' own parts, 1 elsewhere.
+        count: Number of processes.
+        rank: Rank of this process, from 0.
+        nodes: Number of nodes, for a sampler that gives each node its own part; otherwise 1.
     """
 
     count: int = 1
@@ -36,7 +36,7 @@ class Processes:
     nodes: int = 1
 
     def share(self, order: Tensor) -> Tensor:
-        """What this process has of an order that nodes take turns in: its node's, that its processes take turns in."""
+        """This process's share of an order. Nodes take turns in it, and the processes of a node in the node's part."""
         per_node = self.count // self.nodes
         node, rank_in_node = divmod(self.rank, per_node)
         return order[node :: self.nodes][rank_in_node::per_node]
@@ -45,24 +45,23 @@ class Processes:
 class EpochSampler(DistributedSampler[Any]):
     """Yields (epoch, position), so that workers that live for several epochs know the epoch.
 
-    Training has one global order, a function of seed and epoch, of which every step takes the next cases of all
-    processes together: whatever their number, the first N steps of a batch size have seen the beginning of the same
-    order. What an interrupted training has seen is therefore a number, and the rest is shared among any processes.
+    Training has one global order, a function of seed and epoch. Every step takes the next cases of this order for all
+    processes together. So the state of an interrupted training is the number of cases that it has seen, and any number
+    of processes can share the rest.
 
-    Where there are several nodes (``processes.nodes``), each goes through a part of the store of its own, the same in
-    every epoch, and the order takes from these parts in turn. What is left of an epoch that other nodes began is
-    divided anew.
+    With several nodes (``processes.nodes``) each node has its own part of the store, the same in every epoch, and the
+    order takes from these parts in turn. The rest of an epoch that was begun with other nodes is divided anew.
 
     Evaluation shares are not of equal length, so that no case is evaluated twice.
 
     Args:
         dataset: What to sample.
         shuffle: Whether to shuffle by seed and epoch, for training.
-        seed: Of the order.
-        processes: Who shares the cases.
+        seed: Seed of the order.
+        processes: The processes that share the cases.
         classes: (N,) class of each case, to draw as many of every class; all cases alike unless given.
-        pads: Whether training shares are made of equal length, as gradients need it, by repeating cases, for data that
-            are fewer than a step takes; otherwise by leaving out the last ones of the order.
+        pads: Whether shares of a training, which must have equal length, are padded with repeated cases, for data with
+            fewer cases than a step takes. Otherwise the last cases of the order are left out.
     """
 
     def __init__(
@@ -79,7 +78,8 @@ class EpochSampler(DistributedSampler[Any]):
         self.pads = pads
         self._fixed = None if shuffle else range(processes.rank, len(dataset), processes.count)
         self._classes = classes
-        #: What an interrupted training has seen of the next epoch: how many cases it took, on how many nodes, in turn.
+        #: The part of the next epoch that an interrupted training has seen: pairs of a number of cases and of nodes, in
+        #: order.
         self.seen: list[tuple[int, int]] = []
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -106,7 +106,7 @@ class EpochSampler(DistributedSampler[Any]):
         return torch.cat([in_turn, *(part[shortest:] for part in parts)])
 
     def _balanced(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Positions, as many of every class; a class is gone through before one of its cases repeats."""
+        """Positions, equally many of every class; a case repeats only after all others of its class."""
         present = classes.unique()
         share = -(-len(classes) // len(present))
         drawn = []
@@ -132,7 +132,7 @@ class EpochSampler(DistributedSampler[Any]):
         return len(self.dataset) // self.processes.count if not self.pads else super().__len__()  # type: ignore[arg-type]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the order is a function of, besides epoch and nodes; in primitives, no ids."""
+        """The inputs of the order, besides epoch and nodes; in primitives, no ids."""
         content = [self.dataset.rows.astype("<i8").tobytes()]  # type: ignore[attr-defined]
         if self._classes is not None:
             content.append(self._classes.numpy().tobytes())
@@ -141,10 +141,10 @@ class EpochSampler(DistributedSampler[Any]):
 
 
 def outlive_signals(worker: int) -> None:
-    """Lets a loader's process go on where SIGTERM or Ctrl-C is sent to all of a training's.
+    """Makes a loader's process ignore SIGTERM and Ctrl-C that are sent to all processes of a training.
 
-    Batch systems and terminals do. The training ends at its next step, for which it needs the batch, and Ctrl-C by its
-    own clean-up; workers end with the process that loads.
+    Batch systems and terminals send them to all. After SIGTERM the training ends at its next step, for which it needs
+    the batch; after Ctrl-C its own clean-up ends the workers. Workers end with the process that loads.
 
     Args:
         worker: Its number.
@@ -154,16 +154,16 @@ def outlive_signals(worker: int) -> None:
 
 
 def check_shared_memory(workers: int) -> None:
-    """Sees that a loader can have processes, before torch makes them: it cannot clean up a part of them.
+    """Checks that a loader can start processes, before torch does: torch cannot clean up if only some of them start.
 
     Args:
-        workers: How many.
+        workers: Number of processes.
 
     Raises:
         InputError: There is no shared memory, not even for the locks.
     """
     try:
-        # As many as a queue for each and one for all have, and an event.
+        # As many locks as a queue for each process, one for all, and an event need.
         _ = [multiprocessing.Lock() for _ in range(8 + 3 * workers)]
     except OSError as error:
         raise InputError(NO_SHARED_MEMORY) from error
@@ -173,9 +173,10 @@ _LOADERS: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
 
 
 def ends_with_interpreter(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Has a loader's processes ended when the interpreter ends, if nothing did before; returns the loader.
+    """Ends a loader's processes when the interpreter ends, if they still run; returns the loader.
 
-    An error in a validation leaves those of the training. Python would send them SIGTERM, which they ignore, and wait.
+    After an error in a validation the training's processes still run. Python would send them SIGTERM, which they
+    ignore, and wait.
     """
     _LOADERS.add(loader)
     return loader
@@ -190,45 +191,45 @@ def _end_processes() -> None:
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader that can go on in the middle of an epoch, also with other processes, workers and batches.
+    """A loader that can resume within an epoch, also with other numbers of processes and workers or batch sizes.
 
-    Its ``state_dict`` is what Lightning stores in a checkpoint, and loads before the training goes on.
+    Lightning stores its ``state_dict`` in a checkpoint, and loads it before the training resumes.
     """
 
     sampler: EpochSampler
     batch_sampler: BatchSampler
-    #: Whether the epoch goes on after the batch that is trained on: what a checkpoint of now has to remember.
+    #: Whether the epoch continues after the current batch; a checkpoint that is written now has to record it.
     is_amid = False
     _given = 0
     _begun: Sequence[tuple[int, int]] = ()
 
     @property
     def _step(self) -> int:
-        """How many cases all processes together take per batch."""
+        """Number of cases that all processes together take per step."""
         return (self.batch_size or 1) * self.sampler.processes.count
 
     @property
     def _left(self) -> int:
-        """How many cases are left of the epoch that is next."""
+        """Number of cases that are left of the next epoch."""
         return len(self.sampler.dataset) - sum(cases for cases, _ in self.sampler.seen)  # type: ignore[arg-type]
 
     @property
     def batches_left(self) -> int:
-        """How many batches of the epoch that is next each process will be given."""
+        """Number of batches of the next epoch for each process."""
         return max(1, self._left // self._step) if self.sampler.seen else len(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator, so that workers are given an epoch's order when its first batch is asked for. Lightning 2.6 makes
-        # a resumed training's iterator before it tells the sampler the epoch: workers would begin with that of epoch 0.
+        # A generator, so that workers get an epoch's order only when its first batch is needed. Lightning 2.6 makes a
+        # resumed training's iterator before it sets the sampler's epoch: workers would begin with the order of epoch 0.
         self._begun, self._given = self.sampler.seen, 0
-        # Fewer cases may be left of what other processes began than a step of these takes: one smaller step.
+        # If other processes began the epoch, fewer cases may be left than a step takes: then there is one smaller step.
         self.batch_sampler.drop_last = self.drop_last and not 0 < self._left < self._step
         for batch in super().__iter__():
             self._given += self._step
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """How much of its epoch has been given, and which order that is of; nothing of an epoch that is over."""
+        """The number of cases of the epoch that were given out, and the inputs of the order; empty after the epoch."""
         seen = [*self._begun, (self._given, self.sampler.processes.nodes)] if self.is_amid else []
         if len(seen) > 1 and seen[-1][1] == seen[-2][1]:
             (before, nodes), (since, _) = seen[-2:]
@@ -236,13 +237,13 @@ class EpochLoader(DataLoader[Any]):
         return {"seen": [list(part) for part in seen], **self.sampler.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Leaves out, in the next epoch, what was given before.
+        """Leaves out, in the next epoch, the cases that were given out before.
 
         Raises:
-            InputError: The epoch was begun in an order that cannot be gone on with.
+            InputError: The epoch was begun in another order, which cannot be continued.
         """
         if "batches" in state:
-            # As it was written until November 2026, when only the same processes went on.
+            # The format until November 2026, when only the same number of processes could resume.
             cases = state["batches"] * state["batch_size"] * state["processes"]
             state = {"seen": [[cases, 1]] if cases else []}
         if not state["seen"]:
@@ -261,7 +262,7 @@ class EpochLoader(DataLoader[Any]):
             )
 
 
-#: By name in what a loader stores, what decides it.
+#: The options that decide each entry of a loader's state.
 _DECIDES = {
     "seed": "--data.seed",
     "balanced": "--data.loader.sampling",

@@ -29,11 +29,12 @@ def config_of(checkpoint: str | Path, given: Path | None = None) -> Path:
 def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
     """The data of a training's ``config.yaml``, with the store opened and split.
 
-    They are no data module, which only trainers need (Lightning takes 300 MB), unless it is of outside the package.
+    The result is no data module, which only trainers need (Lightning takes 300 MB), unless its class is from outside
+    the package.
 
     Args:
         config: The file.
-        overrides: Options that win over the file's, such as ``--data.store=STORE``.
+        overrides: Options that replace the file's, such as ``--data.store=STORE``.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(GazeData, "data")
@@ -48,6 +49,6 @@ def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
         raise InputError(f"{config}: its data section does not describe a data module ({reason[:300]})") from error
     found: GazeData = parser.instantiate_classes(parsed).data
     found.setup()
-    # Who is the same patient is found out in tables that are gone now.
+    # Finding which patients are the same leaves large tables, which are not needed now.
     give_back()
     return found

@@ -1,4 +1,4 @@
-"""Reading other people's CSV files, with errors that name file, record and column and never a cell's content."""
+"""Reads CSV files of datasets, with errors that name file, record and column and never a cell's content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gazelit.errors import InputError
 CHUNK_ROWS = 200_000
 #: No film has more rows or columns.
 LARGEST_SIDE = 100_000
-#: Separators of tables that are called CSV all the same.
+#: Other separators of tables that are nevertheless called CSV.
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -26,7 +26,7 @@ def find_table(root: Path, name: str, dataset: str) -> Path:
     """``root/name``, plain or gzipped.
 
     Raises:
-        InputError: There is neither.
+        InputError: There is no such file.
     """
     for path in (root / name, root / f"{name}.gz"):
         if path.is_file():
@@ -35,12 +35,12 @@ def find_table(root: Path, name: str, dataset: str) -> Path:
 
 
 def read_text(path: Path, needed: Iterable[str], dataset: str) -> pd.DataFrame:
-    """A whole table as text: nothing is guessed, blanks are empty strings.
+    """A whole table as text: no types are guessed, blanks are empty strings.
 
     Args:
         path: CSV, plain or gzipped, UTF-8.
         needed: Columns that must be there.
-        dataset: Named when they are not.
+        dataset: Name of the dataset, for the message if a column is missing.
 
     Raises:
         InputError: The file cannot be read as CSV, or lacks a column.
@@ -71,7 +71,7 @@ def read_text_chunks(path: Path) -> Iterator[pd.DataFrame]:
 
 
 def require_columns(path: Path, columns: Iterable[str], needed: Iterable[str], dataset: str) -> None:
-    """Raises InputError if a needed column is missing, with the cause where the header shows it."""
+    """Raises InputError if a needed column is missing, with the cause if the header shows it."""
     present = list(columns)
     missing = [name for name in needed if name not in present]
     if missing:
@@ -79,7 +79,7 @@ def require_columns(path: Path, columns: Iterable[str], needed: Iterable[str], d
 
 
 def separator_hint(columns: Iterable[str]) -> str:
-    """Says so if a header is one cell that another separator would part."""
+    """A hint for the message if the header is a single cell that another separator would split."""
     names = [str(name) for name in columns]
     for separator, name in OTHER_SEPARATORS.items():
         if len(names) <= 2 and any(separator in header for header in names):
@@ -88,7 +88,7 @@ def separator_hint(columns: Iterable[str]) -> str:
 
 
 def number_hint(text: str) -> str:
-    """What a cell that is no number may have been meant as; never its content."""
+    """A hint about the meaning of a cell that is no number; never its content."""
     if re.fullmatch(r"[-+]?\d+,\d*", text.strip()):
         return " (a decimal comma? write 0.5, not 0,5)"
     if text.strip().lower() in ("true", "false", "yes", "no"):
@@ -97,7 +97,7 @@ def number_hint(text: str) -> str:
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is a string that a file can hold: JSON lets halves of characters (surrogates) through."""
+    """Whether a value is a string that a file can hold: JSON also allows halves of characters (surrogates)."""
     if not isinstance(value, str):
         return False
     try:
@@ -153,17 +153,18 @@ def unique(path: Path, table: pd.DataFrame, column: str) -> None:
 
 
 def read_chunks(path: Path, columns: Mapping[str, str], dataset: str) -> Iterator[pd.DataFrame]:
-    """A large table in chunks, of the columns given alone; the index counts records from 0.
+    """A large table in chunks, with only the given columns; the index counts records from 0.
 
     Args:
         path: CSV, plain or gzipped, UTF-8.
         columns: Type (``str`` or ``float64``) by column. Empty cells are NaN.
-        dataset: Named when a column is missing.
+        dataset: Name of the dataset, for the message if a column is missing.
 
     Raises:
         InputError: The file cannot be read, lacks a column, or holds text where a number belongs.
     """
-    # The first record too: where it has more fields than the header, pandas would take the first for an index.
+    # The first record is checked, too: if it has more fields than the header, pandas would take its first field as an
+    # index.
     require_columns(path, _read(path, nrows=1, dtype=str).columns, columns, dataset)
     try:
         with (
@@ -180,7 +181,7 @@ def read_chunks(path: Path, columns: Mapping[str, str], dataset: str) -> Iterato
 
 
 def _what_is_wrong(path: Path, columns: Mapping[str, str], error: Exception) -> str:
-    """Looks for the cell that pandas could not convert; its own message would quote the content."""
+    """Finds the cell that pandas could not convert; pandas' own message would quote the content."""
     floats = [name for name, kind in columns.items() if kind == "float64"]
     try:
         with (

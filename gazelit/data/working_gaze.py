@@ -1,4 +1,4 @@
-"""The gaze of a store's cases in working pixels: of all of them in memory, or read from the store some at a time."""
+"""The gaze of a store's cases in working pixels: all of it in memory, or read from the store by blocks of cases."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gazelit.data.store.gaze_spool import GazeSpool
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
-#: Rows of gaze that are moved to working pixels at a time, in float64.
+#: Rows of gaze that are converted to working pixels at a time, in float64.
 _BLOCK = 100_000
-#: What of gaze training takes, besides the pixels per degree.
+#: Columns of gaze that training needs, besides the pixels per degree.
 _COLUMNS = ["row", "reading_id", "reader_id", "t", "duration", "x", "y"]
-#: What of gaze points are made of, besides whose they are.
+#: Columns of gaze that points are made from, besides those that identify them.
 _NUMBERS = ["t", "duration", "x", "y", "ppd_x", "ppd_y"]
-#: Rows of gaze in memory at a time where cases are taken in order; about 15 MB while they are read.
+#: Rows of gaze in memory at a time if cases are taken in order; about 15 MB while they are read.
 BLOCK_ROWS = 50_000
 
 
@@ -34,7 +34,7 @@ class CaseGaze(NamedTuple):
     Attributes:
         points: (M, 3) float32 x, y, weight, in order of time within a reading.
         sigma: (M, 2) float32, σ of each point.
-        reading: (M,) which of the case's readings a point is of, from 0.
+        reading: (M,) number, from 0, of the case's reading that a point is of.
     """
 
     points: NDArray[np.float32]
@@ -49,8 +49,8 @@ class GazePoints:
     Attributes:
         points: (M, 3) float32 x, y, weight, case after case and in order of time within a reading.
         sigma: (M, 2) float32, σ of each point.
-        reading: (M,) which of its case's readings a point is of, from 0.
-        starts: (N + 1,) where each case's points begin.
+        reading: (M,) number, from 0, of its case's reading that a point is of.
+        starts: (N + 1,) index of each case's first point.
     """
 
     points: NDArray[np.float32]
@@ -62,7 +62,7 @@ class GazePoints:
     def of_table(
         cls, gaze: pd.DataFrame, cases: range, store: Store, options: GazeOptions, downscale: int
     ) -> GazePoints:
-        """Of these cases' gaze in a table, as :meth:`gazelit.data.store.store.Store.gaze` orders it.
+        """Converts these cases' gaze from a table that :meth:`gazelit.data.store.store.Store.gaze` has ordered.
 
         Raises:
             InputError: Degrees are asked of gaze without a known viewing geometry.
@@ -86,7 +86,8 @@ class GazePoints:
             rows, fixations = row[part], gaze.iloc[part]
             scale = store.letterboxes.scale[rows] / downscale
             corner = store.letterboxes.corner[rows] / downscale
-            # Letterbox.to_working for these cases at once, and then the coarser grid: pixel centres are at integers.
+            # Letterbox.to_working for these cases at once, then the change to the coarser grid: pixel centres are at
+            # integers.
             points[part, :2] = (fixations[["x", "y"]].to_numpy(np.float64) + 0.5) * scale - 0.5 + corner
             of_points = np.broadcast_to(options.sigma * _unit(fixations, scale, options.sigma_unit), (len(rows), 2))
             if not np.isfinite(of_points).all():
@@ -103,11 +104,11 @@ class GazePoints:
         return cls(points, sigma, reading, starts)
 
     def part(self, case: int) -> slice:
-        """Where a case's points are, by its number among the cases."""
+        """The slice of a case's points, by its number among the cases."""
         return slice(self.starts[case], self.starts[case + 1])
 
     def of_case(self, case: int) -> CaseGaze:
-        """A case's gaze, by its number among the cases: views."""
+        """A case's gaze, by its number among the cases; the arrays are views."""
         part = self.part(case)
         return CaseGaze(self.points[part], self.sigma[part], self.reading[part])
 
@@ -117,7 +118,7 @@ class WorkingGaze(GazePoints):
     """The gaze of all of a store's cases, in memory.
 
     Attributes:
-        events: When each point was, who looked and what for.
+        events: Times, readers and findings of the points.
     """
 
     events: Events
@@ -141,16 +142,16 @@ class WorkingGaze(GazePoints):
     def controlled(
         self, control: GazeControl, rows: NDArray[np.int64], patients: NDArray[np.generic], seed: int
     ) -> WorkingGaze:
-        """The same gaze, except that some cases have another's or none: what a model learns from it is then known.
+        """The same gaze, except that some cases have other gaze or none, as a control of what a model learns from gaze.
 
         Args:
             control: ``shuffled``: each case has the gaze of a case of another patient; ``centre``: points drawn from
-                all these cases' points, as many as the case has; ``order``: its own fixations, which of them came when
-                drawn anew in each reading; ``phrases``: what was said is moved round by a random number of events;
-                ``none``: no gaze; ``true``: its own.
-            rows: The cases that are changed, and that gaze is taken from.
+                all these cases' points, as many as the case has; ``order``: its own fixations in random order within
+                each reading; ``phrases``: phrases are rolled by a random number of events; ``none``: no gaze; ``true``:
+                its own.
+            rows: The cases that are changed, and from which gaze is taken.
             patients: (N,) patient of every case.
-            seed: Of the shuffling.
+            seed: Seed of the shuffling.
 
         Raises:
             InputError: Gaze cannot be shuffled because one patient has most of the cases.
@@ -174,7 +175,7 @@ class WorkingGaze(GazePoints):
                 parts[row] = pool[:0]
             elif control == "centre":
                 drawn = np.sort(generator.choice(pool, own)) if len(pool) else pool
-                # In the order of time: what a stage that predicts sequences is given must be one.
+                # In the order of time, because a stage may predict sequences.
                 parts[row] = drawn[np.argsort(self.events.times[drawn, 0], kind="stable")]
             elif control == "order":
                 draws = generator.random(len(parts[row]))
@@ -195,7 +196,7 @@ class WorkingGaze(GazePoints):
         kept = np.flatnonzero(~left_out)
         starts = np.searchsorted(kept, self.starts)
         row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        # Numbers of a case's readings have no gaps: which one is drawn is a number below how many there are.
+        # Numbers of a case's readings must have no gaps, because a drawn reading is a random number below their count.
         reading = pd.Series(self.reading[kept]).groupby(row).rank("dense").to_numpy(np.int64) - 1
         return WorkingGaze(self.points[kept], self.sigma[kept], reading, starts, self.events.take(kept))
 
@@ -220,7 +221,7 @@ class GazeInBlocks:
             InputError: As of :meth:`GazePoints.of_table`.
         """
         if self._held is None or case not in self._held[0]:
-            # First the one before is given back.
+            # The block before is freed first.
             self._held = None
             number = case // len(self._spool.blocks[0])
             cases, gaze = self._spool.blocks[number], _events_in(self._spool.read(number), self._options)
@@ -229,7 +230,7 @@ class GazeInBlocks:
 
     @cached_property
     def whole(self) -> WorkingGaze:
-        """All of it with its events, for what takes these, or cases in any order."""
+        """All of it with its events, for code that needs events, or cases in any order."""
         return WorkingGaze.of(self._store, self._options, self._downscale)
 
     @cached_property
@@ -238,7 +239,7 @@ class GazeInBlocks:
         return GazeSpool(self._store, kind, _NUMBERS, BLOCK_ROWS)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A loader's process that is not forked makes its own.
+        # A loader's process that is not forked makes its own copy.
         return {name: value for name, value in self.__dict__.items() if name != "_spool"} | {"_held": None}
 
 
@@ -247,12 +248,12 @@ Gaze = WorkingGaze | GazeInBlocks
 
 
 def gaze_in_order(store: Store, options: GazeOptions, downscale: int) -> Gaze:
-    """The gaze for what takes cases in the store's order: block by block where there is much of it.
+    """The gaze for passes over cases in the store's order: by blocks if there is much of it.
 
     Raises:
         InputError: As of :meth:`GazePoints.of_table`.
     """
-    # A phrase is looked for in all that was said.
+    # Phrases are matched in the whole table of dictation.
     by_phrase = options.window is not None and options.window.phrase is not None
     if by_phrase or store.gaze_rows <= BLOCK_ROWS:
         return WorkingGaze.of(store, options, downscale)
@@ -262,19 +263,20 @@ def gaze_in_order(store: Store, options: GazeOptions, downscale: int) -> Gaze:
 def _donors(
     rows: NDArray[np.int64], patients: NDArray[np.generic], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """For every row another row, each once, of another patient."""
-    # Sorted by patient and turned by the largest number of cases of one patient: then no patient keeps their gaze.
+    """For every row the row of another patient; each row is used once."""
+    # Rows are sorted by patient and rolled by the largest number of cases of one patient, so that no patient keeps
+    # their own gaze.
     shuffled = generator.permutation(rows)
     _, codes, counts = np.unique(patients[shuffled], return_inverse=True, return_counts=True)
     if counts.max() * 2 > len(rows):
-        raise InputError("gaze.control: one patient has more than half of the cases; there is nobody to shuffle with")
+        raise InputError("gaze.control: one patient has over half of the cases, too many to shuffle between patients")
     ordered = shuffled[np.argsort(codes, kind="stable")]
     donor = dict(zip(ordered.tolist(), np.roll(ordered, counts.max()).tolist(), strict=True))
     return np.array([donor[row] for row in rows.tolist()])
 
 
 def _unit(gaze: pd.DataFrame, scale: NDArray[np.float64], name: str) -> NDArray[np.float64] | float:
-    """Working pixels that σ's unit has, at each row of gaze."""
+    """Working pixels for each unit of σ, at each row of gaze."""
     if name == "deg":
         return gaze[["ppd_x", "ppd_y"]].to_numpy(np.float64) * scale
     return scale if name == "image_px" else 1.0
@@ -290,7 +292,7 @@ def _events(store: Store, options: GazeOptions) -> pd.DataFrame:
 
 
 def _events_in(gaze: pd.DataFrame, options: GazeOptions, store: Store | None = None) -> pd.DataFrame:
-    """The events that are wanted of a table of gaze; ``store`` has what was said, which a window may ask for."""
+    """The wanted events of a table of gaze; ``store`` has the phrases, which a window may need."""
     if options.kind == "detected":
         gaze = detect_fixations(gaze, options.detection)
     if options.window is not None:

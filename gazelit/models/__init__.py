@@ -1,6 +1,6 @@
 """Networks and their parts, in plain PyTorch.
 
-The libraries of encoders take seconds to import, and not all that reads a checkpoint builds a network: each name is
+The libraries of encoders take seconds to import, and code that reads a checkpoint may build no network. So each name is
 imported when it is first used.
 """
 

@@ -1,9 +1,9 @@
-"""Low-rank adapters (LoRA): a pretrained encoder stays as it is, and is trained by small additions to its weights.
+"""Low-rank adapters (LoRA): a pretrained encoder stays frozen, and small additions to its weights are trained.
 
-Hu et al. 2022 (LoRA: Low-rank adaptation of large language models): to the weight W of a linear layer is added
-``alpha / rank · B A``, with B zero at first. The addition is a parametrization of the weight and not a layer around the
-layer, as peft's is: attention of timm's EVA and DINOv3 takes the weight of its layer and calls the layer never, so that
-an adapter around it would be trained for nothing.
+Hu et al. 2022 (LoRA: Low-rank adaptation of large language models): ``alpha / rank · B A`` is added to the weight W of
+a linear layer, with B zero at first. The addition is a parametrization of the weight; peft's is a layer around the
+layer. The attention of timm's EVA and DINOv3 uses the weight of a layer without calling the layer, so that an adapter
+around it would have no effect.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 < self.alpha < math.inf:
             raise InputError(f"lora: rank must be at least 1 and alpha above 0, not {self.rank} and {self.alpha}")
-        # What a YAML file or a stamp has as a tuple is the same.
+        # A list from a YAML file or a stamp equals the same tuple.
         self.targets = list(self.targets)
 
     @property
     def scale(self) -> float:
-        """What the addition is multiplied by."""
+        """The factor of the addition."""
         return self.alpha / self.rank
 
 
@@ -123,7 +123,7 @@ def has_adapters(module: nn.Module) -> bool:
 
 
 def keep_statistics(module: nn.Module) -> None:
-    """Keeps BatchNorm layers that are frozen from following the batches; others train as they did.
+    """Keeps the statistics of frozen BatchNorm layers fixed; other layers train as before.
 
     Args:
         module: A network or a part of it; without adapters nothing is changed.
@@ -136,13 +136,14 @@ def keep_statistics(module: nn.Module) -> None:
 
 
 def merged(module: _M) -> _M:
-    """A copy whose adapters are added to the weights for good; the module itself where it has none."""
+    """A copy whose adapters are merged into the weights; the module itself if it has none."""
     if not has_adapters(module):
         return module
     module = copy.deepcopy(module)
     names = {layer: name for name, layer in module.named_modules()}
     for layer in _adapted(module):
-        # A layer anew: copies share the class of a parametrized one, and to undo it there would undo it in both.
+        # A new layer: copies share the class of a parametrized layer, so that removing it from the copy would change
+        # both.
         plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         plain.weight, plain.bias = nn.Parameter(layer.weight.detach()), layer.bias
         parent, _, name = names[layer].rpartition(".")
@@ -175,7 +176,7 @@ def merged_state(state: Mapping[str, Tensor], lora: Mapping[str, Any]) -> dict[s
 
 
 def state_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without adapters, under the keys of a module with some, which stay as they are in it."""
+    """A state dict without adapters, under the keys of a module with adapters; the module's adapters are kept."""
     own = module.state_dict()
     names = {f"{key.removesuffix(_ORIGINAL)}.weight": key for key in own if key.endswith(_ORIGINAL)}
     renamed = {names.get(key, key): value for key, value in state.items()}
@@ -183,7 +184,7 @@ def state_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def without_adapters(specification: Any) -> Any:
-    """A component's specification, or a network's whole configuration, as it is once adapters are merged."""
+    """A component's specification, or a network's whole configuration, after its adapters are merged."""
     if isinstance(specification, Mapping):
         is_encoder = {"name", "options"} <= specification.keys()
         return {

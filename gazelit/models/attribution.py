@@ -1,4 +1,4 @@
-"""Where in an image a classifier finds its evidence: class-activation and attribution maps, through captum.
+"""Class-activation and attribution maps of a classifier, through captum.
 
 captum (half a second, 50 MB) is imported where it is used: every report imports this file.
 """
@@ -34,7 +34,7 @@ def attribute(network: Network, images: Tensor, classes: Tensor, method: str, bl
             grain of a fixation map; 0 for none.
 
     Returns:
-        (B, H, W) float32, not negative; zero everywhere if nothing speaks for the class.
+        (B, H, W) float32, not negative; zero everywhere if there is no evidence for the class.
 
     Raises:
         InputError: The method is unknown, or the network's classifier has no such map.
@@ -100,7 +100,7 @@ METHODS: dict[str, Callable[[Network, Tensor, Tensor], Tensor]] = {
 
 @contextmanager
 def _tapped(network: Network) -> Iterator[nn.Module]:
-    """A module that the encoder's embedding map passes through meanwhile: captum looks at modules."""
+    """A module through which the encoder's embedding map passes in this context: captum needs a module."""
     encoder = network.get_submodule("encoder")
     tap, original = nn.Identity(), encoder.embedding_map
     encoder.embedding_map = lambda features: tap(original(features))  # type: ignore[operator, assignment]

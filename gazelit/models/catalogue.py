@@ -1,4 +1,4 @@
-"""`gazelit encoders`: what there is to choose from."""
+"""`gazelit encoders`: the list of encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gazelit.errors import InputError
 from gazelit.models.presets import PRESETS
 from gazelit.models.registry import EncoderSpec, build_encoder, list_encoders
 
-#: Up to this many encoders are built to be described; of more the names alone are listed.
+#: Up to so many encoders are built and described; if there are more, only names are listed.
 DESCRIBED = 40
 
 
@@ -27,10 +27,10 @@ class EncoderCard:
 
     Attributes:
         name: As in configurations.
-        parameters: Their number; None if it gives no pyramid of maps.
-        channels: Of each map, finest first.
-        strides: Of each map.
-        weights: ``at hand``, ``to be fetched`` or ``none``: where ``weights: imagenet`` finds them.
+        parameters: Number of parameters; None if the encoder gives no pyramid of maps.
+        channels: Channels of each map, finest first.
+        strides: Stride of each map.
+        weights: ImageNet weights: ``at hand``, ``to be fetched`` or ``none``.
     """
 
     name: str
@@ -47,7 +47,7 @@ def encoders(pattern: str = "") -> None:
         pattern: Only names that contain this.
 
     Raises:
-        InputError: No name does.
+        InputError: No name contains it.
     """
     names = list_encoders(pattern)
     if not names:
@@ -85,7 +85,7 @@ def describe(name: str) -> EncoderCard:
 
 
 def _weights(name: str) -> str:
-    """Whether ImageNet weights exist, and lie in the cache already; of a preset, where its file is had."""
+    """Whether ImageNet weights exist and are in the cache; for a preset, where its file can be got."""
     if name in PRESETS:
         return f"{PRESETS[name].where} ({PRESETS[name].licence})"
     if name == "paper-densenet201":

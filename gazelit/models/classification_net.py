@@ -9,7 +9,7 @@ from gazelit.models.registry import EncoderSpec, build_encoder
 
 
 class ClassificationNetwork(Network):
-    """An encoder with a linear classifier, which knows nothing of gaze.
+    """An encoder with a linear classifier, without gaze.
 
     Args:
         encoder: The diagnosis encoder.
@@ -24,7 +24,7 @@ class ClassificationNetwork(Network):
         self.linear_classifier = nn.Linear(self.encoder.embedding_channels, classes)
         self.specs = {
             "encoder": spec.primitives(),
-            # Not "classifier": the joint network's is another module, and begins anew there.
+            # Not "classifier": that of the joint network is another module, and is trained from scratch there.
             "linear_classifier": {"in_channels": self.encoder.embedding_channels, "classes": classes},
         }
 
@@ -35,7 +35,7 @@ class ClassificationNetwork(Network):
             x: (B, 1, H, W).
 
         Returns:
-            ``logits`` (B, classes), and ``embedding_map`` (B, C, h, w), from which the classifier's embedding comes.
+            ``logits`` (B, classes), and ``embedding_map`` (B, C, h, w), which is pooled to the classifier's embedding.
         """
         self.check_input(x, self.encoder.output_stride)
         seen = apart(self.encoder.embedding_map(self.encoder(x)))

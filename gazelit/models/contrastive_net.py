@@ -1,4 +1,4 @@
-"""The network of contrastive pretraining: an encoder and, if asked for, a projector."""
+"""The network of contrastive pretraining: an encoder and, optionally, a projector."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ContrastiveNetwork(Network):
             x: (B, 1, H, W).
 
         Returns:
-            ``embedding`` (B, C), and ``features`` (B, C'), the encoder's own embedding, which a projector's differs
-            from.
+            ``embedding`` (B, C), and ``features`` (B, C'), the encoder's own embedding; they are equal without a
+            projector.
         """
         self.check_input(x, self.encoder.output_stride)
         features = self.encoder.embed(self.encoder(x))

@@ -19,7 +19,7 @@ def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seq
     )
 
 
-#: Pixels of a batch's map from which merging doubling and convolution pays for the kernel that it makes anew each time.
+#: Pixels of a batch's map from which on merging is faster, although it computes a new kernel in each pass.
 _WORTHWHILE = 256
 
 
@@ -27,7 +27,7 @@ def kernel_after_doubling(weight: Tensor) -> Tensor:
     """The kernel of the transposed convolution that equals a nearest × 2 followed by a 3 × 3 convolution.
 
     Doubling is a transposed convolution with a kernel of ones, 2 × 2 at stride 2, so both together are one with a
-    kernel of 4 × 4. It needs 16 products where the plain way needs 36, and does not write the doubled map.
+    kernel of 4 × 4. It needs 16 products instead of 36, and does not write the doubled map.
 
     Args:
         weight: Of the convolution, (C_out, C_in, 3, 3), applied with a padding of 1.
@@ -44,8 +44,9 @@ class Doubling(nn.Sequential):
     """Nearest × 2 and conv-BN-ReLU.
 
     Attributes:
-        merged: Whether doubling and convolution are computed as one (:func:`kernel_after_doubling`), where the map is
-            large enough for it to pay: the same but for rounding, in less than half the operations.
+        merged: Whether doubling and convolution are computed as one (:func:`kernel_after_doubling`) if the map is large
+            enough for this to be faster. The result is the same but for rounding, with less than half of the
+            operations.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""DenseNet as the paper taps it."""
+"""DenseNet with the taps of the paper."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _DENSENET201 = {"growth_rate": 32, "blocks": (6, 12, 48, 32), "stem": 64}
 class DenseNetEncoder(Encoder):
     """torchvision's DenseNet with the two taps of Qiu, Rivaz and Xiao 2025.
 
-    The last map is the last dense block's output before ``norm5``, which the decoder takes. The embedding is the
-    spatial mean of ``norm5``'s output after ReLU, as torchvision's own classifier has it. (The reference implementation
+    The last map, which the decoder takes, is the last dense block's output before ``norm5``. The embedding is the
+    spatial mean of ``norm5``'s output after ReLU, as in torchvision's own classifier. (The reference implementation
     keeps ``norm5``'s output in a hook, and torchvision's forward then applies ReLU to that tensor in place.) The grey
     image is repeated to three channels and not normalised, as in the reference implementation. Finer maps are the
     stem's and the dense blocks' outputs at strides 2, 4, 8 and 16.

@@ -1,9 +1,9 @@
 """A density over an image from a grid of chances: piecewise bilinear, continuous and exactly normalised.
 
-A cell's chance is spread by a hat along each axis, the basis of bilinear interpolation; at the image's border the hat
-goes on level. Each hat's integral is the cell's side, so that the density's integral over the image is 1, and so is its
-sum over the pixels. Everything is a product with matrices: torch's own interpolation has no deterministic gradient on
-CUDA.
+A hat function along each axis, the basis of bilinear interpolation, spreads a cell's chance; towards the image's border
+the hat is constant. Each hat's integral is the cell's side. So the density's integral over the image is 1, and so is
+its sum over the pixels. Everything is a product of matrices, because torch's own interpolation has no deterministic
+gradient on CUDA.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def hats(position: Tensor, count: int, stride: int) -> Tensor:
-    """The hats of one axis at some positions.
+    """The hat functions of one axis at some positions.
 
     Args:
         position: (…) in pixels, centres at integers.
@@ -77,7 +77,7 @@ def drawn(chance: Tensor, stride: int, generator: torch.Generator) -> Tensor:
     Args:
         chance: (B, h, w) the cells' chances.
         stride: Side of a cell.
-        generator: Of the draws, on the CPU: the same seed draws the same on every device.
+        generator: Generator of the draws, on the CPU, so that a seed draws the same on every device.
 
     Returns:
         (B, 2) x, y in pixels, centres at integers.
@@ -87,7 +87,7 @@ def drawn(chance: Tensor, stride: int, generator: torch.Generator) -> Tensor:
     axes = []
     for number, count in ((cell % chance.shape[-1], chance.shape[-1]), (cell // chance.shape[-1], chance.shape[-2])):
         first, second = torch.rand(2, len(cell), generator=generator, dtype=torch.float64)
-        # The sum of two uniform numbers has a hat's density.
+        # The sum of two uniform random numbers has a hat function as its density.
         offset = first + second - 1
         outward = ((number == 0) & (offset < 0)) | ((number == count - 1) & (offset > 0))
         level = torch.rand(len(cell), generator=generator, dtype=torch.float64) / 2 * offset.sign()

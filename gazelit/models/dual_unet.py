@@ -19,12 +19,12 @@ Features = Literal["fused", "encoder", "decoder"]
 
 
 class DualEncoderUNet(Network):
-    """A diagnosis encoder beside a saliency encoder, one decoder, a saliency head and a fused classifier.
+    """A diagnosis encoder, a saliency encoder, one decoder, a saliency head and a fused classifier.
 
     The network of Qiu, Rivaz and Xiao 2025: the diagnosis encoder's coarsest map is the decoder's bottleneck, the
     saliency encoder's maps are its skip connections, and the classifier sees the encoder's embedding and the decoder's
     mean features together. With ``paper-densenet201`` and ``res-se`` it has 66,637,380 parameters. The last eight
-    arguments lead away from the paper: its classifier sees global means, in which the place of a finding is lost. Many
+    arguments depart from the paper, whose classifier sees global means; these do not show where a finding is. Many
     arguments, because each is an option of a configuration, and a stamp holds them by name.
 
     Args:
@@ -37,12 +37,12 @@ class DualEncoderUNet(Network):
         dropout: Dropout of the classifier.
         classifier_features: What the classifier sees: the encoder's embedding map and the decoder's maps (``fused``),
             or one of the two.
-        classifier_pooling: How each of these maps becomes a vector; of several poolings all vectors are seen. ``mean``;
-            the mean weighted by the predicted ``gaze`` (or by the reader's, where ``forward`` is given it); the mean of
-            the ``top`` values; ``logsumexp``, a smooth maximum (:mod:`gazelit.models.pooling`).
+        classifier_pooling: How each of these maps becomes a vector; with several poolings the classifier sees all
+            vectors. ``mean``; the mean weighted by the predicted ``gaze`` (or by the reader's, where ``forward`` is
+            given it); the mean of the ``top`` values; ``logsumexp``, a smooth maximum (:mod:`gazelit.models.pooling`).
         classifier_strides: Which of the decoder's maps the classifier sees, by their strides; null takes the last.
         classifier_concentration: Whether the classifier also sees how concentrated the predicted map is
-            (:func:`gazelit.models.pooling.concentration`): a map that stands out somewhere tells of a finding.
+            (:func:`gazelit.models.pooling.concentration`): a map with a peak indicates a finding.
         side_heads: Number of further saliency heads, on the decoder's outputs before the last, at strides 2, 4, …
             (deep supervision; the objective is then :class:`gazelit.losses.DeepSupervisionLoss`).
         centre_prior: Whether the saliency logits have a learned Gaussian prior.
@@ -52,7 +52,7 @@ class DualEncoderUNet(Network):
             unless σ is below 6 pixels (docs/performance.md).
 
     Raises:
-        InputError: The encoders do not fit the decoder, or an option fits nothing.
+        InputError: The encoders do not fit the decoder, or an option does not fit the network.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class DualEncoderUNet(Network):
         self.decoder = UNetDecoder(bottleneck, skips, widths, map_stride)
         self.specs["decoder"] = {
             "bottleneck_channels": bottleneck,
-            # Text keys: specifications are compared after a trip through a checkpoint or JSON.
+            # Keys are text, because specifications are compared after they were written to a checkpoint or JSON.
             "skip_channels": {str(stride): count for stride, count in skips.items()},
             "widths": widths,
         }
@@ -154,7 +154,7 @@ class DualEncoderUNet(Network):
                 "features": classifier_features,
                 "pooling": poolings,
                 "strides": strides,
-                # Only where it is so: classifiers of checkpoints without the entry stay interchangeable.
+                # Only if it is set: classifiers of older checkpoints, without the entry, stay interchangeable.
                 **({"concentration": True} if classifier_concentration else {}),
             }
 
@@ -163,8 +163,8 @@ class DualEncoderUNet(Network):
 
         Args:
             x: Images (B, 1, H, W) in [0, 1]; H and W multiples of the encoder's stride.
-            attention: Densities (B, 1, H, W) that the classifier pools by in place of the predicted ones, where it
-                pools by ``gaze``; an image whose density is zero everywhere is pooled by the prediction.
+            attention: Densities (B, 1, H, W) that replace the predicted ones in a classifier that pools by ``gaze``. An
+                image whose density is zero everywhere is pooled by the prediction.
 
         Returns:
             ``saliency_logits`` (B, 1, H, W), whose softmax over the pixels is the predicted density; ``logits``
@@ -195,7 +195,7 @@ class DualEncoderUNet(Network):
         return outputs
 
     def decoded(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The encoder's maps, finest first, and the decoder's, coarsest first, of images (B, 1, H, W)."""
+        """The encoder's maps, finest first, and the decoder's maps, coarsest first, for images (B, 1, H, W)."""
         self.check_input(x, self.encoder.output_stride)
         features = self.encoder(x)
         source, maps = (self.saliency_encoder, self.saliency_encoder(x)) if self._dual else (self.encoder, features)

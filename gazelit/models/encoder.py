@@ -1,4 +1,4 @@
-"""The encoder contract, and encoders of other libraries behind it."""
+"""The encoder contract, and adapters to encoders of other libraries."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ logger = logging.getLogger("gazelit")
 class Encoder(nn.Module):
     """A pyramid of feature maps of one grey image.
 
-    ``forward(x)`` takes (B, 1, H, W) and gives maps finest first, map i of shape
-    (B, ``out_channels[i]``, H / ``strides[i]``, W / ``strides[i]``). This is segmentation-models-pytorch's contract
-    without the copy of the input at its front, and with the strides said.
+    ``forward(x)`` takes (B, 1, H, W) and gives maps finest first, map i of shape (B, ``out_channels[i]``, H /
+    ``strides[i]``, W / ``strides[i]``). This is segmentation-models-pytorch's contract, without the copy of the input
+    as the first map, and with explicit strides.
 
     Attributes:
         out_channels: Channels of each map.
         strides: Down-sampling factor of each map, ascending.
     """
 
-    #: Prefixes of keys in weight files that belong to a head the encoder does not have.
+    #: Prefixes of keys in weight files that belong to a head, which the encoder does not have.
     head_prefixes: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "head.", "op_threshs")
 
     out_channels: list[int]
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         return self.out_channels[-1]
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
-        """What :meth:`pool` makes the embedding of, (B, ``embedding_channels``, h, w): the coarsest map."""
+        """The map that :meth:`pool` reduces to the embedding, (B, ``embedding_channels``, h, w): the coarsest map."""
         return features[-1]
 
     def pool(self, embedding_map: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         return embedding_map.mean(dim=(2, 3))
 
     def embed(self, features: list[Tensor]) -> Tensor:
-        """What a classifier or contrastive objective sees, (B, ``embedding_channels``).
+        """The vectors for a classifier or a contrastive objective, (B, ``embedding_channels``).
 
         An encoder with another embedding overrides :meth:`embedding_map` or :meth:`pool`, not this.
         """
@@ -74,15 +74,15 @@ class Encoder(nn.Module):
 
 
 class PublishersInput(nn.Module):
-    """Images as a publisher's weights expect them: rescaled, then normalised exactly, or left grey.
+    """Images as a publisher's weights expect them: rescaled, then normalised in three channels, or left grey.
 
     Args:
-        input_range: What pixel values 0 and 1 become.
-        mean: Of each of three channels, which the grey image is repeated to; none unless given.
+        input_range: The values that pixel values 0 and 1 are mapped to.
+        mean: Mean of each of three channels, to which the grey image is repeated; none unless given.
         std: Standard deviation of each.
 
     Attributes:
-        channels: Of its output: 3 with statistics, 1 without.
+        channels: Number of output channels: 3 with statistics, 1 without.
 
     Raises:
         InputError: Not both or not three of ``mean`` and ``std`` are given.
@@ -99,7 +99,7 @@ class PublishersInput(nn.Module):
             raise InputError("mean and std: give both, three values each, or neither")
         self._low, self._high = input_range
         self.channels = 1 if mean is None else 3
-        # No part of a checkpoint: they are options that the encoder is built with.
+        # Not in checkpoints: they are options with which the encoder is built.
         for name, values in (("mean", mean), ("std", std)):
             channels = None if values is None else torch.tensor(values, dtype=torch.float32)[:, None, None]
             self.register_buffer(name, channels, persistent=False)
@@ -139,15 +139,15 @@ class PyramidAdapter(Encoder):
 class LibraryEncoder(PyramidAdapter):
     """A convolutional pyramid of segmentation-models-pytorch, or of timm under ``tu-<name>``.
 
-    The embedding is what the library's own classifier sees, where that is a mean of the pyramid's last map. Layers with
-    weights that the library has behind the pyramid are left out: a last 1 × 1 convolution in EfficientNet, MobileNetV3
-    and GhostNet; a last normalisation in ConvNeXt, Swin and pre-activation ResNets; VGG's linear layers.
+    The embedding is the input of the library's own classifier, if that is a mean of the pyramid's last map. Layers with
+    weights after the pyramid are left out: a last 1 × 1 convolution in EfficientNet, MobileNetV3 and GhostNet; a last
+    normalisation in ConvNeXt, Swin and pre-activation ResNets; VGG's linear layers.
 
     Args:
         name: The library's name.
         depth: Number of down-samplings.
-        input_range: What pixel values 0 and 1 become before the first layer, such as the (−1024, 1024) that
-            torchxrayvision's weights were trained with.
+        input_range: The values that pixel values 0 and 1 are mapped to before the first layer, such as the (−1024,
+            1024) that torchxrayvision's weights were trained with.
         mean: Mean of each of three channels that the publisher normalises with; the grey image is then repeated and
             normalised exactly. Without it the first layer has one channel.
         std: Standard deviation of each.
@@ -181,11 +181,11 @@ class LibraryEncoder(PyramidAdapter):
         return super().forward(self.prepared(x))
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:
-        """The coarsest map; of torchvision's DenseNets after the ReLU that their forward has behind the last layer."""
+        """The coarsest map; of torchvision's DenseNets after the ReLU that their forward pass ends with."""
         return F.relu(features[-1]) if self._ends_in_relu else features[-1]
 
     def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See :class:`Encoder`; for timm, keys of its whole model, of which the pyramid's part is taken."""
+        """See :class:`Encoder`; for timm, the pyramid's part of the keys of the whole model."""
         if self._timm_name is None:
             return super().from_file(state)
         recognised = recognise(state)
@@ -195,7 +195,7 @@ class LibraryEncoder(PyramidAdapter):
         return pyramid_part(named, self._timm_name, self.weight_target().state_dict())
 
     def load_imagenet(self) -> None:
-        """Fetches the library's ImageNet weights; its first convolution is adapted to grey without statistics."""
+        """Fetches the library's ImageNet weights; without statistics the first convolution is adapted to grey."""
         import segmentation_models_pytorch as smp
 
         published = smp.encoders.get_encoder(**self._arguments, weights="imagenet" if self._timm_name is None else True)
@@ -205,7 +205,7 @@ class LibraryEncoder(PyramidAdapter):
 def pyramid_part(state: Mapping[str, Tensor], timm_name: str, pyramid: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a whole timm model that its pyramid uses, under the pyramid's keys.
 
-    timm's pyramids write ``stages_0.…`` for ``stages.0.…``; layers behind the last map are left out.
+    timm's pyramids write ``stages_0.…`` for ``stages.0.…``; layers after the last map are left out.
     """
     whole = _timm_keys(timm_name)
     keys = {_flat(key.removeprefix("model.")): key for key in pyramid}
@@ -214,14 +214,15 @@ def pyramid_part(state: Mapping[str, Tensor], timm_name: str, pyramid: Mapping[s
 
 
 def _timm_keys(timm_name: str) -> list[str]:
-    """The keys of a whole timm model, without memory for its weights where it can be built so."""
+    """The keys of a whole timm model, built without memory for its weights if possible."""
     import timm
 
     try:
         with torch.device("meta"):
             return list(timm.create_model(timm_name).state_dict())
     except (NotImplementedError, RuntimeError):
-        # Some models compute with their tensors while they are built. Their random weights must not change the run's.
+        # Some models compute with their tensors while they are built. Their random weights must not change the run's
+        # random numbers.
         with torch.random.fork_rng():
             return list(timm.create_model(timm_name).state_dict())
 
@@ -233,10 +234,10 @@ def _flat(key: str) -> str:
 def load_weight_file(encoder: Encoder, path: str) -> None:
     """Loads a local weight file (``.pt``, ``.pth``, ``.ckpt``, ``.safetensors``) into an encoder.
 
-    Keys may stand under ``state_dict``, ``model``, ``teacher`` and the like (of several one is named, ``FILE#teacher``)
-    and start with ``module.``, or the file may hold a pickled module (torchxrayvision's do), of which the tensors alone
-    are read and no code is run. Tensors of a classification head are left out. The first convolution's three input
-    channels are summed where the encoder has one, which equals repeating the grey image.
+    Keys may be under ``state_dict``, ``model``, ``teacher`` and the like (choose one of several with ``FILE#teacher``)
+    and start with ``module.``. The file may also hold a pickled module (torchxrayvision's do); then only its tensors
+    are read, and no code is run. Tensors of a classification head are left out. If the encoder has one input channel,
+    the first convolution's three are summed, which equals repeating the grey image.
 
     Raises:
         InputError: The file is missing or unreadable, or a tensor is missing, left over or of another shape.

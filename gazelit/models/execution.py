@@ -20,7 +20,7 @@ from gazelit.models.decoder import Doubling
 from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 
-#: An image that costs little to try a network on.
+#: Size of a small image, on which a network is tried.
 _SMALL = (64, 64)
 
 
@@ -32,7 +32,7 @@ class Execution:
         compile: Components compiled by ``torch.compile``.
         recompute: Components whose blocks keep no activations for the backward pass, but compute them again (activation
             checkpointing): a third more time for a fraction of the memory.
-        channels_last: Whether maps lie in memory with their channels innermost, which tensor cores like.
+        channels_last: Whether maps lie in memory with their channels innermost, which is fast on tensor cores.
         merge_doubling: Whether the decoder doubles maps and convolves them in one operation: 8 % fewer operations of
             the paper's network, the same results but for rounding.
     """
@@ -44,12 +44,12 @@ class Execution:
 
 
 def apply_execution(network: Network, execution: Execution, size: tuple[int, int]) -> None:
-    """Makes a network run so; its state dict keeps its keys.
+    """Applies the options to a network; the keys of its state dict stay the same.
 
     Args:
         network: The network.
-        execution: How.
-        size: Of an image that the network takes.
+        execution: The options.
+        size: Height and width of an image that the network takes.
 
     Raises:
         InputError: A component is unknown, or has no blocks to recompute.
@@ -81,11 +81,11 @@ def apply_execution(network: Network, execution: Execution, size: tuple[int, int
 def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.Parameter]:
     """Parameters that some outputs do not depend on, such as a last layer whose map no decoder step takes.
 
-    They would have no gradient, which DistributedDataParallel takes for an error.
+    They would have no gradient; DistributedDataParallel reports that as an error.
 
     Args:
         network: The network.
-        outputs: The outputs whose names begin so.
+        outputs: Beginnings of the names of these outputs.
         size: Of an image that the network takes.
     """
     results = _trial(network, size)
@@ -104,7 +104,7 @@ def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.
 
 
 def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[list[nn.Parameter]]:
-    """A component's parameters by depth: what is before its blocks, each block, and what is behind them.
+    """A component's parameters by depth: those before its blocks, of each block, and after the blocks.
 
     Args:
         network: The network.
@@ -135,7 +135,7 @@ def shard(network: Network, mesh: DeviceMesh) -> None:
         component = network.get_submodule(name)
         fully_shard(component, mesh=mesh)
         if isinstance(component, Encoder):
-            # The embedding is taken outside of the encoder's forward pass, and may have parameters of its own.
+            # The embedding is computed outside of the encoder's forward pass, and may have parameters of its own.
             register_fsdp_forward_method(component, "embedding_map")
     fully_shard(network, mesh=mesh)
 
@@ -148,7 +148,7 @@ def _trial(network: Network, size: tuple[int, int]) -> dict[str, Tensor]:
         try:
             return network(torch.zeros(1, 1, *_SMALL))
         except (AssertionError, RuntimeError, ValueError):
-            # Some transformers take images of one size alone.
+            # Some transformers take images of only one size.
             return network(torch.zeros(1, 1, *size))
     finally:
         for module, training in modes.items():
@@ -156,7 +156,7 @@ def _trial(network: Network, size: tuple[int, int]) -> dict[str, Tensor]:
 
 
 def _called(network: Network, size: tuple[int, int]) -> set[nn.Module]:
-    """The modules that are called, and not only looked into."""
+    """The modules that are called in the forward pass."""
     called: set[nn.Module] = set()
     handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in network.modules()]
     try:
@@ -172,8 +172,8 @@ def recomputed(function: Callable[..., Any], modules: Sequence[nn.Module], *argu
 
     Args:
         function: What to call.
-        modules: Whose BatchNorm statistics must not count the second time.
-        arguments: Of the function.
+        modules: Modules whose BatchNorm statistics must not be updated a second time.
+        arguments: Arguments of the function.
     """
     norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
@@ -207,7 +207,7 @@ def _recompute_block(block: nn.Module) -> None:
             return plain(self, *arguments)
         return recomputed(MethodType(plain, self), [self], *arguments)
 
-    # Bound to the block and not closed over, so that copies (an EMA's) run their own.
+    # Bound to the block and not closed over, so that copies (an EMA's) run their own block.
     block.forward = MethodType(forward, block)
 
 
@@ -218,6 +218,6 @@ def _blocks(module: nn.Module, called: set[nn.Module]) -> list[nn.Module]:
         if child not in called:
             found += _blocks(child, called)
         elif any(True for _ in child.children()):
-            # Of a long sequence each part for itself: the fewer activations at a time, the better.
+            # The parts of a long sequence are recomputed one by one, to hold few activations at a time.
             found += (_blocks(child, called) if isinstance(child, nn.Sequential) else []) or [child]
     return _blocks(found[0], called) or found if len(found) == 1 else found

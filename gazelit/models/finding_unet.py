@@ -14,20 +14,20 @@ from gazelit.models.registry import EncoderSpec
 
 
 class FindingUNet(DualEncoderUNet):
-    """The saliency network with a further map for each finding, added to the logits of the map of the whole reading.
+    """The saliency network with a map for each finding, added to the logits of the map of the whole reading.
 
-    Encoders, decoder and saliency head are those of :class:`DualEncoderUNet`, and are handed over from its stages;
-    before training all findings have the map of the whole.
+    Encoders, decoder and saliency head are those of :class:`DualEncoderUNet`, and can be handed over from its stages.
+    Before training each finding's map is that of the whole reading.
 
     Args:
         encoder: See :class:`DualEncoderUNet`.
         saliency_encoder: Likewise.
-        findings: Their names, as regions and ``data.gaze.phrases`` have them.
+        findings: Names of the findings, as in the regions and in ``data.gaze.phrases``.
         decoder_widths: Likewise.
         map_stride: Likewise.
 
     Raises:
-        InputError: No finding is named, or one twice, or see :class:`DualEncoderUNet`.
+        InputError: No finding is named, or one is named twice; see also :class:`DualEncoderUNet`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What turns features into a saliency map, a diagnosis or an embedding."""
+"""Heads: from features to a saliency map, a diagnosis or an embedding."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class SaliencyHead(nn.Sequential):
 def enlarged(logits: Tensor, factor: int) -> Tensor:
     """Saliency logits at a finer resolution, interpolated bilinearly.
 
-    Logits and not densities: a density falls off like the exponential of a parabola, which straight lines follow badly.
-    As two products with fixed matrices, because torch's bilinear interpolation has no deterministic gradient on CUDA.
+    Logits are interpolated and not densities: a density falls off like the exponential of a parabola, which straight
+    lines approximate badly. The interpolation is two products with fixed matrices, because torch's own has no
+    deterministic gradient on CUDA.
 
     Args:
         logits: (B, 1, h, w).
@@ -48,7 +49,7 @@ def enlarged(logits: Tensor, factor: int) -> Tensor:
 
 
 class FusionClassifier(nn.Module):
-    """Multi-scale feature fusion: the encoder's features beside the decoder's.
+    """Multi-scale feature fusion: the encoder's features concatenated with the decoder's.
 
     Linear, dropout, ReLU, linear, in the order of the reference implementation.
 
@@ -68,15 +69,15 @@ class FusionClassifier(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (B, classes) of feature vectors (B, …) whose lengths add up to ``in_channels``."""
         seen = torch.cat(list(features), dim=1)
-        # Pooling is in float32; a network that is bfloat16 throughout (`bf16-true`) has weights that are not.
+        # Pooling is in float32; the weights of a network in `bf16-true` are not.
         return self.layers(seen.to(next(self.layers.parameters()).dtype))
 
 
 class CentrePrior(nn.Module):
-    """Adds the logarithm of a learned Gaussian to saliency logits, for the readers' habit of looking at the middle.
+    """Adds the logarithm of a learned Gaussian to saliency logits, for the readers' centre bias.
 
-    Mean and inverse variance are learned along both axes, in half sizes of the image from its middle; the prior begins
-    almost flat, so that it takes nothing away.
+    Mean and inverse variance are learned along both axes, in units of half the image's size from its middle. The prior
+    begins almost flat, so that it hardly changes the logits.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Whose keys a file of transformer weights has, and what timm calls them.
+"""The layouts of files of transformer weights, and timm's names for their keys.
 
 Publishers name the same transformer's tensors differently, and wrap them in towers. Here a file's layout is recognised
-by keys that no other has, its tensors get timm's names, and what belongs to no encoder (text towers, heads of
-classification, mask tokens) is dropped by rule. What is left over afterwards is an error.
+by keys that no other layout has, and its tensors get timm's names. Tensors that belong to no encoder (text towers,
+classification heads, mask tokens) are dropped by rule. A tensor that is left over is an error.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Layout:
     """How a publisher names a transformer's tensors.
 
     Attributes:
-        name: As a message has it.
-        signature: Keys that a file of it has; what stands before the first is the tower's prefix.
-        renamed: Regular expressions of keys and what they become; the first that matches counts.
-        dropped: Regular expressions of keys, whole, that an encoder has no place for.
-        attention: Where queries, keys and values lie apart: their names, which are fused into ``attn.qkv``.
-        finish: What else is done with the renamed tensors.
+        name: As messages call it.
+        signature: Keys that a file of this layout has; the text before the first one is the tower's prefix.
+        renamed: Regular expressions of keys and their replacements; the first that matches counts.
+        dropped: Regular expressions of whole keys that an encoder does not use.
+        attention: Names of separate queries, keys and values, which are fused into ``attn.qkv``.
+        finish: A function for what remains to be done with the renamed tensors.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Layout:
     finish: tuple[Callable[[State], State], ...] = field(default=())
 
     def prefix(self, state: Mapping[str, Tensor]) -> str | None:
-        """What stands before this layout's keys, if the file has them: of several towers the shortest prefix."""
+        """The prefix of this layout's keys, if the file has them; of several towers the shortest prefix."""
         first = self.signature[0]
         prefixes = [key[: len(key) - len(first)] for key in state if key.endswith(first)]
         # A name must begin where the signature does.
@@ -59,7 +59,7 @@ class Recognised:
     Attributes:
         state: The tensors.
         layout: Name of the layout.
-        prefix: Of the tower that was taken.
+        prefix: Prefix of the tower that was taken.
         dropped: Keys, as in the file, that were left out by rule.
     """
 
@@ -101,7 +101,7 @@ def _shaped(state: State) -> State:
 
 
 def _biases_apart(state: State) -> State:
-    """DINOv3: timm keeps the biases of queries and values apart; that of keys is 0 by masking."""
+    """DINOv3: timm keeps the biases of queries and values separate; that of keys is masked to 0."""
     result = {}
     for key, value in state.items():
         if key.endswith("attn.qkv.bias"):
@@ -114,14 +114,14 @@ def _biases_apart(state: State) -> State:
 
 
 def _biases_of_projections(state: State) -> State:
-    """EVA: where queries and values have projections of their own, timm keeps their biases with them."""
+    """EVA: if queries and values have projections of their own, timm keeps the biases there."""
     if "blocks.0.attn.q_proj.weight" not in state:
         return state
     return {re.sub(r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias", key): value for key, value in state.items()}
 
 
 def _downsampled_later(state: State) -> State:
-    """Swin: what halves the map stands at the end of a stage in older files, at the start of the next one in timm."""
+    """Swin: down-sampling is at the end of a stage in older files, at the start of the next stage in timm."""
 
     def renamed(key: str) -> str:
         return re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample", key)
@@ -142,7 +142,7 @@ def _eva(name: str, *signature: str) -> Layout:
         (r"blocks\.(\d+)\.mlp\.w2\.(.*)", r"blocks.\1.mlp.fc1_x.\2"),
         (r"blocks\.(\d+)\.mlp\.w3\.(.*)", r"blocks.\1.mlp.fc2.\2"),
     )
-    # The authors' features are the last block's; what normalises them belongs to the head.
+    # The authors' features are those of the last block; their normalisation belongs to the head.
     dropped = (r"(.*\.)?rope\..*", r"lm_head\..*", r"(fc_)?norm\..*", *_HEADS)
     return Layout(name, ("patch_embed.proj.weight", *signature), renamed, dropped, finish=(_biases_of_projections,))
 
@@ -250,7 +250,7 @@ LAYOUTS = (
     ),
     Layout(
         "timm",
-        # What a pyramid of timm has no use for, its own model tells.
+        # timm's own model shows which keys its pyramid does not use.
         ("patch_embed.proj.weight", "blocks.0.norm1.weight"),
     ),
 )
@@ -266,7 +266,7 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
         The tensors; None if no layout is known.
 
     Raises:
-        InputError: Queries, keys and values do not belong together.
+        InputError: Queries, keys and values do not fit together.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     for layout in LAYOUTS:
@@ -277,7 +277,7 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
 
 
 def log_recognised(recognised: Recognised) -> None:
-    """Says which layout a file was taken for, and what was left out."""
+    """Logs the layout of a file, and which tensors were left out."""
     under = f" under {recognised.prefix}" if recognised.prefix else ""
     names = f" ({', '.join(recognised.dropped[:3])}…)" if recognised.dropped else ""
     logger.info(
@@ -288,7 +288,7 @@ def log_recognised(recognised: Recognised) -> None:
 
 def _translated(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Recognised:
     result: State = {}
-    # A file with a tower has other towers, and what joins them, beside it.
+    # A file with a tower also has other towers, and tensors that join them.
     dropped = [key for key in state if not key.startswith(prefix)]
     for key, value in state.items():
         if not key.startswith(prefix):

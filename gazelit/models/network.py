@@ -1,4 +1,4 @@
-"""What every network is: named components with specifications, rebuilt from primitives."""
+"""The base of every network: named components with specifications, rebuilt from primitives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gazelit.models.registry import EncoderSpec, load_pretrained
 
 
 class Network(nn.Module):
-    """A network whose direct children are its components, the units that stages hand to each other.
+    """A network whose direct children are its components, which stages hand over to each other.
 
     Building one never fetches weights; :meth:`load_pretrained` does.
 
@@ -31,10 +31,10 @@ class Network(nn.Module):
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` from which :func:`rebuild` makes the network.
 
-        gazelit's own networks are named by the package that exports them, so that a checkpoint outlives a move of their
-        modules.
+        gazelit's own networks are named by the package that exports them, so that checkpoints stay valid when a module
+        moves.
         """
-        # Sharding puts a class of torch's own in front. Where its module (45 MB) was not imported, nothing is sharded.
+        # Sharding adds a class of torch's own in front. If its module (45 MB) was not imported, nothing is sharded.
         fsdp = sys.modules.get("torch.distributed.fsdp")
         sharded = () if fsdp is None else (fsdp.FSDPModule,)
         cls = next(base for base in type(self).__mro__ if not issubclass(base, sharded))
@@ -47,12 +47,12 @@ class Network(nn.Module):
 
     @property
     def classes(self) -> int | None:
-        """Number of classes that the logits tell apart; None without a classifier."""
+        """Number of classes of the logits; None without a classifier."""
         return self.arguments.get("classes")
 
     @property
     def pools_by_gaze(self) -> bool:
-        """Whether the classifier pools by gaze, so that ``forward`` takes the reader's as ``attention``."""
+        """Whether the classifier pools by gaze; ``forward`` then takes the reader's gaze as ``attention``."""
         return "gaze" in self.arguments.get("classifier_pooling", ())
 
     @property
@@ -82,9 +82,10 @@ class Network(nn.Module):
 
 
 def apart(features: Tensor) -> Tensor:
-    """The same values as a tensor of its own, whose gradient is that of what follows here alone.
+    """The same values as a separate tensor, whose gradient comes only from what uses this tensor.
 
-    A decoder may take the map that a classifier pools; evidence for a class is the gradient through the classifier.
+    The decoder may use the map that the classifier pools; the evidence for a class is the gradient through the
+    classifier alone.
     """
     return features.view_as(features)
 
@@ -97,7 +98,7 @@ def rebuild(config: Mapping[str, Any], origin: str = "network") -> Network:
 
     Args:
         config: ``class_path`` and ``init_args``.
-        origin: Begins the message of an error: the file that the configuration comes from.
+        origin: The file that the configuration comes from; error messages begin with it.
 
     Raises:
         InputError: It names something else, cannot be imported, or its arguments do not fit.
@@ -114,6 +115,6 @@ def rebuild(config: Mapping[str, Any], origin: str = "network") -> Network:
     except (
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, MemoryError, OverflowError,
     ) as error:  # fmt: skip
-        # The arguments are the file's: what they make a constructor raise is the file's fault.
+        # The arguments come from the file, so that an error of the constructor is the file's fault.
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"{origin}: the arguments of {path} do not fit ({reason})") from error

@@ -1,4 +1,4 @@
-"""How a feature map becomes a vector for a classifier, with or without regard to where one looks."""
+"""How a feature map becomes a vector for a classifier, with or without weights by gaze."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pooled(features: Tensor, pooling: Pooling, attention: Tensor) -> Tensor:
         features: (B, C, h, w).
         pooling: ``mean`` over the cells; ``gaze``, see :func:`attention_pooled`; ``top``, see :func:`top_pooled`;
             ``logsumexp``, see :func:`logsumexp_pooled`.
-        attention: Density (B, 1, H, W), which ``gaze`` alone uses.
+        attention: Density (B, 1, H, W), used only by ``gaze``.
 
     Returns:
         (B, C), float32 or wider.
@@ -39,7 +39,7 @@ def pooled(features: Tensor, pooling: Pooling, attention: Tensor) -> Tensor:
 
 
 def attention_pooled(features: Tensor, attention: Tensor) -> Tensor:
-    """Mean of a feature map weighted by where one looks.
+    """Mean of a feature map, weighted by gaze.
 
     Args:
         features: (B, C, h, w).
@@ -64,7 +64,7 @@ def top_pooled(features: Tensor, share: float = TOP_SHARE) -> Tensor:
 
     Args:
         features: (B, C, h, w).
-        share: Of the cells; at least one is taken.
+        share: Share of the cells that is averaged; at least one is taken.
 
     Returns:
         (B, C), float32 or wider.
@@ -90,13 +90,13 @@ def logsumexp_pooled(features: Tensor, sharpness: float = SHARPNESS) -> Tensor:
 
 
 def concentration(attention: Tensor) -> Tensor:
-    """How concentrated a density is, wherever: its highest value, Σp² and negative entropy, each against an even one.
+    """How concentrated a density is, at any place: its highest value, Σp² and negative entropy, against a uniform one.
 
     Args:
         attention: Density (B, 1, H, W) that sums to 1 per image.
 
     Returns:
-        (B, 3) natural logarithms, 0 for an even density: ln(N max p), ln(N Σp²) and ln N − entropy over N pixels.
+        (B, 3) natural logarithms, 0 for a uniform density: ln(N max p), ln(N Σp²) and ln N − entropy over N pixels.
     """
     with torch.autocast(attention.device.type, enabled=False):
         density = _wide(attention).flatten(1).clamp(min=1e-20)
@@ -106,5 +106,5 @@ def concentration(attention: Tensor) -> Tensor:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float32 at least: a mean over many cells in bfloat16 loses what single cells have."""
+    """In float32 at least: a mean over many cells in bfloat16 loses the contribution of single cells."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Published encoders of chest X-rays and beyond, by name: size, patches, statistics, licence, and where a file is had.
+"""Published encoders of chest X-rays and other images, by name: size, patches, statistics, licence, source of the file.
 
 Nothing is fetched: a user gets the file from its publisher, under the publisher's terms, and names it as ``weights``.
 """
@@ -70,7 +70,7 @@ PRESETS = {
         Preset(
             "medsiglip", "vit_so400m_patch14_siglip_378", 448, _HALF,
             "Health AI Developer Foundations (gated)", "huggingface.co/google/medsiglip-448",
-            # What SigLIP was trained with; timm's model of 378 pixels has the exact function.
+            # The activation that SigLIP was trained with; timm's model of 378 pixels has the exact function.
             {"act_layer": "gelu_tanh"},
         ),
         *(

@@ -14,23 +14,25 @@ from gazelit.models.registry import EncoderSpec
 
 
 class ReaderUNet(DualEncoderUNet):
-    """The saliency network whose decoder's last map is scaled and shifted by who reads (FiLM, Perez et al. 2018).
+    """The saliency network, with the decoder's last map scaled and shifted by reader (FiLM, Perez et al. 2018).
 
-    A reader is a short vector; that of an unknown one is learned from readings whose reader is withheld, and before
-    training all readers have the map of the network without readers. Encoders, decoder and saliency head are those of
-    :class:`DualEncoderUNet`, and are handed over from its stages. Readers as vectors: Chen et al., arXiv 2404.12235.
+    A reader is a short vector. The vector of an unknown reader is learned from readings whose reader is withheld.
+    Before training all readers have the map of the network without readers. Encoders, decoder and saliency head are
+    those of :class:`DualEncoderUNet`, and can be handed over from its stages. Readers as vectors: Chen et al., arXiv
+    2404.12235.
 
     Args:
         encoder: See :class:`DualEncoderUNet`.
         saliency_encoder: Likewise.
-        readers: ``reader_id`` of those who are learned.
+        readers: ``reader_id`` of the readers that are learned.
         embedding: Length of a reader's vector.
         unknown_share: Share of the training readings whose reader is withheld.
         decoder_widths: Likewise.
         map_stride: Likewise.
 
     Raises:
-        InputError: No reader is named, or one twice, a number is impossible, or see :class:`DualEncoderUNet`.
+        InputError: No reader is named, or one is named twice, or a number is impossible; see also
+            :class:`DualEncoderUNet`.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class ReaderUNet(DualEncoderUNet):
 
         Args:
             x: Images (B, 1, H, W) in [0, 1].
-            film: (S,) which of the images each reading is of; each once unless given.
+            film: (S,) the image that each reading is of; one reading of each image unless given.
             reader: (S,) numbers of the readers from 1 on, 0 for an unknown one; unknown unless given.
 
         Returns:
@@ -81,12 +83,12 @@ class ReaderUNet(DualEncoderUNet):
 
 
 class ReaderFilm(nn.Module):
-    """Scales and shifts the channels of maps by who reads.
+    """Scales and shifts the channels of maps by reader.
 
     Args:
-        readers: Their number.
+        readers: Number of readers.
         embedding: Length of a reader's vector.
-        channels: Of the maps.
+        channels: Channels of the maps.
     """
 
     def __init__(self, readers: int, embedding: int, channels: int) -> None:

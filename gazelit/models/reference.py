@@ -1,7 +1,7 @@
 """Checkpoints of the paper's reference implementation (github HealthX-Lab/CXRGazeLearn).
 
-Each of its four trainings saves ``NET.pt``, the state dict of the whole network, whichever part it trains. What it does
-not train has the values it was built with, and is dropped here.
+Each of its four trainings saves ``NET.pt``, the state dict of the whole network, whichever part it trains. The other
+parts have their initial values, and are dropped here.
 
 ======================  ==============  ====================================================
 folder of the training  stage here      how its file differs
@@ -56,11 +56,11 @@ for _step in range(1, _STEPS + 1):
         f"Up_conv{_step}.4": f"decoder.steps.{_STEPS - _step}.convs.1.1",
     }
 _NAMES = {name: reference for reference, name in _MODULES.items()}
-#: log σ of the task weighting: no part of the network, but needed to train on.
+#: log σ of the task weighting: not part of the network, but needed to continue training.
 _LOG_SIGMA = "lg_sigma_class"
 _WEIGHTING = "weighting"
 _UNUSED = ("conv.", "dummy_tensor", "lg_sigma_image")
-#: Parts of a file as the table names them, by the component that each becomes.
+#: Parts of a file as named in the table, by the component that each becomes.
 _PARTS: dict[str | None, str] = {
     "encoder": "model.features",
     "linear_classifier": "model.classifier",
@@ -72,7 +72,7 @@ _PARTS: dict[str | None, str] = {
     None: "conv, dummy_tensor, lg_sigma_image",
 }
 _GAZE = {"saliency_encoder", "decoder", "saliency_head"}
-#: What each training's file is taken for.
+#: The components that are taken from the file of each training.
 _TAKEN: dict[str, set[str]] = {
     "contrastive": {"encoder"},
     "supervised": {"encoder", "linear_classifier"},
@@ -81,7 +81,7 @@ _TAKEN: dict[str, set[str]] = {
 }
 _NO_OUTPUT = "no output of the network depends on it"
 _UNTRAINED = "not trained in this stage"
-#: Why a component is dropped, where it is not for want of training.
+#: Why a component is dropped, if the reason is not that it was not trained.
 _REASONS = {
     ("saliency", "linear_classifier"): "frozen here; import the supervised file for it",
     ("saliency", "classifier"): "takes 1024 inputs and no output depends on it; the joint stage begins a new one",
@@ -94,14 +94,14 @@ _EARLIER_INPUTS = 1024
 
 @dataclass(frozen=True)
 class FilePart:
-    """A part of a reference file, and what becomes of it.
+    """A part of a reference file, and whether it is taken.
 
     Attributes:
         name: As the reference implementation calls it.
-        tensors: How many tensors it has.
-        values: How many values these have.
-        component: The component that it becomes; None where it is dropped.
-        reason: Why it is dropped; empty where it is taken.
+        tensors: Number of tensors.
+        values: Number of values of these.
+        component: The component that it becomes; None if it is dropped.
+        reason: Why it is dropped; empty if it is taken.
     """
 
     name: str
@@ -119,7 +119,7 @@ class ReferenceImport:
         network: With the checkpoint's weights, in evaluation mode.
         stage: The stage that ends with this network.
         parts: What was taken of the file and what was dropped.
-        doubts: Why the file may belong to another stage than the one that was named.
+        doubts: Reasons why the file may be of another stage than the given one.
         log_sigma: log σ of the task weighting, if the stage is the joint one and the file holds it.
     """
 
@@ -149,12 +149,12 @@ def load_reference(state_dict: Mapping[str, Tensor]) -> DualEncoderUNet:
 
 
 def import_reference(state_dict: Mapping[str, Tensor], stage: ReferenceStage | None = None) -> ReferenceImport:
-    """Maps every tensor that a training of the reference implementation has learned.
+    """Maps every tensor that a training of the reference implementation has trained.
 
     Args:
         state_dict: A file's, with or without ``module.`` in front.
-        stage: The training that wrote the file. Unless given, the file must tell: by the classifier's inputs, by
-            ``model.module.``, or by which BatchNorm layers have counted batches.
+        stage: The training that wrote the file. Unless given, it is recognised: by the classifier's inputs, by
+            ``model.module.``, or by the BatchNorm layers that have counted batches.
 
     Raises:
         InputError: The stage is unknown, undecided or contradicts the file, or a tensor is missing, unknown or of
@@ -188,7 +188,7 @@ def import_reference(state_dict: Mapping[str, Tensor], stage: ReferenceStage | N
 
 
 def _plain_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
-    """The state dict without DataParallel's prefixes, and whether the DenseNet alone had one."""
+    """The state dict without DataParallel's prefixes, and whether only the DenseNet had one."""
     state = {key.removeprefix("module."): value for key, value in state_dict.items()}
     in_parallel = any(name.startswith("model.module.") for name in state)
     return {name.replace("model.module.", "model.", 1): value for name, value in state.items()}, in_parallel
@@ -212,7 +212,7 @@ def _classifier_inputs(state: Mapping[str, Tensor]) -> int | None:
 
 
 def _batches(state: Mapping[str, Tensor], norm: str) -> int:
-    """Batches that a BatchNorm layer has counted; 0 also where the file has no counter."""
+    """Number of batches that a BatchNorm layer has counted; 0 also if the file has no counter."""
     counter = state.get(f"{norm}.num_batches_tracked")
     return int(counter) if counter is not None and counter.numel() == 1 else 0
 
@@ -228,8 +228,8 @@ def _stage_of(state: Mapping[str, Tensor], in_parallel: bool) -> ReferenceStage:
         return "contrastive"
     if _decoder_ran(state):
         return "saliency"
-    # Where its prefix was taken away, the contrastive file differs from the supervised one in this: its training also
-    # runs the first level of the saliency encoder.
+    # Without its prefix, the contrastive file differs from the supervised one only in this: its training also runs the
+    # first level of the saliency encoder.
     if _batches(state, "model.features.norm5") > 0 and "Conv1.0.bn1.num_batches_tracked" in state:
         return "contrastive" if _batches(state, "Conv1.0.bn1") > 0 else "supervised"
     raise InputError(

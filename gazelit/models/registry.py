@@ -31,7 +31,7 @@ class EncoderSpec:
             ``package.module:Class``.
         weights: ``imagenet`` (fetched by the library), the path of a local weight file, or null for random weights.
         options: Keyword arguments of the encoder.
-        lora: Adapters through which alone the pretrained part is trained; without, all of it is.
+        lora: Adapters; with them only they are trained of the pretrained part, without them all of it.
     """
 
     name: str
@@ -40,7 +40,7 @@ class EncoderSpec:
     lora: LoRA | None = None
 
     def __post_init__(self) -> None:
-        # jsonargparse 4.53 turns a null given on the command line for a field of a nested dataclass into this text.
+        # jsonargparse 4.53 turns a null on the command line, for a field of a nested dataclass, into this text.
         if self.weights == "None":
             self.weights = None
         if isinstance(self.lora, Mapping):
@@ -52,12 +52,12 @@ class EncoderSpec:
         return value if isinstance(value, cls) else cls(**value)  # type: ignore[arg-type]
 
     def primitives(self) -> dict[str, Any]:
-        """The fields as a dictionary; ``lora`` only where there is one, as in checkpoints of before."""
+        """The fields as a dictionary; ``lora`` only if it is set, as in older checkpoints."""
         fields = asdict(self)
         return fields if self.lora is not None else {key: value for key, value in fields.items() if key != "lora"}
 
     def interchangeable(self) -> dict[str, Any]:
-        """The fields but for where weights come from: encoders are built alike exactly if these are equal."""
+        """The fields without the source of the weights; encoders have one architecture exactly if these are equal."""
         return {key: value for key, value in self.primitives().items() if key != "weights"}
 
 
@@ -91,8 +91,8 @@ def build_encoder(spec: EncoderSpec | Mapping[str, Any]) -> Encoder:
     """Builds an encoder for one grey channel, with random weights: nothing is fetched.
 
     Raises:
-        InputError: The name or an option is unknown, the class breaks the encoder contract, or the adapters that are
-            asked for find no layer.
+        InputError: The name or an option is unknown, the class breaks the encoder contract, or no layer fits the
+            adapters.
     """
     spec = EncoderSpec.of(spec)
     encoder = _built(spec)
@@ -121,7 +121,7 @@ def _built(spec: EncoderSpec) -> Encoder:
     except TypeError as error:
         raise InputError(f"encoder '{spec.name}': options do not fit: {first_line(error)}") from error
     except RuntimeError as error:
-        # timm answers an unknown name or a model without a pyramid so.
+        # timm raises this for an unknown name or a model without a pyramid.
         raise InputError(f"encoder '{spec.name}': {error}") from error
     close = difflib.get_close_matches(spec.name, list_encoders(), n=3)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
@@ -139,7 +139,7 @@ def _timm_encoder(spec: EncoderSpec) -> Encoder:
 
 
 def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -> None:
-    """Loads ``spec.weights`` into an encoder built from ``spec``; does nothing where there are none.
+    """Loads ``spec.weights`` into an encoder built from ``spec``; does nothing if there are none.
 
     Raises:
         InputError: The weights cannot be fetched or do not fit.
@@ -170,7 +170,7 @@ def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """SHA-256 of what weight files fill in an encoder: names, types and bytes of its tensors."""
+    """SHA-256 of the part of an encoder that weight files fill: names, types and bytes of its tensors."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.weight_target().state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
@@ -184,7 +184,7 @@ def _import_own() -> None:
 
 
 def _own_class(path: str) -> type[nn.Module]:
-    """The class behind ``package.module:Class``, which is no library's name with a colon in it."""
+    """The class that ``package.module:Class`` names."""
     if path.startswith("tu-"):
         raise InputError(f"encoder '{path}': models are not fetched from a hub by name; give a local weight file")
     return trust.load_class(path, nn.Module, "encoder")

@@ -58,7 +58,7 @@ class SqueezeExcitation(nn.Module):
 class ResSEEncoder(Encoder):
     """Residual squeeze-and-excitation levels with 2 × 2 max-pooling between them.
 
-    The paper's finest level is at full resolution, where most of its operations are spent. Behind a stem of strided
+    The paper's finest level is at full resolution, where most of the operations are. With a stem of strided
     convolutions the same pyramid begins at stride 2 or 4.
 
     Args:

@@ -1,4 +1,4 @@
-"""Scanpaths from a trained network: drawn from its law with a seed, or the likeliest one."""
+"""Scanpaths from a trained network: sampled with a seed, or the likeliest one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sample(
     draws: int = 1,
     seed: int = 0,
 ) -> list[Tensor]:
-    """Draws scanpaths: place, duration and end, each given those before.
+    """Draws scanpaths: place, duration and end of each fixation, given those before.
 
     Args:
         network: In evaluation mode.
@@ -28,7 +28,8 @@ def sample(
         reader: (B,) numbers in the network's table; an unknown reader unless given.
         finding: (B,) likewise.
         draws: Scanpaths of each film.
-        seed: The same draws the same paths; on another device or in another batch rounding may tip a draw.
+        seed: Seed of the draws. The same seed draws the same paths; on another device or in another batch rounding may
+            change a draw.
 
     Returns:
         B · ``draws`` paths, film after film: (n, 3) float32 x, y in working pixels (centres at integers) and s.
@@ -66,15 +67,15 @@ def likeliest(
 ) -> Tensor:
     """The likeliest places of a scanpath of some length, by beam search, with median durations.
 
-    A path's likelihood falls with every fixation, so that the likeliest of all is a short one whatever readers do:
-    paths of one length are compared.
+    A path's likelihood falls with every fixation, so that the likeliest of all paths would be a short one. Therefore
+    paths of equal length are compared.
 
     Args:
         network: In evaluation mode.
         image: (1, 1, H, W) in [0, 1].
         reader: Number in the network's table; 0 is an unknown reader.
         finding: Likewise.
-        length: Number of fixations; unless given as many as half of the readings would have, along the path.
+        length: Number of fixations. Unless given, the path ends when half of the readings would have ended.
         beams: Paths that are kept at each step.
 
     Returns:
@@ -116,7 +117,7 @@ def _numbers(value: Tensor | None, image: Tensor, draws: int) -> Tensor:
 
 
 class _Path:
-    """Paths that grow, one of each row, all of one length."""
+    """Growing paths, one for each row, all of one length."""
 
     def __init__(
         self, network: ScanpathNetwork, features: Tensor, static: Tensor, reader: Tensor, finding: Tensor
@@ -128,7 +129,7 @@ class _Path:
         history, nothing = network.history, features.new_zeros(len(features), 0, features.shape[1])
         conditions = Sequences.alone(self.position, self.seconds, reader, finding)
         self._whole = history.film(features.mean(dim=(2, 3))) + history.condition(conditions)
-        # States behind the fixations so far; that before the first is of none.
+        # States after each fixation so far; the first state is the one before any fixation.
         self._behind = nothing
         self._inputs = [nothing] * len(history.layers.layers)
         self._see(history.start.expand(len(features), -1))
@@ -158,7 +159,7 @@ class _Path:
         self.seconds = torch.cat([self.seconds, seconds[:, None].float()], dim=1)
         stride, rows, columns = self.network.map_stride, *self.features.shape[-2:]
         seen = at_positions(self.features, self.position[:, -1:], stride)
-        # The one before says how far the gaze has moved.
+        # The fixation before is needed for the distance that the gaze has moved.
         seen = seen.expand(-1, min(2, self.position.shape[1]), -1)
         size = rows * stride, columns * stride
         tokens = self.network.history.tokens(self.position[:, -2:], self.seconds[:, -2:], seen, size)
@@ -166,7 +167,7 @@ class _Path:
         self._behind = torch.cat([self._behind, self._state[:, None]], dim=1)
 
     def take(self, rows: Tensor) -> None:
-        """Goes on with some of the paths, any of them several times."""
+        """Continues with some of the paths; a path may occur several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
         self.features, self.static, self._whole = self.features[rows], self.static[rows], self._whole[rows]
         self.reader, self.finding = self.reader[rows], self.finding[rows]

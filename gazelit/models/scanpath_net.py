@@ -1,4 +1,4 @@
-"""The network of scanpaths: what the next fixation will be, given the film and the fixations before."""
+"""The network of scanpaths: it predicts the next fixation from the film and the fixations before."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from gazelit.models.network import Network
 from gazelit.models.registry import EncoderSpec, build_encoder
 from gazelit.models.sequences import Sequences
 
-#: Shortest duration that is told apart (s): its logarithm is what is modelled.
+#: Shorter durations count as this one (s), because the logarithm is modelled.
 SHORTEST = 1e-3
-#: Median and spread of a duration's logarithm before anything is learned: those of fixations in reading.
+#: Initial median and spread of a duration's logarithm: those of fixations in reading.
 _LOG_MEDIAN, _LOG_SPREAD = math.log(0.3), 0.5
-#: Widths of what past fixations change, in shares of the image's longer side, before anything is learned.
+#: Initial widths of the Gaussians about past fixations, as shares of the image's longer side.
 _WIDTHS = (0.03, 0.06, 0.12, 0.25)
-#: Length of what decides how a past fixation changes the density.
+#: Length of the vectors that decide how a past fixation changes the density.
 _PAIR = 8
 
 
 class ScanpathNetwork(Network):
-    """An encoder, a causal transformer over the fixations so far, and a density of what comes next.
+    """An encoder, a causal transformer over the fixations so far, and a density of the next fixation.
 
     A reading's likelihood is exact: the product over its fixations of the density of the place, given film and history;
     of the duration (log-normal), given the place too; and of the chance to stop or to go on. The place's density is a
-    grid of chances at ``map_stride``, spread bilinearly (:mod:`gazelit.models.density_grid`). The grid's logits are a
-    static map; a product of the history's state with the film's features, as attention has it; and what each past
-    fixation changes about itself, in Gaussians of learned widths whose heights depend on state and lag: saccades favour
-    what is near, and what was seen is inhibited or gone back to. Every step of a reading is trained in one pass.
+    grid of chances at ``map_stride``, spread bilinearly (:mod:`gazelit.models.density_grid`). The grid's logits are the
+    sum of three terms: a static map; the product of the history's state with the film's features, as in attention; and
+    Gaussians about each past fixation, whose widths are learned and whose heights depend on state and lag: saccades
+    favour near places, and seen places are inhibited or revisited. A reading's steps are trained in one pass.
 
     The parts are those of DeepGaze III (Kümmerer, Bethge and Wallis, J Vis 2022: a static map and history as
     distances) and of TPP-Gaze (D'Amelio et al., arXiv 2410.23409: durations as a point process), with attention in
@@ -48,9 +48,9 @@ class ScanpathNetwork(Network):
         width: Channels of the film's features and of the history's state.
         layers: Of the transformer.
         heads: Of its attention.
-        longest: Fixations of a reading that are seen, the first ones.
-        readers: ``reader_id`` of those whose habits are learned; the others are read as the panel's mean.
-        findings: What may be searched for, where readings are searches.
+        longest: Number of fixations of a reading that the network sees, the first ones.
+        readers: ``reader_id`` of the readers that are learned; all others count as unknown.
+        findings: Names of the findings that are searched for, if readings are searches.
         unknown_share: Share of the training readings whose reader is withheld, and of those whose finding is, so that
             a reading of an unknown reader is predicted, too.
         dropout: Of the transformer.
@@ -118,20 +118,20 @@ class ScanpathNetwork(Network):
 
         Args:
             x: (B, 1, H, W) in [0, 1]; H and W multiples of the encoder's stride.
-            sequences: The readings; without, of each film the start and what follows one look at its middle.
+            sequences: The readings. Unless given, each film has one of a single fixation at its middle.
 
         Returns:
             ``saliency_logits`` (B, 1, H, W) of the static map, whose softmax is a density of fixations one by one. Of
-            the readings: ``next_log_chance`` (S, T, h, w) of the cells; and for each fixation the log-density of its
-            place (``place``, nats per square pixel), of its duration (``duration``, nats per s), the log-chance of
-            what followed, the end or another fixation (``stop``), and the log-density of its place by the static map
-            (``static``), (S, T) each; ``valid`` (S, T); of the duration's logarithm ``log_median`` and ``log_spread``,
-            and the chance to stop behind it, ``stop_chance``, (S, T).
+            the readings: ``next_log_chance`` (S, T, h, w) of the cells. For each fixation, (S, T) each: the log-density
+            of its place (``place``, nats per square pixel) and of its duration (``duration``, nats per s); the
+            log-chance of what followed, the end or another fixation (``stop``); the log-density of its place by the
+            static map (``static``); ``valid``; ``log_median`` and ``log_spread`` of the duration's logarithm; and
+            ``stop_chance``, the chance to stop after it.
         """
         return self.of_features(self.film_features(x), self.middle(x) if sequences is None else sequences)
 
     def of_features(self, features: Tensor, sequences: Sequences) -> dict[str, Tensor]:
-        """What :meth:`forward` gives, from :meth:`film_features`."""
+        """The outputs of :meth:`forward`, from those of :meth:`film_features`."""
         static = self.static_head(features)
         of_reading = features[sequences.film]
         state = self.history(sequences, of_reading, self.map_stride)
@@ -165,7 +165,7 @@ class ScanpathNetwork(Network):
         return self.neck(self.encoder(x))
 
     def middle(self, x: Tensor) -> Sequences:
-        """Of each film a path of one look at its middle, of an unknown reader."""
+        """For each film a path of one fixation at its middle, of an unknown reader."""
         height, width = x.shape[-2:]
         position = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(x), 1, 2)
         nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -180,13 +180,13 @@ def log_normal(duration: Tensor, log_median: Tensor, log_spread: Tensor) -> Tens
 
 
 class Neck(nn.Module):
-    """The encoder's maps from ``stride`` on, added up at it, with the position: a feature pyramid's finest level.
+    """The sum of the encoder's maps from ``stride`` on, with the position: a feature pyramid's finest level.
 
     Lin et al., Feature Pyramid Networks, 2017.
 
     Args:
-        encoder: Whose maps are taken.
-        stride: Of the result.
+        encoder: The encoder whose maps are taken.
+        stride: Stride of the result.
         width: Channels of the result.
     """
 
@@ -214,7 +214,7 @@ class Neck(nn.Module):
 
 
 class History(nn.Module):
-    """A causal transformer over what was looked at: its state before each fixation and behind the last.
+    """A causal transformer over the fixations: its state before each of them and after the last.
 
     Arguments as in :class:`ScanpathNetwork`; many, because each is one of its options.
     """
@@ -234,7 +234,7 @@ class History(nn.Module):
         self.unknown_share = unknown_share
         self.start = nn.Parameter(torch.zeros(width))
         self.step = nn.Embedding(longest + 1, width)
-        # Entry 0 is an unknown reader: what is learned from all.
+        # Entry 0 is an unknown reader, learned from all readings.
         self.reader = nn.Embedding(readers + 1, width)
         self.finding = nn.Embedding(findings + 1, width)
         self.fixation = nn.Sequential(nn.Linear(width + 5, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
@@ -251,8 +251,8 @@ class History(nn.Module):
 
         Args:
             sequences: S readings of T fixations.
-            features: (S, width, h, w) of the film of each.
-            stride: Of the features.
+            features: (S, width, h, w) features of each reading's film.
+            stride: Stride of the features.
 
         Returns:
             (S, T + 1, width): entry t has seen t fixations.
@@ -268,7 +268,7 @@ class History(nn.Module):
         return self.layers(tokens + whole[:, None], mask=mask, is_causal=True)
 
     def tokens(self, position: Tensor, duration: Tensor, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """What is known of fixations: where, how far from the one before, how long, and what lay there.
+        """Tokens of fixations: position, distance from the one before, duration, and the film's features there.
 
         Args:
             position: (S, T, 2) in pixels.
@@ -286,14 +286,14 @@ class History(nn.Module):
         return self.fixation(torch.cat([seen, known], dim=-1))
 
     def behind(self, token: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The state behind one more token, from what the layers were given before: :meth:`forward`, step by step.
+        """The state after one more token, from the layers' earlier inputs: :meth:`forward`, step by step.
 
         Args:
             token: (S, width), with step and condition, in evaluation mode.
-            inputs: By layer, (S, T, width) of the T tokens before.
+            inputs: For each layer, (S, T, width) inputs of the T tokens before.
 
         Returns:
-            The state (S, width), and the layers' inputs with that of the token, (S, T + 1, width) each.
+            The state (S, width), and the layers' inputs including that of the token, (S, T + 1, width) each.
         """
         state, longer = token[:, None], []
         for layer, before in zip(self.layers.layers, inputs, strict=True):
@@ -305,7 +305,7 @@ class History(nn.Module):
         return self.layers.norm(state)[:, 0], longer
 
     def condition(self, sequences: Sequences) -> Tensor:
-        """(S, width) of who reads and what for."""
+        """(S, width) vectors of reader and finding."""
         reader, finding = sequences.reader, sequences.finding
         if self.training and self.unknown_share:
             withheld = torch.rand(2, len(reader), device=reader.device) < self.unknown_share
@@ -317,7 +317,7 @@ class NextFixation(nn.Module):
     """Place, duration and end, from the states of the history.
 
     Args:
-        width: Of the states and of the film's features.
+        width: Length of the states and of the film's features.
         longest: Fixations of a reading.
     """
 
@@ -333,7 +333,7 @@ class NextFixation(nn.Module):
         self.stop = nn.Linear(width, 1)
         nn.init.zeros_(self.lag.weight)
         nn.init.zeros_(self.pair_query.weight)
-        # About fifty looks a reading, before anything is learned.
+        # Initially about fifty fixations a reading.
         nn.init.constant_(self.stop.bias, -4.0)
 
     def log_chances(
@@ -355,7 +355,7 @@ class NextFixation(nn.Module):
             features: (S, width, h, w) of the film.
             sequences: The readings.
             stride: Side of a cell.
-            first: Which fixation, from 0, ``before`` begins with.
+            first: Number, from 0, of the fixation that ``before`` begins with.
         """
         count, fixations, width = before.shape
         rows, columns = features.shape[-2:]
@@ -367,10 +367,10 @@ class NextFixation(nn.Module):
         step = first + torch.arange(fixations, device=before.device)
         lag = step[:, None] - torch.arange(behind.shape[1], device=before.device) - 1
         height = height + self.lag(lag.clamp(min=0)).transpose(1, 2)
-        # A fixation changes what comes behind it alone, and padding nothing.
+        # A fixation changes only what comes after it, and padding changes nothing.
         height = height.masked_fill((lag < 0)[:, None] | ~sequences.valid[:, None, None, :], 0.0)
         down, across = (axis.to(height.dtype) for axis in self._about(sequences.position, (rows, columns), stride))
-        # A Gaussian is the product of those of its axes. Of many fixations ahead a map of each one behind is shared.
+        # A Gaussian is the product of those of its axes. Many fixations ahead share the map of each past fixation.
         if fixations == 1:
             changed = ((height.flatten(2).mT * down).mT @ across).flatten(1)[:, None]
         else:

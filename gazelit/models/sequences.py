@@ -13,13 +13,13 @@ class Sequences(NamedTuple):
     """S readings of at most T fixations each.
 
     Attributes:
-        film: (S,) int64, which of the batch's films a reading is of.
-        position: (S, T, 2) float32 x and y in working pixels, centres at integers; 0 behind the last fixation.
-        duration: (S, T) float32 s; 0 behind the last fixation.
+        film: (S,) int64, number within the batch of the film that a reading is of.
+        position: (S, T, 2) float32 x and y in working pixels, centres at integers; 0 after the last fixation.
+        duration: (S, T) float32 s; 0 after the last fixation.
         valid: (S, T) bool, true for fixations.
         ends: (S,) bool, whether the reading ends with its last fixation here; false for one that was cut off.
         reader: (S,) int64, number of the reader in the network's table; 0 is an unknown reader.
-        finding: (S,) int64, number of what was searched for; 0 is nothing known.
+        finding: (S,) int64, number of the finding that was searched for; 0 is an unknown one.
     """
 
     film: Tensor
@@ -37,9 +37,10 @@ class Sequences(NamedTuple):
         Args:
             batch: ``events`` (B, N, 4), ``reading``, ``reader`` and ``finding`` (B, N), by film and, within a film, by
                 reading and time.
-            readers: (R + 1,) the network's number of each of the data's readers, and at the end that of nobody.
-            findings: (F + 1,) likewise of what was searched for.
-            longest: Fixations kept of a reading, the first ones.
+            readers: (R + 1,) the network's number of each of the data's readers; the last entry is that of an unknown
+                reader.
+            findings: (F + 1,) likewise for the findings that were searched for.
+            longest: Number of fixations of a reading that are kept, the first ones.
         """
         reading = batch["reading"]
         film, event = (reading >= 0).nonzero(as_tuple=True)
@@ -58,7 +59,7 @@ class Sequences(NamedTuple):
         duration[of_sequence, step] = events[:, 3]
         valid[of_sequence, step] = True
         begins = step == 0
-        # A number of −1 takes the last entry, nobody's.
+        # The number −1 takes the last entry, that of an unknown reader.
         reader, finding = (
             table.to(key.device)[batch[name][film, event][begins]]
             for name, table in (("reader", readers), ("finding", findings))
@@ -67,7 +68,7 @@ class Sequences(NamedTuple):
 
     @classmethod
     def alone(cls, position: Tensor, duration: Tensor, reader: Tensor, finding: Tensor) -> Sequences:
-        """Paths of equal length that have not ended, one of each film: (B, T, 2), (B, T), (B,) and (B,)."""
+        """Paths of equal length that have not ended, one for each film: (B, T, 2), (B, T), (B,) and (B,)."""
         count = len(position)
         film = torch.arange(count, device=position.device)
         valid = torch.ones_like(duration, dtype=torch.bool)

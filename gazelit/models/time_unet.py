@@ -1,4 +1,4 @@
-"""Where readers look when: a map for each part of a reading."""
+"""Where readers look at different times: a map for each part of a reading."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from gazelit.models.registry import EncoderSpec
 class TimeResolvedUNet(DualEncoderUNet):
     """The saliency network with further heads, one for each part of a reading (TempSAL: Aydemir et al., CVPR 2023).
 
-    Each head adds to the logits of the map of the whole reading, so that before training all parts have that map.
-    Encoders, decoder and saliency head are those of :class:`DualEncoderUNet`, and are handed over from its stages.
+    Each head adds to the logits of the map of the whole reading; before training all parts have that map. Encoders,
+    decoder and saliency head are those of :class:`DualEncoderUNet`, and can be handed over from its stages.
 
     Args:
         encoder: See :class:`DualEncoderUNet`.
         saliency_encoder: Likewise.
-        edges: Seconds at which the parts meet; the last one lasts to the end.
+        edges: Seconds at which the parts meet; the last part lasts to the end of the reading.
         decoder_widths: Likewise.
         map_stride: Likewise.
 
     Raises:
-        InputError: The edges do not ascend from above 0, or see :class:`DualEncoderUNet`.
+        InputError: The edges do not ascend from above 0; see also :class:`DualEncoderUNet`.
     """
 
     def __init__(

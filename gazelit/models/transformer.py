@@ -12,7 +12,7 @@ from gazelit.errors import InputError
 from gazelit.models.encoder import Encoder, PublishersInput, pyramid_part
 from gazelit.models.layouts import log_recognised, recognise
 
-#: Of the tokens' map, whatever the patches.
+#: Stride of the tokens' map, whatever the patches' size.
 _STRIDE = 16
 
 
@@ -20,7 +20,7 @@ class TransformerEncoder(Encoder):
     """A plain vision transformer of timm with a simple feature pyramid at strides 4, 8, 16 and 32.
 
     The pyramid is that of Li et al. 2022 (Exploring plain vision transformer backbones for object detection, section
-    3): all maps come from the last block's tokens, by transposed convolutions, as they are, and by max-pooling. The
+    3): all maps are made from the last block's tokens, by transposed convolutions, unchanged, and by max-pooling. The
     embedding is the tokens' mean. Images may have any size that is a multiple of 32; position embeddings are
     interpolated. With patches of another size than 16 pixels the image is resampled to the next multiple of a patch (of
     14: 640 × 512 to 644 × 518), and the tokens to stride 16.
@@ -63,13 +63,13 @@ class TransformerEncoder(Encoder):
         self.body = timm.create_model(name, **self._arguments)
         if not hasattr(self.body, "num_prefix_tokens"):
             raise RuntimeError(f"{name} is neither a pyramid nor a plain transformer")
-        # timm's models are typed as modules, which tell nothing of their attributes.
+        # timm's models are typed as modules, without their attributes.
         body = cast(Any, self.body)
         if getattr(body, "attn_pool", None) is not None:
-            # Pools tokens to one vector, which the pyramid has no use for.
+            # Pools tokens to one vector, which the pyramid does not need.
             body.attn_pool = None
         if any(True for _ in getattr(body, "fc_norm", nn.Identity()).parameters()):
-            # Normalises the pooled vector alone.
+            # Normalises only the pooled vector.
             body.fc_norm = nn.Identity()
         width, patch = int(body.num_features), tuple(body.patch_embed.patch_size)
         if patch[0] != patch[1]:
@@ -119,7 +119,7 @@ class TransformerEncoder(Encoder):
         return self.body
 
     def from_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See :class:`Encoder`; a file of another layout gets timm's names, positions and patches their size."""
+        """See :class:`Encoder`; keys of another layout are renamed to timm's, positions and patches are resampled."""
         recognised = recognise(state)
         if recognised is not None:
             log_recognised(recognised)
@@ -150,7 +150,7 @@ class TransformerEncoder(Encoder):
         return result
 
     def _without_empty_biases(self, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Without biases of queries and values that the model does not have, if they are 0, as some published are."""
+        """Removes biases of queries and values that the model lacks, if they are 0, as in some published files."""
         further = [key for key in state if key.endswith(("attn.q_bias", "attn.v_bias")) and key not in expected]
         if further and any(bool(state[key].any()) for key in further):
             raise InputError(

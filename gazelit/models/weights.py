@@ -17,17 +17,17 @@ from torch.serialization import SourceChangeWarning
 
 from gazelit.errors import InputError
 
-#: Keys of a training's file that its state dicts lie under.
+#: Keys of a training's file under which state dicts are.
 STATE_KEYS = ("state_dict", "model", "model_ema", "ema", "student", "teacher")
-#: How many problems a message names.
+#: Greatest number of problems that a message names.
 _SHOWN = 6
 
 
 def check_is_file(path: Path) -> None:
-    """Checks that there is a file to be read.
+    """Checks that a path is a file.
 
     Raises:
-        InputError: There is none, or a folder; the message names a run's checkpoint.
+        InputError: There is no file, or a folder; for a run's folder the message names its checkpoint.
     """
     if path.is_dir():
         # Of a run and of a package.
@@ -40,7 +40,7 @@ def check_is_file(path: Path) -> None:
 
 
 def read_tensors(path: str | os.PathLike[str]) -> Any:
-    """What a file of tensors holds (``.safetensors``, or anything ``torch.save`` wrote), on the CPU.
+    """The content of a file of tensors (``.safetensors``, or anything ``torch.save`` wrote), on the CPU.
 
     Raises:
         InputError: The file is missing, damaged, or holds more than tensors and primitive values.
@@ -55,18 +55,18 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
             "is not loaded because that can run code"
         ) from error
     except Exception as error:
-        # What a parser of a foreign or broken file raises is of any kind; the file is at fault.
+        # A parser may raise any kind of error for a foreign or broken file; the file is at fault.
         raise InputError(f"{path}: not a readable checkpoint ({error.__class__.__name__}); is it truncated?") from error
 
 
 class _Shell:
-    """Stands for an object of a pickled module; takes its state and does nothing with it."""
+    """Replaces an object of a pickled module; it holds its state and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Reads tensors, and shells in place of everything else, so that no code of the file's choosing is run."""
+    """Reads tensors, and shells instead of all other objects, so that a file cannot run code."""
 
     _ALLOWED = (
         ("torch._utils", "_rebuild_tensor"),
@@ -76,7 +76,7 @@ class _TensorUnpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """Resolves what rebuilds tensors, and nothing else."""
+        """Resolves only the functions that rebuild tensors."""
         if (module, name) in self._ALLOWED or (module == "torch" and name.endswith("Storage")):
             return super().find_class(module, name)
         return type(name, (_Shell,), {})
@@ -86,7 +86,7 @@ def _load_shells(file: IO[bytes], **options: Any) -> Any:
     return _TensorUnpickler(file, **options).load()
 
 
-#: What ``torch.load`` needs of a module like ``pickle``.
+#: The part of the module ``pickle`` that ``torch.load`` needs.
 _UNPICKLING = SimpleNamespace(__name__="gazelit", Unpickler=_TensorUnpickler, load=_load_shells)
 
 
@@ -94,10 +94,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict in a weight file: plain, under one of ``STATE_KEYS``, or that of a pickled module.
 
     Args:
-        path: The file; ``FILE#KEY`` where it holds several state dicts, such as a student's and a teacher's.
+        path: The file; ``FILE#KEY`` if it holds several state dicts, such as a student's and a teacher's.
 
     Raises:
-        InputError: The file is missing or damaged, or holds no state dict, or several and none is named.
+        InputError: The file is missing or damaged, or holds no state dict, or holds several and none is named.
     """
     path, chosen = _named_part(path)
     content: Any
@@ -108,7 +108,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             raise
         try:
             with warnings.catch_warnings():
-                # Old files hold the source of their classes, which is not that of the shells.
+                # Old files hold the source of their classes, which differs from that of the shells.
                 warnings.simplefilter("ignore", SourceChangeWarning)
                 content = torch.load(path, "cpu", pickle_module=_UNPICKLING, weights_only=False)
         except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError, KeyError, ValueError):
@@ -141,12 +141,12 @@ def _part(path: Path, content: Any, chosen: str | None) -> Any:
         )
     if not found:
         return content
-    # Some lie in each other: a checkpoint's teacher has a model.
+    # State dicts may be nested: a checkpoint's teacher has a model.
     return _part(path, content[chosen or found[0]], None)
 
 
 def _module_state(shell: _Shell, prefix: str = "") -> dict[str, Tensor]:
-    """What ``state_dict`` of the pickled module would give."""
+    """The result that ``state_dict`` of the pickled module would have."""
     content = vars(shell)
     state = {
         f"{prefix}{name}": value.detach()
@@ -168,8 +168,8 @@ def check_fit(
     Args:
         given: The state dict to load.
         expected: The state dict of the module that is to take it.
-        origin: Begins the message, such as the file and component.
-        unknown: Keys that have no place at all.
+        origin: Beginning of the message, such as the file and component.
+        unknown: Keys that are not known at all.
 
     Raises:
         InputError: Keys are unknown, missing or left over, or shapes differ; the message lists them.

@@ -107,9 +107,9 @@ class Stage(EvaluatedModule):
         self._former_teachers: list[dict[str, Any]] = []
         self._resumed: dict[str, Any] | None = None
         self._unfinished: dict[str, Any] | None = None
-        self._untold_metrics: dict[str | None, float] = {}
-        #: Whether an epoch's batches are over and schedules that follow a metric have not been told.
-        self._tells_schedules = False
+        self._pending_metrics: dict[str | None, float] = {}
+        #: Whether an epoch's batches are over, but schedules that follow a metric have not been stepped.
+        self._schedules_pending = False
         #: The epoch's further training values, once its batches are over.
         self._epoch_log: dict[str, Tensor] = {}
 
@@ -210,18 +210,18 @@ class Stage(EvaluatedModule):
             self.temperature.fill_(1.0)
 
     def on_train_start(self) -> None:
-        """Goes on in the middle of an epoch where a checkpoint is from there."""
+        """Continues within an epoch if the checkpoint was written within one."""
         if self._unfinished is not None:
             self.resume_epoch(self._unfinished)
             unfinished_epoch.number_batches(self.trainer)
-        unfinished_epoch.tell_schedules(self.trainer, self._untold_metrics)
-        self._untold_metrics = {}
+        unfinished_epoch.step_pending(self.trainer, self._pending_metrics)
+        self._pending_metrics = {}
         # Those of an epoch whose batches were over when it was interrupted.
         for name, value in self._epoch_log.items():
             self._log_once(f"train/{name}", value)
 
     def on_train_epoch_end(self) -> None:
-        """Lets schedules that wait for a metric learn from a resumed epoch, which Lightning would leave out."""
+        """Has Lightning also step the schedules that follow a metric after a resumed epoch."""
         if self._unfinished is not None:
             self.trainer.fit_loop._restarting = False
             self._unfinished = None
@@ -232,13 +232,13 @@ class Stage(EvaluatedModule):
         self.guard.begin_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes a batch's random numbers repeat in a resumed run."""
+        """Seeds the batch, so that a resumed run draws the same random numbers."""
         unfinished_epoch.note_batch(self.trainer, is_last=batch_idx + 1 >= self.trainer.num_training_batches)
         seed_batch(self.current_epoch, batch_idx, self.global_rank)
         self.guard.begin_batch(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch's loss; notes ``train/loss``, the objective's parts and gaze that augmentation moved away."""
+        """Computes a batch's loss; adds it, its parts and the points moved off the image to the epoch's means."""
         loss, _, parts = self._step(batch)
         self.guard.add(batch_idx, batch, loss, parts)
         weights = self._weights(batch, loss, parts)
@@ -250,19 +250,19 @@ class Stage(EvaluatedModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Looks at the losses and gradients of the step.
+        """Checks that the losses and gradients of the step are finite.
 
         Raises:
-            NonFiniteError: One is not finite, see ``on_nonfinite``.
+            NonFiniteError: A loss or gradient is not finite; see ``on_nonfinite``.
         """
         self.guard.check(self, optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Logs the epoch's values behind its last batch, so that they are there for callbacks at the epoch's end."""
+        """Logs the epoch's values after its last batch, before callbacks use them at the epoch's end."""
         if not self.trainer.is_last_batch and not 0 < self.trainer.max_steps <= self.global_step:
             return
         unfinished_epoch.note_batch(self.trainer, is_last=True)
-        self._tells_schedules = self.trainer.is_last_batch
+        self._schedules_pending = self.trainer.is_last_batch
         values = {**self.train_means.compute(), **self._epoch_values()}
         self.train_means.reset()
         self._epoch_log = {name: value.detach().cpu() for name, value in values.items()}
@@ -270,16 +270,16 @@ class Stage(EvaluatedModule):
             self._log_once(f"train/{name}", value, prog_bar=name == "loss")
 
     def _epoch_values(self) -> dict[str, Tensor]:
-        """The values of a training epoch besides means over images; equal in all processes."""
+        """The values of a training epoch that are not means over images; equal in all processes."""
         return {"skipped_steps": torch.tensor(float(self.guard.skipped))} if self.guard.skips else {}
 
     def interrupted_epoch(self) -> dict[str, Any]:
-        """What an epoch has gathered so far, beside what every checkpoint holds. Every process must call it."""
+        """The state of an unfinished epoch, which other checkpoints do not hold. Every process must call it."""
         gathered = {"sums": self.train_means.sums(), "skipped_steps": self.guard.skipped}
         return {**gathered, "values": self._epoch_log}
 
     def resume_epoch(self, gathered: Mapping[str, Any]) -> None:
-        """Goes on with what :meth:`interrupted_epoch` gave."""
+        """Restores the state that :meth:`interrupted_epoch` returned."""
         self.train_means.restore(gathered["sums"])
         self.guard.skipped = gathered["skipped_steps"]
         self._epoch_log = dict(gathered.get("values", {}))
@@ -300,12 +300,12 @@ class Stage(EvaluatedModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Steps a schedule; one that follows a metric then knows of the epoch."""
+        """Steps a schedule; notes when those that follow a metric have been stepped."""
         super().lr_scheduler_step(scheduler, metric)
-        self._tells_schedules = self._tells_schedules and metric is None
+        self._schedules_pending = self._schedules_pending and metric is None
 
     def _parameter_groups(self) -> list[Any]:
-        """What is trained: a group for each part with a learning rate of its own, and one for the rest."""
+        """The trained parameters: a group for each part with a learning rate of its own, and one for the rest."""
         parts: dict[str, tuple[nn.Module, float]] = {}
         for name, rate in self.learning_rates.items():
             part = getattr(self, name) if name in self.learned_parts else self.network.get_submodule(name)
@@ -326,15 +326,15 @@ class Stage(EvaluatedModule):
             return
         if unfinished_epoch.is_amid(self.trainer):
             checkpoint[unfinished_epoch.UNFINISHED_KEY] = self.interrupted_epoch()
-        elif self._tells_schedules:
+        elif self._schedules_pending:
             unfinished_epoch.note_metrics(self.trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the ancestry of a resumed run, and lets options given now win over the optimiser's stored ones."""
+        """Keeps the ancestry of a resumed run, and replaces the optimiser's stored options by those given now."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._resumed = checkpoint
             self._unfinished = checkpoint.get(unfinished_epoch.UNFINISHED_KEY)
-            self._untold_metrics = checkpoint.get(unfinished_epoch.METRICS_KEY, {})
+            self._pending_metrics = checkpoint.get(unfinished_epoch.METRICS_KEY, {})
             if self.trainer.optimizers:
                 # Sharded modules are restored when their optimisers are there already.
                 configs = self.trainer.lr_scheduler_configs
@@ -348,7 +348,7 @@ class Stage(EvaluatedModule):
     def stamp(self) -> dict[str, Any]:
         """The stamp of a checkpoint written now."""
         present = self._teachers or []
-        # What taught the weights before a resume has taught them, also where the resumed run has another teacher.
+        # Teachers of the run before a resume stay recorded, even if the resumed run has others.
         known = {record["sha256"] for record in present}
         former = [record for record in self._former_teachers if record["sha256"] not in known]
         return stamps.make_stamp(
@@ -361,14 +361,14 @@ class Stage(EvaluatedModule):
         )
 
     def take_teachers(self, data: Mapping[str, Any], allowed: bool = False) -> list[str]:
-        """Loads the teachers of the auxiliary objectives; training does it unless it was called before.
+        """Loads the teachers of the auxiliary objectives. Training calls it if it was not called before.
 
         Args:
             data: Provenance of the data that the stage will be trained on.
             allowed: Whether a teacher is taken that may have seen patients of the test split.
 
         Returns:
-            What is to be known of them.
+            A line on each teacher: its losses, stage, checkpoint, and the note on its split.
 
         Raises:
             InputError: See :func:`gazelit.checkpoints.teachers.take_teachers`.
@@ -386,7 +386,7 @@ class Stage(EvaluatedModule):
 
         Args:
             path: The checkpoint.
-            split_note: What is to be known of the split it was trained on; recorded.
+            split_note: A note on the split that it was trained on; it is recorded in the stamp.
 
         Raises:
             InputError: The checkpoint does not fit; the network is then untouched.

@@ -1,4 +1,4 @@
-"""What every run leaves behind: its configuration, its curve per epoch, and its predictions per case."""
+"""The files that every run writes: its configuration, its curve per epoch, and its predictions per case."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WANDB_FILE = "wandb.json"
 def run_folder(trainer: L.Trainer) -> Path:
     """The folder of a run: the parent of its checkpoints, or the logger's folder where none are written.
 
-    Every process must ask, because the logger's folder is broadcast.
+    Every process must call it, because the logger's folder is broadcast.
     """
     checkpoint = trainer.checkpoint_callback
     if trainer.state.fn == "fit" and isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
@@ -50,7 +50,7 @@ class RunRecord(Callback):
     """Writes ``config.yaml`` and ``epochs.csv`` beside the checkpoints, whichever logger is used.
 
     Lightning's own callback writes the configuration to ``trainer.log_dir``, which is the same folder for all runs of
-    the W&B logger. And a curve must outlive a resume; loggers that start a new version do not promise that.
+    the W&B logger. A resumed run must continue the curve; loggers that start a new version do not.
 
     Args:
         parser: The parser that made the configuration.
@@ -62,7 +62,7 @@ class RunRecord(Callback):
         self.config = config
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lets W&B runs end with the command."""
+        """Has W&B runs end with the command."""
         for logger in trainer.loggers:
             if trainer.is_global_zero and isinstance(logger, WandbLogger):
                 wandb_run.finish_at_exit(logger.experiment)
@@ -88,7 +88,7 @@ class RunRecord(Callback):
                 logger.experiment.tags = (*(logger.experiment.tags or ()), *found)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Logs the hashes of the checkpoints, by which a lineage names them."""
+        """Logs the hashes of the checkpoints; ``gazelit lineage`` names checkpoints by them."""
         checkpoint = trainer.checkpoint_callback
         if not trainer.is_global_zero or not isinstance(checkpoint, ModelCheckpoint):
             return
@@ -98,7 +98,7 @@ class RunRecord(Callback):
             logger.log_hyperparams({"checkpoints": hashes})
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Summarises the epochs so far, of which the best is known only now: checkpoints are made last."""
+        """Summarises the epochs so far. The best one is known only now, because checkpoints are written last."""
         folder = run_folder(trainer)
         if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             wandb_run.summarise_best(trainer, read_rows(folder / EPOCHS_FILE))
@@ -125,7 +125,7 @@ class PredictionWriter(Callback):
 
     In one process rows are written as they come, so that memory does not grow with the number of cases; several
     processes' rows are gathered at the end. Case ids are looked up in the data module, so that they never pass through
-    a logger. Of metrics from outside the package the table's ``attrs`` say under ``metrics`` what reports call them.
+    a logger. For metrics from outside the package, the table's ``attrs["metrics"]`` holds the names that reports use.
     """
 
     #: Cases that are written at a time.
@@ -137,7 +137,7 @@ class PredictionWriter(Callback):
         self._open = ExitStack()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forgets an earlier run."""
+        """Discards the predictions of an earlier run."""
         self._batches, self._writer, self._open = [], None, ExitStack()
 
     def on_test_batch_end(
@@ -160,7 +160,7 @@ class PredictionWriter(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Completes the table, and writes the metrics and which checkpoint they are of."""
+        """Completes the table; writes the metrics and the checkpoint that they are of."""
         folder = run_folder(trainer)
         self._finish(trainer, folder)
         if trainer.is_global_zero:
@@ -175,7 +175,7 @@ class PredictionWriter(Callback):
         self._finish(trainer, run_folder(trainer))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leaves no half of a table behind."""
+        """Removes an incomplete table."""
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
     def _table(self, trainer: L.Trainer) -> pd.DataFrame:

@@ -11,10 +11,10 @@ from gazelit.checkpoints import stamps
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint and renames, so that a run killed while saving can still resume.
+    """Writes a file beside the checkpoint and renames it, so that a run killed while saving can still resume.
 
-    Lightning's own transaction writes in ``$TMPDIR`` and copies, which fails where that is small and may be cut where
-    it is another disk.
+    Lightning's own transaction writes in ``$TMPDIR`` and copies. This fails if ``$TMPDIR`` is small, and the copy may
+    be cut short if it is on another disk.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             storage_options: Passed on to Lightning.
 
         Raises:
-            InputError: It cannot be written; what was there stays.
+            InputError: It cannot be written; an earlier file there stays.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)

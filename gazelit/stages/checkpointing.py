@@ -25,26 +25,26 @@ from gazelit.stages.unfinished_epoch import UNFINISHED_KEY, is_amid, is_validate
 
 logger = logging.getLogger("gazelit")
 
-#: What a shell tells of a process that SIGTERM ended.
+#: The exit code of a process that SIGTERM ended, as shells report it.
 TERMINATED = 128 + signal.SIGTERM
-#: Of what an unfinished epoch's checkpoint has, whether only a validation is missing.
+#: Key of an unfinished epoch's state: whether only a validation is missing.
 _IN_VALIDATION = "in_validation"
-#: Where a checkpoint has how far validation is.
+#: Where a checkpoint holds the progress of validation.
 _VALIDATED = "epoch_loop.val_loop.batch_progress"
 
 
 class StageCheckpoint(ModelCheckpoint):
     """``best.ckpt`` by a criterion, and ``last.ckpt`` of the last finished epoch, or of the step that SIGTERM ended.
 
-    Lightning 2.6.6 writes its ``save_last`` only when a step also brought a new best one. ``last`` would then be the
-    last improvement, and could lie in the middle of an epoch if validation runs there.
+    Lightning 2.6.6 writes ``last`` only when it also writes a new best checkpoint. ``last`` would then be the last
+    improvement, and could be from the middle of an epoch if validation runs within epochs.
 
     Args:
         save_last: Whether to write ``last.ckpt``.
-        every_n_train_steps: Steps of the optimiser after which ``last.ckpt`` is written within an epoch, too, so that a
-            kill costs no more. Unless given, only at the end of epochs. (Lightning's option of this name would choose
-            ``best.ckpt`` there, by a criterion that only a validation has.)
-        options: As of Lightning's callback.
+        every_n_train_steps: Steps of the optimiser after which ``last.ckpt`` is also written within an epoch. A kill
+            then costs at most so many steps. Unless given, it is written only at the end of epochs. (Lightning's option
+            of this name would select ``best.ckpt`` there, by a criterion that only a validation gives.)
+        options: Those of Lightning's ``ModelCheckpoint``.
 
     Raises:
         InputError: ``every_n_train_steps`` is below 1, or nothing is to be written after these steps.
@@ -66,7 +66,7 @@ class StageCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves a step within an epoch, or lets the validation that follows it come first, which belongs to it."""
+        """Saves a step within an epoch; if a validation belongs to the step, it comes first."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self._is_due = bool(
@@ -77,14 +77,14 @@ class StageCheckpoint(ModelCheckpoint):
             self._is_due = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves what a validation brought, and the step before it if that is due."""
+        """Saves the best checkpoint after a validation, and the step before it if that is due."""
         super().on_validation_end(trainer, pl_module)
         if self._is_due:
             self.write_last(trainer, is_over=False)
             self._is_due = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves what the epoch brought; the best one first, because ``last`` holds which that is."""
+        """Saves the checkpoints of the epoch; ``best`` first, because ``last`` records which one it is."""
         super().on_train_epoch_end(trainer, pl_module)
         tries_only = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         if self.keeps_last and not tries_only and trainer.state.fn == TrainerFn.FITTING:
@@ -95,8 +95,8 @@ class StageCheckpoint(ModelCheckpoint):
 
         Args:
             trainer: The trainer.
-            is_over: Whether the epoch is. In the middle of the first epoch there is no last checkpoint yet. The one
-                that is written must not say so, or it would differ from an undisturbed training's for good.
+            is_over: Whether the epoch has ended. In the first epoch there is no last checkpoint yet. A checkpoint that
+                recorded one would make the resumed training differ from an undisturbed one.
         """
         path = Path(str(self.dirpath)) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
         if is_over:
@@ -105,16 +105,16 @@ class StageCheckpoint(ModelCheckpoint):
         return path
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes all of it over, so that a resumed run ends in the same bytes; Lightning forgets the current score."""
+        """Restores the whole state, for the same bytes after a resume; Lightning leaves out the current score."""
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]
 
 
 def sole_training(trainer: L.Trainer) -> AbstractContextManager[None]:
-    """Keeps a second training from the folder of a trainer's checkpoints: each would replace the other's.
+    """Locks the folder of a trainer's checkpoints: a second training there would replace them.
 
     Raises:
-        InputError: Another one is at work there.
+        InputError: Another training is running there.
     """
     kept = trainer.checkpoint_callback
     folder = str(kept.dirpath) if isinstance(kept, ModelCheckpoint) and kept.dirpath else ""
@@ -124,13 +124,13 @@ def sole_training(trainer: L.Trainer) -> AbstractContextManager[None]:
 
 
 class EarlyEnd(Callback):
-    """Ends a training that SIGTERM or Ctrl-C interrupts at its next step, with the exit code that says so.
+    """Ends a training at its next step after SIGTERM or Ctrl-C, with the exit code of the interruption.
 
     SIGTERM, which batch systems send before they take a machine away, ends training at the next step with exit code 143
     (Lightning's own is 0, which reads as finished). Ctrl-C ends it there, too, with Python's ``KeyboardInterrupt``. A
-    second Ctrl-C ends it at once. ``last.ckpt`` is then of that step, and holds what of the epoch is behind it, so that
-    a resumed run ends in the bytes of an undisturbed one. A validation under way ends at its next batch; the resumed
-    run begins it again. One between batches whose gradients accumulate is finished first. Nothing is saved if the
+    second Ctrl-C ends it at once. ``last.ckpt`` is then of that step and holds the state of the epoch so far. A resumed
+    run therefore ends in the same bytes as an undisturbed one. A running validation ends at its next batch; the resumed
+    run repeats it. A validation between batches whose gradients accumulate is finished first. Nothing is saved if the
     training data are not loaded by :class:`gazelit.data.sampling.EpochLoader`, or if no ``last.ckpt`` is kept. A
     resumed run then goes on from the last finished epoch.
     """
@@ -139,19 +139,19 @@ class EarlyEnd(Callback):
         self._end_signal: signal.Signals | None = None
         self._in_validation = self._validates_again = False
         self._common_batches = 0
-        #: What a resumed training goes on from, to be said.
+        #: What a resumed training starts from, for the message.
         self.left = "last.ckpt is of the last finished epoch"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Forgets what ended an earlier training."""
+        """Discards the end of an earlier training."""
         self._end_signal = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM and Ctrl-C over, and has a validation run that was broken off.
+        """Handles SIGTERM and Ctrl-C from now on, and repeats a validation that was interrupted.
 
-        Lightning's handler breaks off a validation, which then has to be repeated with the epoch before it. With
-        several processes it exchanges a message. It hangs if it interrupts two of them at different points of the step,
-        as happens when a batch system signals all of them.
+        Lightning's handler aborts a validation. The validation and the epoch before it would have to be repeated. With
+        several processes the handler exchanges a message. It hangs if it interrupts two processes at different points
+        of the step, as happens when a batch system signals all of them.
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
@@ -159,21 +159,21 @@ class EarlyEnd(Callback):
             if self._end_signal is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._note)
         if self._validates_again and not trainer.sanity_checking:
-            # Lightning finds such a state only where an error in the step of a validation left it.
+            # In Lightning only an error in a validation step leaves such a state.
             trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
             self._validates_again = False
 
     on_sanity_check_start = on_train_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ends all processes between two epochs if one of them was told to end."""
+        """Ends all processes between two epochs if one of them was signalled."""
         if self._is_told_to_end(trainer):
             raise self._end()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves the step and ends all processes if one of them was told to end."""
+        """Saves the step and ends all processes if one of them was signalled."""
         if not self._is_told_to_end(trainer):
             return
         # What follows an epoch's last batch, or one before a validation, belongs to it.
@@ -186,7 +186,7 @@ class EarlyEnd(Callback):
         raise self._end()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Finds how many batches every process has: they can only agree while all of them have one."""
+        """Finds how many batches every process has: they can agree only as long as each has a batch."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             own = torch.tensor(sum(int(count) for count in trainer.num_val_batches), device=pl_module.device)
             self._common_batches = int(trainer.strategy.reduce(own, reduce_op="min"))
@@ -200,7 +200,7 @@ class EarlyEnd(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Saves the step before a training's validation and ends all processes if one of them was told to end."""
+        """Saves the step before a training's validation and ends all processes if one of them was signalled."""
         is_of_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not is_of_training or batch_idx >= self._common_batches or not self._is_told_to_end(trainer):
             return
@@ -211,17 +211,17 @@ class EarlyEnd(Callback):
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
-                # The model has its own weights again: what is validated are the averaged ones.
+                # Put the model's own weights back: the averaged ones are validated.
                 callback.on_validation_epoch_end(trainer, pl_module)
         self._in_validation = True
         self._save(trainer)
         self.left += ", its validation is run again"
-        # Lightning would tear the validation down alone, and leave the training's loader with its processes.
+        # Lightning would end only the validation, and leave the processes of the training's loader running.
         trainer.training = True
         raise self._end()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gives Ctrl-C back: there is no step any more that it could wait for."""
+        """Restores Python's handling of Ctrl-C: there is no further step to wait for."""
         if signal.getsignal(signal.SIGINT) == self._note:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -236,7 +236,7 @@ class EarlyEnd(Callback):
             self.left = f"{path.name} is of step {trainer.global_step}"
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds to a checkpoint before a validation, also one behind an epoch's last batch, that it is missing."""
+        """Records in a checkpoint that its validation is missing, also after an epoch's last batch."""
         if not self._in_validation:
             return
         checkpoint[UNFINISHED_KEY] = {**cast(Stage, pl_module).interrupted_epoch(), _IN_VALIDATION: True}
@@ -258,11 +258,11 @@ class EarlyEnd(Callback):
         self._end_signal = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            # Not by a stream, which may be writing just now.
+            # Not through a stream, which may be writing just now.
             os.write(2, b"gazelit: interrupted: ends when this step is saved; Ctrl-C again ends it at once\n")
 
     def _end(self) -> BaseException:
-        """What ends this process; SIGTERM where it was another one that was told to end."""
+        """The signal that ends this process; SIGTERM if another process was signalled."""
         return KeyboardInterrupt() if self._end_signal == signal.SIGINT else SIGTERMException()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -274,7 +274,7 @@ class EarlyEnd(Callback):
 
 
 def left_behind(trainer: L.Trainer, last: Path) -> str:
-    """What an interrupted training has left, and how to go on with it.
+    """The checkpoint of an interrupted training, and how to resume from it.
 
     Args:
         trainer: The trainer.
@@ -287,6 +287,6 @@ def left_behind(trainer: L.Trainer, last: Path) -> str:
 
 
 def _whole_last(trainer: L.Trainer) -> list[StageCheckpoint]:
-    """The callbacks that keep a ``last.ckpt`` which a training can go on from."""
+    """The callbacks that keep a ``last.ckpt`` from which a training can be resumed."""
     callbacks = [each for each in trainer.checkpoint_callbacks if isinstance(each, StageCheckpoint)]
     return [each for each in callbacks if each.keeps_last and not each.save_weights_only]

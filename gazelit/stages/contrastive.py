@@ -21,23 +21,23 @@ logger = logging.getLogger("gazelit")
 
 
 class ContrastivePretraining(Stage):
-    """Pulls images together that belong together and pushes others apart, before anything else is learned.
+    """Pulls the embeddings of images that belong together closer, and pushes those of others apart.
 
-    Stage 1 of Qiu, Rivaz and Xiao 2025, where images of one class belong together. Where their code compares un-pooled
-    feature maps along one axis, the embedding here is what the classifier will see (``docs/method.md``). In training,
-    positives and negatives come from all processes, with gradient.
+    Stage 1 of Qiu, Rivaz and Xiao 2025, where images of one class belong together. Their code compares un-pooled
+    feature maps along one axis; here the embedding is the vector that the classifier will see (``docs/method.md``). In
+    training, positives and negatives come from all processes, with gradient.
 
     Args:
         network: Gives ``{"embedding": (B, C)}``, such as :class:`gazelit.models.contrastive_net.ContrastiveNetwork`,
-            and ``"features": (B, C')`` if the encoder's own embedding is another. What the features know of the
+            and ``"features": (B, C')`` if the encoder's own embedding is another. How well the features separate the
             classes is logged as ``val/knn_auroc_macro`` and ``val/probe_auroc_macro``.
         loss: Takes embeddings (B, C) and what the pairing gives, gives a scalar; batch-all triplets with margin 1
             unless given. Its class may name its own ``pairing``.
         pairing: Which images belong together: :class:`gazelit.losses.SameClass` unless given or the loss has its own,
             ``SameImage`` (of two views) or ``GazeSimilarity``.
-        micro_batch: Images embedded at a time in training, for batches whose activations memory does not hold: those of
-            the others are computed again in the backward pass. BatchNorm then sees these images alone. All at once
-            unless given.
+        micro_batch: Images embedded at a time in training, for batches whose activations do not fit into memory.
+            Activations of the other images are computed again in the backward pass. BatchNorm then sees only these
+            images. All at once unless given.
         options: See :class:`Stage`.
 
     Raises:
@@ -69,7 +69,7 @@ class ContrastivePretraining(Stage):
         """See :meth:`Stage.setup`.
 
         Raises:
-            InputError: The pairing compares views of an image, and the data have one.
+            InputError: The pairing compares two views of an image, but the data have one.
         """
         super().setup(stage)
         augmentation = getattr(self._datamodule, "augmentation", None)
@@ -81,7 +81,8 @@ class ContrastivePretraining(Stage):
         outputs = self._embed(batch["image"])
         embedding = outputs["embedding"]
         together = self.pairing(batch, gather=self.training)
-        # Every process's images are positives and negatives for every other's. Validation shares differ in size.
+        # The images of each process are positives and negatives for those of all others. In validation the processes'
+        # numbers of images differ.
         compared = gather_rows(embedding) if self.training else embedding
         if "other_view" in batch:
             other_embedding = self._embed(batch["other_view"])["embedding"]
@@ -92,7 +93,7 @@ class ContrastivePretraining(Stage):
         return self.loss(compared, together), outputs, {}
 
     def on_train_epoch_start(self) -> None:
-        """Begins the epoch's count of batches that teach nothing."""
+        """Begins the epoch's count of batches without an anchor."""
         super().on_train_epoch_start()
         self._without_pairs = torch.zeros(())
 

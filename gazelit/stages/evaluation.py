@@ -34,18 +34,18 @@ Outputs = dict[str, Tensor]
 
 
 class EvaluatedModule(L.LightningModule):
-    """A module whose outputs are measured by what they are: diagnoses, saliency maps."""
+    """A module whose outputs are measured by their kind: diagnoses, saliency maps, embeddings."""
 
     #: Name in checkpoints, logs and run folders.
     name: ClassVar[str]
-    #: What the outputs are measured by: ``diagnosis``, ``saliency``, ``embedding``.
+    #: Kinds of outputs that are measured: ``diagnosis``, ``saliency``, ``embedding``.
     measures: ClassVar[tuple[str, ...]] = ()
 
     network: Network
-    #: Objectives beside those of the tasks, computed in training alone.
+    #: Objectives in addition to those of the tasks, computed only in training.
     auxiliary: nn.ModuleList
     conventions: tuple[Convention, ...]
-    #: Metrics from outside the package, beside those of ``measures``.
+    #: Metrics from outside the package, in addition to those of ``measures``.
     custom_metrics: tuple[Metric, ...]
     #: Whether a classifier that pools by gaze is evaluated a second time, given the reader's.
     gaze_at_test: bool = False
@@ -56,11 +56,11 @@ class EvaluatedModule(L.LightningModule):
         """Runs the network and its objective on a batch.
 
         Returns:
-            The loss to minimise, the network's outputs, and further scalars to log beside the loss.
+            The loss to minimise, the network's outputs, and further scalars to log.
         """
 
     def _with_auxiliary(self, loss: Tensor, outputs: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """A loss with what the auxiliary objectives add to it in training, and their values by ``<name>_loss``."""
+        """The loss plus, in training, the auxiliary objectives; and their values by ``<name>_loss``."""
         if not self.training or not self.auxiliary:
             return loss, {}
         added, values = add_auxiliary(cast(Sequence[AuxiliaryLoss], self.auxiliary), outputs, batch)
@@ -102,11 +102,11 @@ class EvaluatedModule(L.LightningModule):
         if "saliency" in self.measures:
             at_test = SaliencyMetrics(names_at_test(self.conventions))
             self.saliency_metrics = nn.ModuleDict({"val": SaliencyMetrics(), "test": at_test})
-        # No part of the stage: what they hold must not get into its checkpoints.
+        # Not registered as submodules: their state must not get into checkpoints.
         self._custom = {split: [copy.deepcopy(metric) for metric in self.custom_metrics] for split in ("val", "test")}
 
     def _weights(self, batch: Batch, loss: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """How many images of a batch the loss and its parts are means over: those that have the target."""
+        """How many images of a batch have the target of the loss and of each part, which are means over these."""
         images = torch.tensor(float(len(batch["image"])), device=loss.device)
         weights = dict.fromkeys(("loss", *parts), images)
         targets = self._targets(batch)
@@ -120,29 +120,29 @@ class EvaluatedModule(L.LightningModule):
         return weights
 
     def _objectives(self) -> dict[str, Objective]:
-        """The objective of each task, by the task's name; what a stage without tasks minimises is not among them."""
+        """The objective of each task, by the task's name. The loss of a stage without tasks is not among them."""
         return {}
 
     def _targets(self, batch: Batch) -> dict[str, Tensor]:
-        """By task, what a batch counts in a mean."""
+        """By task, the weight of a batch in a mean."""
         return {task: objective.counted(batch) for task, objective in self._objectives().items()}
 
     def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds the criterion by which checkpoints are selected: the plain sum of the tasks' losses.
 
-        It is the same quantity in every epoch, whatever the tasks are weighted by. A task of which no image has the
-        target is left out; without any the criterion is missing.
+        It is the same quantity in every epoch, however the tasks are weighted. A task is left out if no image has its
+        target; if all are left out, there is no criterion.
         """
         names = [f"{task}_loss" for task in self.measures if f"{task}_loss" in means] if len(self.measures) > 1 else []
         names = names or [name for name in ("loss",) if name in means]
         return {**means, **({"selection": torch.stack([means[name] for name in names]).sum()} if names else {})}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Notes ``val/loss``, the objective's parts and the metrics."""
+        """Updates ``val/loss``, the parts of the objective and the metrics."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Outputs:
-        """Notes the same under ``test/`` and returns per-case values for the prediction table."""
+        """Updates the same under ``test/`` and returns per-case values for the prediction table."""
         return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Outputs:
@@ -154,7 +154,7 @@ class EvaluatedModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> Outputs:
         if not len(batch["image"]):
-            # The share of a process without a case: it only has to take part in what all processes compute together,
+            # A process without a case must still take part in what all processes compute together,
             # with tensors of as many dimensions as the others'.
             if "diagnosis" in self.measures:
                 empty = torch.zeros(0, int(self.network.classes or 0), device=self.device)
@@ -188,9 +188,9 @@ class EvaluatedModule(L.LightningModule):
         return {"logits": logits, "probabilities": probabilities(logits, self.temperature, self._exclusive)}
 
     def _predictions_with_gaze(self, batch: Batch) -> Outputs:
-        """The same of a classifier that is given the reader's gaze; films without gaze keep the predicted one.
+        """The same for a classifier that is given the reader's gaze; films without gaze keep the predicted gaze.
 
-        ``with_gaze_logits`` and ``with_gaze_probabilities`` (B, K), and whether there was gaze to give.
+        ``with_gaze_logits`` and ``with_gaze_probabilities`` (B, K), and whether each film had gaze.
         """
         given = self._predictions(self(batch["image"], batch["heatmap"]))
         return {f"{WITH_GAZE}_{name}": values for name, values in given.items()} | {"gaze_given": batch["has_gaze"]}
@@ -217,20 +217,21 @@ class EvaluatedModule(L.LightningModule):
             else:
                 values = saliency_values(*maps)
             self._metrics("saliency", split).update(values)
-            # σ decides what a map metric means; it is logged beside them.
+            # The meaning of a map metric depends on σ; so σ is logged with them.
             seen = batch["has_gaze"]
             sigma = torch.where(seen, batch["sigma_px"], 0.0).sum() / seen.sum().clamp(min=1)
             self._metrics("mean", split).update({"sigma_px": sigma}, seen.sum())
-            # How far the map stands out from an even one, wherever: what it alone says of whether there is a finding.
+            # How far the map stands out from a uniform one at any point: what the map alone says about the presence of
+            # a finding.
             peak = maps[0].amax(dim=(1, 2)) * batch["valid_mask"][:, 0].sum(dim=(1, 2))
             per_case |= values | {"gaze_points": (batch["points"][..., 2] > 0).sum(1), "map_peak": peak}
         return per_case | update_metrics(self._custom_metrics(split), measured, batch)
 
     def _measured(self, outputs: Outputs) -> Outputs:
-        """What the network gives, with ``probabilities`` (B, K) and ``density`` (B, 1, H, W) where it predicts them."""
+        """The network's outputs, with ``probabilities`` (B, K) and ``density`` (B, 1, H, W) if it predicts them."""
         measured = {**outputs, **self._predictions(outputs)}
         if "saliency" in self.measures:
-            # A softmax is never zero; float32's is, and a KLD would be infinite.
+            # A softmax is never zero, but in float32 it can be, and the KLD would then be infinite.
             density = log_density(outputs["saliency_logits"]).exp()
             measured["density"] = density.clamp(min=torch.finfo(torch.float32).tiny)
         return measured
@@ -260,7 +261,7 @@ class EvaluatedModule(L.LightningModule):
 
     def _log_once(self, name: str, value: Tensor, prog_bar: bool = False) -> None:
         """Logs an epoch's value that all processes hold, so that its mean over them is the value."""
-        # Lightning multiplies by the batch's size and divides by it again, which rounds.
+        # Lightning multiplies by the batch's size and divides by it again; this rounds.
         self.log(
             name, value.float().to(self.device), on_step=False, on_epoch=True, prog_bar=prog_bar, sync_dist=True,
             batch_size=1,

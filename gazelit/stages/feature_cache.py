@@ -1,4 +1,4 @@
-"""The features of a frozen encoder: computed once a film and kept while a stage trains, or read from a folder."""
+"""The features of a frozen encoder: computed once for each film and kept in training, or read from a folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class FeatureCache:
-    """Keeps an encoder's coarsest map of every film in a file without a name, which ends with the process.
+    """Keeps an encoder's coarsest map of every film in an unnamed file, which is gone when the process ends.
 
-    The operating system reads and drops its pages as memory allows. A film takes 2.5 MB with the paper's encoder at 640
-    × 512 in float32, half of that in bfloat16.
+    The operating system keeps its pages in memory as far as there is room. A film takes 2.5 MB with the paper's encoder
+    at 640 × 512 in float32, half of that in bfloat16.
 
     Args:
         cases: Number N of the store's rows.
@@ -41,11 +41,11 @@ class FeatureCache:
         self.rows: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
-        # Averages of weights copy their stage; a frozen encoder's features are the same.
+        # A callback that averages weights copies the stage; the features of a frozen encoder stay the same.
         return self
 
     def attach(self, encoder: Encoder) -> None:
-        """Has an encoder look here first; of the list that it gives only the last map is then there."""
+        """Has an encoder use this cache; of its list of maps only the last one is then computed."""
         plain = encoder.forward
 
         def forward(encoder: Encoder, x: Tensor) -> list[Tensor | None]:
@@ -75,17 +75,17 @@ class FeatureCache:
 
 
 class StoredFeatures:
-    """Features that ``gazelit embed`` wrote, in the place of an encoder that is then not run.
+    """Features that ``gazelit embed`` wrote; they replace an encoder, which is then not run.
 
     Args:
         folder: The folder.
-        kind: What the stage can do with: ``map`` or ``pooled``.
+        kind: The kind of features that the stage needs: ``map`` or ``pooled``.
         stage: Whose component ``encoder`` is replaced, with its weights.
         data: The films.
 
     Raises:
-        InputError: They are of another store, encoder or weights, or of another kind; or they would change while the
-            stage trains.
+        InputError: The features are of another store, encoder or kind, or of other weights; or they would change while
+            the stage trains.
     """
 
     def __init__(self, folder: str, kind: Kind, stage: Stage, data: GazeData) -> None:
@@ -141,7 +141,7 @@ def check_unchanging(stage: Stage, data: GazeData, option: str) -> None:
     """Checks that an encoder's features of a film are the same in every epoch.
 
     Raises:
-        InputError: Its weights or the images change, or it is compiled for nothing.
+        InputError: Its weights or the images change, or it is compiled although it is hardly run.
     """
     if "encoder" not in stage.frozen:
         raise InputError(f"{option}: the encoder is trained; set --model.frozen=[encoder]")

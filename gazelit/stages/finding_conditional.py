@@ -1,4 +1,4 @@
-"""Maps by finding: what was looked at while a finding was said."""
+"""Maps by finding: where the reader looked while naming a finding."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SCORES = ("mass", "pointing", "auc")
 
 
 class FindingConditional(Stage):
-    """Learns a map for each finding, beside that of the whole reading, from what was looked at while it was said.
+    """Learns a map for each finding from the gaze while the reader named it, and a map of the whole reading.
 
-    ``data.gaze.phrases`` says by which words a finding is named, ``data.gaze.phrase_lag`` how long before them it is
-    looked at (``gazelit phrases`` has the curve). The test scores each finding's map against the regions of its name,
-    and beside it the map of the whole. With ``data.gaze.control: phrases`` the same network is trained on words that
-    were moved to other times of their readings.
+    ``data.gaze.phrases`` gives the words of each finding. ``data.gaze.phrase_lag`` gives how long before these words
+    readers look at it (``gazelit phrases`` has the curve). The test scores each finding's map, and the map of the whole
+    reading, against the regions of that name. With ``data.gaze.control: phrases`` the same network is trained on words
+    that were moved to other times of their readings.
 
     Args:
         network: A :class:`gazelit.models.finding_unet.FindingUNet`.
@@ -45,7 +45,7 @@ class FindingConditional(Stage):
         self.maps_loss = TimeSlicesLoss(consistency=0.0)
 
     def setup(self, stage: str) -> None:
-        """Checks that the data tell the network's findings.
+        """Checks that the data have the network's findings.
 
         Raises:
             InputError: ``data.gaze.phrases`` names other findings than the network has, or two findings share their
@@ -91,7 +91,7 @@ class FindingConditional(Stage):
         return per_case | found
 
     def _localised(self, batch: Batch, outputs: Outputs) -> Outputs:
-        """Each finding's map and that of the whole against the regions of its name, (B,) each; NaN without any."""
+        """Scores each finding's map and that of the whole against its regions, (B,) each; NaN without regions."""
         data = self._gaze_data
         mask = batch["valid_mask"][:, 0]
         regions = [
@@ -106,19 +106,19 @@ class FindingConditional(Stage):
             for maps, suffix in ((own, ""), (whole, "_of_whole")):
                 values = localisation_values(maps, region, mask)
                 found |= {f"{_column(name)}_{score}{suffix}": values[score] for score in _SCORES}
-            # What mass and pointing are by chance.
+            # The values of mass and pointing by chance.
             found[f"{_column(name)}_area"] = torch.where(values["mass"].isnan(), torch.nan, values["area"])
         return found
 
 
 def said_maps(batch: Batch) -> dict[str, Tensor]:
-    """What was looked at while each finding was said.
+    """The gaze while each finding was named.
 
     Args:
         batch: ``image``, ``points``, ``sigma``, and ``said`` (B, N, F), the share of each point's duration.
 
     Returns:
-        ``slice_maps`` (B, F, H, W), densities, all zero where nobody looked; ``slice_shares`` (B, F) of the weight.
+        ``slice_maps`` (B, F, H, W), densities, all zero where there is no gaze; ``slice_shares`` (B, F) of the weight.
     """
     points, shares = batch["points"], batch["said"].transpose(1, 2)
     weight = shares * points[:, None, :, 2]

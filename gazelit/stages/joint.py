@@ -25,7 +25,7 @@ WEIGHTING_RATE = 1e-2
 
 
 class JointFinetuning(Stage):
-    """Trains diagnosis and gaze together, each task drawing on the other's features.
+    """Trains diagnosis and gaze together; each task uses the features of the other.
 
     Stage 3 of Qiu, Rivaz and Xiao 2025: every component is trained, the classifier from scratch.
 
@@ -35,24 +35,24 @@ class JointFinetuning(Stage):
             cross-entropy, or over several labels binary cross-entropy that leaves out unknown ones.
         saliency_loss: As in :class:`gazelit.stages.saliency.SaliencyWarmup`.
         weighting: Takes ``{"diagnosis": loss, "saliency": loss}``, gives the scalar to minimise; the reference
-            implementation's uncertainty weighting unless given. Its own parameters are trained along.
-            ``learning_rates`` may name it. Its σ has the rate 1e-2 unless given, so that it finds its balance within
-            the first epochs whatever the network's rate. Adam moves log σ by no more than the rate a step; with a
-            network's 1e-4 a training can end before the balance is found.
+            implementation's uncertainty weighting unless given. Its own parameters are trained, too; ``learning_rates``
+            may name it. Its σ has the rate 1e-2 unless given, so that the balance is found within the first epochs,
+            whatever the network's rate. Adam moves log σ by at most the rate in a step. With a network's 1e-4 a
+            training could end before the balance is found.
         schedule: When each task is trained; both in every step unless given.
-        teacher_forcing: Whether, in training, a classifier that pools by gaze pools by the reader's: for all films, or
-            for a share that moves from epoch to epoch (:class:`gazelit.stages.teacher.TeacherForcing`).
-        gaze_at_test: Whether a classifier that pools by gaze is validated and tested a second time, given the reader's:
-            what it could say beside an eye tracker. Metrics have ``with_gaze/`` in their names, per-case predictions
-            columns of their own; nothing is selected by them unless configured.
-        auxiliary: Objectives beside the tasks', added in training to what ``weighting`` gives, such as
+        teacher_forcing: Whether a classifier that pools by gaze is given the reader's gaze in training: for all films,
+            or for a share that changes from epoch to epoch (:class:`gazelit.stages.teacher.TeacherForcing`).
+        gaze_at_test: Whether a classifier that pools by gaze is validated and tested a second time, with the reader's
+            gaze: its performance if an eye tracker were at hand. These metrics have ``with_gaze/`` in their names, and
+            the predictions have columns of their own. No checkpoint is selected by them unless configured.
+        auxiliary: Further objectives, added in training to the output of ``weighting``, such as
             :class:`gazelit.losses.AttentionConsistencyLoss`.
         options: See :class:`Stage`.
 
     Raises:
         InputError: ``teacher_forcing`` or ``gaze_at_test`` is set, but the network does not pool by gaze; ``schedule``
-            names other tasks, or tasks that ``weighting`` has to compare; or the network has side heads that
-            ``saliency_loss`` does not train.
+            names unknown tasks, or separates tasks that ``weighting`` has to compare; or the network has side heads
+            that ``saliency_loss`` does not train.
     """
 
     name: ClassVar[str] = "joint"
@@ -113,7 +113,7 @@ class JointFinetuning(Stage):
         return self.schedule.active(self.measures, self.current_epoch, self.global_step)
 
     def on_fit_start(self) -> None:
-        """Looks through the schedule, so that it does not fail in a later epoch.
+        """Checks the whole schedule, so that it does not fail in a later epoch.
 
         Raises:
             InputError: In one of the epochs no task is trained.
@@ -123,12 +123,12 @@ class JointFinetuning(Stage):
             self.schedule.active(self.measures, epoch, 0)
 
     def on_train_epoch_start(self) -> None:
-        """Tells the weighting; here, because checkpoints are written before an epoch's end."""
+        """Begins an epoch of the weighting; here, because checkpoints are written before an epoch's end."""
         super().on_train_epoch_start()
         self.weighting.begin_epoch(self._trained())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Looks at the losses and gradients of the step, and leaves out what a paused task alone trains."""
+        """Checks the step's losses and gradients, and leaves out parameters that only a paused task trains."""
         super().on_before_optimizer_step(optimizer)
         if len(self._active_tasks()) < len(self.measures):
             leave_out_paused(self.parameters())
@@ -142,6 +142,7 @@ class JointFinetuning(Stage):
     def _with_selection(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         losses = {task: means.get(f"{task}_loss", torch.zeros((), device=self.device)) for task in self.measures}
         if "loss" in means:
-            # The batches' weighted sums are no mean over images where targets are missing; that of the means is.
+            # If targets are missing, the batches' weighted sums are no mean over images; the weighted sum of the means
+            # is.
             means["loss"] = self.weighting({task: loss.float() for task, loss in losses.items()})
         return super()._with_selection(means)

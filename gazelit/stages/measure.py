@@ -1,4 +1,4 @@
-"""What a batch costs, measured on a few of them."""
+"""The time and memory that a batch takes, measured on the first few."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from gazelit.data.gaze_data import GazeData
 from gazelit.files import write_json
 from gazelit.stages.callbacks import run_folder
 
-#: Beside a run's other files, by what the trainer did: ``fit``, ``test`` or ``predict``.
+#: Name of the file among a run's others; filled in with ``fit``, ``test`` or ``predict``.
 MEASURED = "measured-{}.json"
-#: The first batch pays for what is done once; the second is measured.
+#: The first batch includes what is done once; the second is measured.
 BATCHES = 2
 
 
 class BatchMeasure(Callback):
-    """Stops after ``BATCHES`` batches and writes what they took; for `gazelit run --check`.
+    """Stops after ``BATCHES`` batches and writes their time and memory; for `gazelit run --check`.
 
-    Written are how long a batch took, how many there would have been (the trainer's own limits are kept for that), and
-    the memory at its peak. Evaluations begin with the cases that have targets: without one they are refused, and they
-    shall be where the whole has none.
+    It writes the time of a batch, the number of batches of a full run (within the trainer's own limits), and the peak
+    of memory. Evaluations begin with cases that have targets, because a stage refuses an evaluation without any; so
+    only data without a target are refused.
 
-    A batch's time is from the end of the one before it to its own end, so that loading counts. The first batch's is
-    from the beginning of the epoch; it also pays for what is done once.
+    A batch's time is from the end of the one before it to its own end, so that loading counts. That of the first batch
+    is from the beginning of the epoch; it includes what is done once.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class BatchMeasure(Callback):
         self._limits: dict[str, int | float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Limits the batches, before the loops ask for how many there are, and has targets among them."""
+        """Limits the batches before the loops count them, and puts cases with targets first."""
         datamodule = getattr(trainer, "datamodule", None)
         if isinstance(datamodule, GazeData):
             datamodule.targets_first = True
         for kind in ("train", "val", "test", "predict"):
             option = f"limit_{kind}_batches"
             limit = self._limits.setdefault(kind, getattr(trainer, option))
-            # Of a whole number that many, of a fraction (1.0 unless given) a share of all.
+            # A whole number is a number of batches, a fraction (1.0 unless given) a share of all.
             setattr(trainer, option, min(limit, BATCHES) if isinstance(limit, int) else BATCHES if limit else limit)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -100,7 +100,7 @@ class BatchMeasure(Callback):
 
 
 def _now() -> float:
-    """The time at which the device has finished its work."""
+    """The time, once the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()

@@ -1,4 +1,4 @@
-"""Stopping at the first loss, gradient, weight or criterion that is not finite, and saying where it was."""
+"""Stops at the first loss, gradient, weight or criterion that is not finite, and says where it is."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger("gazelit")
 
 #: Rows of a batch that a message names at most.
 _ROWS = 32
-#: What a checkpoint holds that must be finite; callbacks keep an infinite yardstick until there is a first score.
+#: Parts of a checkpoint that must be finite. Those of callbacks may be infinite until there is a first score.
 _STATES = ("state_dict", "optimizer_states", "current_model_state")
 
 
 class NonFiniteError(InputError):
-    """Training came upon a value that is not finite; the message says at which step, over which rows, and where."""
+    """A value of the training is not finite; the message says at which step, over which rows, and in which tensor."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class _MicroBatch:
 
 
 class StepGuard:
-    """Looks at the losses and gradients of an optimiser step before the weights move.
+    """Checks the losses and gradients of an optimiser step before the weights change.
 
-    One number comes from the device a step, whatever the number of parameters and accumulated batches; what was not
-    finite is searched for only then.
+    Each step reads one number from the device, whatever the number of parameters and accumulated batches. Only if it is
+    not finite, the tensor is searched for.
 
     Args:
         on_nonfinite: ``stop`` raises; ``skip`` leaves the weights, the optimiser's state and the module's buffers
@@ -68,12 +68,12 @@ class StepGuard:
         self.skipped, self._batches = 0, []
 
     def begin_batch(self, module: nn.Module) -> None:
-        """Notes the buffers before the first batch of a step, where a step may be skipped."""
+        """Saves the buffers before the first batch of a step, if steps may be skipped."""
         if self.skips and not self._batches:
             self._buffers = [buffer.clone() for buffer in module.buffers()]
 
     def add(self, number: int, batch: Mapping[str, Tensor], loss: Tensor, parts: Mapping[str, Tensor]) -> None:
-        """Notes a batch of the step.
+        """Adds a batch to the step.
 
         Args:
             number: Of the batch in its epoch.
@@ -84,17 +84,17 @@ class StepGuard:
         self._batches.append(_MicroBatch(number, batch["index"], loss.detach(), parts))
 
     def check(self, module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        """Looks at the step that is about to be taken; every process must call it.
+        """Checks the step before it is taken; every process must call it.
 
         Raises:
-            NonFiniteError: Something is not finite and nothing may be skipped, or no more.
+            NonFiniteError: Something is not finite, and the step may not be skipped, or no further one.
         """
         batches, self._batches = self._batches, []
-        # A gradient scaler finds overflows itself, lowers its scale and leaves the step out.
+        # A gradient scaler finds overflows itself, lowers its scale and skips the step.
         scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
         trained = [] if scaled else [parameter.grad for parameter in module.parameters()]
         gradients = [local_part(gradient) for gradient in trained if gradient is not None]
-        # Of a small parameter that is sharded a process may hold nothing.
+        # A process may hold no part of a small parameter that is sharded.
         gradients = [gradient for gradient in gradients if gradient.numel()]
         found = [batch.loss.float() for batch in batches]
         if gradients:
@@ -120,13 +120,13 @@ class StepGuard:
         with torch.no_grad():
             for buffer, kept in zip(module.buffers(), self._buffers, strict=True):
                 buffer.copy_(kept)
-        # Optimisers leave parameters without a gradient alone, their own state included.
+        # Optimisers change neither parameters without a gradient nor their state.
         optimizer.zero_grad(set_to_none=True)
         if module.global_rank == 0:
             logger.warning("%s; step skipped", message)
 
     def _describe(self, module: L.LightningModule, batches: Sequence[_MicroBatch]) -> str:
-        """What is not finite in this process, the cause before what follows from it; empty if all is."""
+        """Names this process's first tensor that is not finite, losses before gradients; empty if there is none."""
         at = f"stage '{getattr(module, 'name', type(module).__name__)}', epoch {module.current_epoch}, "
         at += f"step {module.global_step}"
         for batch in batches:
@@ -146,7 +146,7 @@ class StepGuard:
 
 
 def first_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Name of the first tensor with a value that is not finite, of those with fractions."""
+    """Name of the first floating-point tensor with a value that is not finite."""
     return next(
         (name for name, tensor in tensors if tensor.is_floating_point() and not local_part(tensor).isfinite().all()),
         None,
@@ -166,7 +166,7 @@ def check_checkpoint(checkpoint: Mapping[str, Any], module: L.LightningModule) -
         f"{key}: {name}": tensor
         for key in _STATES
         for name, tensor in _tensors(checkpoint.get(key))
-        # Other buffers may mean something by an infinity.
+        # In other buffers an infinity may have a meaning.
         if key == "optimizer_states" or name in trained or name.endswith(("running_mean", "running_var"))
     }
     flags = [local_part(tensor).isfinite().all() for tensor in weights.values() if tensor.is_floating_point()]
@@ -210,5 +210,5 @@ def _rows(index: Tensor) -> str:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that may be sharded."""
+    """The part of a tensor, which may be sharded, that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,4 +1,4 @@
-"""What a stage optimises: groups of parameters with a learning rate each, and random numbers that repeat."""
+"""Groups of parameters with a learning rate each, and random numbers that a resumed run repeats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: In a group of parameters, by what its learning rate is multiplied once the optimiser has it.
+#: Key of a group of parameters: the factor of its learning rate, applied once the optimiser has the group.
 _SCALE = "lr_scale"
 
 
@@ -18,7 +18,7 @@ def parameter_groups(
     apart: Mapping[str, tuple[nn.Module, float]],
     layers: Mapping[str, tuple[Sequence[Sequence[nn.Parameter]], float]] | None = None,
 ) -> list[Any]:
-    """What is trained: a group for each part with a learning rate of its own, and one for the rest.
+    """The trained parameters: a group for each part with a learning rate of its own, and one for the rest.
 
     Args:
         module: The stage.
@@ -27,7 +27,7 @@ def parameter_groups(
             than that of the next one; see :func:`scale_rates`.
 
     Returns:
-        Groups of parameters, or without any part the parameters themselves.
+        Groups of parameters; if there is no part, the parameters themselves.
     """
     layers = layers or {}
     groups: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ def parameter_groups(
 
 
 def scale_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Multiplies the learning rates of layers, which :func:`parameter_groups` made groups of, in place."""
+    """Scales, in place, the learning rates of the groups of layers that :func:`parameter_groups` made."""
     for group in optimizer.param_groups:
         group["lr"] *= group.pop(_SCALE, 1.0)
 
@@ -58,7 +58,7 @@ def scale_rates(optimizer: torch.optim.Optimizer) -> None:
 def seed_batch(epoch: int, batch: int, rank: int) -> None:
     """Makes the random numbers of a batch (dropout) a function of the run's seed, the epoch, the batch and the process.
 
-    A resumed run then repeats them, and the batches that are accumulated for one step draw different ones.
+    A resumed run then repeats them. Batches that are accumulated for one step draw different numbers.
     """
     seed = torch.initial_seed() if (stored := global_seed()) is None else stored
     for number, base in ((epoch, 1_000_003), (batch, 1_000_003), (rank, 4_099)):
@@ -67,7 +67,7 @@ def seed_batch(epoch: int, batch: int, rank: int) -> None:
 
 
 def global_seed() -> int | None:
-    """Lightning's own record of seed_everything, which it passes to the processes of a DDP run."""
+    """The seed of ``seed_everything`` as Lightning records it for all processes of a run."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed is not None else None
 

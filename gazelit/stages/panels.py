@@ -1,4 +1,4 @@
-"""Pictures for loggers, only where they are asked for."""
+"""Pictures for loggers, only if the user adds the callback."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gazelit.errors import InputError
 
 
 class LogSaliencyMaps(Callback):
-    """Sends some validation films with the reader's and the predicted map to loggers that take images, each epoch.
+    """Sends some validation films, each with the reader's and the predicted map, to loggers every epoch.
 
-    **Images leave the machine** with a logger that uploads, such as W&B online: PhysioNet's agreements forbid it for
+    **Images leave the machine** with a logger that uploads, such as W&B online. PhysioNet's agreements forbid that for
     their films. Nothing is sent unless this callback is added.
 
     Args:
@@ -35,7 +35,7 @@ class LogSaliencyMaps(Callback):
         self._shown: list[NDArray[np.uint8]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Checks that there is a logger to send them to."""
+        """Checks that a logger takes images."""
         if not any(hasattr(logger, "log_image") for logger in trainer.loggers):
             raise InputError("LogSaliencyMaps: no logger takes images; add WandbLogger, or leave the callback out")
 

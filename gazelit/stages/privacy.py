@@ -1,4 +1,4 @@
-"""What must not leave the machine with a logger that uploads: names of machines, people, files and programs."""
+"""Keeps names of machines, people, files and programs from loggers that upload."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 #: What W&B gathers by itself, off unless the user's environment says otherwise: host, argv, paths, git remote, e-mail,
-#: code, installed packages, what is printed, and reports of its own errors, whose stack traces hold paths.
+#: code, installed packages, console output, and reports of its own errors, whose stack traces hold paths.
 WANDB_DEFAULTS = {
     "WANDB__DISABLE_META": "true",
     "WANDB__DISABLE_MACHINE_INFO": "true",
@@ -25,7 +25,7 @@ _WITHHELD = "(path)"
 
 
 def withhold_from_wandb() -> None:
-    """Sets :data:`WANDB_DEFAULTS` for this process and those it starts; what the environment sets stays."""
+    """Sets :data:`WANDB_DEFAULTS` for this process and those it starts; variables that are set already stay."""
     for name, value in WANDB_DEFAULTS.items():
         os.environ.setdefault(name, value)
 

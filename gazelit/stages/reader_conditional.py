@@ -1,4 +1,4 @@
-"""Maps by reader: where this one looks, and where one looks who is not known."""
+"""Maps by reader: where each known reader looks, and where an unknown one does."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from gazelit.stages.scanpath import numbers_of
 class ReaderConditional(Stage):
     """Learns the map of each reading from the film and its reader.
 
-    Every reading of a film is a separate target. It is scored by its reader's map if the network knows the reader, and
-    else by an unknown reader's. A film's values are means over its readings. The test also scores the unknown reader's
-    map of the same network (``ig_of_unknown``). ``reader_identified`` says for how many readings the reader's own map
-    is the likeliest of all known readers'. ``data.gaze.leave_out`` leaves one reader out of the training and tests on
-    that reader alone; ``gazelit adapt-reader`` learns a new reader from a few readings.
+    Every reading of a film is a separate target. It is scored with its reader's map if the network knows the reader,
+    else with that of an unknown reader. A film's values are means over its readings. The test also scores the unknown
+    reader's map of the same network (``ig_of_unknown``). ``reader_identified`` is the share of readings for which the
+    reader's own map is the likeliest of all known readers' maps. ``data.gaze.leave_out`` leaves one reader out of the
+    training and tests on that reader alone; ``gazelit adapt-reader`` learns a new reader from a few readings.
 
     Args:
         network: A :class:`gazelit.models.reader_unet.ReaderUNet`.
@@ -49,7 +49,7 @@ class ReaderConditional(Stage):
             raise InputError("saliency_loss: the network has no side heads; choose one without")
 
     def setup(self, stage: str) -> None:
-        """Relates the data's readers to the network's."""
+        """Maps the data's readers to the network's."""
         super().setup(stage)
         self._readers = numbers_of(getattr(self._datamodule, "reader_names", ()), self.network.readers)
 
@@ -74,7 +74,7 @@ class ReaderConditional(Stage):
         return {name: _mean_by_film(value, readings["film"], len(batch["image"])) for name, value in of_reading.items()}
 
     def _compared(self, batch: Batch, readings: Batch, outputs: Outputs) -> Outputs:
-        """The unknown reader's map of each reading, and whether its reader is identified; (S,) each."""
+        """Scores the unknown reader's map on each reading, and whether its reader is identified; (S,) each."""
         data = self._gaze_data
         mask, film = readings["valid_mask"][:, 0], readings["film"]
         counts = fixation_counts(readings["points"], (mask.shape[-2], mask.shape[-1]))
@@ -96,7 +96,7 @@ def readings_of(batch: Batch, readers: Tensor) -> Batch:
 
     Args:
         batch: With events.
-        readers: The network's number of each of the data's readers, and at the end that of an unknown reader.
+        readers: The network's number of each of the data's readers; the last entry is that of an unknown reader.
 
     Returns:
         ``film`` (S,), which of the batch's films a reading is of; ``reader`` (S,); and ``points``, ``sigma``,

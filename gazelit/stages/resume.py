@@ -1,4 +1,4 @@
-"""What a resumed training may change: options of the optimiser win over those stored, a schedule goes on as it was."""
+"""What a resumed training may change: options of the optimiser are those given now; a schedule continues as it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from gazelit.errors import InputError
 
-#: Entries of a scheduler's state that move while it runs; the others are its options.
+#: Entries of a scheduler's state that change while it runs; the others are its options.
 _MOVING = frozenset(
     {
         *("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial", "last_lr"),
@@ -24,14 +24,14 @@ def apply_options(
 ) -> None:
     """Writes the options given now into a checkpoint's optimiser state, before that state is restored.
 
-    Restoring an optimiser brings back the options it had. Weight decay, betas and the like are taken from ``optimizer``
-    instead. So is the learning rate, if there is no schedule or one that is a function of the epoch (``LambdaLR``,
-    ``WarmupCosine``). Other schedules compute each rate from the one before, so that they cannot go on from another
-    beginning.
+    Restoring an optimiser's state also restores its old options. Weight decay, betas and the like are therefore taken
+    from ``optimizer``. So is the learning rate, if there is no schedule, or one that is a function of the epoch
+    (``LambdaLR``, ``WarmupCosine``). Other schedules compute each rate from the one before, and cannot start from
+    another rate.
 
     Args:
         checkpoint: A Lightning checkpoint; its ``optimizer_states`` and ``lr_schedulers`` are changed.
-        optimizer: As built from the options given now, not yet restored.
+        optimizer: Built from the options given now, not yet restored.
         scheduler: Likewise.
 
     Raises:

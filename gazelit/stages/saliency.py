@@ -17,22 +17,22 @@ from gazelit.stages.feature_cache import FeatureCache, StoredFeatures, check_unc
 
 
 class SaliencyWarmup(Stage):
-    """Learns the radiologist's gaze on top of the pretrained encoder, which does not move.
+    """Learns the radiologist's gaze on top of the pretrained encoder, which is frozen.
 
-    Stage 2 of Qiu, Rivaz and Xiao 2025. With nothing frozen it trains a saliency model of its own.
+    Stage 2 of Qiu, Rivaz and Xiao 2025. With nothing frozen it trains a saliency model alone.
 
     Args:
         network: Gives ``{"saliency_logits": (B, 1, H, W)}``.
         saliency_loss: A :class:`gazelit.losses.SaliencyLoss`; KL divergence unless given.
         frozen: Components that stay as they are, BatchNorm statistics included.
-        cache_features: Whether the frozen encoder's features are computed once a film and kept on disk while it trains,
-            for the epochs that follow. Images must not be augmented.
+        cache_features: Whether the frozen encoder's features are computed once for each film, and kept on disk for
+            later epochs. Images must not be augmented.
         features: Folder of ``gazelit embed --kind map`` to read them from instead.
         options: See :class:`Stage`.
 
     Raises:
-        InputError: The network has side heads that the objective does not train, or the other way round, or features
-            would be kept that change.
+        InputError: The network has side heads that the objective does not train, or the other way round; or features
+            would be kept although they change.
     """
 
     name: ClassVar[str] = "saliency"
@@ -62,7 +62,7 @@ class SaliencyWarmup(Stage):
             raise InputError(f"{option}: needs a frozen encoder beside a saliency encoder")
 
     def on_fit_start(self) -> None:
-        """Makes the cache, once the frozen weights are those that stay.
+        """Makes the cache, once the frozen weights are final.
 
         Raises:
             InputError: Images are augmented, so that features of an epoch are not those of the next, or features of a
@@ -77,7 +77,7 @@ class SaliencyWarmup(Stage):
             self._cache.attach(cast(Encoder, self.network.get_submodule("encoder")))
 
     def on_fit_end(self) -> None:
-        """Computes features anew from here on: weights may be others."""
+        """Computes features again from now on, because weights may change."""
         if self._cache is not None:
             self._cache.rows, self._cache = None, None
 

@@ -33,9 +33,10 @@ class Scanpath(Stage):
     """Learns where readers look next, for how long, and when they stop; all steps of a reading in one pass.
 
     The likelihood comes first. Validation gives nats a fixation. The test gives bits a fixation over the centre bias of
-    the training films, each fixation given the true ones before it, the first included. The test also draws paths and
-    scores them against each reading of their film, by its reader where the network knows that reader. The static map is
-    measured as any saliency map; its information gain is what fixations that know nothing of each other would gain.
+    the training films. Each fixation, also the first, is predicted from the true ones before it. The test also draws
+    paths and scores them against each reading of their film; they are those of its reader if the network knows that
+    reader. The static map is measured like any saliency map; its information gain is that of fixations that do not
+    depend on each other.
 
     Args:
         network: A :class:`gazelit.models.scanpath_net.ScanpathNetwork`.
@@ -70,7 +71,7 @@ class Scanpath(Stage):
         self._drawn: list[pd.DataFrame] = []
 
     def setup(self, stage: str) -> None:
-        """Relates the data's readers and findings to the network's.
+        """Maps the data's readers and findings to the network's.
 
         Raises:
             InputError: The data's gaze is raw samples.
@@ -105,7 +106,7 @@ class Scanpath(Stage):
         return {"scanpath": self.scanpath_loss}
 
     def _weights(self, batch: Batch, loss: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every part is a mean over the fixations that the network sees."""
+        """Every part's weight: the number of fixations that the network sees."""
         reading = batch["reading"]
         counts = [(reading == number).sum(1) for number in range(int(reading.max()) + 1)] if reading.numel() else []
         seen = torch.stack([loss.new_zeros(()), *(count.clamp(max=self.network.longest).sum() for count in counts)])
@@ -136,7 +137,7 @@ class Scanpath(Stage):
     def _conditional(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         """Bits over the centre bias, conditional NSS and AUC of each fixation: (S, T).
 
-        All densities are conditional on a fixation on the film, not on its padding.
+        All densities are conditional on a fixation that is on the film and not on its padding.
         """
         data = self._gaze_data
         bias = data.centre_bias(batch["index"].cpu()).density.double()
@@ -154,7 +155,7 @@ class Scanpath(Stage):
         return {name: values.to(self.device) for name, values in found.items()}
 
     def _path_scores(self, batch: Batch) -> Outputs:
-        """What drawn paths score against each reading, means over draws and a film's readings, (B,) each."""
+        """Scores of drawn paths against each reading: means over draws and a film's readings, (B,) each."""
         sequences = self._sequences(batch)
         height, width = batch["image"].shape[-2:]
         # A seed of its own for each batch: the same films draw the same paths whatever was drawn before.
@@ -178,7 +179,7 @@ class Scanpath(Stage):
         return found
 
     def _keep(self, batch: Batch, sequences: Sequences, drawn: Sequence[np.ndarray]) -> None:
-        """Keeps drawn paths in pixels of the original films."""
+        """Stores drawn paths, in pixels of the original films."""
         data = self._gaze_data
         for number, path in enumerate(drawn):
             row, draw = divmod(number, self.draws)
@@ -199,11 +200,11 @@ class Scanpath(Stage):
             )
 
     def on_test_epoch_start(self) -> None:
-        """Forgets an earlier test's paths."""
+        """Discards the paths of an earlier test."""
         self._drawn = []
 
     def on_test_end(self) -> None:
-        """Writes the drawn paths of this process beside the predictions; of several processes each its own."""
+        """Writes the drawn paths of this process beside the predictions; each process writes a file."""
         if self._drawn:
             name = SCANPATHS_FILE if self.trainer.world_size == 1 else f"{self.global_rank}_{SCANPATHS_FILE}"
             path: Path = run_folder(self.trainer) / name
@@ -212,7 +213,7 @@ class Scanpath(Stage):
 
 
 def numbers_of(data: Sequence[str], network: Sequence[str]) -> Tensor:
-    """The network's number of each name of the data, from 1 on; 0 of names it does not know, and once more at the end.
+    """The network's number, from 1 on, of each name of the data; 0 for unknown names and as the last entry.
 
     Args:
         data: R names.
@@ -226,7 +227,7 @@ def numbers_of(data: Sequence[str], network: Sequence[str]) -> Tensor:
 
 
 def _on(density: Tensor, mask: Tensor) -> Tensor:
-    """Logarithm of a density (…, H, W) given that it is on the film."""
-    # A Gaussian is never zero, float32's is, and an information gain would be infinite.
+    """Logarithm of a density (…, H, W), normalised over the film."""
+    # A Gaussian is never zero, but in float32 it can be, and an information gain would then be infinite.
     kept = torch.where(mask, density.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
     return (kept / kept.sum((-2, -1), keepdim=True)).log()

@@ -18,8 +18,8 @@ class WarmupCosine(LambdaLR):
 
     Args:
         optimizer: Whose learning rates are scaled; each of its groups by the same factor.
-        epochs: Of the training; later ones stay at ``final``.
-        warmup: Epochs of the rise.
+        epochs: Number of epochs of the training; the factor stays at ``final`` after them.
+        warmup: Number of epochs of the rise.
         final: Factor at the end.
 
     Raises:

@@ -21,19 +21,19 @@ class SupervisedFinetuning(Stage):
     """Trains an encoder with a classifier, without gaze.
 
     The reference implementation of Qiu, Rivaz and Xiao 2025 has such a training between contrastive pretraining and
-    saliency warm-up. By itself it is the baseline that knows nothing of gaze.
+    saliency warm-up. By itself it is the baseline without gaze.
 
     Args:
         network: Gives ``{"logits": (B, K)}``, such as
             :class:`gazelit.models.classification_net.ClassificationNetwork`.
         diagnosis_loss: As in :class:`gazelit.stages.joint.JointFinetuning`.
-        auxiliary: Objectives beside the diagnosis, as in :class:`gazelit.stages.joint.JointFinetuning`.
-        features: Folder of ``gazelit embed``, whose embeddings are read in the place of films and a frozen encoder:
-            what is trained is a probe of it.
+        auxiliary: Further objectives, as in :class:`gazelit.stages.joint.JointFinetuning`.
+        features: Folder of ``gazelit embed``. Its embeddings replace films and a frozen encoder: the training is then a
+            probe of that encoder.
         options: See :class:`Stage`.
 
     Raises:
-        InputError: Features are asked for with objectives that need maps.
+        InputError: ``features`` is given together with objectives that need maps.
     """
 
     name: ClassVar[str] = "supervised"
@@ -59,21 +59,21 @@ class SupervisedFinetuning(Stage):
 
     @property
     def reads_features_alone(self) -> bool:
-        """Whether no film is looked at."""
+        """Whether the stage needs no film."""
         return self.features is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def on_fit_start(self) -> None:
-        """Opens the features, once the frozen weights are those that stay.
+        """Opens the features, once the frozen weights are final.
 
         Raises:
-            InputError: They are of another store, encoder or weights, or images are augmented.
+            InputError: The features are of another store, encoder or weights, or images are augmented.
         """
         super().on_fit_start()
         if self.features is not None:
             self._stored = StoredFeatures(self.features, "pooled", self, self._gaze_data)
 
     def on_fit_end(self) -> None:
-        """Runs the encoder from here on: films may be others."""
+        """Runs the encoder again from now on, because films may change."""
         if self._stored is not None:
             self._stored.rows, self._stored = None, None
 

@@ -17,8 +17,8 @@ class Epochs:
     """Epochs in which a task is trained.
 
     Attributes:
-        start: The first one, from 0.
-        until: The first one after them; to the end of the training unless given.
+        start: The first epoch, counted from 0.
+        until: The first epoch in which the task is no longer trained; the end of the training unless given.
 
     Raises:
         InputError: There is no such epoch.
@@ -37,12 +37,12 @@ class Epochs:
 
 @dataclass(frozen=True)
 class TaskSchedule:
-    """Which tasks are trained in a step; the others pause: they are computed and logged, and nothing learns from them.
+    """Which tasks are trained in a step. The others pause: their losses are computed and logged, but not trained.
 
     Attributes:
         turns: Tasks take turns, one each ``step`` of the optimiser or each ``epoch``, in the order diagnosis, saliency.
         epochs: By task, the epochs in which its loss is trained (asynchronous training); all unless given. Tasks that
-            also take turns do so where several are trained.
+            also take turns do so in epochs in which several are trained.
     """
 
     turns: Literal["step", "epoch"] | None = None
@@ -57,7 +57,7 @@ class TaskSchedule:
             step: Of the optimiser, from 0.
 
         Raises:
-            InputError: There is none.
+            InputError: No task is trained.
         """
         within = [task for task in tasks if epoch in self.epochs.get(task, Epochs())]
         if not within:
@@ -67,7 +67,7 @@ class TaskSchedule:
         return [within[(epoch if self.turns == "epoch" else step) % len(within)]]
 
     def check(self, tasks: Sequence[str], needs_several: str | None) -> None:
-        """Checks that the schedule is one of these tasks.
+        """Checks that the schedule fits the tasks.
 
         Args:
             tasks: All tasks.
@@ -90,10 +90,10 @@ class TaskSchedule:
 
 
 def leave_out_paused(parameters: Iterable[nn.Parameter]) -> None:
-    """Takes the gradient from parameters that it leaves where they are, before an optimiser step with a paused task.
+    """Removes gradients that are zero, before an optimiser step with a paused task.
 
-    Several processes need a gradient of zero to agree on. To an optimiser it would be a step of momentum and weight
-    decay; without one, what the paused task alone trains stays as it is.
+    Several processes have to exchange such gradients. An optimiser would still apply momentum and weight decay; without
+    a gradient, parameters that only the paused task trains stay as they are.
     """
     for parameter in parameters:
         if parameter.grad is not None and not local_part(parameter.grad).any():

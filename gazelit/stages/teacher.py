@@ -1,4 +1,4 @@
-"""When a classifier that pools by gaze is shown the reader's instead of the predicted one."""
+"""When a classifier that pools by gaze is given the reader's gaze instead of the predicted one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from gazelit.errors import InputError
 
 @dataclass(frozen=True)
 class TeacherForcing:
-    """A share of the training films that falls, or rises, in a straight line over epochs.
+    """A share of the training films that changes linearly over epochs.
 
-    With the reader's gaze at the beginning the classifier learns what to see there before the map is any good. With the
-    predicted gaze towards the end it learns from what it will have at test (scheduled sampling, Bengio et al. 2015).
+    With the reader's gaze at the beginning, the classifier learns what to look for before the predicted map is
+    accurate. With the predicted gaze towards the end, it learns from the input that it will have at test (scheduled
+    sampling, Bengio et al. 2015).
 
     Attributes:
         start: Share in the first epoch.
         end: Share in epoch ``epochs`` − 1 and later.
-        epochs: Over which the share moves; at least 1.
+        epochs: Number of epochs over which the share changes; at least 1.
 
     Raises:
         InputError: A share is not within 0 and 1, or there is no epoch.
@@ -43,7 +44,7 @@ class TeacherForcing:
         return self.start + (self.end - self.start) * epoch / (self.epochs - 1)
 
     def attention(self, heatmap: Tensor, epoch: int) -> Tensor:
-        """The readers' densities of the films that are drawn; zero for the others, which the prediction then pools.
+        """The readers' densities of the films that are drawn; zero for the others, which are pooled by the prediction.
 
         Args:
             heatmap: (B, 1, H, W).

@@ -1,4 +1,4 @@
-"""Maps of the parts of a reading: what is looked at first, and what later."""
+"""Maps of the parts of a reading: where readers look first, and where later."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gazelit.stages.base import Batch, Outputs, Stage
 
 
 class TimeResolvedSaliency(Stage):
-    """Learns a map for each part of a reading, beside that of the whole.
+    """Learns a map for each part of a reading, and a map of the whole reading.
 
-    The test scores each part's map against what was looked at then, and beside it the time-blind map of the whole
-    reading. With ``data.gaze.control: order`` the same network is trained on readings whose order is drawn anew: what
-    it then gains is no knowledge of time.
+    The test scores each part's map, and the map of the whole reading, against the gaze of that part. With
+    ``data.gaze.control: order`` the same network is trained on readings in random order: a gain that remains is not due
+    to time.
 
     Args:
         network: A :class:`gazelit.models.time_unet.TimeResolvedUNet`.
@@ -80,10 +80,10 @@ class TimeResolvedSaliency(Stage):
 
 
 def slices_of(batch: Batch, edges: tuple[float, ...]) -> dict[str, Tensor]:
-    """What was looked at in each part of the readings of a batch's films.
+    """The gaze in each part of the readings of a batch's films.
 
-    A fixation that spans an edge counts in each part by its share of duration; events without one count where they
-    begin.
+    A fixation that spans an edge counts in each part by its share of the duration. Events without a duration count in
+    the part where they begin.
 
     Args:
         batch: ``image``, ``points``, ``sigma`` and ``events`` of the same points.
@@ -102,7 +102,7 @@ def slices_of(batch: Batch, edges: tuple[float, ...]) -> dict[str, Tensor]:
         begins = ((start >= low) & (start < high)).float()
         weights.append(torch.where(duration > 0, overlap / duration.clamp(min=1e-9), begins))
     share = torch.stack(weights, dim=1)
-    # What came before the reading's clock began is of its first part.
+    # Events before the beginning of the reading's clock belong to its first part.
     share[:, 0] = torch.where(start + duration <= 0, 1.0, share[:, 0])
     weight = share * points[:, None, :, 2]
     parts = torch.cat([points[:, None, :, :2].expand(-1, len(weights), -1, -1), weight[..., None]], dim=-1)

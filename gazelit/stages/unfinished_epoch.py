@@ -1,4 +1,4 @@
-"""Checkpoints in the middle of an epoch: what they hold of it, and how a training goes on from them."""
+"""Checkpoints in the middle of an epoch: what they hold of the epoch, and how a training resumes from them."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ import lightning as L
 
 from gazelit.data.sampling import EpochLoader
 
-#: Of a checkpoint in the middle of an epoch, what the epoch had gathered.
+#: Key of a checkpoint in the middle of an epoch: the state of the epoch so far.
 UNFINISHED_KEY = "unfinished_epoch"
-#: Of a checkpoint behind an epoch's last batch, the metrics that its schedules are still to be told, by name.
+#: Key of a checkpoint after an epoch's last batch: by name, the metrics with which schedules are still to be stepped.
 METRICS_KEY = "metrics_for_schedules"
 
 
 def is_amid(trainer: L.Trainer) -> bool:
-    """Whether a checkpoint of now is one in the middle of an epoch that a training can go on from."""
+    """Whether a checkpoint written now is in the middle of an epoch, and a training can resume from it."""
     loader = trainer.train_dataloader
     return isinstance(loader, EpochLoader) and loader.is_amid
 
 
 def note_batch(trainer: L.Trainer, is_last: bool) -> None:
-    """Notes before a batch whether its epoch goes on behind it."""
+    """Records before a batch whether its epoch continues after it."""
     loader = trainer.train_dataloader
     if isinstance(loader, EpochLoader):
         loader.is_amid = not is_last
 
 
 def is_validated(trainer: L.Trainer, batch: int) -> bool:
-    """Whether a validation follows a batch that is not its epoch's last."""
+    """Whether a validation within the epoch follows a batch."""
     every = trainer.val_check_batch
     is_due = bool(every) and (batch + 1) % every == 0  # type: ignore[operator]
     return is_due and trainer.fit_loop.epoch_loop._should_check_val_epoch()
 
 
 def number_batches(trainer: L.Trainer) -> None:
-    """Numbers the batches of a resumed epoch so that the last one is that of every epoch.
+    """Numbers the batches of a resumed epoch so that the last one has the same number as in every epoch.
 
-    Lightning counts batches of a process; those before were of another number of cases, where there were other
-    processes or batches.
+    Lightning counts the batches of a process. Batches before the resume had another number of cases if the number of
+    processes or the batch size has changed.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, EpochLoader):
         return
     batches = int(trainer.num_training_batches)
     counts = trainer.fit_loop.epoch_loop.batch_progress.current
-    # Where nothing is left, the validation behind the last batch is what was interrupted.
+    # If no batch is left, the validation after the last batch was interrupted.
     done = min(len(loader) - loader.batches_left, batches - 1) if loader.sampler.seen else batches
     moved = done - counts.ready
     for name in ("ready", "started", "processed", "completed"):
@@ -54,9 +54,9 @@ def number_batches(trainer: L.Trainer) -> None:
 
 
 def note_metrics(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Adds to a checkpoint what schedules that follow a metric (``ReduceLROnPlateau``) learn from the epoch.
+    """Adds to a checkpoint the metrics with which schedules (``ReduceLROnPlateau``) are still to be stepped.
 
-    Lightning tells them when the epoch's checkpoints are written.
+    Lightning steps these schedules after the epoch's checkpoints are written.
     """
     known = trainer.callback_metrics
     followed = [str(config.monitor) for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
@@ -64,8 +64,8 @@ def note_metrics(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
         checkpoint[METRICS_KEY] = metrics
 
 
-def tell_schedules(trainer: L.Trainer, metrics: Mapping[str | None, float]) -> None:
-    """Lets schedules learn what they had not been told when a checkpoint was written, as Lightning would have."""
+def step_pending(trainer: L.Trainer, metrics: Mapping[str | None, float]) -> None:
+    """Steps schedules that Lightning had not stepped when the checkpoint was written."""
     progress = trainer.fit_loop.epoch_loop.scheduler_progress
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.monitor in metrics:

@@ -1,4 +1,4 @@
-"""What a training is called in Weights & Biases, and which of its values stand for it there."""
+"""The name of a training in Weights & Biases, and the values that its summary has there."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 logger = logging.getLogger("gazelit")
 
-#: Seconds that W&B has to answer before a run is kept on this machine.
+#: Seconds in which W&B has to answer; otherwise a run is kept on this machine.
 PATIENCE = 10.0
-#: Seconds that W&B has at the end of a command for what it has not taken yet; ``WANDB_FINISH_TIMEOUT`` wins.
-#: A third of the notice that SLURM gives with SIGTERM. W&B's process knows its limit from its start; what it has not
-#: written down is lost where it is ended before.
+#: Seconds that W&B has at the end of a command to send the rest; ``WANDB_FINISH_TIMEOUT`` has precedence. This is a
+#: third of the time that SLURM leaves after SIGTERM. W&B's process gets its limit when it starts; if it is ended
+#: earlier, what it has not written to disk is lost.
 PATIENCE_AT_END = 10
-#: W&B's own variables, which win over what is set here; `gazelit run` sets the first two for its steps.
+#: W&B's own variables, which have precedence over the values set here; `gazelit run` sets the first two for its steps.
 GROUP_VARIABLE, NAME_VARIABLE = "WANDB_RUN_GROUP", "WANDB_NAME"
 
 
@@ -33,13 +33,13 @@ def identity(stage: str, name: str | None, seed: Any, given: Mapping[str, Any]) 
 
     Args:
         stage: Name of the stage, which is the job type.
-        name: Of the run (``--name``). What stands before its last ``/`` is the group.
+        name: Name of the run (``--name``). The part before its last ``/`` is the group.
         seed: Of the run.
-        given: What is configured already, which stays.
+        given: Arguments that are configured already; they stay.
     """
     group, _, _ = (name or "").rpartition("/")
     about: dict[str, Any] = {"job_type": stage}
-    # A sweep names its runs itself, each otherwise; all of them would be called the same here.
+    # A sweep gives each of its runs a name; here all of them would get the same one.
     called = name or (None if "WANDB_SWEEP_ID" in os.environ else f"{stage}, seed {seed}")
     if called and NAME_VARIABLE not in os.environ:
         about["name"] = called
@@ -51,8 +51,8 @@ def identity(stage: str, name: str | None, seed: Any, given: Mapping[str, Any]) 
 def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of W&B's logger that keep a run on this machine if W&B cannot be reached, and say so.
 
-    ``wandb.init`` waits 90 s for an answer and then fails, so that no training would begin. Should W&B go away later,
-    its wait at the end, which is without limit (wandb 0.31), gets one: :data:`PATIENCE_AT_END`.
+    ``wandb.init`` waits 90 s for an answer and then fails, so that no training would begin. If W&B becomes unreachable
+    later, it waits at the end without a limit (wandb 0.31); :data:`PATIENCE_AT_END` sets one.
 
     Args:
         given: What is configured already.
@@ -60,7 +60,7 @@ def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
     modes = os.environ.get("WANDB_MODE"), given.get("mode")
     if given.get("offline") or any(mode not in (None, "online") for mode in modes):
         return {}
-    # Checkpoints, which are sent at the end, may take longer than any limit.
+    # Checkpoints are sent at the end and may take longer than any limit.
     if not given.get("log_model"):
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(PATIENCE_AT_END))
         os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
@@ -78,14 +78,15 @@ def kept_here(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finish_at_exit(run: Any) -> None:
-    """Lets a W&B run end with the command, and says where one is kept that W&B does not take, or not all of it in time.
+    """Ends a W&B run with the command; if W&B does not take all of it in time, says where it is kept.
 
     Args:
         run: What ``wandb.init`` returned.
     """
     if run.offline:
         _say(f"the W&B run is kept in {run.settings.sync_dir}, and {_sent_by(run)} sends it")
-    # Before W&B's own function, which was registered earlier, and with the command's exit code, which W&B notes.
+    # It runs before W&B's own function, which was registered earlier, and has the command's exit code, which W&B
+    # records.
     atexit.register(_finish, run)
 
 
@@ -101,7 +102,7 @@ def _finish(run: Any) -> None:
 
 def _sent_by(run: Any) -> str:
     """The command that sends a run that is kept."""
-    # Without the option runs are left out that were not begun offline.
+    # Without the option, W&B would leave out runs that were not begun offline.
     option = "" if run.offline else "--include-online "
     return f"`wandb sync {option}{shlex.quote(run.settings.sync_dir)}`"
 
@@ -125,7 +126,7 @@ def tags(provenance: Mapping[str, Any], components: Mapping[str, Mapping[str, An
 
 
 def summarise_best(trainer: L.Trainer, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Lets the summary of W&B runs hold the validation values of ``best.ckpt``; W&B itself keeps the last ones.
+    """Writes the validation values of ``best.ckpt`` into the summary of W&B runs; W&B itself keeps the last ones.
 
     Args:
         trainer: The trainer, whose checkpoint callback has decided.

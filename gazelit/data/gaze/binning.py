@@ -1,4 +1,4 @@
-"""Very many gaze points as the few nodes of a coarse grid that make the same map."""
+"""Replaces very many gaze points by the few nodes of a coarse grid that give the same map."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add_binned(density: Tensor, nearest: Tensor, offset: Tensor, scale: Tensor, 
         weight: (N,) height of the point's Gaussian at that pixel.
 
     Returns:
-        (N,) bool: which points are left to be added otherwise.
+        (N,) bool: which points are not binned, and have to be added one by one.
     """
     position = (nearest - offset).double().numpy()
     variance = -0.5 / scale.double().numpy()

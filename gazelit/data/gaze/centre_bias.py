@@ -1,4 +1,4 @@
-"""Where films are looked at on average: what a predicted map has to beat."""
+"""The mean map of films: the baseline that a predicted map has to beat."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gazelit.density import CentreBias
 
 
 def mean_maps(gaze: Gaze, groups: Sequence[NDArray[np.int64]], size: tuple[int, int]) -> list[CentreBias]:
-    """Where the cases of each group were looked at on average, without augmentation; the gaze is gone through once.
+    """The mean map of the cases of each group, without augmentation, in one pass over the gaze.
 
-    In each group one case more counts that was looked at evenly, so that no pixel is impossible: a KLD or an
-    information gain would be infinite there.
+    In each group a further case with a uniform map counts, so that no pixel has density 0; a KLD or an information gain
+    would be infinite there.
 
     Args:
         gaze: The gaze of all cases, in working pixels.
@@ -46,7 +46,8 @@ class CentreBiases:
     In an external test, which has no training cases, it is that of the cases of the other half of the patients.
 
     Args:
-        gaze: The readers' own gaze, whatever the model was given, so that all models are scored against the same.
+        gaze: The readers' own gaze, whatever gaze the model was trained on, so that all models are scored against the
+            same map.
         size: Working resolution (H, W).
         train: Rows of the training cases.
         test: Rows of the test cases.
@@ -77,7 +78,7 @@ class CentreBiases:
 
 
 def _halves(rows: NDArray[np.int64], patients: NDArray[np.generic], seed: int) -> NDArray[np.int64]:
-    """Which half of the patients of some rows each case is of, −1 for other cases."""
+    """The half of the patients, 0 or 1, that each case of some rows belongs to; −1 for other cases."""
     half = np.full(len(patients), -1)
     names, codes = np.unique(patients[rows], return_inverse=True)
     half[rows] = np.random.default_rng(seed).permutation(len(names))[codes] % 2

@@ -27,7 +27,7 @@ class Detection:
         velocity: Of I-VT: below it the eye fixates (degrees per second).
         dispersion: Of I-DT: extent in x plus extent in y up to which the eye fixates (degrees).
         min_duration: Shortest fixation (s).
-        longest_gap: A longer time without a valid sample (a blink, a look beside the image) ends a fixation (s).
+        longest_gap: A longer time without a valid sample (a blink, a look off the image) ends a fixation (s).
     """
 
     method: Literal["ivt", "idt"] = "ivt"
@@ -49,8 +49,8 @@ class TimeWindow:
     Attributes:
         first: The first seconds.
         last: The last seconds.
-        phrase: While something was said that contains this regular expression, in either case.
-        lag: Of ``phrase``: seconds that looking is before the words (`gazelit phrases` has the curve).
+        phrase: The time while a phrase was dictated that matches this regular expression, in either case.
+        lag: For ``phrase``: seconds by which looking precedes the words (`gazelit phrases` has the curve).
     """
 
     first: float | None = None
@@ -78,8 +78,8 @@ class TimeWindow:
 def detect_fixations(samples: pd.DataFrame, detection: Detection) -> pd.DataFrame:
     """Fixations in the valid samples of any number of readings.
 
-    A fixation lasts from its first sample to the end of its last; it lies at the mean of its samples, weighted by their
-    durations.
+    A fixation lasts from its first sample to the end of its last; its position is the mean of its samples, weighted by
+    their durations.
 
     Args:
         samples: Valid samples.
@@ -89,7 +89,7 @@ def detect_fixations(samples: pd.DataFrame, detection: Detection) -> pd.DataFram
         A table of the same columns and order, one row a fixation, ``kind`` being ``fixation``.
 
     Raises:
-        InputError: Pixels per degree are unknown, so that thresholds in degrees mean nothing.
+        InputError: Pixels per degree are unknown, so that thresholds in degrees cannot be applied.
     """
     if samples.empty:
         return samples.assign(kind="fixation")
@@ -167,13 +167,13 @@ def clip_to_window(gaze: pd.DataFrame, window: TimeWindow, phrases: pd.DataFrame
 
 
 def seconds_said(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame, lag: float = 0.0) -> NDArray[np.float64]:
-    """Seconds of each row of gaze during which a matching phrase was said; phrases that overlap count once.
+    """Seconds of each row of gaze during which a matching phrase was dictated; overlapping phrases count once.
 
     Args:
         gaze: Samples or fixations.
         pattern: Regular expression, in either case.
         phrases: ``row``, ``reading_id``, ``text``, ``begin`` and ``end``.
-        lag: Seconds that looking is before the words.
+        lag: Seconds by which looking precedes the words.
     """
     matching = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
     matching = matching.assign(begin=matching["begin"] - lag, end=matching["end"] - lag)

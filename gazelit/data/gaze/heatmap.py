@@ -14,18 +14,20 @@ from torch import Tensor
 from gazelit.data.gaze.binning import BINNED, add_binned
 from gazelit.errors import InputError
 
-#: Exponent below which float32 has no normal numbers: computing with what lies below takes ten times as long.
+#: Exponent below which float32 has no normal numbers; computing with smaller numbers takes ten times as long.
 FLOOR = -87.0
-#: A point that lies further beside the grid than this many σ has no part in the map: float64 would have no mass either.
+#: A point that is further outside the grid than this many σ does not count: its mass would be 0 in float64, too.
 REACH = 38.0
-#: A narrower Gaussian is asked for by mistake alone; of a wider one float32 knows its height at the pixels (pixels).
+#: Smallest σ (pixels): a narrower Gaussian can only be a mistake; for a wider one float32 holds its height at the
+#: pixels.
 SMALLEST_SIGMA = 0.01
 #: From this many points on, parts of them, sorted by y, are added up over the rows they reach: those where their
 #: Gaussian is above exp(−46) = 1e-20 of its peak.
 DENSE = 512
 DENSE_FLOOR = -46.0
 DENSE_PART = 256
-#: Elsewhere than on the CPU, parts of the points are added up, so that a part's profiles stay within this many numbers.
+#: On other devices than the CPU, parts of the points are added up, so that a part's profiles have at most this many
+#: numbers.
 PART_NUMBERS = 2**28
 
 
@@ -34,25 +36,25 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
 
     Every point adds a Gaussian whose integral is its weight. A Gaussian is separable, so a map is the product of the
     points' row profiles and column profiles, and its sum is known before it is formed. Profiles are relative to the
-    pixel nearest to the point, and what is left of a point's Gaussian there is added to the logarithm of its weight:
-    so a map is right where every point lies many σ beside the grid or between the pixels, too.
+    pixel nearest to the point, and the logarithm of the Gaussian's height there is added to that of the point's weight.
+    So a map is also correct if every point is many σ outside the grid or between the pixels.
 
     On the CPU, very many points of one image are binned before they are rendered
     (:mod:`gazelit.data.gaze.binning`), which moves less than 1e-4 of the map's mass.
 
     Args:
         points: (…, N, 3) x, y and weight in pixels of the grid (centres at integers); points of weight 0, whatever
-            their coordinates, do not count, nor do points more than 38 σ beside the grid. Differentiable.
+            their coordinates, do not count, nor do points more than 38 σ outside the grid. Differentiable.
         size: (H, W) of the grid.
         sigma: Standard deviation in pixels: a number, (σx, σy), a tensor that broadcasts to (…, 2), or one of (…, N, 2)
-            for a σ of each point, as a reader who zooms needs.
+            for a σ of each point, which zooming needs.
 
     Returns:
         (…, H, W) float32 densities that sum to 1; zero where no point has weight on the grid.
 
     Raises:
         InputError: A weight is negative or not finite, or a point that counts has a coordinate that is not finite or a
-            σ that is not finite or below 0.01. On a GPU, where looking at the values would wait for it, the whole map
+            σ that is not finite or below 0.01. On a GPU, where a check of the values would have to wait, the whole map
             is NaN instead.
 
     Example:
@@ -91,7 +93,7 @@ def fixation_density(points: Tensor, size: tuple[int, int], sigma: float | tuple
 
 
 class Located(NamedTuple):
-    """Points as they are rendered: each is the pixel nearest to it and the way there.
+    """Points as they are rendered: for each the nearest pixel and the offset to it.
 
     Attributes:
         nearest: (…, N, 2) nearest pixel of the grid.
@@ -109,7 +111,7 @@ class Located(NamedTuple):
 
 def _locate(points: Tensor, size: tuple[int, int], sigma: Tensor) -> Located:
     weight = points[..., 2]
-    # Padding may hold anything, NaN included, which a zero weight would not make vanish.
+    # Padding may hold any value; NaN would stay NaN after a product with a zero weight.
     counts = weight != 0
     sound = (weight >= 0) & (weight < torch.inf)
     sound &= ~counts | (points[..., :2].isfinite().all(-1) & ((sigma >= SMALLEST_SIGMA) & (sigma < torch.inf)).all(-1))
@@ -133,7 +135,7 @@ def _locate(points: Tensor, size: tuple[int, int], sigma: Tensor) -> Located:
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """Whatever a training script allows for its network (TensorFloat-32, bfloat16), maps are multiplied in float32."""
+    """Multiplies maps in float32, even if a training script allows TensorFloat-32 or bfloat16."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -175,7 +177,7 @@ def _add_sorted(density: Tensor, located: Located) -> None:
     height, width = density.shape
     order = located.nearest[:, 1].argsort()
     nearest, offset, scale, weight = (part[order] for part in located)
-    # In parts that fit into the processor's cache and reach a part of the rows alone.
+    # In parts that fit into the processor's cache and reach only some of the rows.
     for first in range(0, len(weight), DENSE_PART):
         part = slice(first, first + DENSE_PART)
         reach = math.sqrt(DENSE_FLOOR / float(scale[part, 1].max())) + 1

@@ -1,4 +1,4 @@
-"""What gaze is beyond a heatmap: when each event was, in whose reading, in search of what."""
+"""Gaze as sequences: time, reading, reader and searched finding of each event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gazelit.data.gaze.events import seconds_said
 from gazelit.data.options import GazeOptions
 from gazelit.data.store.store import Store
 
-#: Keys of a batch that a stage with ``needs_events`` is given, beside those of every batch.
+#: Further keys of a batch for a stage with ``needs_events``.
 EVENT_KEYS = ("events", "reading", "reader", "finding", "said")
 
 
@@ -24,10 +24,10 @@ class Events:
 
     Attributes:
         times: (M, 2) float32, start from the beginning of the reading and duration (s).
-        reader: (M,) int64 number in ``reader_names``; −1 where the source does not tell who read.
-        finding: (M,) int64 number in ``finding_names`` of what was searched for; −1 for a free reading.
+        reader: (M,) int64 number in ``reader_names``; −1 if the source does not name the reader.
+        finding: (M,) int64 number in ``finding_names`` of the finding that was searched for; −1 for a free reading.
         reader_names: The store's readers, sorted.
-        finding_names: What the store's readers searched for, sorted.
+        finding_names: The findings that the store's readers searched for, sorted.
         phrase_shares: (M, F) float32, share of each event's duration during which each of ``gaze.phrases`` was said.
     """
 
@@ -40,7 +40,7 @@ class Events:
 
     @classmethod
     def of(cls, store: Store, gaze: pd.DataFrame, options: GazeOptions) -> Events:
-        """Of a table of gaze as :meth:`gazelit.data.store.store.Store.gaze` orders it."""
+        """Makes events of a table of gaze that :meth:`gazelit.data.store.store.Store.gaze` has ordered."""
         reader, reader_names = _numbered(gaze["reader_id"])
         readings = store.table("readings")
         finding: NDArray[np.int64] = np.full(len(gaze), -1)
@@ -68,7 +68,7 @@ class Events:
         )
 
     def moved(self, part: slice, reading: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.float32]:
-        """(N, F) ``phrase_shares`` of a case's events, in each reading moved round by a random number of them.
+        """(N, F) ``phrase_shares`` of a case's events, rolled within each reading by a random number of events.
 
         Args:
             part: The case's events.
@@ -82,7 +82,7 @@ class Events:
         return shares
 
     def in_turn(self, before: Events, row: NDArray[np.int64], reading: NDArray[np.int64]) -> Events:
-        """These events begun one after the other as ``before`` were, with the same pauses, and durations of their own.
+        """These events with the beginnings and pauses of ``before``, one after the other, and their own durations.
 
         Args:
             before: Readings of the same cases with the same numbers of events.
@@ -95,7 +95,7 @@ class Events:
         pause[first] = start[first]
         own = self.times[:, 1].astype(np.float64)
         ends = np.cumsum(pause + own)
-        # Sums run over all readings: each begins where its first event is.
+        # Cumulative sums run over all readings; each reading begins at its first event.
         counts = np.diff(np.append(first, len(row)))
         offset = np.repeat((ends - own - pause)[first], counts)
         times = np.column_stack([ends - own - offset, own]).astype(np.float32)
@@ -103,7 +103,7 @@ class Events:
 
 
 def _numbered(names: pd.Series) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The number of each name among the sorted ones, −1 for an empty one; and those names."""
+    """The number of each name among the sorted names, −1 for an empty name; and the sorted names."""
     values = names.astype("category").cat.remove_unused_categories()
     values = values.cat.reorder_categories(sorted(values.cat.categories))
     known = tuple(map(str, values.cat.categories))

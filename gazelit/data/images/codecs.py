@@ -1,8 +1,8 @@
 """The one decoder of compressed films: imagecodecs (BSD-3-Clause) behind pydicom's decoder interface.
 
 One package for every compressed transfer syntax: libjpeg-turbo for JPEG of 2 to 16 bits, lossy and lossless; CharLS for
-JPEG-LS; OpenJPEG for JPEG 2000 and its high-throughput form; and run lengths. Whatever else is installed beside
-(GDCM, pylibjpeg) is never tried, so that a film has the same pixels on every machine.
+JPEG-LS; OpenJPEG for JPEG 2000 and its high-throughput form; and run lengths. Other decoders that are installed (GDCM,
+pylibjpeg) are never tried, so that a film has the same pixels on every machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray | bytes:
 
     Args:
         source: The compressed frame.
-        runner: What the header says of it; ``bits_allocated`` is set to the depth of what is returned.
+        runner: The header's description of it; ``bits_allocated`` is set to the depth of the returned pixels.
 
     Returns:
         Pixels in little-endian order, row by row.

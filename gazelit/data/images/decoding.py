@@ -1,4 +1,4 @@
-"""One film from its file to its place in the store; kept apart, because every worker imports it."""
+"""Decodes one film from its file to its pixels in the store; a module of its own, because every worker imports it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MEMORY_PER_PIXEL = 13
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells whether a file is the one that was read.
+    """Identifies a file, to find whether it is still the one that was read.
 
     Attributes:
         size: Bytes; −1 for a file that could not be read.
@@ -78,12 +78,12 @@ def content_hash(path: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a film.
+    """The result of decoding a film.
 
     Attributes:
         photometric: Its photometric interpretation.
         reason: Why it failed, if it did.
-        file: Which bytes were read.
+        file: The identity of the file that was read.
     """
 
     photometric: str = ""
@@ -140,7 +140,7 @@ def read_mask(job: Job, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> 
 def _parsed(
     path: str, max_pixels: int, parse: Callable[[bytes, str, int], ParsedT]
 ) -> tuple[ParsedT | None, Identity, str | None]:
-    """What a file holds and its identity, or why it cannot be read."""
+    """The content of a file and its identity, or why it cannot be read."""
     file = Identity.of(path)
     try:
         content = read_film(path, max_pixels)
@@ -157,7 +157,7 @@ def memory_for(max_pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Refused:
-    """In place of a film that cannot be read: why."""
+    """Replaces a film that cannot be read; holds the reason."""
 
     reason: str
 
@@ -172,10 +172,10 @@ class FilmBytes:
 
 @dataclass(frozen=True)
 class Reader(Generic[ParsedT]):
-    """Reads whole films and makes something of each, in the process that decodes.
+    """Reads whole films and calls a function on each, in the process that decodes.
 
     Attributes:
-        prepare: What is made of a film; defined at a module's top level, for it is pickled.
+        prepare: Function that is called on a film; defined at a module's top level, because it is pickled.
         max_pixels: Films that claim more are refused.
     """
 
@@ -183,7 +183,7 @@ class Reader(Generic[ParsedT]):
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, film: str | FilmBytes) -> ParsedT | Refused:
-        """What is made of a film, from its path or its bytes, or why it cannot be read."""
+        """The function's result for a film, given its path or its bytes, or why the film cannot be read."""
         try:
             if isinstance(film, str):
                 return self.prepare(read_radiograph(film, self.max_pixels))
@@ -194,6 +194,6 @@ class Reader(Generic[ParsedT]):
 
 
 def film_readers(reader: Reader[ParsedT], count: int = 1) -> Workers[str | FilmBytes, ParsedT | Refused]:
-    """Processes that read whole films apart from this one."""
+    """Processes that read whole films, so that a malformed film cannot end this one."""
     # Whole films are large: one is used, one is ready.
     return Workers(reader, count, memory_for(reader.max_pixels), held=2)

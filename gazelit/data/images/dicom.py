@@ -30,16 +30,17 @@ from gazelit.data.images.one_projection import photometric_of, refuse_other_imag
 from gazelit.data.images.pictures import PICTURE_FORMATS, faults, luminance, refuse_too_many
 from gazelit.errors import InputError
 
-#: A film of 43 × 43 cm at 0.1 mm has 18 million pixels; a header that claims far more is not believed.
+#: A film of 43 × 43 cm at 0.1 mm has 18 million pixels; a header that claims far more is refused.
 MAX_PIXELS = 64_000_000
 #: Bytes that a file, or what it inflates to, may hold for every pixel of the limit, and besides.
 BYTES_PER_PIXEL, OTHER_BYTES = 4, 64 * 2**20
-#: How far into a file Rows and Columns are looked for: in most films the first is enough.
+#: Bytes of a file in which Rows and Columns are searched for; in most films the first number is enough.
 _HEADER_BYTES = (64 * 2**10, 2**20)
 _COLUMNS_TAG, _PIXELS_TAG = 0x00280011, 0x7FE00010
-#: A film has some hundred elements; a file that inflates to zeros has millions, each parsed in Python.
+#: Greatest number of elements. A film has some hundred; a file that inflates to zeros has millions, each parsed in
+#: Python.
 _MOST_ELEMENTS = 20_000
-#: Rec. 601, what Pillow makes grey of colour with.
+#: Weights of Rec. 601, with which Pillow converts colour to grey.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 codecs.register()
@@ -54,8 +55,8 @@ class Radiograph:
         photometric: The file's photometric interpretation.
         bits: Bits stored per pixel.
         view: View position (``PA``, ``AP``, …), empty if unknown.
-        modality: Of the equipment (``CR``, ``DX``, …), empty if unknown.
-        body_part: What the header says was examined, empty if unknown.
+        modality: Modality of the equipment (``CR``, ``DX``, …), empty if unknown.
+        body_part: The examined body part as the header names it, empty if unknown.
         is_burned_in: Whether the header says that text is burnt into the pixels.
         is_colour: Whether the file was a picture in colour.
         header: The DICOM file without its pixels; None of a picture or an array.
@@ -81,10 +82,10 @@ class Radiograph:
 def read_radiograph(path: str | Path, max_pixels: int = MAX_PIXELS) -> Radiograph:
     """Reads a DICOM, PNG or JPEG file, in this process.
 
-    DICOM: modality LUT, then the VOI LUT or the first window (the display range a reader gets; the range of the pixels
-    that are no padding where the file has neither), then MONOCHROME1 inverted, then scaled to [0, 1]. Pixels that are
-    padding become 0. PALETTE COLOR becomes the luminance of its palette. PNG and JPEG: grey of colour, over the largest
-    value of their depth.
+    DICOM: the modality LUT is applied, then the VOI LUT or the first window (the display range that a reader sees; if
+        the file has neither, the range of the pixels that are not padding). MONOCHROME1 is inverted. Values are scaled
+        to [0, 1]. Padding becomes 0. PALETTE COLOR becomes the luminance of its palette. PNG and JPEG: the luminance,
+        over the largest value of their depth.
 
     Args:
         path: The file.
@@ -148,7 +149,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_header(path: str | Path) -> Dataset:
-    """The elements of a DICOM film up to Columns; of the file only what they take is read.
+    """The elements of a DICOM film up to Columns; only this part of the file is read.
 
     Raises:
         InputError: The file is missing or is no DICOM image.
@@ -160,7 +161,7 @@ def read_header(path: str | Path) -> Dataset:
                 dataset = _dataset(head, path, length, header_only=True)
                 _positive(dataset, "Rows", path), _positive(dataset, "Columns", path)
             except Exception:
-                # What was read may end within an element; with more of the file it is the file's own fault.
+                # The part that was read may end within an element; if the whole file was read, the file is at fault.
                 if length == _HEADER_BYTES[-1] or len(head) < length:
                     raise
             else:
@@ -183,7 +184,7 @@ def _begins_as_dicom(content: bytes) -> bool:
 
 
 def _regular_size(path: str | Path) -> int:
-    """Size of a regular file; a pipe or a device would be waited for without an end."""
+    """Size of a regular file; reading a pipe or a device could wait forever."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -205,7 +206,7 @@ def _head(path: str | Path, length: int) -> bytes:
 
 
 def _dataset(content: bytes, path: str | Path, limit: int, *, header_only: bool = False) -> Dataset:
-    """Parses a file; a deflated one is inflated here, because pydicom's inflating knows no bound."""
+    """Parses a file; a deflated one is inflated here, because pydicom inflates without a bound."""
     last, elements = _COLUMNS_TAG if header_only else _PIXELS_TAG, 0
 
     def enough(tag: int, vr: str | None, length: int) -> bool:
@@ -275,7 +276,7 @@ def _read_dicom(content: bytes, path: str | Path, max_pixels: int) -> Radiograph
 
 
 def _padding(dataset: Dataset, path: str | Path) -> tuple[int, int] | None:
-    """The range of stored values that are no image (PS3.3 C.7.5.1.1.2), if any."""
+    """The range of stored values that are padding (PS3.3 C.7.5.1.1.2), if any."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return None
@@ -290,8 +291,8 @@ def _displayed(
 ) -> NDArray[np.float32]:
     """Stored pixels as shown, in [0, 1], padding 0.
 
-    What is shown is a function of the stored value alone, so it is computed once for every value of 8 or 16 bits and
-    looked up: ten times as fast as arithmetic on every pixel.
+    The displayed value is a function of the stored value alone. So it is computed once for every value of 8 or 16 bits
+    and looked up, which is ten times as fast as arithmetic on every pixel.
     """
     if stored.dtype.kind not in "ui" or stored.dtype.itemsize > 2:
         return _shown(stored, _present(stored, padding), dataset, photometric, padding)
@@ -304,13 +305,13 @@ def _displayed(
             found |= np.bincount(codes[top : top + 256].ravel(), minlength=len(every)) > 0
         present = _present(every[found], padding)
     else:
-        # A rescale is linear: the extremes are where the stored ones are.
+        # A rescale is linear, so that the extremes stay at the same pixels.
         present = np.array([stored.min(), stored.max()], stored.dtype)
     return cv2.LUT(codes, _shown(every, present, dataset, photometric, padding))  # type: ignore[return-value]
 
 
 def _present(stored: NDArray[Any], padding: tuple[int, int] | None) -> NDArray[Any]:
-    """Values that are no padding; all, if nothing else is there."""
+    """Values that are not padding; all values, if there are no others."""
     if padding is None:
         return stored
     image = stored[(stored < padding[0]) | (stored > padding[1])]
@@ -324,13 +325,13 @@ def _shown(
     photometric: str,
     padding: tuple[int, int] | None,
 ) -> NDArray[np.float32]:
-    """What stored values look like, in [0, 1]; ``present`` gives the display range where the file names none."""
+    """The displayed values of stored ones, in [0, 1]; ``present`` gives the display range if the file has none."""
     if photometric == "PALETTE COLOR":
         colours = apply_color_lut(stored.reshape(1, -1), dataset)
         shown = (colours @ (_LUMINANCE / np.float32(np.iinfo(colours.dtype).max))).reshape(stored.shape).clip(0, 1)
     else:
         shown = _display_range(apply_modality_lut(stored, dataset), apply_modality_lut(present, dataset), dataset)
-        # Rescales and windows of NaN or beyond any number parse as numbers.
+        # NaN and infinite values of rescales and windows parse as numbers.
         if not np.isfinite(shown).all():
             raise ValueError("a window or rescale that is not finite")
     if photometric == "MONOCHROME1":
@@ -371,7 +372,7 @@ def _first(value: object) -> float:
 
 def _read_picture(content: bytes, path: str | Path, max_pixels: int) -> Radiograph:
     with faults(path, "the picture cannot be read"):
-        # Pillow's other formats run further parsers, and programs, that nobody needs for a film.
+        # Pillow's other formats run further parsers, and even programs, that no film needs.
         picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
         refuse_too_many(picture.height, picture.width, max_pixels, path)
         return Radiograph.of_picture(picture)

@@ -1,4 +1,4 @@
-"""Films in whatever form a caller has them, ready for what is to be done with them."""
+"""Reads films in any form: files, bytes, pictures, arrays."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ Film = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
 
 class FilmIntake(Generic[PreparedT]):
-    """Reads files, bytes, pictures and arrays, and makes something of each.
+    """Reads files, bytes, pictures and arrays, and calls a function on each.
 
-    Files and bytes are decoded in a process apart from this one, which a malformed film cannot take along. Threads may
-    share an intake.
+    Files and bytes are decoded in another process, so that a malformed film cannot end this one. Threads may share an
+    intake.
 
     Args:
-        prepare: What is made of a radiograph; of files and bytes in the process that decodes, so it is picklable.
+        prepare: Function that is called on a radiograph; for files and bytes in the process that decodes, so it must be
+            picklable.
         max_pixels: Films that claim more are refused.
-        workers: How many processes decode where there are several films.
+        workers: Number of processes that decode if there are several films.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class FilmIntake(Generic[PreparedT]):
             try:
                 result = next(iter(self._workers.map([job])))
             except BaseException:
-                # Interrupted, the process would give this film in place of the next.
+                # After an interruption, the process would return this film instead of the next.
                 self._workers.__exit__()
                 raise
         return _sound(job, result)
 
     def read_each(self, films: Iterable[Film], bits: int | None = None) -> Iterator[PreparedT | InputError]:
-        """Reads films in their order, files ahead of their turn; in place of one that cannot be read, the error."""
+        """Reads films in their order, files ahead of their turn; for a film that cannot be read, yields the error."""
         films, ahead = tee(films)
         jobs = (job for number, film in enumerate(ahead) if (job := _job(film, f"films[{number}]")) is not None)
         with film_readers(self._reader, self._count) as readers:
@@ -98,7 +99,7 @@ class FilmIntake(Generic[PreparedT]):
 
 
 def _job(film: Any, name: str) -> str | FilmBytes | None:
-    """What is decoded in another process; None for what is in memory already."""
+    """The job for another process; None for a film that is in memory already."""
     if isinstance(film, (bytes, bytearray, memoryview)):
         return FilmBytes(bytes(film), name)
     return os.fsdecode(film) if isinstance(film, (str, os.PathLike)) else None

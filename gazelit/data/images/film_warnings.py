@@ -1,4 +1,4 @@
-"""What about a film makes a model's reading of it doubtful, as far as header and pixels tell."""
+"""Warnings that a model's reading of a film is doubtful, from the film's header and pixels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LEAST_BRIGHTEST = 0.26
 MOST_CLIPPED = 0.75
 #: Long by short side; films of the chest have up to 1.4.
 MOST_OBLONG = 2.0
-#: About so many rows are looked at; a film has more alike.
+#: Number of rows that are checked; this is enough for a film.
 _ROWS = 256
 
 
 def film_warnings(film: Radiograph, size: tuple[int, int]) -> tuple[str, ...]:
-    """What a user should know before trusting what a model says of a film; empty where nothing stands out.
+    """Warnings about a film, for a user who is to trust a model's reading of it; empty if there are none.
 
     A film that shows something else than a frontal chest, and whose header does not say so, is not noticed.
 

@@ -59,7 +59,7 @@ class Letterbox:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Working pixels per original pixel, (x, y); they differ by the rounding of ``inner`` alone."""
+        """Working pixels per original pixel, (x, y); they differ only by the rounding of ``inner``."""
         return self.inner[1] / self.width, self.inner[0] / self.height
 
     def apply(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ class Letterbox:
 
 @dataclass(frozen=True)
 class Letterboxes:
-    """How many images were fitted into one working resolution, in arrays: 24 bytes an image, where objects take 400.
+    """The letterboxes of many images of one working resolution, as arrays: 24 bytes an image; objects take 400.
 
     Attributes:
         size: Working resolution (H, W).

@@ -1,6 +1,7 @@
-"""Work on files that nobody vouches for, in processes that may crash, hang or run out of memory.
+"""Work on untrusted files, in processes that may crash, hang or run out of memory.
 
-A decoder that dies takes its own process along and costs one film; the parent learns why and goes on with a new one.
+A decoder that crashes ends only its own process and costs one film; the parent gets the reason and continues with a new
+process.
 """
 
 from __future__ import annotations
@@ -21,27 +22,28 @@ from typing import Any, Generic, TypeVar
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
 
-#: Longest time for one film; the largest that is believed takes a few seconds.
+#: Longest time for one film; the largest that is accepted takes a few seconds.
 SECONDS = 60.0
 #: Jobs under way in a worker, so that it need not wait for the parent.
 _AHEAD = 2
-#: A worker is one core's.
+#: A worker uses one core.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-#: What a parent that is told to end answers by closing its workers.
+#: Signals at which the parent closes its workers.
 _CLOSED_ON = (signal.SIGINT, signal.SIGTERM)
-#: From outside, such as by the kernel when memory is short: not surely the film's fault, so it is tried once more.
+#: Signals from outside, such as from the kernel when memory is short. They may not be the film's fault, so it is tried
+#: once more.
 _SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 @dataclass(frozen=True)
 class Lost:
-    """In place of a result: the process died over the job."""
+    """Replaces a result if the process died at the job."""
 
     reason: str
 
 
 class Workers(Generic[JobT, ResultT]):
-    """Processes that call a function on jobs and may die over one.
+    """Processes that call a function on jobs and may die at one.
 
     They are started anew rather than forked or spawned: no thread's lock is copied, and the caller's own script is not
     imported again.
@@ -131,7 +133,7 @@ class _Worker:
         self.under_way: deque[tuple[int, Any]] = deque()
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({remote.fileno()})"
         threads = dict.fromkeys(_THREADS, "1")
-        # Signals to all of a session's processes meet it when it ignores them, not while it starts.
+        # It ignores signals to all processes of a session, but not yet while it starts.
         earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _CLOSED_ON)
         with remote, _masked_again(earlier):
             self._process = subprocess.Popen(
@@ -145,20 +147,20 @@ class _Worker:
             )
         self._started = False
         with suppress(ConnectionError):
-            # Where it died at once, reading from it says so.
+            # If it died at once, reading from it shows that.
             self.connection.send((function, memory, seconds))
 
     def give(self, number: int, job: Any) -> None:
         self.under_way.append((number, job))
         with suppress(ConnectionError):
-            # Where it died over an earlier job, reading from it says so.
+            # If it died at an earlier job, reading from it shows that.
             self.connection.send(job)
 
     def take(self) -> tuple[int, Any] | None:
-        """The result of the oldest job under way, or nothing where the process says that it has started.
+        """The result of the oldest running job, or nothing if the message only says that the process has started.
 
-        That it has started is a message of its own: whoever waited here for the result, too, would keep the other
-        processes waiting for a first job that takes long.
+        The start is a separate message. A parent that waited for the first result as well would keep the other
+        processes waiting while that job runs.
 
         Raises:
             EOFError: The process is dead.
@@ -179,7 +181,7 @@ class _Worker:
         return number, message
 
     def cause_of_death(self, seconds: float) -> tuple[str, bool]:
-        """Why it died, and whether somebody else may have killed it."""
+        """Why it died, and whether another process may have killed it."""
         code = self._process.wait()
         self.connection.close()
         if code == -signal.SIGALRM:
@@ -203,8 +205,8 @@ def _masked_again(earlier: Iterable[int]) -> Iterator[None]:
 
 
 def serve(descriptor: int) -> None:
-    """What a worker does: calls the function on what comes, until the other end is closed."""
-    # The parent, interrupted or terminated, closes its workers, some at once and some with the film at hand.
+    """The loop of a worker: calls the function on each job until the connection is closed."""
+    # A parent that is interrupted or terminated closes its workers, some at once and some after their current film.
     for number in _CLOSED_ON:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CLOSED_ON)
@@ -216,7 +218,7 @@ def serve(descriptor: int) -> None:
         while True:
             try:
                 job = connection.recv()
-                # Nobody handles the alarm, so it ends the process, wherever it is.
+                # There is no handler for the alarm, so it ends the process at any point.
                 signal.setitimer(signal.ITIMER_REAL, seconds)
                 try:
                     result = function(job)
@@ -229,7 +231,7 @@ def serve(descriptor: int) -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """Bounds the address space at what is taken now and ``more``; where the system tells neither, nothing."""
+    """Limits the address space to its present size and ``more``, if the system reports the present size."""
     try:
         with open("/proc/self/statm") as file:
             taken = int(file.read().split()[0]) * resource.getpagesize()

@@ -17,12 +17,12 @@ _BITS = range(9, 17)
 
 
 def radiograph_of_picture(picture: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Radiograph:
-    """A picture as the same radiograph that its PNG or JPEG file would give.
+    """A picture as a radiograph; the same as from its PNG or JPEG file.
 
     Args:
         picture: Of 8 or 16 bits, grey or in colour.
-        name: Begins the message of an error.
-        max_pixels: Refuse larger ones.
+        name: Beginning of error messages.
+        max_pixels: Refuse larger pictures.
 
     Raises:
         InputError: Its values have no known range, it is too large, or its file is damaged.

@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset
 
 from gazelit.errors import InputError
 
-#: Modalities of sections, and of what is made without X-rays (PS3.3 C.7.3.1.1.1). Others that are no radiograph's are
-#: read with a warning (:mod:`gazelit.data.images.film_warnings`): vendors write what they like for films.
+#: Modalities of sections, and of images made without X-rays (PS3.3 C.7.3.1.1.1). Others that are no radiograph's are
+#: read with a warning (:mod:`gazelit.data.images.film_warnings`), because vendors use various ones for films.
 _NO_RADIOGRAPHS = ("CT", "MR", "PT", "NM", "US", "OPT", "IVUS")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 

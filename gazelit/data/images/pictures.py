@@ -1,4 +1,4 @@
-"""Pictures in memory as radiographs, and what every reader of films refuses."""
+"""Pictures in memory as radiographs, and the checks that all readers of films share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _GREY_WITHIN = 16
 
 @contextmanager
 def faults(path: str | Path, fault: str) -> Iterator[None]:
-    """Makes one :class:`InputError` of whatever a parser or decoder raises on a file.
+    """Turns any error of a parser or decoder into one :class:`InputError` about the file.
 
-    Parsers raise whatever they like on damaged bytes (zlib.error, struct.error, RecursionError, MemoryError, …); it is
-    the file's fault. Their warnings and messages quote cells, so neither is passed on.
+    Parsers may raise any error for damaged bytes (zlib.error, struct.error, RecursionError, MemoryError, …); the file
+    is at fault. Their warnings and messages quote content, so neither is passed on.
     """
     chatter = logging.getLogger("pydicom")
     silenced, chatter.disabled = chatter.disabled, True
@@ -46,7 +46,7 @@ def faults(path: str | Path, fault: str) -> Iterator[None]:
 
 
 def refuse_too_many(rows: int, columns: int, max_pixels: int, path: str | Path) -> None:
-    """Refuses what has more pixels than a film may have.
+    """Refuses images with more pixels than a film may have.
 
     Raises:
         InputError: ``rows`` × ``columns`` is over ``max_pixels``.

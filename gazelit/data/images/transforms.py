@@ -1,4 +1,4 @@
-"""Augmentation of image and gaze points together; the one file that knows albumentations."""
+"""Augmentation of image and gaze points together; the only file that uses albumentations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gazelit.data.images.geometry import on_image
 
-#: Three points whose images show the linear part of a transformation.
+#: Three points; their images give the linear part of a transformation.
 _FRAME = np.array([[0, 0], [100, 0], [0, 100]], np.float32)
 
 
@@ -20,11 +20,11 @@ class Augmented(NamedTuple):
     """One case, transformed.
 
     Attributes:
-        image: (H, W), of the type given; 0 where there is no film.
-        mask: (H, W) bool, false on padding and beside the film.
+        image: (H, W), of the type given; 0 outside the film.
+        mask: (H, W) bool, false on padding and outside the film.
         points: (M, 3) points that are still on the image.
         sigma: (M, 2) their σ.
-        inside: (N,) bool, which of the points given they are.
+        inside: (N,) bool, true for the given points that are still on the image.
     """
 
     image: NDArray[np.uint8] | NDArray[np.float32]
@@ -37,9 +37,9 @@ class Augmented(NamedTuple):
 class Augmentation:
     """Small shifts, scalings and rotations, and changes of exposure; the same geometry for image and points.
 
-    There is no horizontal flip: the heart has a side, and a mirrored film shows a rare disease. Width and height are
-    scaled alike, because their ratio says whether a heart is large. Heatmaps are rendered from the transformed points
-    and σ, never resampled. What is no film stays black.
+    There is no horizontal flip: the heart is on one side, and a mirrored film shows a rare disease. Width and height
+    are scaled by the same factor, because the width of a heart relative to the chest is a finding. Heatmaps are
+    rendered from the transformed points and σ, never resampled. Pixels outside the film stay black.
 
     Args:
         shift: Largest shift, as a share of the size.
@@ -61,8 +61,9 @@ class Augmentation:
 
     @cached_property
     def _compose(self) -> Any:
-        # Imported without it, albumentations asks a package index for its newest version, so that others know who
-        # trains, when. Imported here: it takes half a second and 70 MB, which what reads data without training spares.
+        # Without it, albumentations would ask a package index for its newest version when it is imported, which shows
+        # others who trains and when. It is imported here because it takes half a second and 70 MB, which reading data
+        # without training does not need.
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
         import albumentations as A
 
@@ -117,6 +118,6 @@ class Augmentation:
         pixels, seen = result["image"].reshape(height, width), result["mask"].astype(bool)
         if pixels.dtype != np.uint8:
             pixels = np.clip(pixels, 0, 1)
-        # A change of brightness would show the network where the padding is.
+        # A change of brightness would make the padding visible to the network.
         pixels[~seen] = 0
         return Augmented(pixels, seen, moved[inside], np.sqrt(sigma[inside] ** 2 @ (linear**2).T), inside)

@@ -1,4 +1,4 @@
-"""Datasets as they lie on disk, one file each."""
+"""Readers of datasets in their published formats, one file each."""
 
 from gazelit.data.sources.cxr_p import CXRP
 from gazelit.data.sources.egd import EGDCXR

@@ -1,4 +1,4 @@
-"""Fixations on a canvas that shows a whole film, as they lie on the film."""
+"""Converts fixations on a canvas that shows a whole film to pixels of the film."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gazelit.data.images.geometry import on_image
 def on_films(gaze: pd.DataFrame, films: pd.DataFrame, canvas: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Gaze rows of films that fill their canvas, film by film.
 
-    When a fixation began is not given: those of a reading are put end to end, in the order of their rows.
+    The beginnings of fixations are not given: those of a reading are put end to end, in the order of their rows.
 
     Args:
         gaze: ``image_id``, ``reading_id``, ``reader_id``, ``x`` and ``y`` (pixels of the canvas, whose corners are at
             whole numbers), ``duration`` (s).
         films: ``image_id``, ``width`` and ``height`` in pixels; all films of ``gaze``.
-        canvas: By ``image_id``, ``width`` and ``height`` of what was shown.
+        canvas: By ``image_id``, ``width`` and ``height`` of the canvas.
 
     Yields:
         The fixations of one film, by reading and time; positions are those of pixels' centres.
@@ -28,7 +28,7 @@ def on_films(gaze: pd.DataFrame, films: pd.DataFrame, canvas: pd.DataFrame) -> I
     for image, part in gaze.groupby("image_id", sort=False):
         (width, height), shown = sizes.loc[image, ["width", "height"]], canvas.loc[image]
         with np.errstate(over="ignore"):
-            # What is beyond all numbers is off the film.
+            # Infinite positions are off the film.
             x = part["x"].to_numpy() * width / shown["width"] - 0.5
             y = part["y"].to_numpy() * height / shown["height"] - 0.5
         rows = part[["image_id", "reading_id", "reader_id", "duration"]].assign(

@@ -41,7 +41,7 @@ from gazelit.files import is_file, read_json
 
 DATASET = "EGD-CXR 1.0.0"
 CLASSES = ["Normal", "CHF", "pneumonia"]
-#: What a synthetic cohort has beside EGD-CXR's files: fixations of further readers of its films.
+#: A file that only synthetic cohorts have: fixations of further readers of the films.
 PEER_FILE = "peer_fixations.csv"
 #: File names of the masks, and their names here: the mediastinum is misspelt on disk.
 MASKS = {
@@ -68,16 +68,16 @@ class EGDCXR(Source):
 
     Coordinates are recomputed in float from the tracker's screen fractions and the film's padding; the published
     X_ORIGINAL and Y_ORIGINAL are the same, truncated to integers, and off the film they hold scaled sentinels. Screens
-    that are no film (calibration dots, under ids that are no image's) give the tracker's error and no gaze. A row is
-    valid if the tracker had a fixation (FPOGV = 1; BPOGV for BPOG) and it lies on the film.
+    that show no film (calibration dots, under ids of no image) give the tracker's error and no gaze. A row is valid if
+    the tracker had a fixation (FPOGV = 1; BPOGV for BPOG) and it is on the film.
 
     Args:
         root: The EGD-CXR folder.
         images: The MIMIC-CXR (DICOM) or MIMIC-CXR-JPG folder that holds ``files/``.
-        kinds: Which gaze to read: raw ``sample``, ``fixation``, or both.
+        kinds: Kinds of gaze to read: raw ``sample``, ``fixation``, or both.
         coordinates: ``recomputed``, or the ``published`` integers.
-        point: Of a raw sample: ``FPOG``, the tracker's running mean of the fixation, as published work uses it, or
-            ``BPOG``, the best point of gaze at that instant, which detection of fixations needs.
+        point: Position of a raw sample: ``FPOG``, the tracker's running mean of the fixation, which published work
+            uses, or ``BPOG``, the best point of gaze at that instant, which detection of fixations needs.
         masks: Whether to read the masks of lungs, mediastinum and aortic knob.
     """
 
@@ -176,7 +176,7 @@ class EGDCXR(Source):
                 "path": [str(paths[row]) for row in kept],
                 "height": np.array([height for height, _ in sizes], np.int64),
                 "width": np.array([width for _, width in sizes], np.int64),
-                # The authors took PA films alone; a header that says otherwise is believed.
+                # The authors took only PA films; a header that says otherwise has precedence.
                 "view": [view_position(paths[row], "PA") for row in kept],
                 **labels,
                 **{name: sheet[name] for name in ("gender", "anchor_age") if name in sheet},
@@ -192,7 +192,7 @@ class EGDCXR(Source):
             yield self._peers(films)
 
     def _peers(self, films: pd.DataFrame) -> pd.DataFrame:
-        """Fixations of further readers that the simulator drew, in pixels of the film; the real dataset has none."""
+        """Simulated fixations of further readers, in pixels of the film; the real dataset has none."""
         columns = {"dicom_id": "str", "reader": "str", **dict.fromkeys(("t", "duration", "x", "y"), "float64")}
         rows = pd.concat(read_chunks(self.root / PEER_FILE, columns, DATASET))
         rows = rows[rows["dicom_id"].isin(films.index)].sort_values(["dicom_id", "reader", "t"], kind="stable")
@@ -220,7 +220,7 @@ class EGDCXR(Source):
         number = ["Time (in secs)", f"{point}V", *times, *axes]
         columns = {"SESSION_ID": "str", "DICOM_ID": "str", **dict.fromkeys(number, "float64")}
         for rows in whole_screens(read_chunks(path, columns, DATASET)):
-            # Calibration screens stand under ids that are no image's.
+            # Calibration screens have ids that belong to no image.
             rows = rows[rows["DICOM_ID"].isin(films.index)]
             for column in ("Time (in secs)", *times):
                 wrong = np.flatnonzero(~np.isfinite(rows[column].to_numpy()))
@@ -252,8 +252,8 @@ class EGDCXR(Source):
         width, height = film["width"].to_numpy(float), film["height"].to_numpy(float)
         point = rows[axes].to_numpy()
         if self.coordinates == "published":
-            # The published integer names a pixel. Off the film both are negative, but never exactly −1 alone; x can be
-            # as large as the width where an odd one was rounded up.
+            # The published integer is the number of a pixel. Off the film both are negative, but never only one exactly
+            # −1; x can be as large as the width if an odd width was rounded up.
             point = np.where((point < 0).any(axis=1, keepdims=True), np.nan, point)
         else:
             point = screen_to_image(point, pads, width, height)
@@ -300,10 +300,10 @@ class EGDCXR(Source):
         return regions[regions["image_id"].isin(films)].reset_index(drop=True)
 
     def _calibration(self, films: pd.Index) -> pd.DataFrame:
-        """The tracker's error in each session: how far gaze on the white dot lay from it, in degrees.
+        """The tracker's error in each session: the distance of gaze from the white dot, in degrees.
 
-        The dot stands in the middle of a black screen after every 20 films, under an id that is no image's. A session
-        without such a screen has NaN.
+        The dot is in the middle of a black screen after every 20 films, under an id of no image. A session without such
+        a screen has NaN.
         """
         path = self.root / "eye_gaze.csv"
         if "sample" not in self.kinds or not is_file(path):
@@ -332,7 +332,7 @@ def _findings(sheet: pd.DataFrame) -> list[str]:
 
 
 def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> pd.DataFrame:
-    """What was dictated when; a transcript can be missing or empty, and one that is damaged is listed."""
+    """Dictated phrases with their times; a transcript can be missing or empty; a damaged one is listed."""
     rows: list[tuple[str, str, str, float, float]] = []
     for image in films:
         path = folders / image / "transcript.json"
@@ -349,7 +349,7 @@ def _phrases(folders: Path, films: pd.Index, skipped: list[tuple[str, str]]) -> 
 
 
 def _phrase(entry: Any) -> tuple[str, float, float]:
-    """Text, begin and end (s); raises ValueError if they are not these."""
+    """Text, begin and end (s); raises ValueError if the text or a time is not of its type."""
     text, begin, end = str(entry["phrase"]), float(entry["begin_time"]), float(entry["end_time"])
     if not is_text(text) or not np.isfinite([begin, end]).all():
         raise ValueError("no text, or no times")
@@ -357,7 +357,7 @@ def _phrase(entry: Any) -> tuple[str, float, float]:
 
 
 def _masks(folders: Path, films: pd.Index) -> pd.DataFrame:
-    """Both spellings of the mediastinum are taken; where both files lie there, the first."""
+    """Both spellings of the mediastinum are accepted; if both files exist, the first is read."""
     rows = [
         (image, name, str(folders / image / f"{file}.png"))
         for image in films

@@ -1,4 +1,4 @@
-"""The screen that EGD-CXR's tracker saw: which part a film took, when it was shown, how far apart pixels are."""
+"""The screen of EGD-CXR's tracker: the part that a film took, the times at which it was shown, pixels per degree."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 SCREEN = (1920, 1080)
 #: Screen pixels per degree at 28 inches from a 27-inch 1920 × 1080 screen; EGD-CXR publishes no angular column.
 SCREEN_PIXELS_PER_DEGREE = 39.87
-#: Columns of the master sheet: what was left black around a film.
+#: Columns of the master sheet: the black padding around a film.
 PADS = ["image_top_pad", "image_bottom_pad", "image_left_pad", "image_right_pad"]
-#: Samples per second, where a film has too few to tell.
+#: Samples per second, for films with too few samples to measure it.
 RATE = 60
 #: A gap between samples longer than this is lost tracking, not looking (s).
 LONGEST_SAMPLE = 0.1
@@ -77,7 +77,7 @@ def sample_times(rows: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def pixels_per_degree(films: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of every row's film, as it stood on the screen (x, y)."""
+    """Pixels per degree of every row's film, as it was shown on the screen (x, y)."""
     top, bottom, left, right = films[PADS].to_numpy(float).T
     width, height = films["width"].to_numpy(float), films["height"].to_numpy(float)
     return (

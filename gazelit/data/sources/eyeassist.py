@@ -31,24 +31,24 @@ SHAPE = 0.01
 class EyeAssist(Source):
     """EyeAssist-Neo: 75 neonatal chest X-rays, read by five subspecialists and five general radiologists.
 
-    Format, as the authors' own reader has it (ZhixiangWang-CN/EyeAssist-reproducibility, src/eyeassist/io.py and
+    Format, from the authors' own reader (ZhixiangWang-CN/EyeAssist-reproducibility, src/eyeassist/io.py and
     docs/DATA_SCHEMA.md; the dataset is gated and was not seen): a CSV of fixations for each reader,
     ``<state>/<reader>_fixations.csv``, with ``Source_File`` (the case), ``CURRENT_FIX_X``, ``CURRENT_FIX_Y`` (pixels of
     the case's canvas), ``CURRENT_FIX_DURATION`` (EyeLink's milliseconds) and ``CURRENT_FIX_INDEX``; states are
-    ``Expert``, ``General`` and the sessions ``first`` and ``second``. And a table of cases that users of that code
-    write: ``case_id`` (as in ``Source_File``), ``patient_id``, ``image_path``, ``width`` and ``height`` of the canvas,
+    ``Expert``, ``General`` and the sessions ``first`` and ``second``. Users of that code also write a table of cases:
+    ``case_id`` (as in ``Source_File``), ``patient_id``, ``image_path``, ``width`` and ``height`` of the canvas,
     ``label`` (1 abnormal, 0 normal), perhaps ``include``.
 
-    Taken to be: that the film fills its canvas, so that a film of another shape is refused; and that a file's name
-    tells the reader in all states. A recording that two chosen states have is refused, because the first session's may
-    be those of the experts. When a fixation began is not given: they are put end to end. EyeAssist-PE is of CT and not
+    Two assumptions: the film fills its canvas, so that a film of another shape is refused; and a file's name is the
+    reader in all states. A recording that is in two chosen states is refused, because those of the first session may be
+    the experts'. The beginnings of fixations are not given: they are put end to end. EyeAssist-PE has CT and is not
     read.
 
     Access: Hugging Face, fvewa/EyeAssist, gated; read its licence.
 
     Args:
         root: The folder with the states' folders, at any depth.
-        cases: The table of cases; ``image_path`` counts from its folder.
+        cases: The table of cases; ``image_path`` is relative to its folder.
         states: Folders whose readings are taken.
     """
 
@@ -156,7 +156,7 @@ def _reader(path: Path, state: str) -> pd.DataFrame:
 
 
 def _check_once(root: Path, gaze: pd.DataFrame) -> None:
-    """Raises InputError if two readings of a case are the same numbers: a recording that two states have."""
+    """Raises InputError if two readings of a case have the same numbers: a recording that is in two states."""
     for _, readings in gaze.groupby("image_id"):
         seen: dict[bytes, str] = {}
         for reading, part in readings.groupby("reading_id"):

@@ -1,4 +1,4 @@
-"""GazeIntent: readings of EGD-CXR and REFLACX with the findings that each fixation was for, over MIMIC-CXR's films."""
+"""GazeIntent: readings of EGD-CXR and REFLACX with the findings for each fixation, over MIMIC-CXR's films."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from gazelit.data.tables import is_text
 from gazelit.errors import InputError
 
 KEYS = ("name", "X", "Y", "T", "findings", "split")
-#: Says that a fixation was for no finding.
+#: Marks a fixation that was for no finding.
 NOTHING = "null"
 #: No fixation lasts as long at the median (s).
 LONGEST = 10.0
 
 
 class GazeIntent(Source):
-    """GazeIntent (RadSeq, RadExplore, RadHybrid): what each fixation of a reading was for, as its authors inferred it.
+    """GazeIntent (RadSeq, RadExplore, RadHybrid): the findings for each fixation of a reading, inferred by its authors.
 
-    Format, as the authors' own reader has it (UARK-AICV/RadGazeIntent, common/utils.py): a JSON list of records
-    ``name`` (``<dicom_id>.jpg``), ``X``, ``Y`` (pixels of the film resized to 224 × 224), ``T``, ``split`` (``train``,
-    ``test``) and ``findings``: tracks as long as the scanpath, each with a finding or ``null`` for every fixation. The
-    files themselves are gated and were not seen. Taken to be as in GazeSearch, of the same authors: that ``T`` is in
-    seconds, and that ``name`` is MIMIC-CXR's dicom id. Who read is not given; a film's records are readings of it.
+    Format, from the authors' own reader (UARK-AICV/RadGazeIntent, common/utils.py): a JSON list of records ``name``
+    (``<dicom_id>.jpg``), ``X``, ``Y`` (pixels of the film resized to 224 × 224), ``T``, ``split`` (``train``, ``test``)
+    and ``findings``: tracks as long as the scanpath, each with a finding or ``null`` for every fixation. The files
+    themselves are gated and were not seen. Two assumptions, as in GazeSearch by the same authors: ``T`` is in seconds,
+    and ``name`` is MIMIC-CXR's dicom id. Readers are not given; each record is a reading of its film.
 
-    The findings of fixations are the store's phrases, with the times of the fixations, so that ``gaze.window``,
-    ``gaze.phrases`` and ``gazelit phrases`` know them: what a fixation was for stands where else what was said stands.
-    Labels are 1 for the findings that some fixation of a film was for, and unknown for others. A film with all films of
-    its patient belongs to the strictest part of the official split that it is in.
+    The findings of fixations become the store's phrases, with the times of the fixations. So ``gaze.window``,
+    ``gaze.phrases`` and ``gazelit phrases`` can use them like dictated phrases. Labels are 1 for the findings of any
+    fixation on a film, and unknown for others. A film with all films of its patient belongs to the strictest part of
+    the official split that it is in.
 
     Access: Hugging Face, gated, CC BY-NC-SA 4.0; the films are PhysioNet's, credentialed. Citation: Pham et al.,
     Interpreting radiologist's intention from eye movements in chest X-ray diagnosis, ACM MM 2025.
@@ -139,7 +139,7 @@ def _tracks(value: Any, length: int) -> Tracks:
 
 
 def _phrases(table: pd.DataFrame, paths: list[NDArray[np.float64]], tracks: list[Tracks]) -> pd.DataFrame:
-    """A phrase for each run of fixations that were for one finding."""
+    """A phrase for each run of fixations for the same finding."""
     rows = []
     for reading, path, own in zip(table.itertuples(), paths, tracks, strict=True):
         ends = np.cumsum(path[:, 2])

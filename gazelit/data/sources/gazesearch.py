@@ -47,12 +47,12 @@ class GazeSearchRows:
 
     @property
     def shared(self) -> int:
-        """How many films the official split has in several of its parts."""
+        """Number of films that are in several parts of the official split."""
         return int((self.table.groupby("image_id")["official_split"].nunique() > 1).sum())
 
     @property
     def leak(self) -> str:
-        """What the official split shares, in words and counts."""
+        """The overlap of the official split's parts, in words and counts."""
         table = self.table
         test, train = (table[table["official_split"] == name] for name in ("test", "train"))
         known = test["image_id"].isin(train["image_id"])
@@ -68,7 +68,7 @@ def read_gazesearch(path: str | Path, needs_split: bool = True) -> GazeSearchRow
 
     Args:
         path: The JSON file.
-        needs_split: Whether every record must have a split; a model's predictions have none.
+        needs_split: Whether every record must have a split; predictions of a model have none.
 
     Raises:
         InputError: The file is no list of records with ``name``, ``task``, ``X``, ``Y``, ``T`` and ``split``; a
@@ -83,13 +83,13 @@ def read_gazesearch(path: str | Path, needs_split: bool = True) -> GazeSearchRow
 
 
 def read_records(path: str | Path, keys: Sequence[str], dataset: str, read: Callable[[Any], Read]) -> list[Read]:
-    """What a JSON file's records hold.
+    """Reads the records of a JSON file.
 
     Args:
         path: The file.
-        keys: What a record has, for messages.
-        dataset: What the file should be of, for messages.
-        read: From a record to what it holds; raises InputError.
+        keys: Keys of a record, for messages.
+        dataset: Name of the dataset, for messages.
+        read: Converts a record; raises InputError.
 
     Raises:
         InputError: The file is no list of records, or one of them cannot be read.
@@ -142,12 +142,13 @@ def leak_free(table: pd.DataFrame, patients: pd.Series | None = None) -> pd.Seri
     """The official split without its leak: each scanpath's split, NaN where it has to be left out.
 
     A film in several parts belongs to the strictest of them (test, then val, then train), with all films of its
-    patient; its scanpaths in the other parts are left out. So the test scanpaths stay the official ones, apart from
-    those of a test film that the official split has elsewhere, and figures on both splits are of the same scanpaths.
+    patient; its scanpaths in the other parts are left out. So the test scanpaths stay the official ones, and figures on
+    both splits are of the same scanpaths; only scanpaths of a test film that the official split has in other parts are
+    left out.
 
     Args:
         table: ``image_id`` and ``official_split``, one row a scanpath.
-        patients: The patient of each row, where known; without it films alone are kept apart.
+        patients: The patient of each row, if known; otherwise only films are kept apart.
 
     Returns:
         ``train``, ``val``, ``test`` or NaN, indexed as ``table``.
@@ -166,13 +167,14 @@ class GazeSearch(Source):
     """GazeSearch: 4,875 scanpaths over 2,328 chest X-rays of MIMIC-CXR, each of the search for one finding.
 
     Format: a JSON list of records ``name`` (``<dicom_id>.jpg``), ``task`` (the finding), ``X``, ``Y`` (pixels of the
-    film resized to 224 × 224) and ``T`` (s). They are cut from the readings of EGD-CXR and REFLACX; who read is not
-    given (``subject`` is always 1), nor when a fixation began: they are put one after the other. A film's findings
+        film resized to 224 × 224) and ``T`` (s). They are cut from the readings of EGD-CXR and REFLACX. Readers are not
+        given (``subject`` is always 1). Nor are the beginnings of fixations: fixations are put end to end. A film's
+        findings
     are readings of one image; its labels are 1 for the findings that were searched for and unknown for others.
 
-    The official split has films in several of its parts, so that a model is tested on films that it was trained on.
-    ``split: film`` gives each film, with all films of its patient, to the strictest part that it is in. ``official``
-    needs ``insist``; then every scanpath is a case of its own, and ``split_method: official_shared`` takes the split.
+    The official split has films in several of its parts, so that a model would be tested on films that it was trained
+    on. ``split: film`` puts each film, with all films of its patient, into the strictest of its parts. ``official``
+    needs ``insist``; then every scanpath is a separate case, and ``split_method: official_shared`` uses the split.
 
     Access: the JSON is open (MIT), the films are PhysioNet's, credentialed. Citation: Pham et al., GazeSearch:
     Radiology Findings Search Benchmark, WACV 2025.
@@ -181,8 +183,8 @@ class GazeSearch(Source):
         gaze: The JSON file.
         images: The MIMIC-CXR (DICOM) or MIMIC-CXR-JPG folder.
         tables: Folder of MIMIC-CXR's tables, if they lie elsewhere.
-        split: What ``official_split`` is: ``film``, without the leak, or ``official``.
-        insist: Take the official split although its parts share films.
+        split: Content of ``official_split``: ``film``, without the leak, or ``official``.
+        insist: Accept the official split although its parts share films.
     """
 
     name = "gazesearch"
@@ -250,7 +252,7 @@ def _searched(table: pd.DataFrame, findings: list[str]) -> pd.DataFrame:
 
 
 def films_read(mimic: MIMICCXR, images: pd.Series, gaze: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """The films of MIMIC-CXR that a file of scanpaths is about, without an official split, and those left out.
+    """The films of MIMIC-CXR that a file of scanpaths lists, without an official split, and those left out.
 
     Args:
         mimic: The films.
@@ -281,7 +283,7 @@ def end_to_end(table: pd.DataFrame, paths: list[NDArray[np.float64]]) -> Iterato
         paths: Of each (n, 3) x, y in pixels of the film resized to 224 × 224, and seconds.
     """
     for reading, path in zip(table.itertuples(), paths, strict=True):
-        # Whole pixels of the small film: the place meant is in the middle of one.
+        # Positions are whole pixels of the small film; their centres are taken.
         x, y = ((path[:, axis] + 0.5) * side / SIDE - 0.5 for axis, side in ((0, reading.width), (1, reading.height)))
         duration = path[:, 2]
         yield pd.DataFrame(

@@ -25,7 +25,7 @@ TASKS: tuple[Task, ...] = ("Task1", "Task2")
 CANVAS = 1080
 COLUMNS = ("participant_id", "x", "y", "duration_ms")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-#: Of the tables beside the stimuli: its other columns are the readers who count.
+#: Column of the table beside the stimuli; its other columns are the readers that are used.
 READERS_FILE, FILE_COLUMN = "expert_results.csv", "File Name"
 _STIMULUS = re.compile(r"(real|fake)_(.+)")
 
@@ -34,25 +34,25 @@ class GazeVaLM(Source):
     """GazeVaLM: 960 recordings of 16 radiologists on 30 real and 30 generated chest X-rays.
 
     Format, as a published analysis of it reads it (ZhixiangWang-CN/EyeAssist-reproducibility, external/gazevalm; the
-    files themselves were not seen): ``Task1`` and ``Task2`` somewhere below the root, in each a folder
-    ``real_<study>`` or ``fake_<study>`` for every film with ``scanpaths.csv`` (``participant_id``, ``x``, ``y``,
-    ``duration_ms``, rows in order), and ``expert_results.csv``, whose columns besides ``File Name`` are the readers who
-    count. Positions are pixels of a square of 1080 × 1080. Which task is the diagnosis and which the question whether
-    the film is real is not told there; neither is where films lie: a file named after the stimulus is looked for in
-    ``images``. How a film that is not square was placed is not known, and refused. Diagnoses, raw samples and pupils
-    are not read.
+    files themselves were not seen): ``Task1`` and ``Task2`` somewhere below the root, in each a folder ``real_<study>``
+    or ``fake_<study>`` for every film with ``scanpaths.csv`` (``participant_id``, ``x``, ``y``, ``duration_ms``, rows
+    in order), and ``expert_results.csv``, whose columns besides ``File Name`` are the readers that are used. Positions
+    are pixels of a square of 1080 × 1080. Nothing there says which task is the diagnosis and which one asks whether the
+    film is real. The place of the films is not given either: a file named after the stimulus is searched for in
+    ``images``. It is not known how a film that is not square was placed; such films are refused. Diagnoses, raw samples
+    and pupils are not read.
 
-    A reading is a reader's under a task. When a fixation began is not given: they are put end to end. The label
-    ``generated`` is 1 for a generated film; it and the real one of its study count as one patient, so that a split
-    keeps them together.
+    A reading is of one reader under one task. The beginnings of fixations are not given: they are put end to end. The
+    label ``generated`` is 1 for a generated film; it and the real one of its study count as one patient, so that a
+    split keeps them together.
 
     Access: Hugging Face, davidcwong/GazeVaLM; read its licence. Citation: Wong et al., GazeVaLM, ETRA 2026, arXiv
     2604.11653.
 
     Args:
         root: The folder that the dataset was unpacked into.
-        images: Folder of the films, if it is another.
-        tasks: Which tasks' readings are taken.
+        images: Folder of the films, if it is not ``root``.
+        tasks: Tasks whose readings are taken.
         films: ``all``, ``real`` or ``generated``.
     """
 
@@ -118,7 +118,7 @@ class GazeVaLM(Source):
         )
 
     def _gaze(self) -> tuple[pd.DataFrame, dict[str, int]]:
-        """Fixations of the chosen films and tasks, positions on the canvas, and what was left out of them."""
+        """Fixations of the chosen films and tasks, positions on the canvas, and the fixations that were left out."""
         notes = {"rows_without_time": 0, "rows_of_readers_who_do_not_count": 0}
         parts = []
         for task in self.tasks:
@@ -158,7 +158,7 @@ class GazeVaLM(Source):
 
 
 def _task_folder(root: Path, task: str) -> Path:
-    """The folder of a task: the one that holds stimuli, wherever archives were unpacked to."""
+    """The folder of a task: the one that holds stimuli, at any depth."""
     found = [
         path
         for path in sorted(root.rglob(task))

@@ -1,4 +1,4 @@
-"""Your own data: a table of images and one of gaze, as CSV or Parquet."""
+"""Users' own data: a table of images and one of gaze, as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ logger = logging.getLogger("gazelit")
 
 Coordinates = Literal["pixel", "normalised", "screen"]
 IMAGE_NEEDED = ("image_id", "patient_id", "path")
-#: Where the whole image stood on the screen, in screen pixels: its outer edges.
+#: Outer edges of the whole image on the screen, in screen pixels.
 SCREEN_COLUMNS = ("screen_left", "screen_top", "screen_right", "screen_bottom")
-#: What a report makes groups of cases by; no other column goes into a store but those above and the labels.
+#: Columns by which a report groups cases. Besides these, those above and the labels, no column goes into a store.
 GROUP_COLUMNS = ("sex", "gender", "age", "anchor_age")
-#: An error message names this many faults; `gazelit validate-manifest` names all.
+#: Number of faults that an error message names; `gazelit validate-manifest` lists all.
 SHOWN_FAULTS = 5
 
 
@@ -102,7 +102,7 @@ class Manifest(Source):
         return Recording(shown, self.labels, read_gaze, synthetic, skipped, notes, readings=readings)
 
     def faults(self) -> list[str]:
-        """Everything that is wrong with the two tables, a line each; of the images only the size is read."""
+        """All faults of the two tables, a line each; of the images only the size is read."""
         faults: list[str] = []
         images = self._image_table(faults)
         gaze = self._gaze_table(images, faults) if self.gaze is not None else None
@@ -138,7 +138,7 @@ class Manifest(Source):
             for low, high in (screen[0::2], screen[1::2]):
                 fault_rows(path, table[high] <= table[low], f"{high} is not above {low}", faults)
         for column in self.labels:
-            # What is no number has been told.
+            # Values that are not numbers were reported before.
             wrong = ~table[column].isin((0.0, 1.0, -1.0)) & np.isfinite(table[column])
             fault_rows(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
         if "official_split" in table:
@@ -153,7 +153,7 @@ class Manifest(Source):
         return table[[name for name in table if name in known]].assign(source=self.name)
 
     def _files(self, paths: pd.Series, faults: list[str]) -> list[str]:
-        """Every image's file, which must lie in the root wherever its links lead."""
+        """Every image's file; it must be in the root after links are followed."""
         root = os.path.realpath(self.root)
         files = []
         for row, path in enumerate(paths):
@@ -172,7 +172,7 @@ class Manifest(Source):
         return files
 
     def _looked_over(self, gaze: ManifestGaze, images: pd.DataFrame) -> tuple[pd.DataFrame, int, list[str]]:
-        """The readings of these images, how many rows are of others, and what speaks against the units."""
+        """The readings of these images, how many rows are of others, and the reasons to doubt the units."""
         doubts = DoubtsAboutUnits(self.coordinates)
         readings = [pd.DataFrame(columns=["image_id", "reading_id", "reader_id"], dtype="str")]
         left_out = gaze.rows
@@ -219,7 +219,7 @@ class Manifest(Source):
                 yield table[opened], place[opened]
 
     def _on_images(self, gaze: ManifestGaze, images: pd.DataFrame) -> Iterator[Iterator[pd.DataFrame]]:
-        """The gaze in pixels of its images, one table in pieces; what lies beside them is not valid."""
+        """The gaze in pixels of its images, one table in pieces; rows off the image are not valid."""
         yield (self._on_image(table, place) for table, place in self._with_places(gaze, images))
 
     def _on_image(self, gaze: pd.DataFrame, place: NDArray[np.float64]) -> pd.DataFrame:
@@ -242,7 +242,7 @@ def validate(
 ) -> None:
     """Checks a manifest and lists every fault by file and row.
 
-    Gaze is compared with the sizes of its images and with what a look can last, so that fractions, percent, screen
+    Gaze is compared with the sizes of its images and with plausible durations, so that fractions, percent, screen
     pixels and milliseconds are noticed.
 
     Args:
@@ -253,7 +253,7 @@ def validate(
         root: Folder that every image must lie in; that of ``images`` unless given.
 
     Raises:
-        InputError: There are faults; their number and where they are listed.
+        InputError: There are faults; the message has their number.
     """
     faults = Manifest(images, gaze, labels or (), coordinates, root=root).faults()
     for fault in faults:

@@ -208,7 +208,7 @@ class _Reader:
         return list(chain.from_iterable(self._faults.values()))
 
     def _checked_numbers(self, table: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
-        # A lost eye has no place; such rows are kept as not valid.
+        # A lost eye has no position; such rows are kept as not valid.
         values = {name: self._numbers(table, name, True) for name in ("x", "y")}
         values["duration"] = self._numbers(table, "duration", False)
         self._check("negative", values["duration"] < 0, "duration is negative")

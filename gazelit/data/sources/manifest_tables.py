@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gazelit.data.tables import CHUNK_ROWS, number_hint, read_text, read_text_chunks, separator_hint
 from gazelit.errors import InputError
 
-#: Rows of a Parquet file that are read however small it is.
+#: Rows of a Parquet file that are accepted even if it is small.
 MOST_ROWS = 100_000
 
 
@@ -66,7 +66,7 @@ def _parquet(path: Path) -> Iterator[None]:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no file")
     try:
-        # A value that is always the same takes no room: a small file may hold any number of rows.
+        # Equal values take no space, so that a small file may hold any number of rows.
         if pq.read_metadata(path).num_rows > MOST_ROWS + path.stat().st_size:
             raise InputError(f"{path}: claims more rows than it has bytes, as no table does")
         yield
@@ -80,7 +80,7 @@ def _parquet(path: Path) -> Iterator[None]:
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
     """What a CSV would hold, so that both are checked alike."""
-    # Bytes that are no text are noticed here, not before.
+    # Bytes that are no text are only noticed here.
     return table.astype(object).where(table.notna(), "").astype(str)
 
 

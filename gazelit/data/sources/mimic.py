@@ -95,7 +95,7 @@ class MIMICCXR(Source):
         )
 
     def listed(self) -> pd.DataFrame:
-        """The images that the tables list, before their files are looked for; sizes may be unknown.
+        """The images that the tables list, whether or not their files exist; sizes may be unknown.
 
         Raises:
             InputError: There is no table of images, or it cannot be used.
@@ -134,10 +134,10 @@ class MIMICCXR(Source):
         return images
 
     def with_files(self, images: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-        """Those of some listed images that have a file, with path and size; and what was left out, with the reason.
+        """The listed images that have a file, with path and size; and those left out, with the reason.
 
         Raises:
-            InputError: None has.
+            InputError: No image has a file.
         """
         files = [image_file(self.root, published) for published in images["path"]]
         images = images.assign(path=[str(file) for file in files])
@@ -192,7 +192,7 @@ def image_paths(subjects: pd.Series, studies: pd.Series, images: pd.Series) -> p
 
 
 def image_file(root: Path, published: str) -> Path:
-    """Where an image lies: what stands before the last ``files/p`` is left out, and a JPEG goes before a DICOM file."""
+    """The file of an image; the path before the last ``files/p`` is ignored, a JPEG is preferred to a DICOM file."""
     start = published.rfind("files/p")
     path = root / published[max(start, 0) :]
     jpeg = path.with_suffix(".jpg")

@@ -1,4 +1,4 @@
-"""Whether gaze can be in the units that it is said to be in."""
+"""Checks whether gaze can be in the given units."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-#: With fewer rows nothing can be said.
+#: With fewer rows units are not checked.
 FEWEST_ROWS = 10
 #: From this share of rows on a unit is doubted.
 MOST = 0.9
-#: No fixation is as long at the median, and no tracker as slow (s).
+#: Neither fixations nor the samples of a tracker last so long at the median (s).
 LONGEST = {"fixation": 10.0, "sample": 0.5}
-#: Times that stand this many durations apart are of another unit than the durations.
+#: Times that are so many durations apart are in another unit than the durations.
 FARTHEST = 100
-#: Nothing that is in percent is larger, but for what lies beside an image.
+#: Largest position in percent on an image, and beside it.
 MOST_PERCENT, MOST_PERCENT_BESIDE = 100, 110
 
 
 class DoubtsAboutUnits:
-    """Collects what speaks against the units of a table of gaze, which may come in pieces.
+    """Collects reasons to doubt the units of a table of gaze, which may come in pieces.
 
-    What is compared are shares, and quantiles with limits, so that nothing is kept but counts.
+    Shares are compared, and quantiles with limits, so that only counts are kept.
 
     Args:
         coordinates: ``pixel``, ``normalised`` or ``screen``.
@@ -74,7 +74,7 @@ class DoubtsAboutUnits:
             counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
     def lines(self) -> list[str]:
-        """What speaks against the units, a line each."""
+        """Reasons to doubt the units, a line each."""
         found = self._about_places() if self._seen >= FEWEST_ROWS else []
         for kind, lengths in self._durations.items():
             if lengths.count >= FEWEST_ROWS and lengths.exceeds():

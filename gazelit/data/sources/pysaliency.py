@@ -20,7 +20,7 @@ from gazelit.errors import InputError
 
 #: Types of files of scanpaths, and the versions of each that are read.
 SCANPATHS = {"FixationTrains": ("1.0", "1.1", "1.2", "1.3"), "ScanpathFixations": ("1.0",)}
-#: How many values a byte of a file may stand for, which is compressed.
+#: Greatest number of values for each byte of a file, which may be compressed.
 LARGEST_RATIO = 100
 STIMULI = {"FileStimuli": ("2.0", "2.1")}
 
@@ -29,15 +29,17 @@ class Pysaliency(Source):
     """Scanpaths and stimuli in the HDF5 files of pysaliency (Kümmerer; MIT).
 
     Format: scanpaths as ``FixationTrains`` or ``ScanpathFixations``, positions in pixels from the upper left corner;
-    stimuli as ``FileStimuli``, whose file names count from the file's folder. Durations are the fixation attribute
+        stimuli as ``FileStimuli``, whose file names are relative to the file's folder. Durations are the fixation
+        attribute
     ``durations``; without it a fixation lasts until the next one begins, and the last as long as the median.
 
-    The patient of a stimulus is not known: each is taken for its own, so that a split by patient is one by image.
+    The patient of a stimulus is not known: each stimulus counts as a patient, so that a split by patient is one by
+    image.
 
     Args:
         fixations: The file of scanpaths.
         stimuli: The file of stimuli.
-        name: Of the dataset, recorded with every image.
+        name: Name of the dataset, recorded with every image.
     """
 
     def __init__(self, fixations: str, stimuli: str, name: str = "pysaliency") -> None:
@@ -133,7 +135,7 @@ def _scanpaths(path: Path, stimuli: int) -> list[_Train]:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Names the file in place of whatever HDF5 or NumPy raise on what is damaged or of another form."""
+    """Turns errors of HDF5 and NumPy about a damaged or foreign file into one that names the file."""
     try:
         yield
     except InputError:
@@ -160,7 +162,7 @@ def _array(path: Path, stored: Any) -> Any:
 
 
 def _padded(path: Path, file: Any) -> list[_Train]:
-    """Scanpaths of either type: rows padded behind their length."""
+    """Scanpaths of either type, from rows padded after their length."""
     group = file.get("scanpaths", file)
     is_trains = "train_xs" in group
     names = ("train_xs", "train_ys", "train_ts") if is_trains else ("xs", "ys", "fixation_attributes/ts")

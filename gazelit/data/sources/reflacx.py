@@ -26,10 +26,10 @@ META_COLUMNS = [
 ]
 #: More are no header of its tables.
 MOST_LABELS = 100
-#: Labels that are yes or no instead of a certainty, and the one that is free text.
+#: Labels that are yes or no instead of a certainty, and the label that is free text.
 BOOLEAN_LABELS = ("Support devices", "Quality issue")
 OTHER_LABEL = "Other"
-#: Phase 1 has finer labels than phases 2 and 3; these have a coarser counterpart there (the map of MIMIC-Eye).
+#: Phase 1 has finer labels; these are their coarser counterparts in phases 2 and 3 (the mapping of MIMIC-Eye).
 MERGED = {
     "Emphysema": "High lung volume / emphysema",
     "Mass": "Lung nodule or mass",
@@ -54,23 +54,24 @@ class REFLACX(Source):
     """REFLACX: 3,032 readings of 2,616 chest X-rays by five radiologists, with 1 kHz gaze and dictation.
 
     Format: ``main_data/metadata_phase_{1,2,3}.csv`` and a folder for each reading with fixations, ellipses, the chest's
-    box and the transcription; ``gaze_data/<id>/gaze.csv``. In phases 1 and 2 five readers read every image, each kept
-    as a reading of its own; who they are is not published. Labels: the certainty of each reader (0 to 5), present from
-    a threshold; of several readers the majority. Where a label was not asked in a phase it is unknown. Access:
+        box and the transcription; ``gaze_data/<id>/gaze.csv``. In phases 1 and 2 five readers read every image; each is
+        kept as a separate reading. The readers' identities are not published. Labels: the certainty of each reader (0
+        to 5) counts as present from a threshold on; of several readers the majority decides. A label that a phase does
+        not have is unknown. Access:
     PhysioNet, restricted. Citation: Bigolin Lanfredi et al., Scientific Data 9, 350 (2022), doi
     10.1038/s41597-022-01441-z.
 
-    There is no column for normal images: ``Normal`` is 1 where all certainties are 0 and Other is blank. Readings
-    whose gaze the authors discarded have labels and ellipses and no gaze.
+    There is no column for normal images: ``Normal`` is 1 if all certainties are 0 and Other is blank. Readings whose
+    gaze the authors discarded have labels and ellipses, but no gaze.
 
     Args:
         root: The REFLACX folder, which holds ``main_data``.
         images: The MIMIC-CXR (DICOM) or MIMIC-CXR-JPG folder that holds ``files/``.
-        phases: Which to read.
-        kinds: Which gaze to read: ``fixation``, raw ``sample`` (10 GB), or both.
+        phases: Phases to read.
+        kinds: Kinds of gaze to read: ``fixation``, raw ``sample`` (10 GB), or both.
         certainty: Least certainty that counts as present; the authors' own is 3, "possibly".
         merge_labels: Whether phase 1's finer labels go into the coarser ones of phases 2 and 3 (the highest certainty
-            counts); otherwise all stand beside each other.
+            counts); otherwise all are separate labels.
     """
 
     name = "reflacx"
@@ -117,7 +118,8 @@ class REFLACX(Source):
             {"readings": len(readings), "readings_discarded_by_the_authors": int(readings["discarded"].sum())},
             regions=self._regions(readings),
             phrases=self._phrases(present),
-            # Who read is not published: readings of an image are apart, readers of different images are unknown.
+            # Readers are not published: the readings of an image are of different readers, but readers of different
+            # images are unknown.
             readings=readings[["image_id", "reading_id", "reader_id", "phase", *names]],
         )
 
@@ -171,7 +173,7 @@ class REFLACX(Source):
         graded = [name not in BOOLEAN_LABELS for name in names]
         normal = (np.nan_to_num(certainty[:, graded]) == 0).all(axis=1)
         by_reader = pd.DataFrame(present, columns=names).assign(Normal=normal.astype(float))
-        # Half of the readers is no majority.
+        # Half of the readers is not a majority.
         share = by_reader.groupby(readings["image_id"]).mean()
         votes = (share > 0.5).astype("float64").where(share.notna())
         firsts = readings.drop_duplicates("image_id")
@@ -211,7 +213,7 @@ class REFLACX(Source):
                 try:
                     yield self._fixations(reading) if kind == "fixation" else self._samples(reading)
                 except InputError as error:
-                    # One damaged reading of thousands is no reason to stop; it is counted and listed.
+                    # A damaged reading is counted and listed, and the others are read.
                     skipped.append((str(reading.image_id), str(error)))
 
     def _fixations(self, reading: Any) -> pd.DataFrame:
@@ -266,7 +268,7 @@ class REFLACX(Source):
         return pd.concat(parts, ignore_index=True)[list(REGION_COLUMNS)]
 
     def _phrases(self, readings: pd.DataFrame) -> pd.DataFrame:
-        """Sentences, from the words' times; punctuation stands as words of its own."""
+        """Sentences, from the words' times; punctuation marks are words, too."""
         words = ["word", "timestamp_start_word", "timestamp_end_word"]
         rows: list[tuple[str, str, str, float, float]] = []
         for reading in readings.itertuples():
@@ -321,10 +323,10 @@ def _canonical(
     duration: NDArray[np.float64],
 ) -> pd.DataFrame:
     x, y = rows["x_position"].to_numpy(), rows["y_position"].to_numpy()
-    # Not clipped by the authors: gaze on the margins lies off the image.
+    # The authors did not clip positions: gaze on the margins is off the image.
     valid = on_image(x, y, reading.width, reading.height)
     for column in ANGLES.values():
-        # A blink has blanks; σ of a look would be 0 or unknown.
+        # A blink has blank cells; without pixels per degree σ would be 0 or unknown.
         wrong = np.flatnonzero(valid & ~((rows[column] > 0) & (rows[column] < np.inf)).to_numpy())
         if len(wrong):
             fault = "is empty" if np.isnan(rows[column].iloc[wrong[0]]) else "is not above 0"

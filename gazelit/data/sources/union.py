@@ -16,7 +16,7 @@ class Union(Source):
     """Several sources in one store: EGD-CXR and REFLACX share 45 patients and 10 images.
 
     An image that several sources have is one image with the readings of all of them. A label that several sources have
-    is kept apart as ``<source>:<label>``, because equal names do not make equal definitions.
+    becomes ``<source>:<label>``, because definitions may differ although names are equal.
 
     Args:
         sources: At least two.

@@ -1,4 +1,4 @@
-"""Which way the rays went, as far as a film's own header says."""
+"""The view position (direction of the rays) in a film's header."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def view_position(path: str | Path, unknown: str = "") -> str:
 
     Args:
         path: The film; its header has been found readable.
-        unknown: What stands for a file that does not say, or is no DICOM file.
+        unknown: Value for a file that does not say it, or is no DICOM file.
     """
     try:
         # A deflated file would have to be inflated whole for one tag.
@@ -28,7 +28,7 @@ def view_position(path: str | Path, unknown: str = "") -> str:
         view = str(header.get("ViewPosition") or "").strip().upper()
     except (InputError, OSError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError):
         return unknown
-    # A code string has 16 characters at most; what has more is something else.
+    # A code string has at most 16 characters; a longer one is something else.
     return view if 0 < len(view) <= 16 and view.isascii() and view.isprintable() else unknown
 
 

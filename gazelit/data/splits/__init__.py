@@ -1,1 +1,1 @@
-"""Which patients are for training, validation and test."""
+"""Splits of patients into training, validation and test."""

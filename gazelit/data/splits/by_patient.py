@@ -1,4 +1,4 @@
-"""Splits by patient: nobody is in two of them."""
+"""Splits by patient: no patient is in two of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gazelit.files import atomic_path
 logger = logging.getLogger("gazelit")
 
 SPLIT_COLUMNS = ("image_id", "patient_id", "study_id", "split")
-#: What a split keeps apart; the reference implementation's keeps images apart and nothing else.
+#: Columns that a split keeps apart; the reference implementation's split keeps only images apart.
 GROUPS = ("patient_id", "study_id", "image_id")
 
 
@@ -35,11 +35,11 @@ def make_split(
     Args:
         images: Table with ``image_id``, ``patient_id``, ``study_id``, and ``official_split`` for that method.
         labels: The labels whose prevalence is kept, a column each: 1, 0, −1 (uncertain) or NaN (unknown).
-        options: How.
+        options: The options of the split.
         people: Which films belong together; by ``patient_id`` unless given.
 
     Returns:
-        The split of every image, indexed as ``images``; NaN where the official split names none.
+        The split of every image, indexed as ``images``; NaN if the official split does not list the image.
 
     Raises:
         InputError: An option is out of range, a split is empty, or patients overlap.
@@ -65,7 +65,7 @@ def make_split(
 
 
 def split_by_patient(images: pd.DataFrame, labels: pd.DataFrame, options: SplitOptions, people: People) -> pd.Series:
-    """Splits patients into train, val and test so that each has its share of patients, films and of every label.
+    """Splits patients into train, val and test; each gets its share of patients, films and every label.
 
     Args:
         images: Table of images.
@@ -122,7 +122,7 @@ def _dealt(labels: pd.DataFrame, people: People, shares: Sequence[float], seed: 
     """The part of each film, from 0; a function of seed, patients and labels, and not of the order of a file."""
     columns, everywhere = [np.ones(len(labels), np.int64)], [False, False]
     for _, values in labels.items():
-        # What is uncertain or unknown is spread evenly too, so that prevalence is kept whatever becomes of it.
+        # Uncertain and unknown labels are spread evenly, too, so that prevalence is kept however they are used.
         for value in (1, 0, -1):
             columns.append((values == value).to_numpy(np.int64))
             everywhere.append(value == 1)
@@ -141,7 +141,7 @@ def split_like_reference(images: pd.DataFrame, labels: pd.DataFrame, seed: int) 
     """The reference implementation's split of images: shuffled, then by a counter in each class (70/10/20).
 
     Of ten images of a class two go to the test, one to validation, seven to training. Patients with several films are
-    in several splits, so that figures on it are too good; a warning says how many.
+    in several splits, so that figures on this split are too good. A warning has the number of patients.
 
     Args:
         images: Table with ``image_id`` and ``patient_id``.
@@ -195,7 +195,7 @@ def check_split(images: pd.DataFrame, split: pd.Series, groups: Sequence[str] = 
 def _check_overlap(images: pd.DataFrame, split: pd.Series, groups: Sequence[str]) -> None:
     for column in groups:
         if column in images:
-            # A source without study ids has blanks, which are nobody's.
+            # A source without study ids has blanks; they belong to no study.
             ids = identity(images[column]) if column == "patient_id" else images[column].astype(str)
             known = ids.replace("", np.nan)
             shared = int((split.groupby(known).nunique() > 1).sum())
@@ -211,9 +211,9 @@ def save_split(path: str | Path, images: pd.DataFrame, split: pd.Series) -> None
 
 
 def load_split(path: str | Path, images: pd.DataFrame) -> pd.Series:
-    """Reads a split file for a table of images; images that it does not name are in no split (NaN), which is said.
+    """Reads a split file for a table of images; images that it does not name are in no split (NaN), with a warning.
 
-    The file may name images of other stores too: overlap is looked for in all of it.
+    The file may also name images of other stores; all of it is checked for overlap.
 
     Raises:
         InputError: The file is missing, lacks columns, names an image twice, names none of these images, or lets splits
@@ -254,9 +254,9 @@ def stratified_labels(stores: Sequence[Store], stratify: Sequence[str] | None, m
     """The labels whose prevalence a split keeps, for the cases of some stores one after the other.
 
     Args:
-        stores: The stores; what one does not have is unknown there.
+        stores: The stores; a label that a store does not have is unknown there.
         stratify: Label columns. Unless given, every label column that has a positive and no other values than 1, 0, −1
-            and blank: those of the store, whatever a stage trains on, so that all its stages have one split.
+            and blank: They are those of the store, whatever a stage trains on, so that all stages have the same split.
         method: How cases are split.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The split of a prepared store, or of several: what decided it, what it holds and what should be said of it."""
+"""The split of a prepared store, or of several: its settings, its counts and warnings about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from gazelit.files import sha256_file
 logger = logging.getLogger("gazelit")
 
 
-#: What a checkpoint records of its split besides its hash; what differs is named when a checkpoint is refused.
+#: Settings of a split that a checkpoint records besides its hash; a message that refuses a checkpoint names those that
+#: differ.
 SETTINGS = (
     "split_method",
     "split_file_sha256",
@@ -42,9 +43,9 @@ class CaseSplit:
 
     Attributes:
         of_case: The split of every case; NaN for none.
-        settings: What decided it, in primitives, for checkpoints; None for what had no say.
-        notes: What the user should know of it, in words and counts.
-        remedy: What the user can do where a class is missing in a split.
+        settings: Its settings, in primitives, for checkpoints; None for those that had no effect.
+        notes: Warnings about it, in words and counts.
+        remedy: Advice for the user if a class is missing in a split.
     """
 
     of_case: pd.Series
@@ -58,7 +59,7 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
 
     Args:
         store: The store.
-        options: How.
+        options: The options of the split.
         usable: (N,) which cases have a usable label; an external test leaves the others out.
 
     Raises:
@@ -104,7 +105,7 @@ def split_cases(store: Store, options: SplitOptions, usable: NDArray[np.bool_]) 
 def _external(
     store: Store, options: SplitOptions, usable: NDArray[np.bool_], pixels: NDArray[np.bytes_]
 ) -> tuple[pd.Series, str]:
-    """Every case for the test, but those without a usable label and those of patients that were trained on."""
+    """Every case for the test, except those without a usable label and those of patients in the training's store."""
     split = make_split(store.cases, store.cases[[]], options)
     known = np.zeros(len(split), bool)
     if options.trained_on is not None:
@@ -124,7 +125,7 @@ def _external(
 
 
 def _twins_apart(split: pd.Series, pixels: NDArray[np.bytes_]) -> str:
-    """Says how many films have the same pixels as one of another split."""
+    """Logs how many films have the same pixels as a film of another split."""
     table = pd.DataFrame({"pixels": pixels, "split": split.to_numpy()})[pixels != b""]
     apart = int((table.groupby("pixels")["split"].transform("nunique") > 1).sum())
     return f"{apart} films have the same pixels as a film in another split: its figures are too good" if apart else ""
@@ -141,10 +142,10 @@ def write_split(
     stratify: list[str] | None = None,
     allow_empty: bool = False,
 ) -> None:
-    """Splits the patients of one or several stores together and writes the split to be given to ``--data.split.file``.
+    """Splits the patients of one or several stores together and writes the split, for ``--data.split.file``.
 
-    What each split holds is printed, and written beside it as ``<name>.counts.csv``. Many arguments, because each is an
-    option of the command line.
+    The counts of each split are printed, and written beside it as ``<name>.counts.csv``. Many arguments, because each
+    is an option of the command line.
 
     Args:
         stores: Prepared stores; a patient of several is in one split.
@@ -155,9 +156,9 @@ def write_split(
         val_fraction: Share of patients for validation.
         test_fraction: Share of patients for the test.
         folds: Number of folds: every patient is in the test of one of them.
-        stratify: Label columns whose prevalence is the same in every split; what a store does not have counts as
-            unknown. Unless given, all label columns that have a positive.
-        allow_empty: Go on although a split has no positive case of one of them.
+        stratify: Label columns whose prevalence is the same in every split; a column that a store does not have counts
+            as unknown. Unless given, all label columns that have a positive case.
+        allow_empty: Continue even if a split has no positive case of one of them.
 
     Raises:
         InputError: A store or option cannot be used, patients of an official split overlap, or a split has no positive
@@ -170,7 +171,7 @@ def write_split(
     cases = pd.concat([store.cases for store in opened], ignore_index=True)
     pixels = np.concatenate([pixel_hashes(store) for store in opened])
     people = find_people(cases, pixels)
-    # An image of several stores is one, with what any of them knows of it.
+    # An image of several stores is one image, with the values that any store has.
     if len(labels.columns):
         labels = labels.groupby(cases["image_id"]).transform("first")
     once = ~cases["image_id"].duplicated().to_numpy()

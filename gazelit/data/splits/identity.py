@@ -1,4 +1,4 @@
-"""Who is the same patient: ids however they are spelt, and films with the same pixels."""
+"""Finds films of the same patient: by ids, whatever their spelling, and by equal pixels."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from gazelit.files import atomic_path
 logger = logging.getLogger("gazelit")
 
 _NUMBER = re.compile(r"0*([0-9]+)(?:\.0+)?")
-#: Bytes of pixels from which on it is said that they are read, as it takes a while.
+#: Bytes of pixels from which on reading them is logged, because it takes a while.
 _LARGE = 2**31
 
 
 def identity(ids: pd.Series) -> pd.Series:
-    """Ids without what differs between spellings of one.
+    """Normalises ids, so that different spellings of an id are equal.
 
-    Blanks around are removed, letters are in Unicode's NFC and lower case, and a number loses its leading zeros and a
-    trailing ``.0``, which spreadsheets take away and add. Two patients whose ids differ in this alone would be kept
-    together, which costs nothing; one patient in two splits would make a test worthless.
+    Surrounding blanks are removed. Letters are in Unicode's NFC and lower case. A number loses leading zeros, which
+    spreadsheets remove, and a trailing ``.0``, which they add. Two patients whose ids differ only in this are kept
+    together, which does no harm; one patient in two splits would make a test worthless.
 
     Args:
         ids: Ids as they are in a table.
@@ -58,8 +58,8 @@ class People:
         groups: (N,) the group of each film, from 0: films of one patient, and of patients who share a film's pixels.
         keys: (G,) a name of each group that depends on its patients alone.
         patients: (N,) normalised id of each film's patient.
-        spellings: How many patients have ids in several spellings, in words; empty if none has.
-        twins: How many films have the pixels of another patient's film, in words; empty if none has.
+        spellings: Number of patients with ids in several spellings, in words; empty if there is none.
+        twins: Number of films with the pixels of another patient's film, in words; empty if there is none.
     """
 
     groups: NDArray[np.int64]
@@ -69,7 +69,7 @@ class People:
     twins: str
 
     def of(self, rows: NDArray[np.bool_]) -> People:
-        """The same of some films, with at least one of each group."""
+        """The same for some of the films, which include at least one of each group."""
         return replace(self, groups=self.groups[rows], patients=self.patients[rows])
 
 
@@ -85,7 +85,7 @@ def find_people(images: pd.DataFrame, pixels: NDArray[np.bytes_] | None = None) 
     links = [pd.factorize(images["image_id"].astype(str))[0]]
     if pixels is not None:
         codes = pd.factorize(pixels)[0]
-        # Films without content say nothing of whose they are: each stays alone.
+        # Films without content show no patient: each stays alone.
         blank = pixels == b""
         codes[blank] = codes.max(initial=0) + 1 + np.arange(blank.sum())
         links.append(codes)
@@ -124,7 +124,7 @@ def _twins(patients: NDArray[np.object_], pixels: NDArray[np.bytes_]) -> str:
 
 
 def pixel_hashes(store: Store) -> NDArray[np.bytes_]:
-    """A hash of each film's stored pixels, empty for a film of one grey value, which may be anybody's.
+    """A hash of each film's stored pixels; empty for a film of one grey value, which shows no patient.
 
     The pixels are read once, film by film; the hashes are kept in the store's folder under a name with its
     fingerprint. Films that differ in size or in the store's resolution have different hashes.

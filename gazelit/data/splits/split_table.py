@@ -1,4 +1,4 @@
-"""What a split holds: cases, patients and positives of each label, printed, kept and checked."""
+"""Counts of a split: cases, patients and positives of each label, printed, saved and checked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gazelit.errors import InputError
 from gazelit.files import atomic_path
 from gazelit.text_table import aligned
 
-#: A class with fewer positives than this in a split is said to be rare: one case moves its sensitivity by 20 points.
+#: A class with fewer positives than this in a split counts as rare: one case changes its sensitivity by 20 points.
 RARE = 5
 
 
 def count_split(images: pd.DataFrame, split: pd.Series, labels: pd.DataFrame) -> pd.DataFrame:
-    """Counts what each split holds.
+    """Counts the cases, patients and labels of each split.
 
     Args:
         images: Table with ``patient_id``.
@@ -54,7 +54,7 @@ def format_table(table: pd.DataFrame) -> str:
 
 
 def counts_path(path: Path) -> Path:
-    """Where the counts of a split file are kept: ``split.counts.csv`` beside ``split.csv``."""
+    """The file with the counts of a split file: ``split.counts.csv`` beside ``split.csv``."""
     return path.with_suffix(".counts.csv")
 
 
@@ -68,8 +68,8 @@ def check_classes(table: pd.DataFrame, remedy: str) -> None:
     """Checks that each split has a positive case of each label.
 
     Args:
-        table: Of :func:`count_split`.
-        remedy: What to do, for the message.
+        table: Result of :func:`count_split`.
+        remedy: Advice for the message.
 
     Raises:
         InputError: A label has no positive case in a split.
@@ -80,7 +80,7 @@ def check_classes(table: pd.DataFrame, remedy: str) -> None:
 
 
 def warnings(table: pd.DataFrame, splits: Sequence[str] = SPLITS) -> list[str]:
-    """What should be known of the labels in some splits: which have no positive case, and which have few."""
+    """Warnings about the labels in some splits: those with no positive case, and those with few."""
     missing = _without_positive(table, splits)
     rare = []
     for label, counts in _positives(table, splits).items():

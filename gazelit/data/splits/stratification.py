@@ -1,9 +1,9 @@
 """Iterative stratification: groups of films dealt to splits so that every label keeps its share in each.
 
 The method is that of Sechidis, Tsoumakas and Vlahavas (On the stratification of multi-label data, ECML PKDD 2011): the
-rarest label is dealt first, each of its groups to the split that still wants most of it. Published libraries deal
-single rows; here a group (a patient with several films) is dealt whole, and what that leaves uneven is evened out by
-moving groups and swapping pairs of them as long as that brings the counts closer to the wanted ones.
+rarest label is dealt first, each of its groups to the split that still lacks most of it. Published libraries deal
+single rows; here a group (a patient with several films) is dealt whole. Then groups are moved, and pairs of them
+swapped, as long as this brings the counts closer to the wanted ones.
 
 All arithmetic is on whole numbers, which float64 holds exactly below 2^53, so that the result does not depend on
 platform or numerical library.
@@ -31,11 +31,11 @@ def deal(
     """Deals groups to splits.
 
     Args:
-        counts: (G, C) what each group holds of each quantity, such as films, patients, and films with a finding. The
-            first column is of films, and every group has one at least.
+        counts: (G, C) each group's amount of each quantity, such as films, patients, and films with a finding. The
+            first column is the number of films, at least one in each group.
         shares: (S,) share of each split; their sum is 1.
-        everywhere: (C,) quantities of which every split large enough for a group is to have one, if there are as many
-            groups with it as splits: else the share of a rare finding rounds to none in a small split.
+        everywhere: (C,) quantities of which every split that is large enough for a group must have one, if there are as
+            many groups with it as splits. Otherwise the share of a rare finding would round to none in a small split.
 
     Returns:
         (G,) the split of each group, from 0. A function of the order of the groups, which the caller shuffles.
@@ -58,7 +58,7 @@ def deal(
 def _targets(
     counts: NDArray[np.int64], shares: Sequence[float], everywhere: NDArray[np.bool_] | None
 ) -> NDArray[np.int64]:
-    """(S, C) how much of each quantity each split wants, in ``SCALE``-ths."""
+    """(S, C) wanted amount of each quantity in each split, in ``SCALE``-ths."""
     targets = np.array([[round(SCALE * share * int(total)) for total in counts.sum(axis=0)] for share in shares])
     if everywhere is None:
         return targets
@@ -72,7 +72,7 @@ def _targets(
 
 
 def _deal_rarest_first(counts: NDArray[np.int64], missing: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Deals every group once; lowers ``missing`` (S, C) by what each split gets."""
+    """Deals every group once; subtracts from ``missing`` (S, C) the amounts that each split gets."""
     holds = counts > 0
     left = holds.sum(axis=0)
     assigned = np.full(len(counts), -1)
@@ -82,7 +82,7 @@ def _deal_rarest_first(counts: NDArray[np.int64], missing: NDArray[np.int64]) ->
         for group in members[rarest]:
             if assigned[group] >= 0:
                 continue
-            # Of splits that want equally much of it, the one that wants most films.
+            # Of splits that lack equally much of it, the one that lacks most films.
             need = list(zip(missing[:, rarest].tolist(), missing[:, 0].tolist(), strict=True))
             assigned[group] = split = need.index(max(need))
             missing[split] -= SCALE * counts[group]
@@ -93,10 +93,10 @@ def _deal_rarest_first(counts: NDArray[np.int64], missing: NDArray[np.int64]) ->
 def _even_out(
     counts: NDArray[np.int64], shares: Sequence[float], assigned: NDArray[np.int64], missing: NDArray[np.int64]
 ) -> None:
-    """Moves and swaps groups while that lowers the weighted sum of the squares of what is missing.
+    """Moves and swaps groups while that lowers the weighted sum of the squared missing amounts.
 
-    An error of one film changes the prevalence in a small split more than in a large one: hence 1 over the square of
-    the share as weight.
+    An error of one film changes the prevalence in a small split more than in a large one; therefore weights are 1 over
+    the square of the share.
     """
     weights = [round(16 * (max(shares) / share) ** 2) for share in shares]
     for number in range(MAX_PASSES):
@@ -112,7 +112,7 @@ def _even_out(
 def _move(
     counts: NDArray[np.int64], weights: list[int], assigned: NDArray[np.int64], missing: NDArray[np.int64]
 ) -> bool:
-    """Moves each group once to the split where it serves best; returns whether any was moved."""
+    """Moves each group once to the split where it lowers the sum most; returns whether any was moved."""
     moved = False
     scaled = SCALE * counts
     squares = (scaled * scaled).sum(axis=1).tolist()
@@ -140,7 +140,7 @@ def _swap(
     splits: tuple[int, int],
     number: int,
 ) -> bool:
-    """Swaps groups of two splits, block against block, others in each pass ``number``; returns whether any was."""
+    """Swaps groups of two splits, by blocks that differ in each pass ``number``; returns whether any was swapped."""
     swapped = False
     smaller, larger = sorted(splits, key=lambda split: int((assigned == split).sum()))
     of_smaller, of_larger = (_blocks(np.flatnonzero(assigned == split)) for split in (smaller, larger))

@@ -1,1 +1,1 @@
-"""The prepared store: what a source becomes, film by film, and how it is read back."""
+"""The prepared store: how it is made from a source, film by film, and how it is read."""

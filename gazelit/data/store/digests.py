@@ -1,7 +1,7 @@
-"""Digests of a store's files: what was written can be told from what is there.
+"""Digests of a store's files, by which damage and changes are found.
 
-``store.json`` has the SHA-256 of every file, and one of samples of each, which is compared whenever a store is opened;
-``digests.json`` has one of every film and mask, so that ``gazelit verify`` names those that differ.
+``store.json`` has the SHA-256 of every file, and one of samples of each file, which is compared whenever a store is
+opened. ``digests.json`` has a digest of every film and mask, so that ``gazelit verify`` names those that differ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gazelit.errors import InputError
 from gazelit.files import ARRAY_ERRORS, read_json, sha256_file, sha256_json, write_json
 
 DIGESTS_FILE = "digests.json"
-#: Hexadecimal digits of an item's digest: 64 bits tell damage, which is no forgery.
+#: Hexadecimal digits of an item's digest: 64 bits are enough to find damage; they do not protect against forgery.
 ITEM_DIGITS = 16
 #: A file's samples: so many blocks of so many bytes, from its beginning to its end.
 SAMPLES, SAMPLE_BYTES = 16, 4096
@@ -49,7 +49,7 @@ def item_digests(path: Path) -> list[str]:
     """A digest of each item along the first axis of a ``.npy`` file.
 
     Raises:
-        InputError: The file is not as it was written.
+        InputError: The file cannot be read.
     """
     if not path.stat().st_size:
         return []
@@ -66,7 +66,7 @@ def item_digests(path: Path) -> list[str]:
 
 
 def sample_digest(path: Path) -> str:
-    """SHA-256 of blocks of a file, evenly from its beginning to its end; of all of a small file."""
+    """SHA-256 of blocks of a file, spaced evenly from its beginning to its end; of the whole of a small file."""
     length = path.stat().st_size
     starts = np.linspace(0, max(0, length - SAMPLE_BYTES), SAMPLES).astype(np.int64)
     digest = hashlib.sha256()
@@ -78,12 +78,12 @@ def sample_digest(path: Path) -> str:
 
 
 def changed_items(folder: Path, name: str, expected_digests: str) -> list[int] | None:
-    """Which items of a ``.npy`` file differ from what ``digests.json`` says; None if they cannot be told.
+    """The items of a ``.npy`` file that differ from their digests; None if they cannot be found.
 
     Args:
         folder: Of the store.
         name: The file.
-        expected_digests: SHA-256 that ``digests.json`` should have.
+        expected_digests: The SHA-256 that ``digests.json`` should have.
     """
     path = folder / DIGESTS_FILE
     if not path.is_file() or sha256_file(path) != expected_digests:

@@ -1,7 +1,7 @@
-"""Features of a store's films: what an encoder made of each, computed once, for stages to read instead of films.
+"""Features of a store's films: an encoder's output for each, computed once; stages read them instead of films.
 
 A folder that ``gazelit embed`` writes: ``features.npy``, a row for each case of the store in its order, and
-``features.json``, which says of which store, of which encoder with which weights, and what a row is. It holds no id.
+``features.json`` with the store, the encoder, its weights and the kind of a row. It holds no id.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ Kind = Literal["map", "pooled"]
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """What features are asked for; equal requests give equal features.
+    """A request for features; equal requests give equal features.
 
     Attributes:
-        kind: What a row is.
-        dtype: Of the numbers, ``float32`` or ``float16``.
+        kind: Kind of a row.
+        dtype: Type of the numbers, ``float32`` or ``float16``.
         store: Fingerprint of the store.
-        cases: Of the store.
+        cases: Number of the store's cases.
         downscale: Factor between the store's resolution and the encoder's input.
-        encoder: The encoder's specification, but for where its weights came from.
-        encoder_sha256: Of its weights.
+        encoder: The encoder's specification, without the source of its weights.
+        encoder_sha256: SHA-256 of its weights.
     """
 
     kind: Kind
@@ -68,16 +68,16 @@ Rows = Callable[[int], Iterable[NDArray[np.floating]]]
 
 
 def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], rows_from: Rows) -> bool:
-    """Writes features, whole or not at all; what an ended run has finished is taken over by the next one.
+    """Writes features, whole or not at all; the next run continues from the rows that an interrupted one has finished.
 
     Args:
         out: The folder.
-        request: What they are.
-        shape: Of a row.
-        rows_from: Gives blocks of rows (n, ...) in the order of the store, from a row on.
+        request: The request for the features.
+        shape: Shape of a row.
+        rows_from: Gives blocks of rows (n, ...) in the order of the store, from a given row on.
 
     Returns:
-        Whether anything was written; not where ``out`` has the same features already.
+        Whether anything was written; false if ``out`` has the same features already.
 
     Raises:
         InputError: ``out`` holds something else, or cannot be written.
@@ -115,10 +115,10 @@ def write_features(out: Path, request: FeatureRequest, shape: tuple[int, ...], r
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a folder of features says of itself.
+    """The content of ``features.json`` in a folder of features.
 
     Raises:
-        InputError: It is none, or was written by another version of the format.
+        InputError: It is no folder of features, or was written by another version of the format.
     """
     if not (folder / ABOUT_FILE).is_file():
         raise InputError(f"{folder}: holds no features; write some with `gazelit embed STORE --out {folder}`")
@@ -129,11 +129,11 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]:
-    """The features, memory-mapped, if they are what is asked for; the type of their numbers may be any.
+    """The features, memory-mapped, if they match the request; the type of their numbers may differ.
 
     Raises:
-        InputError: There are none, or they are of another store, encoder, weights or kind; or the file is damaged, as
-            far as samples of it tell.
+        InputError: There are none, or they are of another store, encoder, weights or kind; or samples of the file show
+            that it is damaged.
     """
     about = read_about(folder)
     for field, value in request.primitives().items():
@@ -143,7 +143,7 @@ def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]
                 "`gazelit embed`"
             )
     if not (folder / ROWS_FILE).is_file():
-        # A pipe would be waited for.
+        # Reading a pipe would wait.
         raise InputError(f"{folder / ROWS_FILE}: no such file; write it anew")
     try:
         rows = np.load(folder / ROWS_FILE, mmap_mode="r", allow_pickle=False)
@@ -161,13 +161,13 @@ def open_features(folder: Path, request: FeatureRequest) -> NDArray[np.floating]
 
 
 def verify_features(folder: Path) -> tuple[list[str], str]:
-    """Reads features whole and compares them with what was written.
+    """Reads all features and compares them with their digest.
 
     Args:
-        folder: What ``gazelit embed`` wrote.
+        folder: Folder that ``gazelit embed`` wrote.
 
     Returns:
-        What differs, a line a file; and what was compared, in words.
+        The files that differ, a line each; and a description of what was compared.
 
     Raises:
         InputError: ``features.json`` is none of this version.

@@ -1,7 +1,7 @@
-"""The films of a store on their way there: decoded apart, journalled, and never decoded twice.
+"""Decodes the films of a store, in other processes, with a journal, so that no film is decoded twice.
 
 While a store is built, ``images.npy`` grows by the films that could be decoded, and ``work/images.journal`` has a line
-for each film that is done. What an earlier request left (other tables, a film that was mended) is set aside as
+for each film that is done. Results of an earlier request (other tables, a film that was repaired) are moved to
 ``work/earlier.*``; its films are taken over if their files are still the same.
 """
 
@@ -37,7 +37,7 @@ _FILMS_COLUMNS = {"size": "bytes", "modified": "modified_ns", "changed": "change
 
 
 def continue_or_set_aside(building: Path, request: str, size: tuple[int, int], bits: int) -> None:
-    """Keeps the films of an interrupted run with the same request; those of another one are set aside."""
+    """Keeps the films of an interrupted run with the same request; sets those of another request aside."""
     mark = building / "work" / "request.json"
     mark_now = {"request": request, "decoding": sha256_json({"size": list(size), "bits": bits})}
     found = read_json(mark) if mark.is_file() else None
@@ -68,7 +68,7 @@ def write_images(
     workers: int | None,
     max_pixels: int,
 ) -> list[Outcome]:
-    """Writes ``images.npy`` of those that can be decoded; returns the outcome of every wanted row of the table."""
+    """Writes ``images.npy`` with the films that can be decoded; returns the outcome of every wanted row."""
     dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
     film_bytes = size[0] * size[1] * dtype.itemsize
     path, journal = folder / "images.npy", folder / "work" / "images.journal"
@@ -97,7 +97,7 @@ def write_images(
     outcomes = [outcome for _, outcome in done]
     written = sum(outcome.reason is None for outcome in outcomes)
     with atomic_path(journal) as rewritten:
-        # Not cut and written anew: a process killed in between would have lost what is decoded.
+        # The file is not cut and rewritten: a process killed in between would lose the decoded films.
         rewritten.write_text("".join(_line(key, outcome) for key, outcome in done))
     with (
         journal.open("a") as log,
@@ -157,15 +157,15 @@ def write_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> No
 
 
 def write_identities(folder: Path, outcomes: list[Outcome]) -> None:
-    """Writes ``films.csv``: which bytes were read of each film and mask, without names."""
+    """Writes ``films.csv``: the identity of each film's and mask's file, without names."""
     table = pd.DataFrame([asdict(outcome.file) for outcome in outcomes], columns=list(_FILMS_COLUMNS))
     table.rename(columns=_FILMS_COLUMNS).to_csv(folder / FILMS_FILE, index=False)
 
 
 def changed_files(store: Path, paths: list[str]) -> int:
-    """How many of the films and masks that a store was made of are not the same any more.
+    """Number of the films and masks that have changed since a store was made of them.
 
-    A file is the same if its size and times are, or, where only the times differ, its content.
+    A file is unchanged if its size and times are equal, or, if only the times differ, its content is.
 
     Args:
         store: A finished store.
@@ -209,7 +209,7 @@ def _line(key: str, outcome: Outcome) -> str:
 
 
 def journalled(path: Path) -> list[tuple[str, Outcome]]:
-    """Key and outcome of every film that the journal has a whole line of."""
+    """Key and outcome of every film with a whole line in the journal."""
     if not path.is_file():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -222,7 +222,7 @@ def journalled(path: Path) -> list[tuple[str, Outcome]]:
 
 
 def _set_aside(building: Path) -> None:
-    """Makes what is there of films the earlier ones, unless those are more."""
+    """Sets the present films aside as the earlier ones, unless there are more earlier ones."""
     journal, earlier = (building / "work" / f"{name}.journal" for name in ("images", "earlier"))
     if len(journalled(journal)) >= len(journalled(earlier)) and (building / "images.npy").is_file():
         journal.replace(earlier)

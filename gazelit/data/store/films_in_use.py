@@ -1,4 +1,4 @@
-"""The films of a store while something reads them for hours: mapped, and the ones they were when it began."""
+"""The films of a store, mapped for long use, with a check that they are still those of the opened store."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gazelit.errors import InputError
 class FilmsInUse:
     """A store's ``images.npy`` as :meth:`gazelit.data.store.store.Store.images` maps it, indexed by the store's row.
 
-    The kernel ends a process (SIGBUS) that reads what another one has cut off the file; a store that is made anew in
-    its place has other films in the same rows. What was removed or replaced goes on to be read where it is open.
+    If another process truncates the file, the kernel ends a process that reads it (SIGBUS). If a new store is made in
+    its place, its rows are other films. A file that is open can still be read after it was removed or replaced.
 
     Args:
         store: The store.
@@ -38,7 +38,7 @@ class FilmsInUse:
         if self._file is None or self._images is None:
             self._images = self._store.images()
             self._file = self._path.open("rb")
-        # Before each film: it costs a microsecond.
+        # The check before each film takes a microsecond.
         if _identity(os.fstat(self._file.fileno())) != self._was:
             raise InputError(
                 f"{self._path}: was changed while it was in use; `gazelit verify {self._store.path}` says whether it "
@@ -48,7 +48,7 @@ class FilmsInUse:
         return film
 
     def __getstate__(self) -> dict[str, Any]:
-        # A memory map would be sent to worker processes as its content.
+        # A pickled memory map would send its whole content to worker processes.
         return {**self.__dict__, "_file": None, "_images": None}
 
 

@@ -1,4 +1,4 @@
-"""The gaze of a source on its way into a store: read once, kept on disk, never whole in memory."""
+"""Writes the gaze of a source into a store: it is read once, kept on disk, and never whole in memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GazeRows:
 
     @classmethod
     def spool(cls, recording: Recording, building: Path) -> GazeRows:
-        """Passes the source's gaze into a file beside, with rows of the table of images for ids."""
+        """Writes the source's gaze into a file beside the store, with rows of the table of images instead of ids."""
         path = building / "work" / "gaze.parquet"
         path.parent.mkdir(exist_ok=True)
         rows = pd.Index(recording.images["image_id"])
@@ -59,7 +59,7 @@ class GazeRows:
                 for part in pieces:
                     part.insert(0, "row", rows.get_indexer(part["image_id"]).astype(np.int32))
                     part = part.drop(columns="image_id")
-                    # What further readers saw is no gaze to train on.
+                    # The gaze of further readers is not trained on.
                     seen[part.loc[part["valid"] & (part["kind"] != PEER), "row"]] = True
                     digest.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
                     room = _append(writer, pa.Table.from_pandas(part, _GAZE_SCHEMA, preserve_index=False), groups, room)
@@ -67,7 +67,7 @@ class GazeRows:
         return cls(path, groups, digest.hexdigest(), seen)
 
     def discard(self) -> None:
-        """Removes what was kept on disk."""
+        """Removes the file."""
         self._spool.unlink()
 
     def write(self, kept: NDArray[np.int64], building: Path) -> tuple[dict[str, int], list[float] | None]:

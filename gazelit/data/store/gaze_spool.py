@@ -1,4 +1,4 @@
-"""A store's gaze for what goes over its cases in order: by blocks of cases in a temporary file, not in memory."""
+"""A store's gaze for passes over its cases in order: by blocks of cases, in a temporary file instead of memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BATCH = 16_384
 
 
 class GazeSpool:
-    """Valid gaze of a kind, written once into a file without a name, which is gone when the process ends.
+    """Valid gaze of a kind, written once into an unnamed file, which is gone when the process ends.
 
-    A store's file may have gaze in any order; here that of a block of cases lies together.
+    A store's file may have gaze in any order; here the gaze of a block of cases is contiguous.
 
     Args:
         store: The store.
@@ -55,7 +55,7 @@ class GazeSpool:
             rows = np.empty(len(batch), self._dtype)
             for name in names:
                 rows[name] = batch.column(name).to_numpy(zero_copy_only=False)
-            # Readings are numbered as they come in the file, which is how the whole table orders them.
+            # Readings are numbered in the file's order, as in the whole table.
             names_here = batch.column("reading_id").dictionary.cast(pa.string())
             if not names_here.equals(known):
                 known = names_here
@@ -74,7 +74,7 @@ class GazeSpool:
         self._file.flush()
 
     def read(self, number: int) -> pd.DataFrame:
-        """The gaze of a block, ordered by case, reading and time; ``reading_id`` is a number of each reading."""
+        """The gaze of a block, ordered by case, reading and time; ``reading_id`` is a number for each reading."""
         rows = self._file.read(self._parts.get(number, []))
         rows = rows[np.lexsort([rows[name] for name in reversed(ORDER)])]
         return pd.DataFrame({name: rows[name] for name in self._dtype.names or ()})
@@ -84,7 +84,7 @@ def _batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[pa.RecordB
     """The valid rows of a kind, some at a time (a scan of a data set has whole row groups in memory)."""
     with pq.ParquetFile(path, read_dictionary=["reading_id"]) as file:
         about = file.metadata
-        # A scan leaves out the same groups: their readings are numbered by neither.
+        # A scan leaves out the same groups, so that neither numbers their readings.
         groups = [group for group in range(about.num_row_groups) if _may_have(about.row_group(group), kind)]
         columns = [*names, "kind", "valid"]
         for batch in file.iter_batches(_BATCH, groups, columns, use_threads=False):

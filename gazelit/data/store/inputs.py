@@ -1,8 +1,8 @@
-"""What a store was made of, by names, sizes and times: that it is up to date is then told without reading it again.
+"""The inputs of a store, by names, sizes and times: a store that is up to date is found without reading them.
 
-Raw gaze of 1 kHz takes as long to read as films take to decode. ``inputs.json`` of a store has a hash over every file
-beside the films, as a folder lists it, and the films' names within the source; their sizes and times are in
-``films.csv``. Where anything differs, or a source does not say where its files lie, the source is read.
+Raw gaze of 1 kHz takes as long to read as films take to decode. ``inputs.json`` of a store has a hash over the names,
+sizes and times of all files but the films, and over the films' names within the source. The films' sizes and times are
+in ``films.csv``. If anything differs, or a source does not give its folders, the source is read.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from gazelit.errors import InputError
 from gazelit.files import read_json, sha256_json, write_json
 
 INPUTS_FILE = "inputs.json"
-#: A folder with more files, such as one that holds all of MIMIC-CXR besides, is not looked through.
+#: A folder with more files, such as one that also holds all of MIMIC-CXR, is not searched.
 MOST_FILES = 200_000
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a source lies and what lay there before it was read.
+    """The folders of a source and their content before it was read.
 
     Attributes:
-        roots: Folder of the tables, and that of the films.
+        roots: The folder of the tables and that of the films.
         key: SHA-256 of the options, of the code that reads, and of the files in the folder of the tables.
     """
 
@@ -41,11 +41,11 @@ class Inputs:
 
     @classmethod
     def of(cls, source: Source, content: dict[str, Any]) -> Inputs | None:
-        """Looks through a source's folder of tables; None where it has none, or one with too much in it.
+        """Searches a source's folder of tables; None if there is no such folder or it has too many files.
 
         Args:
             source: What will be read.
-            content: What else the store depends on, in primitives.
+            content: Further values that the store depends on, in primitives.
         """
         roots = source.folders()
         if roots is None:
@@ -63,7 +63,7 @@ class Inputs:
         return cls(roots, sha256_json({**about, "name": source.name, "tables": digest.hexdigest()}))
 
     def unchanged(self, out: Path) -> bool:
-        """Whether a finished store was made of exactly these, and its films are still the same."""
+        """Whether a finished store was made of exactly these inputs, and its films are unchanged."""
         file = out / INPUTS_FILE
         if not file.is_file():
             return False
@@ -77,10 +77,10 @@ class Inputs:
         return changed_files(out, films) == 0
 
     def record(self, folder: Path, films: list[str]) -> None:
-        """Notes them in a store.
+        """Records them in a store.
 
         Args:
-            folder: Of the store.
+            folder: Folder of the store.
             films: Its films, then its masks, as in ``films.csv``.
         """
         named = []
@@ -89,13 +89,13 @@ class Inputs:
             if not inside:
                 return
             named.append([inside[0], str(Path(film).relative_to(self.roots[inside[0]]))])
-        # A store that cannot be written to is as good; its source is read again next time.
+        # A store that cannot be written to can still be used; its source is read again next time.
         with suppress(InputError):
             write_json(folder / INPUTS_FILE, {"key": self.key, "films": named})
 
 
 def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below a folder, links followed, in an order of their names; a link that leads nowhere is left out."""
+    """Every file below a folder, links followed, in the order of their names; broken links are left out."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(root, followlinks=True, onerror=_raise):
         status = os.stat(parent)
@@ -115,7 +115,7 @@ def _raise(error: OSError) -> None:
 
 
 def _code_of(source: Source) -> list[list[Any]]:
-    """Files of the code that reads a source, with their sizes and times: it may be changed between two runs."""
+    """Files of the code that reads a source, with their sizes and times, because it may change between two runs."""
     own = getattr(sys.modules[type(source).__module__], "__file__", None)
     files = [*sorted(Path(__file__).parent.parent.rglob("*.py")), *([Path(own)] if own else [])]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

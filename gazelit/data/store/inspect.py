@@ -1,4 +1,4 @@
-"""What is in a store: counts, balance, quality of the recordings, suspicious cases, and a contact sheet."""
+"""The content of a store: counts, balance, quality of the recordings, suspicious cases, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _to_draw(suspicious: list[Suspicion], most: int) -> list[int]:
 
 
 def examine(store: Store) -> Inspection:
-    """Gathers what is to be known of a store; the gaze passes through part by part."""
+    """Collects the counts and measures of a store; the gaze is read part by part."""
     cases = store.cases
     labels = cases[store.about["label_columns"]]
     readings = _readings(store)
@@ -285,7 +285,7 @@ def draw_sheet(store: Store, rows: list[int], path: Path) -> None:
     gaze = WorkingGaze.of(store, GazeOptions(kind, "duration", sigma, unit), 1)
     columns = min(6, len(rows))
     lines = -(-len(rows) // columns)
-    # No window system is needed, and none is touched.
+    # A backend without a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -318,7 +318,7 @@ def _draw_case(
     density = fixation_density(torch.from_numpy(points), (image.shape[0], image.shape[1]), torch.from_numpy(sigma))
     share = (density / density.max().clamp(min=1e-12)).numpy()
     axis.imshow(share, cmap="viridis", alpha=0.65 * np.sqrt(share), vmin=0, vmax=1)
-    # Of raw samples the line alone: they are too many for circles.
+    # Raw samples are drawn as a line only: they are too many for circles.
     if len(points) <= 200:
         axis.scatter(*points[:, :2].T, s=30 * points[:, 2], facecolors="none", edgecolors="white", linewidths=0.6)
     for number, colour in zip(np.unique(reading), matplotlib.color_sequences["tab10"] * 10, strict=False):

@@ -1,4 +1,4 @@
-"""From a source to a prepared store: in parallel, resumable, and the same bytes whatever happened on the way."""
+"""From a source to a prepared store: in parallel, resumable, and with the same bytes after any interruption."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def prepare(
 ) -> Store:
     """Reads a source into a prepared store.
 
-    The same source and options give the same bytes, whatever the number of workers and interruptions. What an
-    interruption leaves lies in ``.<name>-partial`` beside the store, and the next run goes on from there; films whose
-    files are the same are not decoded again, even if the request is another. A finished store with the same request is
-    left as it is. Films are decoded in processes of their own: one that crashes, hangs or takes too much memory is left
-    out and listed.
+    The same source and options give the same bytes, whatever the number of workers and interruptions. After an
+    interruption the finished part is in ``.<name>-partial`` beside the store, and the next run continues from there.
+    Films whose files are unchanged are not decoded again, even if the request has changed. A finished store with the
+    same request is left as it is. Films are decoded in processes of their own: one that crashes, hangs or takes too
+    much memory is left out and listed.
 
     Args:
         source: What to read, such as ``EGDCXR``.
         out: Folder of the store; it appears when it is complete.
         size: Working resolution as height and width, multiples of 32; the aspect ratio is kept, the rest padded.
         bits: Depth of the stored images, 8 or 16.
-        require_gaze: Leave out images without valid gaze; unless given, if the source has any gaze.
-        strict: Make a case that has to be left out an error; what was decoded is kept for the next run.
+        require_gaze: Leave out images without valid gaze; unless given, it is done if the source has any gaze.
+        strict: Stop with an error if a case has to be left out; decoded films are kept for the next run.
         workers: Processes that decode; as many as cores unless given.
         max_pixels: Leave out films that claim more pixels; memory for one film is bounded in proportion.
 
@@ -101,7 +101,7 @@ class Options:
                 raise InputError(f"{name}: must be at least 1, not {value}")
 
     def of_content(self) -> dict[str, Any]:
-        """Those that the store's content depends on."""
+        """The options that the store's content depends on."""
         return {
             "size": list(self.size),
             "bits": self.bits,
@@ -118,14 +118,14 @@ def prepare_by(
     Args:
         source: What to read.
         out: Folder of the store.
-        options: How.
+        options: The options.
         assemble: Puts films that were decoded elsewhere into the folder that becomes the store, given that folder, the
             request and the number of films.
 
     Raises:
-        InputError: As :func:`prepare`, and what ``assemble`` raises.
+        InputError: As :func:`prepare`, and those of ``assemble``.
     """
-    # Before anything is read: what changes meanwhile is then another input.
+    # Before anything is read, so that changes during the run count as another input.
     inputs = Inputs.of(source, {"format": FORMAT, **options.of_content()})
     if inputs is not None and (out / STORE_FILE).is_file() and inputs.unchanged(out):
         store = Store.open(out)
@@ -133,7 +133,7 @@ def prepare_by(
         return store
     recording = read_source(source)
     if recording.skipped:
-        # A film that was missing may be there another time, which only reading the source finds out.
+        # A film that was missing may exist now; only reading the source finds it.
         inputs = None
     if not is_free(out) and not (out / STORE_FILE).is_file():
         raise InputError(f"{out}: exists and is no store; choose another --out")
@@ -147,7 +147,7 @@ def prepare_by(
 
 
 def read_source(source: Source) -> Recording:
-    """What a source holds, checked.
+    """Reads a source and checks its tables.
 
     Raises:
         InputError: It cannot be used, or lists nothing.
@@ -161,12 +161,12 @@ def read_source(source: Source) -> Recording:
 
 
 def request_of(recording: Recording, options: Options, building: Path) -> tuple[GazeRows, str, NDArray[np.int64]]:
-    """The gaze on its way, the hash of all that the store depends on, and the images that are wanted.
+    """The spooled gaze, the hash of all that the store depends on, and the images that are wanted.
 
     Args:
-        recording: What the source holds; images without gaze that are left out are added to what it skipped.
-        options: How it is prepared.
-        building: The folder that the gaze is kept in until it is written.
+        recording: The content of the source; images that are left out without gaze are added to those skipped.
+        options: The options.
+        building: The folder in which the gaze is kept until it is written.
     """
     gaze = GazeRows.spool(recording, building)
     content = {"format": FORMAT, "options": options.of_content(), "tables": _digest(recording), "gaze": gaze.digest}
@@ -185,7 +185,7 @@ def _build(
     assemble: Callable[[Path, str, int], None] | None,
     inputs: Inputs | None,
 ) -> Store:
-    """Makes the store in ``building`` and gives it its name, or finds it made before."""
+    """Makes the store in ``building`` and renames it, or finds that it exists already."""
     gaze, request, chosen = request_of(recording, options, building)
     films = [*recording.images["path"].iloc[chosen], *recording.masks["path"]]
     if not is_free(out):
@@ -255,10 +255,10 @@ def _build(
 
 
 def existing(out: Path, request: str, paths: list[str]) -> Store:
-    """A finished store, if it is of this request and its films are what they were.
+    """A finished store, if it is of this request and its films are unchanged.
 
     Raises:
-        InputError: It is of another, or films have changed.
+        InputError: It is of another request, or films have changed.
     """
     store = Store.open(out)
     if store.about["request"] != request:
@@ -275,7 +275,7 @@ def existing(out: Path, request: str, paths: list[str]) -> Store:
 def _report_skipped(
     skipped: list[tuple[str, str]], building: Path, strict: bool, rows: NDArray[np.int64] | None = None
 ) -> None:
-    """Says how many were left out, and in which rows; ids and paths go to ``skipped.csv`` alone."""
+    """Logs how many were left out, and in which rows; ids and paths are only in ``skipped.csv``."""
     if not skipped:
         return
     path = building / "skipped.csv"
@@ -290,7 +290,7 @@ def _report_skipped(
 
 
 def _digest(recording: Recording) -> str:
-    """Of everything the store is made of, but for the gaze and the pixels, which count by their file's size."""
+    """Hash of everything that the store is made of, without the gaze, and with the sizes of files instead of pixels."""
     digest = hashlib.sha256()
     for table in (
         _with_file_sizes(recording.images),
@@ -327,7 +327,7 @@ def _write_tables(
 
 
 def _by_row(table: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """A table of things that belong to images, with the case's row for the id."""
+    """A table of items that belong to images, with the case's row instead of the id."""
     row = pd.Index(cases["image_id"]).get_indexer(table["image_id"])
     numbered = table.drop(columns="image_id")
     numbered.insert(0, "row", row.astype(np.int32))
@@ -340,7 +340,7 @@ def _write_masks(
     """Writes ``masks.npy`` and ``masks.parquet``.
 
     Returns:
-        The outcome of every mask of the recording, in its order, and what was left out: masks that cannot be read.
+        The outcome of every mask of the recording, in its order, and the masks that cannot be read.
     """
     images = recording.images.iloc[kept].reset_index(drop=True)
     table = _by_row(recording.masks, images)

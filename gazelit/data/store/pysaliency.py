@@ -1,4 +1,4 @@
-"""A store's films and fixations in the HDF5 files of pysaliency, which other people's models of gaze read."""
+"""A store's films and fixations in the HDF5 files of pysaliency, which other models of gaze read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require_h5py() -> Any:
     """h5py, which is installed with the extra ``pysaliency``.
 
     Raises:
-        InputError: It is not.
+        InputError: It is not installed.
     """
     try:
         import h5py
@@ -39,9 +39,9 @@ def export_pysaliency(store: str, out: Path) -> None:
     """Writes a store's films and fixations as pysaliency reads them.
 
     ``fixations.hdf5`` holds ``FixationTrains`` 1.2: one scanpath a reading, positions in pixels of the films written,
-    from their upper left corner, starts and ``durations`` in s. A subject is a reader; where readers are not known, a
-    reading's number on its film. ``stimuli.hdf5`` holds ``FileStimuli`` 2.1, the PNG files in ``films/``: the store's
-    films without their padding, in 8 bits. They are films and gaze: they stay where the data are.
+    from their upper left corner, starts and ``durations`` in s. A subject is a reader; if readers are not known, it is
+    a reading's number on its film. ``stimuli.hdf5`` holds ``FileStimuli`` 2.1, the PNG files in ``films/``: the store's
+    films without their padding, in 8 bits. They hold films and gaze, and must stay where the data are.
 
     Args:
         store: The prepared store.
@@ -71,7 +71,7 @@ def export_pysaliency(store: str, out: Path) -> None:
 
 
 def _trains(store: Store, gaze: pd.DataFrame) -> dict[str, NDArray[Any]]:
-    """Fixations as arrays of one row a reading, padded with NaN."""
+    """Fixations as arrays with a row for each reading, padded with NaN."""
     row = gaze["row"].to_numpy()
     scale = store.letterboxes.scale[row]
     # From pixel centres at integers to the corner's frame, in the film as it was written.

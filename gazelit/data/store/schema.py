@@ -14,10 +14,10 @@ import pandas as pd
 
 from gazelit.errors import InputError
 
-#: Columns of the table of images, before the source's labels and further columns. Where a dataset has an official
-#: split, a further column ``official_split`` holds ``train``, ``val`` or ``test``.
+#: Columns of the table of images, before the source's labels and further columns. If a dataset has an official split, a
+#: further column ``official_split`` holds ``train``, ``val`` or ``test``.
 IMAGE_COLUMNS = ("image_id", "patient_id", "study_id", "source", "path", "height", "width", "view")
-#: Columns of the table of gaze with what stands for unknown (None: must be given). ``t`` and ``duration`` in s from
+#: Columns of the table of gaze with the value for unknown (None: must be given). ``t`` and ``duration`` in s from
 #: the start of the reading; ``x`` and ``y`` in pixels of the original image (centres at integers); ``recording_id``
 #: names the run of the tracker; ``ppd_x`` and ``ppd_y`` are pixels of the original image per degree of visual angle;
 #: ``pupil`` is in the source's unit; ``shown_*`` is the part of the image that was on the screen, in its pixels.
@@ -41,16 +41,16 @@ GAZE_COLUMNS: dict[str, str | float | None] = {
     "shown_y2": np.nan,
 }
 GAZE_TEXT = ("image_id", "reading_id", "reader_id", "recording_id", "kind")
-#: Fixations of further readers of the same film, which nothing is trained on: a yardstick for models.
+#: Fixations of further readers of the same film: a yardstick for models, never trained on.
 PEER = "peer"
 GAZE_KINDS = ("sample", "fixation", PEER)
 SPLITS = ("train", "val", "test")
-#: Marks a dataset's folder as simulated; passed on to everything that is measured.
+#: Marks a dataset's folder as simulated; the mark is passed on to every measurement.
 SYNTHETIC_MARKER = "SYNTHETIC.json"
 #: Further tables, each possibly empty. Regions: a ``box`` or an ``ellipse`` inscribed in it, in pixels of the original
-#: image, with the reader's certainty (NaN = not given). Phrases: what was said when, in s on the clock of the gaze.
-#: Masks: files with a pixel for each of the image. Readings: who read what, with that reader's own labels beside.
-#: Recordings: a run of the tracker and its error on calibration targets (degrees).
+#: image, with the reader's certainty (NaN = not given). Phrases: dictated text with begin and end, in s on the clock of
+#: the gaze. Masks: files with a pixel for each pixel of the image. Readings: the reader of each reading, and that
+#: reader's own labels. Recordings: runs of the tracker, with their error on calibration targets (degrees).
 REGION_COLUMNS = ("image_id", "reading_id", "name", "shape", "x1", "y1", "x2", "y2", "certainty")
 PHRASE_COLUMNS = ("image_id", "reading_id", "text", "begin", "end")
 MASK_COLUMNS = ("image_id", "name", "path")
@@ -58,14 +58,15 @@ READING_COLUMNS = ("image_id", "reading_id", "reader_id")
 RECORDING_COLUMNS = ("recording_id", "calibration_samples", "calibration_error")
 
 
-#: How a case was fitted into the working resolution; a store's table of cases has them beside the images' columns.
+#: Columns of the letterbox: how a case was fitted into the working resolution. A store's table of cases has them
+#: besides the images' columns.
 LETTERBOX_COLUMNS = ("inner_height", "inner_width", "top", "left")
-#: Columns that a store writes itself: a label of such a name would be lost, or lose what it stands for.
+#: Columns that a store writes itself: a label of such a name would be overwritten, or would overwrite them.
 RESERVED_COLUMNS = (*IMAGE_COLUMNS, *LETTERBOX_COLUMNS, "official_split", "photometric", "row", "bytes")
 
 
 def check_label_names(labels: Sequence[str]) -> None:
-    """Raises InputError if a label is named twice, or like a column that a store writes itself."""
+    """Raises InputError if a label's name repeats, or is that of a column that a store writes itself."""
     twice = sorted({name for name in labels if labels.count(name) > 1})
     if twice:
         raise InputError(f"labels: {', '.join(twice)} is named more than once")
@@ -86,28 +87,28 @@ GazeTable: TypeAlias = "pd.DataFrame | Iterator[pd.DataFrame]"
 
 
 def no_gaze() -> Iterator[GazeTable]:
-    """For sources of images alone."""
+    """No gaze, for sources of images alone."""
     return iter(())
 
 
 @dataclass
 class Recording:
-    """What a source gives.
+    """The content of a source, in canonical tables.
 
     Attributes:
         images: One row an image: ``IMAGE_COLUMNS``, then labels (float, NaN = unknown, −1 = uncertain) and further
             columns.
-        label_columns: Which of the images' columns are labels.
-        read_gaze: Reads the gaze part by part, so that a log larger than memory passes through: tables with
-            ``GAZE_COLUMNS``, whole readings of one kind in each, ordered by time within a reading. A table that is too
-            large for memory comes as an iterator over its pieces. May be called again.
+        label_columns: The columns of ``images`` that are labels.
+        read_gaze: Reads the gaze part by part, so that a log may be larger than memory: tables with ``GAZE_COLUMNS``,
+            each with whole readings of one kind, ordered by time within a reading. A table that is too large for memory
+            comes as an iterator over its pieces. May be called again.
         synthetic: Whether the data were simulated.
         skipped: Cases or readings left out, each with its reason; reading the gaze may add to it.
-        notes: What a user should know, such as counts of rows left out.
+        notes: Warnings for the user, such as counts of rows left out.
         regions: Boxes and ellipses.
-        phrases: What was said when.
-        masks: Files with a pixel for each of the image.
-        readings: Who read what.
+        phrases: Dictated phrases with their times.
+        masks: Files with a pixel for each pixel of the image.
+        readings: The reader and labels of each reading.
     """
 
     images: pd.DataFrame
@@ -123,7 +124,7 @@ class Recording:
     recordings: pd.DataFrame = field(default_factory=_empty(RECORDING_COLUMNS))
 
     def check(self) -> None:
-        """Checks the tables, but for the gaze, against the schema.
+        """Checks the tables, except the gaze, against the schema.
 
         Raises:
             InputError: A column is missing, a label's name repeats or is taken, an image id repeats, or a row belongs
@@ -175,33 +176,34 @@ class Recording:
 
 
 class Source(ABC):
-    """A dataset as it lies on disk. A new one takes one file: a subclass that reads its own formats."""
+    """A dataset in its published format. A new dataset takes one file: a subclass that reads its format."""
 
     #: Short name, recorded with every image.
     name: str
 
     @abstractmethod
     def read(self) -> Recording:
-        """Reads the tables; gaze is read when asked for, and pixels from each image's ``path``.
+        """Reads the tables. Gaze is read only by ``read_gaze``, and pixels later from each image's ``path``.
 
         Raises:
             InputError: A file or column is missing or unreadable.
         """
 
     def folders(self) -> tuple[Path, Path] | None:
-        """The folder that holds all that it reads but films, and the one that holds these; None where it is not so.
+        """The folder of all files that it reads except films, and that of the films; None if there are none.
 
-        With them `gazelit prepare` tells by the files' sizes and times that a store is up to date, without reading.
+        With them `gazelit prepare` finds by the files' sizes and times that a store is up to date, without reading
+        them.
         """
         return None
 
     def options(self) -> dict[str, Any]:
-        """What was asked of the source, in primitives and without paths, for the store to tell."""
+        """The source's options, in primitives and without paths; the store records them."""
         return {name: value for name, value in vars(self).items() if isinstance(value, (str, int, float, list, tuple))}
 
 
 def is_synthetic(folder: Path) -> bool:
-    """Whether a dataset's folder was simulated."""
+    """Whether a dataset's folder is marked as simulated."""
     return (folder / SYNTHETIC_MARKER).is_file()
 
 

@@ -1,7 +1,7 @@
-"""A store in shards: each decodes its share of the films anywhere, and a merge makes of them what one process makes.
+"""A store in shards: each decodes its share of the films, on any machine; merged they are the store of one process.
 
-Shards lie in ``.<name>-shards`` beside the store, each a folder that appears when it is complete, with the films, their
-journal and ``shard.json``. A shard that was interrupted goes on where it stopped, as a store does.
+Shards are in ``.<name>-shards`` beside the store. Each is a folder that appears when it is complete, with the films,
+their journal and ``shard.json``. An interrupted shard continues where it stopped, like a store.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Shard:
     """One of several shares of a source's films, in their order.
 
     Attributes:
-        number: From 1.
-        count: Of all shards.
+        number: Number of the shard, from 1.
+        count: Number of all shards.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Shard:
         """Reads ``3/16``.
 
         Raises:
-            InputError: It is none.
+            InputError: It is no shard.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -62,39 +62,40 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def share(self, films: int) -> slice:
-        """Which of so many films are this shard's; shares differ by one at most."""
+        """The numbers of this shard's films, of so many; shares differ by at most one film."""
         return slice(films * (self.number - 1) // self.count, films * self.number // self.count)
 
     def folder(self, out: Path) -> Path:
-        """Where it is kept."""
+        """Its folder."""
         return folder_of_shards(out) / f"{self.number:05d}-of-{self.count:05d}"
 
 
 def folder_of_shards(out: Path) -> Path:
-    """Where the shards of a store are kept until they are merged."""
+    """The folder of a store's shards until they are merged."""
     return out.parent / f".{out.name}-shards"
 
 
 def prepare_shard(source: Source, out: Path, shard: Shard, options: Options) -> Path:
-    """Decodes the films of a shard, or goes on with it, or finds it done.
+    """Decodes the films of a shard, or continues with it, or finds that it is done.
 
     Args:
         source: What to read; the same for all shards.
         out: Folder of the store that they will become.
-        shard: Which.
-        options: The same for all shards, but for the number of workers.
+        shard: The shard.
+        options: The options; equal for all shards, except the number of workers.
 
     Returns:
         The shard's folder.
 
     Raises:
-        InputError: The source cannot be used, or the store is there and of other data or options.
+        InputError: The source cannot be used, or the store exists with other data or options.
     """
     out = Path(out)
     try:
         return _decode(source, out, shard, options)
     finally:
-        # Whoever comes late leaves nothing; it holds the others' shards otherwise.
+        # Removes the folder if it is empty: a run that finds the store finished leaves nothing. Otherwise it holds
+        # shards.
         with suppress(OSError):
             folder_of_shards(out).rmdir()
 
@@ -103,7 +104,7 @@ def _decode(source: Source, out: Path, shard: Shard, options: Options) -> Path:
     recording = read_source(source)
     folder = shard.folder(out)
     with resumable_folder(folder) as building:
-        # Films that an earlier request left are taken over where they are the same.
+        # Films of an earlier request are taken over if they are unchanged.
         if (folder / SHARD_FILE).is_file() and not any_decoded(building):
             shutil.rmtree(building)
             folder.replace(building)
@@ -135,9 +136,9 @@ def merge_shards(source: Source, out: Path, options: Options) -> Store:
     """Makes the store of its shards: the same bytes as without them.
 
     Args:
-        source: As of the shards.
-        out: Folder of the store; the shards are removed when it is there.
-        options: As of the shards.
+        source: The source of the shards.
+        out: Folder of the store; the shards are removed once it exists.
+        options: The options of the shards.
 
     Raises:
         InputError: Shards are missing, damaged, or of other data or options.
@@ -174,7 +175,7 @@ def _complete(out: Path) -> list[Shard]:
 
 
 def _assemble(shards: list[Shard], building: Path, request: str, films: int) -> None:
-    """Puts the shards' films and journals one behind the other, as if one process had decoded them.
+    """Concatenates the shards' films and journals, as if one process had decoded them.
 
     Raises:
         InputError: A shard is damaged, or of other data or options.

@@ -6,12 +6,13 @@ A store is a folder that :func:`gazelit.data.store.prepare.prepare` writes:
 - ``images.npy``: (N, H, W) unsigned integers, memory-mapped;
 - ``cases.parquet``: the table of images with their letterbox; its row number names a case in the other tables;
 - ``gaze.parquet``: gaze in original pixels;
-- ``regions.parquet``, ``phrases.parquet``, ``readings.parquet``, ``recordings.parquet``: boxes and ellipses, what was
-  said when, who read what, and the tracker's runs;
-- ``masks.npy``, ``masks.parquet``: (M, H, W / 8) bits, and whose they are;
+- ``regions.parquet``, ``phrases.parquet``, ``readings.parquet``, ``recordings.parquet``: boxes and ellipses, dictated
+  phrases, readings with their readers, and the tracker's runs;
+- ``masks.npy``, ``masks.parquet``: (M, H, W / 8) bits, and the cases that they belong to;
 - ``digests.json``: a digest of every film and mask, for :func:`gazelit.data.store.verify.verify`;
-- ``skipped.csv``: what was left out, with the reason;
-- ``films.csv``, ``inputs.json``: what tells that its sources are unchanged (:mod:`gazelit.data.store.inputs`).
+- ``skipped.csv``: cases that were left out, with the reason;
+- ``films.csv``, ``inputs.json``: by these it is found whether its sources are unchanged
+  (:mod:`gazelit.data.store.inputs`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from gazelit.memory import give_back
 FORMAT = 2
 STORE_FILE = "store.json"
 GAZE_FILE = "gaze.parquet"
-#: What gaze is ordered by.
+#: Columns by which gaze is ordered.
 ORDER = ["row", "reading_id", "t"]
 
 
@@ -61,12 +62,12 @@ class Store:
 
         Args:
             path: Its folder.
-            check: Whether to compare the files' sizes and samples of their content with what was written, which takes
-                milliseconds; ``gazelit verify`` compares all of it.
+            check: Whether to check the files' sizes and samples of their content, which takes milliseconds; ``gazelit
+                verify`` checks all of it.
 
         Raises:
-            InputError: There is none, it was written by another version of the format, or a file of it is missing or
-                damaged.
+            InputError: There is no store, it was written by another version of the format, or a file of it is missing
+                or damaged.
         """
         path = Path(path)
         if not (path / STORE_FILE).is_file():
@@ -104,9 +105,9 @@ class Store:
         """Gaze of a kind (``sample`` or ``fixation``), ordered by case, reading and time.
 
         Args:
-            kind: Which rows.
-            valid_only: Leave out blinks, lost eyes and what lies off the image.
-            columns: Those that are read, with ``row``, ``reading_id`` and ``t`` among them; all unless given.
+            kind: Kind of the rows.
+            valid_only: Leave out blinks, lost eyes and rows off the image.
+            columns: Columns to read, with ``row``, ``reading_id`` and ``t`` among them; all unless given.
 
         Returns:
             ``row`` (the case) and the schema's columns without ``image_id``; text columns categorical.
@@ -117,7 +118,7 @@ class Store:
         text = [name for name in GAZE_TEXT if name != "image_id"]
         with readable(self.path / GAZE_FILE) as file:
             table = pq.read_table(file, columns=columns, filters=filters, read_dictionary=text)
-            # Column by column, each given back once it is copied: millions of rows lie in memory once.
+            # Column by column, each freed once it is copied, so that millions of rows are in memory only once.
             frame = table.to_pandas(strings_to_categorical=True, split_blocks=True, self_destruct=True)
             del table
             give_back()
@@ -137,7 +138,7 @@ class Store:
             return pd.read_parquet(file)
 
     def table_of(self, name: str, row: int) -> pd.DataFrame:
-        """A case's rows of a table; the table is read once, so that all cases together cost time in proportion."""
+        """A case's rows of a table; the table is read only once, so that the time is linear in the number of cases."""
         if name not in self._tables:
             table = self.table(name)
             self._tables[name] = table, table.groupby("row").indices
@@ -171,7 +172,7 @@ class Store:
 
 
 def _is_ordered(gaze: pd.DataFrame) -> bool:
-    """Whether gaze is ordered already, as most sources give it: sorting copies all of it."""
+    """Whether gaze is ordered already, as in most sources; sorting would copy all of it."""
     case, reading, time = (np.diff(gaze[name].cat.codes if name == "reading_id" else gaze[name]) for name in ORDER)
     later = (reading > 0) | ((reading == 0) & (time >= 0))
     return bool(((case > 0) | ((case == 0) & later)).all() and gaze["reading_id"].notna().all())
@@ -179,8 +180,8 @@ def _is_ordered(gaze: pd.DataFrame) -> bool:
 
 @contextmanager
 def readable(file: Path) -> Iterator[Path]:
-    """Says which file of the store it is that cannot be read; a stranger's store may hold anything."""
-    # A pipe would be waited for without an end.
+    """Turns any error of reading into one that names the file; a foreign store may hold anything."""
+    # Reading a pipe could wait forever.
     if not file.is_file():
         raise InputError(f"{file}: is missing; the store is damaged, remove it and prepare it anew")
     try:
@@ -194,7 +195,7 @@ def readable(file: Path) -> Iterator[Path]:
 
 
 def _check_about(path: Path, about: dict[str, Any]) -> None:
-    """Raises InputError if ``store.json`` lacks what everything relies on, or holds it in another form."""
+    """Raises InputError if ``store.json`` lacks an entry that is needed, or holds one in another form."""
     size, files = about.get("size"), about.get("bytes")
     is_sound = (
         isinstance(size, list)
@@ -211,7 +212,7 @@ def _check_about(path: Path, about: dict[str, Any]) -> None:
 
 
 def _check(path: Path, about: dict[str, Any]) -> None:
-    """Raises InputError if a file is missing or its size, or a sample of its content, is not as it was written."""
+    """Raises InputError if a file is missing, or its size or a sample of its content has changed."""
     # A store of an earlier version has no samples.
     samples = about.get("samples", {})
     for name, size in about["bytes"].items():

@@ -1,4 +1,4 @@
-"""Cases of a store that somebody should look at, each with what is suspicious about it."""
+"""Suspicious cases of a store, each with the reason."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import pandas as pd
 from gazelit.data.images.film_warnings import FLAT_IMAGE, LATERAL_VIEWS
 from gazelit.data.store.store import Store
 
-#: What makes a case suspicious.
+#: Kinds of suspicion.
 LEAST_VALID = 0.3
 MOST_OFF_IMAGE = 0.3
 SHORTEST_READING = 2.0
 FEWEST_FIXATIONS = 5
-#: A fixation, or the time between two samples, that is no look: times in another unit, or a lost tracker (s).
+#: A fixation, or a time between two samples, of this length is not plausible: times in another unit, or a lost tracker
+#: (s).
 LONGEST_FIXATION = 15.0
 LONGEST_SAMPLE = 1.0
-#: Gaze of a reader who never leaves this share of the film, in both directions, is in another unit or of no reader.
+#: Gaze that never leaves this share of the film, in both directions, is in another unit or of no reader.
 SMALLEST_EXTENT = 0.02
 
 
@@ -28,8 +29,8 @@ class Suspicion(NamedTuple):
 
     Attributes:
         row: The store's row.
-        kind: What cases of its kind have in common.
-        what: In particular.
+        kind: Kind of the suspicion.
+        what: Details of this case.
     """
 
     row: int
@@ -38,7 +39,7 @@ class Suspicion(NamedTuple):
 
 
 def suspicions(store: Store, readings: pd.DataFrame) -> list[Suspicion]:
-    """All that is suspicious in a store, by kind and row.
+    """All suspicious cases of a store, by kind and row.
 
     Args:
         store: The prepared store.

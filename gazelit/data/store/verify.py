@@ -1,4 +1,4 @@
-"""Whether a store is what was written."""
+"""Checks whether a store is as it was written."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gazelit.data.store.store import STORE_FILE, Store
 from gazelit.errors import InputError
 from gazelit.files import sha256_file, sha256_json
 
-#: A line names this many stretches of rows.
+#: Greatest number of stretches of rows that a line names.
 SHOWN_STRETCHES = 40
 
 
 def verify_store(path: Path) -> tuple[list[str], str]:
-    """Reads a store whole and compares every file, film and mask with what was written.
+    """Reads a whole store and compares every file, film and mask with its digest.
 
     Args:
         path: The prepared store.
 
     Returns:
-        What differs, a line a file, with the rows of films and masks; and what was compared, in words.
+        The files that differ, a line each, with the rows of films and masks; and a description of what was compared.
 
     Raises:
         InputError: There is no store, or it was prepared by a version that recorded no digests.
@@ -40,7 +40,7 @@ def verify_store(path: Path) -> tuple[list[str], str]:
     found = [fault for name in about["sha256"] for fault in _faults(opened, name)]
     digests = opened.path / DIGESTS_FILE
     if not digests.is_file() or sha256_file(digests) != about["digests"]:
-        found.append(f"{digests}: is missing or differs: which films of a damaged file differ cannot be told")
+        found.append(f"{digests}: is missing or differs, so that the films that differ cannot be named")
     if sha256_json(about["sha256"]) != about["fingerprint"]:
         found.append(f"{opened.path / STORE_FILE}: its digests are not those of its fingerprint")
     return found, f"{len(about['sha256'])} files as they were written, {about['counts']['cases']} cases"
@@ -54,7 +54,7 @@ def _is_sound(about: dict[str, Any]) -> bool:
 
 
 def _faults(store: Store, name: str) -> list[str]:
-    """What is wrong with one file; at most one line."""
+    """The fault of one file; at most one line."""
     path = store.path / name
     if not path.is_file():
         return [f"{path}: is missing"]

@@ -12,7 +12,7 @@ from gazelit.data.store.schema import Source
 from gazelit.data.store.shards import Shard, merge_shards, prepare_shard
 from gazelit.errors import InputError
 
-#: How often a shard is begun again whose machine was lost.
+#: How often a shard is started again after its machine was lost.
 _RETRIES = 8
 
 
@@ -41,14 +41,14 @@ def prepare_wide(
         out: Folder of the store; it appears when it is complete.
         size: Working resolution as height and width, multiples of 32; the aspect ratio is kept, the rest padded.
         bits: Depth of the stored images, 8 or 16.
-        require_gaze: Leave out images without valid gaze; unless given, if the source has any gaze.
-        strict: Make a case that has to be left out an error; what was decoded is kept for the next run.
+        require_gaze: Leave out images without valid gaze; unless given, it is done if the source has any gaze.
+        strict: Stop with an error if a case has to be left out; decoded films are kept for the next run.
         workers: Processes that decode; as many as cores unless given.
         max_pixels: Leave out films that claim more pixels; memory for one film is bounded in proportion.
-        shard: Decode one share of the films alone, such as ``3/16``; every share may be decoded on another machine.
+        shard: Decode only one share of the films, such as ``3/16``; each share may be decoded on another machine.
         merge: Make the store of its shards, which are then removed.
         engine: ``local``, or ``ray``: the Ray cluster of ``RAY_ADDRESS`` decodes the shards, and they are merged.
-        shards: With ``ray``, how many; four for each of its processors unless given.
+        shards: With ``ray``, the number of shards; four for each of its processors unless given.
 
     Raises:
         InputError: The source or an option cannot be used, ``out`` holds something else, no case is left, or a shard is
@@ -76,8 +76,8 @@ def prepare_wide(
 def _on_ray(source: Source, out: Path, options: Options, count: int | None) -> None:
     """Decodes all shards on the Ray cluster of ``RAY_ADDRESS``.
 
-    None is started here: on one machine processes do as well, and a head node of Ray's asks other machines where it
-    runs, and tells its makers that it does (docs/scale.md).
+    No cluster is started here: on one machine processes do as well. A head node of Ray asks other machines for its
+    address, and reports its use to Ray's makers (docs/scale.md).
     """
     if not os.environ.get("RAY_ADDRESS"):
         raise InputError(
@@ -91,7 +91,8 @@ def _on_ray(source: Source, out: Path, options: Options, count: int | None) -> N
     try:
         count = count or 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         alone = Options(options.size, options.bits, options.require_gaze, options.strict, 1, options.max_pixels)
-        # A shard whose machine is lost is begun again on another, and goes on after the films that it left.
+        # A shard whose machine is lost is started again on another one, and continues after the films that were
+        # decoded.
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(prepare_shard)
         waiting = [task.remote(source, out.resolve(), Shard(number, count), alone) for number in range(1, count + 1)]
         while waiting:

@@ -1,4 +1,4 @@
-"""Trainings of several processes: that a lost one ends them all, with a line that names it."""
+"""Trainings of several processes: if one is lost, all end, each with a line that names it."""
 
 from gazelit.stages.ranks.callback import RankWatch
 

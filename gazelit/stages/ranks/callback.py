@@ -1,4 +1,4 @@
-"""Ends all processes of a training where one of them is killed, frozen or fails, and says which."""
+"""Ends all processes of a training if one of them is killed, frozen or fails, and names it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from gazelit.stages.ranks.watch import LOST, Loss, RankThread
 
 logger = logging.getLogger("gazelit")
 
-#: Seconds that a process has to end by itself after an error, and that a line may take to be printed.
+#: Seconds in which a process has to end by itself after an error, and in which a line has to be printed.
 GRACE, PRINTING = 10.0, 10.0
 _STEP, _PHASE, _PART = 0, 1, 2
 
 
 class RankWatch(Callback):
-    """Ends all processes of a training, test or prediction where one of them is lost, each with a line that names it.
+    """Ends all processes of a training, test or prediction if one of them is lost, each with a line that names it.
 
-    A process that is killed or crashes is known at once, one that is frozen, or whose machine or network is gone, after
-    ``limit_s``; the others end with exit code 75, which says that the same command may succeed. An error of one process
-    ends the others with its exit code. A process that is alive but behind, for which the others wait, is named after
-    half of ``limit_s``, and again each time that has doubled; how long they wait is the strategy's ``timeout``. One
-    process alone has no thread and no port.
+    A process that is killed or crashes is noticed at once. One that is frozen, or whose machine or network is gone, is
+    noticed after ``limit_s``. The others then end with exit code 75: the same command may succeed if it is given again.
+    An error of one process ends the others with its exit code. A process that is alive, but for which the others wait,
+    is named after half of ``limit_s``, and again each time the waiting time has doubled; the strategy's ``timeout``
+    limits it. A training of one process starts no thread and opens no port.
 
     Args:
-        limit_s: Seconds without a sign of life after which a process counts as lost; longer than a debugger, or a file
-            system that does not answer, may hold one up.
+        limit_s: Seconds without a sign of life after which a process counts as lost. Take more than a debugger, or a
+            file system that does not answer, may delay a process.
 
     Raises:
         InputError: ``limit_s`` is below 1.
@@ -66,21 +66,21 @@ class RankWatch(Callback):
             self._thread.start()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Has the others know that this process ends as it should."""
+        """Informs the others that this process ends as planned."""
         if self._thread is not None:
             self._thread.leave()
             self._thread = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leaves the word to the process that is at fault, or says what it is."""
+        """Waits for the line that names the rank at fault, or reports this process's own error."""
         if self._thread is not None:
-            # Behind the place in its source that gloo begins with.
+            # Without the source location at the beginning of gloo's messages.
             cause = re.sub(r"^\[\S*gloo\S*\] ", "", first_line(exception))
             if _is_of_exchange(exception):
                 self._thread.fail_exchange(cause)
             self._thread.fail(cause, _exit_code(exception))
         if trainer.world_size > 1 and trainer.local_rank > 0:
-            # What several processes still do together may hang where one has failed.
+            # Collectives of the other processes may hang after one process has failed.
             _exit_in(GRACE, _exit_code(exception))
 
     def _mark(self, doing: str, level: int) -> None:
@@ -90,7 +90,7 @@ class RankWatch(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Notes how far this process is, as do the hooks below."""
+        """Records the progress of this process, as the hooks below do."""
         self._mark(f"in {_step(trainer)}", _STEP)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
@@ -123,7 +123,7 @@ class RankWatch(Callback):
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes it; the processes may have had more or fewer batches."""
+        """Records it; the processes may have had different numbers of batches."""
         self._mark(f"with the evaluation's results before {_step(trainer)}", _PHASE)
 
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
@@ -154,7 +154,7 @@ def _exit_in(seconds: float, code: int) -> None:
 
 
 def _ending(own: Member, launcher: Any, advice: str) -> Callable[[Loss, Callable[[], None]], None]:
-    """What ends a process, whatever its main thread waits for, and leaves none behind that cannot end itself."""
+    """A function that ends this process, even if its main thread waits, and those that cannot end themselves."""
     started = list(launcher.procs) if isinstance(launcher, _SubprocessScriptLauncher) else []
 
     def end(loss: Loss, say_goodbye: Callable[[], None]) -> None:
@@ -162,14 +162,14 @@ def _ending(own: Member, launcher: Any, advice: str) -> Callable[[Loss, Callable
         _exit_in(PRINTING, loss.code)
         logger.error("error: rank %d ends: %s%s", own.rank, loss.cause, advice if loss.code == LOST else "")
         say_goodbye()
-        # A frozen process does not end by itself, and holds memory and the folder's lock; torchrun's agent sees to its
-        # own, Lightning's launcher is rank 0 itself.
+        # A frozen process does not end by itself, and holds memory and the folder's lock. torchrun's agent ends its own
+        # processes; Lightning's launcher is rank 0 itself.
         if loss.host == own.host and loss.process == os.getppid():
             os.kill(loss.process, signal.SIGKILL)
         for process in started:
             if loss.host == own.host and process.pid == loss.process:
                 process.kill()
-        # Loaders' processes would notice after some seconds, and hold the folder's lock so long.
+        # Loaders' processes would notice only after some seconds, and hold the folder's lock until then.
         for child in multiprocessing.active_children():
             child.kill()
         if sys.stdout.isatty():

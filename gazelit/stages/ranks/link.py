@@ -1,4 +1,4 @@
-"""A connection between two processes of a training, and how all of them find rank 0 when it begins."""
+"""Connections between processes of a training: how all of them reach rank 0 when it begins."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 
 logger = logging.getLogger("gazelit")
 
-#: Seconds in which all processes have to reach rank 0 when a training begins, and each to say who it is.
+#: Seconds in which all processes have to reach rank 0 when a training begins, and in which each has to identify itself.
 _MEETING, _GREETING = 60.0, 5.0
 #: Bytes of a first message at most.
 _LONGEST = 1000
-#: What a forked process (a loader's) closes: with a copy of a connection its parent would seem to live on.
+#: Connections that a forked process (a loader's) closes. With a copy open, its parent would still seem to be alive.
 _sockets: set[socket.socket] = set()
 
 
@@ -50,12 +50,12 @@ class Link:
         _sockets.add(connection)
 
     def send(self, **message: Any) -> None:
-        """Sends a message; where that fails, reading tells why."""
+        """Sends a message; if that fails, the next :meth:`receive` finds the connection closed."""
         with self._lock, contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come; None at the end of the connection."""
+        """The messages that have arrived; None at the end of the connection."""
         try:
             received = self.socket.recv(1 << 16)
         except TimeoutError:
@@ -68,7 +68,7 @@ class Link:
         return [json.loads(line) for line in lines]
 
     def first(self) -> Any:
-        """The first message, and nothing of what follows it.
+        """Reads the first message and nothing after it.
 
         Raises:
             TimeoutError: None comes.
@@ -110,19 +110,19 @@ class Member:
 
 
 def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tuple[Member, dict[Member, Link]]:
-    """Connects all processes of a training to rank 0; each of them must call it.
+    """Connects all processes of a training to rank 0; every process must call it.
 
-    Rank 0 listens on a free port until all have come, and no longer. Who comes has to know a key.
+    Rank 0 listens on a free port until all have connected, and no longer. A process that connects must know a key.
 
     Args:
         rank: Of this process.
         world: The number of processes.
         address: Of rank 0's machine.
-        share: Gives all processes what rank 0 calls it with.
+        share: Broadcasts rank 0's value to all processes.
 
     Returns:
-        This process, and its connections: those of rank 0 to all others, or the one to rank 0. A line says where one
-        did not come about.
+        This process, and its connections: those of rank 0 to all others, or the one to rank 0. A missing connection is
+        logged.
     """
     own = Member(rank, socket.gethostname(), os.getpid())
     if rank == 0:
@@ -144,7 +144,7 @@ def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tu
 
 
 def _listener(address: str) -> socket.socket:
-    """A socket for others of this machine alone, if that is where rank 0 is looked for."""
+    """A listening socket; it is open to this machine alone if rank 0's address is local."""
     if address in ("localhost", "127.0.0.1"):
         return socket.create_server(("127.0.0.1", 0))
     if socket.has_dualstack_ipv6():
@@ -153,7 +153,7 @@ def _listener(address: str) -> socket.socket:
 
 
 def _accepted(listener: socket.socket, world: int, key: str, own: Member) -> dict[Member, Link]:
-    """The connections of those that came in time."""
+    """The connections of the processes that arrived in time."""
     links: dict[Member, Link] = {}
     deadline = time.monotonic() + _MEETING
     while len(links) < world - 1 and (left := deadline - time.monotonic()) > 0:
@@ -168,7 +168,7 @@ def _accepted(listener: socket.socket, world: int, key: str, own: Member) -> dic
                 raise ValueError("a wrong key")
             member = _member(greeting)
         except (OSError, LookupError, TypeError, ValueError):
-            # Not one of ours.
+            # Not a process of this training.
             link.close()
             continue
         link.send(**asdict(own))

@@ -1,13 +1,14 @@
-"""Connections between the processes of a training, by which one that is gone, frozen or behind is found and named.
+"""Finds and names a process of a training that is gone, frozen or late, by connections between the processes.
 
-Rank 0 keeps a connection to every other rank, from a thread of its own in each process, so that a main thread that
-waits in a collective does not matter. A process that ends closes its connection, which rank 0 learns at once and passes
-on; one that is frozen, or whose machine or network is gone, sends no beats any more; one that is behind says so in
-them.
+Rank 0 keeps a connection to every other rank. In each process a thread of its own serves it, so that it works while the
+main thread waits in a collective. If a process ends, its connection closes; rank 0 notices at once and informs the
+others. A process that is frozen, or whose machine or network is gone, sends no more beats. Beats carry the progress of
+a process, so that a late one is found.
 
-What torch has does not do that. A barrier with a monitor (gloo alone) would have to stand in every step, and names a
-rank when its own limit is over; NCCL's watchdog aborts the process that waits, and names a collective; the timers of
-torch elastic end workers of their own machine; a ``TCPStore`` does not tell who is gone, and goes with rank 0.
+torch has nothing that does this. A monitored barrier (only gloo has one) would have to be in every step, and names a
+rank only after its own limit. NCCL's watchdog aborts the process that waits, and names a collective. The timers of
+torch elastic end workers of their own machine. A ``TCPStore`` does not report which process is gone, and ends with rank
+0.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from gazelit.stages.ranks.link import Link, Member
 
 logger = logging.getLogger("gazelit")
 
-#: Exit code where another rank was lost: ``EX_TEMPFAIL`` of sysexits.h, a failure after which trying again may help.
+#: Exit code if another rank was lost: ``EX_TEMPFAIL`` of sysexits.h, a failure after which a new try may succeed.
 LOST = 75
-#: Seconds between two signs of life at most.
+#: Greatest time between two signs of life (s).
 _BEAT = 5.0
-#: Seconds in which several processes have the same error, and in which what made an exchange fail becomes known.
+#: Seconds within which several processes meet the same error, and the cause of a failed exchange becomes known.
 _TOGETHER = 2.0
-#: Seconds that a process whose own error ends it may take before the others end, rank 0 last.
+#: Seconds that a process may take to end after an error of its own; the others end then, rank 0 last.
 _ENDING = 30.0
-#: Seconds that all processes wait for each other when they end because of another one.
+#: Seconds that the processes wait for each other when another one ends them.
 _GOODBYE = 2.0
-#: Seconds after which the thread looks at what the main thread told it, at the latest.
+#: Seconds after which the thread looks for news from the main thread, at the latest.
 _PAUSE = 1.0
-#: Ranks that a line names at most.
+#: Greatest number of ranks that a line names.
 _NAMED = 3
 
 
@@ -48,9 +49,9 @@ class Loss:
 
     Attributes:
         rank: Of the process that is at fault.
-        cause: What is known of it, a clause that begins with the rank.
+        cause: What is known about it, a clause that begins with the rank.
         code: Exit code of the others.
-        host: The machine where it exists still but does not answer; empty if it does.
+        host: Its machine, if the process still exists but does not answer; otherwise empty.
         process: Its id there.
     """
 
@@ -63,15 +64,15 @@ class Loss:
 
 @dataclass
 class Standing:
-    """How far a rank is, by what it told last.
+    """The progress of a rank, by its last message.
 
     Attributes:
         member: The process.
-        at: Steps, phases of a step and parts of a phase that it began; compared between ranks.
+        at: Numbers of steps, phases of a step and parts of a phase that it has begun; compared between ranks.
         doing: The same in words.
-        heard: When it was last heard of, in seconds of this process's clock.
+        heard: Time of its last message, in seconds of this process's clock.
         moved: When ``at`` last changed.
-        is_leaving: Whether it said that it ends, so that its silence and its end are none.
+        is_leaving: Whether it has announced its end; then neither silence nor a closed connection is a fault.
     """
 
     member: Member
@@ -93,15 +94,15 @@ class Standing:
 
 
 class RankThread(threading.Thread):
-    """Tells the other processes how far this one is, and ends it where one of them is lost.
+    """Sends this process's progress to the others, and ends this process if one of them is lost.
 
     Args:
         own: This process.
         links: Its connections: those of rank 0 to all others, or the one to rank 0.
-        limit_s: Seconds without a sign of life after which a rank is lost. After half of them a line names it, or the
-            rank that the others have been waiting for so long.
-        end: Ends the process; gets the loss and what is to be done before: it tells the other ranks, and waits for
-            those that can say so themselves.
+        limit_s: Seconds without a sign of life after which a rank is lost. After half of them a line names it, or a
+            rank for which the others have been waiting so long.
+        end: Ends the process. It is given the loss, and a function to call before: this informs the other ranks, and
+            waits until they know.
     """
 
     def __init__(
@@ -129,22 +130,22 @@ class RankThread(threading.Thread):
         # Averaging callbacks copy the trainer.
         return self
 
-    # What the main thread says.
+    # Called by the main thread.
 
     def mark(self, doing: str, level: int) -> None:
-        """Notes that a step (level 0), a phase of it (1) or a part of a phase (2) begins; steps are all ranks' own."""
+        """Records that a step (level 0), a phase of it (1) or a part of a phase (2) begins."""
         at = self._position[0]
         self._position = ((*at[:level], at[level] + 1, *[0] * (len(at) - level - 1)), doing)
 
     def leave(self) -> None:
-        """Says that this process has done what the processes do together."""
+        """Announces that this process needs the others no more."""
         self._is_leaving = True
         self._tell(leaving=True)
 
     def fail(self, cause: str, code: int) -> None:
-        """Says that an error of its own ends this process, and lets rank 0 end first.
+        """Announces that an error of its own ends this process, and lets rank 0 end first.
 
-        What has started the processes may kill rank 0 as soon as another one has failed, before it has said why.
+        The launcher may kill rank 0 as soon as another process has failed, before rank 0 has logged the reason.
 
         Args:
             cause: The error in a line.
@@ -156,7 +157,7 @@ class RankThread(threading.Thread):
             self._rank_0_ended.wait(_TOGETHER + _GOODBYE)
 
     def fail_exchange(self, cause: str) -> None:
-        """Waits for the end that another rank, which made an exchange fail, brings; returns where there is none."""
+        """Announces a failed exchange, and waits until the rank at fault ends this process; returns if none does."""
         if self._rank:
             self._tell(exchange=cause)
         else:
@@ -167,10 +168,10 @@ class RankThread(threading.Thread):
         for link in list(self._links.values()):
             link.send(**message)
 
-    # What the thread does.
+    # Run by the thread.
 
     def run(self) -> None:
-        """Sends and looks for signs of life until the process ends."""
+        """Sends signs of life and checks those of others until the process ends."""
         due = time.monotonic()
         while self._links or self._pending:
             until = min(due, self._pending[0]) if self._pending else due
@@ -182,7 +183,7 @@ class RankThread(threading.Thread):
             if now < due:
                 continue
             if now > due + self._every:
-                # This process was stopped, or all were: what the others did meanwhile was not seen.
+                # This process was stopped, or all were. It did not see what the others did in that time.
                 for standing in self._peers.values():
                     standing.heard = standing.moved = now
             due = now + self._every
@@ -190,7 +191,7 @@ class RankThread(threading.Thread):
             self._look(now)
 
     def _ready(self, ranks: Collection[int], seconds: float) -> list[int]:
-        """Those of some ranks from which something has come."""
+        """Those of the ranks from which data have arrived."""
         sockets = {self._links[rank].socket: rank for rank in ranks}
         return [sockets[cast(socket, ready)] for ready in wait(sockets, seconds)]
 
@@ -224,18 +225,18 @@ class RankThread(threading.Thread):
             elif "failed" in message:
                 standing.is_leaving = True
                 cause = f"{standing} ended with an error: {message['failed']}"
-                # Rank 0 is seen to end; to another rank it is rank 0 that gives the time.
+                # The end of rank 0 is seen directly; for the end of another rank, rank 0 decides how long to wait.
                 self._suspect(_TOGETHER if rank else _ENDING, Loss(rank, cause, message["code"]))
             elif "exchange" in message:
                 self._suspect(_TOGETHER, self._of_exchange(standing, message["exchange"]))
 
     def _suspect(self, seconds: float, loss: Loss) -> None:
-        """Ends the training in some seconds, unless something else is known to be the cause until then."""
+        """Ends the training after some seconds, unless another cause becomes known before."""
         if self._pending is None:
             self._pending = (time.monotonic() + seconds, loss)
 
     def _of_exchange(self, standing: Standing, cause: str) -> Loss:
-        """Of a failed exchange the rank that the others were waiting for, if there is one, is the cause."""
+        """The loss that a failed exchange means: of the rank that the others were waiting for, if there is one."""
         now = time.monotonic()
         behind = [each for each in self._behind() if each is not standing and now - each.moved > 2 * self._every]
         if not behind:
@@ -245,13 +246,13 @@ class RankThread(threading.Thread):
         )
 
     def _behind(self) -> list[Standing]:
-        """The ranks that are behind others."""
+        """The ranks with the least progress, if others have more."""
         standings = [self._own, *self._peers.values()]
         least = min(each.at for each in standings)
         return [each for each in standings if each.at == least] if any(each.at > least for each in standings) else []
 
     def _look(self, now: float) -> None:
-        """Finds who is silent; as rank 0 also names who is for half of the limit, and whom all wait for so long."""
+        """Ends if a rank is silent for the limit; rank 0 also names ranks silent or waited for during half of it."""
         watched = [each for each in self._peers.values() if not each.is_leaving]
         for standing in watched:
             if (silent := now - standing.heard) > self._limit:
@@ -281,13 +282,13 @@ class RankThread(threading.Thread):
         return "; ".join(texts) + (f"; and {more} more" if more > 0 else "")
 
     def _conclude(self, loss: Loss) -> None:
-        """Ends this process and, as rank 0, all others; one that ends by itself is left alone."""
+        """Ends this process and, as rank 0, all others, but for those that end by themselves."""
         self._pending = None
         if not self._is_leaving:
             self._end(loss, lambda: self._say_goodbye(loss))
 
     def _say_goodbye(self, loss: Loss) -> None:
-        """Passes a loss on, and waits: rank 0 until all know it, the others until rank 0 has ended."""
+        """Sends a loss to the others, and waits: rank 0 until all know it, the others until rank 0 has ended."""
         self._is_leaving = True
         self._tell(lost=asdict(loss), leaving=True)
         deadline = time.monotonic() + _GOODBYE
@@ -302,7 +303,7 @@ class RankThread(threading.Thread):
 
 
 def _line_of(thread: int) -> str:
-    """Where a thread is, in code that is not Python's own."""
+    """The function that a thread is in, outside of Python's standard library."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
