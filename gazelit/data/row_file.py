@@ -56,10 +56,10 @@ class RowFile:
         Args:
             parts: First row and number of rows of each.
         """
-        wanted = list(parts)
-        rows: NDArray[np.void] = np.empty(sum(count for _, count in wanted), self.dtype)
+        slices = list(parts)
+        rows: NDArray[np.void] = np.empty(sum(count for _, count in slices), self.dtype)
         start = 0
-        for first, count in wanted:
+        for first, count in slices:
             # Forked processes of a loader share the file and its read position.
             read = os.pread(self._file.fileno(), count * self.dtype.itemsize, first * self.dtype.itemsize)
             rows[start : start + count] = np.frombuffer(read, self.dtype)

@@ -176,8 +176,8 @@ class Manifest(Source):
         doubts = DoubtsAboutUnits(self.coordinates)
         readings = [pd.DataFrame(columns=["image_id", "reading_id", "reader_id"], dtype="str")]
         left_out = gaze.rows
-        for table, place in self._with_places(gaze, images):
-            doubts.add(table, place[:, :2])
+        for table, geometry in self._with_geometry(gaze, images):
+            doubts.add(table, geometry[:, :2])
             readings.append(table[list(readings[0])].drop_duplicates("reading_id"))
             left_out -= len(table)
         found = pd.concat(readings, ignore_index=True)
@@ -206,27 +206,27 @@ class Manifest(Source):
         assert self.gaze is not None
         return ManifestGaze.read(self.gaze, images, self.images.name, faults)
 
-    def _with_places(
+    def _with_geometry(
         self, gaze: ManifestGaze, images: pd.DataFrame
     ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float64]]]:
-        """Tables of the gaze on these images, and of each row's image width, height and perhaps its place on screen."""
+        """Tables of the gaze on these images, and of each row's image width, height and perhaps its edges on the screen."""
         columns = ["width", "height", *(SCREEN_COLUMNS if self.coordinates == "screen" else ())]
-        places = images.set_index("image_id")[columns].reindex(gaze.image_ids).to_numpy(np.float64)
+        geometry_of_images = images.set_index("image_id")[columns].reindex(gaze.image_ids).to_numpy(np.float64)
         for table in gaze.tables():
-            place = places[table["image"]]
-            opened = np.isfinite(place[:, 0])
+            geometry = geometry_of_images[table["image"]]
+            opened = np.isfinite(geometry[:, 0])
             if opened.any():
-                yield table[opened], place[opened]
+                yield table[opened], geometry[opened]
 
     def _on_images(self, gaze: ManifestGaze, images: pd.DataFrame) -> Iterator[Iterator[pd.DataFrame]]:
         """The gaze in pixels of its images, one table in pieces; rows off the image are not valid."""
-        yield (self._on_image(table, place) for table, place in self._with_places(gaze, images))
+        yield (self._on_image(table, geometry) for table, geometry in self._with_geometry(gaze, images))
 
-    def _on_image(self, gaze: pd.DataFrame, place: NDArray[np.float64]) -> pd.DataFrame:
-        width, height = place[:, 0], place[:, 1]
+    def _on_image(self, gaze: pd.DataFrame, geometry: NDArray[np.float64]) -> pd.DataFrame:
+        width, height = geometry[:, 0], geometry[:, 1]
         x, y = gaze["x"].to_numpy(), gaze["y"].to_numpy()
         if self.coordinates == "screen":
-            left, top, right, bottom = place[:, 2:].T
+            left, top, right, bottom = geometry[:, 2:].T
             x, y = (x - left) / (right - left), (y - top) / (bottom - top)
         if self.coordinates != "pixel":
             x, y = x * width - 0.5, y * height - 0.5

@@ -241,12 +241,12 @@ class _Reader:
         """Puts a chunk's rows on disk, ordered by reading and then as they came."""
         if self.rows is None:
             self.rows = RowFile(rows.dtype)
-        present, first, which = np.unique(rows["reading_id"], return_index=True, return_inverse=True)
+        present, first, reading_of_row = np.unique(rows["reading_id"], return_index=True, return_inverse=True)
         order = np.argsort(reading.to_numpy(object)[first])
         rank = np.empty(len(order), np.int32)
         rank[order] = np.arange(len(order), dtype=np.int32)
-        ordered = np.argsort(rank[which], kind="stable")
-        starts = np.searchsorted(rank[which][ordered], np.arange(len(order) + 1)) + self.rows.rows
+        ordered = np.argsort(rank[reading_of_row], kind="stable")
+        starts = np.searchsorted(rank[reading_of_row][ordered], np.arange(len(order) + 1)) + self.rows.rows
         self.runs.append(_Run(present[order], starts))
         self.rows.append(rows[ordered])
 

@@ -38,7 +38,7 @@ class DoubtsAboutUnits:
         self._beside = self._large = 0
         self._widths: Counter[float] = Counter()
         self._heights: Counter[float] = Counter()
-        self._places = _Quantile(0.99, MOST_PERCENT_BESIDE)
+        self._percents = _Quantile(0.99, MOST_PERCENT_BESIDE)
         self._durations = {kind: _Quantile(0.5, longest) for kind, longest in LONGEST.items()}
         self._steps = _Quantile(0.5, FARTHEST)
 
@@ -53,7 +53,7 @@ class DoubtsAboutUnits:
         self._rows += len(gaze)
         xy = gaze[["x", "y"]].to_numpy(np.float64)
         seen = np.isfinite(xy).all(axis=1)
-        self._add_places(xy[seen], size[seen])
+        self._add_coordinates(xy[seen], size[seen])
         kind, duration = gaze["kind"].to_numpy(object), gaze["duration"].to_numpy(np.float64)
         for name, lengths in self._durations.items():
             lengths.add(duration[kind == name])
@@ -62,20 +62,20 @@ class DoubtsAboutUnits:
             follows = (np.diff(reading) == 0) & (kind[1:] == kind[:-1]) & (duration[:-1] > 0)
             self._steps.add(np.diff(gaze["t"].to_numpy(np.float64))[follows] / duration[:-1][follows])
 
-    def _add_places(self, xy: NDArray[np.float64], size: NDArray[np.float64]) -> None:
+    def _add_coordinates(self, xy: NDArray[np.float64], size: NDArray[np.float64]) -> None:
         self._seen += len(xy)
         self._small += (np.abs(xy) <= 1).sum(axis=0)
         self._in_percent &= bool(((xy <= MOST_PERCENT) & (xy >= 0)).all())
         self._beside += int(((xy < -0.5) | (xy >= size - 0.5)).any(axis=1).sum())
         self._large += int((xy > 1.5).any(axis=1).sum())
-        self._places.add(xy.ravel())
+        self._percents.add(xy.ravel())
         for counter, sides in ((self._widths, size[:, 0]), (self._heights, size[:, 1])):
             values, counts = np.unique(sides, return_counts=True)
             counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
     def lines(self) -> list[str]:
         """Reasons to doubt the units, a line each."""
-        found = self._about_places() if self._seen >= FEWEST_ROWS else []
+        found = self._about_coordinates() if self._seen >= FEWEST_ROWS else []
         for kind, lengths in self._durations.items():
             if lengths.count >= FEWEST_ROWS and lengths.exceeds():
                 found.append(
@@ -88,7 +88,7 @@ class DoubtsAboutUnits:
             )
         return found
 
-    def _about_places(self) -> list[str]:
+    def _about_coordinates(self) -> list[str]:
         rows = self._seen
         if self._coordinates == "pixel":
             small = [float(count / rows) for count in self._small]
@@ -108,7 +108,7 @@ class DoubtsAboutUnits:
                     "or of the image in another size? pixel means pixels of the image file; see coordinates"
                 ]
         if self._coordinates == "normalised" and self._large / rows >= 0.5:
-            unit = "pixels (give coordinates: pixel)" if self._places.exceeds() else "percent (divide by 100)"
+            unit = "pixels (give coordinates: pixel)" if self._percents.exceeds() else "percent (divide by 100)"
             return [
                 f"{self._large / rows:.0%} of the rows have x or y above 1.5: are these {unit}? normalised is 0 to 1"
             ]
