@@ -209,7 +209,7 @@ class Manifest(Source):
     def _with_geometry(
         self, gaze: ManifestGaze, images: pd.DataFrame
     ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float64]]]:
-        """Tables of the gaze on these images, and of each row's image width, height and perhaps its edges on the screen."""
+        """Tables of the gaze on these images, and (width, height) of each row's image, with screen edges if needed."""
         columns = ["width", "height", *(SCREEN_COLUMNS if self.coordinates == "screen" else ())]
         geometry_of_images = images.set_index("image_id")[columns].reindex(gaze.image_ids).to_numpy(np.float64)
         for table in gaze.tables():
