@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy.special import stdtrit
 
 from gazelit.evaluation.statistics import LEVEL, Estimate, Floats
 
@@ -92,7 +92,7 @@ def crossed_value(values: Floats, draws: Floats, patients: int, level: float = L
 def _critical(alpha: float, parts: Sequence[tuple[float, int]]) -> float:
     """Two-sided critical value of a sum of variances, given as (variance, degrees of freedom)."""
     variances, freedom = np.array(parts).T
-    return float(variances @ stats.t.isf(alpha / 2, freedom) / variances.sum())
+    return float(variances @ -stdtrit(freedom, alpha / 2) / variances.sum())
 
 
 def _p(ratio: float, parts: Sequence[tuple[float, int]]) -> float:
@@ -100,4 +100,7 @@ def _p(ratio: float, parts: Sequence[tuple[float, int]]) -> float:
     least = 1e-12
     if ratio >= _critical(least, parts):
         return least
+    # Only several seeds need it, and it takes 15 MB.
+    from scipy import optimize
+
     return float(optimize.brentq(lambda alpha: _critical(alpha, parts) - ratio, least, 1.0))

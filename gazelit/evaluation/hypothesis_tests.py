@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, stdtr
 
 from gazelit.errors import InputError
 from gazelit.evaluation.statistics import Floats, folds_of
@@ -79,11 +79,14 @@ def delong(
         cases = sum(m + n for (m, n), _, _ in parts)
         return Test("DeLong", float(np.copysign(np.inf, difference)), 2.0 ** (1 - cases), difference)
     z = difference / np.sqrt(variance)
-    return Test("DeLong", float(z), float(2 * stats.norm.sf(abs(z))), difference)
+    return Test("DeLong", float(z), float(2 * ndtr(-abs(z))), difference)
 
 
 def _placements(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, float]:
     """The difference of two AUCs and its variance after DeLong, of scores (2, N)."""
+    # Only comparisons of arms need it, and it takes 40 MB.
+    from scipy import stats
+
     positives, negatives = scores[:, positive], scores[:, ~positive]
     m, n = positives.shape[1], negatives.shape[1]
     ranks = np.stack([stats.rankdata(np.concatenate(pair)) for pair in zip(positives, negatives, strict=True)])
@@ -107,6 +110,8 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Test:
     Raises:
         InputError: There is no case.
     """
+    from scipy import stats
+
     if not len(first):
         raise InputError("McNemar: there is no case")
     alone, beaten = int((first & ~second).sum()), int((second & ~first).sum())
@@ -116,6 +121,8 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Test:
 
 def paired_t(differences: NDArray[np.floating]) -> Test:
     """Student's t-test that paired differences have mean zero; the effect is Cohen's d of the differences."""
+    from scipy import stats
+
     d = _known(differences, "paired t")
     spread = d.std(ddof=1)
     if spread == 0:
@@ -126,6 +133,8 @@ def paired_t(differences: NDArray[np.floating]) -> Test:
 
 def wilcoxon(differences: NDArray[np.floating]) -> Test:
     """Wilcoxon's signed-rank test of paired differences; the effect is the rank-biserial correlation."""
+    from scipy import stats
+
     d = _known(differences, "Wilcoxon")
     d = d[d != 0]
     if not len(d):
@@ -181,7 +190,7 @@ def corrected_resampled_t(differences: NDArray[np.floating], test_share: float) 
     if variance == 0:
         return Test("corrected resampled t", 0.0, 1.0 if d.mean() == 0 else 0.0, float(d.mean()))
     t = d.mean() / np.sqrt(variance)
-    return Test("corrected resampled t", float(t), float(2 * stats.t.sf(abs(t), len(d) - 1)), float(d.mean()))
+    return Test("corrected resampled t", float(t), float(2 * stdtr(len(d) - 1, -abs(t))), float(d.mean()))
 
 
 def holm(p: Sequence[float]) -> list[float]:

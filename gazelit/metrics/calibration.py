@@ -6,7 +6,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from gazelit.errors import InputError
@@ -75,6 +74,9 @@ def fit_temperature(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _fit(logits: Tensor, label: Tensor) -> float:
+    # Only a fit needs it, and it takes 15 MB.
+    from scipy.optimize import minimize_scalar
+
     result = minimize_scalar(
         lambda log: negative_log_likelihood(logits, label, torch.tensor(math.exp(log))),
         bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])),

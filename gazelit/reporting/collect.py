@@ -26,10 +26,10 @@ from gazelit.evaluation.compare import Result, check_predictions, compare, poole
 from gazelit.evaluation.explainable import Oracles, law_of, oracle_record, oracle_yardsticks
 from gazelit.evaluation.findings import finding_sizes, localisation, maps_by_finding
 from gazelit.evaluation.given_gaze import given_gaze
-from gazelit.evaluation.scanpaths.of_store import scanpath_yardsticks
 from gazelit.evaluation.subgroups import subgroups
 from gazelit.evaluation.yardsticks import yardsticks
 from gazelit.files import read_json
+from gazelit.memory import give_back
 from gazelit.reporting.figures import Panel
 from gazelit.reporting.folders import Run, curves_of, read_predictions, read_runs
 from gazelit.reporting.records import ExternalRecord, ReportRecord, RunRecord
@@ -68,6 +68,9 @@ def write_report_of(run: Sequence[Path], out: Path | None = None, films: bool = 
         given_gaze=given_gaze(results, names),
         groups=subgroups(list(pooled(first).values()), cases, names),
     )
+    # What made the record, before arms are compared.
+    del store, cases
+    give_back()
     shared = [name for name in runs[0].external if all(name in each.external for each in runs)]
     external = [_external_test(name, runs[0].external[name], results, oracles) for name in shared]
     beside = runs[0].folder.parent / "comparison" if len(runs) > 1 else runs[0].folder
@@ -161,6 +164,7 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
     data, provenance = data_of_folds[0], data_of_folds[0].provenance
     # Yardsticks first: they take the most memory, and there is no model then, nor what reads films of any form.
     baselines = _over_folds([(yardsticks(each), len(each.rows("test"))) for each in data_of_folds])
+    give_back()
     from gazelit.deploy.inference import load_model
 
     model = load_model(result.checkpoint)
@@ -173,6 +177,9 @@ def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
             findings.append(localisation(model if fold is result else load_model(fold.checkpoint), fold_data))
     scanpaths: list[ScanpathRow] = []
     if "scanpath_bits" in result.predictions:
+        # With numba, which takes 50 MB.
+        from gazelit.evaluation.scanpaths.of_store import scanpath_yardsticks
+
         together = pd.concat([fold.predictions for fold in results])
         found = [
             scanpath_yardsticks(fold_data, (model if fold is result else load_model(fold.checkpoint)).network)

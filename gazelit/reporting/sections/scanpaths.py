@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from gazelit.evaluation.compare import ArmSummary
-from gazelit.evaluation.scanpaths.of_store import MOST_ORACLE_FILMS, ORACLE, ORACLE_OF_READER, Yardstick
 from gazelit.evaluation.scores import share_of
 from gazelit.evaluation.statistics import Estimate, estimate, mean_of
 from gazelit.metrics.catalogue import SCANPATH_METRICS
 from gazelit.reporting.page import Block
 from gazelit.reporting.tables import DASH, Table, plain, with_interval
+
+if TYPE_CHECKING:
+    from gazelit.evaluation.scanpaths.of_store import Yardstick
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ def scanpath_rows(found: Sequence[Sequence[Yardstick]], predictions: pd.DataFram
         found: Of each fold, the same yardsticks.
         predictions: The first arm's, with ``index``, ``patient`` and ``scanpath_bits``.
     """
+    # With numba, which takes 50 MB, as below.
+    from gazelit.evaluation.scanpaths.of_store import ORACLE, ORACLE_OF_READER
+
     cases = predictions.drop_duplicates("index").set_index("index")
     rows = []
     for name in dict.fromkeys(each.name for fold in found for each in fold):
@@ -82,6 +88,8 @@ def scanpath_blocks(rows: Sequence[ScanpathRow], summaries: Sequence[ArmSummary]
     ]
     shares = [row for row in rows if row.share is not None]
     if shares:
+        from gazelit.evaluation.scanpaths.of_store import MOST_ORACLE_FILMS
+
         text = "; ".join(f"{row.name}: {with_interval(row.share)} ({row.films} films)" for row in shares)
         blocks.append(
             f"Share of the oracle's bits over the centre bias that {plain(arms[0].name)} has, on the same films (the "
