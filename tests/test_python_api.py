@@ -46,6 +46,14 @@ def test_what_answers_at_once_imports_no_heavy_library(code):
     assert printed[printed.index("LOADED") :] == ["LOADED"]
 
 
+def test_a_report_waits_for_no_library_that_it_may_not_need():
+    """Each takes 20 to 300 MB of a report's memory."""
+    heavy = ["numba", "scipy.stats", "scipy.optimize", "ot", "captum", "torchmetrics", "lightning", "matplotlib"]
+    code = "import gazelit.reporting.collect, sys"
+    printed = run_python(f"{code}; print('LOADED', *(name for name in {heavy} if name in sys.modules))")
+    assert printed[printed.index("LOADED") :] == ["LOADED"]
+
+
 def test_every_public_name_is_there_and_unknown_ones_are_not():
     assert {name for name in gazelit.__all__ if not hasattr(gazelit, name)} == set()
     assert set(gazelit.__all__) <= set(dir(gazelit))
