@@ -1,4 +1,4 @@
-"""Maps by time, by reader and by finding, beside the map that knows none of them."""
+"""Maps by time, by reader and by finding, compared with the map of the whole reading."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def said_blocks(report: ReportRecord, figures: Path) -> list[Block]:
                 ]
                 rows.append([plain(arm.name), plain(_spelt(name)), films, label, *cells, chance[score]])
     if not report.first.finding_maps:
-        # That of an earlier report must not lie beside a text that shows none.
+        # A figure of an earlier report must not stay beside a text that shows none.
         picture.unlink(missing_ok=True)
     if not rows and not unmarked:
         return []
