@@ -1,4 +1,4 @@
-"""Which cases of a store a model was trained on, by what its checkpoint says."""
+"""The cases of a store that a model was trained on, from its checkpoint."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _REPEATABLE = ("patient", "official", "official_shared", "reference_image_level"
 
 
 def known_split(store: Store, data: Mapping[str, Any]) -> tuple[pd.Series, str]:
-    """Repeats the split of a model's training, and proves by its hash that it is the same.
+    """Repeats the split of a model's training, and checks its hash.
 
     Args:
         store: The store.
-        data: What a checkpoint says of the data it was trained on.
+        data: A checkpoint's record of the data that it was trained on.
 
     Returns:
-        The split of every case, empty text where it is not known; and what the user should know of it.
+        The split of every case, empty text if it is not known; and a note for the user.
     """
     unknown = pd.Series("", index=store.cases.index, dtype=object)
     if data.get("fingerprint") != store.about["fingerprint"]:
