@@ -60,7 +60,7 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
         features, logits = outputs["embedding_map"], outputs["logits"]
         if self.classes is not None and max(self.classes) >= logits.shape[1]:
             raise InputError(
-                f"classes: there is no class {max(self.classes)}; the network tells {logits.shape[1]} apart"
+                f"classes: there is no class {max(self.classes)}; the network has {logits.shape[1]} classes"
             )
         own = self._own(batch["label"])
         explained = logits[:, : own.shape[1]] if self.classes is None else logits[:, self.classes]

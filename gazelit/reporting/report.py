@@ -96,7 +96,7 @@ def notices(data: Mapping[str, Any], has_films: bool) -> list[str]:
     if not has_films:
         return []
     return [
-        "**This page shows films and gaze of real cases**, because `--films` asked for them. They are under the data "
+        "**This page shows films and gaze of real cases**, because `--films` was given. They are under the data "
         "use agreement of their source: do not pass the page on to people who have not signed it."
     ]
 

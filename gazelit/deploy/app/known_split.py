@@ -31,14 +31,14 @@ def known_split(store: Store, data: Mapping[str, Any]) -> tuple[pd.Series, str]:
     unknown = pd.Series("", index=store.cases.index, dtype=object)
     if data.get("fingerprint") != store.about["fingerprint"]:
         return unknown, (
-            f"The model was trained on another store ({data.get('source') or 'which, it does not say'}). Where both "
-            "have the same patients, it may have seen them."
+            f"The model was trained on another store ({data.get('source') or 'unknown'}). If both have the same "
+            "patients, it may have seen them."
         )
     split = _repeated(store, data) if data.get("split_method") in _REPEATABLE else None
     if split is None:
         return unknown, (
-            "The model was trained on cases of this store, and which, its checkpoint alone does not say: what it makes "
-            "of those is better than of new ones."
+            "The model was trained on cases of this store, but its checkpoint alone does not show which. Its readings "
+            "of these are better than of new cases."
         )
     return split.where(split.notna(), ""), ""
 

@@ -105,7 +105,7 @@ def listen(
         uid, own = with_header
         if own:
             counters.add("refused")
-            logger.warning("a result of gazelit's own came back and is refused; route films alone to this node")
+            logger.warning("a result of gazelit's own came back and is refused; route only films to this node")
             return REFUSED
         if not take(uid, event.encoded_dataset()):
             counters.add("refused")
@@ -157,7 +157,8 @@ def send(files: Sequence[Path], peer: Peer, title: str, tls: ssl.SSLContext | No
     arguments: dict[str, Any] = {} if tls is None else {"tls_args": (tls, peer.host)}
     association = entity.associate(peer.host, peer.port, ae_title=peer.title, **arguments)
     if not association.is_established:
-        reason = "rejects us: does it know our title, and we its?" if association.is_rejected else "cannot be reached"
+        rejected = "rejects the connection: does it know our title, and is its title right?"
+        reason = rejected if association.is_rejected else "cannot be reached"
         raise InputError(f"{peer.title}@{peer.host}:{peer.port}: {reason}")
     try:
         for dataset in datasets:

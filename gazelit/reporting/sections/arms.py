@@ -79,7 +79,7 @@ def _sentence(arm: ArmSummary, found: Sequence[Difference], report: ReportRecord
     if is_number(difference.p):
         result += f"{_p_words(difference.p)} after Holm"
     if not is_number(difference.p) or difference.p >= 1 - LEVEL:
-        return f"{result}. **Nothing is concluded**: the data do not tell the two apart."
+        return f"{result}. **Nothing is concluded**: the data do not separate the two."
     better = "higher" if estimate.value > 0 else "lower"
     return f"{result}. **{plain(arm.name)} is {better}** by more than patients and seeds vary."
 

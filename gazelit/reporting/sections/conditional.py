@@ -56,7 +56,7 @@ def reader_blocks(summaries: Sequence[ArmSummary]) -> list[Block]:
         "ig": "information gain, by reader (bits a fixation)",
         "ig_of_unknown": "as an unknown reader",
         READER_GAIN: "difference",
-        "reader_identified": "readers told",
+        "reader_identified": "readers identified",
     }
     rows: list[list[object]] = [
         [
@@ -67,8 +67,9 @@ def reader_blocks(summaries: Sequence[ArmSummary]) -> list[Block]:
     ]
     return [
         "Each reading against the map of its reader, and against that of an unknown one by the same network; readers "
-        "whom the network has not learned count as unknown in both. Readers told: the share of readings whose own "
-        "reader's map is the likeliest of all that were learned. Means over films with 95 % intervals over patients.",
+        "that the network has not learned count as unknown in both. Readers identified: the share of readings whose "
+        "own reader's map is the likeliest of all that were learned. Means over films with 95 % intervals over "
+        "patients.",
         Table(["arm", *names.values()], rows),
     ]
 
