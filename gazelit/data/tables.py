@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,26 @@ def read_text(path: Path, needed: Iterable[str], dataset: str) -> pd.DataFrame:
     table = _read(path, dtype=str, keep_default_na=False)
     require_columns(path, table.columns, needed, dataset)
     return table
+
+
+def read_text_chunks(path: Path) -> Iterator[pd.DataFrame]:
+    """A table as :func:`read_text` gives it, in chunks; the index counts records from 0.
+
+    Args:
+        path: CSV, plain or packed, UTF-8.
+
+    Raises:
+        InputError: The file cannot be read as CSV.
+    """
+    with (
+        _csv_faults(path),
+        open_csv(path) as stream,
+        pd.read_csv(stream, dtype=str, keep_default_na=False, chunksize=CHUNK_ROWS) as reader,
+    ):
+        for chunk in reader:
+            _require_no_longer_record(path, chunk)
+            yield chunk
+            stream.new_chunk()
 
 
 def require_columns(path: Path, columns: Iterable[str], needed: Iterable[str], dataset: str) -> None:
@@ -180,20 +201,31 @@ def _what_is_wrong(path: Path, columns: Mapping[str, str], error: Exception) -> 
 
 
 def _read(path: Path, **options: Any) -> pd.DataFrame:
+    with _csv_faults(path), open_csv(path) as stream:
+        table = pd.read_csv(stream, **options)
+    _require_no_longer_record(path, table)
+    return table
+
+
+@contextmanager
+def _csv_faults(path: Path) -> Iterator[None]:
+    """Says what is wrong with a file that pandas cannot read."""
     try:
-        with open_csv(path) as stream:
-            table = pd.read_csv(stream, **options)
+        yield
     except InputError:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except READ_ERRORS as error:
         raise InputError(f"{path}: {_reason(error)}") from error
+
+
+def _require_no_longer_record(path: Path, table: pd.DataFrame) -> None:
+    """Raises InputError if pandas took a first field for an index."""
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError(
             f"{path}: its records have more fields than its header (a comma too many at the end of a line?)"
         )
-    return table
 
 
 def _reason(error: Exception) -> str:

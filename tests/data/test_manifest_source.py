@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gazelit.data.sources import Manifest
-from gazelit.data.sources.plausible import doubts_about_units
+from gazelit.data.sources.plausible import DoubtsAboutUnits
 from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 
@@ -179,14 +179,22 @@ def test_finding_d12_gaze_in_the_right_units_is_not_doubted(folder):
     assert source(folder, gaze=units(0.01, 1 / 80), coordinates="normalised").faults() == []
 
 
+def doubts(gaze, size, coordinates):
+    """What is said of a table that comes in two pieces."""
+    found = DoubtsAboutUnits(coordinates)
+    for part in (slice(0, 25), slice(25, None)):
+        found.add(gaze[part], size[part])
+    return found.lines()
+
+
 def test_finding_d12_milliseconds_of_t_and_percent_of_a_film_are_noticed():
     rng = np.random.default_rng(0)
     gaze = pd.DataFrame({"x": rng.uniform(0, 90, 60), "y": rng.uniform(0, 90, 60), "duration": 0.2, "kind": "fixation"})
     film = np.full((60, 2), (2544.0, 3056.0))
-    assert "are these percent" in doubts_about_units(gaze, film, "pixel")[0]
+    assert "are these percent" in doubts(gaze, film, "pixel")[0]
     gaze = gaze.assign(x=gaze["x"] * 25, y=gaze["y"] * 30, t=np.arange(60) * 220.0, reading_id="r")
-    assert "is t in milliseconds" in doubts_about_units(gaze, film, "pixel")[0]
-    assert doubts_about_units(gaze.assign(t=np.arange(60) * 0.22), film, "pixel") == []
+    assert "is t in milliseconds" in doubts(gaze, film, "pixel")[0]
+    assert doubts(gaze.assign(t=np.arange(60) * 0.22), film, "pixel") == []
 
 
 def test_finding_d_true_and_false_are_labels(folder):

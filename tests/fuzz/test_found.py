@@ -16,7 +16,7 @@ from gazelit.configs import read_config
 from gazelit.data import csv_stream
 from gazelit.data.sources import REFLACX
 from gazelit.data.sources.egd_screen import whole_screens
-from gazelit.data.sources.manifest import _read_parquet
+from gazelit.data.sources.manifest_tables import read_manifest_chunks, read_manifest_table
 from gazelit.data.sources.pysaliency import _stimuli
 from gazelit.data.sources.reflacx import META_COLUMNS
 from gazelit.data.splits.by_patient import load_split
@@ -103,7 +103,9 @@ def test_a_base_whose_name_no_file_can_have_is_not_there(tmp_path):
 def test_a_small_parquet_file_may_not_hold_any_number_of_rows(tmp_path):
     pq.write_table(pa.table({"x": pa.array(np.zeros(10**6))}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="claims more rows than it has bytes"):
-        _read_parquet(tmp_path / "a.parquet")
+        read_manifest_table(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="claims more rows than it has bytes"):
+        next(read_manifest_chunks(tmp_path / "a.parquet"))
 
 
 def test_a_small_hdf5_file_may_not_claim_any_number_of_values(tmp_path):

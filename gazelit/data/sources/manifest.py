@@ -4,49 +4,43 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gazelit.data.images.dicom import image_size
 from gazelit.data.images.geometry import on_image
-from gazelit.data.sources.plausible import doubts_about_units
+from gazelit.data.sources.manifest_gaze import ManifestGaze
+from gazelit.data.sources.manifest_tables import fault_rows, has_columns, numbers, read_manifest_table
+from gazelit.data.sources.plausible import DoubtsAboutUnits
 from gazelit.data.sources.views import view_position
 from gazelit.data.store.schema import (
-    GAZE_KINDS,
     IMAGE_COLUMNS,
     SPLITS,
+    GazeTable,
     Recording,
     Source,
     check_label_names,
     is_synthetic,
+    no_gaze,
 )
-from gazelit.data.tables import number_hint, read_text, separator_hint
 from gazelit.errors import InputError
 
 logger = logging.getLogger("gazelit")
 
 Coordinates = Literal["pixel", "normalised", "screen"]
 IMAGE_NEEDED = ("image_id", "patient_id", "path")
-GAZE_NEEDED = ("image_id", "x", "y", "duration")
 #: Outer edges of the whole image on the screen, in screen pixels.
 SCREEN_COLUMNS = ("screen_left", "screen_top", "screen_right", "screen_bottom")
 #: Columns by which a report groups cases. Besides these, those above and the labels, no column goes into a store.
 GROUP_COLUMNS = ("sex", "gender", "age", "anchor_age")
-_NUMBERS = ("t", "ppd_x", "ppd_y", "pupil")
-_FALSE = ("0", "0.0", "false")
-_TRUE = ("1", "1.0", "true", "")
 #: Number of faults that an error message names; `gazelit validate-manifest` lists all.
 SHOWN_FAULTS = 5
-#: Rows of a Parquet file that are accepted even if it is small.
-MOST_ROWS = 100_000
 
 
 class Manifest(Source):
@@ -95,18 +89,17 @@ class Manifest(Source):
         _raise(faults)
         assert images is not None
         images, skipped = self._with_sizes(images)
-        if gaze is not None:
-            _raise(self._doubts(gaze, images))
-        notes = {}
+        notes: dict[str, int] = {}
         readings = pd.DataFrame(columns=["image_id", "reading_id", "reader_id"])
+        read_gaze: Callable[[], Iterator[GazeTable]] = no_gaze
         if gaze is not None:
-            notes["gaze_rows_of_images_left_out"] = int((~gaze["image_id"].isin(images["image_id"])).sum())
-            gaze = self._on_images(gaze[gaze["image_id"].isin(images["image_id"])], images)
-            readings = gaze[["image_id", "reading_id", "reader_id"]].drop_duplicates("reading_id", ignore_index=True)
+            readings, left_out, doubts = self._looked_over(gaze, images)
+            _raise(doubts)
+            notes["gaze_rows_of_images_left_out"] = left_out
+            read_gaze = partial(self._on_images, gaze, images)
         synthetic = is_synthetic(self.images.parent)
-        images = images.drop(columns=[name for name in SCREEN_COLUMNS if name in images])
-        read_gaze = partial(_parts, gaze)
-        return Recording(images, self.labels, read_gaze, synthetic, skipped, notes, readings=readings)
+        shown = images.drop(columns=[name for name in SCREEN_COLUMNS if name in images])
+        return Recording(shown, self.labels, read_gaze, synthetic, skipped, notes, readings=readings)
 
     def faults(self) -> list[str]:
         """All faults of the two tables, a line each; of the images only the size is read."""
@@ -118,35 +111,39 @@ class Manifest(Source):
             if skipped:
                 logger.warning("%d images cannot be used and would be left out; the first: %s", *_first(skipped))
             if gaze is not None:
-                faults += self._doubts(gaze, images)
+                faults += self._looked_over(gaze, images)[2]
         return faults
 
     def _image_table(self, faults: list[str]) -> pd.DataFrame | None:
         path = self.images
-        table = _read(path, faults)
+        try:
+            table = read_manifest_table(path)
+        except InputError as error:
+            faults.append(str(error))
+            return None
         screen = SCREEN_COLUMNS if self.coordinates == "screen" and self.gaze is not None else ()
-        if table is None or not _has_columns(path, table, (*IMAGE_NEEDED, *screen, *self.labels), faults):
+        if not has_columns(path, table, (*IMAGE_NEEDED, *screen, *self.labels), faults):
             return None
         if table.empty:
             faults.append(f"{path}: lists no image")
         for column in IMAGE_NEEDED:
-            _fault_rows(path, table[column].str.strip() == "", f"{column} is empty", faults)
-        _fault_rows(path, table["image_id"].duplicated(), "image_id was listed before", faults)
+            fault_rows(path, table[column].str.strip() == "", f"{column} is empty", faults)
+        fault_rows(path, table["image_id"].duplicated(), "image_id was listed before", faults)
         for column in self.labels:
             table[column] = table[column].str.strip().replace({"True": "1", "true": "1", "TRUE": "1"})
             table[column] = table[column].replace({"False": "0", "false": "0", "FALSE": "0"})
         for column in (*self.labels, *screen):
-            table[column] = _numbers(path, table, column, column in self.labels, faults)
+            table[column] = numbers(path, table, column, column in self.labels, faults)
         if screen and not faults:
             for low, high in (screen[0::2], screen[1::2]):
-                _fault_rows(path, table[high] <= table[low], f"{high} is not above {low}", faults)
+                fault_rows(path, table[high] <= table[low], f"{high} is not above {low}", faults)
         for column in self.labels:
             # Values that are not numbers were reported before.
             wrong = ~table[column].isin((0.0, 1.0, -1.0)) & np.isfinite(table[column])
-            _fault_rows(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
+            fault_rows(path, wrong, f"{column} is none of 1, 0, -1 and blank", faults)
         if "official_split" in table:
             wrong = ~table["official_split"].isin((*SPLITS, ""))
-            _fault_rows(path, wrong, f"official_split is none of {', '.join(SPLITS)}", faults)
+            fault_rows(path, wrong, f"official_split is none of {', '.join(SPLITS)}", faults)
             table["official_split"] = table["official_split"].replace("", None)
         table["path"] = self._files(table["path"], faults)
         for column, default in (("study_id", table["image_id"]), ("view", "")):
@@ -174,11 +171,17 @@ class Manifest(Source):
                 )
         return files
 
-    def _doubts(self, gaze: pd.DataFrame, images: pd.DataFrame) -> list[str]:
-        size = images.set_index("image_id")[["width", "height"]].reindex(gaze["image_id"]).to_numpy(np.float64)
-        opened = np.isfinite(size).all(axis=1)
-        found = doubts_about_units(gaze[opened].reset_index(drop=True), size[opened], self.coordinates)
-        return [f"{self.gaze}: {doubt}" for doubt in found]
+    def _looked_over(self, gaze: ManifestGaze, images: pd.DataFrame) -> tuple[pd.DataFrame, int, list[str]]:
+        """The readings of these images, how many rows are of others, and the reasons to doubt the units."""
+        doubts = DoubtsAboutUnits(self.coordinates)
+        readings = [pd.DataFrame(columns=["image_id", "reading_id", "reader_id"], dtype="str")]
+        left_out = gaze.rows
+        for table, geometry in self._with_geometry(gaze, images):
+            doubts.add(table, geometry[:, :2])
+            readings.append(table[list(readings[0])].drop_duplicates("reading_id"))
+            left_out -= len(table)
+        found = pd.concat(readings, ignore_index=True)
+        return found, left_out, [f"{self.gaze}: {doubt}" for doubt in doubts.lines()]
 
     def _with_sizes(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
         """The images that can be opened, with their sizes, and the others with the reason."""
@@ -199,55 +202,31 @@ class Manifest(Source):
         view = [str(view) or view_position(path) for view, path in zip(table["view"], table["path"], strict=True)]
         return table.assign(height=heights, width=widths, view=view), skipped
 
-    def _gaze_table(self, images: pd.DataFrame | None, faults: list[str]) -> pd.DataFrame | None:
-        path = self.gaze
-        assert path is not None
-        table = _read(path, faults)
-        if table is None or not _has_columns(path, table, GAZE_NEEDED, faults):
-            return None
-        before = len(faults)
-        # A lost eye has no position; such rows are kept as not valid.
-        x, y = (_numbers(path, table, column, True, faults) for column in ("x", "y"))
-        duration = _numbers(path, table, "duration", False, faults)
-        _fault_rows(path, duration < 0, "duration is negative", faults)
-        gaze = pd.DataFrame({"image_id": table["image_id"], "duration": duration})
-        for column in _NUMBERS:
-            if column in table:
-                gaze[column] = _numbers(path, table, column, column != "t", faults)
-        for column in ("ppd_x", "ppd_y"):
-            if column in table:
-                _fault_rows(path, gaze[column] <= 0, f"{column} is not above 0", faults)
-        gaze["kind"] = table["kind"].replace("", "fixation") if "kind" in table else "fixation"
-        _fault_rows(path, ~gaze["kind"].isin(GAZE_KINDS), f"kind is none of {', '.join(GAZE_KINDS)}", faults)
-        valid = table["valid"].str.lower() if "valid" in table else pd.Series("1", index=table.index)
-        _fault_rows(path, ~valid.isin([*_TRUE, *_FALSE]), "valid is neither 1 nor 0", faults)
-        gaze["reading_id"] = (
-            table["reading_id"].where(table["reading_id"] != "", table["image_id"])
-            if "reading_id" in table
-            else table["image_id"]
-        )
-        for column in ("reader_id", "recording_id"):
-            gaze[column] = table.get(column, "")
-        apart = gaze.groupby("reading_id")["image_id"].transform("nunique") > 1
-        _fault_rows(path, apart, "reading_id belongs to several images", faults)
-        if images is not None:
-            _fault_rows(
-                path, ~gaze["image_id"].isin(images["image_id"]), f"image_id is not in {self.images.name}", faults
-            )
-        if images is None or len(faults) > before:
-            return None
-        gaze["x"], gaze["y"], gaze["valid"] = x, y, valid.isin(_TRUE)
-        if "t" not in gaze:
-            gaze["t"] = gaze.groupby(["reading_id", "kind"])["duration"].cumsum() - gaze["duration"]
-        return gaze.sort_values(["reading_id", "kind", "t"], kind="stable", ignore_index=True)
+    def _gaze_table(self, images: pd.DataFrame | None, faults: list[str]) -> ManifestGaze | None:
+        assert self.gaze is not None
+        return ManifestGaze.read(self.gaze, images, self.images.name, faults)
 
-    def _on_images(self, gaze: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-        """The gaze in pixels of its images; rows off the image are not valid."""
-        image = images.set_index("image_id").loc[gaze["image_id"]]
-        width, height = image["width"].to_numpy(float), image["height"].to_numpy(float)
+    def _with_geometry(
+        self, gaze: ManifestGaze, images: pd.DataFrame
+    ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float64]]]:
+        """Tables of the gaze on these images, and (width, height) of each row's image, with screen edges if needed."""
+        columns = ["width", "height", *(SCREEN_COLUMNS if self.coordinates == "screen" else ())]
+        geometry_of_images = images.set_index("image_id")[columns].reindex(gaze.image_ids).to_numpy(np.float64)
+        for table in gaze.tables():
+            geometry = geometry_of_images[table["image"]]
+            opened = np.isfinite(geometry[:, 0])
+            if opened.any():
+                yield table[opened], geometry[opened]
+
+    def _on_images(self, gaze: ManifestGaze, images: pd.DataFrame) -> Iterator[Iterator[pd.DataFrame]]:
+        """The gaze in pixels of its images, one table in pieces; rows off the image are not valid."""
+        yield (self._on_image(table, geometry) for table, geometry in self._with_geometry(gaze, images))
+
+    def _on_image(self, gaze: pd.DataFrame, geometry: NDArray[np.float64]) -> pd.DataFrame:
+        width, height = geometry[:, 0], geometry[:, 1]
         x, y = gaze["x"].to_numpy(), gaze["y"].to_numpy()
         if self.coordinates == "screen":
-            left, top, right, bottom = image[list(SCREEN_COLUMNS)].to_numpy(float).T
+            left, top, right, bottom = geometry[:, 2:].T
             x, y = (x - left) / (right - left), (y - top) / (bottom - top)
         if self.coordinates != "pixel":
             x, y = x * width - 0.5, y * height - 0.5
@@ -295,60 +274,3 @@ def _raise(faults: list[str]) -> None:
     more = len(faults) - SHOWN_FAULTS
     rest = f"; {more} more: `gazelit validate-manifest` lists them" if more > 0 else ""
     raise InputError("; ".join(faults[:SHOWN_FAULTS]) + rest)
-
-
-def _parts(gaze: pd.DataFrame | None) -> Iterator[pd.DataFrame]:
-    if gaze is not None and len(gaze):
-        yield gaze
-
-
-def _read(path: Path, faults: list[str]) -> pd.DataFrame | None:
-    """A table as text, or None and a fault."""
-    try:
-        if path.suffix == ".parquet":
-            return _read_parquet(path)
-        return read_text(path, [], "a manifest")
-    except InputError as error:
-        faults.append(str(error))
-        return None
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """A table as the text a CSV would hold, so that both are checked alike."""
-    # A pipe would be waited for.
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no file")
-    try:
-        # Equal values take no space, so that a small file may hold any number of rows.
-        if pq.read_metadata(path).num_rows > MOST_ROWS + path.stat().st_size:
-            raise InputError(f"{path}: claims more rows than it has bytes, as no table does")
-        table = pq.read_table(path).to_pandas(ignore_metadata=True)
-        # Bytes that are no text are only noticed here.
-        return table.astype(object).where(table.notna(), "").astype(str)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError, LookupError, MemoryError, OverflowError, TypeError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({error.__class__.__name__})") from error
-
-
-def _has_columns(path: Path, table: pd.DataFrame, needed: Sequence[str], faults: list[str]) -> bool:
-    missing = [name for name in needed if name not in table]
-    if missing:
-        cause = separator_hint(table.columns)
-        faults.append(f"{path}: column {', '.join(missing)} is missing{cause} (see Manifest in docs/data.md)")
-    return not missing
-
-
-def _numbers(path: Path, table: pd.DataFrame, column: str, blank: bool, faults: list[str]) -> NDArray[np.float64]:
-    text = table[column].str.strip()
-    values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, copy=True)
-    allowed = (blank & text.str.lower().isin(("", "nan"))).to_numpy()
-    for row in np.flatnonzero(~np.isfinite(values) & ~allowed):
-        faults.append(f"{path}: record {row + 1}: {column} is not a number{number_hint(text.iloc[row])}")
-    return values
-
-
-def _fault_rows(path: Path, wrong: pd.Series | NDArray[np.bool_], fault: str, faults: list[str]) -> None:
-    faults += [f"{path}: record {row + 1}: {fault}" for row in np.flatnonzero(wrong)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -14,60 +16,134 @@ MOST = 0.9
 LONGEST = {"fixation": 10.0, "sample": 0.5}
 #: Times that are so many durations apart are in another unit than the durations.
 FARTHEST = 100
+#: Largest position in percent on an image, and beside it.
+MOST_PERCENT, MOST_PERCENT_BESIDE = 100, 110
 
 
-def doubts_about_units(gaze: pd.DataFrame, size: NDArray[np.float64], coordinates: str) -> list[str]:
-    """Reasons to doubt the units of a table of gaze, a line each.
+class DoubtsAboutUnits:
+    """Collects reasons to doubt the units of a table of gaze, which may come in pieces.
+
+    Shares are compared, and quantiles with limits, so that only counts are kept.
 
     Args:
-        gaze: ``x``, ``y``, ``duration`` and ``kind``, perhaps ``t`` and ``reading_id``, as they were given; rows of a
-            reading in order.
-        size: (N, 2) width and height of each row's image.
         coordinates: ``pixel``, ``normalised`` or ``screen``.
     """
-    found = []
-    xy = gaze[["x", "y"]].to_numpy(np.float64)
-    seen = np.isfinite(xy).all(axis=1)
-    if seen.sum() >= FEWEST_ROWS:
-        found += _about_places(xy[seen], size[seen], coordinates)
-    for kind, longest in LONGEST.items():
-        duration = gaze.loc[gaze["kind"] == kind, "duration"]
-        if len(duration) >= FEWEST_ROWS and duration.median() > longest:
-            found.append(
-                f"half of the {kind}s last longer than {longest:g} s: are these milliseconds? duration is in seconds"
-            )
-    if not found and "t" in gaze and "reading_id" in gaze and len(gaze) >= FEWEST_ROWS:
-        same = gaze["reading_id"].eq(gaze["reading_id"].shift(-1)) & gaze["kind"].eq(gaze["kind"].shift(-1))
-        step = (gaze["t"].shift(-1) - gaze["t"])[same & (gaze["duration"] > 0)]
-        if len(step) and (step / gaze["duration"].loc[step.index]).median() > FARTHEST:
+
+    def __init__(self, coordinates: str) -> None:
+        self._coordinates = coordinates
+        self._rows = self._seen = 0
+        # Of x and y: rows near 0.
+        self._small = np.zeros(2, np.int64)
+        self._in_percent = True
+        self._beside = self._large = 0
+        self._widths: Counter[float] = Counter()
+        self._heights: Counter[float] = Counter()
+        self._percents = _Quantile(0.99, MOST_PERCENT_BESIDE)
+        self._durations = {kind: _Quantile(0.5, longest) for kind, longest in LONGEST.items()}
+        self._steps = _Quantile(0.5, FARTHEST)
+
+    def add(self, gaze: pd.DataFrame, size: NDArray[np.float64]) -> None:
+        """Takes a piece of the table.
+
+        Args:
+            gaze: ``x``, ``y``, ``duration`` and ``kind``, perhaps ``t`` and ``reading_id``, as they were given; whole
+                readings, their rows in order.
+            size: (N, 2) width and height of each row's image.
+        """
+        self._rows += len(gaze)
+        xy = gaze[["x", "y"]].to_numpy(np.float64)
+        seen = np.isfinite(xy).all(axis=1)
+        self._add_coordinates(xy[seen], size[seen])
+        kind, duration = gaze["kind"].to_numpy(object), gaze["duration"].to_numpy(np.float64)
+        for name, lengths in self._durations.items():
+            lengths.add(duration[kind == name])
+        if "t" in gaze and "reading_id" in gaze:
+            reading = pd.factorize(gaze["reading_id"])[0]
+            follows = (np.diff(reading) == 0) & (kind[1:] == kind[:-1]) & (duration[:-1] > 0)
+            self._steps.add(np.diff(gaze["t"].to_numpy(np.float64))[follows] / duration[:-1][follows])
+
+    def _add_coordinates(self, xy: NDArray[np.float64], size: NDArray[np.float64]) -> None:
+        self._seen += len(xy)
+        self._small += (np.abs(xy) <= 1).sum(axis=0)
+        self._in_percent &= bool(((xy <= MOST_PERCENT) & (xy >= 0)).all())
+        self._beside += int(((xy < -0.5) | (xy >= size - 0.5)).any(axis=1).sum())
+        self._large += int((xy > 1.5).any(axis=1).sum())
+        self._percents.add(xy.ravel())
+        for counter, sides in ((self._widths, size[:, 0]), (self._heights, size[:, 1])):
+            values, counts = np.unique(sides, return_counts=True)
+            counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+    def lines(self) -> list[str]:
+        """Reasons to doubt the units, a line each."""
+        found = self._about_coordinates() if self._seen >= FEWEST_ROWS else []
+        for kind, lengths in self._durations.items():
+            if lengths.count >= FEWEST_ROWS and lengths.exceeds():
+                found.append(
+                    f"half of the {kind}s last longer than {LONGEST[kind]:g} s: are these milliseconds? duration is "
+                    "in seconds"
+                )
+        if not found and self._rows >= FEWEST_ROWS and self._steps.exceeds():
             found.append(
                 f"half of the rows begin over {FARTHEST} durations apart: is t in milliseconds? t is in seconds"
             )
-    return found
+        return found
+
+    def _about_coordinates(self) -> list[str]:
+        rows = self._seen
+        if self._coordinates == "pixel":
+            small = [float(count / rows) for count in self._small]
+            if min(small) >= MOST:
+                return [
+                    f"{small[0]:.0%} of x and {small[1]:.0%} of y lie between -1 and 1: are these fractions? Give "
+                    "coordinates: normalised"
+                ]
+            if self._in_percent and rows >= 5 * FEWEST_ROWS and _median(self._widths + self._heights) >= 500:
+                return [
+                    f"no x or y is above 100, on images {_median(self._widths):.0f} pixels wide: are these percent? "
+                    "Divide by 100 and give coordinates: normalised"
+                ]
+            if self._beside / rows >= MOST:
+                return [
+                    f"{self._beside / rows:.0%} of the rows lie beside their image: are x and y pixels of the screen, "
+                    "or of the image in another size? pixel means pixels of the image file; see coordinates"
+                ]
+        if self._coordinates == "normalised" and self._large / rows >= 0.5:
+            unit = "pixels (give coordinates: pixel)" if self._percents.exceeds() else "percent (divide by 100)"
+            return [
+                f"{self._large / rows:.0%} of the rows have x or y above 1.5: are these {unit}? normalised is 0 to 1"
+            ]
+        return []
 
 
-def _about_places(xy: NDArray[np.float64], size: NDArray[np.float64], coordinates: str) -> list[str]:
-    if coordinates == "pixel":
-        small = [float((np.abs(values) <= 1).mean()) for values in xy.T]
-        if min(small) >= MOST:
-            return [
-                f"{small[0]:.0%} of x and {small[1]:.0%} of y lie between -1 and 1: are these fractions? Give "
-                "coordinates: normalised"
-            ]
-        if (xy <= 100).all() and (xy >= 0).all() and np.median(size) >= 500 and len(xy) >= 5 * FEWEST_ROWS:
-            return [
-                f"no x or y is above 100, on images {np.median(size[:, 0]):.0f} pixels wide: are these percent? Divide "
-                "by 100 and give coordinates: normalised"
-            ]
-        beside = float(((xy < -0.5) | (xy >= size - 0.5)).any(axis=1).mean())
-        if beside >= MOST:
-            return [
-                f"{beside:.0%} of the rows lie beside their image: are x and y pixels of the screen, or of the image "
-                "in another size? pixel means pixels of the image file; see coordinates"
-            ]
-    if coordinates == "normalised":
-        large = float((xy > 1.5).any(axis=1).mean())
-        if large >= 0.5:
-            unit = "percent (divide by 100)" if np.quantile(xy, 0.99) <= 110 else "pixels (give coordinates: pixel)"
-            return [f"{large:.0%} of the rows have x or y above 1.5: are these {unit}? normalised is 0 to 1"]
-    return []
+class _Quantile:
+    """Whether a quantile of numbers, interpolated linearly, is above a limit; numbers are counted, not kept."""
+
+    def __init__(self, share: float, limit: float) -> None:
+        self._share, self._limit = share, limit
+        self.count = self._within = 0
+        # The numbers next to the limit, which the quantile may lie between.
+        self._largest_within, self._smallest_above = -np.inf, np.inf
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        is_within = values <= self._limit
+        self.count += len(values)
+        self._within += int(is_within.sum())
+        self._largest_within = max(self._largest_within, values[is_within].max(initial=-np.inf))
+        self._smallest_above = min(self._smallest_above, values[~is_within].min(initial=np.inf))
+
+    def exceeds(self) -> bool:
+        """Whether it is; not without numbers."""
+        lower, between = divmod(self._share * (self.count - 1), 1)
+        if not self.count or self._within in (0, self.count):
+            return self.count > self._within
+        if lower != self._within - 1:
+            return lower >= self._within
+        return between * (self._smallest_above - self._largest_within) + self._largest_within > self._limit
+
+
+def _median(counts: Counter[float]) -> float:
+    """Median of numbers that were counted."""
+    values = np.array(sorted(counts))
+    ends = np.cumsum([counts[value] for value in values.tolist()])
+    middle = values[np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")]
+    return float(middle.mean())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from gazelit.data.store.schema import Recording, Source
+from gazelit.data.store.schema import GazeTable, Recording, Source
 from gazelit.errors import InputError
 
 
@@ -67,7 +67,7 @@ class Union(Source):
         )
 
 
-def _chain(parts: list[Recording], skipped: list[tuple[str, str]]) -> Iterator[pd.DataFrame]:
+def _chain(parts: list[Recording], skipped: list[tuple[str, str]]) -> Iterator[GazeTable]:
     for part in parts:
         before = len(part.skipped)
         yield from part.read_gaze()

@@ -51,11 +51,18 @@ def item_digests(path: Path) -> list[str]:
     Raises:
         InputError: The file cannot be read.
     """
+    if not path.stat().st_size:
+        return []
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else np.zeros(0)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ARRAY_ERRORS as error:
         raise InputError(f"{path}: cannot be read as an array ({error.__class__.__name__})") from error
-    return [hashlib.sha256(item.tobytes()).hexdigest()[:ITEM_DIGITS] for item in array]
+    count, item_bytes = len(array), array[:1].nbytes
+    # Read, not mapped: what was looked at would stay in memory.
+    with path.open("rb") as file:
+        file.seek(array.offset)
+        del array
+        return [hashlib.sha256(file.read(item_bytes)).hexdigest()[:ITEM_DIGITS] for _ in range(count)]
 
 
 def sample_digest(path: Path) -> str:

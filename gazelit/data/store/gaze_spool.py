@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -16,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gazelit.data.row_file import RowFile
 from gazelit.data.store.store import GAZE_FILE, ORDER, Store, readable
-from gazelit.errors import InputError
 from gazelit.memory import give_back
 
 #: Rows that are read at a time.
@@ -47,9 +43,7 @@ class GazeSpool:
         with readable(store.path / GAZE_FILE) as path:
             step = max(1, cases * most // max(1, pq.read_metadata(path).num_rows))
             self.blocks = [range(start, min(start + step, cases)) for start in range(0, cases, step)]
-            with _room():
-                # It is closed with this object; the user does not see an unnamed file.
-                self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file = RowFile(self._dtype)
             self._fill(path, kind, step)
         give_back()
 
@@ -57,7 +51,6 @@ class GazeSpool:
         names = [name for name in self._dtype.names or () if name != "reading_id"]
         readings = known = pa.array([], pa.string())
         number: NDArray[np.int32] = np.zeros(0, np.int32)
-        end = 0
         for batch in _batches(path, kind, [*names, "reading_id"]):
             rows = np.empty(len(batch), self._dtype)
             for name in names:
@@ -76,36 +69,15 @@ class GazeSpool:
             order = np.argsort(block, kind="stable")
             present, begins = np.unique(block[order], return_index=True)
             for number_of_block, part in zip(present.tolist(), np.split(rows[order], begins[1:]), strict=True):
-                self._parts.setdefault(number_of_block, []).append((end, len(part)))
-                with _room():
-                    end += self._file.write(part.tobytes())
-        with _room():
-            self._file.flush()
+                self._parts.setdefault(number_of_block, []).append((self._file.rows, len(part)))
+                self._file.append(part)
+        self._file.flush()
 
     def read(self, number: int) -> pd.DataFrame:
         """The gaze of a block, ordered by case, reading and time; ``reading_id`` is a number for each reading."""
-        parts = self._parts.get(number, [])
-        rows: NDArray[np.void] = np.empty(sum(count for _, count in parts), self._dtype)
-        start = 0
-        for offset, count in parts:
-            # Forked processes of a loader share the file and its read position.
-            read = os.pread(self._file.fileno(), count * self._dtype.itemsize, offset)
-            rows[start : start + count] = np.frombuffer(read, self._dtype)
-            start += count
+        rows = self._file.read(self._parts.get(number, []))
         rows = rows[np.lexsort([rows[name] for name in reversed(ORDER)])]
         return pd.DataFrame({name: rows[name] for name in self._dtype.names or ()})
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    """Raises InputError with advice if the temporary file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{tempfile.gettempdir()}: gaze cannot be kept there while the command runs ({error.strerror}); make room, "
-            "or name another folder with the variable TMPDIR"
-        ) from error
 
 
 def _batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

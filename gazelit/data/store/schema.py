@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,11 @@ def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:
     return lambda: pd.DataFrame(columns=list(columns))
 
 
-def no_gaze() -> Iterator[pd.DataFrame]:
+#: A table of gaze, or its pieces, one behind the other.
+GazeTable: TypeAlias = "pd.DataFrame | Iterator[pd.DataFrame]"
+
+
+def no_gaze() -> Iterator[GazeTable]:
     """No gaze, for sources of images alone."""
     return iter(())
 
@@ -95,7 +100,8 @@ class Recording:
             columns.
         label_columns: The columns of ``images`` that are labels.
         read_gaze: Reads the gaze part by part, so that a log may be larger than memory: tables with ``GAZE_COLUMNS``,
-            each with whole readings of one kind, ordered by time within a reading. May be called again.
+            each with whole readings of one kind, ordered by time within a reading. A table that is too large for memory
+            comes as an iterator over its pieces. May be called again.
         synthetic: Whether the data were simulated.
         skipped: Cases or readings left out, each with its reason; reading the gaze may add to it.
         notes: Warnings for the user, such as counts of rows left out.
@@ -107,7 +113,7 @@ class Recording:
 
     images: pd.DataFrame
     label_columns: list[str]
-    read_gaze: Callable[[], Iterator[pd.DataFrame]] = no_gaze
+    read_gaze: Callable[[], Iterator[GazeTable]] = no_gaze
     synthetic: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
@@ -143,15 +149,24 @@ class Recording:
                 raise InputError(f"table of {name}: some rows belong to no image; leave them out in the source")
         _require("recordings", self.recordings, RECORDING_COLUMNS)
 
-    def gaze_parts(self) -> Iterator[pd.DataFrame]:
-        """The gaze part by part, completed and checked.
+    def gaze_tables(self) -> Iterator[Iterator[pd.DataFrame]]:
+        """The gaze table by table, each in pieces, completed and checked.
 
         Raises:
-            InputError: A part breaks the schema.
+            InputError: A piece breaks the schema.
         """
         known = pd.Index(self.images["image_id"])
-        for part in self.read_gaze():
-            yield complete_gaze(part, known)
+        for table in self.read_gaze():
+            pieces = iter([table]) if isinstance(table, pd.DataFrame) else table
+            yield (complete_gaze(piece, known) for piece in pieces)
+
+    def gaze_parts(self) -> Iterator[pd.DataFrame]:
+        """All tables' pieces, completed and checked.
+
+        Raises:
+            InputError: A piece breaks the schema.
+        """
+        return chain.from_iterable(self.gaze_tables())
 
     def gaze(self) -> pd.DataFrame:
         """The whole table of gaze, ordered by image, reading, kind and time; for data that fit into memory."""
