@@ -41,7 +41,7 @@ def guard(
 
     The density of films is fitted on the training split, its threshold and the prediction sets on another split. For an
     exact promise the model must not have been selected on that split. ``val`` selected the epoch and the temperature,
-    so that its coverage is slightly too high; with ``test`` no cases are left to test the promise.
+    so that the stated coverage is slightly optimistic; with ``test`` no cases are left to test the promise.
 
     Args:
         ckpt: A checkpoint of ``gazelit fit``, after ``gazelit calibrate`` if it is calibrated; or several, of the same

@@ -18,7 +18,7 @@ Taught = Literal["diagnosis", "saliency"]
 
 
 class FrozenTeacher:
-    """A network that is only asked: in evaluation mode, without gradient, never changed.
+    """A network that only predicts: in evaluation mode, without gradient, never changed.
 
     It is no module, so that a stage that holds it neither trains, saves, shards nor switches it; it moves to the device
     and type of the images by itself. A copy of the stage (a moving average of weights) shares it.

@@ -28,7 +28,7 @@ WITH_GAZE = "with_gaze"
 
 @dataclass(frozen=True)
 class MetricEntry:
-    """What is known of a metric.
+    """The properties of a metric.
 
     Attributes:
         name: In logs behind the split, such as ``test/cc``, and in tables of predictions.

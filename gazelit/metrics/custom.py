@@ -164,7 +164,7 @@ def computed(metric: Metric) -> dict[str, Tensor]:
 
 
 def described(metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
-    """What reports have to know of metrics, by name: ``label`` and ``higher_is_better``, null if nobody knows."""
+    """Data of metrics for reports, by name: ``label`` and ``higher_is_better``, null if not known."""
     return {
         metric_name(metric): {
             "label": str(getattr(metric, "label", metric_name(metric).replace("_", " "))),

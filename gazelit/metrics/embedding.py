@@ -19,7 +19,7 @@ _ROWS = 1024
 
 
 class EmbeddingMetrics(Metric):
-    """How well the classes of images are told by the embeddings of the others; nothing without classes.
+    """How well the classes of images are predicted from the embeddings of the others; nothing without classes.
 
     Each image is predicted from all the others of the split, so that no further data are needed. Unknown labels (NaN)
     of a multi-label problem do not count; a class that is absent, or that every image has, does not either.
