@@ -32,7 +32,7 @@ _LN2 = np.float32(math.log(2) * 2.0**-23)
 
 
 def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """The four metrics together; each as its function of the same name has it, to 1e-6.
+    """The four metrics together; each equals its function of the same name to 1e-6.
 
     Args:
         prediction: Predicted densities (B, H, W).

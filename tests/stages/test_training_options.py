@@ -111,9 +111,6 @@ def test_the_documented_commands_train(command, store, run_gazelit, tmp_path):
     short = ["--trainer.max_epochs=2", "--checkpoint.dirpath=run/checkpoints"]
     stage = 1 if "stage1.yaml" in " ".join(arguments) else 3
     small = [*tiny(stage, store), "--data.downscale=1", *short]
-    if "compile=" in command[-1]:
-        # As many films as validation has: a component would be compiled a third time for batches of another size.
-        small.append("--data.loader.batch_size=3")
     # What the command is about comes last, where tiny() would undo it.
     again = [argument for argument in arguments if "precision" in argument or "encoder=" in argument]
     run_gazelit(name, *arguments, *small, *again)
