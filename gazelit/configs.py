@@ -233,7 +233,7 @@ def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:
 
 
 def check_growth(text: str, origin: str) -> None:
-    """Checks that YAML stays small when its aliases are written out, as whoever walks through it does.
+    """Checks that YAML stays small when its aliases are expanded, as happens when it is traversed.
 
     Args:
         text: The YAML.

@@ -24,5 +24,5 @@ def first_line(error: BaseException) -> str:
 class Terminated(BaseException):
     """SIGTERM has come: nothing is begun any more, and the process ends with 143.
 
-    It is no ``Exception``, so that nobody who handles a mistake takes it for one.
+    It is no ``Exception``, so that handlers of mistakes do not catch it.
     """

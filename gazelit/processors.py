@@ -94,7 +94,7 @@ def settle_threads() -> None:
 
 @contextmanager
 def threads_divided(among: int) -> Iterator[None]:
-    """Has the processes that are started within share the processors, unless the user said how many threads each has.
+    """Has the processes that are started within share the processors, unless the user set the number of threads.
 
     Args:
         among: How many of them run at the same time.

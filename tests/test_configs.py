@@ -168,7 +168,7 @@ def test_the_joint_model_trains_on_reflacx(stage, reflacx, run_gazelit, tmp_path
 def test_labels_that_the_network_does_not_tell_apart(store, run_gazelit):
     options = ["--data.labels=[CHF, pneumonia]", "--data.exclusive=false", "--trainer.fast_dev_run=true"]
     printed = run_gazelit("fit", "--config=stage3.yaml", *tiny(3, store), *options, code=2)
-    assert "the data have 2, but the network tells 3 classes apart; set --model.network.classes=2" in printed
+    assert "the data have 2, but the network has 3 classes; set --model.network.classes=2" in printed
 
 
 TINY_ONE_ENCODER = [

@@ -190,22 +190,18 @@ def test_the_report_shows_no_case_id(interrupted, store):
     assert not any(image_id in text for image_id in ids)
 
 
-def test_a_finished_run_changes_nothing(interrupted, store):
+def test_a_finished_run_changes_nothing(interrupted, store, run_gazelit):
     path, out, _, _ = interrupted
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.ckpt")}
-    again = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("done before, skipped") == 6
+    assert run_gazelit(*command(path, store, out)[3:]).count("done before, skipped") == 6
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.ckpt")} == before
 
 
-def test_other_settings_in_the_same_folder_are_refused(interrupted, store, tmp_path):
-    out = interrupted[1]
+def test_other_settings_in_the_same_folder_are_refused(interrupted, store, run_gazelit, tmp_path):
     path = pipeline_file(tmp_path, store, epochs=4)
-    result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "made with other settings" in result.stderr
-    assert "Traceback" not in result.stderr
+    printed = run_gazelit(*command(path, store, interrupted[1])[3:], code=2)
+    assert "made with other settings" in printed
+    assert "Traceback" not in printed
 
 
 def test_infer_reads_real_files_with_the_trained_model(interrupted, real_data, run_gazelit, tmp_path):

@@ -55,7 +55,7 @@ def test_a_running_pipeline_says_what_is_done_and_what_is_left(run, capsys):
     assert steps[3].left_seconds == pytest.approx(24, abs=0.5)
     assert [step.left_seconds for step in steps[4:]] == [100.0, 20.0, None]
     printed = capsys.readouterr().out
-    assert "3 of 7 steps done in 2 min 40 s; about 2 min 24 s left, and 1 steps that nothing is known of yet" in printed
+    assert "3 of 7 steps done in 2 min 40 s; about 2 min 24 s left, and 1 steps without an estimate" in printed
     assert "nothing runs" not in printed
 
 

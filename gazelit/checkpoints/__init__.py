@@ -1,1 +1,1 @@
-"""What a checkpoint says of itself, and what another stage takes from it."""
+"""The stamps of checkpoints, and the hand-over of their components to other stages."""

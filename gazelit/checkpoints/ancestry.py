@@ -1,4 +1,4 @@
-"""`gazelit lineage`: where a checkpoint comes from, in words."""
+"""`gazelit lineage`: the ancestry of a checkpoint in words."""
 
 from __future__ import annotations
 

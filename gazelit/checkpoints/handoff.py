@@ -1,4 +1,4 @@
-"""Which parts of a checkpoint another stage takes over: exactly those that both have, strictly."""
+"""The hand-over of a checkpoint's components to another stage: exactly those that both have, loaded strictly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gazelit.models.weights import check_fit
 
 @dataclass(frozen=True)
 class HandOff:
-    """What a hand-off did.
+    """The result of a hand-off.
 
     Attributes:
         source_stage: Stage that wrote the checkpoint.
@@ -50,21 +50,21 @@ class HandOff:
 
 
 def same_specification(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two component specifications build interchangeable modules (where weights came from is no matter)."""
+    """Whether two component specifications build interchangeable modules; the source of the weights does not count."""
     return _without_weights(first) == _without_weights(second)
 
 
 def hand_over(path: str | os.PathLike[str], network: Network, stage: str, split_note: str | None = None) -> HandOff:
     """Loads into ``network`` exactly the components that it shares with the checkpoint, strictly.
 
-    Low-rank adapters go along where both have the same ones. Else the checkpoint's are merged into the weights, and the
-    network's begin anew.
+    Low-rank adapters are loaded if both have the same ones. Otherwise the checkpoint's are merged into the weights, and
+    the network's keep their initial values.
 
     Args:
         path: Checkpoint of another stage.
         network: The receiving network; untouched unless every shared component fits.
         stage: Name of the receiving stage, for messages.
-        split_note: What :func:`check_split` says of it; recorded, so that reports repeat it.
+        split_note: The note of :func:`check_split`; it is recorded for reports.
 
     Raises:
         InputError: Nothing is shared, a shared component is specified otherwise, or its tensors do not fit.

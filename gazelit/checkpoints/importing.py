@@ -38,15 +38,15 @@ _FULL_SIZE = [640, 512]
 
 
 def import_checkpoint(file: list[str], out: Path, stage: ReferenceStage | None = None) -> None:
-    """Writes a reference checkpoint as one that ``fit``, ``test`` and ``infer`` take, and prints what became of it.
+    """Writes a reference checkpoint as one that ``fit``, ``test`` and ``infer`` read, and prints what was taken over.
 
     Args:
         file: The reference implementation's ``NET.pt``, of any of its four trainings.
         out: The checkpoint to write: of the stage that the file ends, to be handed over to the next.
-        stage: The training that wrote the file; needed where the file does not tell.
+        stage: The training that wrote the file; needed if the file does not show it.
 
     Raises:
-        InputError: The file is no such checkpoint, it does not tell its stage, or a tensor does not fit.
+        InputError: The file is no such checkpoint, does not show its stage, or a tensor does not fit.
     """
     if len(file) != 1:
         raise InputError(f"import-reference takes one file, not {len(file)}")

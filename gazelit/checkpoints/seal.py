@@ -1,7 +1,7 @@
-"""The seal of a checkpoint's file: a digest of its bytes, by which a damaged one is known before it is used.
+"""The seal of a checkpoint's file: a digest of its bytes, by which damage is found before the file is used.
 
-torch reads an archive without looking at its checksums, so that a flipped bit would be a weight of another value. The
-seal is the comment of the archive, which readers of such files, torch among them, pass over.
+torch reads an archive without checking its checksums, so that a flipped bit would change a weight. The seal is the
+comment of the archive, which torch and other readers ignore.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import xxhash
 
 from gazelit.errors import InputError
 
-#: What a comment of ours begins with; 32 hexadecimal digits follow.
+#: Beginning of the comment; 32 hexadecimal digits follow.
 _MARK = b"gazelit xxh3-128 "
 _LENGTH = len(_MARK) + 32
 _BLOCK = 1 << 22
@@ -41,10 +41,10 @@ def check_seal(path: str | os.PathLike[str]) -> bool:
         path: A checkpoint.
 
     Returns:
-        Whether it has one: files that gazelit did not write, or wrote before it sealed them, have none.
+        Whether it has a seal; foreign files, and those of earlier versions, have none.
 
     Raises:
-        InputError: The bytes are not those that were written.
+        InputError: The bytes differ from those that were written.
     """
     with Path(path).open("rb") as file:
         is_archive = file.read(2) == b"PK"

@@ -9,30 +9,30 @@ from typing import Any
 from gazelit.checkpoints.stamps import sources
 from gazelit.errors import InputError
 
-#: Collections whose films are those of a larger one: whoever has seen that one may have seen their patients.
+#: Collections whose films are part of a larger one: a model of the larger one may have seen their patients.
 ORIGINS = dict.fromkeys(("egd-cxr", "reflacx", "gazesearch", "gazeintent", "gazevalm"), "mimic-cxr")
 
 
 def check_split(
     path: str | os.PathLike[str], stamp: Mapping[str, Any], data: Mapping[str, Any], allowed: bool = False
 ) -> str | None:
-    """Checks that no checkpoint, ancestor or teacher of theirs may have seen patients of the test split at hand.
+    """Checks that neither a checkpoint nor its ancestors and teachers may have seen patients of the test split.
 
-    They have not if they were trained on the same split of the same data, or on data of the same split file
-    (``gazelit split``), or if the data at hand leave the patients of their store out (an external test).
+    They cannot have seen them if they were trained on the same split of the same data, or on data of the same split
+    file (``gazelit split``), or if the given data leave out the patients of their store (an external test).
 
     Args:
         path: The checkpoint, for messages.
         stamp: Its stamp.
-        data: Provenance of the data at hand.
-        allowed: Whether the user insists.
+        data: Provenance of the given data.
+        allowed: Whether the user accepts such a checkpoint.
 
     Returns:
-        What the user should know, if anything; without the path, because it is recorded.
+        A note for the user, or None; without the path, because it is recorded.
 
     Raises:
-        InputError: One of them was trained on another split of the same data, on a collection that the data at hand
-            are part of or that is part of them, or on patients nobody recorded.
+        InputError: One of them was trained on another split of the same data, on a collection that includes the given
+            data or is included in them, or on patients that are not recorded.
     """
     note = None
     for ancestor in sources(stamp):
@@ -54,7 +54,7 @@ def check_split(
 
 
 def _overlap(ancestor: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
-    """What is amiss between the data that a stage was trained on and those at hand."""
+    """The reason why a stage's training data may include patients of the given test split."""
     earlier = ancestor["data"]
     split = earlier.get("split_sha256")
     if split is not None and split == data.get("split_sha256"):

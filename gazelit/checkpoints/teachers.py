@@ -30,8 +30,8 @@ def take_teachers(
     Args:
         objectives: The objectives.
         data: Provenance of the student's data.
-        measures: What the student predicts: ``diagnosis``, ``saliency``.
-        allowed: Whether a teacher is taken that may have seen patients of the student's test split.
+        measures: Outputs of the student: ``diagnosis``, ``saliency``.
+        allowed: Whether a teacher is accepted that may have seen patients of the student's test split.
 
     Returns:
         What the student's stamp records of each: the teacher's own stamp with its ``sha256`` and ``split_note``, and
@@ -85,7 +85,7 @@ def _network(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> Net
 def _check_data(
     path: str | os.PathLike[str], stored: Mapping[str, Any], data: Mapping[str, Any], outputs: Sequence[Taught]
 ) -> None:
-    """Checks that a teacher tells the same classes apart, at the same size, as far as the data at hand say."""
+    """Checks that a teacher has the same classes and size, as far as the given data specify them."""
     fields = ["size", *(["class_names", "exclusive"] if "diagnosis" in outputs else [])]
     for field in fields:
         if field in data and stored.get(field) != data[field]:

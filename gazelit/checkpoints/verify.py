@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what was written."""
+"""Checks whether a checkpoint is as it was written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def verify_checkpoint(path: Path) -> tuple[list[str], str]:
         path: A ``.ckpt``, or exported weights with their description beside them, which has their SHA-256.
 
     Returns:
-        What is wrong, a line at most, and what was compared, in words.
+        The fault, at most a line, and a description of what was compared.
     """
     try:
         checkpoint = read_checkpoint(path)

@@ -17,7 +17,7 @@ from gazelit.runs.run_file import RUN_FILE, read_run_file
 
 logger = logging.getLogger("gazelit")
 
-#: What a browser on this machine may call the page.
+#: Host names of the page for browsers on this machine.
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -37,21 +37,21 @@ def app(
 ) -> None:
     """Serves a page that reads films, browses a store and shows reports, until it is interrupted.
 
-    What is dropped on the page stays in memory, and only who has the address that is printed gets in. Many
-    arguments, because each is an option of the command line.
+    Films that are dropped on the page stay in memory, and only the printed address opens the page. Many arguments,
+    because each is an option of the command line.
 
     Args:
-        ckpt: The model; that of the first run unless given. Of several checkpoints, the mean is read and its spread
-            told.
+        ckpt: The model; that of the first run unless given. With several checkpoints readings are their mean, with its
+            spread.
         store: The prepared store; that of the first run unless given.
         runs: Finished runs whose reports are shown, or folders with such runs in them.
         host: Address to listen at; one that other machines reach needs a certificate.
         port: Port to listen at; 0 for any that is free.
-        names: Further names that the page is called by, such as this machine's in its network.
+        names: Further host names of the page, such as this machine's name in its network.
         tls_certificate: PEM file with the certificate.
         tls_key: PEM file with its key.
         mc_dropout: Passes with dropout on; their mean and spread are shown. 0 for one pass without.
-        guards: What ``gazelit guard`` fitted to several checkpoints or to passes with dropout.
+        guards: A file of ``gazelit guard`` for several checkpoints or passes with dropout.
         device: Where the network runs, such as ``cuda``.
 
     Raises:
@@ -62,7 +62,7 @@ def app(
     if tls_key is not None and tls_certificate is None:
         raise InputError("tls_key: goes with --tls_certificate; give both")
     if host in _EVERY_ADDRESS and not names:
-        raise InputError(f"host: {host} is every address of this machine; give by --names what the page is called")
+        raise InputError(f"host: {host} is every address of this machine; give the page's host names with --names")
     Certificates(tls_certificate, tls_key).server(host, "host")
     tls = None if tls_certificate is None else (tls_certificate, tls_key)
     folders = list(runs or [])
@@ -76,7 +76,7 @@ def app(
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows; the attributes are :func:`app`'s parameters."""
+    """The content of the page; the attributes are :func:`app`'s parameters."""
 
     ckpts: Sequence[Path]
     mc_dropout: int
@@ -93,10 +93,10 @@ def _serve(
     tls: tuple[Path, Path | None] | None,
     shown: Shown,
 ) -> None:
-    """Reads what is to be shown, and answers until it is interrupted."""
+    """Loads the content of the page, and serves it until it is interrupted."""
     import uvicorn
 
-    # They take seconds to import, and what is wrong with the options has been said before.
+    # They take seconds to import; wrong options have been reported before.
     from gazelit.data.store.store import Store
     from gazelit.deploy.app.library import Library
     from gazelit.deploy.app.reading_room import ReadingRoom
@@ -115,7 +115,7 @@ def _serve(
     certificate, key = tls or (None, None)
     config = uvicorn.Config(
         server,
-        # What is asked for is nobody's business: no log of it, and no name of a library in the answers.
+        # For privacy requests are not logged, and answers do not name a library.
         access_log=False,
         log_config=None,
         server_header=False,
@@ -137,7 +137,7 @@ def _serve(
 
 
 def _of_run(folders: Sequence[Path], ckpts: list[Path], store: Path | None) -> tuple[list[Path], Path | None]:
-    """Model and store; where one is not given, those of the first run."""
+    """Model and store; those of the first run if not given."""
     found = []
     for folder in folders:
         if not folder.is_dir():
@@ -154,7 +154,7 @@ def _of_run(folders: Sequence[Path], ckpts: list[Path], store: Path | None) -> t
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a busy port is said before a model is loaded."""
+    """A bound socket, so that a busy port is reported before a model is loaded."""
     if not 0 <= port <= 65_535:
         raise InputError(f"port: must be 0 to 65535, not {port}")
     try:

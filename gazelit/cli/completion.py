@@ -1,4 +1,4 @@
-"""`gazelit completion`: what a shell needs to complete commands, options, configurations and files."""
+"""`gazelit completion`: a script with which a shell completes commands, options, configurations and files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gazelit.errors import InputError
 if TYPE_CHECKING:
     from gazelit.cli.main import Command
 
-#: Completes a configuration by a shipped name or a file of the user's.
+#: Completes a configuration by a shipped name or a user's file.
 _CONFIG = {"bash": "_gazelit_configs", "zsh": "_gazelit_configs"}
-#: Of `gazelit configs`.
+#: Actions of `gazelit configs`.
 _WORDS = ("list", "show", "copy", *shipped_configs())
-#: What options of `fit` take, where it is no file.
+#: Values of options of `fit` that are no files.
 _CHOICES = {
     "--preset": ("quick", "paper"),
     "--checkpoint.mode": ("min", "max"),

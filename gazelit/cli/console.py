@@ -1,11 +1,11 @@
-"""What a training does not print: adverts, and warnings that are known to be harmless, each with its reason."""
+"""Messages that a training does not print: adverts, and warnings that are harmless, each with the reason."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 
-#: Beginnings (regular expressions) of messages that tell a user of gazelit nothing, and why.
+#: Beginnings (regular expressions) of messages that are of no use to a user of gazelit, with the reason.
 HARMLESS = {
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning's own use of a torch function",
     r"(?s).*(skip_none|instantiate_classes|add_instantiator).* deprecated": "Lightning's own use of jsonargparse",
@@ -15,7 +15,7 @@ HARMLESS = {
     r"Checkpoint directory .* exists and is not empty": "a resumed run goes on in its folder",
     r"The '?\w+'? ?does not have many workers": "the number is configured; one core has no use for more",
 }
-#: Parts of log messages that are adverts, say again what the configuration says, or that there is no TPU.
+#: Parts of log messages that are adverts, repeat the configuration, or say that there is no TPU.
 ADVERTS = ("LitLogger", "Seed set to", "TPU available: False", "`Trainer.fit` stopped: `max_")
 #: Lightning's loggers of such messages.
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")

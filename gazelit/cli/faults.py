@@ -1,4 +1,4 @@
-"""What is at fault, in one line, where an error is not our code's."""
+"""One line on the fault, for errors that are not our code's."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 
 from gazelit.errors import NO_SHARED_MEMORY, InputError
 
-#: What torch puts around the message of an error that a loader's process raised.
+#: Text that torch adds to an error of a loader's process.
 _RAISED_BY_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n.*^[\w.]+: ", re.DOTALL | re.MULTILINE)
-#: What torch says of a loader's process that is gone.
+#: torch's message about a loader's process that has died.
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: (?P<signal>[^.]+)|exited)")
 
-#: What torch says where it cannot give a batch to another process.
+#: torch's messages if it cannot pass a batch to another process.
 _SHARED_MEMORY = re.compile(r"unable to (allocate shared memory|open shared memory object)")
-#: What pathlib says of such a link before Python 3.13.
+#: pathlib's message about a link to itself before Python 3.13.
 _LOOP = re.compile(r"Symlink loop from '(?P<path>.*)'")
 
 
 def mistake_behind(error: BaseException | None) -> str | None:
-    """The user's mistake, or the machine's fault, behind an error; None if it is our own.
+    """The user's mistake, or the machine's fault, that caused an error; None if it is our own.
 
     Args:
-        error: What was raised; jsonargparse wraps what a constructor raises.
+        error: The error; jsonargparse wraps the errors of constructors.
     """
     while error is not None:
         if isinstance(error, InputError):
@@ -44,15 +44,15 @@ def mistake_behind(error: BaseException | None) -> str | None:
         if isinstance(error, RuntimeError) and (found := _WORKER.search(str(error))):
             return _of_worker(found["signal"] or "")
         if isinstance(error, (OSError, EOFError)) and _was_raised_in(error, "_try_get_data", "dataloader.py"):
-            # Its memory went with the process that had sent it.
+            # Its memory was freed with the process that had sent it.
             return _of_worker("")
-        # Only what was raised from an error is explained by it; what was raised while handling it is our own fault.
+        # An error raised "from" another is explained by it; an error raised while handling another is our own fault.
         error = error.__cause__
     return None
 
 
 def _was_raised_in(error: BaseException, function: str, file: str) -> bool:
-    """Whether it was raised in a function of another library, or in what that called.
+    """Whether it was raised in, or below, a function of another library.
 
     ``_try_get_data`` receives a loader's batch, and ``SemLock`` of ``synchronize.py`` makes a lock in shared memory.
     """

@@ -1,24 +1,24 @@
-"""The short help of the commands that train and evaluate: what most need, and where the rest is."""
+"""The short help of the commands that train and evaluate: the most common options, and where to find the others."""
 
 from __future__ import annotations
 
 from textwrap import wrap
 
-#: Columns and lines of what one reads without scrolling twice.
+#: Columns and lines of two screens.
 WIDTH = 100
 _INDENT = 36
 
 _RUN = {
     "--config FILE": "a configuration: a path or a shipped name (`gazelit configs`); of several, later ones win",
     "--preset quick": "shipped configurations small enough for two CPU cores",
-    "--name NAME": "keeps everything in runs/NAME; also what a W&B run is called",
+    "--name NAME": "keeps everything in runs/NAME; also the name of a W&B run",
     "--seed_everything N": "seed of weights and order (0)",
 }
 _CHECKPOINTS = {
     "--ckpt_path FILE": "same stage: resumes it (`last`: this run's own); another stage: takes its components over",
     "--start_from FILE": "takes the components of a checkpoint over, also of the same stage; starts at epoch 0",
-    "--checkpoint.monitor NAME": "what best.ckpt is chosen by (val/selection)",
-    "--checkpoint.mode min|max": "whether it shall be small or large (min)",
+    "--checkpoint.monitor NAME": "criterion of best.ckpt (val/selection)",
+    "--checkpoint.mode min|max": "whether lower or higher is better (min)",
     "--checkpoint.dirpath DIR": "where checkpoints go, if not by --name; config.yaml and epochs.csv lie beside DIR",
     "--allow_other_split true": "takes a checkpoint that may have seen patients of this test split",
 }

@@ -44,11 +44,11 @@ class Command:
     Attributes:
         target: ``module:function``, imported when the command runs.
         help: One line for ``gazelit --help``.
-        positional: Parameter that takes the argument (``str``) or arguments (a list) without a name, if any.
-        about: What that argument is, if no path.
+        positional: Parameter of the argument (``str``) or arguments (a list) without a name, if any.
+        about: Description of that argument, if it is no path.
         imports: Module whose classes may be named without their path.
         config_first: Whether a first argument without a name is the configuration.
-        least: How many arguments without a name there are at least, of a command that takes several.
+        least: Least number of arguments without a name, for a command that takes several.
     """
 
     target: str
@@ -60,7 +60,7 @@ class Command:
     least: int = 1
 
     def function(self) -> Callable[..., Any]:
-        """The function, or what describes it until it is called."""
+        """The function, or its description until it is called."""
         if self.imports:
             importlib.import_module(self.imports)
             return load(self.target)
@@ -69,7 +69,7 @@ class Command:
 
 COMMANDS = {
     "doctor": Command(
-        "gazelit.runs.doctor:doctor", "check this machine, a store and a configuration before hours are spent"
+        "gazelit.runs.doctor:doctor", "check this machine, a store and a configuration before a training"
     ),
     "synth": Command("gazelit.synthetic.cohort:write_cohort", "write a synthetic cohort in the real formats"),
     "prepare": Command(
@@ -95,17 +95,17 @@ COMMANDS = {
         "gazelit.runs.pipeline:run", "run a pipeline of stages, their test and the report", config_first=True
     ),
     "status": Command(
-        "gazelit.runs.status:status", "say where a run stands, what each step cost and what is left", positional="run"
+        "gazelit.runs.status:status", "print a run's steps with their state, cost and time left", positional="run"
     ),
     "configs": Command(
         "gazelit.cli.shipped:configs",
         "list, show or copy the configurations that come with gazelit",
         positional="words",
-        about="list (which it is unless given), show or copy, and names or parts of them",
+        about="list (default), show or copy, and names or parts of them",
     ),
     "completion": Command(
         "gazelit.cli.completion:completion",
-        "print what bash or zsh needs to complete commands and options",
+        "print the script with which bash or zsh completes commands and options",
         positional="shell",
         about="bash or zsh",
     ),
@@ -121,7 +121,7 @@ COMMANDS = {
     ),
     "phrases": Command(
         "gazelit.reporting.phrases:phrases",
-        "ask whether readers look at what they say, and how long before",
+        "measure whether readers look at the findings that they name, and how long before",
         positional="store",
     ),
     "compare-scanpaths": Command(
@@ -182,7 +182,7 @@ COMMANDS = {
     ),
     "serve-dicom": Command(
         "gazelit.deploy.dicom.serve:serve_dicom",
-        "take films over the network as a DICOM node, and send results to another",
+        "receive films over the network as a DICOM node, and send results to another",
         positional="ckpt",
     ),
     "adapt-reader": Command(
@@ -192,7 +192,7 @@ COMMANDS = {
     ),
     "guard": Command(
         "gazelit.deploy.fit_guards:guard",
-        "fit what tells films unlike a checkpoint's training, and prediction sets of a stated coverage",
+        "fit guards: a score for films unlike a checkpoint's training, and prediction sets of a stated coverage",
         positional="ckpt",
     ),
 }
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``gazelit ARGUMENTS``.
 
     Args:
-        arguments: What follows the program's name; the process's own arguments unless given.
+        arguments: Arguments after the program's name; the process's own arguments unless given.
 
     Returns:
         The exit code: 0, 2 if the input cannot be used, 130 or 143 if Ctrl-C or SIGTERM ended it.
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 preset, rest = take_preset(rest if name == "fit" else with_named_config(rest))
                 rest = nulls_in_groups(resolve_config_arguments(rest, preset))
                 guard_parser(rest, saved=name != "fit")
-                # torch takes seconds to import: what is wrong with names and files was said before.
+                # torch takes seconds to import: wrong names and files have been reported before.
                 load("gazelit.cli.training:GazeCLI")(args=[name, *rest])
             elif name in COMMANDS:
                 with _ends_on_sigterm():
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _ends_on_sigterm() -> Iterator[None]:
-    """Lets a command clean up, and what it started end, before SIGTERM ends it; trainings see to it themselves."""
+    """Lets a command clean up and end its processes before SIGTERM ends it; trainings do so themselves."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -336,7 +336,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
 
 
 def _with_underscores(argument: str) -> str:
-    """``--max-side`` for ``--max_side``: both spellings are taken."""
+    """``--max-side`` for ``--max_side``: both spellings are accepted."""
     if not argument.startswith("--"):
         return argument
     name, separator, value = argument[2:].partition("=")

@@ -1,7 +1,7 @@
-"""One line for a mistake on the command line or in a configuration, with what was probably meant.
+"""One line for a mistake on the command line or in a configuration, with a suggestion.
 
-jsonargparse reports a mistake as a tree of all types that a value was tried for, below the usage. What counts in it is
-the option, the value and what would have been taken.
+jsonargparse reports a mistake as the usage and a tree of all types that it tried for a value. The important parts are
+the option, the value and the values that would be accepted.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
 _NO_VALUE = re.compile(r"argument (\S+): expected (?:one|at least one) argument")
 _MISSING = re.compile(r"the following arguments are required: (.*)|Key \"([^\"]+)\" is required")
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
-#: Lines of a report that say nothing themselves.
+#: Lines of a report without information.
 _STRUCTURE = re.compile(r"[\s-]*(Does not validate|Subtypes:|Errors:|Given value type:|Expected a path)")
 _GIVEN = re.compile(r"Given value: (.*)")
 _CLASSES = re.compile(r"(?:<class '|\[)([\w.]+\.\w+)(?='>|\])")
 _CUT = re.compile(r"Unable to load config '([^']*)")
-#: How types are called.
+#: Names of types in messages.
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 
 
@@ -46,36 +46,36 @@ class ExplainingParser(ArgumentParser):
     """A parser whose errors are one line, an :class:`gazelit.errors.InputError`.
 
     Attributes:
-        arguments: What is parsed; tells whether an option stands on the command line or in a file.
+        arguments: The parsed arguments; they show whether an option is on the command line or in a file.
     """
 
     arguments: Sequence[str] = ()
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        # An abbreviation that is unique today need not be tomorrow, and hides a misspelt option.
+        # An abbreviation may not stay unique, and hides a misspelt option.
         options.setdefault("allow_abbrev", False)
         super().__init__(*args, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the explained error; parsers within a parser report to it."""
+        """Raises the explained error; nested parsers report to it."""
         if not self.exit_on_error:
             super().error(message, ex)
         cause: BaseException | None = ex
         while cause is not None and not isinstance(cause, InputError):
             cause = cause.__cause__ or cause.__context__
         if cause is not None:
-            # Said by gazelit's own code, in one line.
+            # An error of gazelit's own code, in one line already.
             raise InputError(str(cause)) from ex
         raise InputError(explain(message, getattr(ex, "subcommand_parser", None) or self, self.arguments)) from ex
 
 
 def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
-    """What is wrong and what to do, in one line.
+    """Explains a mistake, and what to do, in one line.
 
     Args:
         message: As jsonargparse reports it.
-        parser: Its options are what an unknown one is compared with.
-        arguments: The command line behind the command's name.
+        parser: Parser with whose options an unknown one is compared.
+        arguments: Arguments after the command's name.
     """
     report = _Report(message)
     if report.unknown is not None:
@@ -97,19 +97,19 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> s
 
 
 class _Report:
-    """What jsonargparse's report says, taken apart.
+    """The parts of jsonargparse's report.
 
     Attributes:
         path: Keys that lead to the mistake.
-        owner: Dotted path of the class whose parameter it is about.
-        unknown: The option that there is not.
-        class_name: The class that there is not.
-        bases: Dotted paths of what the class has to extend one of.
+        owner: Dotted path of the class whose parameter is wrong.
+        unknown: The option that does not exist.
+        class_name: The class that does not exist.
+        bases: Dotted paths of classes of which the class has to extend one.
         expected: Types that the value was tried for.
         value: The value.
-        reason: What a class says of its arguments.
+        reason: Error message of a class about its arguments.
         missing: Names of required options.
-        without_value: The option that was given none.
+        without_value: The option without a value.
     """
 
     def __init__(self, message: str) -> None:
@@ -129,7 +129,7 @@ class _Report:
             if found := _KEY.search(line):
                 keys = [(level, key) for level, key in keys if level < indent] + [(indent, found[1])]
                 self.path = [part for _, key in keys for part in key.split(".")]
-                # What was tried before it was on the way here.
+                # Earlier lines are alternatives that were tried on the way.
                 self.expected, self.value = [], None
             self._read(line)
         if self.path[:1] and self.unknown is not None and self.unknown.startswith("--"):
@@ -189,7 +189,7 @@ def _unknown_option(report: _Report, parser: ArgumentParser, arguments: Sequence
 
 
 def _missing(names: Sequence[str], parser: ArgumentParser) -> str:
-    # Of a subcommand the name comes with it.
+    # For a subcommand the name includes the command.
     if [name.rpartition(".")[2] for name in names] == ["model"]:
         return "--config is missing; name a stage's configuration, such as --config stage1.yaml (`gazelit configs`)"
     positional = {action.dest for action in parser._actions if not action.option_strings}
@@ -198,7 +198,7 @@ def _missing(names: Sequence[str], parser: ArgumentParser) -> str:
 
 
 def _without_value(option: str, arguments: Sequence[str]) -> str:
-    # jsonargparse names the class's option for what is nested in it.
+    # For a nested option jsonargparse names the class's option.
     given = [
         argument
         for argument in arguments
@@ -232,7 +232,7 @@ def _unknown_class(report: _Report, parser: ArgumentParser) -> str:
 def _wrong_value(report: _Report, where: str) -> str:
     choices = [value for kind in report.expected for value in _literals(kind)]
     kinds = [_type_name(kind) for kind in report.expected if not _literals(kind)]
-    # What is left out says null as well.
+    # An option that is left out is null as well.
     plain = [kind for kind in dict.fromkeys(kinds) if kind != "null"] or ([] if choices else kinds)
     if plain == ["true or false"] and not choices:
         return f"'{report.value}' is neither true nor false; write {where}=true or {where}=false"
@@ -243,7 +243,7 @@ def _wrong_value(report: _Report, where: str) -> str:
 
 
 def _bases(parser: ArgumentParser, path: Sequence[str]) -> list[Any]:
-    """The classes that an option's value may be of, as its annotation says."""
+    """The classes of an option's value, by its annotation."""
     actions = [action for action in parser._actions if action.dest == ".".join(path)]
     hints = [getattr(action, "_typehint", None) for action in actions]
     return [kind for hint in hints for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
@@ -267,7 +267,7 @@ def _type_name(kind: str) -> str:
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
-    """The known name that resembles one, also one of a level below (``sigma`` for ``gaze.sigma``); empty if none."""
+    """The most similar known name, also one of a level below (``sigma`` for ``gaze.sigma``); empty if none."""
     known = list(known)
     first, _, rest = name.partition(".")
     if rest and name not in known and "." not in "".join(known):
@@ -284,7 +284,7 @@ def _closest(name: str, known: Iterable[str]) -> str:
 
 
 def _where(path: Sequence[str], arguments: Sequence[str]) -> str:
-    """An option as it stands on the command line, or the file and key that hold it."""
+    """An option as on the command line, or the file and key that hold it."""
     option = "--" + ".".join(path)
     given = {argument.partition("=")[0].removesuffix("+") for argument in arguments}
     if option in given or option.replace("_", "-") in given:
@@ -314,7 +314,7 @@ def _holds(file: Path, path: Sequence[str]) -> bool:
 
 
 def _options(parser: ArgumentParser) -> list[str]:
-    """Names of a parser's options, and of what is nested in them."""
+    """Names of a parser's options and of their nested options."""
     names = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
     return [name for name in names if name not in ("help", "print_config")]
 
@@ -352,7 +352,7 @@ def _subclasses(base: type[Any]) -> Iterator[str]:
 
 
 def _load(path: str) -> Any:
-    """What a dotted path names, if its module is imported already: nothing is imported for a message."""
+    """The object of a dotted path, if its module is imported already: nothing is imported for a message."""
     module, _, name = path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
 

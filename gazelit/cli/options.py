@@ -1,4 +1,4 @@
-"""Options as people write them: ``--size 640,512`` for ``--size '[640, 512]'``, ``--strict`` for ``--strict=true``."""
+"""Short forms of options: ``--size 640,512`` for ``--size '[640, 512]'``, ``--strict`` for ``--strict=true``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _FLAG_VALUES = ("true", "false", "yes", "no")
 
 
 def spelled(parameter: str) -> str:
-    """The option of a parameter: ``from`` of ``from_``, which cannot be called as the word of the language is."""
+    """The option of a parameter: ``from`` for ``from_``, because ``from`` is a keyword of Python."""
     word = parameter.removesuffix("_")
     return word if keyword.iskeyword(word) else parameter
 
 
 def spell_options(parser: ArgumentParser) -> None:
-    """Has a parser's options, help and messages say ``--from`` for the parameter ``from_``."""
+    """Makes a parser's options, help and messages use ``--from`` for the parameter ``from_``."""
     for action in parser._actions:
         word = spelled(action.dest)
         if action.option_strings and word != action.dest:
@@ -31,12 +31,12 @@ def spell_options(parser: ArgumentParser) -> None:
 
 
 def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module: types.ModuleType | None) -> list[str]:
-    """Puts brackets around values that options which are lists were given without: those with commas, and single ones.
+    """Puts missing brackets around the values of options that are lists: values with commas, and single ones.
 
     Args:
         arguments: Of the command line.
         function: Its parameters are options.
-        module: Whose classes' parameters are nested options, such as ``source.labels``.
+        module: Module of classes whose parameters are nested options, such as ``source.labels``.
     """
     callables = [function]
     if module is not None:
@@ -58,7 +58,7 @@ def bracket_lists(arguments: Sequence[str], function: Callable[..., Any], module
 
 
 def _lists_of(function: Callable[..., Any]) -> dict[str, bool]:
-    """Names of the parameters that may be lists or tuples, and whether they can be nothing but a list or None."""
+    """Names of the parameters that may be lists or tuples, and whether they can only be a list or None."""
     target = function.__init__ if inspect.isclass(function) else function
     try:
         hints = get_type_hints(target)
@@ -86,7 +86,7 @@ def _bracketed(value: str, only_list: bool) -> str:
 def nulls_in_groups(arguments: Sequence[str]) -> list[str]:
     """Writes ``--data.split.file=null`` as ``--data.split={file: null}``, for the groups of the data module's options.
 
-    jsonargparse 4.53 reads the null of an option within a group within a class, and hands it on as the word None.
+    jsonargparse 4.53 reads the null of an option within a group within a class as the word None.
 
     Args:
         arguments: Of the command line.
@@ -111,10 +111,10 @@ def nulls_in_groups(arguments: Sequence[str]) -> list[str]:
 
 
 def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """Gives options that are yes or no the value true where they have none.
+    """Gives switches without a value the value true.
 
-    An option that is yes, no, or a list of known words (``--dicom sr,sc``) has a value only if it is one of these: what
-    follows may be a file.
+    A switch that may also be a list of known words (``--dicom sr,sc``) has a value only if the next argument is one of
+    these; otherwise it may be a file.
 
     Args:
         arguments: Of the command line.
@@ -145,7 +145,7 @@ def complete_flags(arguments: Sequence[str], function: Callable[..., Any]) -> li
 
 
 def _flag_items(hint: Any) -> set[str] | None:
-    """What a flag may name in place of yes or no: nothing, or words; None of an option that is no flag."""
+    """The words that a flag may have instead of true or false, perhaps none; None for an option that is no flag."""
     if hint is bool:
         return set()
     if bool not in get_args(hint):

@@ -1,4 +1,4 @@
-"""What the process imports that steps of a pipeline are forked from: what evaluation and reports take."""
+"""Imports of the process from which steps of a pipeline are forked: those of evaluations and reports."""
 
 from gazelit.cli.signature import load
 

@@ -17,9 +17,9 @@ from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 from gazelit.metrics.catalogue import WITH_GAZE
 from gazelit.text_table import wide_console
 
-#: Draws of patients, each a number for every case: enough for a console; the report draws more.
+#: Number of draws of patients: enough for a console; the report draws more.
 RESAMPLES = 1000
-#: Cases above which no intervals are drawn here; the draws would take gigabytes.
+#: Number of cases above which no intervals are computed here; the draws would take gigabytes.
 MOST_CASES = 20_000
 _DIAGNOSIS = {
     "auroc": "AUC",
@@ -47,8 +47,8 @@ def show_metrics(
 
     Args:
         metrics: By name, with the split before it: ``test/auroc_macro``.
-        predictions: Of every case, as in ``predictions.parquet``; None where there are none.
-        patients: (N,) the patient of every prediction; None where they are not known.
+        predictions: Predictions of every case, as in ``predictions.parquet``; None if there are none.
+        patients: (N,) the patient of every prediction; None if not known.
         classes: Names of the classes.
     """
     estimates = {} if predictions is None or patients is None else _estimates(predictions, patients, classes)
@@ -87,7 +87,7 @@ def _estimates(predictions: pd.DataFrame, patients: NDArray[Any], classes: Seque
     found = scores_of({0: [table]}, classes, weights).estimates()
     given = {f"{WITH_GAZE}_p_{name}": f"p_{name}" for name in classes}
     if given and set(given) <= set(table):
-        # The same of the classifier that was given gaze, whose maps are no others.
+        # The same for the classifier that was given gaze; its maps are the same.
         seen = table.drop(columns=[*given.values(), *set(MAP_METRICS) & set(table)]).rename(columns=given)
         with_gaze = scores_of({0: [seen]}, classes, weights).estimates()
         found |= {f"{WITH_GAZE}/{name}": value for name, value in with_gaze.items()}
@@ -95,7 +95,7 @@ def _estimates(predictions: pd.DataFrame, patients: NDArray[Any], classes: Seque
 
 
 def _counts(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, int]:
-    """By metric, the number of cases it is of."""
+    """By metric, the number of its cases."""
     of_cases = [name for name in (*MAP_METRICS, *predictions.attrs.get("metrics", ())) if name in predictions]
     counts = {name: int(predictions[name].notna().sum()) for name in of_cases}
     truth = truths(predictions, classes)
@@ -117,7 +117,7 @@ def _title(predictions: pd.DataFrame | None, patients: NDArray[Any] | None, with
 
 
 def _described(key: str, classes: Sequence[str]) -> tuple[tuple[int, float], str]:
-    """Where a metric stands, its group and its place therein, and what it is called."""
+    """The group of a metric, its place in the group, and its name."""
     name = key.partition("/")[2]
     group = 0
     if name.startswith(f"{WITH_GAZE}/"):

@@ -1,4 +1,4 @@
-"""Runs with names: where ``fit --name NAME`` keeps a run, and where what is found out about it goes."""
+"""Runs with names: the folder of ``fit --name NAME``, and the folders of its later results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_of(name: str) -> Path:
     """The folder of a named run.
 
     Raises:
-        InputError: It is no name.
+        InputError: The text is no valid name.
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"--name: '{name}' is no name; use letters, digits, '-', '_' and '.', and '/' for a group")
@@ -30,7 +30,7 @@ def run_of(name: str) -> Path:
 
 
 def with_named_config(arguments: Sequence[str]) -> list[str]:
-    """Of ``test`` and its like: ``--name NAME`` alone means the configuration that the run of that name saved.
+    """For ``test`` and similar commands: ``--name NAME`` alone stands for that run's saved configuration.
 
     Raises:
         InputError: There is no such run.
@@ -45,14 +45,14 @@ def with_named_config(arguments: Sequence[str]) -> list[str]:
 
 
 def keep_in_folder(chosen: Any, arguments: Sequence[str]) -> None:
-    """Of ``fit``: lets a named run keep everything in its folder.
+    """For ``fit``: puts all files of a named run into its folder.
 
     Args:
         chosen: The parsed options of the command.
         arguments: The command line.
 
     Raises:
-        InputError: The name is none, or a folder is given besides.
+        InputError: The name is invalid, or a folder is given as well.
     """
     if chosen.name is None:
         return
@@ -60,7 +60,7 @@ def keep_in_folder(chosen: Any, arguments: Sequence[str]) -> None:
     if given and option_values(arguments, "--name"):
         raise InputError(f"--name and {given[0]}: give one of them; a named run is kept in {RUNS}/NAME")
     if given:
-        # A saved configuration that is used for a run elsewhere.
+        # A saved configuration that is used for a run in another folder.
         chosen.name = None
         return
     folder = run_of(chosen.name)
@@ -69,14 +69,14 @@ def keep_in_folder(chosen: Any, arguments: Sequence[str]) -> None:
 
 
 def keep_results_apart(chosen: Any, arguments: Sequence[str], command: str) -> None:
-    """Of ``test`` and its like: puts the results of a named run, or of one in W&B, into a folder of the run.
+    """For ``test`` and similar commands: puts the results of a named run, or of a run in W&B, into a folder of the run.
 
     W&B's logger has one folder for all runs, in which the results of one would replace those of another.
 
     Args:
         chosen: The parsed options of the command.
         arguments: The command line.
-        command: Its name, which the folder gets.
+        command: Name of the command and of the folder.
     """
     loggers = chosen.trainer.logger if isinstance(chosen.trainer.logger, list) else [chosen.trainer.logger]
     is_shared = any(str(getattr(logger, "class_path", "")).endswith(".WandbLogger") for logger in loggers)
@@ -95,8 +95,8 @@ def check_unused(name: str, resumes: bool) -> None:
     """Refuses a name that another run has.
 
     Args:
-        name: Of the run.
-        resumes: Whether the training goes on from a checkpoint of this run.
+        name: Name of the run.
+        resumes: Whether the training resumes from a checkpoint of this run.
 
     Raises:
         InputError: The run's folder holds one.

@@ -56,7 +56,7 @@ def _list(words: list[str]) -> None:
 
 
 def _title(path: Path, width: int) -> str:
-    """The comment that a configuration begins with, cut to a width."""
+    """The first comment of a configuration, cut to a width."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return shorten(" ".join(line.lstrip("# ") for line in lines), width, placeholder=" …")
 

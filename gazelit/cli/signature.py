@@ -1,4 +1,4 @@
-"""A function's options without importing its module, so that a command's help does not wait for torch."""
+"""Reads a function's options without importing its module, so that a command's help does not wait for torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
-#: What annotations and defaults consist of in the end, to be understood without the module.
+#: Names in annotations and defaults that are understood without the module.
 _KNOWN = {**vars(builtins), "Path": Path, "Literal": Literal}
 
 
 def load(target: str) -> Callable[..., Any]:
     """Imports a function or a class.
 
-    The garbage collector is kept out: it would look again and again at hundreds of thousands of objects of torch's and
-    Lightning's that stay until the process ends. Without it a short training takes 4.5 CPU seconds instead of 7.8.
+    The garbage collector is off meanwhile. It would repeatedly go through hundreds of thousands of objects of torch and
+    Lightning that stay until the process ends. Without it a short training takes 4.5 CPU seconds instead of 7.8.
 
     Args:
         target: ``module:name``.
@@ -35,10 +35,10 @@ def load(target: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     finally:
-        # Once a process: where several commands run in one, what an earlier one left is still collected.
+        # Once a process: if several commands run in one process, objects of an earlier command are still collected.
         if not gc.get_freeze_count():
             gc.freeze()
-            # Libraries that count what is left when the process ends would take it for leaks.
+            # Libraries that count the remaining objects at the end of the process would report leaks.
             atexit.register(gc.unfreeze)
         if collects:
             gc.enable()
@@ -46,10 +46,10 @@ def load(target: str) -> Callable[..., Any]:
 
 
 def described(target: str) -> Callable[..., Any]:
-    """A function with the parameters, annotations and docstring of another one, which it imports when it is called.
+    """A function with the signature and docstring of another one, which it imports when it is called.
 
-    They are read from the text of the module, and of the modules that it takes constants and literal types from. Where
-    they need a class of gazelit's own, the module is imported and the function itself returned.
+    They are read from the source of the module, and of the modules from which it imports constants and literal types.
+    If they need a class of gazelit's own, the module is imported and the function itself is returned.
 
     Args:
         target: ``module:function``.
@@ -83,7 +83,7 @@ def described(target: str) -> Callable[..., Any]:
 
 
 class _Definitions:
-    """What names in a module's text mean, as far as they are assigned, there or in a module that they come from."""
+    """The values of names in a module's source that are assigned there, or in a module from which they are imported."""
 
     def __init__(self, module: str) -> None:
         spec = importlib.util.find_spec(module)
@@ -103,12 +103,12 @@ class _Definitions:
         raise KeyError(name)
 
     def value(self, node: ast.expr) -> Any:
-        """What an expression means.
+        """The value of an expression.
 
         Raises:
             NameError: It uses a name that is not assigned.
         """
-        # Parts of gazelit's own code, evaluated in which nothing but types and constants is known.
+        # Expressions of gazelit's own code; only types and constants are available to them.
         return eval(ast.unparse(node), {"__builtins__": {}}, self)  # type: ignore[arg-type]
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger("gazelit")
 
 @rank_zero_only
 def say(message: str) -> None:
-    """Tells the user, once whatever the number of processes."""
+    """Shows a message to the user, once for all processes."""
     logger.info(message)
 
 
@@ -34,11 +34,11 @@ Precision: TypeAlias = _PRECISION_INPUT | Literal["auto"] | None
 
 
 def chosen_precision(precision: Precision, accelerator: Any) -> _PRECISION_INPUT | None:
-    """What ``auto`` is: ``bf16-mixed`` where the device multiplies bfloat16 itself, ``32-true`` elsewhere.
+    """The precision of ``auto``: ``bf16-mixed`` if the device multiplies bfloat16 itself, else ``32-true``.
 
     Args:
-        precision: As Lightning's, or ``auto``; others stay.
-        accelerator: As Lightning's; with ``cpu`` a GPU does not count.
+        precision: Precision of Lightning, which stays, or ``auto``.
+        accelerator: Accelerator of Lightning; with ``cpu`` a GPU does not count.
     """
     if precision != "auto":
         return precision
@@ -46,7 +46,7 @@ def chosen_precision(precision: Precision, accelerator: Any) -> _PRECISION_INPUT
 
 
 class StageProgress(RichProgressBar):
-    """Lightning's progress bar without the number of the logger's version, which tells no runs apart here."""
+    """Lightning's progress bar without the logger's version number, which is the same for all runs here."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """The logged values that are shown."""
@@ -56,14 +56,14 @@ class StageProgress(RichProgressBar):
 
 
 class GazeTrainer(L.Trainer):
-    """The trainer, with the signature of one command more, ``auto`` as a precision, and :class:`StageProgress`.
+    """The trainer, with a further command, ``auto`` as a precision, and :class:`StageProgress`.
 
     Args:
         precision: As Lightning's; ``auto`` is ``bf16-mixed`` where the device multiplies bfloat16 itself, ``32-true``
             elsewhere.
     """
 
-    # Of Lightning's options one has another type, and two are looked at; jsonargparse finds the rest by the keywords.
+    # One of Lightning's options has another type, and two are checked; jsonargparse finds the rest by the keywords.
     def __init__(
         self,
         *args: Any,
@@ -92,7 +92,7 @@ class GazeTrainer(L.Trainer):
             model: The stage.
             out: The checkpoint to write: the same weights, with the temperature that `test` and `infer` will use.
             ckpt_path: The checkpoint to calibrate.
-            weights_only: As in `test`.
+            weights_only: As for `test`.
 
         Raises:
             InputError: The stage has no classifier, the validation split no labels, or there are several processes.

@@ -51,14 +51,14 @@ for _name in models.__all__:
     getattr(models, _name)
 
 BEST, LAST = "best.ckpt", "last.ckpt"
-#: What a shell tells of a process that Ctrl-C ended.
+#: The exit code of a process that Ctrl-C ended, as shells report it.
 INTERRUPTED = 130
-#: Names that Lightning would resolve itself, each in its own way.
+#: Names that Lightning would resolve in its own way.
 _NAMES = ("last", "best", "hpc")
 
 
 class _Parser(ExplainingParser, LightningArgumentParser):
-    """Lightning's parser, with errors of one line."""
+    """Lightning's parser, with one-line errors."""
 
 
 class GazeCLI(LightningCLI):
@@ -66,9 +66,9 @@ class GazeCLI(LightningCLI):
 
     ``fit --ckpt_path FILE``: a checkpoint of the same stage resumes everything. A checkpoint of another stage hands
     over exactly the components that both have, and training starts at epoch 0. With ``--start_from FILE`` it always
-    does. Which of these happened is logged. In a stock LightningCLI (2.5.5 and later) the checkpoint's hyperparameters,
-    its class included, replace the configuration. It would run the earlier stage again (Lightning pull requests 21116
-    and 21246, issue 21255).
+    does. The log says which of these happened. In a stock LightningCLI (2.5.5 and later) the checkpoint's
+    hyperparameters, its class included, replace the configuration. It would run the earlier stage again (Lightning pull
+    requests 21116 and 21246, issue 21255).
 
     The other commands read the checkpoint that ``--ckpt_path`` names on the command line, or else
     ``checkpoints/best.ckpt`` beside the given configuration. They never read the one that the saved configuration
@@ -106,7 +106,7 @@ class GazeCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "calibrate": {"model"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the checkpoint callback that hand-offs and resumes rely on, and the watch over several processes."""
+        """Adds the checkpoint callback that hand-offs and resumes need, and the watch over several processes."""
         parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RankWatch, "ranks")
         parser.set_defaults(
@@ -121,7 +121,7 @@ class GazeCLI(LightningCLI):
             "--name",
             type=str | None,
             default=None,
-            help="Of the run: everything of it is kept in runs/NAME, and a W&B run is called so. `gazelit test --name "
+            help="Name of the run, also in W&B; all its files are in runs/NAME. `gazelit test --name "
             "NAME` then finds it.",
         )
         parser.add_argument(
@@ -134,7 +134,7 @@ class GazeCLI(LightningCLI):
             "--start_from",
             type=str | None,
             default=None,
-            help="Of fit: a checkpoint of any stage, this one too, whose shared components are taken over; training "
+            help="For fit: a checkpoint of any stage, also this one, whose shared components are taken over; training "
             "starts at epoch 0.",
         )
         parser.add_argument(
@@ -172,7 +172,7 @@ class GazeCLI(LightningCLI):
         self._ckpt_path = self._checkpoint_to_read()
 
     def _last_of_this_run(self, name: str, chosen: Any) -> str:
-        """What ``fit --ckpt_path last`` means."""
+        """The checkpoint of ``fit --ckpt_path last``."""
         if name != "last":
             raise InputError(
                 "--ckpt_path: write the file, such as RUN/checkpoints/best.ckpt, or `last` for this run's own"
@@ -189,7 +189,7 @@ class GazeCLI(LightningCLI):
         )
 
     def _checkpoint_to_read(self) -> str:
-        """The checkpoint of ``test`` and its like: the one named on the command line, or the run's own best."""
+        """The checkpoint of ``test`` and similar commands: the one on the command line, or the run's own best."""
         named = option_values(self._arguments, "--ckpt_path")
         if named:
             if named[-1] in _NAMES:
@@ -214,7 +214,7 @@ class GazeCLI(LightningCLI):
                 self._identify(logger, chosen)
 
     def _identify(self, logger: Any, chosen: Any) -> None:
-        """Says which W&B run it is: one with a name, or the one that is resumed unless another is asked for."""
+        """Sets the identity of the W&B run: its name, or the run that is resumed unless another one is configured."""
         stage = _stage_class(chosen.model.class_path).name
         given = {**logger.init_args.as_dict(), **(logger.get("dict_kwargs") or {})}
         about = wandb_run.identity(stage, chosen.name, chosen.seed_everything, given) | wandb_run.kept_here(given)
@@ -285,7 +285,7 @@ class GazeCLI(LightningCLI):
         return cast(StageCheckpoint, self.trainer.checkpoint_callback)
 
     def _say_what_is_left(self) -> None:
-        """The checkpoint of a training, what chose it, and what can be done with it."""
+        """Logs the checkpoint of a training, its criterion, and the next commands."""
         kept = self._checkpoint
         if not kept.best_model_path:
             return
@@ -298,7 +298,7 @@ class GazeCLI(LightningCLI):
 
     def validate(self, model: Stage, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluates a checkpoint of the configured stage."""
-        # Its statistics take a second to import, which training and prediction need not wait for.
+        # Its statistics take a second to import, which training and prediction do not need.
         from gazelit.cli.result_table import show_metrics
 
         self.trainer.validate(model, ckpt_path=self._loaded(model, ckpt_path), **{**options, "verbose": False})
@@ -346,14 +346,14 @@ class GazeCLI(LightningCLI):
         path = self._own_checkpoint(model, ckpt_path)
         if Path(path).suffix == stamps.WEIGHTS_SUFFIX:
             raise InputError(f"{path}: calibrate writes the checkpoint anew; give the .ckpt that this came from")
-        # What is predicted here is the validation split, of which no table is wanted.
+        # The validation split is predicted here; its table is not wanted.
         callbacks = cast(list[Callback], self.trainer.callbacks)  # type: ignore[attr-defined]
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, PredictionWriter)]
         self.trainer.datamodule = datamodule  # type: ignore[attr-defined]
         cast(GazeTrainer, self.trainer).calibrate(model, out, path, **options)
 
     def _loaded(self, model: Stage, ckpt_path: str | None) -> str | None:
-        """The checkpoint that Lightning is to load; None where exported weights are in the model already."""
+        """The checkpoint that Lightning loads; None if exported weights are in the model already."""
         path = self._own_checkpoint(model, ckpt_path)
         if Path(path).suffix != stamps.WEIGHTS_SUFFIX:
             return path
@@ -376,11 +376,11 @@ class GazeCLI(LightningCLI):
 
     @property
     def _allowed(self) -> bool:
-        """Whether checkpoints of another split are taken."""
+        """Whether checkpoints of another split are accepted."""
         return bool(self._get(self.config, "allow_other_split"))
 
     def _check_split(self, ckpt_path: str, stamp: dict[str, Any]) -> str | None:
-        """Refuses a checkpoint that may have seen the test split unless it is allowed; returns what is to be known."""
+        """Refuses a checkpoint that may have seen the test split unless it is allowed; returns a note on its split."""
         note = split_guard.check_split(ckpt_path, stamp, getattr(self.datamodule, "provenance", {}), self._allowed)
         if note is not None:
             say(f"{ckpt_path}: {note}")

@@ -1,4 +1,4 @@
-"""``gazelit verify``: whether a store, features, a run, a checkpoint or a package is what was written."""
+"""``gazelit verify``: checks whether a store, features, a run, a checkpoint or a package is as it was written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMEDY = {
 
 
 def verify(path: str) -> None:
-    """Reads a store, features, a run, a checkpoint or a package whole and compares it with what was recorded of it.
+    """Reads a whole store, features, run, checkpoint or package and compares it with its recorded digests.
 
     Args:
         path: The folder of a store, of features, of a run or a training, or of a package; or a checkpoint's file.
@@ -43,7 +43,7 @@ def verify(path: str) -> None:
 
 
 def _compare(subject: Path) -> tuple[str, tuple[list[str], str]]:
-    """What it is, and what was found; each kind imports what it needs, torch for checkpoints."""
+    """The kind, and what was found; each kind makes its own imports, such as torch for checkpoints."""
     if (subject / STORE_FILE).is_file():
         from gazelit.data.store.verify import verify_store
 

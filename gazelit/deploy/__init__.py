@@ -1,1 +1,1 @@
-"""Trained models at work on files."""
+"""Trained models applied to films."""

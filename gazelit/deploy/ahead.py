@@ -1,4 +1,4 @@
-"""Work beside the network: films are decoded ahead of their turn, and results are written behind it."""
+"""Work in parallel with the network: films are decoded before it, and results are written after it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 @contextmanager
 def read_ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
-    """Takes items in a thread of its own, ``depth`` of them before their turn.
+    """Reads items in a thread of its own, up to ``depth`` of them in advance.
 
     Args:
-        items: Taken in their order; an error ends them and is raised in its turn.
-        depth: How many may wait.
+        items: Read in their order; an error ends them and is raised at its place in the order.
+        depth: Number of items that may wait.
 
     Yields:
         The items.
@@ -69,7 +69,7 @@ class Behind:
     """Calls a function in a thread of its own, in order, and raises its errors in the caller.
 
     Args:
-        depth: Calls that may wait; more make the caller wait.
+        depth: Number of calls that may wait; with more the caller waits.
     """
 
     def __init__(self, depth: int) -> None:
@@ -87,7 +87,7 @@ class Behind:
                 self._calls.popleft().result()
 
     def __call__(self, function: Callable[[], None]) -> None:
-        """Has the function called; raises what an earlier one raised."""
+        """Queues a call of the function; raises the error of an earlier call."""
         self._calls.append(self._pool.submit(function))
         while self._calls and (len(self._calls) > self._depth or self._calls[0].done()):
             self._calls.popleft().result()

@@ -1,4 +1,4 @@
-"""What a model's stamp must say, and where it can run, before it reads a film."""
+"""Checks of a model's stamp and device before it reads a film."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_size(data: dict[str, Any], ckpt: str | os.PathLike[str]) -> None:
     """Checks that a stamp says at what size its network was trained.
 
     Raises:
-        InputError: It does not, or the size is none.
+        InputError: The stamp has no size, or an impossible one.
     """
     if "size" not in data:
         raise InputError(f"{ckpt}: does not record the size of its training images; train it with a GazeDataModule")

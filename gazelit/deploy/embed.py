@@ -1,4 +1,4 @@
-"""``gazelit embed``: what a frozen encoder makes of every film of a store, computed once."""
+"""``gazelit embed``: the features of a frozen encoder for every film of a store, computed once."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def embed(
     Many arguments, because each is an option of the command.
 
     A training reads them with ``--model.features OUT`` and a frozen encoder: stage ``supervised`` the pooled ones,
-    stage ``saliency`` the maps. They are refused where the store, the encoder or its weights are others. What an ended
-    run has finished, the next one with the same options goes on from. Nothing leaves the machine.
+    stage ``saliency`` the maps. Features of another store, encoder or other weights are refused. After an interruption
+    the same command continues with the missing films. Nothing leaves the machine.
 
     Args:
         store: The prepared store.
         out: Folder to write.
         encoder: The encoder, with the file of its weights.
-        ckpt: A checkpoint of gazelit's instead, whose ``encoder`` is taken.
-        kind: ``pooled``, the embedding that a classifier sees; ``map``, the coarsest map, which a decoder starts from.
+        ckpt: Instead, a checkpoint of gazelit whose ``encoder`` is taken.
+        kind: ``pooled``, the embedding that a classifier sees; ``map``, the coarsest map, with which a decoder begins.
         dtype: ``float16`` takes half of the room.
         downscale: As ``data.downscale`` of the training.
         batch_size: Films that the encoder sees together.

@@ -1,4 +1,4 @@
-"""Exported networks behind the interface of a network, whatever runs them."""
+"""Exported networks with the interface of a network, for any engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gazelit.models.network import Network
 
 #: By format, the suffix of its file.
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
-#: Of the file beside an exported network that describes it: ``best.onnx.json`` of ``best.onnx``.
+#: Suffix of the file that describes an exported network: ``best.onnx.json`` for ``best.onnx``.
 DESCRIPTION_SUFFIX = ".json"
 #: The module whose name lets a ``.pt2`` be read: torch unpickles such files, and that can run code.
 TORCH_EXPORT = "torch.export"
@@ -35,7 +35,7 @@ Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported network with what its description says of it.
+    """An exported network with its description.
 
     Attributes:
         network: Gives ``logits`` and ``saliency_logits``, as the network that was exported does.
@@ -53,7 +53,7 @@ class Exported:
 
 
 class ExportedNetwork(Network):
-    """A graph that another engine runs, as a network: it gives what the exported network gives, and cannot be trained.
+    """A graph that another engine runs, as a network with the outputs of the exported one; it cannot be trained.
 
     Args:
         run: Runs the graph.
@@ -92,8 +92,8 @@ def read_exported(path: str | os.PathLike[str], device: torch.device) -> Exporte
     """Opens an exported network.
 
     Args:
-        path: What ``gazelit export`` wrote: ``.onnx``, ``.pt2`` or ``.xml``; its description lies beside it.
-        device: Where it is to run; engines but torch's take the CPU, ONNX Runtime also CUDA where its build does.
+        path: A file of ``gazelit export``: ``.onnx``, ``.pt2`` or ``.xml``, with its description beside it.
+        device: Where it runs; engines other than torch take the CPU, ONNX Runtime also CUDA if its build has it.
 
     Raises:
         InputError: A file is missing, changed or malformed, the engine is not installed, or cannot use the device.
@@ -148,7 +148,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not is_right or not isinstance(checkpoint, str) or path.name not in about["files"]:
         raise InputError(malformed)
     for name, expected in about["files"].items():
-        # A description may be a stranger's: it names files of this folder alone.
+        # A description may be foreign: it may only name files of this folder.
         file = path.parent / Path(name).name
         if file.name != name or not file.is_file() or sha256_file(file) != expected:
             raise InputError(f"{path}: {file.name} is not the file that {beside.name} describes; export it anew")
@@ -164,12 +164,12 @@ def _onnx(path: Path, device: torch.device) -> Run:
         raise InputError(f"device: this onnxruntime cannot use '{device}'; give cpu, or install onnxruntime-gpu")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # 3: errors. What it warns of, such as a graph that it improves, is nothing that a user can mend.
+    # 3: errors. A user cannot act on its warnings, such as about a graph that it improves.
     options.log_severity_level = 3
     try:
         session = runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        # What a parser of a foreign or broken file raises is of any kind.
+        # A parser may raise any kind of error for a foreign or broken file.
         raise InputError(f"{path}: onnxruntime cannot read it ({type(error).__name__}); export it anew") from error
     names = [output.name for output in session.get_outputs()]
 
@@ -184,7 +184,7 @@ def _openvino(path: Path, device: torch.device) -> Run:
     if device.type != "cpu":
         raise InputError(f"device: a model of OpenVINO runs on cpu here, not on '{device}'; export it as onnx")
     openvino = engine("openvino")
-    # Left to itself it computes in bfloat16 where the processor can.
+    # By default it computes in bfloat16 if the processor can.
     properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", properties)
@@ -215,5 +215,5 @@ def _torch_export(path: Path, device: torch.device) -> Run:
 
         program = move_to_device_pass(program, device)
     module = program.module()
-    # Not the module itself: as part of a network it would be asked to be put into evaluation mode, and refuse.
+    # Not the module itself: as part of a network its evaluation mode would be set, which it refuses.
     return lambda x: module(x)

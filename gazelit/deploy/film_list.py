@@ -1,4 +1,4 @@
-"""Which films a command was given: files, folders, patterns and DICOMDIRs as one list of files."""
+"""The films of a command: files, folders, patterns and DICOMDIRs as one list of files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def film_files(given: Iterable[str]) -> list[str]:
-    """Expands what was given into files, each once, in the order given and within a folder by name.
+    """Expands the arguments into files, each once, in the order given and within a folder by name.
 
     Args:
-        given: A file; a folder, of which every DICOM, PNG and JPEG file below counts, hidden ones apart; a pattern
-            such as ``films/**/*.dcm``; or a DICOMDIR, of which the images count.
+        given: A file; a folder, for every DICOM, PNG and JPEG file below it except hidden ones; a pattern such as
+            ``films/**/*.dcm``; or a DICOMDIR, for its images.
 
     Returns:
         Files; those named one by one may not exist.

@@ -1,4 +1,4 @@
-"""Names of results: by hash of what the film is, or by its file; no two the same."""
+"""Names of results: by a hash of the film's identity, or by its file; all different."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gazelit.errors import InputError
 
 #: Hexadecimal digits of a name: two of ten million films have the same with a probability of 1 in 300,000.
 _DIGITS = 16
-#: How a folder of results was made; no film's results have its name.
+#: Record of how a folder of results was made; no film's results have this name.
 RUN_FILE = "run.json"
 
 
@@ -26,7 +26,7 @@ class NamedFilm:
     Attributes:
         path: Its file.
         position: Its place among the films, from 1.
-        name: What its results are called; empty if it cannot be read.
+        name: Name of its results; empty if it cannot be read.
         fault: Why it cannot be read, if it is known already.
     """
 
@@ -44,7 +44,7 @@ def named_films(files: Sequence[str], by_file: bool, max_pixels: int = MAX_PIXEL
         by_file: By the file's name; else by a hash of the SOPInstanceUID, or of a picture's bytes, so that no name of
             a file, which may hold a patient's, gets into the results.
         max_pixels: Files larger than a film of so many pixels are not read.
-        key: Goes into the hash, so that nobody without it can tell whose film a name is.
+        key: Part of the hash, so that a name can be traced to its film only with the key.
 
     Returns:
         In the order of the files. Of the same name, the second is ``<name>_2`` and so on.
@@ -84,8 +84,8 @@ def _header(path: str) -> Dataset:
 
 
 def _without_namesakes(stems: Sequence[str]) -> list[str]:
-    """The names, no two the same, also where the file system knows no capitals."""
-    # A name that a film has of its own is never given to a namesake of another.
+    """The names, made different from each other, also for file systems that ignore case."""
+    # A film's own name is never given to another film whose name is ambiguous.
     taken = {name.casefold() for name in stems}
     seen = {Path(RUN_FILE).stem}
     numbers: dict[str, int] = {}

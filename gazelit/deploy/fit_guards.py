@@ -33,15 +33,15 @@ def guard(
     mc_dropout: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Writes a checkpoint anew with guards: what tells films unlike those of its training, and prediction sets.
+    """Writes a checkpoint with guards: a score for films unlike those of its training, and prediction sets.
 
-    Of several checkpoints whose mean is read, or of passes with dropout, the guards are of that mean and lie in a file
-    of their own, which ``--guards`` of ``infer`` and ``app`` takes. Many arguments, because each is an option of the
+    For several checkpoints whose mean is read, or for passes with dropout, the guards are those of the mean. They are
+    in a file of their own, for ``--guards`` of ``infer`` and ``app``. Many arguments, because each is an option of the
     command line.
 
-    The density of films is fitted on the training split; its threshold and the prediction sets on another, which must
-    not have chosen the model if the promise is to be exact: ``val`` chose the epoch and the temperature, so that its
-    coverage is slightly flattered; of ``test`` nothing is left to test the promise on.
+    The density of films is fitted on the training split, its threshold and the prediction sets on another split. For an
+    exact promise the model must not have been selected on that split. ``val`` selected the epoch and the temperature,
+    so that the stated coverage is slightly optimistic; with ``test`` no cases are left to test the promise.
 
     Args:
         ckpt: A checkpoint of ``gazelit fit``, after ``gazelit calibrate`` if it is calibrated; or several, of the same
@@ -49,9 +49,9 @@ def guard(
         out: The file to write: a checkpoint, or ``.json`` for the guards alone.
         stage_config: The ``config.yaml`` of its training; the one beside its ``checkpoints`` unless given. Of several
             checkpoints, of the first.
-        split: Which split the promises are fitted on.
-        coverage: Share of films whose prediction set is to hold the truth.
-        false_alarms: Share of films like the training's that may be called unlike it.
+        split: The split on which the promises are fitted.
+        coverage: Share of films whose prediction set must hold the truth.
+        false_alarms: Largest share of films like the training's that may be reported as unlike it.
         mc_dropout: Passes with dropout on, whose mean is guarded; 0 for one pass without.
         device: Where the network runs, such as ``cuda``.
 
@@ -96,7 +96,7 @@ def guard(
 
 
 def _small_films(data: GazeData, split: str) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
-    """Small films (N, D) of a split, and what is compared with the range."""
+    """Small films (N, D) of a split, and the values that are compared with the range."""
     store = data.store
     images = store.images()
     films, facts = [], []

@@ -1,4 +1,4 @@
-"""The graph that is exported: a network with its temperature, and what stands beside it in words."""
+"""The graph that is exported: a network with its temperature, and its description in words."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gazelit.metrics.calibration import probabilities
 
 #: Name of the graph's input.
 IMAGE = "image"
-#: What a graph may give, in its order, with the dimensions behind the batch in words.
+#: Outputs that a graph may have, in order, with their meaning in words.
 OUTPUTS = {
     "probabilities": "(B, K) by class, the temperature applied",
     "saliency": "(B, 1, H, W) density over all pixels of the input, its padding too; sums to 1",
     "logits": "(B, K) before the temperature",
     "saliency_logits": "(B, 1, H, W) before the softmax over the pixels",
 }
-#: What happens to a film before the graph sees it (:class:`gazelit.data.images.geometry.Letterbox`), and to its map.
+#: The steps before the graph (:class:`gazelit.data.images.geometry.Letterbox`), and after it for the map.
 STEPS = (
     "decode the film to [0, 1], float32, bright where tissue is dense. DICOM: modality LUT, then the VOI LUT or first "
     "window (without either, the range of the pixels that are no padding), MONOCHROME1 inverted, padding 0. PNG, JPEG: "
@@ -70,7 +70,7 @@ class InferenceGraph(nn.Module):
 
 
 def preprocessing(size: tuple[int, int]) -> dict[str, Any]:
-    """What a consumer of the graph has to do before it, in words.
+    """The preprocessing before the graph, in words.
 
     Args:
         size: Working resolution (H, W).
@@ -85,7 +85,7 @@ def traced(graph: InferenceGraph, size: tuple[int, int]) -> torch.export.Exporte
         graph: In evaluation mode, on the CPU.
         size: Working resolution (H, W).
     """
-    # Two images: of one, the tracer takes the batch for a constant.
+    # Two images: with one, the tracer would take the batch size as a constant.
     example = torch.zeros(2, 1, *size)
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def traced(graph: InferenceGraph, size: tuple[int, int]) -> torch.export.Exporte
 
 
 def outputs_of(program: torch.export.ExportedProgram) -> list[str]:
-    """Names of what a traced graph gives, in its order."""
+    """Names of a traced graph's outputs, in order."""
     tree = program.call_spec.out_spec
     assert tree is not None
     return list(pytree.tree_unflatten([None] * tree.num_leaves, tree))

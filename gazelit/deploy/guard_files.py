@@ -1,4 +1,4 @@
-"""Guards in a file of their own: of several checkpoints, or of passes with dropout, which no checkpoint can hold."""
+"""Guards in a file of their own: those of several checkpoints, or of passes with dropout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MODEL, _PASSES, _GUARDS = "model_sha256", "dropout_passes", "guards"
 
 
 def write_guards(guards: Guards, model: LoadedModel, path: Path) -> None:
-    """Writes the guards of a model, and which model that is.
+    """Writes the guards of a model, with the model's identity.
 
     Args:
-        guards: What was fitted.
-        model: Whose probabilities they are about.
+        guards: The fitted guards.
+        model: The model whose probabilities they are for.
         path: The file.
     """
     content = {_MODEL: model.sha256, _PASSES: model.dropout_passes, _GUARDS: guards.to_primitives()}
@@ -27,7 +27,7 @@ def write_guards(guards: Guards, model: LoadedModel, path: Path) -> None:
 
 
 def read_guards(path: Path, model: LoadedModel) -> Guards:
-    """Reads what :func:`write_guards` wrote.
+    """Reads a file of :func:`write_guards`.
 
     Args:
         path: The file.

@@ -1,7 +1,7 @@
 """Guards of a model: films unlike those it was trained on, and prediction sets of a stated coverage.
 
-Both are fitted on films that the network was not trained on, and state what they promise for films of the same source:
-a rate of false alarms, and a coverage. Neither says anything about films of another source.
+Both are fitted on films that the network was not trained on. They promise, for films of the same source, a rate of
+false alarms and a coverage. They promise nothing for films of another source.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from gazelit.data.images.geometry import Letterbox
 from gazelit.errors import InputError
 
-#: Side of the square to which films are reduced, the most components, and the share of variance they are to explain.
+#: Side of the square to which films are reduced, greatest number of components, and the share of variance to explain.
 SIDE, MOST_COMPONENTS, EXPLAINED = 32, 64, 0.95
 #: Films of the training for every component.
 _FILMS_PER_COMPONENT = 5
-#: What is compared with the range of the training films, with its name in warnings.
+#: Values that are compared with the range of the training films, with their names in warnings.
 RANGES = {"height": "pixels high", "width": "pixels wide", "mean": "mean intensity", "sd": "SD of the intensity"}
 
-#: What is said of a score that was fitted on simulated films.
+#: Note on a score that was fitted on simulated films.
 SIMULATED = "the training films were simulated, so that this says nothing about a real one"
 
 
@@ -83,7 +83,7 @@ class Conformal:
     split: str
 
     def prediction_set(self, probabilities: dict[str, float], exclusive: bool) -> list[str] | dict[str, str]:
-        """Classes that cannot be excluded; of independent labels, what can be said of each."""
+        """Classes that cannot be excluded; for independent labels the state of each."""
         if exclusive:
             return [name for name, value in probabilities.items() if 1 - value <= self.thresholds[name]]
         return {name: self._state(value, self.thresholds[name]) for name, value in probabilities.items()}
@@ -98,10 +98,10 @@ class Conformal:
 
 @dataclass(frozen=True)
 class Guards:
-    """What was fitted for a checkpoint.
+    """The guards of a checkpoint.
 
     Attributes:
-        density: Tells films unlike those of the training.
+        density: Finds films unlike those of the training.
         ranges: By name of ``RANGES``, smallest and largest of the training films.
         conformal: Prediction sets; None of a network without a classifier.
     """
@@ -111,12 +111,12 @@ class Guards:
     conformal: Conformal | None
 
     def warnings(self, film: NDArray[np.float32], box: Letterbox, simulated: bool = False) -> list[str]:
-        """What makes a film unlike those of the training.
+        """Reasons why a film is unlike those of the training.
 
         Args:
             film: (H, W) float32 in [0, 1] at working resolution.
             box: How it lies there.
-            simulated: Whether the training films were; then the score tells nothing of a real one.
+            simulated: Whether the training films were simulated; then the score says nothing about a real film.
         """
         found = []
         score, density = self.density.score(film), self.density
@@ -141,7 +141,7 @@ class Guards:
         return self.conformal.prediction_set(probabilities, exclusive)
 
     def to_primitives(self) -> dict[str, Any]:
-        """What a checkpoint holds: numbers and lists, so that ``torch.load(weights_only=True)`` reads it."""
+        """The form in a checkpoint: numbers and lists, so that ``torch.load(weights_only=True)`` reads it."""
         density = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in asdict(self.density).items()
@@ -154,7 +154,7 @@ class Guards:
 
     @classmethod
     def from_primitives(cls, content: Any, name: str, classes: Sequence[str]) -> Guards:
-        """Reads what :meth:`to_primitives` made.
+        """Reads the result of :meth:`to_primitives`.
 
         Args:
             content: That.
@@ -188,7 +188,7 @@ class Guards:
 
 
 def _conformal(content: Any, classes: Sequence[str]) -> Conformal:
-    """Prediction sets of these classes from primitives; raises ValueError, or what Python does, if it is none."""
+    """Prediction sets of these classes from primitives; raises ValueError, or others of Python, if malformed."""
     found = Conformal(**content)
     if classes and not found.thresholds.keys() == found.films.keys() == set(classes):
         raise ValueError("classes")
@@ -230,7 +230,7 @@ def fit_density(training: NDArray[np.float32], calibration: NDArray[np.float32],
         InputError: There are too few films for the rate.
     """
     if len(training) < 2 * _FILMS_PER_COMPONENT:
-        raise InputError(f"guard: {len(training)} training films are too few to tell what is unlike them")
+        raise InputError(f"guard: {len(training)} training films are too few to find films unlike them")
     mean = training.mean(0, dtype=np.float64)
     _, spectrum, directions = np.linalg.svd(training - mean, full_matrices=False)
     variances = spectrum**2 / (len(training) - 1)
@@ -267,7 +267,7 @@ def fit_conformal(
         probabilities: (N, K) of films that the network was not trained on.
         labels: (N,) true classes, or (N, K) of 0, 1 and NaN (unknown).
         names: Of the classes.
-        coverage: Share of films whose set is to hold the truth.
+        coverage: Share of films whose set must hold the truth.
         split: Which split the films are of.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Packages from the Hugging Face Hub; nothing is fetched unless ``hub:`` is asked for."""
+"""Packages from the Hugging Face Hub; nothing is fetched unless a name begins with ``hub:``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gazelit import __version__
 from gazelit.deploy.packages import FILES, is_package
 from gazelit.errors import InputError
 
-#: What begins the name of a package on the Hub: ``hub:owner/name``, or ``hub:owner/name@revision``.
+#: Beginning of the name of a package on the Hub: ``hub:owner/name``, or ``hub:owner/name@revision``.
 PREFIX = "hub:"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -65,7 +65,7 @@ def fetch(name: str) -> Path:
             f"{name}: no such model, or a private one; log in with `hf auth login` if it is yours"
         ) from error
     except Exception as error:
-        # What the transport raises is of another kind in each version of huggingface_hub.
+        # Errors of the transport differ between versions of huggingface_hub.
         raise InputError(
             f"{name}: cannot be downloaded ({type(error).__name__}); check the connection, or give the folder of a copy"
         ) from error

@@ -1,4 +1,4 @@
-"""``gazelit infer``: reads any number of films with a trained model, and goes on where it was interrupted."""
+"""``gazelit infer``: reads any number of films with a trained model, and continues after an interruption."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from gazelit.files import read_json, sha256_file, write_json
 
 logger = logging.getLogger("gazelit")
 
-#: Films, or reasons, that the last line names; all of them stand in the table of failures.
+#: Greatest number of films, or reasons, in the last line; the table of failures has all of them.
 _NAMED = 5
 
 
@@ -67,32 +67,33 @@ def infer(
 
     Writes, per film, ``<name>.json`` (class probabilities, warnings and where the model comes from),
     ``<name>_saliency.npy`` (float32 density at working resolution, with its letterbox in the JSON),
-    ``<name>_overlay.png`` and the DICOM results that are asked for; for all of them ``predictions.csv``, and
-    ``failed.csv`` if a film could not be read. Films are decoded in processes of their own, beside the network. A run
-    that was interrupted goes on when the same command is given again. Many arguments,
-    because each is an option of the command line.
+    ``<name>_overlay.png`` and the DICOM results of ``dicom``; for all films together ``predictions.csv``, and
+    ``failed.csv`` if a film could not be read. Films are decoded in other processes while the network runs. An
+    interrupted run continues when the same command is given again. Many arguments, because each is an option of the
+    command line.
 
     Args:
         files: DICOM, PNG or JPEG files, folders of them, patterns such as ``films/*.dcm``, or DICOMDIRs.
         ckpt: A checkpoint written by ``gazelit fit``; of several, their mean and spread are written.
         out: Folder for the results.
-        overwrite: Replace results of the same names in ``out``, rather than go on with them or refuse.
+        overwrite: Replace results of the same names in ``out``, instead of continuing or refusing.
         max_pixels: Refuse films that claim more pixels.
         device: Where the network runs, such as ``cuda``.
-        batch_size: How many films the network sees together.
-        workers: How many processes decode films.
-        names: What results are called: ``uid``, a hash of the film's SOPInstanceUID (of a picture's bytes), so that no
+        batch_size: Number of films that the network sees together.
+        workers: Number of processes that decode films.
+        names: Names of results: ``uid``, a hash of the film's SOPInstanceUID (of a picture's bytes), so that no
             file name gets into the results; or ``file``, the file's name. Of the same name, the second is ``<name>_2``.
         saliency: The map at ``working`` resolution, at the film's (``full``, up to 30 MB a film), or ``none``.
         overlay: Whether overlays are written.
         table: ``csv``, or ``parquet`` with the same columns.
-        reader: Of a model of scanpaths, readers (``reader_id``, or ``all``) whose expected scanpaths are written into
-            the JSON, beside that of an unknown reader, which is also drawn (``<name>_scanpath.png``).
+        reader: For a model of scanpaths, readers (``reader_id``, or ``all``) whose expected scanpaths are written into
+            the JSON. That of an unknown reader is always written, and drawn (``<name>_scanpath.png``).
         mc_dropout: Passes with dropout on; their mean and spread are written. 0 for one pass without.
-        guards: What ``gazelit guard`` fitted to several checkpoints or to passes with dropout.
-        dicom: Which DICOM results are written of DICOM films; without a list, sr and sc. Needs the extra ``dicom``.
-        share: Of the map's mass that the outline and the segmentation hold.
-        deidentify: Take out of DICOM results what PS3.15's basic profile names.
+        guards: A file of ``gazelit guard`` for several checkpoints or passes with dropout.
+        dicom: Kinds of DICOM results that are written for DICOM films; without a list, sr and sc. Needs the extra
+            ``dicom``.
+        share: Share of the map's mass that the outline and the segmentation hold.
+        deidentify: Remove the attributes of PS3.15's basic profile from DICOM results.
         from_: Root of a server's DICOMweb services, from which the study's films are fetched.
         study: StudyInstanceUID of these films.
         to: Root of a server's DICOMweb services, to which the DICOM results are sent (STOW-RS).
@@ -134,7 +135,7 @@ def infer(
 
 
 def _summary(failures: Sequence[Failure], out: Path) -> str:
-    """The films that could not be read; of many, one for each reason, such as of the slices of a CT series."""
+    """The films that could not be read; if many, one for each reason, such as for the slices of a CT series."""
     if len(failures) <= _NAMED:
         return "; ".join(reason for _, reason in failures)
     by_reason: dict[str, list[str]] = {}
@@ -148,7 +149,7 @@ def _summary(failures: Sequence[Failure], out: Path) -> str:
 
 
 def _begin(folder: ResultFolder, films: Sequence[NamedFilm], settings: dict[str, Any], overwrite: bool) -> datetime:
-    """Makes sure that what is in the folder is of this run; returns when the run began."""
+    """Checks that the results in the folder are of this run; returns when the run began."""
     record = folder.out / RUN_FILE
     done = [film.name for film in films if folder.is_done(film)]
     earlier = read_json(record) if record.is_file() else None
@@ -167,7 +168,7 @@ def _begin(folder: ResultFolder, films: Sequence[NamedFilm], settings: dict[str,
             f"{folder.out}: holds {len(done)} of the {len(films)} results already, but not how they were made; "
             "choose another --out, or replace them with --overwrite"
         )
-    # Before the record changes, so that what is left by an interruption is never taken for results of the new run.
+    # Before the record changes, so that results of an interrupted run are never taken for those of the new run.
     folder.remove(done)
     began = datetime.now().replace(microsecond=0)
     write_json(record, {**settings, "began": began.isoformat()})
@@ -215,7 +216,7 @@ class _Run:
     def _batches(self) -> list[list[NamedFilm]]:
         """Films that go through the network together, of the batches that are not done.
 
-        Which films are together does not depend on what is done, so that a resumed run gives the same bytes.
+        The batches do not depend on which films are done, so that a resumed run gives the same bytes.
         """
         readable = [film for film in self.films if not film.fault]
         whole = [readable[first : first + self.batch_size] for first in range(0, len(readable), self.batch_size)]
@@ -233,7 +234,7 @@ class _Run:
 
 
 class _Say:
-    """Tells how far the run is, above the bar on a terminal and as lines of the log elsewhere."""
+    """Shows messages of the run: above the progress bar on a terminal, otherwise as lines of the log."""
 
     def __init__(self, bar: Progress | None, total: int) -> None:
         self._bar = bar

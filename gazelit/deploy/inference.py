@@ -32,20 +32,20 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained network with what its checkpoint says of it.
+    """A trained network with the record of its checkpoint.
 
     Attributes:
         network: In evaluation mode.
         stamp: The checkpoint's stamp (see :mod:`gazelit.checkpoints.stamps`).
         sha256: Of the checkpoint file.
-        temperature: (K,) what divides the logits; empty without a classifier.
-        name: What messages call it: its file.
+        temperature: (K,) divisors of the logits; empty without a classifier.
+        name: Its name in messages: its file.
         device: Where the network is.
         max_pixels: Films that claim more are refused.
-        members: Further networks, each with its temperature, whose mean with this one is what is read.
+        members: Further networks, each with its temperature; the reading is the mean with this network.
         dropout_passes: How often each network is run with its dropout on; 0 runs it once without.
-        guards: What tells films unlike those of the training, and prediction sets; None without.
-        readers: Of a model of scanpaths, the readers whose expected paths are given, beside that of an unknown one.
+        guards: Guards for films unlike those of the training, and prediction sets; None without.
+        readers: For a model of scanpaths, the readers whose expected paths are given besides that of an unknown one.
             None gives no path; paths take as long as several readings.
     """
 
@@ -69,7 +69,7 @@ class LoadedModel:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the classifier tells apart; empty without one."""
+        """The classes of the classifier; empty without one."""
         return tuple(self.stamp["data"].get("class_names") or ()) if self.network.classes else ()
 
     @property
@@ -84,12 +84,12 @@ class LoadedModel:
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether one class of each film is true; else each label is, or is not."""
+        """Whether exactly one class of each film is true; otherwise labels are independent."""
         return bool(self.stamp["data"].get("exclusive", True))
 
     @property
     def notice(self) -> str:
-        """What the model may not be used for."""
+        """What the model must not be used for."""
         if self.is_of_simulated_films:
             return "the model was trained on SYNTHETIC data: its output says nothing about any patient"
         return "research software, not a medical device: not for clinical use"
@@ -108,16 +108,16 @@ class LoadedModel:
     ) -> Reading | list[Reading]:
         """Reads one film, or a list of films in batches.
 
-        Files and bytes are decoded in a process of its own, which a malformed film cannot take along; it is kept for
-        the next film. The result of a single film is what ``gazelit infer`` writes; in a batch the last digits of a
-        float32 may differ.
+        Files and bytes are decoded in another process, so that a malformed film cannot end this one; the process is
+        kept for the next film. The result of a single film is what ``gazelit infer`` writes; in a batch the last digits
+        of a float32 may differ.
 
         Args:
             film: The path of a DICOM, PNG or JPEG file; its bytes; a PIL picture of 8 or 16 bits; or an array, bright
                 where tissue is dense, (H, W) or (H, W, 3) of three equal channels: uint8, uint16 with ``bits``, or
                 float in [0, 1]. Or a list of these.
             bits: Of uint16 arrays: white is 2 ** bits − 1.
-            batch_size: How many films of a list the network sees together.
+            batch_size: Number of films of a list that the network sees together.
 
         Raises:
             InputError: A film cannot be read, or the model predicts nothing of a film.
@@ -136,15 +136,15 @@ class LoadedModel:
     def predict_each(
         self, films: Iterable[Film], *, bits: int | None = None, batch_size: int = 8
     ) -> Iterator[Reading | InputError]:
-        """Reads any number of films one after the other, past those that cannot be read.
+        """Reads any number of films one after the other, also after films that cannot be read.
 
         Args:
             films: See :meth:`predict`.
             bits: See :meth:`predict`.
-            batch_size: How many films the network sees together.
+            batch_size: Number of films that the network sees together.
 
         Yields:
-            The reading of each film, or the error that says why there is none, in the order of the films.
+            The reading of each film, or the error why it could not be read, in the order of the films.
 
         Raises:
             InputError: ``batch_size`` is below 1, or the model predicts nothing of a film.
@@ -167,10 +167,11 @@ class LoadedModel:
         """Runs the network on those of a batch that could be decoded.
 
         Args:
-            films: What :class:`gazelit.deploy.preparing.Preparation` made of each, or why it could not be read.
+            films: The result of :class:`gazelit.deploy.preparing.Preparation` for each film, or why it could not be
+                read.
 
         Returns:
-            In their order the reading of each, or the error.
+            The reading of each film, or the error, in their order.
 
         Raises:
             InputError: The model predicts nothing of a film, or its outputs are not finite.
@@ -191,7 +192,7 @@ class LoadedModel:
         return [film if isinstance(film, InputError) else next(readings) for film in films]
 
     def passes(self, images: Tensor) -> list[Pass]:
-        """What each network, or each pass of it with dropout, gives of a batch.
+        """The outputs of each network, or of each of its passes with dropout, for a batch.
 
         Args:
             images: (B, 1, H, W) float32 in [0, 1] at working resolution.
@@ -249,7 +250,7 @@ def load_model(
 
     Args:
         ckpt: A checkpoint of ``gazelit fit``, or the ``.safetensors`` of ``gazelit export-weights``.
-        device: Where the network is to be, such as ``cuda``.
+        device: Device of the network, such as ``cuda``.
         max_pixels: Refuse films that claim more pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained model from whatever it is kept in."""
+"""Loads a trained model from any of its forms."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def load(ckpt: str | os.PathLike[str], device: str | torch.device = "cpu", max_p
         ckpt: A checkpoint of ``gazelit fit``; the ``.safetensors`` of ``gazelit export-weights``; the ``.onnx``,
             ``.pt2`` or ``.xml`` of ``gazelit export``; the folder of ``gazelit package``; or ``hub:owner/name``, such
             a folder on the Hugging Face Hub, which is then downloaded.
-        device: Where the network is to be, such as ``cuda``.
+        device: Device of the network, such as ``cuda``.
         max_pixels: Refuse films that claim more pixels.
 
     Raises:
         InputError: It is none of these, is damaged, does not say at what size it was trained, cannot be run on the
-            device, or is a package whose reference film is not read as it was where the package was made.
+            device, or is a package whose reference film is read differently than where the package was made.
     """
     name = os.fspath(ckpt)
     if name.startswith(hub.PREFIX):

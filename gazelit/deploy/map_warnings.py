@@ -1,4 +1,4 @@
-"""What about a predicted map makes it doubtful."""
+"""Warnings that a predicted map is doubtful."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gazelit.deploy.overlay import NEARLY_FLAT, PERCENTILE, over_uniform, streng
 
 
 def map_warnings(density: NDArray[np.float32], box: Letterbox) -> list[str]:
-    """Says that a map (H, W) at working resolution hardly prefers any place of the film, if it does not."""
+    """A warning if a map (H, W) at working resolution is nearly uniform over the film."""
     highest = strength(over_uniform(box.crop(density)))
     if highest >= NEARLY_FLAT:
         return []

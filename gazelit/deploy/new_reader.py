@@ -1,4 +1,4 @@
-"""``gazelit adapt-reader``: a new reader's vector from a few readings, everything else as it is."""
+"""``gazelit adapt-reader``: learns a new reader's vector from a few readings; all else stays the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gazelit.stages.reader_conditional import readings_of
 
 logger = logging.getLogger("gazelit")
 
-#: Steps of the fit and their rate: some forty numbers with a prior need no more.
+#: Steps of the fit and their rate: enough for some forty numbers with a prior.
 STEPS, RATE = 200, 0.05
 
 
@@ -41,19 +41,19 @@ def adapt_reader(
     store: str | None = None,
     device: str = "cpu",
 ) -> None:
-    """Writes a checkpoint anew that also knows a reader, learned from k readings.
+    """Writes a checkpoint that also has a new reader, learned from k readings.
 
-    Of a model of scanpaths or of maps by reader the new reader's vector alone is fitted, by maximum a posteriori: the
-    likelihood of the k readings' fixations, and a Gaussian about the unknown reader's vector with the spread of the
-    known readers'. The k readings are of films of the training split, which the model may have seen with other readers;
-    the reader's readings of the test split say what was gained, and are learned from by nothing.
+    In a model of scanpaths or of maps by reader only the new reader's vector is fitted, by maximum a posteriori: the
+    likelihood of the k readings' fixations, and a Gaussian prior about the unknown reader's vector with the spread of
+    the known readers' vectors. The k readings are of films of the training split, which the model may have seen with
+    other readers; the reader's readings of the test split only measure the gain.
 
     Args:
         ckpt: A checkpoint of the stage ``scanpath`` or ``reader_conditional``.
         reader: ``reader_id`` of the new reader.
         out: The file to write.
         k: Number of readings to learn from.
-        seed: Of which.
+        seed: Seed of the choice of the readings.
         stage_config: The ``config.yaml`` of its training; the one beside its ``checkpoints`` unless given.
         store: Store to take the readings from; that of the training unless given.
         device: Where the network runs, such as ``cuda``.
@@ -105,12 +105,12 @@ def adapt_reader(
 
 
 def table_of(network: ScanpathNetwork | ReaderUNet) -> nn.Embedding:
-    """The vectors of a network's readers; entry 0 is nobody's."""
+    """The vectors of a network's readers; entry 0 is that of an unknown reader."""
     return network.history.reader if isinstance(network, ScanpathNetwork) else network.reader_film.table
 
 
 def with_reader(network: ScanpathNetwork | ReaderUNet, name: str) -> ScanpathNetwork | ReaderUNet:
-    """The same network with one more reader, who is an unknown one until fitted."""
+    """The same network with one more reader, whose vector is that of an unknown reader until it is fitted."""
     config = network.config
     arguments = {**config["init_args"], "readers": [*network.readers, name]}
     grown = rebuild({**config, "init_args": arguments})
@@ -130,7 +130,7 @@ def fit_reader(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor]) 
     table.weight.requires_grad_(True)
     unknown = table.weight.detach()[0].clone()
     spread = table.weight.detach()[1:-1].std(correction=0).clamp(min=1e-3)
-    # The other rows are not looked up: their gradient is zero, and Adam leaves them.
+    # The other rows are not used: their gradient is zero, and Adam does not change them.
     optimizer = torch.optim.Adam([table.weight], lr=RATE)
     likelihood = likelihood_of(network, batch)
     for _ in range(STEPS):
@@ -190,7 +190,7 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
 def batches_of(
     data: GazeData, split: str, rows: NDArray[np.int64], reader: str, size: int = 8
 ) -> Iterator[dict[str, Tensor]]:
-    """Films of a split in batches with the events of one reader alone."""
+    """Films of a split in batches with the events of only one reader."""
     dataset = data.dataset(split)
     dataset.with_events = True
     position = {int(row): number for number, row in enumerate(dataset.rows)}
@@ -201,7 +201,7 @@ def batches_of(
 
 
 def _read_by(data: GazeData, reader: str, split: str) -> NDArray[np.int64]:
-    """Rows of the films of a split that somebody read."""
+    """Rows of the films of a split that a reader read."""
     number = data.reader_names.index(reader)
     rows = {reading.row for reading in data.cohort.scanpaths(split) if reading.reader == number}
     return np.array(sorted(rows), np.int64)

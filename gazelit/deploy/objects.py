@@ -11,7 +11,7 @@ from gazelit.deploy.reading import Reading
 from gazelit.deploy.region import SHARE
 from gazelit.errors import InputError
 
-#: Kinds of results; those that are made when DICOM is asked for without naming any; those of a map alone.
+#: Kinds of results; the default kinds; those that need only a map.
 Kind = Literal["sr", "sc", "seg", "fractional", "gsps"]
 DEFAULT_KINDS: tuple[Kind, ...] = ("sr", "sc")
 OF_MAPS: tuple[Kind, ...] = ("seg", "fractional")
@@ -22,10 +22,10 @@ class DicomOptions:
     """Which DICOM results are made, and how.
 
     Attributes:
-        kinds: Which results.
-        share: Of the map's mass that outline and segmentation hold.
-        made: When the run began.
-        key: By which PS3.15's basic profile makes new UIDs; empty keeps the film's own header.
+        kinds: Kinds of the results.
+        share: Share of the map's mass that outline and segmentation hold.
+        made: Start of the run.
+        key: Key of the new UIDs of PS3.15's basic profile; if empty, the film's own header is kept.
     """
 
     kinds: tuple[Kind, ...]
@@ -38,9 +38,9 @@ def objects_of(model: LoadedModel, reading: Reading, options: DicomOptions) -> d
     """The DICOM files of a reading, by kind.
 
     Args:
-        model: Who reads.
-        reading: What is read, of a film whose header and display were kept.
-        options: Which files.
+        model: The model that reads.
+        reading: The reading of a film whose header and display were kept.
+        options: The results that are made.
 
     Raises:
         InputError: The film is no DICOM file, its header cannot carry a result, or the extra ``dicom`` is missing.
@@ -58,7 +58,7 @@ def objects_of(model: LoadedModel, reading: Reading, options: DicomOptions) -> d
         raise InputError(f"--dicom needs {error.name}; install it with: pip install 'gazelit[dicom]'") from error
     header, made = completed(film.header), options.made
     if options.key:
-        # The time of a run tells when a film was read; the profile keeps no time.
+        # The time of a run would show when a film was read; the profile keeps no times.
         header, made = deidentified(header, options.key), datetime.min
     spread, density = reading.spread, reading.working_saliency
     evidence = Evidence(

@@ -1,6 +1,6 @@
-"""A predicted map laid over its film, on a scale that says how strong it is.
+"""A predicted map drawn over its film, on a scale that shows how strong it is.
 
-Values are told as multiples of the uniform level, what every pixel would have if the reader looked everywhere alike.
+Values are multiples of the uniform level, which every pixel would have if gaze were spread evenly.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 #: The scale ends at this percentile of the map, so that a few pixels do not darken the rest.
 PERCENTILE = 99.5
-#: A map that stays below this many times the uniform level says hardly more than "anywhere".
+#: A map that stays below this many times the uniform level is nearly uniform.
 NEARLY_FLAT = 2.0
 #: Begins in blue: a scale that begins in black would draw shadows, which on a film have a meaning.
 COLOUR_MAP = "plasma"
 _MOST_OPAQUE = 0.7
-#: Of the opacity in pictures: as fine as their colours.
+#: Steps of the opacity in pictures: as fine as their colours.
 _STEPS = 255
 _BAR, _GAP, _TEXT = 16, 8, 14
 #: Colour of warnings.
@@ -44,12 +44,12 @@ def scale_end(*multiples: NDArray[np.float32]) -> float:
 
 
 def strength(multiples: NDArray[np.float32]) -> float:
-    """What ``PERCENTILE`` % of a map in multiples of the uniform level stay below."""
+    """The value below which ``PERCENTILE`` % of a map are, in multiples of the uniform level."""
     return float(np.percentile(multiples, PERCENTILE))
 
 
 def is_nearly_flat(multiples: NDArray[np.float32]) -> bool:
-    """Whether a map hardly prefers any place; see ``NEARLY_FLAT``."""
+    """Whether a map is nearly uniform; see ``NEARLY_FLAT``."""
     return strength(multiples) < NEARLY_FLAT
 
 
@@ -63,7 +63,7 @@ def heat_and_opacity(multiples: NDArray[np.float32], end: float) -> tuple[NDArra
     Returns:
         Both (H, W) float32 in [0, 1], and 0 at and below the uniform level.
     """
-    # In place: of a whole film, each array in between has 31 MB.
+    # In place, because each temporary array of a whole film has 31 MB.
     heat = multiples - np.float32(1)
     heat /= np.float32(end - 1)
     np.clip(heat, 0, 1, out=heat)
@@ -96,7 +96,7 @@ def blend(film: NDArray[np.uint8], multiples: NDArray[np.float32], end: float) -
 
 def _colours() -> Any:
     """The scale's colours."""
-    # Where a map is drawn: most of what imports this module draws none.
+    # Imported when a map is drawn: most users of this module draw none.
     from matplotlib import colormaps
 
     return colormaps[COLOUR_MAP]

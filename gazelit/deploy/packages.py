@@ -1,4 +1,4 @@
-"""Packages of a trained model: what is in one, and whether it reads films here as it did where it was made."""
+"""Packages of a trained model: their content, and the check that they read films here as where they were made."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from gazelit.files import changed_files, read_checksums, read_json
 CONFIG, WEIGHTS, LINEAGE = "config.json", "model.safetensors", PACKAGED_STAMP
 CARD, METRICS, CHECKSUMS = "README.md", "metrics.json", "SHA256SUMS"
 REFERENCE, REFERENCE_FILM, ONNX = "reference.json", "reference.png", "model.onnx"
-#: All of them; nothing else of a folder is uploaded.
+#: All files of a package; no other file of a folder is uploaded.
 FILES = (CONFIG, WEIGHTS, LINEAGE, CARD, METRICS, REFERENCE, REFERENCE_FILM, ONNX, f"{ONNX}.json", CHECKSUMS)
 MODEL_TYPE = "gazelit"
-#: What of ``config.json`` is held against the stamp; names of classes and sentences may change with versions.
+#: Entries of ``config.json`` that must equal those of the stamp; names of classes and sentences may change with
+#: versions.
 _DECISIVE = ("image_size", "id2label", "exclusive", "temperature")
 #: The reference map is compared as the mass in so many rows and columns of cells.
 _GRID = (16, 12)
-#: How far a reading may be from the reference: what other processors and kernels change in float32, and no more.
+#: Largest difference of a reading from the reference: that of other processors and kernels in float32.
 LARGEST_PROBABILITY_DIFFERENCE, LEAST_CC = 1e-3, 0.999
 
 
@@ -43,7 +44,7 @@ def is_package(path: str | os.PathLike[str]) -> bool:
 
 
 def config_of(model: LoadedModel) -> dict[str, Any]:
-    """What a package's ``config.json`` says of a model: all that is needed to run its weights.
+    """The content of a package's ``config.json``: all that is needed to run its weights.
 
     The keys that other tools know (``architectures``, ``id2label``, ``label2id``) have their form.
     """
@@ -70,12 +71,13 @@ def load_package(
     """Loads a package and reads its reference film with it.
 
     Args:
-        folder: What ``gazelit package`` made.
+        folder: Folder of ``gazelit package``.
         device: See :func:`gazelit.deploy.inference.load_model`.
         max_pixels: See :func:`gazelit.deploy.inference.load_model`.
 
     Raises:
-        InputError: A file is missing or changed, or the reference film is read otherwise than where it was made.
+        InputError: A file is missing or changed, or the reference film is read differently than where the package was
+            made.
     """
     folder = Path(folder)
     model = replace(load_model(folder / WEIGHTS, device, max_pixels), name=str(folder))
@@ -95,13 +97,13 @@ def load_package(
 def verify_package(folder: Path) -> tuple[list[str], str]:
     """Compares a package's files with their checksums, and reads its reference film.
 
-    The model card has none: whoever hands a package on may edit it.
+    The model card has no checksum, so that it may be edited before a package is passed on.
 
     Args:
         folder: What ``gazelit package`` made.
 
     Returns:
-        What is wrong, a line a file, and what was compared, in words.
+        The faults, a line for each file, and a description of what was compared.
     """
     found: list[str] = []
     compared = "packed before checksums were recorded"
@@ -118,7 +120,7 @@ def verify_package(folder: Path) -> tuple[list[str], str]:
 
 
 def reference_of(reading: Reading) -> dict[str, Any]:
-    """What is kept of a reading, to be compared with what others read of the same film."""
+    """The values of a reading that are kept for comparison with other readings of the same film."""
     density = reading.saliency
     return {
         "film": REFERENCE_FILM,
@@ -131,11 +133,11 @@ def check_reference(model: LoadedModel, folder: Path) -> None:
     """Reads a package's reference film.
 
     Args:
-        model: What was loaded from the package.
+        model: The model of the package.
         folder: The package.
 
     Raises:
-        InputError: The film is missing or damaged, or read otherwise than where the package was made.
+        InputError: The film is missing or damaged, or is read differently than where the package was made.
     """
     found = folder / REFERENCE
     reference = read_json(found)

@@ -1,4 +1,4 @@
-"""One pass of a network over a batch, the mean of several, and how far they agree."""
+"""Passes of a network over a batch, their mean, and their agreement."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gazelit.deploy.reading import Spread
 from gazelit.errors import InputError
 from gazelit.metrics.calibration import probabilities as probabilities_of
 
-#: What is read of a network's outputs.
+#: The outputs of a network that are read.
 OUTPUTS = ("logits", "saliency_logits")
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-#: Of the masks of dropout, so that the same film gives the same reading.
+#: Seed of the masks of dropout, so that the same film gives the same reading.
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass gives of a batch, or of a film.
+    """The results of one pass for a batch, or for a film.
 
     Attributes:
         probabilities: (B, K) or (K,); None without a classifier.
@@ -43,7 +43,7 @@ class Pass:
         )
 
     def row(self, number: int) -> Pass:
-        """What it gives of one film of the batch."""
+        """The results for one film of the batch."""
         return Pass(
             None if self.probabilities is None else self.probabilities[number],
             None if self.density is None else self.density[number],

@@ -1,4 +1,4 @@
-"""What is made of a decoded film before a network sees it; runs in the process that decodes."""
+"""Prepares a decoded film for a network; runs in the process that decodes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LONGEST_SIDE, SHORTEST_LONGEST_SIDE = 1024, 384
 
 @dataclass(frozen=True)
 class FilmRecord:
-    """What is kept of a film, whose pixels may be a hundred times as many.
+    """The record of a film that is kept; its pixels may be a hundred times as many.
 
     Attributes:
         box: How it was fitted into the working resolution.
         warnings: Of its header and pixels (:func:`gazelit.data.images.film_warnings.film_warnings`).
         thumbnail: (h, w) uint8, the film at the size in which overlays show it.
-        display: (H, W) uint8, the film as displayed; kept for DICOM results alone.
-        header: What DICOM results take over of its header; None of a film that is no DICOM file, or without results.
+        display: (H, W) uint8, the film as displayed; kept only for DICOM results.
+        header: The part of its header for DICOM results; None if the film is no DICOM file, or without such results.
     """
 
     box: Letterbox
@@ -43,7 +43,7 @@ class Prepared:
 
     Attributes:
         image: (H, W) float32 in [0, 1] at working resolution.
-        record: What is kept of it.
+        record: The record of the film.
     """
 
     image: NDArray[np.float32]
@@ -63,7 +63,7 @@ class Preparation:
     keeps_source: bool = False
 
     def __call__(self, film: Radiograph) -> Prepared:
-        """Fits a film into the working resolution and looks at what may make its reading doubtful."""
+        """Fits a film into the working resolution and collects warnings about it."""
         box = Letterbox.fit(film.pixels.shape[0], film.pixels.shape[1], self.size)
         display, header = None, None
         if self.keeps_source and film.header is not None:
@@ -82,5 +82,5 @@ def shrunk(film: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _levels(film: NDArray[np.float32]) -> NDArray[np.uint8]:
-    # In one pass: what NumPy would make in between is more than a process that decodes may take for a large film.
+    # In one pass, because NumPy's temporary arrays of a large film would exceed the memory of a process that decodes.
     return cv2.convertScaleAbs(film, alpha=255).astype(np.uint8, copy=False)

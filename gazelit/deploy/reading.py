@@ -1,4 +1,4 @@
-"""What a model says of one radiograph."""
+"""A model's reading of one radiograph."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Spread:
     Attributes:
         members: Number of networks or passes.
         deviations: By class, standard deviation of the probability; empty without a classifier.
-        mutual_information: Of the class and the network, in nats (Houlsby et al. 2011, BALD): what the networks
-            disagree on, apart from what each is unsure of; None without a classifier.
+        mutual_information: Mutual information of the class and the network, in nats (Houlsby et al. 2011, BALD): the
+            disagreement of the networks, without the uncertainty of each; None without a classifier.
         map_correlation: Mean CC of each network's map with their mean; None without a saliency head.
     """
 
@@ -36,17 +36,17 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a model says of one radiograph.
+    """A model's reading of one radiograph.
 
     Attributes:
         probabilities: By class name; empty for a network without a classifier.
-        warnings: What makes the reading doubtful; each a line that begins with its kind, such as ``lateral:``.
-        notice: What the model may not be used for.
-        film: What is kept of the film.
+        warnings: Reasons why the reading is doubtful; each a line that begins with its kind, such as ``lateral:``.
+        notice: What the model must not be used for.
+        film: The record of the film.
         spread: How far several networks agree; None of a single network.
-        prediction_set: Of a model with fitted guards, the classes that the stated coverage cannot exclude, or by label
-            ``present``, ``absent``, ``unclear``; None without.
-        scanpaths: Of a model of scanpaths, the expected path of an unknown reader and of the readers that were named.
+        prediction_set: With fitted guards, the classes that cannot be excluded at the stated coverage, or by label
+            ``present``, ``absent``, ``unclear``; None without guards.
+        scanpaths: For a model of scanpaths, the expected path of an unknown reader and of the readers that were named.
     """
 
     probabilities: dict[str, float]

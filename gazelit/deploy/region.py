@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gazelit.data.images.geometry import Letterbox
 from gazelit.errors import InputError
 
-#: Share of the map's mass that a region holds unless another is asked for.
+#: Share of the map's mass that a region holds by default.
 SHARE = 0.5
 #: An outline keeps within this many pixels of the region's edge.
 _OUTLINE_WITHIN = 0.5

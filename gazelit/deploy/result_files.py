@@ -30,7 +30,7 @@ _ROWS = 4096
 _DEVIATION = " SD"
 
 Saliency = Literal["working", "full", "none"]
-#: A film that could not be read, and why; the reason begins with its path.
+#: A film that could not be read, and the reason, which begins with its path.
 Failure = tuple[NamedFilm, str]
 
 
@@ -61,7 +61,7 @@ class ResultFolder:
         self.out, self.kinds = out, kinds
 
     def json_path(self, name: str) -> Path:
-        """The file that is written last, so that it tells that a film is done."""
+        """The file that is written last; if it exists, a film is done."""
         return self.out / f"{name}.json"
 
     def is_done(self, film: NamedFilm) -> bool:
@@ -77,9 +77,9 @@ class ResultFolder:
         """Writes the files of one film, the JSON file that names the others last.
 
         Args:
-            model: Who reads.
-            film: What is read.
-            reading: What is read of it.
+            model: The model that reads.
+            film: The film.
+            reading: The reading of the film.
             objects: DICOM files by kind.
         """
         result: dict[str, Any] = {"film": film.name}
@@ -92,7 +92,7 @@ class ResultFolder:
             array = io.BytesIO()
             np.save(array, map_)
             with atomic_path(path) as temporary:
-                # Not by NumPy, whose error on a full disk does not say what it is.
+                # Not by NumPy, whose error does not show that a disk is full.
                 temporary.write_bytes(array.getbuffer())
             result["saliency"] = path.name
             if self.kinds.saliency == "working":
@@ -120,13 +120,13 @@ class ResultFolder:
         write_json(self.json_path(film.name), result)
 
     def _map(self, reading: Reading) -> NDArray[np.float32] | None:
-        # Made when it is asked for: at the film's size it takes as long as everything else.
+        # Made only if needed: at the film's size it takes as long as all the rest.
         if self.kinds.saliency == "none":
             return None
         return reading.saliency if self.kinds.saliency == "full" else reading.working_saliency
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes the results of films, the file that tells that they are done first."""
+        """Removes the results of films, first the file that marks them as done."""
         for name in names:
             self.json_path(name).unlink(missing_ok=True)
 
@@ -135,8 +135,8 @@ class ResultFolder:
 
         Args:
             model: Its classes are the columns of probabilities.
-            films: All of them.
-            suffix: Which of the two.
+            films: All films.
+            suffix: ``.csv`` or ``.parquet``.
         """
         path = self.out / f"{TABLE_NAME}.{suffix}"
         columns = self._columns(model)
@@ -200,7 +200,7 @@ class ResultFolder:
 
 
 def described(model: LoadedModel, reading: Reading) -> dict[str, Any]:
-    """A reading as JSON: what is said, and who says it; nothing of the film but its size."""
+    """A reading as JSON: the results and the model; of the film only its size."""
     result: dict[str, Any] = {
         "height": reading.shape[0],
         "width": reading.shape[1],

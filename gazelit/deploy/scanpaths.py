@@ -31,7 +31,7 @@ class ExpectedScanpath:
     """The likeliest path of a reader over a film.
 
     Attributes:
-        reader: ``reader_id``; None for an unknown reader, the mean of the readers that were learned from.
+        reader: ``reader_id``; None for an unknown reader, the mean of the readers of the training.
         path: (n, 3) float64 x, y in pixels of the film (centres at integers) and s.
     """
 
@@ -39,17 +39,17 @@ class ExpectedScanpath:
     path: NDArray[np.float64]
 
     def primitives(self) -> dict[str, object]:
-        """As JSON holds it; the start of a fixation is the end of the one before."""
+        """The path in the form of the JSON; the start of a fixation is the end of the one before."""
         x, y, duration = self.path.round(3).T.tolist()
         begin = np.concatenate([[0.0], np.cumsum(self.path[:-1, 2])]).round(3).tolist()
         return {"reader": self.reader, "t": begin, "duration": duration, "x": x, "y": y}
 
 
 def readers_to_show(network: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """The readers whose paths are asked for.
+    """The readers whose paths are wanted.
 
     Args:
-        network: What predicts.
+        network: The network of the model.
         names: ``reader_id`` of each, or ``all``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The servers that a run fetches its films from and sends its results to."""
+"""The servers from which a run fetches films and to which it sends results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("gazelit")
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the films of a study are, and where its results go.
+    """The source of a study's films and the target of its results.
 
     Attributes:
         source: Client of the server that has the films; None for files.
@@ -57,7 +57,7 @@ class Servers:
 
     @contextmanager
     def films(self, files: Sequence[str]) -> Iterator[Sequence[str]]:
-        """The files that were given; or those of the study, in a folder that is removed when the block ends."""
+        """The given files, or those of the study, in a folder that is removed at the end of the block."""
         if self.source is None:
             yield files
             return

@@ -24,7 +24,7 @@ def load_together(
     dropout_passes: int = 0,
     guards: Path | None = None,
 ) -> LoadedModel:
-    """Loads several checkpoints as one model, whose readings are the mean and say how far the networks agree.
+    """Loads several checkpoints as one model; its readings are their mean, with the agreement of the networks.
 
     Args:
         ckpts: One or more, of any form that is loaded, of the same size and classes, such as of several seeds or folds.
@@ -45,7 +45,7 @@ def load_together(
         for field in ("size", "class_names", "outputs"):
             if getattr(model, field) != getattr(first, field):
                 raise InputError(f"{model.name}: its {field.replace('_', ' ')} are not those of {first.name}")
-    # A checkpoint's guards promise something of its own probabilities, not of a mean's.
+    # A checkpoint's guards hold for its own probabilities, not for those of a mean.
     own = first.guards if not further and not dropout_passes else None
     model = replace(first, dropout_passes=dropout_passes, guards=own)
     if further:

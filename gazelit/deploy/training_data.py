@@ -1,4 +1,4 @@
-"""The data that checkpoints were trained on, from the configuration beside the first of them."""
+"""The data that checkpoints were trained on, from the configuration of the first of them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Yardsticks, statistics, comparisons: numbers alone."""
+"""Yardsticks, statistics and comparisons, as numbers."""

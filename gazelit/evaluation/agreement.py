@@ -30,10 +30,10 @@ GAZE_METRICS = short_labels("cc", "nss", "auc_judd", "sauc")
 
 @dataclass(frozen=True)
 class Tables:
-    """What was measured, a row for each case and map.
+    """The measurements, a row for each case and map.
 
     Attributes:
-        gaze: ``index``, ``patient``, ``map``, ``right`` (whether the diagnosis was; NaN if unknown) and
+        gaze: ``index``, ``patient``, ``map``, ``right`` (whether the diagnosis was right; NaN if unknown) and
             ``GAZE_METRICS``.
         regions: ``index``, ``patient``, ``region``, ``map``, ``REGION_METRICS`` and ``area``.
         shown: Cases for the figure.
@@ -100,7 +100,7 @@ def measure(model: LoadedModel, data: GazeData, methods: Sequence[str], split: s
 def _maps(
     model: LoadedModel, batch: dict[str, Tensor], methods: Sequence[str]
 ) -> tuple[dict[str, Tensor], list[float]]:
-    """By name, maps (B, H, W) of a batch; and whether each diagnosis is right, NaN where that is unknown."""
+    """By name, maps (B, H, W) of a batch; and whether each diagnosis is right, NaN if that is unknown."""
     with torch.inference_mode():
         outputs = model.network(batch["image"])
     maps: dict[str, Tensor] = {}
@@ -112,7 +112,7 @@ def _maps(
         predicted = probabilities(outputs["logits"], model.temperature, exclusive).argmax(1)
         if exclusive and batch["label"].ndim == 1:
             right = (predicted == batch["label"]).float().tolist()
-        # The attribution needs tensors that were not made in inference mode.
+        # Attribution cannot use tensors that were made in inference mode.
         maps |= {name: _attributed(model, batch, predicted.clone(), name) for name in methods}
     return maps, right
 

@@ -1,8 +1,8 @@
-"""When the tasks of a joint training were at their best, and what its one checkpoint loses against that.
+"""The best epoch of each task of a joint training, and what its one checkpoint loses against these.
 
 The premise of cooperative training in stages is that diagnosis and gaze converge asynchronously (Qiu, Rivaz and Xiao
-2025). A training of several tasks keeps one checkpoint; its regret on a task is what it loses against the epoch that
-was best for that task alone, on validation. Curves are those of ``epochs.csv``, which every run leaves.
+2025). A training of several tasks keeps one checkpoint. Its regret on a task is its loss, on validation, against the
+epoch that was best for that task alone. Curves are those of ``epochs.csv``, which every run writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gazelit.evaluation.compare import Result
 
 #: By task, its headline metric in curves and its name; higher is better.
 HEADLINES = {"diagnosis": ("auroc_macro", "macro AUC"), "saliency": ("cc", "CC")}
-#: What a weighting has learned of a task, in curves.
+#: Learned values of a weighting for a task, in curves.
 _LEARNED = re.compile(r"train/(?P<name>(?:sigma|weight)_(?:" + "|".join(HEADLINES) + "))")
 
 
@@ -51,7 +51,7 @@ class JointTraining:
         stage: Its name.
         seed: Of the training.
         fold: Of the data, if there are folds.
-        kept: Epoch of the checkpoint that was handed over or tested, from 0; None where it does not tell.
+        kept: Epoch, from 0, of the checkpoint that was handed over or tested; None if it does not record it.
         curve: A row an epoch, in order.
         tasks: By name.
         learned: By name, (first, at the kept epoch, last) value of what the weighting learned.
@@ -68,7 +68,7 @@ class JointTraining:
 
     @property
     def label(self) -> str:
-        """What the trainings of the stage are called; the stage's name alone where its arm is called the same."""
+        """Name of the trainings of the stage; only the stage's name if its arm has the same one."""
         return self.stage if self.arms == (self.stage,) else f"{', '.join(self.arms)}: {self.stage}"
 
     @property
@@ -78,13 +78,13 @@ class JointTraining:
 
     @property
     def apart(self) -> float:
-        """Epochs between the first and the last of the tasks' own best; NaN unless all are known."""
+        """Number of epochs between the earliest and the latest best epoch of the tasks; NaN unless all are known."""
         best = [task.best_epoch for task in self.tasks.values()]
         return float("nan") if None in best else float(max(best) - min(best))  # type: ignore[type-var, operator]
 
 
 def trainings(results: Sequence[Result]) -> list[JointTraining]:
-    """The joint trainings that models went through, each once, in the order of the arms.
+    """The joint trainings of the models, each once, in the order of the arms.
 
     Args:
         results: The models.
@@ -173,7 +173,7 @@ def training(
 
 
 def _best(curve: pd.DataFrame, column: str, kept: int | None, sign: int) -> tuple[int | None, float]:
-    """The first epoch with the greatest ``sign`` × value, and how much less that of the kept epoch is."""
+    """The first epoch with the greatest ``sign`` × value, and the difference to the kept epoch's."""
     values = sign * curve[column].to_numpy(float) if column in curve else np.empty(0)
     finite = np.isfinite(values)
     if not finite.any():

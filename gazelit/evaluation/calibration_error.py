@@ -32,12 +32,12 @@ FEWEST_IN_A_BIN = 10
 
 @dataclass(frozen=True)
 class Judged:
-    """Probabilities of one model and what came true.
+    """Probabilities of one model and the outcomes.
 
     Attributes:
         confidence: (M,) probabilities.
         right: (M,) 0 or 1.
-        case: (M,) which case each is of; several labels have several.
+        case: (M,) the case of each; a case with several labels has several.
     """
 
     confidence: Floats
@@ -51,10 +51,10 @@ def calibration_errors(
     """``ece_corrected``, and ``rmsce``, debiased, with intervals over patients; means over models (seeds).
 
     Intervals are basic bootstrap intervals (Davison and Hinkley 1997): draws of a biased statistic scatter round
-    another number than the corrected one, so their deviations are laid off from that. They end at 0.
+    another number than the corrected one, so their deviations are applied to the corrected one. They end at 0.
 
     Args:
-        models: One a seed, of the same cases.
+        models: One for each seed, of the same cases.
         patients: (N,) patient of every case.
         weights: Bootstrap draws of patients.
         level: Coverage.
@@ -79,7 +79,8 @@ def calibration_errors(
         result = np.sqrt(result) if name == "rmsce" else result
         found[name] = Estimate(float(result[0]), float(result[1]), float(result[2]))
     if found["rmsce"].low == 0:
-        # Both errors are zero together, and the mean gap alone could never be found to be: some of its bias is left.
+        # Both errors are zero together. The mean gap alone could never be found to be zero, because some of its bias is
+        # left.
         found["ece_corrected"] = replace(found["ece_corrected"], low=0.0)
     return found
 
@@ -130,7 +131,7 @@ def _of_draws(
 
 
 def _standard_error(deviation: Floats, codes: NDArray[np.intp]) -> float:
-    """Of a mean, over patients; s / √n where each has one case. 0 of a single patient, which tells nothing of it."""
+    """Standard error of a mean over patients; s / √n if each has one case; 0, meaning unknown, of a single patient."""
     sums = np.bincount(np.unique(codes, return_inverse=True)[1], deviation)
     if len(sums) < 2:
         return 0.0

@@ -18,7 +18,7 @@ from gazelit.evaluation.scores import SHARE, Scores, scores_of
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 from gazelit.metrics.catalogue import short_labels
 
-#: What arms are compared by; the first that an arm has of each task is tested.
+#: Metrics by which arms are compared; of each task the first one that an arm has is tested.
 COMPARED = short_labels("auroc_macro", "scanpath_bits", "cc", "kld", "nss")
 
 
@@ -28,21 +28,21 @@ class Result:
 
     Attributes:
         run: The run folder, or of a model trained by hand the folder of its test.
-        arm: What it is compared as.
-        seed: Of its training.
-        fold: Which fold was its test split, if there are folds.
+        arm: Name of its arm.
+        seed: Seed of its training.
+        fold: Number of the fold that was its test split, if there are folds.
         stages: Folders of the stages it went through, from the run folder.
         checkpoint: Its checkpoint.
-        seconds: Its training took, all stages together; NaN where that is not known.
-        metrics: As `gazelit test` logged them.
-        predictions: One row a test case, with ``patient``.
-        stamp: Of its checkpoint.
-        times_tested: How often it was tested, by the log of the step.
-        external: By name of another source, the folder of its test on that.
-        epoch: The epoch of its checkpoint, from 0; None where the checkpoint does not tell.
-        steps: Optimiser steps of its training, all stages together; None where its curves do not tell.
+        seconds: Seconds of its training, all stages together; NaN if not known.
+        metrics: Metrics that `gazelit test` logged.
+        predictions: One row for each test case, with ``patient``.
+        stamp: Stamp of its checkpoint.
+        times_tested: Number of times that it was tested, by the log of the step.
+        external: By name of another source, the folder of its test on that source.
+        epoch: The epoch of its checkpoint, from 0; None if the checkpoint does not record it.
+        steps: Optimiser steps of its training, all stages together; None if its curves do not record them.
         kept: ``last`` if the checkpoint is that of the last epoch, else ``best``.
-        tested: When its predictions were written, if that is known.
+        tested: Time at which its predictions were written, if known.
     """
 
     run: Path
@@ -68,22 +68,22 @@ class ArmSummary:
     """An arm over its seeds and folds.
 
     Attributes:
-        name: Of the arm.
+        name: Name of the arm.
         seeds: Its seeds.
         folds: Number of folds; 1 without.
-        seconds: A training took on average.
+        seconds: Mean seconds of a training.
         estimates: By metric, the mean over seeds of the value over all test cases; of AUCs over folds see
             :func:`gazelit.evaluation.scores.case_statistics`.
         spread: By metric, the standard deviation over seeds; NaN with one.
         differences: By metric, the arm less the first one, on the same cases, over patients and seeds; empty for the
             first.
-        against: By the name of each arm between the first and this one, the arm less that one, for what arms are
-            compared by.
+        against: For each arm between the first and this one, by name: this arm less that one, in the metrics by which
+            arms are compared.
         infinite: By map metric, the number of cases of all seeds whose value is infinite; those that have some.
         undefined: By map metric, the number of cases without a value; those that have some.
-        steps: Of one training, on average; None where they are not known.
-        share: Share of the explainable information with its interval over patients and seeds; None where it is not
-            known what can be explained.
+        steps: Mean optimiser steps of a training; None if not known.
+        share: Share of the explainable information with its interval over patients and seeds; None if the explainable
+            information is not known.
     """
 
     name: str
@@ -101,9 +101,9 @@ class ArmSummary:
 
 
 def pooled(results: Sequence[Result]) -> dict[int, pd.DataFrame]:
-    """By seed, the predictions of all folds: every case once, in the store's order.
+    """By seed, the predictions of all folds: each case once, in the store's order.
 
-    Several folds have a column ``fold``, because their scores are of models that were trained apart.
+    With several folds there is a column ``fold``, because their scores are of separately trained models.
 
     Raises:
         InputError: A case was tested twice with one seed, or seeds were tested on other cases.
@@ -134,7 +134,7 @@ def _replicas(results: Sequence[Result]) -> dict[int, list[pd.DataFrame]]:
 
 
 def compare(results: Sequence[Result], class_names: Sequence[str], all_read_all: bool = False) -> list[ArmSummary]:
-    """Sums up arms, the first being what the others are compared with.
+    """Summarises arms and compares each with the first.
 
     Intervals of an arm's values are over patients, drawn the same for all arms and seeds; the spread over seeds stands
     beside them. Differences have intervals over patients and seeds (:func:`crossed_difference`).
@@ -209,7 +209,7 @@ def _mean_steps(results: Sequence[Result]) -> float | None:
 
 
 def _differences(arm: Scores, reference: Scores, keys: Iterable[str], paired: bool) -> dict[str, Estimate]:
-    """What both have; a map metric that the two define on other cases has no difference."""
+    """Differences of the metrics that both have; a map metric that the two define on other cases has none."""
     found = {}
     for key in keys:
         if key not in arm.values or key not in reference.values:
@@ -228,7 +228,7 @@ def check_predictions(results: Sequence[Result], class_names: Sequence[str]) -> 
     """Checks that every probability is a number.
 
     Raises:
-        InputError: One is not.
+        InputError: A probability is not a number.
     """
     for result in results:
         columns = [f"p_{name}" for name in class_names if f"p_{name}" in result.predictions]
@@ -240,7 +240,7 @@ def check_predictions(results: Sequence[Result], class_names: Sequence[str]) -> 
 
 
 def _check_targets(results: Sequence[Result]) -> None:
-    """Maps of another σ, or made of other gaze, are another question."""
+    """Raises InputError if arms have targets of another σ or other gaze, which cannot be compared."""
     fields = ("fingerprint", "gaze_kind", "weight", "sigma", "sigma_unit", "size", "readings")
     first = results[0].stamp["data"]
     for result in results:
@@ -255,7 +255,7 @@ def _check_targets(results: Sequence[Result]) -> None:
 
 @dataclass(frozen=True)
 class Difference:
-    """What an arm has less another, on the same cases.
+    """The difference of two arms on the same cases.
 
     Attributes:
         arm: Its name.
@@ -273,7 +273,7 @@ class Difference:
 
 
 def differences(summaries: Sequence[ArmSummary]) -> list[Difference]:
-    """All pairs of arms by all metrics that arms are compared by: those with the first arm first, one family of p."""
+    """Differences of all pairs of arms in all compared metrics, pairs with the first arm first; one family of p."""
     pairs = [(summary.name, summaries[0].name, summary.differences) for summary in summaries if summary.differences]
     pairs += [(summary.name, name, values) for summary in summaries for name, values in summary.against.items()]
     found = [

@@ -33,8 +33,8 @@ def crossed_difference(
     """The mean over seeds of the first arm less that of the second, with its interval over patients and seeds.
 
     Args:
-        values: Of each arm, (S,) the statistic of every seed.
-        draws: Of each arm, (S, R) the same of every seed in every draw of patients, the same draws for all.
+        values: For each arm, (S,) the statistic of every seed.
+        draws: For each arm, (S, R) the statistic of every seed in every draw of patients, with the same draws for all.
         patients: Number of patients.
         paired: Whether both arms have the same seeds in the same order. Their difference is then taken seed by seed,
             so that what arms share (an earlier stage) cancels out.
@@ -46,7 +46,7 @@ def crossed_difference(
     nothing = float("nan")
     value = float(np.mean(values[0]) - np.mean(values[1]))
     seeds = min(len(of_arm) for of_arm in values)
-    # Of arms with other seeds each has its own term; of the same seeds there is one, that of their differences.
+    # Arms with different seeds have a term each; with the same seeds there is one, that of their differences.
     terms = [(values[0] - values[1], draws[0] - draws[1])] if paired else list(zip(values, draws, strict=True))
     whole = draws[0].mean(axis=0) - draws[1].mean(axis=0)
     drawn = np.isfinite(whole)
@@ -74,7 +74,7 @@ def crossed_difference(
 
 
 def crossed_value(values: Floats, draws: Floats, patients: int, level: float = LEVEL) -> Estimate:
-    """The mean over seeds with its interval over patients and seeds: the difference from an arm that is 0 throughout.
+    """The mean over seeds with its interval over patients and seeds: the difference from an arm that is always 0.
 
     Args:
         values: (S,) the statistic of every seed.

@@ -1,8 +1,8 @@
-"""How much of what can be known of the gaze a model knows: the share of the explainable information.
+"""The share of the explainable information: how much of what can be predicted of the gaze a model predicts.
 
-The readers of a hard synthetic cohort have a known law, so the best map of a film is known: the oracle's expected map
-(:mod:`gazelit.synthetic.oracle`). Its information gain over the centre bias is what a map can explain, and a model's
-share of it lies between the centre bias (0) and the oracle (1).
+The readers of a hard synthetic cohort follow a known law. So the best map of a film is known: the oracle's expected map
+(:mod:`gazelit.synthetic.oracle`). Its information gain over the centre bias is the explainable information, and a
+model's share of it lies between the centre bias (0) and the oracle (1).
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ logger = logging.getLogger("gazelit")
 
 #: Simulated readings behind the expected map of a film; see :meth:`gazelit.synthetic.oracle.Oracle.mixture`.
 READINGS = 200
-#: Folder beside a run where the oracle of its films is kept.
+#: Folder beside a run for the oracle of its films.
 FOLDER = "oracle"
-#: In tables of predictions the oracle's metrics have this before their name.
+#: Prefix of the oracle's metrics in tables of predictions.
 PREFIX = "oracle_"
 #: Metrics against the target map, for which the oracle predicts as the targets are made; the others ask for fixations.
 _OF_TARGETS = ("cc", "kld", "sim", "emd")
 #: What was made is written after so many films, so that an end loses little.
 _KEPT_EVERY = 200
-#: Fewer films are not worth the start of other processes.
+#: With fewer films the start of other processes does not pay.
 _WORTH_PROCESSES = 100
 #: Arguments of :func:`gazelit.synthetic.oracle.case_mixture`.
 Job = tuple[str, tuple[int, int], str | None, int]
@@ -57,10 +57,10 @@ Job = tuple[str, tuple[int, int], str | None, int]
 
 @dataclass(frozen=True)
 class OracleRecord:
-    """What a map can say at most of the test films' gaze.
+    """The explainable information of the test films' gaze.
 
     Attributes:
-        words: How exact the oracle is, a sentence.
+        words: A sentence on how exact the oracle is.
         films: Number of test films with gaze.
         gain: Mean information gain of the oracle's maps over the centre bias (bits a fixation), over patients.
         target_gain: The same of the expected target maps, blurred and weighted as the targets of training.
@@ -76,11 +76,11 @@ class OracleRecord:
 
 @dataclass(frozen=True)
 class ReaderLaw:
-    """What the oracle knows of who read a store's films.
+    """The law of the readers of a store's films, for the oracle.
 
     Attributes:
         reader: ``reader_id`` of the only reader; any of the panel if None.
-        words: How exact the law is, a sentence.
+        words: A sentence on how exact the law is.
     """
 
     reader: str | None
@@ -112,7 +112,7 @@ def _is_rebuilt(image_id: str) -> bool:
 
 
 def why_not(data: GazeData) -> str | None:
-    """Why the targets are not of the law of whole readings; None if they are."""
+    """The reason why the targets do not follow the law of whole readings; None if they do."""
     if data.gaze.kind != "fixation":
         return f"gaze.kind is {data.gaze.kind}, and the oracle predicts the published fixations"
     if data.gaze.window is not None:
@@ -136,9 +136,9 @@ class Oracles:
     def scores(self, data: GazeData) -> pd.DataFrame | None:
         """The oracle's saliency metrics of every test case, scored as a model is.
 
-        CC, KLD, SIM and EMD are of the expected target (fixations weighted and blurred as the targets are). NSS, AUCs
-        and information gain are of the expected density of fixations, each counted once, over the centre bias of the
-        data.
+        CC, KLD, SIM and EMD are those of the expected target (fixations weighted and blurred as in the targets). NSS,
+        AUCs and information gain are those of the expected density of fixations, each counted once, over the centre
+        bias of the data.
 
         Args:
             data: The data, set up.
@@ -166,7 +166,7 @@ class Oracles:
         if table is None:
             return predictions
         joined = predictions.merge(table, on="index", how="left", validate="1:1")
-        # A merge forgets what the table says of its columns: the metrics from outside the package.
+        # A merge drops the table's attributes: the metrics from outside the package.
         joined.attrs = predictions.attrs
         return joined
 
@@ -182,7 +182,7 @@ class Oracles:
         path = self.folder / f"{known[:16]}.parquet"
         made = _kept(path, store)
         if made:
-            # The law is code: a film made anew says whether what is kept is still of today's.
+            # The law is code: a film that is made anew shows whether the kept ones are of the present law.
             probe = next(iter(made))
             if not _equal(made[probe], case_mixture(*_case(store, probe), reader, READINGS)):
                 logger.info("%s: of another version of the simulated readers; made anew", path)
@@ -210,7 +210,7 @@ class Oracles:
 
 
 def oracle_record(store: Store, predictions: pd.DataFrame) -> OracleRecord | None:
-    """What can be explained on the test films, from predictions that :meth:`Oracles.joined` has joined."""
+    """The explainable information of the test films, from predictions that :meth:`Oracles.joined` has joined."""
     law = law_of(store) if ORACLE_GAIN in predictions else None
     if law is None:
         return None
@@ -248,12 +248,12 @@ def _keep(path: Path, made: Mapping[int, GazeMixture]) -> None:
         with atomic_path(path) as temporary:
             pd.concat(parts).to_parquet(temporary, index=False)
     except (OSError, InputError) as error:
-        # A report of a run that may not be written to is as good, and takes as long the next time.
+        # A report of a run that may not be written to is the same, but takes as long the next time.
         logger.warning("%s: not kept (%s)", path, error)
 
 
 def _kept(path: Path, store: Store) -> dict[int, GazeMixture]:
-    """What :func:`_keep` wrote; nothing if it is missing or unreadable."""
+    """The mixtures that :func:`_keep` wrote; nothing if they are missing or unreadable."""
     if not path.is_file():
         return {}
     try:
@@ -308,7 +308,7 @@ def target_map(data: GazeData, mixture: GazeMixture, row: int) -> Tensor:
     readings = data.readings(row)
     if not readings:
         return fixation_map(data, mixture, row)
-    # Working pixels to cm of film; both directions differ by the rounding of the letterbox alone.
+    # Working pixels to cm of film; both directions differ only by the rounding of the letterbox.
     size = np.array(letterbox.inner[::-1]) / data.downscale
     sigma = torch.cat([each for _, each in readings]).double().mean(0).numpy() / size * mixture.extent
     return _on_grid(data, mixture.on_canvas(letterbox, float(sigma.mean()), data.gaze.weight == "duration"))
@@ -323,5 +323,5 @@ def _on_grid(data: GazeData, canvas: NDArray[np.float64]) -> Tensor:
     step = data.downscale
     height, width = data.size
     cells = canvas.reshape(height, step, width, step).sum(axis=(1, 3))
-    # As a model's map: a Gaussian is never zero, float32's is, and a KLD would be infinite.
+    # As for a model's map: a Gaussian is never zero, but in float32 it can be, and a KLD would be infinite.
     return torch.from_numpy(cells).float().clamp(min=torch.finfo(torch.float32).tiny)

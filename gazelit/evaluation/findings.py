@@ -1,4 +1,4 @@
-"""Where the findings are: how large, and whether the model's map lies on them."""
+"""Findings: their size, and whether the model's map lies on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gazelit.metrics.localisation import localisation_values
 if TYPE_CHECKING:
     from gazelit.deploy.inference import LoadedModel
 
-#: Maps as tables call them.
+#: Names of maps in tables.
 READER, PREDICTED, CENTRE = "reader's gaze", "predicted gaze", "centre bias"
 WHOLE = "whole reading"
 #: Cases of a figure.
@@ -49,14 +49,14 @@ class Localisation:
 
 
 def finding_names(store: Store, class_names: Sequence[str]) -> set[str]:
-    """What a region must be called to be a finding, and no piece of anatomy: like a label of the store."""
+    """Names of regions that are findings and not anatomy: those of labels of the store."""
     return {spelt_alike(name) for name in (*store.about["label_columns"], *class_names)} | {"finding"}
 
 
 def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
     """By case, the share of the image that its marked findings take; NaN without any.
 
-    Areas are added up, so that findings that overlap count twice; good enough to tell small from large.
+    Areas are added up, so that overlapping findings count twice; this is enough to separate small from large.
     """
     regions = store.table("regions")
     sizes = pd.Series(np.nan, index=range(len(store.cases)))
@@ -75,7 +75,7 @@ def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
 
 
 def localisation(model: LoadedModel, data: GazeData) -> pd.DataFrame:
-    """Where the predicted map of every test case lies with its marked findings, all of them together.
+    """Scores the predicted map of every test case against its marked findings, all of them together.
 
     Args:
         model: See :func:`gazelit.deploy.inference.load_model`.
@@ -83,7 +83,7 @@ def localisation(model: LoadedModel, data: GazeData) -> pd.DataFrame:
 
     Returns:
         ``index``, ``patient``, ``map`` (predicted, the reader's, the centre bias), ``REGION_METRICS`` and ``area``;
-        empty where the model has no map or the store no region of a finding.
+        empty if the model has no map or the store has no region of a finding.
     """
     names = finding_names(data.store, data.class_names)
     if "saliency_head" not in model.network.specs or not len(data.store.table("regions")):
@@ -112,8 +112,8 @@ def localisation(model: LoadedModel, data: GazeData) -> pd.DataFrame:
 def maps_by_finding(model: LoadedModel, data: GazeData) -> list[Localisation]:
     """Test films with the map of the whole reading and that of each finding, and with the findings' regions.
 
-    The first films on which any of the findings is marked, or simply the first where the store has no such region;
-    nothing of a network without such maps.
+    The first films on which any of the findings is marked, or the first films if the store has no such region. Nothing
+    for a network without such maps.
     """
     heads = model.network.specs.get("finding_heads")
     if heads is None:

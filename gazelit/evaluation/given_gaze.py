@@ -1,7 +1,7 @@
 """Models that were tested twice: as they are, and given the reader's gaze (``gaze_at_test``).
 
-What saw gaze at test answers another question than what did not: how well a diagnosis could be beside an eye tracker.
-It therefore stands in a section of its own, each model against itself, and never among the arms.
+A model with gaze at test answers another question: how good a diagnosis could be with an eye tracker. It therefore has
+a section of its own, where each model is compared with itself, and never appears among the arms.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class GivenGaze:
     Attributes:
         arm: Its name.
         films: Number of test films.
-        films_with_gaze: Of which there was gaze to give; the others were diagnosed by the predicted gaze.
-        without: What it is without; gaze was seen in training only.
-        given: What it is with gaze; its differences are from ``without``.
+        films_with_gaze: Number of these with gaze; the others were diagnosed with the predicted gaze.
+        without: The arm without gaze at test; gaze was seen only in training.
+        given: The arm with gaze at test; its differences are from ``without``.
     """
 
     arm: str
@@ -54,7 +54,7 @@ def given_gaze(results: Sequence[Result], class_names: Sequence[str], all_read_a
 
 
 def _with_gaze(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """The diagnoses with gaze under the names of those without; maps, which do not depend on it, are left out."""
+    """The diagnoses with gaze under the names of those without; maps are left out, because they are the same."""
     known = {"index", "image_id", "patient", "label", *(f"y_{name}" for name in class_names)}
     columns = [name for name in predictions if name in known or name.startswith(f"{WITH_GAZE}_")]
     return predictions[columns].rename(columns=lambda name: name.removeprefix(f"{WITH_GAZE}_"))

@@ -43,11 +43,11 @@ def delong(
 ) -> Test:
     """Whether two scores of the same cases have the same AUC (DeLong, DeLong and Clarke-Pearson 1988).
 
-    In the form of Sun and Xu (2014), which ranks. Cases count as independent: with several images of a patient the
-    bootstrap over patients is the one to trust. It tests these two scores, not the training that made them.
+    In the form of Sun and Xu (2014), which ranks. Cases count as independent: with several images of a patient trust
+    the bootstrap over patients. The test is of these two scores, not of the training that made them.
 
     If every case's placement differs by the same amount, as for AUC 1 against 0, the variance is estimated as zero, and
-    z is infinite. p is then that of the sign test over the N cases, which all speak for the same score: 2^(1 − N).
+    z is infinite. p is then that of the sign test over the N cases, which all favour the same score: 2^(1 − N).
 
     Args:
         first: (N,) scores.
@@ -100,12 +100,12 @@ def _placements(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, flo
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Test:
     """McNemar's exact test that two classifiers are right equally often on the same cases.
 
-    The statistic is the number of cases that only the first gets right, less those that only the second does. The
-    effect is that number's share of all cases: the difference of the accuracies.
+    The statistic is the number of cases that only the first gets right, less the number that only the second gets
+    right. The effect is its share of all cases: the difference of the accuracies.
 
     Args:
-        first: (N,) where the first is right.
-        second: (N,) where the second is right.
+        first: (N,) whether the first is right.
+        second: (N,) whether the second is right.
 
     Raises:
         InputError: There is no case.
@@ -165,7 +165,7 @@ def permutation(
     # A few patterns at a time: all of them would take 80 kB a patient.
     for start in range(0, resamples, _BLOCK):
         signs = generator.integers(0, 2, (min(_BLOCK, resamples - start), len(sums))) * 2 - 1
-        # Sums in another order differ in their last digits: what ties, counts.
+        # Sums in another order differ in their last digits; ties are counted.
         extreme += int((np.abs(signs @ sums) >= observed * (1 - 1e-12)).sum())
     spread = d.std(ddof=1)
     effect = float(d.mean() / spread) if spread > 0 else 0.0

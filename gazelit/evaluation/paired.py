@@ -1,7 +1,7 @@
-"""Paired tests of arms on the same cases, beside the intervals: DeLong, McNemar, Wilcoxon, permutation, resampled t.
+"""Paired tests of arms on the same cases: DeLong, McNemar, Wilcoxon, permutation, resampled t.
 
-All but the last take the trained models as given and ask what other patients would change. A comparison of methods asks
-something else, so a report says of each what it tests.
+All but the last take the trained models as given, and test what other patients would change. A comparison of methods is
+another question, so a report states for each test what it tests.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class ArmTest:
     Attributes:
         arm: Its name.
         metric: What is compared.
-        outcome: The test's.
-        p: Its p; NaN where an arm has one seed.
-        p_holm: After Holm, over all of these tests.
+        outcome: Outcome of the test.
+        p: Its p; NaN if an arm has one seed.
+        p_holm: p after Holm, over all of these tests.
     """
 
     arm: str
@@ -58,11 +58,11 @@ class MapTest:
     Attributes:
         arm: Its name.
         metric: Of ``MAPS``.
-        difference: The mean over cases, less the first arm's.
-        signed: Wilcoxon's signed ranks, which take cases for independent.
+        difference: Mean over cases of the arm less that of the first arm.
+        signed: Wilcoxon's signed ranks, which treat cases as independent.
         flips: Sign flips of whole patients.
         effect: Cohen's d.
-        p: Wilcoxon's; NaN where an arm has one seed, as is ``p_flips``.
+        p: Wilcoxon's p; NaN, like ``p_flips``, if an arm has one seed.
         p_holm: After Holm, over all of Wilcoxon's.
         p_flips: That of the sign flips.
     """
@@ -145,7 +145,7 @@ def _diagnosis_rows(tables: Tables, class_names: Sequence[str]) -> list[tuple[st
             try:
                 test = delong(scores[:, position], reference[:, position], label == position, fold)
             except InputError:
-                # A class that is hardly there has no test; its AUC stands in the tables as undefined or wide.
+                # A class with hardly any cases has no test; in the tables its AUC is undefined or has a wide interval.
                 continue
             rows.append((arm, f"auroc_{name}", test))
         right = [probabilities.argmax(1) == label for probabilities in (scores, reference)]

@@ -1,4 +1,4 @@
-"""Whether readers look at what they say, and how long before: gaze against regions while a finding was said."""
+"""Whether readers look at the findings that they name, and how long before: gaze against regions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gazelit.errors import InputError
 
 #: Draws of the control of each reading.
 DRAWS = 20
-#: What is known of a finding at a lag, by column.
+#: The measured shares of a finding at a lag, by column.
 SHARES = {"said": "while it was said", "moved": "phrases moved at random", "whole": "in the whole reading"}
 
 Floats = NDArray[np.float64]
@@ -28,20 +28,20 @@ def looks_at_findings(
 ) -> pd.DataFrame:
     """Share of the looking time that lies in a finding's regions, in each reading and at each lag.
 
-    While a phrase that matches was said, moved back by the lag: who looks first and then speaks looks at the finding
-    before its words. The control moves the reading's phrases together by a random time, round the end of the reading to
-    its start. Their lengths and distances stay, and only what they are about is lost.
+    The time is that of matching phrases, moved back by the lag: readers may look at a finding first and name it later.
+    The control moves all phrases of the reading by the same random time, from its end round to its start. Their lengths
+    and distances stay, and only their relation to the gaze is lost.
 
     Args:
         store: With regions, phrases and gaze.
         findings: By the name of a region, a regular expression of its words, in either case.
-        lags: Seconds that looking is before the words.
+        lags: Seconds by which looking precedes the words.
         kind: ``fixation`` or ``sample``.
         seed: Of the control.
 
     Returns:
         ``index`` (the store's row), ``patient``, ``reading_id``, ``finding``, ``lag``, and the columns of
-        :data:`SHARES`, each in [0, 1], NaN where nobody looked.
+        :data:`SHARES`, each in [0, 1], NaN without gaze.
 
     Raises:
         InputError: A pattern is no regular expression, or no reading has both the words and a region of a finding.
@@ -57,7 +57,7 @@ def looks_at_findings(
     rows = []
     for name, pattern in findings.items():
         try:
-            # pandas raises errors of whichever library it matches with.
+            # pandas raises the errors of the library that it matches with.
             re.compile(pattern)
         except re.error as error:
             raise InputError(f"findings.{name}: is no regular expression ({error})") from error
@@ -106,7 +106,7 @@ def _within(regions: pd.DataFrame, x: Floats, y: Floats) -> NDArray[np.bool_]:
 
 
 def _share(start: Floats, duration: Floats, inside: NDArray[np.bool_], spans: Spans) -> float:
-    """Share of the looking within some spans of time that is inside; NaN where nobody looked then."""
+    """Share of the looking time within some spans that is inside the regions; NaN without gaze in the spans."""
     overlap = np.zeros(len(start))
     for begin, end in spans:
         overlap += np.clip(np.minimum(start + duration, end) - np.maximum(start, begin), 0, None)
@@ -115,7 +115,7 @@ def _share(start: Floats, duration: Floats, inside: NDArray[np.bool_], spans: Sp
 
 
 def _turned(spans: Spans, lag: float, end: float) -> list[tuple[float, float]]:
-    """Spans moved back by a lag; what leaves [0, ``end``] on one side comes in on the other."""
+    """Spans moved back by a lag; parts that leave [0, ``end``] on one side enter on the other."""
     turned = []
     for begin, finish in spans:
         first = (begin - lag) % end

@@ -1,4 +1,4 @@
-"""What predictions are worth: every metric of an arm by seed, as they are and in draws of patients."""
+"""Scores of predictions: every metric of an arm by seed, of all cases and in draws of patients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gazelit.evaluation.statistics import (
 from gazelit.metrics import catalogue
 from gazelit.metrics.catalogue import SPECIFICITY
 
-#: By map metric, what reports call it and which way is better.
+#: By map metric, its name in reports and its better direction.
 MAP_METRICS = {name: (metric.label, metric.direction) for name, metric in catalogue.MAP_METRICS.items()}
 #: Share of the explainable information: information gain over the oracle's (:mod:`gazelit.evaluation.explainable`).
 SHARE = "explainable_share"
@@ -34,13 +34,13 @@ SHARE = "explainable_share"
 ORACLE_GAIN = "oracle_ig"
 #: That of the expected target map, blurred and weighted as the targets that models are trained with.
 TARGET_GAIN = "expected_target_ig"
-#: Of the stages of maps by reader: what the unknown reader's map gains, and how often a reader is identified.
+#: Metrics of maps by reader: the unknown reader's information gain, and the share of identified readers.
 BY_READER = ("ig_of_unknown", "reader_identified")
 #: Information gain of a reader's map less that of the unknown reader's.
 READER_GAIN = "reader_gain"
-#: Of maps by time: the columns of a part of the readings, named by when it begins.
+#: Columns of maps by time: those of a part of the readings, named by its beginning.
 OF_PART = re.compile(r"from_[\d.]+s_(ig|ig_of_whole|cc)")
-#: Of maps by finding: the columns of a finding, its own map's, the whole reading's, and the share of its region.
+#: Columns of maps by finding: the finding's own map, the whole reading's map, and the share of its region.
 OF_FINDING = re.compile(r"said_(\w+)_(?:(mass|pointing|auc)(?:_of_whole)?|area)")
 #: The macro AUC of all folds' scores ranked together.
 POOLED_AUC = "auroc_macro_pooled"
@@ -54,7 +54,7 @@ class Scores:
         values: By metric, (S,) of every seed.
         draws: By metric, (S, R) of every seed in every draw of patients.
         calibration: By calibration error, its estimate.
-        defined: By map metric, (N,) which cases have a value.
+        defined: By map metric, (N,) whether each case has a value.
         infinite: By map metric, the number of infinite values of all seeds; those that have some.
         undefined: By map metric, the number of cases without a value; those that have some.
         patients: Number of patients.
@@ -81,8 +81,8 @@ def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequen
     """The metrics of an arm.
 
     Args:
-        by_seed: Of every seed its tables of predictions, all of the same cases in the same order. Several are models
-            that have each read all cases; their values are averaged.
+        by_seed: For every seed its tables of predictions, all of the same cases in the same order. Several tables are
+            of models that have each read all cases; their values are averaged.
         class_names: Names of the classes.
         weights: Draws of patients.
     """

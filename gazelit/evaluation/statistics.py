@@ -1,8 +1,8 @@
-"""Values and intervals: a number, and what other patients would change of it.
+"""Values and their intervals over patients.
 
 A statistic here is a function of weights: it takes how often each case was drawn, (R, N), and gives R values. So a
-thousand draws are a few array operations, and cases of one patient are drawn together. Statistics are given a few draws
-at a time (:func:`drawn`): a table of all of them would take 16 kB a case.
+thousand draws take a few array operations. Cases of one patient are drawn together. Statistics are given a few draws at
+a time (:func:`drawn`): a table of all of them would take 16 kB a case.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-#: From weights (R, N) to values (R,); NaN where a draw leaves it undefined, such as a class that was not drawn.
+#: From weights (R, N) to values (R,); NaN if it is undefined in a draw, such as without a class.
 Statistic = Callable[[Floats], Floats]
-#: From weights (R, N) to what was counted, and of how much: (R,) each.
+#: From weights (R, N) to a count and the total that it is of: (R,) each.
 Counted = Callable[[Floats], tuple[Floats, Floats]]
 
 RESAMPLES = 2000
 LEVEL = 0.95
-#: Draws that statistics take at a time, and the numbers that these may have: few enough to stay in the cache.
+#: Greatest number of draws at a time, and of their values: few enough to stay in the cache.
 _BLOCK, _NUMBERS = 64, 250_000
 _Key = TypeVar("_Key")
 
@@ -32,11 +32,11 @@ class Estimate:
     """A number with its interval.
 
     Attributes:
-        value: Of the cases as they are; may be infinite.
-        low: Lower bound; NaN where there is none: the statistic undefined or infinite, or a single patient.
+        value: Value over all cases; may be infinite.
+        low: Lower bound; NaN if the statistic is undefined or infinite, or there is a single patient.
         high: Upper bound.
-        p: Of a difference: two-sided, that it is zero; NaN of other numbers, and where there is none.
-        seeds: Of a difference: the number of seeds its interval and p are over.
+        p: For a difference: two-sided p that it is zero; NaN for other numbers, and if there is none.
+        seeds: For a difference: the number of seeds that its interval and p are over.
     """
 
     value: float
@@ -48,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Draws:
-    """How often each case is drawn: made when they are gone through, each time the same.
+    """How often each case is drawn; the draws are made in each pass, each time the same.
 
     Attributes:
         codes: (N,) the patient of every case, from 0.
@@ -111,7 +111,7 @@ def drawn_all(statistics: Mapping[_Key, Statistic], weights: Weights) -> dict[_K
 
 
 def mean_of(values: NDArray[np.floating]) -> Statistic:
-    """The mean over cases; those without a value (NaN) do not count, infinite ones make it infinite."""
+    """The mean over cases; cases without a value (NaN) do not count, infinite values make it infinite."""
     known = (~np.isnan(values)).astype(np.float64)
     filled = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
     endless = {sign: (values == sign * np.inf).astype(np.float64) for sign in (1, -1)}
@@ -136,8 +136,8 @@ def auroc_of(
     Args:
         score: (N,).
         positive: (N,) which cases are positive.
-        fold: (N,) which model scored each case. Only pairs of one model are then compared: scores of models that were
-            trained apart have no common scale (Forman and Scholz 2010).
+        fold: (N,) the model that scored each case. Only pairs of one model are then compared: scores of separately
+            trained models have no common scale (Forman and Scholz 2010).
     """
     return _ratio([_pairs(score, positive, members) for members in folds_of(fold, len(score))], len(score))
 
@@ -148,10 +148,9 @@ def sensitivity_of(
     specificity: float,
     fold: NDArray[np.integer] | None = None,
 ) -> Statistic:
-    """The largest sensitivity at a specificity of at least so much; NaN with one class only.
+    """The largest sensitivity at a specificity of at least ``specificity``; NaN with one class only.
 
-    The threshold is found anew in every draw, and in every fold where there are several: their scores have no common
-    scale.
+    The threshold is found anew in every draw and in every fold, because scores of folds have no common scale.
 
     Args:
         score: (N,).
@@ -284,7 +283,7 @@ def estimates(
 
 
 def percentile(value: float, draws: Floats, level: float = LEVEL) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws (R,); none where it is undefined or infinite."""
+    """A value with the percentile interval of its bootstrap draws (R,); no interval if it is undefined or infinite."""
     draws = draws[np.isfinite(draws)]
     if not len(draws) or not np.isfinite(value):
         return Estimate(value, float("nan"), float("nan"))

@@ -26,9 +26,9 @@ COLUMNS = {
     "subtlety": "subtlety of the finding",
     "finding_size": "size of the finding (share of the image)",
 }
-#: Of these, measurements that are cut into thirds.
+#: Those of them that are measurements, and are cut into thirds.
 IN_THIRDS = ("subtlety", "finding_size")
-#: Metrics of a group, those of maps apart.
+#: Metrics of a group, besides those of maps.
 SHOWN = short_labels("auroc_macro", "accuracy", "cc", "nss")
 MAPS = ("cc", "nss")
 
@@ -38,8 +38,8 @@ class Subgroup:
     """One group.
 
     Attributes:
-        kind: What cases are grouped by.
-        name: Of the group.
+        kind: The grouping.
+        name: Name of the group.
         n: Number of cases.
         estimates: By metric; those that are undefined within the group are left out, and all of fewer than
             ``TOO_FEW`` cases.
@@ -59,7 +59,7 @@ class Subgroup:
 def subgroups(tables: Sequence[pd.DataFrame], cases: pd.DataFrame, class_names: Sequence[str]) -> list[Subgroup]:
     """Metrics by sex, age, view, photometric kind, subtlety and size of the finding, number of fixations and class.
 
-    As far as the store knows them. Map metrics also by right and wrong diagnosis.
+    Groups are those that the store has columns for. Map metrics are also given by right and wrong diagnosis.
 
     Args:
         tables: One model's predictions, a table for each seed, of the same cases in the same order.
@@ -84,7 +84,7 @@ def subgroups(tables: Sequence[pd.DataFrame], cases: pd.DataFrame, class_names: 
 
 
 def _by_diagnosis(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> list[Subgroup]:
-    """Map metrics where the diagnosis is right and where it is wrong; over seeds the mean, each with its own cases."""
+    """Map metrics of cases with a right and with a wrong diagnosis; the mean over seeds, each with its own cases."""
     metrics = [name for name in MAPS if name in tables[0]]
     columns = [f"p_{name}" for name in class_names]
     if not metrics or not class_names or not {"label", *columns} <= set(tables[0]):
@@ -105,7 +105,7 @@ def _by_diagnosis(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) ->
 
 
 def _groups(table: pd.DataFrame, cases: pd.DataFrame, class_names: Sequence[str]) -> Iterator[tuple[str, pd.Series]]:
-    """What cases are grouped by, and each case's group; only what makes two groups or more."""
+    """The groupings, with each case's group; only groupings with two or more groups."""
     known = cases.iloc[table["index"]].reset_index(drop=True)
     for column, kind in COLUMNS.items():
         if column not in known:

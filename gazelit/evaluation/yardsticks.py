@@ -1,4 +1,4 @@
-"""What a model has to beat: maps that know nothing of the image they are scored on."""
+"""Yardsticks for models: maps that do not depend on the image that they are scored on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from gazelit.metrics.map_values import values_at_test
 
 #: A Gaussian centre has this share of the image's height and width as its standard deviation.
 CENTRE_SHARE = 0.2
-#: Mean maps of several readers are of at most so many choices of them.
+#: Greatest number of choices of readers for the mean maps of several readers.
 MOST_CHOICES = 3
 
 
 def yardsticks(data: GazeData, split: str = "test") -> dict[str, float]:
     """Scores baselines on a split as a model is scored.
 
-    ``centre`` is the mean training map. ``class_centre`` is the mean map of the training cases of the case's own class:
-    it knows the diagnosis and sees nothing else. ``gaussian`` is a Gaussian in the middle of the image; ``uniform``
-    says nothing.
+    ``centre`` is the mean training map. ``class_centre`` is the mean map of the training cases of the case's true
+    class. ``gaussian`` is a Gaussian in the middle of the image; ``uniform`` is the uniform density.
 
     Args:
         data: The data.
@@ -66,8 +65,8 @@ def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
     """How well the mean map of the other readers predicts a reader's gaze, by the number of other readers.
 
     If the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader), these are the
-    other readers, and the target is the case's own gaze, as for the model. Elsewhere, of films that were read several
-    times, each reading in turn is the target. Each reader's map is normalised before the mean.
+    other readers, and the target is the case's own gaze, as for the model. Otherwise each reading of a film with
+    several readings is the target in turn. Each reader's map is normalised before the mean.
 
     Args:
         data: The data.
@@ -75,8 +74,8 @@ def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
 
     Returns:
         For several numbers k of other readers ``baseline/reader_<k>/<metric>``, the mean over targets, and
-        ``baseline/reader_<k>/n``, their number; with peers also ``baseline/reader/simulated``. Empty where no film of
-        the split has another reader.
+        ``baseline/reader_<k>/n``, their number; with peers also ``baseline/reader/simulated``. Empty if no film of the
+        split has another reader.
     """
     peers = _peers(data)
     metrics: dict[int, _Means] = {}
@@ -95,7 +94,7 @@ def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
             target = fixation_density(points[None], data.size, sigma[None])
             counts = fixation_counts(points[None], data.size)
             maps = torch.cat([fixation_density(xy[None], data.size, each[None]) for xy, each in predictors])
-            # As a model's map: a Gaussian is never zero, float32's is, and a KLD would be infinite.
+            # As for a model's map: a Gaussian is never zero, but in float32 it can be, and a KLD would be infinite.
             maps = maps.clamp(min=torch.finfo(torch.float32).tiny)
             for size in _sizes(len(maps)):
                 values = [
@@ -121,7 +120,7 @@ Reading = tuple[Tensor, Tensor]
 
 
 def _peers(data: GazeData) -> Gaze | None:
-    """Gaze of readers that no model is trained on, with the options of the targets; None without any."""
+    """Gaze of readers on which no model is trained, with the options of the targets; None without any."""
     if data.store.about["counts"].get("peers", 0) == 0:
         return None
     options = replace(data.gaze, kind=PEER, window=None)  # type: ignore[arg-type]
@@ -144,7 +143,7 @@ def _sizes(readers: int) -> list[int]:
 
 
 def _choices(readers: int, size: int) -> list[list[int]]:
-    """Which readers make a mean map: every one alone, or a few runs of neighbours in which all occur alike."""
+    """Readers for mean maps: each one alone, or a few runs of neighbours in which all occur equally often."""
     if size == readers:
         return [list(range(readers))]
     count = readers if size == 1 else min(readers, MOST_CHOICES)
@@ -153,14 +152,14 @@ def _choices(readers: int, size: int) -> list[list[int]]:
 
 
 def share_of_the_way(value: float, centre: float | None, reader: float | None) -> float | None:
-    """How far a score is from the centre bias (0) to another reader (1); None where there is no such way."""
+    """Position of a score between the centre bias (0) and another reader (1); None if the two do not differ."""
     if reader is None or centre is None or not all(map(math.isfinite, (value, centre, reader))) or reader == centre:
         return None
     return (value - centre) / (reader - centre)
 
 
 class _Means:
-    """Means over images of each metric, of those that have it (torchmetrics' take 300 MB to import)."""
+    """Means of each metric over the images that have it (importing torchmetrics takes 300 MB)."""
 
     def __init__(self) -> None:
         self.images = 0

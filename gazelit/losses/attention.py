@@ -1,4 +1,4 @@
-"""Attention consistency: the classifier's evidence shall lie where the reader looked."""
+"""Attention consistency: draws the classifier's evidence to where the reader looked."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
     """Compares the class-activation map of an image's own classes with where its reader looked.
 
     The evidence at a cell is Σ_k α_k A_k, A the encoder's map that the classifier pools and α_k the mean over the cells
-    of the gradient of the logit (Grad-CAM, Selvaraju et al. 2017, equations 1 and 2, without the final ReLU, behind
-    which evidence that is negative everywhere would have no gradient). The idea of training it is that of Wang et al.
-    2022 ("Follow My Eye") and of GG-CAM (Zhu et al. 2022); they compare scaled maps by squared differences, here the
-    measure is one of the field's own.
+    of the gradient of the logit (Grad-CAM, Selvaraju et al. 2017, equations 1 and 2, without the final ReLU, after
+    which evidence that is negative everywhere would have no gradient). The idea to train it is from Wang et al. 2022
+    ("Follow My Eye") and GG-CAM (Zhu et al. 2022). They compare scaled maps by squared differences; here the measure is
+    a saliency metric.
 
     Args:
         weight: See :class:`gazelit.losses.auxiliary.AuxiliaryLoss`.
-        classes: Positions of the classes whose evidence gaze speaks of; all unless given. Where one looks on a normal
-            film is no evidence of its being normal, so that such a class is best left out.
+        classes: Positions of the classes for which gaze shows the evidence; all unless given. Gaze on a normal film is
+            no evidence that it is normal, so that such a class is best left out.
         measure: ``cc``: 1 − CC of evidence and gaze; ``kl``: KL divergence from the softmax of the evidence over the
             cells to gaze.
 
@@ -60,7 +60,7 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
         features, logits = outputs["embedding_map"], outputs["logits"]
         if self.classes is not None and max(self.classes) >= logits.shape[1]:
             raise InputError(
-                f"classes: there is no class {max(self.classes)}; the network tells {logits.shape[1]} apart"
+                f"classes: there is no class {max(self.classes)}; the network has {logits.shape[1]} classes"
             )
         own = self._own(batch["label"])
         explained = logits[:, : own.shape[1]] if self.classes is None else logits[:, self.classes]
@@ -80,7 +80,7 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
         return (self._own(batch["label"]).any(1) & batch["has_gaze"]).sum()
 
     def _own(self, label: Tensor) -> Tensor:
-        """(B, C) bool: which of ``classes`` an image has; unless they are given, which of the network's first C."""
+        """(B, C) bool: which of ``classes`` an image has; of the network's first C unless they are given."""
         if label.is_floating_point():
             return (label if self.classes is None else label[:, self.classes]) == 1
         if self.classes is None:
@@ -89,7 +89,7 @@ class AttentionConsistencyLoss(AuxiliaryLoss):
 
 
 def _class_activation(features: Tensor, logit: Tensor) -> Tensor:
-    """Evidence (B, cells) for a sum of logits, one image's logits depending on its own features alone."""
+    """Evidence (B, cells) for a sum of logits; an image's logits depend only on its own features."""
     (gradient,) = torch.autograd.grad(logit, features, create_graph=True)
     weight = gradient.float().mean(dim=(2, 3), keepdim=True)
     return (weight * features.float()).sum(1).flatten(1)

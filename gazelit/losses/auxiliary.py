@@ -1,4 +1,4 @@
-"""Objectives beside those of the tasks, and how a stage adds them up."""
+"""Objectives in addition to those of the tasks, and their sum."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gazelit.losses.objective import Objective, Tensors
 
 
 class AuxiliaryLoss(Objective):
-    """An objective beside those of the tasks, computed in training alone.
+    """An objective in addition to those of the tasks, computed only in training.
 
     Args:
-        weight: By what the loss is multiplied before it is added to those of the tasks.
+        weight: Factor of the loss before it is added to those of the tasks.
 
     Raises:
         InputError: The weight is negative.
@@ -48,7 +48,7 @@ def auxiliary_modules(losses: Sequence[AuxiliaryLoss]) -> nn.ModuleList:
 def add_auxiliary(
     losses: Iterable[AuxiliaryLoss], outputs: Tensors, batch: Tensors
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What auxiliary objectives add to the tasks' losses.
+    """The weighted sum of auxiliary objectives, to be added to the tasks' losses.
 
     Args:
         losses: The objectives.

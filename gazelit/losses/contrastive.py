@@ -13,7 +13,7 @@ from gazelit.losses.pairing import Pairing, SameImage
 
 
 class _TripletLoss(nn.Module):
-    """What the triplet margin losses share; a subclass says which triplets count."""
+    """The base of the triplet margin losses; a subclass selects the triplets that count."""
 
     def __init__(self, margin: float = 1.0) -> None:
         super().__init__()
@@ -48,9 +48,10 @@ class BatchAllTripletLoss(_TripletLoss):
     """Triplet margin loss over all valid (anchor, positive, negative) of a batch.
 
     max(0, d(a, p) − d(a, n) + margin) with the Euclidean distance, anchor and positive of one class, the negative of
-    another: the objective of stage 1 of Qiu, Rivaz and Xiao 2025. It is computed without writing out a triplet: each
-    distance counts as often as a triplet with it is active, and sorting an anchor's distances gives these numbers, so
-    that B² log B operations and B² memory do for B³ triplets. A batch without a valid triplet costs zero and has a zero
+    another: the objective of stage 1 of Qiu, Rivaz and Xiao 2025. It is computed without listing triplets: each
+        distance counts as often as there are active triplets with it, and sorting an anchor's distances gives these
+        numbers. So B² log B operations and B² memory are enough for B³ triplets. A batch without a valid triplet costs
+        zero and has a zero
     gradient.
 
     Args:
@@ -166,7 +167,7 @@ class NTXentLoss(SupervisedContrastiveLoss):
 
 
 def _number_below(values: Tensor, counted: Tensor, bound: Tensor, equal: bool = False) -> Tensor:
-    """How many of a row's ``counted`` values lie below (or at) each ``bound``: (B, B) int64, without gradient."""
+    """Number of a row's ``counted`` values below (or at) each ``bound``: (B, B) int64, without gradient."""
     ordered = values.detach().masked_fill(~counted, torch.inf).sort(dim=1).values
     # Values that are not counted stand at infinity, which no bound reaches.
     return torch.searchsorted(ordered, bound.detach().contiguous(), right=equal)
@@ -224,7 +225,7 @@ def pairs(label: Tensor) -> tuple[Tensor, Tensor]:
     """Which pairs of a batch are positives, and which are no negatives: (B, B) bool each.
 
     Args:
-        label: (B,) of which equal ones belong together, or (B, B) bool of the pairs that do.
+        label: (B,) classes, of which equal ones belong together, or (B, B) bool of the pairs that do.
     """
     same = label if label.dtype == torch.bool else label[:, None] == label[None, :]
     return same & ~torch.eye(len(label), dtype=torch.bool, device=label.device), same

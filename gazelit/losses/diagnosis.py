@@ -13,7 +13,7 @@ from gazelit.losses.objective import Objective, Tensors
 
 
 class DiagnosisLoss(Objective):
-    """Cross-entropy of exclusive classes; of several labels, binary cross-entropy over those that are known.
+    """Cross-entropy of exclusive classes, or binary cross-entropy over the known labels of several.
 
     Args:
         class_weights: Weight of each of the K classes, or of each label's positives; 1 unless given.
@@ -44,11 +44,11 @@ class DiagnosisLoss(Objective):
             batch: ``label``, (B,) int64 class indices, or (B, K) float32 of 0, 1 and NaN for unknown.
 
         Returns:
-            Scalar: the mean over images (weighted as in torch), or over known labels; zero with a zero gradient where
-            none is known.
+            Scalar: the mean over images (weighted as in torch), or over known labels; zero with a zero gradient if none
+                is known.
 
         Raises:
-            InputError: There are other than K weights.
+            InputError: The number of weights is not K.
         """
         # Under bf16 autocast the logits would lose the digits the loss lives on.
         logits, label, weights = outputs["logits"].float(), batch["label"], self.class_weights

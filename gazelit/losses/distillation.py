@@ -1,4 +1,4 @@
-"""Distillation: a network that is trained already, and may be shown the reader's gaze, teaches another one."""
+"""Distillation: a trained network, which may be given the reader's gaze, teaches another one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Taught = Literal["diagnosis", "saliency"]
 
 
 class FrozenTeacher:
-    """A network that is only asked: in evaluation mode, without gradient, never changed.
+    """A network that only predicts: in evaluation mode, without gradient, never changed.
 
-    It is no module, so that a stage that holds it neither trains, saves, shards nor switches it; it moves to the device
+    It is no module, so that the stage neither trains, saves nor shards it, nor changes its mode. It moves to the device
     and type of the images by itself. A copy of the stage (a moving average of weights) shares it.
 
     Args:
@@ -36,7 +36,7 @@ class FrozenTeacher:
     def __call__(self, image: Tensor, attention: Tensor | None) -> dict[str, Tensor]:
         """The network's outputs for images (B, 1, H, W); ``attention`` as in :class:`DualEncoderUNet`, if it is given.
 
-        Images without a density are pooled by what the teacher itself predicts.
+        Images without a density are pooled by the gaze that the teacher predicts.
         """
         weight = next(self.network.parameters())
         if (weight.device, weight.dtype) != (image.device, image.dtype):
@@ -50,7 +50,7 @@ class TaughtLoss(Protocol):
 
     Attributes:
         checkpoint: The teacher, a checkpoint of gazelit's.
-        outputs: What is taught.
+        outputs: Outputs that are taught.
         sees_gaze: Whether the teacher's classifier is given the reader's gaze.
         teacher: Set before training.
     """
@@ -62,26 +62,28 @@ class TaughtLoss(Protocol):
 
 
 class Distillation(AuxiliaryLoss):
-    """Draws a student's outputs to those of a teacher, over all images, whether or not they have gaze or a label.
+    """Draws a student's outputs to those of a teacher, over all images, also those without gaze or label.
 
-    Of the diagnosis the KL divergence of the student's from the teacher's class probabilities, both softened by a
-    temperature T, times T² (Hinton, Vinyals and Dean 2015, section 2); of several labels that of each label's two
-    probabilities, mean over labels, unknown ones too. Of saliency the KL divergence of the student's from the teacher's
-    density. With ``sees_gaze`` the distillation is privileged (Lopez-Paz et al. 2016): the teacher sees image and gaze,
-    the student the image. Single-task teachers of a joint network are those of Li and Bilen 2020.
+    For the diagnosis it is the KL divergence of the student's from the teacher's class probabilities, both softened by
+    a temperature T, times T² (Hinton, Vinyals and Dean 2015, section 2). For several labels it is that of each label's
+    two probabilities, as a mean over all labels, also unknown ones. For saliency it is the KL divergence of the
+    student's from the teacher's density. With ``sees_gaze`` the distillation is privileged (Lopez-Paz et al. 2016): the
+    teacher sees image and gaze, the student the image. Single-task teachers of a joint network are those of Li and
+    Bilen 2020.
 
     Args:
         checkpoint: The teacher, a checkpoint of gazelit's. A stage loads it when training begins
             (:func:`gazelit.checkpoints.teachers.take_teachers`); it is not needed for a test.
-        outputs: What is taught: ``diagnosis``, ``saliency`` or both.
-        weight: See :class:`gazelit.losses.auxiliary.AuxiliaryLoss`. For a weight each, name the teacher twice.
-        temperature: T, above 0. The logits are taken as they are, without a temperature that `gazelit calibrate` found.
+        outputs: Outputs that are taught: ``diagnosis``, ``saliency`` or both.
+        weight: See :class:`gazelit.losses.auxiliary.AuxiliaryLoss`. To give each output a weight, name the teacher
+            twice.
+        temperature: T, above 0. The logits are used without the temperature of `gazelit calibrate`.
         sees_gaze: Whether the teacher's classifier pools by the reader's gaze; films without gaze are pooled by the
             gaze that the teacher predicts.
 
     Raises:
-        InputError: Nothing or something unknown is taught, an option is impossible, or ``sees_gaze`` could change
-            nothing of what is taught.
+        InputError: No output or an unknown one is taught, an option is impossible, or ``sees_gaze`` has no effect on
+            the taught outputs.
     """
 
     checkpoint: str
@@ -140,8 +142,8 @@ def softened_divergence(student: Tensor, teacher: Tensor, temperature: float, se
     Args:
         student: Logits (B, K).
         teacher: Logits (B, K).
-        temperature: T. With T² gradients keep their size whatever the temperature.
-        several: Whether the K classes are several labels, each with a probability of its own, and not exclusive.
+        temperature: T. The factor T² keeps the size of gradients independent of the temperature.
+        several: Whether the K classes are independent labels and not exclusive classes.
 
     Returns:
         Scalar: the mean over images, or over images and labels.

@@ -1,4 +1,4 @@
-"""ExcessMTL: weights by how far each task is from its optimum."""
+"""ExcessMTL: weights by the distance of each task from its optimum."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class ExcessMTL(TaskWeighting):
     to its first estimate. The weights grow with exp(step_size · excess) and sum to the number of tasks (equation 9), so
     that a task weighs more the farther it is from convergence, whatever the floor of its loss.
 
-    The gradients are those over everything that is trained, averaged over processes. The sums of squares are in
-    checkpoints: T numbers for each trained one. Where a task pauses, or no image of the batch has its target, its
-    weight waits and the others share theirs; a task that is alone has weight 1.
+    The gradients are over all trained parameters, averaged over processes. The sums of squares are in checkpoints: T
+    numbers for each trained parameter. If a task pauses, or no image of the batch has its target, its weight stays as
+    it is, and the others share theirs; a single task has weight 1.
 
     Args:
         tasks: The tasks' names; T of them.
-        step_size: Of the exponentiated gradient, a batch; 0.01 in the published code.
-        warmup: Number of batches whose mean excess risk is the unit of a task's; weights stay 1 in them. The published
-            code takes one, the paper's appendix those of three epochs.
+        step_size: Step size of the exponentiated gradient for each batch; 0.01 in the published code.
+        warmup: Number of batches whose mean excess risk is the unit of a task's risk; weights stay 1 in them. The
+            published code takes one, the paper's appendix the batches of three epochs.
 
     Raises:
         InputError: An option is not above 0.
@@ -65,7 +65,7 @@ class ExcessMTL(TaskWeighting):
 
         Args:
             losses: By task.
-            parameters: What is trained; with them the weights first learn from the tasks' gradients.
+            parameters: The trained parameters; if given, the weights are first updated from the tasks' gradients.
 
         Raises:
             InputError: The tasks are not those of the constructor, or the parameters are sharded.
@@ -84,7 +84,7 @@ class ExcessMTL(TaskWeighting):
         return with_gradient((weights * values).sum(), parameters, combined)
 
     def begin_epoch(self, parameters: Sequence[nn.Parameter] = ()) -> None:
-        """Makes room for the sums of squares, if there is none yet."""
+        """Allocates the sums of squares, if they are missing."""
         if not self.squares.numel():
             number = sum(parameter.numel() for parameter in parameters)
             self.squares = torch.zeros(len(self.tasks), number, device=self.logits.device)

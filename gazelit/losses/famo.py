@@ -21,18 +21,18 @@ class FAMO(TaskWeighting):
     log-loss fell less weighs more. As in the published code, that descent is Adam's and ξ decays by its weight decay.
 
     The losses after a step are those of the next batch, as in the paper's toy problem, and not of a second pass over
-    the same batch: a step costs what it costs without FAMO, dropout and BatchNorm statistics are left alone, and what
-    batches differ by cancels over steps, because each loss is added once and subtracted once. Without noise both are
-    the same.
+    the same batch: a step costs no more than without FAMO, and dropout and BatchNorm statistics do not change.
+    Differences between batches cancel over steps, because each loss is added once and subtracted once. Without noise
+    both ways are the same.
 
-    Where a task pauses, or no image of the batch has its target, the others share the weights and ξ stays; a task that
-    is alone has weight 1.
+    If a task pauses, or no image of the batch has its target, the others share the weights and ξ stays; a single task
+    has weight 1.
 
     Args:
         tasks: The tasks' names; T of them.
-        learning_rate: Of ξ, a batch; 0.025 in the published code.
-        decay: Of ξ towards equal weights, γ of the paper.
-        floors: By task, what its loss cannot fall below; 0 unless given. Log-losses are taken above it.
+        learning_rate: Learning rate of ξ for each batch; 0.025 in the published code.
+        decay: Decay of ξ towards equal weights, γ of the paper.
+        floors: By task, the lower bound of its loss, which is subtracted before the logarithm; 0 unless given.
 
     Raises:
         InputError: An option is negative, or a floor belongs to no task.
@@ -73,7 +73,7 @@ class FAMO(TaskWeighting):
     last: Tensor
 
     def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
-        """The weighted sum of scalar losses; in training ξ first learns from how they changed since the last batch.
+        """The weighted sum of scalar losses; in training ξ is first updated by their change since the last batch.
 
         Raises:
             InputError: The tasks are not those of the constructor, or a loss is below its floor.

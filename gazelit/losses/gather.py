@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 
 
 class _GatherRows(torch.autograd.Function):
-    """Concatenates the processes' rows; a row's gradient is the sum of what all processes have for it."""
+    """Concatenates the processes' rows; a row's gradient is the sum of its gradients in all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -28,9 +28,9 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows of all processes' batches, in the order of their ranks.
 
-    An objective of the gathered batch has, after DistributedDataParallel's average over processes, the gradient of one
-    process with the whole batch: every process computes the whole objective, and the sum over processes here undoes the
-    average there.
+    After DistributedDataParallel's average over processes, an objective of the gathered batch has the gradient of one
+    process with the whole batch: every process computes the whole objective, and the sum over processes here cancels
+    that average.
 
     Args:
         rows: (B, …), with the same B in every process.

@@ -51,7 +51,7 @@ class ReferenceWeighting(TaskWeighting):
         """The weighted sum of the losses ``diagnosis`` and ``saliency``.
 
         Raises:
-            InputError: The tasks are others.
+            InputError: There are other tasks.
         """
         if set(losses) != {"diagnosis", "saliency"}:
             raise InputError(f"ReferenceWeighting weighs diagnosis and saliency, not {', '.join(losses)}")
@@ -95,7 +95,7 @@ class UncertaintyWeighting(TaskWeighting):
 
 
 class DynamicWeightAverage(TaskWeighting):
-    """Weights that follow how fast each task's loss falls: Σ λ_t L_t with λ = T softmax(w / temperature).
+    """Weights by the rate at which each task's loss falls: Σ λ_t L_t with λ = T softmax(w / temperature).
 
     w_t is the ratio of a task's mean losses of the last two epochs; a task that falls slowly weighs more. In the first
     two epochs all weigh 1. Liu, Johns and Davison 2019, equation 7.
@@ -124,7 +124,7 @@ class DynamicWeightAverage(TaskWeighting):
     sums: Tensor
 
     def forward(self, losses: Losses, parameters: Sequence[nn.Parameter] = ()) -> Tensor:
-        """The weighted sum of scalar losses; in training they are noted for :meth:`begin_epoch`.
+        """The weighted sum of scalar losses; in training they are stored for :meth:`begin_epoch`.
 
         Raises:
             InputError: The tasks are not those of the constructor.
@@ -143,7 +143,7 @@ class DynamicWeightAverage(TaskWeighting):
         return {f"weight_{task}": weight for task, weight in zip(self.tasks, self.weights, strict=True)}
 
     def begin_epoch(self, parameters: Sequence[nn.Parameter] = ()) -> None:
-        """Sets the epoch's weights from the losses noted since the last call, if there are any."""
+        """Sets the epoch's weights from the losses stored since the last call, if there are any."""
         if self.sums[-1] == 0:
             return
         mean = self.sums[:-1] / self.sums[-1]
@@ -155,12 +155,12 @@ class DynamicWeightAverage(TaskWeighting):
 
 
 class GradientSurgery(TaskWeighting):
-    """The sum of the losses, with each task's gradient freed from what opposes another task's (PCGrad).
+    """The sum of the losses, where each task's gradient loses the part that opposes another task's (PCGrad).
 
-    Where two gradients have a negative inner product, each is projected onto the plane at right angles to the other
-    before they are added (Yu et al. 2020, algorithm 1; the order of the projections, which matters from three tasks
-    on, is that of the losses and not random, so that runs repeat). Gradients are averaged over processes first, so that
-    several project as one with the whole batch would.
+    If two gradients have a negative inner product, each is projected onto the plane at right angles to the other before
+    they are added (Yu et al. 2020, algorithm 1). The order of the projections matters from three tasks on; here it is
+    that of the losses and not random, so that runs repeat. Gradients are averaged over processes first, so that the
+    projection is that of one process with the whole batch.
     """
 
     compares_tasks: ClassVar[bool] = True
@@ -170,8 +170,8 @@ class GradientSurgery(TaskWeighting):
 
         Args:
             losses: By task.
-            parameters: What is trained; with them the sum's gradient is the projected one. Without, as in evaluation,
-                it is the plain sum.
+            parameters: The trained parameters; if given, the sum has the projected gradient. Without them, as in
+                evaluation, it is the plain sum.
         """
         total = torch.stack(list(losses.values())).sum()
         if not parameters:

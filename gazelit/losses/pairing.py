@@ -15,7 +15,7 @@ Batch = dict[str, Tensor]
 
 
 class Pairing(nn.Module):
-    """Says which images of a batch belong together."""
+    """Determines which images of a batch belong together."""
 
     #: Whether only the views of an image belong together, so that a batch with one view has no positive pair.
     needs_views: ClassVar[bool] = False
@@ -25,7 +25,7 @@ class Pairing(nn.Module):
         """Compares the images of a batch.
 
         Args:
-            batch: Of a stage.
+            batch: Batch of a stage.
             gather: Whether the images of all processes count, in the order of :func:`gazelit.losses.gather_rows`.
 
         Returns:
@@ -92,7 +92,7 @@ class GazeSimilarity(Pairing):
         self.cells = cells
 
     def forward(self, batch: Batch, gather: bool) -> Tensor:
-        """Compares ``heatmap`` (B, 1, H, W); images without gaze belong to themselves alone.
+        """Compares ``heatmap`` (B, 1, H, W); images without gaze belong only to themselves.
 
         Args:
             batch: With ``heatmap``, ``has_gaze`` and ``index``.

@@ -44,7 +44,7 @@ class SaliencyLoss(Objective):
 
         Args:
             logits: (B, 1, H, W).
-            target: (B, 1, H, W) float32 densities, all zero of an image without gaze, whose value does not count.
+            target: (B, 1, H, W) float32 densities, all zero for an image without gaze, whose value does not count.
 
         Returns:
             (B,) float32.
@@ -142,7 +142,7 @@ class DeepSupervisionLoss(SaliencyLoss):
         self.side_heads = len(self.weights)
 
     def per_image(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The objective of the final map alone."""
+        """The objective of only the final map."""
         return self.loss.per_image(logits, target)
 
     def forward(self, outputs: Tensors, batch: Tensors) -> Tensor:
@@ -164,7 +164,7 @@ def check_side_heads(loss: SaliencyLoss, side_heads: int) -> None:
         side_heads: Number of the network's.
 
     Raises:
-        InputError: It trains another number.
+        InputError: It trains another number of side heads.
     """
     if loss.side_heads == side_heads:
         return

@@ -13,15 +13,15 @@ FACTORS = ("place", "duration", "stop")
 
 
 class ScanpathLikelihood(Objective):
-    """Negative log-likelihood of readings in nats a fixation, weighted by what it is made of.
+    """Negative log-likelihood of readings in nats a fixation, with a weight for each factor.
 
-    With weights of 1 it is that of place, duration and end together. The static map is trained beside it as a model of
-    fixations that do not know each other: it is a yardstick, and the map that is drawn of a film.
+    With weights of 1 it is that of place, duration and end together. The static map is also trained, as a model of
+    independent fixations: it is a yardstick, and the map that is drawn for a film.
 
     Args:
-        place: Weight of where.
-        duration: Weight of how long.
-        stop: Weight of whether the reading goes on.
+        place: Weight of the fixations' places.
+        duration: Weight of their durations.
+        stop: Weight of the decision to stop.
         static: Weight of the static map's own likelihood.
 
     Raises:
@@ -40,7 +40,7 @@ class ScanpathLikelihood(Objective):
         Args:
             outputs: ``place``, ``duration``, ``stop`` and ``static`` (S, T), log-densities of each fixation, and
                 ``valid`` (S, T).
-            batch: Not looked at.
+            batch: Not used.
 
         Returns:
             Scalar: the mean over the fixations; zero with a zero gradient without any.

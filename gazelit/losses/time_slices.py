@@ -11,11 +11,11 @@ from gazelit.losses.objective import Objective, Tensors
 
 
 class TimeSlicesLoss(Objective):
-    """KL divergence of each part's map, of the whole map, and of what the parts make together.
+    """KL divergence of each part's map, of the whole map, and of the mixture of the parts.
 
     Args:
         whole: Weight of the divergence of the whole reading's map.
-        consistency: Weight of that of the mixture of the parts, each with its share of the looking time.
+        consistency: Weight of the divergence of the mixture of the parts, each with its share of the looking time.
 
     Raises:
         InputError: A weight is negative.
@@ -33,15 +33,15 @@ class TimeSlicesLoss(Objective):
         return parts["slices"] + self.whole * parts["whole"] + self.consistency * parts["consistency"]
 
     def parts(self, outputs: Tensors, batch: Tensors) -> dict[str, Tensor]:
-        """What the loss is made of, means over the images with gaze.
+        """The parts of the loss, as means over the images with gaze.
 
         Args:
             outputs: ``slice_logits`` (B, K, H, W) and ``saliency_logits`` (B, 1, H, W).
-            batch: ``heatmap`` (B, 1, H, W); ``slice_maps`` (B, K, H, W), densities, all zero where nobody looked; and
+            batch: ``heatmap`` (B, 1, H, W); ``slice_maps`` (B, K, H, W), densities, all zero without gaze; and
                 ``slice_shares`` (B, K) of the looking time.
 
         Returns:
-            ``slices`` (mean over the parts that were looked in), ``whole`` and ``consistency``, scalars in nats.
+            ``slices`` (mean over the parts with gaze), ``whole`` and ``consistency``, scalars in nats.
         """
         logits = outputs["slice_logits"]
         log = log_density(logits.flatten(0, 1)[:, None]).view_as(logits).flatten(2)

@@ -1,4 +1,4 @@
-"""Task weightings: what one is given, what it may tell, and gradients of single tasks for those that compare them."""
+"""The interface of task weightings, and gradients of single tasks for weightings that compare them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Losses = Mapping[str, Tensor]
 class TaskWeighting(nn.Module):
     """Makes one scalar to minimise out of the tasks' losses.
 
-    What a weighting learns by gradient is an ``nn.Parameter``, which the stage trains at a rate of its own; whatever
-    else it remembers from batch to batch is a buffer, so that a resumed run goes on to the same bytes. Its values must
-    be the same in all processes (:func:`mean_over_processes`).
+    Values that a weighting learns by gradient are ``nn.Parameter``, which the stage trains at a rate of their own. All
+    other state between batches is in buffers, so that a resumed run ends in the same bytes. Its values must be the same
+    in all processes (:func:`mean_over_processes`).
     """
 
     #: Whether it compares tasks that are trained in the same step, and does nothing where they never are.
@@ -33,7 +33,7 @@ class TaskWeighting(nn.Module):
         Args:
             losses: By task, scalars. In training, one without a graph (``requires_grad`` is false) is of a task that
                 pauses in this step: its value is known, and nothing is trained on it.
-            parameters: What is trained, in training; empty in evaluation.
+            parameters: The trained parameters in training; empty in evaluation.
         """
 
     def begin_epoch(self, parameters: Sequence[nn.Parameter] = ()) -> None:
@@ -54,11 +54,11 @@ def weigh(
     """The scalar that a training step minimises.
 
     Args:
-        weighting: Of the tasks.
+        weighting: The weighting of the tasks.
         losses: By task.
-        parameters: What is trained.
-        active: The tasks that are trained in this step. What only the others reach has a gradient of zero, not none,
-            which several processes need to agree on.
+        parameters: The trained parameters.
+        active: The tasks that are trained in this step. Parameters of only the other tasks have a gradient of zero, and
+            not none, because several processes exchange it.
     """
     paused = [task for task in losses if task not in active]
     total = weighting({task: loss.detach() if task in paused else loss for task, loss in losses.items()}, parameters)
@@ -106,14 +106,14 @@ def task_gradients(losses: Sequence[Tensor], parameters: Sequence[nn.Parameter])
     """Each task's gradient, averaged over processes as that of one process with the whole batch would be.
 
     Args:
-        losses: Scalars; zero is the gradient of one without a graph.
-        parameters: With P values together.
+        losses: Scalars; the gradient of a loss without a graph is zero.
+        parameters: Parameters with P values in all.
 
     Returns:
         For each loss (P,).
 
     Raises:
-        InputError: The parameters are sharded: no process then holds a gradient that could be compared.
+        InputError: The parameters are sharded, so that no process holds a whole gradient to compare.
     """
     if any(isinstance(parameter, DTensor) for parameter in parameters):
         raise InputError(
@@ -136,11 +136,11 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def with_gradient(value: Tensor, parameters: Sequence[nn.Parameter], gradient: Tensor) -> Tensor:
-    """A scalar whose backward pass hands out a gradient: hooks of DDP, scalers and accumulation stay in place.
+    """A scalar whose backward pass gives a fixed gradient; hooks of DDP, scalers and accumulation still work.
 
     Args:
         value: The scalar.
-        parameters: With P values together.
+        parameters: Parameters with P values in all.
         gradient: (P,), as from :func:`task_gradients`.
     """
     parts = gradient.split([parameter.numel() for parameter in parameters])

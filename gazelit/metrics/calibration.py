@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature scaling."""
+"""Calibration of probabilities by temperature scaling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics that gazelit knows, each once: its name, its label and which way is better.
+"""The catalogue of gazelit's metrics, each once: its name, its label and its better direction.
 
 Logs, curves, tables of predictions and reports take their metrics from here. A further map metric is a function in
 :mod:`gazelit.metrics.functional` and an entry of :data:`MAP_METRICS`; one from outside the package is a
@@ -28,12 +28,12 @@ WITH_GAZE = "with_gaze"
 
 @dataclass(frozen=True)
 class MetricEntry:
-    """What is known of a metric.
+    """The properties of a metric.
 
     Attributes:
-        name: In logs behind the split, such as ``test/cc``, and in tables of predictions.
-        label: What reports call it, with its unit if it has one.
-        higher_is_better: Which way is better.
+        name: Name in logs after the split, such as ``test/cc``, and in tables of predictions.
+        label: Name in reports, with its unit if it has one.
+        higher_is_better: Whether a higher value is better.
     """
 
     name: str
@@ -57,14 +57,14 @@ class MetricEntry:
 
 @dataclass(frozen=True)
 class Maps:
-    """What a map metric compares.
+    """The maps that a map metric compares.
 
     Attributes:
         prediction: Predicted densities (B, H, W).
         target: Fixation densities (B, H, W).
         counts: Fixation counts (B, H, W).
         mask: Pixels that count (B, H, W).
-        bias: At test, the negatives of the shuffled AUC and what information is gained over.
+        bias: At test, the negatives of the shuffled AUC and the baseline of the information gain.
     """
 
     prediction: Tensor
@@ -211,16 +211,16 @@ CLASS_METRICS: dict[str, MetricEntry] = {
 
 
 def short_labels(*names: str) -> dict[str, str]:
-    """What columns of tables call metrics, by name."""
+    """Labels of metrics in columns of tables, by name."""
     return {name: METRICS[name].short for name in names}
 
 
 def entry(name: str, class_names: Sequence[str] = ()) -> MetricEntry | None:
-    """What is known of a metric; None of one that is not gazelit's.
+    """The entry of a metric; None for a metric that is not gazelit's.
 
     Args:
-        name: In logs, behind the split.
-        class_names: The classes whose names may stand behind a metric's.
+        name: Name in logs, after the split.
+        class_names: Classes whose names may follow a metric's name.
     """
     if name in METRICS:
         return METRICS[name]

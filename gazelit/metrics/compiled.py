@@ -1,4 +1,4 @@
-"""Loops that numba compiles, kept on disk between processes where there is a folder for it."""
+"""Loops that numba compiles; they are kept on disk between processes if there is a folder for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics from outside the package: what a stage gives them, and what it makes of their values."""
+"""Metrics from outside the package: their inputs from a stage, and the use of their values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tensors = Mapping[str, Tensor]
 class CaseMetric(Metric):
     """The mean over images of a value that each image has; a subclass computes that value.
 
-    It is exact over processes, and the value of each image stands in ``predictions.parquet`` under the metric's name.
+    It is exact over processes, and the value of each image is in ``predictions.parquet`` under the metric's name.
     Images without a defined value (NaN) are left out of the mean.
     """
 
@@ -51,7 +51,7 @@ class CaseMetric(Metric):
         """Adds the images of a batch.
 
         Raises:
-            InputError: There are other than B values.
+            InputError: The number of values is not B.
         """
         self.cases = self.per_case(outputs, batch).detach().double()
         if self.cases.shape != batch["index"].shape:
@@ -69,13 +69,13 @@ class CaseMetric(Metric):
 
 
 class ComparedMetric(Metric):
-    """A metric of torchmetrics', or of its kind, that compares a prediction with a truth.
+    """A metric of torchmetrics, or with its interface, that compares a prediction with a truth.
 
     Args:
         metric: Takes ``(prediction, truth)``, such as ``torchmetrics.classification.MulticlassMatthewsCorrCoef``.
         prediction: Key of the outputs, such as ``probabilities``, ``logits`` or ``density``.
         truth: Key of the batch, such as ``label`` or ``heatmap``.
-        name: In logs; the class's name unless given.
+        name: Name in logs; that of the class unless given.
     """
 
     full_state_update = False
@@ -88,7 +88,7 @@ class ComparedMetric(Metric):
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
-        """As of the metric."""
+        """The property of the metric."""
         return self.metric.higher_is_better
 
     def update(self, outputs: Tensors, batch: Tensors) -> None:
@@ -103,17 +103,17 @@ class ComparedMetric(Metric):
         self.metric.update(outputs[self.prediction], batch[self.truth])
 
     def compute(self) -> Any:
-        """What the metric computes."""
+        """The value of the metric."""
         return self.metric.compute()
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Resets the metric."""
         super().reset()
         self.metric.reset()
 
 
 def metric_name(metric: Metric) -> str:
-    """What logs call a metric: its ``name``, or its class's in small letters: ``MeanGap`` is ``mean_gap``."""
+    """Name of a metric in logs: its ``name``, or its class's name in lower case: ``MeanGap`` is ``mean_gap``."""
     named = getattr(metric, "name", None)
     return str(named) if named else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(metric).__name__).lower()
 
@@ -122,7 +122,7 @@ def check_metrics(metrics: Sequence[Metric]) -> None:
     """Checks the names of metrics.
 
     Raises:
-        InputError: Two have the same, or one has that of a metric of gazelit's.
+        InputError: Two metrics have the same name, or one has that of a metric of gazelit.
     """
     names = [metric_name(metric) for metric in metrics]
     for name in names:
@@ -137,9 +137,9 @@ def update_metrics(metrics: Sequence[Metric], outputs: Tensors, batch: Tensors) 
 
     Args:
         metrics: Each takes ``update(outputs, batch)``.
-        outputs: Of the network, and ``probabilities`` (B, K) of a diagnosis or ``density`` (B, 1, H, W), the predicted
-            map that sums to 1, where the stage predicts them.
-        batch: Of the stage.
+        outputs: Outputs of the network, and ``probabilities`` (B, K) of a diagnosis or ``density`` (B, 1, H, W), the
+            predicted map that sums to 1, if the stage predicts them.
+        batch: Batch of the stage.
 
     Returns:
         By name, the values (B,) of those that have one for each image, in an attribute ``cases``.
@@ -164,7 +164,7 @@ def computed(metric: Metric) -> dict[str, Tensor]:
 
 
 def described(metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
-    """What reports have to know of metrics, by name: ``label`` and ``higher_is_better``, null if nobody knows."""
+    """Data of metrics for reports, by name: ``label`` and ``higher_is_better``, null if not known."""
     return {
         metric_name(metric): {
             "label": str(getattr(metric, "label", metric_name(metric).replace("_", " "))),

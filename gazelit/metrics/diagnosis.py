@@ -14,7 +14,7 @@ from gazelit.metrics.catalogue import BINS, SPECIFICITY
 
 
 class DiagnosisMetrics(Metric):
-    """What a classifier is judged by; exact, over all cases at once.
+    """Metrics of a classifier; exact, over all cases at once.
 
     AUC and average precision per class (one-versus-rest) and as macro means; the micro AUC pools all pairs of case and
     class. A class that is absent, or that every case has, has none of them (NaN), and the macro mean is over the
@@ -101,7 +101,7 @@ def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = BI
 
     Args:
         confidence: (N,) predicted probabilities.
-        right: (N,) 0 or 1: what came true.
+        right: (N,) 0 or 1: whether the prediction was right.
         bins: Number of bins; with fewer cases, one each.
 
     Returns:
@@ -132,7 +132,7 @@ def _brier(probabilities: Tensor, truth: Tensor, known: Tensor, exclusive: bool)
 
 
 def _f1(chosen: Tensor, positive: Tensor) -> Tensor:
-    """F1; NaN where a class is neither there nor predicted."""
+    """F1; NaN if a class is neither present nor predicted."""
     hits = (chosen & positive).sum()
     total = chosen.sum() + positive.sum()
     return torch.where(total > 0, 2 * hits / total.clamp(min=1), torch.nan)

@@ -1,4 +1,4 @@
-"""What embeddings know of the classes: by their nearest neighbours, and by a linear probe."""
+"""How well embeddings separate the classes: by their nearest neighbours, and by a linear probe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS = 1024
 
 
 class EmbeddingMetrics(Metric):
-    """How well the classes of images are told by the embeddings of the others; nothing without classes.
+    """How well the classes of images are predicted from the embeddings of the others; nothing without classes.
 
     Each image is predicted from all the others of the split, so that no further data are needed. Unknown labels (NaN)
     of a multi-label problem do not count; a class that is absent, or that every image has, does not either.
@@ -76,7 +76,7 @@ def neighbour_share(features: Tensor, positive: Tensor, neighbours: int = NEIGHB
     Args:
         features: (N, C).
         positive: (N,) 0 or 1.
-        neighbours: Number of neighbours; all others where there are fewer.
+        neighbours: Number of neighbours; all others if there are fewer.
 
     Returns:
         (N,) in [0, 1].
@@ -92,7 +92,7 @@ def neighbour_share(features: Tensor, positive: Tensor, neighbours: int = NEIGHB
 
 
 def ridge_probe(features: Tensor, positive: Tensor, penalty: float = PENALTY) -> Tensor:
-    """What ridge regression on the features says of each image when it is fitted to all the others, in closed form.
+    """The prediction of each image by a ridge regression that is fitted to all the others, in closed form.
 
     With ŷ = H y the prediction of i without i is y_i − (y_i − ŷ_i) / (1 − H_ii) (Allen 1974, PRESS). Features are
     scaled to unit variance over all images before; the intercept is not penalised.

@@ -1,12 +1,12 @@
 """Saliency metrics, one value an image.
 
-Three conventions. ``gazelit``, unless another is asked for, has pysaliency's definitions, with exact ranks in place of
+There are three conventions. ``gazelit``, the default, has pysaliency's definitions, with exact ranks in place of
 thresholds and jitter. ``mit`` has those of the MIT saliency benchmark's MATLAB code, and ``reference`` those of the
-reference implementation of Qiu, Rivaz and Xiao 2025; where a metric does not name them, they are the same or do not
-exist. ``docs/metrics.md`` puts them side by side.
+reference implementation of Qiu, Rivaz and Xiao 2025; if a metric does not name them, they are the same or do not exist.
+``docs/metrics.md`` puts them side by side.
 
 Everything is computed in float64; :mod:`gazelit.metrics.fused` has the four commonest together, and fast. Maps need not
-be normalised. Where an image has nothing to compare with (no fixation, an empty target), its value is NaN.
+be normalised. If an image has nothing to compare with (no fixation, an empty target), its value is NaN.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def cc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor
 def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit") -> Tensor:
     """KL divergence of the predicted density from the target's: Σ g ln(g / p), in nats.
 
-    A prediction of zero where the target is not is infinitely wrong; a softmax is never zero. ``mit`` has
-    Σ g ln(ε + g / (p + ε)) with ε = 2⁻⁵², which is finite, and larger the smaller ε is.
+    A prediction of zero at a pixel where the target is not zero gives infinity; a softmax is never zero. ``mit`` has Σ
+    g ln(ε + g / (p + ε)) with ε = 2⁻⁵², which is finite, and larger the smaller ε is.
 
     Args:
         prediction: (B, H, W), not negative.
@@ -84,9 +84,10 @@ def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
 
 
 def sim(prediction: Tensor, target: Tensor, mask: Tensor | None = None, convention: Convention = "gazelit") -> Tensor:
-    """Similarity: what two densities share, Σ min(p, g).
+    """Similarity: the common part of two densities, Σ min(p, g).
 
-    ``mit`` stretches both maps to [0, 1] before it makes them densities, which forgives a prediction any pedestal.
+    ``mit`` stretches both maps to [0, 1] before it makes them densities, which removes any constant part of a
+    prediction.
 
     Args:
         prediction: (B, H, W), not negative.
@@ -110,8 +111,8 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, conventi
     """Normalised scanpath saliency: the mean of the standardised prediction over the fixations.
 
     Every fixation counts, also when several share a pixel; the standard deviation is the population's. ``mit`` counts
-    fixated pixels once, and its standard deviation is the sample's (N − 1); so is the ``reference``'s, which besides
-    takes a density for the fixations.
+    fixated pixels once, and its standard deviation is the sample's (N − 1). So is that of ``reference``, which also
+    takes a density instead of fixations.
 
     Args:
         prediction: (B, H, W).
@@ -237,8 +238,8 @@ def auc_borji(prediction: Tensor, counts: Tensor, mask: Tensor | None = None) ->
 def sauc(prediction: Tensor, counts: Tensor, other_counts: Tensor, mask: Tensor | None = None) -> Tensor:
     """Shuffled AUC: fixations against the fixations of other images, by exact ranks; ties count one half.
 
-    A map that says no more than where people look in general scores 0.5 in expectation. Leave images of the same
-    patient out of ``other_counts``.
+    A map that only shows where people look in general scores 0.5 in expectation. Leave images of the same patient out
+    of ``other_counts``.
 
     Args:
         prediction: (B, H, W).
@@ -386,7 +387,7 @@ def _stretched(values: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _constant(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Whether each map has one value only; exact, where a variance would keep rounding errors."""
+    """Whether each map has only one value; exact, while a variance would have rounding errors."""
     flat = values.flatten(1)
     start = flat[:, :_GLANCE]
     if mask is None and bool((start != start[:, :1]).any(1).all()):

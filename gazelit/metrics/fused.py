@@ -18,7 +18,7 @@ _LARGE = 2**15
 
 
 def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """The four metrics together; each as its function of the same name has it, to 1e-6.
+    """The four metrics together; each equals its function of the same name to 1e-6.
 
     Args:
         prediction: Predicted densities (B, H, W).

@@ -1,7 +1,6 @@
 """Whether a map points at a region: of each image one value, by the map's ranks and its mass.
 
-A map that says nothing scores what chance does: the region's share of the valid pixels (pointing game and mass), and
-0.5 (AUC).
+A map without information scores chance: the region's share of the valid pixels (pointing game and mass), and 0.5 (AUC).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from gazelit.metrics.functional import auc_judd
 def pointing_game(maps: Tensor, region: Tensor, mask: Tensor) -> Tensor:
     """Whether the map's maximum lies in the region (Zhang et al. 2018), without their margin of 15 pixels.
 
-    Where several pixels share the maximum, the share of them that do.
+    If several pixels share the maximum, it is the share of them that lie in the region.
 
     Args:
         maps: (B, H, W), not negative.

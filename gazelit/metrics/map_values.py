@@ -25,7 +25,7 @@ def _at_test(conventions: Sequence[Convention]) -> Iterator[tuple[str, Callable[
 
 
 def names_at_test(conventions: Sequence[Convention]) -> tuple[str, ...]:
-    """Names of what :func:`values_at_test` gives."""
+    """Names of the values of :func:`values_at_test`."""
     return tuple(name for name, _ in _at_test(conventions))
 
 
@@ -62,8 +62,8 @@ def values_at_test(
         target: Fixation densities (B, H, W).
         counts: Fixation counts (B, H, W).
         mask: Pixels that count (B, H, W).
-        bias: The negatives of the shuffled AUC, and what information is gained over.
-        conventions: Further conventions, ``mit`` and ``reference``; their values have the convention's name behind.
+        bias: The negatives of the shuffled AUC, and the baseline of the information gain.
+        conventions: Further conventions, ``mit`` and ``reference``; names of their values end with the convention.
 
     Returns:
         By metric, (B,) float64.

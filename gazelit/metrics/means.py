@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 
 
 class ImageMeans(nn.Module):
-    """Weighted means of named values, over the images that have what a value is about.
+    """Weighted means of named values, over the images that have the target of a value.
 
     Lightning's own mean over processes truncates the mean number of images a process to an integer (2.6.6), so that
     shares of 3 and 2 images count as 2 and 2; and it would count images without a target.
@@ -29,7 +29,8 @@ class ImageMeans(nn.Module):
 
         Args:
             values: By name, a scalar mean of the batch.
-            weights: How many images each is a mean over, by name or for all; a value without any is not looked at.
+            weights: Number of images that each value is a mean over, by name or for all; a value without images is
+                ignored.
         """
         for name, value in values.items():
             given = weights[name] if isinstance(weights, Mapping) else weights
@@ -49,7 +50,7 @@ class ImageMeans(nn.Module):
         self.update(means, {name: counts.sum() for name, counts in known.items()})
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name, over all processes, of what any image counts for. Every process must call it."""
+        """The means by name, over all processes, of values with at least one image. Every process must call it."""
         sums = self.sums()
         counted = torch.stack([total[1] > 0 for total in sums.values()]).tolist() if sums else []
         return {
@@ -75,10 +76,10 @@ class ImageMeans(nn.Module):
         return dict(zip(names, sums, strict=True))
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
-        """Goes on from sums of all processes, which the first of them keeps."""
+        """Continues from sums of all processes; the first process keeps them."""
         is_first = not distributed.is_initialized() or distributed.get_rank() == 0
         self._sums = {name: total.to(self._anchor.device) for name, total in sums.items()} if is_first else {}
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Resets all sums."""
         self._sums = {}

@@ -19,7 +19,7 @@ class SaliencyMetrics(Metric):
     grow with their number. Images without a defined value are left out of that metric and counted.
 
     Args:
-        names: Of the metrics, in :mod:`gazelit.metrics.catalogue`; those of every validation unless given.
+        names: Names of the metrics, from :mod:`gazelit.metrics.catalogue`; those of every validation unless given.
     """
 
     full_state_update = False
@@ -38,7 +38,7 @@ class SaliencyMetrics(Metric):
         """Adds the images of a batch.
 
         Args:
-            values: As :func:`gazelit.metrics.map_values.values_at_test` gives them, or ``saliency_values``.
+            values: Result of :func:`gazelit.metrics.map_values.values_at_test`, or of ``saliency_values``.
         """
         stacked = torch.stack([values[name] for name in self.names]).double()
         defined = ~stacked.isnan()

@@ -233,7 +233,7 @@ def _stage_of(state: Mapping[str, Tensor], in_parallel: bool) -> ReferenceStage:
     if _batches(state, "model.features.norm5") > 0 and "Conv1.0.bn1.num_batches_tracked" in state:
         return "contrastive" if _batches(state, "Conv1.0.bn1") > 0 else "supervised"
     raise InputError(
-        "the file does not tell which training wrote it; say --stage contrastive (folder CL), supervised "
+        "the file does not show which training wrote it; say --stage contrastive (folder CL), supervised "
         "(Classfication), saliency (KL) or joint (Module)"
     )
 

@@ -20,8 +20,8 @@ from gazelit.reporting.tables import DASH, Table, code, number, plain, with_inte
 INTENDED = (
     "Research on gaze and diagnosis: comparing methods, losses, encoders, splits and readers under one protocol.",
     "**Not intended**: diagnosis, triage, second reading, quality control or teaching with patients; judging how well "
-    "a radiologist works; finding out who a reader or a patient is. It is not a medical device, and nobody has "
-    "validated it as one.",
+    "a radiologist works; finding out who a reader or a patient is. It is not a medical device, and it has not been "
+    "validated as one.",
 )
 LIMITS = (
     "Gaze is not attention, and attention is not reasoning. A predicted map shows where a reader would look, not why "

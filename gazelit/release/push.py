@@ -59,7 +59,7 @@ def push(folder: str, repo: str, gated: Gate = "manual", public: bool = False, a
         )
         api.update_repo_settings(repo, private=not public)
     except LocalTokenNotFoundError as error:
-        raise InputError("push: nobody is logged in; run `hf auth login`, or set HF_TOKEN") from error
+        raise InputError("push: not logged in; run `hf auth login`, or set HF_TOKEN") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no answer")
         raise InputError(

@@ -91,7 +91,7 @@ def agreement(
     if with_figure:
         save(localisation_figure(tables.shown), picture)
     else:
-        # That of an earlier call must not lie beside a text that says there is none.
+        # A figure of an earlier call must not stay beside a text that says there is none.
         picture.unlink(missing_ok=True)
     document = Document(
         "Where the model looks",

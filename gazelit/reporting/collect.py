@@ -104,7 +104,7 @@ def source_commit() -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An environment inside of somebody's repository is no checkout of gazelit.
+    # An environment within another repository is no checkout of gazelit.
     if git("ls-files", "--error-unmatch", "errors.py") is None:
         return None
     commit = git("rev-parse", "--short=10", "HEAD")
@@ -112,7 +112,7 @@ def source_commit() -> str | None:
 
 
 def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
-    """The results with what the oracle says of their test cases, where there is one."""
+    """The results with the oracle's scores of their test cases, if there is an oracle."""
     stores = {_configuration(result)["data"]["init_args"]["store"] for result in results}
     if not all(law_of(Store.open(store)) for store in stores):
         return list(results)
@@ -120,7 +120,7 @@ def with_oracle(results: Sequence[Result], oracles: Oracles) -> list[Result]:
     found = []
     for result in results:
         trained_on = result.stamp["data"]
-        # Of a drawn part of the training split, every seed has a centre bias of its own.
+        # If a part of the training split is drawn, each seed has a centre bias of its own.
         drawn = None if trained_on.get("train_cases") is None else (trained_on["train_cases"], result.seed)
         key = f"{trained_on['split_sha256']} {drawn}"
         if key not in data_by_split:
@@ -153,10 +153,11 @@ def _external_test(name: str, about: Mapping[str, Any], results: Sequence[Result
 
 
 def collect(results: Sequence[Result], films: bool = False) -> RunRecord:
-    """Gathers what the report tells of one arm with one seed.
+    """Collects the content of a report on one arm with one seed.
 
     Args:
-        results: Of its folds; pictures, curves and lineage are the first one's, yardsticks those of all test cases.
+        results: The models of its folds; pictures, curves and lineage are those of the first, yardsticks are over all
+            test cases.
         films: Whether films of real cases are shown.
     """
     result = results[0]
@@ -247,7 +248,7 @@ def _taught(results: Sequence[Result]) -> list[str]:
 
 
 def _selection(results: Sequence[Result]) -> str:
-    """What chose the checkpoints, by the runs' own records."""
+    """How the checkpoints were selected, from the runs' records."""
     kept = {result.kept for result in results}
     if "last" in kept:
         subject = "The checkpoints are" if len(kept) == 1 else "Some of the checkpoints are"
@@ -261,12 +262,12 @@ def _selection(results: Sequence[Result]) -> str:
 
 
 def _monitor(result: Result) -> str:
-    """What the last stage's checkpoint was selected by."""
+    """The criterion by which the last stage's checkpoint was selected."""
     return str((_configuration(result).get("checkpoint") or {}).get("monitor") or "nothing")
 
 
 def _configuration(result: Result) -> dict[str, Any]:
-    """What the last stage saved."""
+    """The configuration that the last stage saved."""
     config: dict[str, Any] = read_yaml(result.run / result.stages[-1] / CONFIG_FILE)
     return config
 

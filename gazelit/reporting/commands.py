@@ -1,4 +1,4 @@
-"""``gazelit report``; what it needs is imported when it runs, so that its options are told at once."""
+"""``gazelit report``; its imports are made when it runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
 

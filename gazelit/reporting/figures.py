@@ -18,7 +18,8 @@ from gazelit.evaluation.statistics import Estimate, Weights, blocks_of
 from gazelit.files import atomic_path
 from gazelit.metrics.catalogue import short_labels
 
-# Where something is drawn it is imported: a report has scored its yardsticks by then, which takes the most memory.
+# Drawing libraries are imported when they are used, after a report has scored its yardsticks, which takes the most
+# memory.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 #: Okabe and Ito's palette, without yellow, which print loses.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-#: How many arms a figure takes before its lines cannot be told apart.
+#: Greatest number of arms in a figure whose lines can still be distinguished.
 DRAWN = 3
 #: Validation metrics that are drawn, all between 0 and 1.
 CURVES = {
@@ -137,7 +138,7 @@ def localisation_figure(cases: Sequence[Localisation]) -> Figure:
         for name, inside in case.regions.items():
             colour = COLOURS[numbers[name] % len(COLOURS)]
             for axis in [row[0], *([of_map[name]] if name in of_map else [])]:
-                # The white edge tells the line from dark and bright maps alike.
+                # With a white edge the line is visible on dark and on bright maps.
                 axis.contour(inside, levels=[0.5], colors=["white"], linewidths=1.8)
                 axis.contour(inside, levels=[0.5], colors=[colour], linewidths=0.9)
     return figure
@@ -275,7 +276,7 @@ def roc_figure(
 ) -> Figure:
     """One-versus-rest ROC curves, a class a panel: the mean over seeds with its 95 % bootstrap band.
 
-    The first arm's band is filled and those of others are lines, so that they can be told apart.
+    The first arm's band is filled, and those of others are lines, so that they can be distinguished.
 
     Args:
         arms: By name, the probabilities (N, K) of each seed, and the labels (N,).

@@ -30,7 +30,7 @@ MOST_STAGES = 16
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder holds.
+    """The tested models of a folder.
 
     Attributes:
         folder: The folder.
@@ -48,7 +48,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs, with arms that can be told apart.
+    """The runs, with different names for all arms.
 
     Args:
         folders: Each made by ``gazelit run``, or by ``gazelit fit`` or ``gazelit test``.
@@ -60,7 +60,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _prefix(folder: Path, folders: Sequence[Path]) -> str:
-    """What tells the arms of several runs apart: the run folder's name."""
+    """Prefix of the names of a run's arms, if there are several runs: the run folder's name."""
     if len(folders) == 1:
         return ""
     same = [path for path in folders if path.resolve().name == folder.resolve().name]
@@ -86,7 +86,7 @@ def read_run(folder: Path, prefix: str = "", is_one_of_several: bool = False) ->
 
 
 def _read_pipeline(run: Path, prefix: str) -> Run:
-    """What a run notes of itself; the folder may be a stranger's."""
+    """Reads the notes of a run; the folder may be from someone else."""
     about = read_run_file(run)
     store = Store.open(about["store"])
     results = []
@@ -146,7 +146,7 @@ def _read_by_hand(folder: Path, arm: str) -> Run:
 
 
 def _tests(folder: Path) -> list[Path]:
-    """The folder itself if it is of a test; of a training the tests of its checkpoints beside it, the newest last."""
+    """The folder itself if it is of a test; for a training the tests of its checkpoints, the newest last."""
     if (folder / TEST_FILE).is_file():
         return [folder]
     if (folder / PREDICTIONS_FILE).is_file():

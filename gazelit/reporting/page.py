@@ -77,7 +77,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Commands:
-    """Command lines, folded away behind a title."""
+    """Command lines, folded under a title."""
 
     title: str
     lines: Sequence[str]
@@ -102,8 +102,8 @@ class Document:
     Attributes:
         title: Plain text.
         facts: What identifies it, as (name, Markdown).
-        notices: What must be known first, as Markdown.
-        verdict: What it says in sentences, as Markdown.
+        notices: Notices at the top, as Markdown.
+        verdict: Its conclusions in sentences, as Markdown.
         introduction: Text before the first section.
         sections: In order; those without a block are left out.
     """
@@ -158,8 +158,8 @@ def _block_markdown(block: Block) -> str:
 def to_page(document: Document, folder: Path) -> str:
     """The document as one HTML page with its pictures inside.
 
-    Of text only emphasis, code and lists are taken for markup, so that a name from the data can bring in neither a
-    picture nor a link. Only PNG files within the folder are put in.
+    Text may only have emphasis, code and lists as markup, so that a name from the data can insert neither a picture nor
+    a link. Only PNG files within the folder are inserted.
 
     Args:
         document: The report.

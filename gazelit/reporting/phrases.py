@@ -1,4 +1,4 @@
-"""The command that asks whether readers look at what they say, and how long before."""
+"""The command that measures whether readers look at the findings that they name, and how long before."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def phrases(
 ) -> None:
     """Scores gaze against marked findings while their words were said, at several lags, with a moved-phrase control.
 
-    Writes ``phrases.md``, ``phrases.html``, ``phrases.csv`` and ``figures/phrases.png``. A lag that tells most says how
-    long before its words a finding is looked at; training on what was looked at then is
-    ``data.gaze.window: {phrase: …, lag: …}``.
+    Writes ``phrases.md``, ``phrases.html``, ``phrases.csv`` and ``figures/phrases.png``. The lag with the largest
+    difference shows how long before its words a finding is looked at. ``data.gaze.window: {phrase: …, lag: …}`` trains
+    on the gaze of that time.
 
     Args:
         store: A prepared store with regions and phrases, such as REFLACX's or EGD-CXR's.
         out: Folder for the results.
         findings: By the name of a region, a regular expression of its words: ``{"cardiac silhouette": "heart"}``.
-        lags: Seconds that looking is before the words; 0 to 6 unless given.
-        kind: Which gaze.
-        seed: Of the control.
+        lags: Seconds by which looking precedes the words; 0 to 6 unless given.
+        kind: Kind of gaze.
+        seed: Seed of the control.
 
     Raises:
         InputError: The store cannot be used, or no reading has both the words and a region of a finding.

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The records of which a report is made."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ FEWEST_FOR_RELIABILITY = 30
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a report tells of its first arm with its first seed.
+    """The content of a report on its first arm with its first seed.
 
     Attributes:
         metrics: Flat numbers: ``test/…``, ``baseline/…``, ``n_test``, ``seed``, …; of a single model written whole as
             ``metrics.json``.
-        panels: Cases to show; films and gaze leave a report only where the data are synthetic or the user asks.
+        panels: Cases to show. Films and gaze are in a report only if the data are synthetic or the user allows it.
         curves: By stage, its epochs.
         lineage: Checkpoint stamps, newest first, each with its ``sha256``.
-        provenance: Of the data.
-        commands: The exact command lines; of models that were trained by hand they are not known.
+        provenance: Provenance of the data.
+        commands: The exact command lines; not known for models that were trained by hand.
         facts: What identifies the report: run, date, version, as (name, Markdown).
         notes: Sentences on how models were selected and calibrated, and what their lineage leaves open.
-        findings: Where the model's map lies with the marked findings, as
-            :func:`gazelit.evaluation.findings.localisation` has it; empty without regions of findings.
-        oracle: Of the test films; None where it is not known what can be explained.
+        findings: Scores of the model's map against the marked findings, from
+            :func:`gazelit.evaluation.findings.localisation`; empty without regions of findings.
+        oracle: Oracle of the test films; None if there is none.
         joint: The trainings of several tasks that the reported models went through.
         given_gaze: The arms that were also tested with the reader's gaze.
         groups: Subgroups of the first arm.
-        finding_maps: Films with a map for each finding, to show as ``panels`` are; empty of a model without.
-        scanpaths: What scanpaths of the first arm are compared with; empty where it predicts none.
+        finding_maps: Films with a map for each finding, shown under the conditions of ``panels``; empty for a model
+            without.
+        scanpaths: Yardsticks for the first arm's scanpaths; empty if it predicts none.
     """
 
     metrics: dict[str, Any]
@@ -71,8 +72,8 @@ class ExternalRecord:
     """A test of the same models on another source.
 
     Attributes:
-        name: As the pipeline calls it.
-        provenance: Of its data.
+        name: Its name in the pipeline.
+        provenance: Provenance of its data.
         summaries: The arms; every model of every seed and fold has read all cases.
         baselines: Yardsticks on its cases.
         oracle: As in :class:`RunRecord`.
@@ -91,12 +92,12 @@ class ExternalRecord:
 
 @dataclass(frozen=True)
 class ReportRecord:
-    """Everything that a report tells, of one trained model or of many.
+    """The content of a report, of one trained model or of many.
 
     Attributes:
         results: All trained models, in the order of their arms.
-        summaries: The arms, the first being what the others are compared with.
-        first: Of the first arm.
+        summaries: The arms; the others are compared with the first.
+        first: The record of the first arm.
         external: Tests on other sources.
     """
 
@@ -117,7 +118,7 @@ class ReportRecord:
 
     @property
     def tested(self) -> pd.DataFrame:
-        """The first arm's predictions of all test cases with its first seed, folds one below the other."""
+        """The first arm's predictions of all test cases with its first seed, with all folds in one table."""
         return self.tested_of(self.results[0].arm)
 
     def tested_of(self, name: str) -> pd.DataFrame:

@@ -49,7 +49,7 @@ def document_of(report: ReportRecord, figures: Path) -> Document:
     """The report as a document; draws its figures.
 
     Args:
-        report: What it tells.
+        report: Its content.
         figures: The folder of its figures, which is ``figures`` below that of the report.
     """
     record = report.first
@@ -87,7 +87,7 @@ def document_of(report: ReportRecord, figures: Path) -> Document:
 
 
 def notices(data: Mapping[str, Any], has_films: bool) -> list[str]:
-    """What must be known first: whether the data are synthetic, and whether films of people are shown."""
+    """Notices at the top: whether the data are synthetic, and whether films of people are shown."""
     if data["synthetic"]:
         return [
             "**Measured on SYNTHETIC data.** Films and gaze were simulated. These numbers show that the path from "
@@ -96,13 +96,13 @@ def notices(data: Mapping[str, Any], has_films: bool) -> list[str]:
     if not has_films:
         return []
     return [
-        "**This page shows films and gaze of real cases**, because `--films` asked for them. They are under the data "
+        "**This page shows films and gaze of real cases**, because `--films` was given. They are under the data "
         "use agreement of their source: do not pass the page on to people who have not signed it."
     ]
 
 
 def _introduction(report: ReportRecord) -> str:
-    """What was tested, and what the intervals are over."""
+    """The tested cases, and what the intervals are over."""
     record, arm = report.first, report.summaries[0]
     notes = " ".join([*record.notes, _openings(report.results)])
     if len(report.results) == 1:

@@ -1,4 +1,4 @@
-"""The command that scores scanpaths of GazeSearch: yardsticks without a film, and whatever models predict."""
+"""The command that scores scanpaths of GazeSearch: yardsticks without a film, and predictions of models."""
 
 from __future__ import annotations
 
@@ -71,21 +71,21 @@ def compare(
 ) -> None:
     """Scores yardsticks that see no film, and the predictions of models, against GazeSearch's test scanpaths.
 
-    Bits per fixation come first: how much better than the training films' centre bias a density of the next fixation,
-    given the true ones before, predicts it. Then what predicted scanpaths score. Every value has an interval over
-    films (95 %, bootstrap).
+    Bits per fixation come first: how much better a density of the next fixation, given the true ones before, predicts
+    it than the training films' centre bias. Then come the scores of predicted scanpaths. Every value has an interval
+    over films (95 %, bootstrap).
 
     Args:
         file: GazeSearch's JSON file, or rows of it.
         split: ``film``: GazeSearch's own split, from whose training part the test films are taken out; ``official``
             as published, in which films of the test are in the training part: it needs ``insist``, and both are
             printed.
-        insist: Score on the official split too although its parts share films.
-        patients: CSV with ``dicom_id`` and ``subject_id``, such as MIMIC-CXR's metadata, to keep patients apart too.
+        insist: Also score on the official split, although its parts share films.
+        patients: CSV with ``dicom_id`` and ``subject_id``, such as MIMIC-CXR's metadata, to keep patients apart, too.
         predictions: JSON files in GazeSearch's format with a predicted scanpath for every test scanpath: ``name``,
             ``task``, ``X``, ``Y``, ``T`` without the given centre. ``split`` may be left out.
-        draws: How often what is random is drawn; its scores are means over the draws.
-        seed: Of the draws.
+        draws: Number of draws of random yardsticks; scores are means over the draws.
+        seed: Seed of the draws.
         out: CSV file for all values with their intervals and settings.
 
     Raises:
@@ -207,7 +207,7 @@ def _score_density(name: str, model: NextFixation, test: Trials, baseline: NextF
 
 
 def _score_paths(test: Trials, predicted: list[NDArray[np.float64]]) -> dict[str, Scores]:
-    """What predicted scanpaths score, each with the given fixations before it."""
+    """Scores of predicted scanpaths, each with the given fixations before it."""
     start = test.paths[0][: test.given]
     paths = [np.concatenate([start, path]) for path in predicted]
     values = (

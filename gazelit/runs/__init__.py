@@ -1,1 +1,1 @@
-"""Pipelines of stages: their run folders, their steps, and what makes a step again."""
+"""Pipelines of stages: their run folders, their steps, and the changes after which a step is repeated."""

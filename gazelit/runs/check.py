@@ -1,4 +1,4 @@
-"""`gazelit run --check`: every step with two batches, in a folder that is removed, and what the whole will take."""
+"""`gazelit run --check`: tries every step with two batches and estimates the cost of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gazelit.runs.steps import DONE_FILE, Step, read_epochs, standing
 from gazelit.stages.measure import BATCHES, MEASURED
 from gazelit.text_table import wide_console
 
-#: After all of a stage's own options, so that they win.
+#: Added after all of a stage's own options, so that they have precedence.
 LIMITS = [
     "--trainer.max_epochs=1",
     "--trainer.logger=false",
@@ -37,8 +37,8 @@ class Planned:
     Attributes:
         folder: Its folder.
         command: ``fit``, ``calibrate``, ``test`` or ``report``.
-        tried_in: Where it is, within the run folder, when the first seed and fold alone are tried.
-        max_epochs: Of a training, if it has a last epoch.
+        tried_in: Its folder within the run folder if only the first seed and fold are tried.
+        max_epochs: Number of epochs of a training, if it is limited.
     """
 
     folder: Path
@@ -55,15 +55,15 @@ def check_run(
     try_in: Callable[[Path], None],
     jobs: int,
 ) -> None:
-    """Looks at the machine, at what is done, tries every step, and prints what the whole will take.
+    """Checks the machine and the finished steps, tries every step, and prints the estimated cost of the run.
 
     Args:
         out: The run folder; nothing is written there.
         planned: All steps in their order.
-        begun: The steps of each seed and fold, each asked for when those before it are done.
-        accept_versions: As of `gazelit run`.
+        begun: The steps of each seed and fold, each generated when those before it are done.
+        accept_versions: As for `gazelit run`.
         try_in: Runs the pipeline with ``LIMITS`` into a folder.
-        jobs: How many seeds and folds are trained at the same time.
+        jobs: Number of seeds and folds that are trained at the same time.
 
     Raises:
         InputError: The run folder was made with other settings, a step failed, or the machine is not fit.
@@ -78,14 +78,14 @@ def check_run(
             sys.stdout.write(f"{finding.state}: {finding.name}: {finding.text}\n")
     if any(finding.state == "error" for finding in found):
         raise InputError("the machine is not fit for this run; the lines above say what to do")
-    # Beside the run folder, as that is where the run will write.
+    # Beside the run folder, on the disk to which the run will write.
     parent = next(folder for folder in out.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(dir=parent, prefix=".gazelit-check-") as folder:
         tried = Path(folder).resolve() / out.name
         try:
             try_in(tried)
         except InputError as error:
-            # The log goes with the folder.
+            # The log is removed with the folder.
             raise InputError(re.sub(r" \(see [^()]*log\.txt\)$", "", str(error))) from error
         costs = {step.tried_in: _cost(tried, step) for step in planned}
     _print(out, planned, states, costs, jobs)
@@ -104,9 +104,9 @@ def _states(out: Path, begun: Sequence[Iterator[Step]], accept_versions: bool) -
 
 
 def _cost(tried: Path, step: Planned) -> dict[str, Any]:
-    """What a step took with its two batches: the process, a batch, how many there are, memory, checkpoints."""
+    """The cost of a step, from two batches: of process and batch, the number of batches, memory, checkpoints."""
     done = read_json(tried / step.tried_in / DONE_FILE)
-    # Predictions for a calibration are noted beside the training whose configuration they were made with.
+    # The measurements of predictions for a calibration are beside the training whose configuration they used.
     kind = {"calibrate": "predict"}.get(step.command, step.command)
     measured_in = step.tried_in.removesuffix("_calibration") if step.command == "calibrate" else step.tried_in
     path = tried / measured_in / MEASURED.format(kind)

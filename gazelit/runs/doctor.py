@@ -1,4 +1,4 @@
-"""`gazelit doctor`: whether machine, store and configuration are fit for a training, before hours are spent."""
+"""`gazelit doctor`: checks whether machine, store and configuration are fit for a training."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ State = Literal["ok", "warning", "error"]
 LITTLE_DISK = 4 * 2**30
 #: Bytes of shared memory below which loader workers fail with batches of full-size films.
 LITTLE_SHARED = 256 * 2**20
-#: What needs what, beyond the core.
+#: Packages of each extra.
 EXTRA = re.compile(r"extra == ['\"](?P<name>[\w-]+)['\"]")
 SECONDS = 100.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at.
+    """The result of a check.
 
     Attributes:
-        name: What.
+        name: What was checked.
         state: ``ok``; ``warning``: it works, but not as well as it could; ``error``: a training would fail.
-        text: What was found, and of a warning or error what to do.
+        text: What was found; for a warning or error also what to do.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Finding:
 def doctor(
     store: Path | None = None, fit: str | list[str] | None = None, out: Path = Path("runs"), json: bool = False
 ) -> None:
-    """Checks environment, devices, memory and disk, and if they are given a store and a configuration.
+    """Checks environment, devices, memory and disk, and a store and a configuration if they are given.
 
     Args:
         store: A prepared store that a training would read.
-        fit: Configurations of `gazelit fit`, of which later ones win.
-        out: Where runs would be written.
+        fit: Configurations of `gazelit fit`; later ones replace values of earlier ones.
+        out: Folder to which runs would be written.
         json: Whether a line of JSON is printed for each finding instead of a table.
 
     Raises:
@@ -78,7 +78,7 @@ def doctor(
 
 
 def findings(store: Path | None, config: list[str], out: Path) -> Iterator[Finding]:
-    """What is found of the machine, and of a store and configurations if there are any; arguments of :func:`doctor`."""
+    """The findings on the machine, and on a store and configurations if given; arguments as in :func:`doctor`."""
     checks: list[tuple[str, Callable[[], Iterator[tuple[State, str]]]]] = [
         ("versions", _versions),
         ("extras", _extras),
@@ -151,7 +151,7 @@ def _processors() -> Iterator[tuple[State, str]]:
 def _memory() -> Iterator[tuple[State, str]]:
     found = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")))
     if found is None:
-        yield "warning", "cannot be told on this system"
+        yield "warning", "not known on this system"
         return
     available = int(found[1]) * 1024
     text = f"{as_size(available)} available"
@@ -209,7 +209,7 @@ def _devices() -> Iterator[tuple[State, str]]:
 
 def _compiled_metrics() -> Iterator[tuple[State, str]]:
     named = os.environ.get("NUMBA_CACHE_DIR")
-    # Where numba looks, in its order.
+    # The folders that numba tries, in order.
     folders = [Path(named)] if named else [Path(__file__).parent.parent / "metrics", Path.home() / ".cache"]
     folder = next((folder for folder in folders if _is_writable(folder)), None)
     if folder is not None:
@@ -283,7 +283,7 @@ def _configuration(config: list[str], store: Path | None) -> Iterator[tuple[Stat
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether a file can be made there; the mode bits do not tell on every file system."""
+    """Whether a file can be made there; on some file systems the mode bits do not show it."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder):
             return True
@@ -299,5 +299,5 @@ def _text(path: Path) -> str:
 
 
 def as_size(count: float) -> str:
-    """A number of bytes as one reads it."""
+    """A number of bytes in readable form."""
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"

@@ -1,4 +1,4 @@
-"""The members of a protocol: a training of all stages for each seed and fold, and where it is kept."""
+"""The members of a protocol: a training of all stages for each seed and fold, and its folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Member:
     """One training of all stages: a seed and a fold.
 
     Attributes:
-        folder: Where its steps are kept.
+        folder: Folder of its steps.
         seed: Its seed.
         fold: Its fold, if there are folds.
-        options: Of each of its stages' command lines.
+        options: Options that are added to its stages' command lines.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ def members_of(out: Path, seed: int, seeds: int, folds: int | None) -> list[Memb
 
 
 def _member_folder(out: Path, seed: int, seeds: int, fold: int | None) -> Path:
-    """Where a seed and fold are trained: where they were before, whatever number of seeds was asked for then."""
+    """The folder of a seed and fold; the one that they had before, even if the number of seeds was another then."""
     of_fold = [f"fold-{fold}"] * (fold is not None)
     alone = out / "_".join(of_fold) if of_fold else out
     among_seeds = out / "_".join([f"seed-{seed}", *of_fold])

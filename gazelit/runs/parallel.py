@@ -1,4 +1,4 @@
-"""Trainings side by side: each with its share of processors and GPUs, and all ended when one fails."""
+"""Trainings in parallel: each has its share of processors and GPUs; if one fails, all end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class EndedError(InputError):
 
 @dataclass(frozen=True)
 class Share:
-    """What a training may use.
+    """The processors and GPUs that a training may use.
 
     Attributes:
-        variables: Of its processes' environment.
-        is_alone: Whether no other runs at the same time.
-        stop: Set when the others are to end.
+        variables: Environment variables of its processes.
+        is_alone: Whether no other training runs at the same time.
+        stop: Set when the training must end.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -36,14 +36,14 @@ class Share:
 
 
 def side_by_side(tasks: Sequence[Callable[[Share], _ResultT]], jobs: int) -> list[_ResultT]:
-    """The tasks' results in their order, of which at most ``jobs`` run at the same time.
+    """The results of tasks in their order; at most ``jobs`` run at the same time.
 
     Args:
-        tasks: Each is given its share, and ends soon with an InputError when that says stop.
-        jobs: How many.
+        tasks: Functions of the share, which end soon with an InputError after its ``stop`` is set.
+        jobs: Number of tasks that run at the same time.
 
     Raises:
-        InputError: What the first task raised that failed.
+        InputError: The error of the first task that failed.
     """
     if jobs == 1 or len(tasks) < 2:
         return [task(Share()) for task in tasks]
@@ -79,8 +79,8 @@ def side_by_side(tasks: Sequence[Callable[[Share], _ResultT]], jobs: int) -> lis
 
 
 def _gpus(number: int, jobs: int) -> dict[str, str]:
-    """The GPUs of one of several trainings: its part of them, or one where there are fewer than trainings."""
-    # Whoever runs one training at a time does not wait for it.
+    """The GPUs of one of several trainings: its part of them, or one if there are fewer than trainings."""
+    # A run of one training at a time does not wait for it.
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

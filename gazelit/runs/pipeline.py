@@ -1,8 +1,7 @@
 """The stage orchestrator: stages, tests and report in one run folder, for one or several arms, seeds and folds.
 
-A step that is finished is skipped, and one that was interrupted is resumed. A run folder never mixes settings: every
-step's inputs (its command, configuration, data and parent checkpoint) are hashed into a key that a later run must
-match.
+A finished step is skipped, and an interrupted one is resumed. A run folder never mixes settings: every step's inputs
+(its command, configuration, data and parent checkpoint) are hashed into a key that a later run must match.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from gazelit.runs.steps import DONE_FILE, PLAN_FILE, Conduct, Step, checkpoint_d
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """What all trainings have in common: the stages with their configurations, what is tested, on which data."""
+    """The common part of all trainings: the stages with their configurations, the tested arms, and the data."""
 
     stages: Sequence[StageStep]
     configs: Mapping[str, list[Path]]
@@ -71,23 +70,23 @@ def run(
     Args:
         stages: The stages in order. Arms may share them: each is trained once.
         store: The prepared store that all stages read.
-        out: The run folder. Running the same command again goes on where it stopped.
-        arms: What is compared: by name, the stage whose model is tested; the first is what the others are compared
-            with. The last stage alone unless given.
+        out: The run folder. The same command again continues where it stopped.
+        arms: The arms that are compared: by name, the stage whose model is tested. The others are compared with the
+            first. Only the last stage unless given.
         seed: Seed of every stage: weights, order and augmentation. The split has its own (``--data.split.seed``).
         seeds: Number of seeds, from ``seed`` on: everything is trained with each.
         folds: Number of folds of patients: everything is trained with each as the test split.
         checkpoint: Which checkpoint of a stage is handed over and tested: ``best`` by the stage's
             ``checkpoint.monitor`` (``val/selection`` unless configured), or ``last``, that of the last epoch.
         overrides: Options added to every stage's command line, such as ``--trainer.precision=bf16-mixed``.
-        external: By name, other sources that every arm is tested on besides.
-        preset: Which of the shipped settings a stage's shipped configuration has: the published ones, or those that are
-            small enough for two CPU cores.
-        accept_versions: Whether steps that other versions of gazelit or torch made are taken as they are.
-        jobs: How many seeds and folds are trained at the same time, each with its share of processors and GPUs.
-        share_imports: Whether what evaluates (calibrate, test, report) is forked from a process with the imports.
-        check: Instead of running it, try every step with two batches, in a folder that is removed; say what the whole
-            will take and what of it is done.
+        external: By name, further sources on which every arm is tested.
+        preset: Settings of the shipped configurations: the published ones, or those that are small enough for two CPU
+            cores.
+        accept_versions: Whether steps of other versions of gazelit or torch are accepted.
+        jobs: Number of seeds and folds that are trained at the same time, each with its share of processors and GPUs.
+        share_imports: Whether evaluations (calibrate, test, report) are forked from a process with the imports.
+        check: Do not run the pipeline, but try every step with two batches, in a folder that is removed; print the
+            estimated cost of the run and the steps that are done.
 
     Raises:
         InputError: The pipeline is not runnable, the run folder was made with other settings, or a step failed.
@@ -160,7 +159,7 @@ def _run_members(pipeline: _Pipeline, members: Sequence[Member], folds: int | No
 
 
 def _check_run(pipeline: _Pipeline, members: Sequence[Member], running: Running) -> None:
-    """See :func:`gazelit.runs.check.check_run`; what is tried is the first seed and fold."""
+    """See :func:`gazelit.runs.check.check_run`; the first seed and fold are tried."""
     limited = [replace(stage, overrides=[*stage.overrides, *LIMITS]) for stage in pipeline.stages]
 
     def try_in(folder: Path) -> None:
@@ -189,7 +188,7 @@ def _check_run(pipeline: _Pipeline, members: Sequence[Member], running: Running)
 def _train(
     pipeline: _Pipeline, member: Member, conduct: Conduct, first: int, total: int, share: Share
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Runs the steps of a member, of which the first has that number; returns what was tested and their commands."""
+    """Runs the steps of a member, numbered from ``number`` on; returns what was tested and the steps' commands."""
     trained: list[dict[str, Any]] = []
     steps = enumerate(_steps(pipeline, member, trained), first)
     return trained, [run_step(step, f"[{number}/{total}]", conduct, share) for number, step in steps]
@@ -201,9 +200,9 @@ def _configs(stage: StageStep, preset: str) -> list[Path]:
 
 
 def _trust_stages(pipeline: _Pipeline) -> None:
-    """Trusts the modules that the stages' configurations and options name, which are the user's own.
+    """Trusts the modules that the stages' configurations and options name, because they are the user's own.
 
-    The steps that read what the stages saved are told so on their command lines.
+    Steps that read the stages' checkpoints get ``--trust`` on their command lines.
     """
     overrides = [*pipeline.overrides, *(word for test in pipeline.external.values() for word in test.overrides)]
     for stage in pipeline.stages:
@@ -254,7 +253,7 @@ def _external_folder(test: Path, source: str) -> Path:
 
 
 def _steps(pipeline: _Pipeline, member: Member, trained: list[dict[str, Any]]) -> Iterator[Step]:
-    """The steps of one member, each asked for when those before it are done; notes in ``trained`` what was tested."""
+    """The steps of one member, each generated when those before it are done; adds to ``trained`` what was tested."""
     checkpoints: dict[str, Path] = {}
     chains: dict[str, list[str]] = {}
     previous: str | None = None
@@ -281,7 +280,7 @@ def _steps(pipeline: _Pipeline, member: Member, trained: list[dict[str, Any]]) -
         inputs |= {f"teacher {name}": checkpoint_digest(checkpoints[name]) for name in stage.teachers}
         yield Step(folder, arguments, inputs, checkpoints.get(parent) if parent else None)
         checkpoints[stage.name] = folder / "checkpoints" / f"{pipeline.checkpoint}.ckpt"
-        # What a teacher's training took counts, too.
+        # The time of a teacher's training counts, too.
         before = [earlier for name in (*stage.teachers, *([parent] if parent else [])) for earlier in chains[name]]
         chains[stage.name] = list(dict.fromkeys([*before, stage.name]))
         previous = stage.name
@@ -327,7 +326,7 @@ def _distillations(stage: StageStep, checkpoints: Mapping[str, Path]) -> list[st
     options = []
     for name, taught in stage.teachers.items():
         options.append("--model.auxiliary+=gazelit.losses.Distillation")
-        # Options of their own, so that a step's key knows the path and counts the file through the step's inputs.
+        # Separate options, so that a step's key has the path, and the file's content through the step's inputs.
         options.append(f"--model.auxiliary.checkpoint={checkpoints[name]}")
         options += [f"--model.auxiliary.{option}={json.dumps(value)}" for option, value in taught.items()]
     return options
@@ -339,7 +338,7 @@ def _test(config: Path, folder: Path) -> list[str]:
 
 
 def _external_options(test: ExternalTest, store: Path) -> list[str]:
-    """What a test on another source changes in the configuration of the training."""
+    """The options by which a test on another source differs from the training's configuration."""
     return [
         f"--data.store={test.store.resolve()}",
         "--data.split={method: external, file: null, folds: null}",

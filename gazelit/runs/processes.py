@@ -1,7 +1,7 @@
-"""The processes that steps run in: each its own, or forked from one that has the imports already.
+"""The processes of steps: a fresh one, or a fork of a process that has the imports already.
 
-Importing torch and Lightning takes a process some seconds. What evaluates (calibrate, test, report) is forked from a
-process that did so once; a training, which may start further processes itself, has a fresh one.
+Importing torch and Lightning takes some seconds. Evaluations (calibrate, test, report) are forked from a process that
+has done so once. A training gets a fresh process, because it may start further processes itself.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, Protocol
 
-#: What the process imports that others are forked from.
+#: The imports of the process from which others are forked.
 _PRELOADED = ["gazelit.cli.preload"]
-# Loaded now: between a fork and what follows it, what another thread was loading is locked for ever.
+# Loaded now: after a fork, the lock of a module that another thread was importing would stay locked for ever.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def can_fork() -> bool:
-    """Whether this process is gazelit's command: a program of one's own would be run once more where it is forked."""
+    """Whether this process is gazelit's command: a user's own program would be run again by the fork server."""
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
     return name == "gazelit.__main__" or Path(getattr(main, "__file__", None) or "").name == "gazelit"
@@ -37,7 +37,7 @@ class StepProcess(Protocol):
     """A running command, which ends if this process does.
 
     Attributes:
-        cpu_seconds: Of it and the processes it waited for, once it is over; 0 of one that was killed.
+        cpu_seconds: CPU seconds of it and its finished children, once it has ended; 0 if it was killed.
     """
 
     cpu_seconds: float
@@ -46,17 +46,17 @@ class StepProcess(Protocol):
         """Its exit code, below 0 for a signal; None while it runs."""
 
     def terminate(self) -> None:
-        """Ends it, and waits for that."""
+        """Ends it, and waits until it has ended."""
 
 
 class OwnProcess:
     """A command in a fresh process.
 
     Args:
-        arguments: Behind ``gazelit``.
-        log: Where its output is added.
-        environment: All its variables.
-        lock: Descriptor that it holds while it lives.
+        arguments: Arguments of ``gazelit``.
+        log: File to which its output is added.
+        environment: All its environment variables.
+        lock: Descriptor that it keeps open while it lives.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], lock: int) -> None:
@@ -75,7 +75,7 @@ class OwnProcess:
     def poll(self) -> int | None:
         """See :class:`StepProcess`."""
         if self._process.returncode is None:
-            # Not Popen's own, which does not tell what it cost: others may run at the same time.
+            # Not Popen's own, which gives no CPU time of a single process.
             ended, status, usage = os.wait4(self._process.pid, os.WNOHANG)
             if ended:
                 self._process.returncode = os.waitstatus_to_exitcode(status)
@@ -118,7 +118,7 @@ class ForkedProcess:
 
 
 class _Descriptor:
-    """A descriptor that a process is handed over: the same open file, and not the file opened again."""
+    """A descriptor that is passed to a process: the same open file, not the file opened again."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -150,7 +150,7 @@ def _run_forked(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    # By name, as a fresh process would be told; what starts further ones looks here for how this one was started.
+    # By name, as in a fresh process: libraries that start further processes look here for the command.
     entry = importlib.import_module("gazelit.__main__")
     sys.modules["__main__"], sys.argv = entry, ["gazelit", *arguments]
     try:
@@ -161,7 +161,7 @@ def _run_forked(
 
 
 def _die_with_parent() -> None:
-    """Has the kernel end this process (SIGTERM) with the one that started it: no stage trains behind one's back."""
+    """Has the kernel end this process (SIGTERM) with its parent, so that no stage trains on unnoticed."""
     if _LIBC is not None:
         # PR_SET_PDEATHSIG
         _LIBC.prctl(1, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a finished run notes of itself."""
+"""The record of a finished run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEMBERS = ("arm", "seed", "fold", "stages", "checkpoint", "test", "seconds")
 
 
 def read_run_file(run: Path) -> dict[str, Any]:
-    """Reads a run's notes; the folder may be a stranger's.
+    """Reads the record of a run; the folder may be foreign.
 
     Raises:
         InputError: The folder is no finished run.

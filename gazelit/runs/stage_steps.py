@@ -1,4 +1,4 @@
-"""What a pipeline is made of, and what cannot be one."""
+"""The parts of a pipeline, and checks that it can be run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from gazelit.errors import InputError
 
-#: Folders of what follows the stages.
+#: Folders of the steps after the stages.
 TEST, REPORT = "test", "report"
 
 
@@ -19,14 +19,14 @@ class StageStep:
 
     Attributes:
         name: Folder of the stage within the run.
-        config: Its configuration: a path or the name of a shipped file, or several, of which later ones win.
+        config: Its configuration: a path or the name of a shipped file, or several; later ones replace values of
+            earlier ones.
         after: Step whose checkpoint is handed over; the step before it unless given, ``null`` for none.
         overrides: Options added to its command line, such as ``--trainer.max_epochs=3``.
         calibrate: Whether the probabilities of its model get a temperature, fitted on the validation split, before the
             model is tested.
-        teachers: By earlier stage, how its model teaches this one: options of
-            :class:`gazelit.losses.Distillation`, such as ``{outputs: [diagnosis], sees_gaze: true}``. Each is the one
-            of the same seed and fold.
+        teachers: By earlier stage, how its model teaches this one: options of :class:`gazelit.losses.Distillation`,
+            such as ``{outputs: [diagnosis], sees_gaze: true}``. Each teacher is that of the same seed and fold.
     """
 
     name: str
@@ -42,9 +42,9 @@ class ExternalTest:
     """A test of every arm on data of another source.
 
     Attributes:
-        store: The prepared store: all its cases, but those of patients that are in the store that was trained on.
-        overrides: Options added to the test's command line, such as ``--data.labels=[No Finding,Edema,Pneumonia]``,
-            the same classes in the same order under the names they have there.
+        store: The prepared store: all its cases, except those of patients that are in the training's store.
+        overrides: Options added to the test's command line, such as ``--data.labels=[No Finding,Edema,Pneumonia]``, the
+            same classes in the same order, with their names in that store.
     """
 
     store: Path
@@ -77,7 +77,7 @@ def check_stages(stages: Sequence[StageStep], checkpoint: str, seeds: int, folds
 
 
 def arms_of(stages: Sequence[StageStep], arms: Mapping[str, str] | None) -> dict[str, str]:
-    """Each arm's stage, by the arm's name; the last stage alone unless arms are given."""
+    """Each arm's stage, by the arm's name; only the last stage unless arms are given."""
     names = [stage.name for stage in stages]
     tested = {names[-1]: names[-1]} if arms is None else dict(arms)
     if not tested:

@@ -1,4 +1,4 @@
-"""`gazelit status`: where a run stands, what each step cost, and what is left."""
+"""`gazelit status`: the state of a run's steps, their cost, and the time that is left."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from gazelit.text_table import wide_console
 
 @dataclass(frozen=True)
 class StepStatus:
-    """Where a step stands.
+    """The state of a step.
 
     Attributes:
         step: Its folder within the run.
         state: ``done``, ``running``, ``interrupted``, ``failed`` or ``waiting``.
-        epochs: Finished ones; None of what is no training.
-        max_epochs: How many there will be; None where that is not known yet.
-        seconds: What it took, of a step that runs until now; None where that is not known.
-        cpu_seconds: Of all its processes.
-        left_seconds: What it will probably still take; None where nothing tells.
-        note: Why it failed, or which epoch is the best one.
+        epochs: Number of finished epochs; None if it is no training.
+        max_epochs: Number of all epochs; None if not known yet.
+        seconds: Its time, for a running step until now; None if not known.
+        cpu_seconds: CPU seconds of all its processes.
+        left_seconds: Estimated time that is left; None if there is no estimate.
+        note: Why it failed, or its best epoch.
     """
 
     step: str
@@ -47,10 +47,10 @@ class StepStatus:
 
 
 def status(run: str, json: bool = False) -> None:
-    """Prints where a run stands, what each step cost, and what is left.
+    """Prints the state of a run's steps, their cost, and the time that is left.
 
     Args:
-        run: What `gazelit run` or `gazelit fit` is making or has made.
+        run: Folder of a running or finished `gazelit run` or `gazelit fit`.
         json: Print it as JSON, for programs.
 
     Raises:
@@ -68,7 +68,7 @@ def run_status(folder: Path) -> list[StepStatus]:
     """The steps of a run in their order, or the one training that a folder holds.
 
     Raises:
-        InputError: The folder holds neither.
+        InputError: The folder holds neither a run nor a training.
     """
     if (folder / CONFIG_FILE).is_file():
         return [_training_status(folder)]
@@ -80,7 +80,7 @@ def run_status(folder: Path) -> list[StepStatus]:
 
 
 def _planned(folder: Path) -> list[dict[str, str]]:
-    """Folder and command of each step; of a run that was made before plans were, of those that were begun."""
+    """Folder and command of each step; of an older run, which has no plan, those of the steps that were begun."""
     if (folder / PLAN_FILE).is_file():
         steps: list[dict[str, str]] = read_json(folder / PLAN_FILE)["steps"]
         return steps
@@ -124,7 +124,7 @@ def _started(name: str, step_folder: Path, rows: int | None, usual: float | None
     trained = _between(step_folder / STARTED_FILE, step_folder / "epochs.csv") if rows else None
     left = usual
     if rows and total and spent is not None and trained is not None and rows > record.get("epochs", 0):
-        # Measured on the epochs of this attempt; the last one may be half over, so this is a little too much.
+        # Measured on the epochs of this attempt. The current one may be half done, so this is a little too much.
         left = max(0.0, trained / (rows - record.get("epochs", 0)) * (total - rows))
     elif usual is not None and spent is not None:
         left = max(0.0, usual - spent)
@@ -135,7 +135,7 @@ def _started(name: str, step_folder: Path, rows: int | None, usual: float | None
 
 
 def _between(earlier: Path, later: Path | None) -> float | None:
-    """Seconds from one file's writing to another's, or to now; None where the clock was set back between them."""
+    """Seconds between the writing of two files, or until now; None if the clock was set back between them."""
     seconds = (time.time() if later is None else later.stat().st_mtime) - earlier.stat().st_mtime
     return seconds if seconds >= 0 else None
 
@@ -179,14 +179,14 @@ def _summary(steps: list[StepStatus]) -> str:
     if known:
         text += f"; about {as_duration(sum(known))} left"
     if len(known) < len(open_steps):
-        text += f"{', and' if known else ';'} {len(open_steps) - len(known)} steps that nothing is known of yet"
+        text += f"{', and' if known else ';'} {len(open_steps) - len(known)} steps without an estimate"
     if not any(step.state == "running" for step in steps):
         text += "; nothing runs: give the same `gazelit run` command again to go on"
     return text
 
 
 def as_duration(seconds: float | None) -> str:
-    """Seconds as one reads them; ``?`` for None."""
+    """Seconds in readable form; ``?`` for None."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -199,7 +199,7 @@ def _is_done(folder: Path, step: dict[str, Any]) -> bool:
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether a `gazelit run` is at work in the folder."""
+    """Whether a `gazelit run` is running in the folder."""
     try:
         with (folder / LOCK_FILE).open("r", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What a step's result depends on: its command, the contents of the files it reads, and the versions it runs with."""
+"""The inputs of a step's result: its command, the contents of the files it reads, and the versions it runs with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gazelit.configs import config_root, read_config
 from gazelit.errors import InputError
 from gazelit.files import is_file, sha256_file, sha256_json
 
-#: Options whose files count by their content alone, through the step's own inputs.
+#: Options whose files count only by their content, through the step's own inputs.
 _BY_INPUT = ("--config=", "--data.store=", "--data.split.trained_on=")
 
 
@@ -25,28 +25,28 @@ def step_key(arguments: Sequence[str], inputs: Mapping[str, str], out: Path) -> 
 
     Args:
         arguments: The command line behind ``gazelit``.
-        inputs: Hashes of what the step reads besides: configuration, data, parent checkpoint.
+        inputs: Hashes of the step's other inputs: configuration, data, parent checkpoint.
         out: The run folder.
     """
     counted = portable([argument for argument in arguments if not argument.startswith(_BY_INPUT)], out)
     files = file_hashes(arguments, out)
-    # Without such files the key is what it was before they counted, so that older run folders are gone on with.
+    # Without such files the key is the same as in earlier versions, so that older run folders can be continued.
     return sha256_json({"arguments": counted, "inputs": dict(inputs), **({"files": files} if files else {})})
 
 
 def file_hashes(arguments: Sequence[str], out: Path) -> dict[str, str]:
-    """SHA-256 of every file that an option names, or a configuration that is named: by option, its content.
+    """SHA-256 of every file that an option, or a named configuration, names; by option.
 
-    Split files, weights and tables change what a step makes although its command stays the same.
+    Changed split files, weights and tables change a step's result although its command stays the same.
 
     Args:
         arguments: The command line behind ``gazelit``.
-        out: The run folder; what lies in it steps have made, and counts through their inputs.
+        out: The run folder; files in it were made by steps, and count through the steps' inputs.
     """
     hashes: dict[str, str] = {}
     for argument in arguments:
         option, separator, text = argument.partition("=")
-        # What a step writes is no input of it.
+        # Files that a step writes are no inputs of it.
         if not separator or option == "--out" or argument.startswith(_BY_INPUT[1:]):
             continue
         if option == "--config":
@@ -58,7 +58,7 @@ def file_hashes(arguments: Sequence[str], out: Path) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide what a training ends in."""
+    """The versions on which the result of a training depends."""
     return {"gazelit": __version__, "torch": version("torch")}
 
 
@@ -67,11 +67,11 @@ def check_versions(where: Path, made_with: Mapping[str, str] | None, accepted: b
 
     Args:
         where: The step's folder, for the message.
-        made_with: As :func:`versions` gave them; unknown for folders of before they were recorded.
-        accepted: Whether others are accepted.
+        made_with: Result of :func:`versions` when the step was made; unknown for older folders.
+        accepted: Whether other versions are accepted.
 
     Returns:
-        What to say of accepted ones.
+        A note on accepted differences.
 
     Raises:
         InputError: They differ.
@@ -92,7 +92,7 @@ def check_versions(where: Path, made_with: Mapping[str, str] | None, accepted: b
 
 
 def portable(arguments: Sequence[str], out: Path) -> list[str]:
-    """Arguments as seen from the run folder: shipped configurations by name, other paths relative to it."""
+    """Arguments relative to the run folder: shipped configurations by name, other paths relative to it."""
     seen = []
     for argument in arguments:
         flag, separator, value = argument.rpartition("=")
@@ -123,10 +123,10 @@ def _files(content: Any, name: str = "") -> Iterator[tuple[str, Path]]:
     elif isinstance(content, str) and (os.sep in content or Path(content).suffix) and is_file(Path(content)):
         yield name, Path(content)
     elif isinstance(content, str) and name.endswith("features"):
-        # With it comes what decodes films, which reports of runs need not have in memory.
+        # It imports the decoders of films, which reports of runs do not need in memory.
         from gazelit.data.store.features import ABOUT_FILE
 
-        # What a folder of features says of itself has the hash of the rest.
+        # The description of a folder of features has the hash of the rest.
         if is_file(Path(content) / ABOUT_FILE):
             yield name, Path(content) / ABOUT_FILE
 

@@ -27,20 +27,20 @@ DONE_FILE = "done.json"
 STARTED_FILE = "started.json"
 LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
-#: The steps that a run will have, in order.
+#: File with the steps of a run, in order.
 PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of gazelit's and where it leaves its results.
+    """A command of gazelit and the folder of its results.
 
     Attributes:
-        folder: Of the step.
+        folder: Folder of the step.
         arguments: The command line behind ``gazelit``.
-        inputs: What the result depends on besides the arguments.
+        inputs: Further inputs of the result, besides the arguments.
         start_from: Checkpoint that a training takes over, or that is tested.
-        is_derived: Whether it only shows what other steps made, as a report: with other inputs it is made anew.
+        is_derived: Whether it only shows results of other steps, like a report; it is made anew if its inputs change.
     """
 
     folder: Path
@@ -56,10 +56,10 @@ class Conduct:
 
     Attributes:
         out: The run folder.
-        console: Where progress is shown.
+        console: Console for the progress.
         lock: See :func:`exclusive`.
-        accept_versions: Whether a step that other versions of gazelit or torch made, or began, is taken as it is.
-        share_imports: Whether what evaluates is forked from a process that has the imports.
+        accept_versions: Whether steps that other versions of gazelit or torch made, or began, are accepted.
+        share_imports: Whether evaluations are forked from a process that has the imports.
     """
 
     out: Path
@@ -70,13 +70,13 @@ class Conduct:
 
 
 def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
-    """Runs a step unless it is done; returns its command line, as seen from the run folder.
+    """Runs a step unless it is done; returns its command line, relative to the run folder.
 
     Args:
         step: The step.
-        label: Its number among all steps, for what is shown.
-        conduct: How it is run.
-        share: What it may use.
+        label: Its number among all steps, for the console.
+        conduct: How steps are run.
+        share: The processors and GPUs that it may use.
 
     Raises:
         InputError: It failed, was done with other settings or versions, or the share says stop.
@@ -90,7 +90,8 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     resume = folder / "checkpoints" / "last.ckpt"
     if step.arguments[0] == "fit" and resume.is_file():
         start_from = resume
-    # A training begins anew from the step before it, whichever stage that was, and goes on from its own checkpoint.
+    # A new training starts from the step before it, whichever stage that was; an interrupted one resumes its own
+    # checkpoint.
     flag = "--start_from" if step.arguments[0] == "fit" and start_from != resume else "--ckpt_path"
     arguments = [*step.arguments, f"{flag}={start_from}"] if start_from else step.arguments
     command = shlex.join(["gazelit", *portable(arguments, out)])
@@ -106,7 +107,7 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
 
     made_with = versions()
     if start_from is not None and start_from == resume and (folder / STARTED_FILE).is_file():
-        # What an earlier version began stays known as such.
+        # A step that an earlier version began keeps that version in its record.
         made_with = read_json(folder / STARTED_FILE).get("versions", made_with)
     epochs = {"max_epochs": max_epochs(arguments), "epochs": len(read_epochs(folder))}
     write_json(folder / STARTED_FILE, {"key": key, "command": command, "versions": made_with, **epochs})
@@ -114,7 +115,7 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
     started = time.monotonic()
     with (folder / LOG_FILE).open("ab") as log:
         log.write(f"\n$ {command}\n".encode())
-    # What the steps are called in W&B, where it is used.
+    # Names of the steps in W&B, if it is used.
     environment = {"WANDB_RUN_GROUP": out.name, "WANDB_NAME": name, **os.environ, **share.variables}
     forks = conduct.share_imports and step.arguments[0] != "fit" and can_fork()
     start = ForkedProcess if forks else OwnProcess
@@ -126,7 +127,7 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
         process.terminate()
         raise
     if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        # A batch system's notice may reach the step alone.
+        # A batch system's signal may reach only the step.
         raise Terminated(f"step '{name}' was ended; the same command goes on with it")
     if code != 0:
         raise InputError(f"step '{name}' failed ({_exit(code)}): {_reason(folder / LOG_FILE)}")
@@ -145,8 +146,8 @@ def standing(step: Step, out: Path, accept_versions: bool) -> tuple[str, str | N
         accept_versions: As of :class:`Conduct`.
 
     Returns:
-        ``done``; ``begun``, with a checkpoint to go on from; ``outdated``, of a derived one whose inputs are others; or
-        ``new``; and what to say of other versions that are accepted.
+        ``done``; ``begun``, with a checkpoint to resume from; ``outdated``, for a derived step whose inputs have
+        changed; or ``new``. And a note on other versions that are accepted.
 
     Raises:
         InputError: It was done, or begun, with other settings or versions.
@@ -174,7 +175,7 @@ def standing(step: Step, out: Path, accept_versions: bool) -> tuple[str, str | N
 
 
 def checkpoint_digest(path: Path) -> str:
-    """SHA-256 of what an earlier step left.
+    """SHA-256 of the checkpoint of an earlier step.
 
     Raises:
         InputError: It is gone.
@@ -187,7 +188,7 @@ def checkpoint_digest(path: Path) -> str:
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of what a finished step left, by path within its folder; of W&B's own files none."""
+    """SHA-256 of the files of a finished step, by path within its folder, without W&B's own files."""
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     own = [name for name in names if str(name) not in (LOG_FILE, STARTED_FILE, DONE_FILE) and name.parts[0] != "wandb"]
     return {str(name): sha256_file(folder / name) for name in own}
@@ -196,7 +197,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 def _show_progress(
     process: StepProcess, folder: Path, label: str, epochs: int | None, console: Console, share: Share
 ) -> int:
-    """Shows how far a process is until it is over; returns its exit code.
+    """Shows the progress of a process until it ends; returns its exit code.
 
     Raises:
         InputError: The share says stop.
@@ -207,7 +208,7 @@ def _show_progress(
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
     )
-    # Several bars at once would overwrite each other: of steps side by side a line an epoch is printed.
+    # Several bars at once would overwrite each other: steps in parallel print a line for each epoch.
     is_live = share.is_alone and console.is_terminal
     with Progress(*columns, console=console, disable=not share.is_alone) as progress:
         task = progress.add_task(label, total=epochs, state="")
@@ -234,12 +235,12 @@ def _show_progress(
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
-    """What a training logged, a row an epoch; none where it has not come so far."""
+    """The logged values of a training, a row for each epoch; empty before the first epoch has ended."""
     return read_rows(folder / "epochs.csv")
 
 
 def max_epochs(arguments: Sequence[str]) -> int | None:
-    """The last epoch that a training's command line asks for, or else its configurations."""
+    """The number of epochs in a training's command line, or else in its configurations."""
     flag = "--trainer.max_epochs="
     given = [argument.removeprefix(flag) for argument in arguments if argument.startswith(flag)]
     if given:
@@ -260,7 +261,7 @@ def _reason(log: Path) -> str:
 
 
 def failure(log: Path) -> str | None:
-    """The last error that a step's log holds, since the step was last begun."""
+    """The last error in a step's log since the step was last started."""
     lines = _lines(log)
     starts = [number for number, line in enumerate(lines) if line.startswith("$ gazelit ")]
     lines = lines[starts[-1] :] if starts else lines
@@ -282,7 +283,7 @@ def _lines(log: Path) -> list[str]:
 
 @contextmanager
 def exclusive(out: Path) -> Iterator[IO[str]]:
-    """Holds the run folder's lock, which a stage's process inherits and so keeps while it lives."""
+    """Holds the run folder's lock; a stage's process inherits it, and holds it while it lives."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / LOCK_FILE).open("w", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Whether what a run left behind is what was written."""
+"""Checks whether the files of a run are as they were written."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from gazelit.errors import InputError
 from gazelit.files import changed_files, read_checksums, read_json
 from gazelit.runs.steps import DONE_FILE
 
-#: Beside a report, the SHA-256 of its files.
+#: File beside a report with the SHA-256 of its files.
 REPORT_SUMS = "report.sha256"
 EPOCHS_FILE = "epochs.csv"
 
 
 def verify_run(folder: Path) -> tuple[list[str], str]:
-    """Compares everything in a run folder that has a digest with it, and reads what has none.
+    """Compares all files of a run folder with their digests, and reads those that have none.
 
     Args:
-        folder: What ``gazelit run`` or ``gazelit fit`` made.
+        folder: Folder of ``gazelit run`` or ``gazelit fit``.
 
     Returns:
-        What differs, a line a file, and what was compared, in words.
+        The files that differ, a line each, and a description of what was compared.
     """
     found: list[str] = []
     counted = unknown = 0
@@ -59,7 +59,7 @@ def verify_run(folder: Path) -> tuple[list[str], str]:
 
 
 def _read(path: Path) -> tuple[list[str], dict[str, object]]:
-    """What keeps a JSON, YAML or CSV file from being read, and what a JSON object holds."""
+    """The reason why a JSON, YAML or CSV file cannot be read, and the content of a JSON object."""
     try:
         if path.suffix == ".csv":
             return ([f"{path}: is cut, or no table"] if _is_cut(path) else []), {}

@@ -56,8 +56,8 @@ class StageCheckpoint(ModelCheckpoint):
             raise InputError(f"checkpoint.every_n_train_steps: must be at least 1, not {every_n_train_steps}")
         if every_n_train_steps is not None and (not save_last or self.save_weights_only):
             raise InputError(
-                "checkpoint.every_n_train_steps: is how often last.ckpt is written, whole; it goes with "
-                "checkpoint.save_last and without checkpoint.save_weights_only"
+                "checkpoint.every_n_train_steps: needs checkpoint.save_last, and excludes "
+                "checkpoint.save_weights_only, because it writes whole checkpoints"
             )
         self.keeps_last = save_last
         self.last_every = every_n_train_steps

@@ -110,7 +110,7 @@ class ContrastivePretraining(Stage):
         count, batches = int(self._without_pairs), int(self.trainer.num_training_batches)
         if count and self.global_rank == 0:
             logger.warning(
-                "epoch %d: %d of %d batches had no image with both a positive and a negative, and taught nothing; "
+                "epoch %d: %d of %d batches had no image with both a positive and a negative, and had no effect; "
                 "larger batches or --data.loader.sampling=balanced mend that",
                 self.current_epoch,
                 count,

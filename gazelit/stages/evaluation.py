@@ -90,7 +90,7 @@ class EvaluatedModule(L.LightningModule):
             names = provenance.get("class_names") or [str(number) for number in range(classes)]
             if len(names) != classes:
                 raise InputError(
-                    f"labels: the data have {len(names)}, but the network tells {classes} classes apart; set "
+                    f"labels: the data have {len(names)}, but the network has {classes} classes; set "
                     f"--model.network.classes={len(names)}, or name other --data.labels"
                 )
             self.diagnosis_metrics = _per_split(lambda: DiagnosisMetrics(names, self._exclusive))

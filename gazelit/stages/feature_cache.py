@@ -45,7 +45,7 @@ class FeatureCache:
         return self
 
     def attach(self, encoder: Encoder) -> None:
-        """Has an encoder use this cache; of its list of maps only the last one is then computed."""
+        """Has an encoder use this cache; its list of maps then has only the last one."""
         plain = encoder.forward
 
         def forward(encoder: Encoder, x: Tensor) -> list[Tensor | None]:

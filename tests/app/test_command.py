@@ -43,7 +43,7 @@ def run_folder(tmp_path_factory, store, datamodule):
         (["--store", "nowhere"], "no prepared store at nowhere"),
         (["--ckpt", "nowhere.ckpt", "--port", "0"], "nowhere.ckpt: "),
         (["--store", "s", "--port", "70000"], "port: must be 0 to 65535, not 70000"),
-        (["--store", "s", "--host", "0.0.0.0"], "host: 0.0.0.0 is every address of this machine; give by --names"),
+        (["--store", "s", "--host", "0.0.0.0"], "host: 0.0.0.0 is every address of this machine; give the page"),
         (["--store", "s", "--host", "192.0.2.1"], "host: 192.0.2.1 is reached from other machines; give --tls_cert"),
         (["--store", "s", "--host", "no.such.host.invalid"], "host: no.such.host.invalid is reached from other machin"),
         (["--store", "s", "--tls_key", "k"], "tls_key: goes with --tls_certificate; give both"),

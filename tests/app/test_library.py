@@ -231,7 +231,7 @@ def test_the_split_is_proved_or_unknown(opened, datamodule):
         assert np.flatnonzero(split == name).tolist() == datamodule.rows(name).tolist()
     split, note = known_split(opened, datamodule.provenance | {"split_sha256": "0" * 64})
     assert not (split != "").any()
-    assert "which, its checkpoint alone does not say" in note
+    assert "its checkpoint alone does not show which" in note
     assert known_split(opened, datamodule.provenance | {"split_method": "file"})[1] == note
     _, note = known_split(opened, datamodule.provenance | {"fingerprint": "other"})
     assert note.startswith("The model was trained on another store (egd-cxr)")

@@ -142,7 +142,9 @@ def test_a_busy_port_and_a_wrong_title_are_one_line(tmp_path, monkeypatch, capsy
     server = entity.start_server(("127.0.0.1", 0), block=False)
     try:
         peer = Peer("PAX", "127.0.0.1", server.server_address[1])
-        with pytest.raises(InputError, match=rf"PAX@127\.0\.0\.1:{peer.port}: rejects us: does it know our title"):
+        with pytest.raises(
+            InputError, match=rf"PAX@127\.0\.0\.1:{peer.port}: rejects the connection: does it know our title"
+        ):
             send([film(tmp_path / "film.dcm")], peer, "GAZELIT")
     finally:
         server.shutdown()

@@ -194,7 +194,7 @@ def test_on_a_full_disk_films_and_results_wait_for_room_and_nothing_is_lost(tmp_
             is_full.clear()
             until(lambda: service.state()["sent"] == 1)
     assert len(kept) == 2
-    assert "a film is refused, its sender told to try again later: the spool cannot be used" in caplog.text
+    assert "a film is refused for the time being: the spool cannot be used" in caplog.text
     assert not [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
 
 

@@ -463,7 +463,7 @@ def test_the_verdict_says_the_primary_difference_or_why_nothing_is_concluded():
     assert text.startswith(f"two less one, macro AUC: {numbers}, p < 0.001 after Holm. **two is higher**")
     assert "lower" in verdict_of(sure[4:] + sure[:4])
     undecided = verdict_of([result(arm, seed) for arm in ("one", "two") for seed in range(3)])
-    assert "**Nothing is concluded**: the data do not tell the two apart." in undecided
+    assert "**Nothing is concluded**: the data do not separate the two." in undecided
     assert "with one seed it is not known what another training would change" in verdict_of(two_arms(1))
     few = [result(arm, seed, indexes=range(20), skill=skill) for arm, skill in (("one", 0.1), ("two", 3.0))
            for seed in range(2)]  # fmt: skip

@@ -194,7 +194,7 @@ def test_finding_g6_an_imported_checkpoint_has_the_same_bytes_every_time(joint, 
 def test_the_stage_is_asked_for_where_the_file_does_not_tell(joint):
     state = stage_state(joint, "supervised")
     state = {name: torch.tensor(0) if name.endswith("num_batches_tracked") else value for name, value in state.items()}
-    with pytest.raises(InputError, match=r"does not tell which training wrote it; say --stage contrastive"):
+    with pytest.raises(InputError, match=r"does not show which training wrote it; say --stage contrastive"):
         import_reference(state)
     assert import_reference(state, "supervised").doubts == ()
     assert "may be untrained" in import_reference(state, "saliency").doubts[0]

@@ -108,8 +108,8 @@ def test_a_kill_costs_the_steps_since_the_last_that_was_saved(name, killed, left
     ("options", "message"),
     [
         ({"every_n_train_steps": 0}, "must be at least 1, not 0"),
-        ({"every_n_train_steps": 5, "save_last": False}, "goes with checkpoint.save_last"),
-        ({"every_n_train_steps": 5, "save_weights_only": True}, "without checkpoint.save_weights_only"),
+        ({"every_n_train_steps": 5, "save_last": False}, "needs checkpoint.save_last"),
+        ({"every_n_train_steps": 5, "save_weights_only": True}, "excludes checkpoint.save_weights_only"),
     ],
 )
 def test_steps_after_which_nothing_would_be_saved_are_refused(options, message):

@@ -165,7 +165,7 @@ def test_finding_g4_batches_of_one_class_are_counted_and_said_once_an_epoch(stor
     count = pd.read_csv(tmp_path / "run" / "epochs.csv")["train/batches_without_pairs"]
     # Two images never are both a positive and a negative of one.
     assert (count > 5).all()
-    assert printed.count("batches had no image with both a positive and a negative, and taught nothing") == 2
+    assert printed.count("batches had no image with both a positive and a negative, and had no effect") == 2
 
 
 @pytest.mark.parametrize("options", [{"on_nonfinite": "go on"}, {"max_skipped": 0}])

@@ -29,6 +29,11 @@ PARTS = {
 }
 
 
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.loader.batch_size=4"]
+# Forks have the imports already. Lightning's own start of processes is that of the tests in test_processes.py.
+FORKED = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
+
+
 def trainer(folder, **options):
     defaults = {
         "max_epochs": 1,
@@ -199,15 +204,14 @@ def test_the_joint_stage_learns_several_labels_with_unknowns(multi_label, run_ga
 
 # The third is trained so by two agents of torchrun, below.
 @pytest.mark.parametrize("stage", [1, 2])
-def test_every_stage_trains_on_two_processes_without_a_search_for_unused_parameters(stage, store, tmp_path):
-    command = [
-        sys.executable, "-m", "gazelit", "fit", "--config", f"presets/quick/stage{stage}.yaml", *tiny(stage, store),
-        "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
-        "--data.loader.batch_size=4", "--checkpoint.dirpath=run/checkpoints",
-    ]  # fmt: skip
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("gazelit: stage") == 1
+def test_every_stage_trains_on_two_processes_without_a_search_for_unused_parameters(
+    stage, store, run_gazelit, tmp_path
+):
+    printed = run_gazelit(
+        "fit", f"--config=presets/quick/stage{stage}.yaml", *tiny(stage, store), *SHORT, *FORKED,
+        "--checkpoint.dirpath=run/checkpoints",
+    )  # fmt: skip
+    assert printed.count("gazelit: stage") == 1
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
 
 
@@ -248,8 +252,7 @@ def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path, 
     ]  # fmt: skip
     run_gazelit(*command, "--trainer.devices=1", "--trainer.default_root_dir=devices1")
     monkeypatch.delitem(sys.modules, "mine")
-    two_devices = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir=devices2"]
-    finish(launch(tmp_path, "gazelit", *command, *two_devices))
+    run_gazelit(*command, *FORKED, "--trainer.default_root_dir=devices2")
     for folder in (tmp_path / "devices1", tmp_path / "devices2"):
         results.append(
             (json.loads((folder / "metrics.json").read_text()), pd.read_parquet(folder / "predictions.parquet"))
@@ -288,9 +291,6 @@ def finish(*processes):
     return "".join(outputs)
 
 
-SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.loader.batch_size=4"]
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -314,17 +314,17 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.lo
     ],
     ids=["resnet-surgery-sides", "gaze-pooling-recompute-teacher", "turns"],
 )  # fmt: skip
-def test_open_choices_train_on_two_processes(options, store, tmp_path):
+def test_open_choices_train_on_two_processes(options, store, run_gazelit, tmp_path):
     teacher = DualEncoderUNet(**PARTS, classifier_pooling="gaze")
     save_untrained(tmp_path / "teacher.ckpt", teacher, data(store).provenance)
-    finish(launch(
-        tmp_path, "gazelit", "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), *options, *SHORT,
-        "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint.dirpath=run/checkpoints",
-    ))  # fmt: skip
+    run_gazelit(
+        "fit", "--config=presets/quick/stage3.yaml", *tiny(3, store), *options, *SHORT, *FORKED,
+        "--checkpoint.dirpath=run/checkpoints",
+    )  # fmt: skip
     assert np.isfinite(pd.read_csv(tmp_path / "run" / "epochs.csv")["train/loss"]).all()
 
 
-def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path):
+def test_a_sharded_training_ends_with_the_weights_of_one_process(store, run_gazelit, tmp_path):
     # With gradients averaged over processes, sharding parameters changes where they lie and nothing else. One step: in
     # the next, rounding errors would grow through the statistics of few films.
     options = [
@@ -332,24 +332,18 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, tmp_path
         "--trainer.deterministic=false",
         "--model.frozen=[encoder]", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
     ]  # fmt: skip
-    weights = []
-    for name, strategy in (
-        ("ddp", ["--trainer.strategy=ddp"]),
-        (
-            "fsdp",
-            [
-                "--trainer.strategy=ModelParallelStrategy",
-                "--trainer.strategy.data_parallel_size=2",
-                "--trainer.strategy.tensor_parallel_size=1",
-                "--trainer.strategy.save_distributed_checkpoint=false",
-            ],
-        ),
-    ):
-        finish(launch(
-            tmp_path, "gazelit", "fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *options, *strategy,
-            "--data.loader.batch_size=4", "--trainer.devices=2", f"--checkpoint.dirpath={name}/checkpoints",
-        ))  # fmt: skip
-        weights.append(load_model(tmp_path / name / "checkpoints" / "last.ckpt").network.state_dict())
+    command = [
+        "fit", "--config=presets/quick/stage2.yaml", *tiny(2, store), *options, "--data.loader.batch_size=4"
+    ]  # fmt: skip
+    run_gazelit(*command, *FORKED, "--checkpoint.dirpath=ddp/checkpoints")
+    finish(launch(
+        tmp_path, "gazelit", *command, "--trainer.devices=2", "--checkpoint.dirpath=fsdp/checkpoints",
+        "--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=2",
+        "--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false",
+    ))  # fmt: skip
+    weights = [
+        load_model(tmp_path / name / "checkpoints" / "last.ckpt").network.state_dict() for name in ("ddp", "fsdp")
+    ]
     assert weights[0].keys() == weights[1].keys()
     for key, value in weights[0].items():
         # BatchNorm statistics are each process's own under DDP until the next step shares rank 0's.

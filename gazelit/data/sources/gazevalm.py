@@ -89,7 +89,7 @@ class GazeVaLM(Source):
             if len(found) > 1:
                 raise InputError(
                     f"{self.images}: {len(found)} files are called {stimulus}, such as {found[0]} and {found[1]}; "
-                    "which is the film and which a map is not told. Give the folder of the films as images"
+                    "it is not known which is the film and which a map; give the folder of the films as images"
                 )
             try:
                 if not found:

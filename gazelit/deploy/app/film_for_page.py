@@ -1,4 +1,4 @@
-"""What is made of a film that the page reads; in the process that decodes, which imports this module."""
+"""Prepares a film for the page, in the process that decodes, which imports this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cases of a store a model was trained on, by what its checkpoint says."""
+"""The cases of a store that a model was trained on, from its checkpoint."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _REPEATABLE = ("patient", "official", "official_shared", "reference_image_level"
 
 
 def known_split(store: Store, data: Mapping[str, Any]) -> tuple[pd.Series, str]:
-    """Repeats the split of a model's training, and proves by its hash that it is the same.
+    """Repeats the split of a model's training, and checks its hash.
 
     Args:
         store: The store.
-        data: What a checkpoint says of the data it was trained on.
+        data: A checkpoint's record of the data that it was trained on.
 
     Returns:
-        The split of every case, empty text where it is not known; and what the user should know of it.
+        The split of every case, empty text if it is not known; and a note for the user.
     """
     unknown = pd.Series("", index=store.cases.index, dtype=object)
     if data.get("fingerprint") != store.about["fingerprint"]:
         return unknown, (
-            f"The model was trained on another store ({data.get('source') or 'which, it does not say'}). Where both "
-            "have the same patients, it may have seen them."
+            f"The model was trained on another store ({data.get('source') or 'unknown'}). If both have the same "
+            "patients, it may have seen them."
         )
     split = _repeated(store, data) if data.get("split_method") in _REPEATABLE else None
     if split is None:
         return unknown, (
-            "The model was trained on cases of this store, and which, its checkpoint alone does not say: what it makes "
-            "of those is better than of new ones."
+            "The model was trained on cases of this store, but its checkpoint alone does not show which. Its readings "
+            "of these are better than of new cases."
         )
     return split.where(split.notna(), ""), ""
 

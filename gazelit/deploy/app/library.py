@@ -1,6 +1,6 @@
-"""A prepared store for the page: its cases with what the model makes of them, filtered, sorted and one by one.
+"""A prepared store for the page: its cases with the model's readings, filtered, sorted and one by one.
 
-Cases are numbered as `gazelit inspect` numbers them; their ids stay where they are.
+Cases are numbered as by `gazelit inspect`; their ids do not leave the store.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from gazelit.deploy.preparing import FilmRecord, Prepared, shrunk
 from gazelit.deploy.reading import Reading
 from gazelit.errors import InputError
 
-#: Cases on a page of the list, and cases that the network sees together when it reads the store.
+#: Number of cases on a page of the list, and in a batch of the network when it reads the store.
 PAGE, BATCH = 25, 4
-#: What the list can be sorted by, and whether the largest come first.
+#: Orders of the list, and whether the largest come first.
 SORTS = {"row": False, "distance": True, "cc": False, "probability": True, "seconds": True}
 
 
@@ -40,7 +40,7 @@ class Query:
     Attributes:
         label: The label column that is 1; any unless given.
         split: The split; any unless given.
-        class_name: Whose probability ``low``, ``high`` and the sorting mean.
+        class_name: The class whose probability ``low``, ``high`` and the order refer to.
         low: Least probability.
         high: Highest probability.
         distance: Least distance between probabilities and labels.
@@ -82,7 +82,7 @@ class Library:
         self._opened: tuple[int, Reading] | None = None
 
     def about(self) -> dict[str, Any]:
-        """What the page says of the store; no path and no id."""
+        """The description of the store for the page; no path and no id."""
         present = [name for name in self.labels if (self.store.cases[name] == 1).any()]
         return {
             "source": self.store.about["source"],
@@ -96,13 +96,13 @@ class Library:
         }
 
     def survey(self) -> dict[str, Any]:
-        """How many cases the model has read, and whether it goes on."""
+        """Number of cases that the model has read, and whether it is still reading."""
         under_way = self._survey is not None and self._survey.is_alive()
         count = len(self.store.cases)
         return {"read": len(self._scores), "cases": count, "under_way": under_way, "error": self._failure}
 
     def start_survey(self) -> None:
-        """Reads all cases with the model, in a thread of its own, test cases first; goes on where it was stopped."""
+        """Reads all cases with the model, in a thread of its own, test cases first; continues where it was stopped."""
         if self.room is None or self.survey()["under_way"]:
             return
         self._stop.clear()
@@ -110,7 +110,7 @@ class Library:
         self._survey.start()
 
     def stop_survey(self) -> None:
-        """Stops after the cases that the network has, and waits for them."""
+        """Stops after the current batch of cases, and waits for it."""
         self._stop.set()
         if self._survey is not None:
             self._survey.join()
@@ -118,7 +118,7 @@ class Library:
     def find(self, query: Query) -> dict[str, Any]:
         """A page of the cases that a query chooses.
 
-        Cases that the model has not read are left out as soon as a filter or the order asks for what it says.
+        Cases that the model has not read are left out if a filter or the order needs its reading.
 
         Raises:
             InputError: A label, split, class or order is unknown.
@@ -145,16 +145,16 @@ class Library:
         return {"total": len(found), "page": query.page, "cases": cases, "survey": self.survey()}
 
     def labels_of(self, row: int) -> list[str]:
-        """The labels of a case that are 1: those that the model knows, or all of the store's."""
+        """The labels of a case that are 1: those of the model's classes, or all of the store's."""
         case = self.store.cases.iloc[row]
         return [name for name in self.classes or self.labels if case[name] == 1]
 
     def case(self, row: int, reading: int | None) -> dict[str, Any]:
-        """All that the page shows of a case.
+        """The page's data of a case.
 
         Args:
             row: The case.
-            reading: Whose map stands beside the prediction; all readers' unless given.
+            reading: The reading whose map is shown beside the prediction; all readers' unless given.
 
         Raises:
             InputError: There is no such case or reading.
@@ -186,7 +186,7 @@ class Library:
         }
 
     def _reading(self, row: int) -> Reading:
-        """What the model says of a case; the last one is kept, as expected scanpaths take long."""
+        """The model's reading of a case; the last one is kept, because expected scanpaths take long."""
         opened = self._opened
         if opened is None or opened[0] != row:
             assert self.room is not None
@@ -194,7 +194,7 @@ class Library:
         return opened[1]
 
     def _words(self, reading: Reading) -> dict[str, Any]:
-        """What a reading says; readers whom the model has learned are called as the store's are, never by their ids."""
+        """A reading in words; readers that the model has learned are named like the store's, never by their ids."""
         answer = words(reading)
         for number, path in enumerate(answer["scanpaths"]):
             if path["reader"] is not None:
@@ -241,7 +241,7 @@ class Library:
         film, original = self._film(row), self.store.letterboxes[row]
         box = Letterbox.fit(original.height, original.width, self.room.model.size)
         image = replace(box, height=film.shape[0], width=film.shape[1]).apply(film)
-        # What is wrong with a film was said when it was prepared; of the stored one, its size would be.
+        # Warnings about a film were given when it was prepared; for the stored film, its size would give a wrong one.
         return Prepared(image, FilmRecord(box, (), np.zeros((1, 1), np.uint8)))
 
     def _read_all(self) -> None:
@@ -266,7 +266,7 @@ class Library:
         return self.store.table("regions")
 
     def _regions_of(self, row: int) -> list[dict[str, Any]]:
-        """What was marked, each shape once."""
+        """The marked regions, each shape once."""
         found = self._regions.loc[self._regions["row"] == row, ["name", "shape", "x1", "y1", "x2", "y2"]]
         regions: list[dict[str, Any]] = found.drop_duplicates().round(2).to_dict("records")
         return regions

@@ -1,4 +1,4 @@
-"""Films and maps as the page's script draws them."""
+"""Films and maps in the form that the page's script draws."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from gazelit.data.store.schema import PEER
 from gazelit.data.store.store import Store
 from gazelit.data.working_gaze import WorkingGaze
 
-#: Raw samples are drawn as a line; more points than this cannot be told apart on it.
+#: Raw samples are drawn as a line; more points than this cannot be distinguished on it.
 MOST_SAMPLES = 2000
 
 
@@ -29,9 +29,9 @@ class Scanpath:
     """One reading of one film.
 
     Attributes:
-        reader: What the page calls who looked; ids may be people's names and stay where they are.
-        is_peer: Whether nothing is trained on it.
-        kind: ``fixation``; or ``sample`` where there is no telling fixations apart.
+        reader: The page's name of the reader; ids may be people's names and do not leave the store.
+        is_peer: Whether it is of a further reader, on whom nothing is trained.
+        kind: ``fixation``; or ``sample`` if fixations cannot be detected.
         events: ``t`` and ``duration`` (s), ``x`` and ``y`` (pixels of the original film), in order of time.
         phrases: ``text``, ``begin`` and ``end`` (s).
     """
@@ -58,12 +58,12 @@ class Scanpath:
 
 
 class ReaderGaze:
-    """The gaze of a store, read when it is first asked for.
+    """The gaze of a store, read when it is first needed.
 
     Args:
         store: The store.
-        data: What a model's checkpoint says of the gaze it was trained on; of an empty one, fixations with σ = 1°, or
-            what comes nearest to it.
+        data: A checkpoint's record of the gaze that it was trained on; if empty, fixations with σ = 1° or the nearest
+            option.
     """
 
     def __init__(self, store: Store, data: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ class ReaderGaze:
         return found
 
     def called(self, reader_id: str) -> str:
-        """What the page calls a reader; empty for one of whom the store has no reading."""
+        """The page's name of a reader; empty for a reader without a reading in the store."""
         number = self._readers.get(reader_id)
         return f"Reader {number}" if number else ""
 
@@ -97,8 +97,8 @@ class ReaderGaze:
             reading: Position among :meth:`scanpaths`; all that models are trained on together unless given.
 
         Returns:
-            The map, which sums to 1; None without gaze, or where the window of the model's training leaves so much of
-            the readings out that they cannot be told apart.
+            The map, which sums to 1; None without gaze, or if the window of the model's training leaves out so much
+            that readings cannot be separated.
         """
         points, sigma = self.points(row, reading)
         if not len(points):
@@ -131,7 +131,7 @@ class ReaderGaze:
 
     @cached_property
     def _events(self) -> pd.DataFrame:
-        """What is drawn of the readings that models are trained on."""
+        """The events to draw of the readings that models are trained on."""
         if self.options.kind != "detected" and self.store.about["counts"]["fixations"]:
             return self.store.gaze("fixation")
         samples = self.store.gaze("sample")
@@ -163,7 +163,7 @@ class ReaderGaze:
 
 
 def _options(store: Store, data: Mapping[str, Any]) -> GazeOptions:
-    """How the target of a model's training became a map, as far as this store's gaze allows it."""
+    """The options by which the training's target became a map, as far as this store's gaze allows them."""
     counts, degrees = store.about["counts"], store.about["pixels_per_degree"] is not None
     kind: Any = data.get("gaze_kind") or ("fixation" if counts["fixations"] else "sample")
     if kind == "fixation" and not counts["fixations"]:

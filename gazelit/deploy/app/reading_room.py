@@ -1,4 +1,4 @@
-"""The model at work for the page: films that are dropped on it, and examples of nobody."""
+"""The model for the page: reads films that are dropped on it, and simulated examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gazelit.deploy.reading import Reading
 from gazelit.synthetic.case import Plan, plan_cohort
 from gazelit.synthetic.hard_case import render
 
-#: What was read last can be downloaded; earlier films are forgotten.
+#: Number of readings that can be downloaded, the last ones; earlier films are discarded.
 KEPT = 4
 #: The seed of the examples, of which there is one of each class, and their longest side (pixels).
 EXAMPLE_SEED, EXAMPLE_SIDE = 11, 768
@@ -47,23 +47,23 @@ class ReadingRoom:
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        # On the page a reader is chosen after the film was read.
+        # The page's user chooses a reader after the film was read.
         self._with_paths = replace(model, readers=tuple(getattr(model.network, "readers", ())))
         self._network = threading.Lock()
         self._intake: FilmIntake[FilmForPage] = FilmIntake(PagePreparation(model.size), model.max_pixels)
         self._kept: OrderedDict[str, Reading] = OrderedDict()
         self._plans = plan_cohort(3, EXAMPLE_SEED, EXAMPLE_SIDE, "hard")
         self._examples: dict[int, NDArray[np.float32]] = {}
-        # De-identified results of one start belong together; of another, they have other UIDs.
+        # De-identified results of one start of the server belong together; another start gives other UIDs.
         self._key = secrets.token_bytes(32)
 
     @property
     def example_names(self) -> list[str]:
-        """What each example shows."""
+        """Names of the examples by what they show."""
         return [plan.label for plan in self._plans]
 
     def about(self) -> dict[str, Any]:
-        """What the page says of the model; no path."""
+        """The description of the model for the page; no path."""
         stamp, conformal = self.model.stamp, self.model.guards.conformal if self.model.guards else None
         return {
             "stage": stamp["stage"],
@@ -78,7 +78,7 @@ class ReadingRoom:
         """Reads films that are prepared; one caller at a time has the network.
 
         Args:
-            films: As the network takes them.
+            films: Films that are prepared for the network.
             with_paths: Whether a model of scanpaths gives the expected ones, of an unknown and of each known reader.
 
         Raises:
@@ -133,7 +133,7 @@ class ReadingRoom:
         Args:
             name: The reading's.
             kind: One of :data:`OBJECTS`.
-            is_deidentified: Whether what PS3.15's basic profile names is taken out.
+            is_deidentified: Whether the attributes of PS3.15's basic profile are removed.
 
         Raises:
             InputError: The film's header cannot carry a result.
@@ -152,14 +152,14 @@ def _example(plan: Plan) -> NDArray[np.float32]:
 
 
 def _objects(reading: Reading) -> dict[Kind, str]:
-    """The DICOM results that a reading can be made into."""
+    """The DICOM results that can be made of a reading."""
     if reading.film.header is None or importlib.util.find_spec("highdicom") is None:
         return {}
     return {kind: name for kind, name in OBJECTS.items() if kind not in OF_MAPS or inner_map(reading) is not None}
 
 
 def words(reading: Reading) -> dict[str, Any]:
-    """What a reading says in numbers and words."""
+    """A reading in numbers and words."""
     return {
         "probabilities": reading.probabilities,
         "spread": None if reading.spread is None else asdict(reading.spread),

@@ -11,7 +11,7 @@ REPORT = "report.html"
 
 
 class Reports:
-    """Finds runs in folders each time it is asked, so that a run that ends meanwhile appears.
+    """Finds runs in folders at each call, so that new runs appear.
 
     Args:
         folders: Run folders, or folders with run folders in them.

@@ -19,10 +19,10 @@ from gazelit.metrics.functional import cc, nss
 
 
 def score(reading: Reading, store: Store, row: int, classes: Sequence[str], gaze: ReaderGaze) -> dict[str, float]:
-    """Compares a prediction with what is known of its case.
+    """Compares a prediction with its case's labels and gaze.
 
     Args:
-        reading: What the model says.
+        reading: The model's reading.
         store: The store.
         row: The case.
         classes: Those of the model that are labels of the store.
@@ -30,7 +30,7 @@ def score(reading: Reading, store: Store, row: int, classes: Sequence[str], gaze
 
     Returns:
         ``p_<class>``; ``distance``, the largest of the differences between probability and label; ``cc`` with the
-        readers' map and ``nss`` at their points; each where there is something to compare with.
+        readers' map and ``nss`` at their points; each only if there is something to compare with.
     """
     found = {f"p_{name}": value for name, value in reading.probabilities.items()}
     if classes:

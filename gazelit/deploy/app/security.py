@@ -1,4 +1,4 @@
-"""What stands before every answer of the page: who may ask, and what a browser may do with the answer."""
+"""Checks before every answer of the page: who may send requests, and what a browser may do with the answer."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: The page's own files and nothing else: no other server, no script in the page, no frame but its reports'.
+#: Only the page's own files: no other server, no script in the page, no frame except for its reports.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-#: A report is one file with its style and pictures inside. A run's folder may be a stranger's: no script of it runs.
+#: A report is one file with its style and pictures inside. A run's folder may be foreign: its scripts must not run.
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'; sandbox"
 )
 TOKEN_HEADER = "x-gazelit-token"
-#: Nothing of a film stays in a browser's cache, and nothing tells another page that there is one.
+#: No part of a film stays in a browser's cache, and other pages cannot find that there is one.
 _HEADERS = {
     "content-security-policy": PAGE_POLICY,
     "cache-control": "no-store",
@@ -55,18 +55,18 @@ class PageHeaders:
 
 
 class Keys:
-    """Lets in who has the key, and lets write who has the token as well.
+    """Accepts requests with the key; those that write also need the token.
 
-    Other people on the machine reach its loopback, too: so a start has a key of its own, in the address that the
-    command prints. It becomes a cookie, which other sites cannot make a browser send; what writes also needs the
-    token, which only the page's own script can read.
+    Other users of the machine can reach its loopback, too. Therefore each start has its own key, in the address that
+    the command prints. The key becomes a cookie, which other sites cannot make a browser send. Requests that write also
+    need the token, which only the page's own script can read.
 
     Args:
-        app: What is protected.
+        app: The protected application.
         key: In ``?key=`` and the cookie.
-        token: In the header of what writes.
+        token: In the header of requests that write.
         cookie: Name of the cookie; two apps on two ports must not take each other's.
-        secure: Whether the cookie goes over TLS alone.
+        secure: Whether the cookie is sent only over TLS.
     """
 
     def __init__(self, app: ASGIApp, key: str, token: str, cookie: str, secure: bool) -> None:

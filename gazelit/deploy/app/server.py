@@ -1,4 +1,4 @@
-"""What the page's script asks for, as a Starlette application."""
+"""The answers to the page's script, as a Starlette application."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Access:
     """Who may ask.
 
     Attributes:
-        hosts: Names that the page may be called by; whoever can give a name of theirs this machine's address could
-            otherwise make a browser talk to it.
-        port: Of the server, told apart by the cookie's name.
+        hosts: Host names of the page. Otherwise a foreign name that resolves to this machine's address could make a
+            browser send requests to it.
+        port: Port of the server; it is part of the cookie's name.
         secure: Whether it speaks TLS.
-        key: What the address holds.
-        token: What the page's script sends with what writes.
+        key: The key in the address.
+        token: The token that the page's script sends with requests that write.
     """
 
     hosts: Sequence[str]
@@ -104,7 +104,7 @@ class _Pages:
         self, access: Access, room: ReadingRoom | None, library: Library | None, reports: Reports | None
     ) -> None:
         self._access, self._room, self._library, self._reports = access, room, library, reports
-        # One film at a time is in memory, however many are sent.
+        # Only one film at a time is in memory, however many are sent.
         self._one_film = asyncio.Lock()
 
     async def page(self, request: Request) -> Response:
@@ -199,7 +199,7 @@ def _attached(name: str) -> str:
 
 
 def _query(given: Mapping[str, str]) -> Query:
-    """The query that an address holds; what it does not hold is the default."""
+    """The query in an address; missing values are the defaults."""
     return Query(
         label=given.get("label", ""),
         split=given.get("split", ""),
@@ -224,7 +224,7 @@ def _number(name: str, text: str, kind: Callable[[str], _T], low: float, high: f
 
 
 async def _input_error(request: Request, error: InputError) -> Response:
-    # A film that is no film is the content's fault; anything else that is asked for wrongly is the address's.
+    # A file that is no film is a fault of the content; all other faults are in the address.
     return JSONResponse({"error": str(error)}, 422 if request.method == "POST" else 400)
 
 

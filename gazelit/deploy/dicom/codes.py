@@ -1,4 +1,4 @@
-"""Coded names of what a model tells apart and measures."""
+"""Coded names of a model's classes and measurements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from highdicom.sr.coding import CodedConcept
 from pydicom.sr.codedict import codes
 
-#: Of names that no vocabulary has; a designator of one's own begins with 99 (PS3.3 section 8.2).
+#: Designator of codes that no vocabulary has; a private designator begins with 99 (PS3.3 section 8.2).
 PRIVATE_SCHEME = "99GAZELIT"
 #: SNOMED CT (version-free identifiers) of the labels of the chest data sets gazelit reads, by their names.
 _FINDINGS = {
@@ -37,7 +37,7 @@ DEVIATION = private("SD", "Standard deviation over networks")
 
 
 def finding_code(label: str) -> CodedConcept:
-    """The code of a class: SNOMED CT where the name is a known label's, else one of gazelit's own.
+    """The code of a class: of SNOMED CT if the name is a known label, else one of gazelit's own.
 
     Args:
         label: Name of the class.
@@ -46,5 +46,5 @@ def finding_code(label: str) -> CodedConcept:
     if simple in _BY_NAME:
         value, meaning = _BY_NAME[simple]
         return CodedConcept(value=value, scheme_designator="SCT", meaning=meaning)
-    # A code has 16 characters, a name may have more: its hash tells classes of a common beginning apart.
+    # A code has 16 characters, and a name may have more: a hash distinguishes names with a common beginning.
     return private(hashlib.sha256(label.encode()).hexdigest()[:16].upper(), label[:64])

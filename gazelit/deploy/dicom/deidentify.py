@@ -1,9 +1,9 @@
-"""Headers without what identifies a patient, before any result is made of them.
+"""Removes from headers what identifies a patient, before any result is made of them.
 
-Results copy from their film's header and add nothing of the patient's, so it is the header that is cleaned: whatever a
-result is made of, in sequences too, is clean then. The actions are those of table E.1-1 of PS3.15 as dicom-anonymizer
-(BSD) has them; of the kept libraries it is the one that is built from that table (deid applies recipes that one writes,
-dicognito gives other names and dates but knows no profile).
+Results copy from their film's header and add nothing about the patient. Therefore the header is cleaned: then all parts
+of a result are clean, also in sequences. The actions are those of table E.1-1 of PS3.15 as dicom-anonymizer (BSD) has
+them; of the kept libraries it is the one that is built from that table (deid applies recipes that one writes, dicognito
+gives other names and dates but knows no profile).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _METHOD = "PS3.15 basic profile; pixels not cleaned"
 
 
 def deidentified(header: Dataset, key: bytes) -> Dataset:
-    """A film's header after the basic profile: names, dates, places and numbers gone, UIDs replaced alike everywhere.
+    """A film's header after the basic profile: no names, dates, places and numbers; UIDs replaced consistently.
 
     Args:
         header: The header; it is left as it is.
         key: Of the new UIDs.
 
     Raises:
-        InputError: The header says that the pixels hold what identifies the patient.
+        InputError: The header says that the pixels may identify the patient.
     """
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         raise InputError("the pixels hold annotations that may identify the patient, and no profile takes them out")
@@ -58,7 +58,7 @@ def deidentified(header: Dataset, key: bytes) -> Dataset:
 
 
 def new_uid(uid: str, key: bytes) -> str:
-    """The UID that takes another's place, under the root of UUIDs (PS3.5 B.2)."""
+    """The UID that replaces another one, under the root of UUIDs (PS3.5 B.2)."""
     digest = hashlib.blake2b(uid.encode(), key=key, digest_size=16).digest()
     return f"2.25.{uuid.UUID(bytes=digest, version=5).int}"
 

@@ -1,4 +1,4 @@
-"""Where films come from and results go to, and which connections may do without encryption."""
+"""Endpoints of films and results, and the connections that need no encryption."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Certificates:
     Attributes:
         certificate: Our certificate, PEM.
         key: Its private key, PEM; the certificate's file unless given.
-        authority: Certificates of whom we believe, PEM: of the other side, whichever begins.
+        authority: Trusted certificates, PEM, for the certificate of the other side.
     """
 
     certificate: Path | None = None
@@ -78,7 +78,7 @@ class Certificates:
     authority: Path | None = None
 
     def server(self, host: str, option: str) -> ssl.SSLContext | None:
-        """What a listening side needs; None on loopback without certificates.
+        """The TLS context of a listening side; None on loopback without certificates.
 
         Raises:
             InputError: It would listen beyond loopback without TLS, or a file cannot be used.
@@ -90,7 +90,7 @@ class Certificates:
         return context
 
     def client(self, host: str, option: str) -> ssl.SSLContext | None:
-        """What a calling side needs; None on loopback without certificates.
+        """The TLS context of a calling side; None on loopback without certificates.
 
         Raises:
             InputError: It would call beyond loopback without TLS, or a file cannot be used.
@@ -99,7 +99,7 @@ class Certificates:
         return self._context(ssl.PROTOCOL_TLS_CLIENT, self.authority, host, refusal)
 
     def _context(self, protocol: int, needed: Path | None, host: str, refusal: str) -> ssl.SSLContext | None:
-        """TLS of either side with all certificates at hand; only on loopback may the one needed be missing."""
+        """The TLS context of either side with all given certificates; only on loopback it needs none."""
         if needed is None:
             if is_loopback(host):
                 return None
@@ -109,7 +109,7 @@ class Certificates:
         unusable = "tls: a certificate or key cannot be used"
         files = [path for path in (self.certificate, self.key, self.authority) if path is not None]
         for path in files:
-            # OpenSSL would wait for a pipe, and read a device without end.
+            # OpenSSL would wait at a pipe, and read a device without end.
             if not is_file(path):
                 raise InputError(f"{unusable} ({path}: no such file)")
         try:

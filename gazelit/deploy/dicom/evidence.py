@@ -1,4 +1,4 @@
-"""What DICOM results are made from: the film's header and display, the reading, and who made it."""
+"""The data that DICOM results are made from: the film's header and display, the reading, and its origin."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from gazelit.deploy.region import SHARE, mass_region, peak_of, peak_outline
 
 @dataclass(frozen=True)
 class Evidence:
-    """One film and what a model says of it.
+    """One film and a model's reading of it.
 
     Attributes:
-        header: Of the film, with all that :func:`gazelit.deploy.dicom.header.completed` fills in.
+        header: Header of the film, after :func:`gazelit.deploy.dicom.header.completed`.
         film: (H, W) uint8, as displayed, dense tissue bright.
         probabilities: By class.
         deviations: By class, standard deviation over several networks; empty for one.
-        warnings: What makes the reading doubtful.
+        warnings: Reasons why the reading is doubtful.
         density: (h, w) map at working resolution; None without a saliency head.
         box: How the film lies in it.
-        origin: Who made it.
-        share: Of the map's mass that the region and outline hold.
+        origin: The model and run that made it.
+        share: Share of the map's mass that the region and outline hold.
     """
 
     header: Dataset

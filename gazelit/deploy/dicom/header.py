@@ -1,4 +1,4 @@
-"""What a result takes over from its film's header."""
+"""The attributes that a result takes over from its film's header."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from gazelit.data.images.pictures import faults
 from gazelit.errors import InputError
 
-#: Without these a result could not say whose it is, nor of which film (PS3.3, type 1).
+#: Without these a result could name neither its patient nor its film (PS3.3, type 1).
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-#: Present in every result, empty where the film does not say (type 2).
+#: Present in every result, empty if the film does not have them (type 2).
 _EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
     "ReferringPhysicianName", "StudyID",
@@ -47,14 +47,14 @@ def header_for_results(dataset: Dataset) -> Dataset:
 
 def _value(element: DataElement) -> Any:
     if element.VR == "PN":
-        # Decoded, because a name remembers the bytes of the film's character set.
+        # Decoded, because a name keeps the bytes of the film's character set.
         names = element.value if isinstance(element.value, MultiValue) else [element.value]
         return [str(name) for name in names]
     return deepcopy(element.value)
 
 
 def completed(header: Dataset) -> Dataset:
-    """The header with every attribute that results need, empty where the film does not say.
+    """The header with every attribute that results need, empty if the film does not have it.
 
     Raises:
         InputError: The film lacks a UID.

@@ -1,4 +1,4 @@
-"""The secret by which de-identified films get new names and UIDs."""
+"""The secret from which new names and UIDs of de-identified films are made."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _KEY_BYTES = 32
 
 
 def folder_key(folder: Path) -> bytes:
-    """The secret by which a folder's new UIDs are made, so that an interrupted run goes on with the same.
+    """The secret from which a folder's new UIDs are made; an interrupted run continues with the same one.
 
-    Whoever has it can tell which film a result is of; without it nobody can. It is made when it is missing.
+    With the secret a result can be traced to its film; without it this is impossible. It is made if it is missing.
 
     Args:
         folder: Where ``deidentify.key`` lies.
@@ -22,7 +22,7 @@ def folder_key(folder: Path) -> bytes:
     path = folder / KEY_FILE
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        # Readable by its owner alone from the first byte on.
+        # Readable only by its owner, from the first byte on.
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(os.urandom(_KEY_BYTES))
     key = path.read_bytes()

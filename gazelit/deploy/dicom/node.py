@@ -1,4 +1,4 @@
-"""The DICOM node that is sent films, and the one that sends results (PS3.4, storage service class)."""
+"""The DICOM node that receives films, and the client that sends results (PS3.4, storage service class)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from gazelit.errors import InputError
 
 logger = logging.getLogger("gazelit")
 
-#: What a film may be stored as.
+#: Storage classes of films.
 FILM_CLASSES = (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
@@ -47,7 +47,7 @@ _PATIENCE = 30
 
 
 class Counters:
-    """What the service did since it began; threads share it."""
+    """Counts of the service since its start; threads share them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,16 +73,16 @@ def listen(
     counters: Counters,
     tls: ssl.SSLContext | None = None,
 ) -> ThreadedAssociationServer:
-    """Begins to take films, in threads of its own.
+    """Starts to receive films, in threads of its own.
 
     Args:
-        title: Our title; who calls another is rejected.
+        title: Our title; calls to another title are rejected.
         host: Where to listen.
         port: Where to listen.
         allowed: Titles that may call.
         take: Called with a film's UID and file; false if there is no room.
-        counters: Of what came.
-        tls: Of encrypted connections.
+        counters: Counts of received films.
+        tls: TLS context of encrypted connections.
 
     Raises:
         InputError: The port is taken.
@@ -105,7 +105,7 @@ def listen(
         uid, own = with_header
         if own:
             counters.add("refused")
-            logger.warning("a result of gazelit's own came back and is refused; route films alone to this node")
+            logger.warning("a result of gazelit's own came back and is refused; route only films to this node")
             return REFUSED
         if not take(uid, event.encoded_dataset()):
             counters.add("refused")
@@ -125,7 +125,7 @@ def listen(
 
 
 def _header(event: evt.Event) -> tuple[str, bool] | None:
-    """UID of what is sent, and whether it is a result of ours; None if it is none that can be understood."""
+    """UID of a received object, and whether it is a result of gazelit; None if it cannot be understood."""
     try:
         with faults("film", "cannot be understood"):
             dataset = event.dataset
@@ -157,7 +157,8 @@ def send(files: Sequence[Path], peer: Peer, title: str, tls: ssl.SSLContext | No
     arguments: dict[str, Any] = {} if tls is None else {"tls_args": (tls, peer.host)}
     association = entity.associate(peer.host, peer.port, ae_title=peer.title, **arguments)
     if not association.is_established:
-        reason = "rejects us: does it know our title, and we its?" if association.is_rejected else "cannot be reached"
+        rejected = "rejects the connection: does it know our title, and is its title right?"
+        reason = rejected if association.is_rejected else "cannot be reached"
         raise InputError(f"{peer.title}@{peer.host}:{peer.port}: {reason}")
     try:
         for dataset in datasets:

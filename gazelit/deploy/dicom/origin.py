@@ -1,4 +1,4 @@
-"""Who made a result: what every DICOM object of gazelit's says, and by which one recognises them."""
+"""The origin of a result: attributes in every DICOM object of gazelit, by which these are recognised."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LO = 64
 
 @dataclass(frozen=True)
 class Origin:
-    """What makes a result.
+    """The model and run that make a result.
 
     Attributes:
-        checkpoint: SHA-256 of the checkpoint, 64 hexadecimal digits; of several, of their hashes.
+        checkpoint: SHA-256 of the checkpoint, 64 hexadecimal digits; of several checkpoints that of their hashes.
         stage: The stage that trained it.
-        notice: What the model may not be used for.
-        made: When the run began: results of one run, interrupted or not, have the same time.
+        notice: What the model must not be used for.
+        made: Start of the run; all results of a run have this time, even if it was interrupted.
     """
 
     checkpoint: str
@@ -50,7 +50,7 @@ class Origin:
         return self.checkpoint[:_LO]
 
     def equipment(self) -> dict[str, Any]:
-        """Model, version and number of what made a result, as highdicom's constructors take them."""
+        """Model, version and serial number of a result's origin, for highdicom's constructors."""
         return {
             "manufacturer_model_name": self.model_name,
             "software_versions": self.version,
@@ -60,8 +60,9 @@ class Origin:
     def uid(self, source: str, *role: str) -> str:
         """A UID that is a function of the film's UID, the checkpoint and what it names.
 
-        The same film read by the same checkpoint gives the same UIDs, so that whoever receives a result twice keeps
-        one. Under the root 2.25 stand UUIDs (PS3.5 B.2); this one is a hash, as those of version 5 are (RFC 9562).
+        The same film read by the same checkpoint gives the same UIDs, so that a receiver keeps only one copy of a
+        result that is sent twice. UIDs under the root 2.25 are UUIDs (PS3.5 B.2); this one is a hash, like UUIDs of
+        version 5 (RFC 9562).
 
         Args:
             source: SOPInstanceUID of the film.

@@ -47,6 +47,6 @@ def presentation_state(evidence: Evidence) -> Dataset:
         graphic_annotations=[annotation],
         graphic_layers=[layer],
     )
-    # Type 2C of the series: empty is what is known.
+    # Type 2C of the series; empty, because the value is not known.
     result.Laterality = header.get("Laterality", "")
     return result

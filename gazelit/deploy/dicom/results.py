@@ -1,4 +1,4 @@
-"""Which DICOM objects are made of a reading, and their bytes."""
+"""Makes the DICOM objects of a reading, and their bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gazelit.deploy.dicom.secondary_capture import secondary_capture
 from gazelit.deploy.dicom.segmentation import binary_segmentation, fractional_segmentation
 from gazelit.deploy.dicom.structured_report import structured_report
 
-#: By the name that asks for it.
+#: Writers by the name of the kind.
 WRITERS: dict[str, Callable[[Evidence], Dataset]] = {
     "sr": structured_report,
     "sc": secondary_capture,

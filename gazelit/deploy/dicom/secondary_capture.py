@@ -56,14 +56,14 @@ def secondary_capture(evidence: Evidence) -> Dataset:
         study_date=header.StudyDate or None,
         study_time=header.StudyTime or None,
         referring_physician_name=header.ReferringPhysicianName,
-        # highdicom takes no empty one; what the film says is put in its place.
+        # highdicom accepts no empty value; the film's value is set afterwards.
         patient_orientation=("L", "F"),
     )
     result.PatientOrientation = list(header.get("PatientOrientation") or [])
-    # Type 2C, and empty is what is known: the map has no side.
+    # Type 2C; empty, because the map has no side.
     result.Laterality = header.get("Laterality", "")
     result.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-    # The words below identify nobody; what the film's pixels hold, its header says or does not.
+    # The text below identifies no patient; the film's header says whether its pixels do.
     if "BurnedInAnnotation" in header:
         result.BurnedInAnnotation = header.BurnedInAnnotation
     result.ConversionType = "WSD"

@@ -1,4 +1,4 @@
-"""``gazelit serve-dicom``: a DICOM node that is sent films and sends back results."""
+"""``gazelit serve-dicom``: a DICOM node that receives films and sends back results."""
 
 from __future__ import annotations
 
@@ -53,29 +53,29 @@ def serve_dicom(
     tls_key: Path | None = None,
     tls_authority: Path | None = None,
 ) -> None:
-    """Takes films by C-STORE, reads them, and sends the results to another node, until it is stopped.
+    """Receives films by C-STORE, reads them, and sends the results to another node, until it is stopped.
 
-    A film whose sender was told that it is stored is on disk, and so are results until they are delivered: a server
-    that is killed goes on where it was. Many arguments, because each is an option of the command line.
+    A film is on disk before its sender gets the confirmation, and results are on disk until they are delivered. A
+    server that was killed continues where it was. Many arguments, because each is an option of the command line.
 
     Args:
         ckpt: A checkpoint written by ``gazelit fit``.
         allow: Titles that may send films; all others are rejected.
         to: Where results go, as TITLE@HOST:PORT.
-        spool: Folder of films and results under way. It holds patients' films.
-        title: Our own title; who calls another is rejected.
+        spool: Folder of waiting films and results. It holds patients' films.
+        title: Our own title; calls to another title are rejected.
         host: Address to listen on; others than loopback need TLS.
         port: Port to listen on.
-        dicom: Which results are sent; sr and sc unless given.
-        share: Of the map's mass that the outline and the segmentation hold.
-        deidentify: Take out of the results what PS3.15's basic profile names.
-        queue_size: Films that may wait; who sends more is told to try again later.
+        dicom: Kinds of results that are sent; sr and sc unless given.
+        share: Share of the map's mass that the outline and the segmentation hold.
+        deidentify: Remove the attributes of PS3.15's basic profile from the results.
+        queue_size: Number of films that may wait; further films are refused for the time being.
         health_port: Port of ``http://127.0.0.1:PORT/health``, which gives the counters as JSON; none unless given.
         device: Where the network runs, such as ``cuda``.
         max_pixels: Films that claim more pixels are set aside.
         tls_certificate: Our certificate (PEM).
         tls_key: Its private key (PEM).
-        tls_authority: Whose certificates we believe (PEM); then senders must have one, and it is asked of the receiver.
+        tls_authority: Trusted certificates (PEM). Senders, and the receiver, must then present a certificate of theirs.
 
     Raises:
         InputError: A title, port, certificate or the checkpoint cannot be used.
@@ -118,10 +118,10 @@ class Service:
     """Reads films as they come, one after the other, and delivers results in another thread.
 
     Args:
-        model: Who reads.
-        options: Which results are made.
-        spool: Where films and results wait.
-        queue_size: Films that may wait.
+        model: The model that reads.
+        options: The DICOM results that are made.
+        spool: Folder of waiting films and results.
+        queue_size: Number of films that may wait.
     """
 
     def __init__(self, model: LoadedModel, options: DicomOptions, spool: Spool, queue_size: int) -> None:
@@ -137,14 +137,14 @@ class Service:
             self._deliverable.set()
 
     def take(self, uid: str, content: bytes) -> bool:
-        """Keeps a film that came over the network; false if too many wait, or the spool cannot be written."""
+        """Stores a film that came over the network; false if too many wait, or the spool cannot be written."""
         with self._lock:
             if len(self._waiting) >= self._queue_size:
                 return False
         try:
             name = self._spool.add_film(uid, content)
         except (InputError, OSError) as error:
-            logger.warning("a film is refused, its sender told to try again later: %s", _reason(error))
+            logger.warning("a film is refused for the time being: %s", _reason(error))
             return False
         self._enqueue(name)
         return True
@@ -156,12 +156,12 @@ class Service:
                 self._queue.put(name)
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Ends :meth:`read_films` after the film at hand, and :meth:`deliver`; also a handler of signals."""
+        """Ends :meth:`read_films` after the current film, and :meth:`deliver`; also a handler of signals."""
         self._stopped.set()
         self._deliverable.set()
 
     def state(self) -> dict[str, int]:
-        """Counters, and how much waits."""
+        """Counters, and the numbers of waiting films and results."""
         with self._lock:
             waiting = len(self._waiting)
         return {
@@ -171,8 +171,8 @@ class Service:
         }
 
     def read_films(self) -> None:
-        """Reads films until the service is stopped; where the spool cannot be written, they wait until it can."""
-        # One at a time, so that a film's result does not depend on what came beside it.
+        """Reads films until the service is stopped; if the spool cannot be written, they wait until it can."""
+        # One at a time, so that a film's result does not depend on other films.
         intake = FilmIntake(Preparation(self._model.size, keeps_source=True), self._model.max_pixels)
         wait = _FIRST_WAIT
         while not self._stopped.is_set():
@@ -213,7 +213,7 @@ class Service:
         self._deliverable.set()
 
     def deliver(self, peer: Peer, title: str, tls: Any) -> None:
-        """Sends results until the service is stopped; what cannot be sent is tried again."""
+        """Sends results until the service is stopped; a failed delivery is tried again."""
         wait = _FIRST_WAIT
         while not self._stopped.is_set():
             self._deliverable.wait()
@@ -234,7 +234,7 @@ class Service:
 
 
 def _reason(error: InputError | OSError) -> str:
-    """What is said of it, without the path, in which a film's name may stand."""
+    """An error's message without the path, which may have a film's name in it."""
     return str(error) if isinstance(error, InputError) else f"the spool cannot be used ({error.strerror or error})"
 
 
@@ -250,7 +250,7 @@ def _health_server(service: Service, port: int) -> ThreadingHTTPServer:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Requests for the health are no news."""
+            """Requests for the health are not logged."""
 
     try:
         server = ThreadingHTTPServer((_LOOPBACK, port), Health)

@@ -14,8 +14,8 @@ _FILM = ".dcm"
 class Spool:
     """A folder of films and results.
 
-    A film is in ``films`` from the moment its sender is told that it is stored, until its results are whole in
-    ``results``; those are there until the receiver has them. What could not be read is kept in ``failed``.
+    A film is in ``films`` before its sender gets the confirmation, until its results are complete in ``results``.
+    Results are there until the receiver has them. Films that could not be read are kept in ``failed``.
 
     Args:
         folder: Made if missing. It holds patients' films: keep it where only the service reads.
@@ -26,12 +26,12 @@ class Spool:
         self.films, self.results, self.failed = (folder / name for name in ("films", "results", "failed"))
         for path in (self.films, self.results, self.failed):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Half of a film or of a result, from a server that was killed.
+        # Incomplete films or results of a server that was killed.
         for path in (*self.films.glob(".*"), *self.results.glob(".*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def add_film(self, uid: str, content: bytes) -> str:
-        """Keeps a film; the same one twice is kept once. Returns its name."""
+        """Stores a film, once even if it is sent twice. Returns its name."""
         name = hashlib.sha256(uid.encode()).hexdigest()[:32]
         with atomic_path(self.films / f"{name}{_FILM}") as temporary:
             temporary.write_bytes(content)
@@ -47,7 +47,7 @@ class Spool:
         return [path.stem for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))]
 
     def add_results(self, name: str, objects: dict[str, bytes]) -> None:
-        """Keeps a film's results, all or none, and lets the film go."""
+        """Stores a film's results, all or none, and removes the film."""
         building = self.results / f".{name}"
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
@@ -69,9 +69,9 @@ class Spool:
         return sorted((self.results / name).glob(f"*{_FILM}"))
 
     def remove_results(self, name: str) -> None:
-        """Lets results go that the receiver has."""
+        """Removes results that the receiver has."""
         shutil.rmtree(self.results / name)
 
     def set_aside(self, name: str) -> None:
-        """Keeps a film that cannot be read apart from those that wait."""
+        """Moves a film that cannot be read to ``failed``."""
         self.film(name).replace(self.failed / f"{name}{_FILM}")

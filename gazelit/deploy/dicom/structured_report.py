@@ -30,7 +30,7 @@ from gazelit.deploy.dicom.evidence import Evidence
 from gazelit.deploy.dicom.origin import MANUFACTURER
 
 _SERIES_NUMBER = 9001
-#: In place of the procedure where the film's header names none; taken out of the finished report.
+#: Placeholder for the procedure if the film's header names none; removed from the finished report.
 _NO_PROCEDURE = CodedConcept(value="NONE", scheme_designator="99GAZELIT", meaning="not named by the film")
 
 
@@ -124,6 +124,6 @@ def _outline(evidence: Evidence, algorithm: AlgorithmIdentification) -> PlanarRO
         referenced_region=region,
         finding_type=SALIENCY,
         algorithm_id=algorithm,
-        # The region's share; what of it lies in the part around the peak is not more than this.
+        # The region's share; the part around the peak has at most this share.
         measurements=[Measurement(MASS, float(evidence.share), codes.UCUM.NoUnits)],
     )

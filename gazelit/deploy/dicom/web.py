@@ -24,12 +24,12 @@ logger = logging.getLogger("gazelit")
 MODALITIES = ("CR", "DX", "DR", "RG", "OT")
 #: Longest waits for a connection, and for an answer to go on, s.
 _CONNECT, _READ = 10.0, 120.0
-#: As it is stored: a transfer syntax that is not named would have the server decode or recompress the pixels.
+#: As stored: otherwise the server would decode or recompress the pixels.
 _AS_STORED = (("application/dicom", "*"),)
 
 
 class _Patience(HTTPAdapter):
-    """Gives up on a server that does not answer; requests itself waits without an end."""
+    """Limits the wait for a server's answer; requests by itself waits forever."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def connect(url: str, option: str, seconds: float = _READ) -> DICOMwebClient:
 
     Args:
         url: The root of its DICOMweb services, such as ``http://127.0.0.1:8042/dicom-web``.
-        option: Which option names it, for messages.
+        option: The option that names it, for messages.
         seconds: Longest wait for an answer.
 
     Raises:
@@ -59,7 +59,7 @@ def connect(url: str, option: str, seconds: float = _READ) -> DICOMwebClient:
             f"{option}: {parts.hostname} is another machine, and films are not sent unencrypted; use https"
         )
     session = requests.Session()
-    # No proxy or password file of the environment's, no redirection: a film goes to the named server or nowhere.
+    # No proxy or password file from the environment, no redirection: a film goes only to the named server.
     session.trust_env = False
     session.max_redirects = 0
     if parts.username is not None:
@@ -106,7 +106,7 @@ def fetch_study(client: DICOMwebClient, study: str, folder: Path) -> list[str]:
 
 
 def store(client: DICOMwebClient, files: Sequence[Path]) -> int:
-    """Stores results; the server keeps one of what it is sent twice.
+    """Stores results; the server keeps one copy of an object that is sent twice.
 
     Args:
         client: Of the server.
@@ -135,7 +135,7 @@ def _value(series: dict[str, Any], tag: str) -> str:
 
 @contextmanager
 def _answers(client: DICOMwebClient) -> Iterator[None]:
-    """Makes one line of whatever goes wrong between us and the server."""
+    """Turns any error of the connection or the server into one line."""
     url = client.base_url
     try:
         yield

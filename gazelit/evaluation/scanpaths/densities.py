@@ -1,4 +1,4 @@
-"""Densities of the next fixation that need no film: what a model of films has to beat in bits."""
+"""Densities of the next fixation without the film: the baselines in bits for a model of films."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from scipy.ndimage import gaussian_filter
 from gazelit.evaluation.scanpaths.trials import Path, Trials
 from gazelit.metrics.scanpath import Conditional, Scores, conditional_scores
 
-#: One in so many training films is held out to choose on.
+#: One in so many training films is held out for the choice.
 HELD_OUT = 5
 #: σ of the kernel in shares of the longer side.
 SIGMAS = (0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16)
 #: Share of the centre bias that a density of few fixations is mixed with.
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9)
-#: Share of looking anywhere, so that no pixel is impossible.
+#: Share of the uniform density, so that no pixel has density 0.
 UNIFORM_SHARE = 0.01
 #: Depths and radii (shares of the longer side) of what the last fixation changes.
 DEPTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 0.9)
@@ -44,7 +44,7 @@ class NextFixation(ABC):
 
 
 def score(model: NextFixation, trials: Trials, baseline: NDArray[np.float64]) -> tuple[Conditional, NDArray[np.int64]]:
-    """Conditional scores of all predicted fixations, and which scanpath each is of."""
+    """Conditional scores of all predicted fixations, and the scanpath of each."""
     parts, rows = [], []
     base = torch.from_numpy(baseline)
     for row, (finding, path) in enumerate(zip(trials.table["finding"], trials.paths, strict=True)):
@@ -73,7 +73,7 @@ def mean_log_likelihood(model: NextFixation, trials: Trials) -> float:
 
 @dataclass(frozen=True)
 class Static(NextFixation):
-    """One density whatever the history; uniform over the image, or the centre bias.
+    """One density for any history: uniform over the image, or the centre bias.
 
     Attributes:
         log: (H, W) natural logarithm of the density.
@@ -92,7 +92,7 @@ class ByFinding(NextFixation):
 
     Attributes:
         of_finding: (H, W) logarithm by finding.
-        fallback: Of a finding that was not learnt.
+        fallback: Density for a finding that was not learnt.
     """
 
     of_finding: dict[str, NDArray[np.float64]]
@@ -108,8 +108,8 @@ class ByStep(NextFixation):
     """A density for each place in the sequence.
 
     Attributes:
-        of_step: (H, W) logarithm of the fixations that have so many before them.
-        fallback: Of those later in the sequence.
+        of_step: (H, W) logarithm for fixations with so many before them.
+        fallback: Density for fixations later in the sequence.
     """
 
     of_step: dict[int, NDArray[np.float64]]
@@ -122,7 +122,7 @@ class ByStep(NextFixation):
 
 @dataclass(frozen=True)
 class AfterLast(NextFixation):
-    """A static density, changed where it was looked at last: less is inhibition of return, more is looking on.
+    """A static density, changed near the last fixation: lower is inhibition of return, higher is looking on.
 
     Attributes:
         log: (H, W) logarithm of the static density.
@@ -150,7 +150,7 @@ class AfterLast(NextFixation):
         return log + math.log1p(-self.depth * rows[pixel[1]] * columns[pixel[0]]) - self._log_total(rows, columns)
 
     def factor(self, history: Path, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """By what the static density is multiplied at (n, 2) pixels (column, row), but for a constant; at most 1."""
+        """Factor of the static density at (n, 2) pixels (column, row), up to a constant; at most 1."""
         if not len(history):
             return np.ones(len(pixels))
         rows, columns = self._near(history[-1])
@@ -179,11 +179,11 @@ def uniform(size: tuple[int, int]) -> Static:
 def fit_all(train: Trials) -> dict[str, NextFixation]:
     """The densities of the yardsticks.
 
-    Kernel width, mixture and inhibition are those that are best for a fifth of the training films, learnt from the
-    rest; then they are learnt from all.
+    Kernel width, mixture and inhibition are chosen on a fifth of the training films, for densities learnt from the
+    rest. Then the densities are learnt from all.
 
     Args:
-        train: Scanpaths whose fixations they are made of.
+        train: Scanpaths from whose fixations they are learnt.
 
     Returns:
         By name, in the order of a report; ``centre bias`` is the one that information is gained over.

@@ -1,6 +1,6 @@
-"""What a scanpath model of a store's films has to beat, scored as it is: each fixation given the true ones before it.
+"""Yardsticks for scanpath models of a store's films, scored like them: each fixation given the true ones before.
 
-No fixation is given: a reader's first look is predicted, too. Densities are conditional on a fixation on the film.
+A reader's first fixation is predicted, too. Densities are conditional on a fixation on the film.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from gazelit.synthetic.oracle import Oracle, for_case
 
 logger = logging.getLogger("gazelit")
 
-#: So many training readings are compared for the medoid, each with each.
+#: Number of training readings that are compared with each other for the medoid.
 MOST_FOR_MEDOID = 200
-#: So many test films are scored by the oracle's particle filter, and so many validation films choose the inhibition.
+#: Numbers of test films for the oracle's particle filter, and of validation films for the choice of the inhibition.
 MOST_ORACLE_FILMS, MOST_CHOSEN_ON = 100, 20
 #: Draws of what is random.
 DRAWS = 5
@@ -43,7 +43,7 @@ _Density = Callable[[Scanpath], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """A predictor that is no model under test.
+    """A predictor for comparison with the models under test.
 
     Attributes:
         name: What reports call it.
@@ -73,7 +73,7 @@ def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: in
         return []
     bases = _Bases(data)
     learnt = fit_all(train)
-    # Nothing is searched for here, so that a density of what is searched for is the centre bias.
+    # Readings here are no searches, so that the density by finding is the centre bias.
     models = {name: model for name, model in learnt.items() if name != "density of the finding"}
     found = [
         Yardstick("centre bias, kernel density" if name == "centre bias" else name, _conditional(readings, bases, each))
@@ -101,7 +101,7 @@ def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: in
 
 
 class _Bases:
-    """What is gained over, and where a fixation can be, film by film."""
+    """The base of information gains, and where a fixation can be, film by film."""
 
     def __init__(self, data: GazeData) -> None:
         self._data = data
@@ -159,7 +159,7 @@ def _conditional(readings: Sequence[Scanpath], bases: _Bases, densities: _Densit
 
 
 def _static(data: GazeData, network: Network, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
-    """The network's map of each film, for fixations that know nothing of each other, or of the last alone."""
+    """The network's map of each film, for fixations that are independent, or depend only on the last one."""
     maps = dict(_maps(data, network, "test"))
     if not maps:
         return []
@@ -242,8 +242,8 @@ def oracle_bits(data: GazeData, reading: Scanpath, oracle: Oracle, base: torch.T
     Args:
         data: The data, of a hard synthetic cohort.
         reading: The reading.
-        oracle: Of its film, and of its reader if that is to be known.
-        base: What is gained over.
+        oracle: The oracle of its film, and of its reader if the reader is known.
+        base: The log-density over which bits are gained.
     """
     xy = data.to_original(reading.row, reading.path[:, :2])
     log = oracle.log_density(xy[:, 0], xy[:, 1], reading.path[:, 2])

@@ -14,7 +14,7 @@ Path = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trials:
-    """Scanpaths with what was searched for on which film.
+    """Scanpaths with their films and the findings that were searched for.
 
     Attributes:
         table: ``film`` and ``finding``, one row a scanpath.
@@ -39,7 +39,7 @@ class Trials:
         )
 
     def rows_of(self, **values: str) -> NDArray[np.int64]:
-        """Which scanpaths are of a film, of a finding, or of both."""
+        """The rows of the scanpaths of a film, of a finding, or of both."""
         kept = np.ones(len(self), bool)
         for column, value in values.items():
             kept &= (self.table[column] == value).to_numpy()
@@ -53,7 +53,7 @@ class Trials:
 def from_centre(paths: Sequence[Path], size: tuple[int, int]) -> list[Path]:
     """Scanpaths with the centre of the image before them, where the readers' gaze was when it began.
 
-    It lasts 0 s: it is no look that a model would have to time, and has no letter where letters are time.
+    It lasts 0 s, so that no model has to predict its duration, and it has no letter if letters are units of time.
     """
     start = np.array([[size[0] / 2, size[1] / 2, 0.0]])
     return [np.concatenate([start, path]) for path in paths]

@@ -1,4 +1,4 @@
-"""Scanpaths that are predicted without the film: what a model of films has to beat."""
+"""Scanpaths predicted without the film: baselines for a model of films."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gazelit.evaluation.scanpaths.densities import AfterLast, Static
 from gazelit.evaluation.scanpaths.trials import Path, Trials
 from gazelit.metrics.scanpath import Paths, every_pair, scanmatch
 
-#: After so many proposals in vain the last one is taken: a small film may be inhibited everywhere.
+#: After so many rejected proposals the last one is taken, because a small film may be inhibited everywhere.
 MOST_PROPOSALS = 1000
 #: A yardstick predicts the fixations after the given ones for the rows of a table with ``film`` and ``finding``.
 Yardstick = Callable[[pd.DataFrame, np.random.Generator], list[Path]]
@@ -37,7 +37,7 @@ def drawn(train: Trials, model: Static | AfterLast, inhibition: float = 0.0) -> 
         return np.column_stack([columns, rows])
 
     def next_position(path: Path, generator: np.random.Generator) -> NDArray[np.float64]:
-        # Proposals from the static density, each taken with the probability that the fixations before leave it.
+        # Proposals from the static density, each accepted with the probability that the fixations before leave.
         for _ in range(MOST_PROPOSALS):
             pixel = draw_pixels(generator, 1)
             xy = pixel[0] + generator.uniform(size=2)
@@ -126,7 +126,7 @@ def _by_finding(train: Trials, choose: Callable[[Sequence[Path]], Path]) -> Yard
     }
 
     def predict(table: pd.DataFrame, generator: np.random.Generator) -> list[Path]:
-        # A finding without training scanpaths has that of the most frequent one.
+        # A finding without training scanpaths has that of the most frequent finding.
         frequent = train.table["finding"].mode().iloc[0]
         return [chosen.get(name, chosen[frequent]) for name in table["finding"]]
 

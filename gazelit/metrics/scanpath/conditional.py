@@ -94,10 +94,10 @@ def conditional_ig(log_density: Any, path: Any, baseline: Any, *, given: int = 1
 
     Args:
         log_density: (n, H, W) natural logarithm of the density of each fixation given the true ones before it; for
-            lists one of these for each path. Those of the ``given`` fixations are not looked at.
+            lists one of these for each path. Those of the ``given`` fixations are ignored.
         path: (n, 3) array of x, y (pixels from the upper left corner) and duration (s), or a list of such.
         baseline: (H, W) logarithm of the baseline's density; for lists one for all, or one for each path.
-        given: How many fixations at the start are given and not scored.
+        given: Number of fixations at the start that are given and not scored.
 
     Returns:
         A :class:`Score`, or :class:`Scores` for lists; 0 for the baseline itself, NaN for a path with no fixation to

@@ -16,13 +16,13 @@ from gazelit.reporting.page import Block
 from gazelit.reporting.records import FEWEST_PATIENTS, ReportRecord
 from gazelit.reporting.tables import DASH, Table, is_number, number, p_value, plain, with_interval
 
-#: What needs no training and stands below the arms, by its name among the baselines.
+#: Yardsticks without training below the arms, by their names among the baselines.
 YARDSTICKS = {"centre": "centre bias", "oracle": "oracle"}
-#: What stands beside these in the table of arms, for other publications' sake.
+#: Further metrics in the table of arms, for comparison with publications.
 BESIDE = {POOLED_AUC: "macro AUC, folds pooled"}
-#: Of the verdict; the first that both arms have is what they are compared by.
+#: Metrics of the verdict; two arms are compared by the first one that both have.
 PRIMARY = ("auroc_macro", "scanpath_bits", "cc")
-#: So many arms have a sentence of their own in the verdict.
+#: Greatest number of arms with a sentence in the verdict.
 MOST_SENTENCES = 4
 
 
@@ -79,7 +79,7 @@ def _sentence(arm: ArmSummary, found: Sequence[Difference], report: ReportRecord
     if is_number(difference.p):
         result += f"{_p_words(difference.p)} after Holm"
     if not is_number(difference.p) or difference.p >= 1 - LEVEL:
-        return f"{result}. **Nothing is concluded**: the data do not tell the two apart."
+        return f"{result}. **Nothing is concluded**: the data do not separate the two."
     better = "higher" if estimate.value > 0 else "lower"
     return f"{result}. **{plain(arm.name)} is {better}** by more than patients and seeds vary."
 

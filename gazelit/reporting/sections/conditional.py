@@ -1,4 +1,4 @@
-"""Maps by time, by reader and by finding, beside the map that knows none of them."""
+"""Maps by time, by reader and by finding, compared with the map of the whole reading."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def reader_blocks(summaries: Sequence[ArmSummary]) -> list[Block]:
         "ig": "information gain, by reader (bits a fixation)",
         "ig_of_unknown": "as an unknown reader",
         READER_GAIN: "difference",
-        "reader_identified": "readers told",
+        "reader_identified": "readers identified",
     }
     rows: list[list[object]] = [
         [
@@ -67,8 +67,9 @@ def reader_blocks(summaries: Sequence[ArmSummary]) -> list[Block]:
     ]
     return [
         "Each reading against the map of its reader, and against that of an unknown one by the same network; readers "
-        "whom the network has not learned count as unknown in both. Readers told: the share of readings whose own "
-        "reader's map is the likeliest of all that were learned. Means over films with 95 % intervals over patients.",
+        "that the network has not learned count as unknown in both. Readers identified: the share of readings whose "
+        "own reader's map is the likeliest of all that were learned. Means over films with 95 % intervals over "
+        "patients.",
         Table(["arm", *names.values()], rows),
     ]
 
@@ -94,7 +95,7 @@ def said_blocks(report: ReportRecord, figures: Path) -> list[Block]:
                 ]
                 rows.append([plain(arm.name), plain(_spelt(name)), films, label, *cells, chance[score]])
     if not report.first.finding_maps:
-        # That of an earlier report must not lie beside a text that shows none.
+        # A figure of an earlier report must not stay beside a text that shows none.
         picture.unlink(missing_ok=True)
     if not rows and not unmarked:
         return []

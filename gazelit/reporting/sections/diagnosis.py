@@ -1,4 +1,4 @@
-"""Diagnosis: metrics beside chance, probabilities of arms, confusion, subgroups, and models given gaze at test."""
+"""Diagnosis: metrics and chance, probabilities of arms, confusion, subgroups, and models given gaze at test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gazelit.reporting.page import Block, Picture
 from gazelit.reporting.records import FEWEST_FOR_RELIABILITY, FEWEST_OF_A_CLASS, ReportRecord
 from gazelit.reporting.tables import DASH, Table, code, interval, number, plain, with_interval
 
-#: What a table of arms says of their probabilities beside the AUC.
+#: Metrics of probabilities in a table of arms, besides the AUC.
 PROBABILITIES = {
     "accuracy": "accuracy",
     "brier": "Brier score",
@@ -31,9 +31,9 @@ PROBABILITIES_ARE = (
     "and Ma 2019; about half of the bias is left where the error is near zero), and the root mean square gap, whose "
     "square is unbiased. The Brier score is a mean over cases and has no such bias."
 )
-#: What the section on gaze at test tells.
+#: Metrics of the section on gaze at test.
 GIVEN_GAZE = short_labels("auroc_macro", "accuracy", "brier")
-#: Draws of patients behind a band.
+#: Draws of patients for a band.
 BAND_DRAWS = 200
 
 
@@ -84,7 +84,7 @@ def _curves(
 
 
 def _model_blocks(report: ReportRecord) -> list[Block]:
-    """One model's metrics beside chance."""
+    """One model's metrics, with those of chance."""
     estimates, classes = report.summaries[0].estimates, report.class_names
     if "auroc_macro" not in estimates:
         return []

@@ -1,4 +1,4 @@
-"""Gaze: films, map metrics beside their yardsticks, share of the explainable information, marked findings."""
+"""Gaze: films, map metrics with their yardsticks, share of the explainable information, marked findings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def film_blocks(report: ReportRecord, figures: Path) -> list[Block]:
     """Cases with their maps, drawn; or why no film is shown."""
     record = report.first
     if not record.panels:
-        # That of an earlier report must not lie beside a text that says there is none.
+        # A figure of an earlier report must not stay beside a text that says there is none.
         (figures / "cases.png").unlink(missing_ok=True)
         withheld = not record.provenance["synthetic"] and _mapped(report.summaries) is not None
         return [FILMS_ON_REQUEST] if withheld else []
@@ -65,7 +65,7 @@ def _mapped(summaries: Sequence[ArmSummary]) -> ArmSummary | None:
 def map_blocks(
     provenance: Mapping[str, Any], metrics: Mapping[str, Any], estimates: Mapping[str, Estimate], arm: str
 ) -> list[Block]:
-    """Map metrics beside their yardsticks.
+    """Map metrics with their yardsticks.
 
     Args:
         provenance: Of the data.
@@ -202,7 +202,7 @@ def estimate_of(row: pd.Series) -> Estimate:
 def external_blocks(test: ExternalRecord) -> list[Block]:
     """A test on another source."""
     data = test.provenance
-    # The mean map of the other half of one patient is of nobody.
+    # With a single patient there is no other half for a mean map.
     halves = test.patients > 1
     baselines = test.baselines if halves else _without_centre(test.baselines)
     several = any(arm.folds > 1 or len(arm.seeds) > 1 for arm in test.summaries)

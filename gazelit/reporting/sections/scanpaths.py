@@ -1,4 +1,4 @@
-"""Scanpaths: bits a fixation first, then what drawn paths score, beside what needs no model of the film."""
+"""Scanpaths: bits a fixation, then scores of drawn paths, with yardsticks that need no model of the film."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the models came to be: curves, asynchrony of the tasks, lineage, data, commands; and what was published."""
+"""How the models were trained: curves, asynchrony of the tasks, lineage, data, commands; and published figures."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def learning_curve(
     gaze: dict[str, int] = {}
     for result in results:
         data = result.stamp["data"]
-        # Stages before the last may have had another number; an arm is told by the stage that is tested.
+        # Stages before the last may have had another number; the tested stage decides the arm's number.
         if data.get("gaze_control", "true") in ("true", "none"):
             n = data["n"]["train"]
             limit = 0 if data.get("gaze_control") == "none" else data.get("gaze_cases")

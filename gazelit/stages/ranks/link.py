@@ -130,7 +130,7 @@ def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tu
             port, key = share((listener.getsockname()[1], secrets.token_hex(16)))
             links = _accepted(listener, world, key, own)
         if missing := sorted(set(range(1, world)) - {member.rank for member in links}):
-            logger.warning("ranks %s did not reach rank 0 at port %d: nobody watches over them", missing, port)
+            logger.warning("ranks %s did not reach rank 0 at port %d: they are not watched", missing, port)
         return own, links
     port, key = share(None)
     try:
@@ -139,7 +139,7 @@ def meet(rank: int, world: int, address: str, share: Callable[[Any], Any]) -> tu
         return own, {_member(link.first()): link}
     except (OSError, LookupError, TypeError, ValueError) as error:
         where = f"{address}:{port}"
-        logger.warning("rank %d does not reach rank 0 at %s (%s): nobody watches over it", rank, where, error)
+        logger.warning("rank %d does not reach rank 0 at %s (%s): it is not watched", rank, where, error)
         return own, {}
 
 
