@@ -1,7 +1,7 @@
 """What the command line's parser may read and import.
 
-jsonargparse imports whatever a ``class_path`` names. Here it is told which modules may be named: the known libraries
-and those that the user trusts (:mod:`gazelit.trust`), and to read YAML within bounds.
+jsonargparse imports whatever a ``class_path`` names. Here it gets a list of the modules that may be named: the known
+libraries and those that the user trusts (:mod:`gazelit.trust`), and to read YAML within bounds.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class GazeData:
         Raises:
             InputError: The store, a label or the split cannot be used.
         """
-        self.cohort  # noqa: B018 - opened when it is first asked for
+        self.cohort  # noqa: B018 - opened when it is first used
 
     def warn(self, notes: Sequence[str]) -> None:
         """Logs warnings about the data."""

@@ -65,7 +65,7 @@ class GazePoints:
         """Converts these cases' gaze from a table that :meth:`gazelit.data.store.store.Store.gaze` has ordered.
 
         Raises:
-            InputError: Degrees are asked of gaze without a known viewing geometry.
+            InputError: σ is in degrees, but the viewing geometry of the gaze is not known.
         """
         row = gaze["row"].to_numpy()
         starts = np.searchsorted(row, np.arange(cases.start, cases.stop + 1))
@@ -128,7 +128,7 @@ class WorkingGaze(GazePoints):
         """Reads a store's gaze.
 
         Raises:
-            InputError: Degrees are asked of gaze without a known viewing geometry.
+            InputError: σ is in degrees, but the viewing geometry of the gaze is not known.
         """
         gaze = _events(store, options)
         found = GazePoints.of_table(gaze, range(len(store.cases)), store, options, downscale)

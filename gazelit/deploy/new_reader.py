@@ -159,9 +159,9 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
     """
     device = table_of(network).weight.device
     batch = {name: value.to(device) for name, value in batch.items()}
-    nobody = torch.zeros(1, dtype=torch.int64)
+    unknown = torch.zeros(1, dtype=torch.int64)
     if isinstance(network, ScanpathNetwork):
-        sequences = Sequences.of({**batch, "reader": batch["reader"] * 0 - 1}, nobody, nobody, network.longest)
+        sequences = Sequences.of({**batch, "reader": batch["reader"] * 0 - 1}, unknown, unknown, network.longest)
         with torch.no_grad():
             features = network.film_features(batch["image"])
 
@@ -171,7 +171,7 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
             return torch.stack([outputs[name] for name in names]).sum(0)[sequences.valid]
 
         return of_paths
-    readings = readings_of(batch, nobody.expand(int(batch["reader"].max()) + 2))
+    readings = readings_of(batch, unknown.expand(int(batch["reader"].max()) + 2))
     with torch.no_grad():
         last = network.decoded(batch["image"])[1][-1]
     height, width = batch["image"].shape[-2:]

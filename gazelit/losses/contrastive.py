@@ -49,10 +49,9 @@ class BatchAllTripletLoss(_TripletLoss):
 
     max(0, d(a, p) − d(a, n) + margin) with the Euclidean distance, anchor and positive of one class, the negative of
     another: the objective of stage 1 of Qiu, Rivaz and Xiao 2025. It is computed without listing triplets: each
-        distance counts as often as there are active triplets with it, and sorting an anchor's distances gives these
-        numbers. So B² log B operations and B² memory are enough for B³ triplets. A batch without a valid triplet costs
-        zero and has a zero
-    gradient.
+    distance counts as often as there are active triplets with it, and sorting an anchor's distances gives these
+    numbers. So B² log B operations and B² memory are enough for B³ triplets. A batch without a valid triplet costs zero
+    and has a zero gradient.
 
     Args:
         margin: The margin.

@@ -168,8 +168,8 @@ class ScanpathNetwork(Network):
         """For each film a path of one fixation at its middle, of an unknown reader."""
         height, width = x.shape[-2:]
         position = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(x), 1, 2)
-        nobody = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return Sequences.alone(position, x.new_full((len(x), 1), 0.3), nobody, nobody)
+        unknown = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return Sequences.alone(position, x.new_full((len(x), 1), 0.3), unknown, unknown)
 
 
 def log_normal(duration: Tensor, log_median: Tensor, log_spread: Tensor) -> Tensor:

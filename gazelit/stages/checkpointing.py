@@ -167,14 +167,14 @@ class EarlyEnd(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Ends all processes between two epochs if one of them was signalled."""
-        if self._is_told_to_end(trainer):
+        if self._must_end(trainer):
             raise self._end()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves the step and ends all processes if one of them was signalled."""
-        if not self._is_told_to_end(trainer):
+        if not self._must_end(trainer):
             return
         # What follows an epoch's last batch, or one before a validation, belongs to it.
         is_followed = trainer.is_last_batch or is_validated(trainer, batch_idx)
@@ -202,7 +202,7 @@ class EarlyEnd(Callback):
     ) -> None:
         """Saves the step before a training's validation and ends all processes if one of them was signalled."""
         is_of_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not is_of_training or batch_idx >= self._common_batches or not self._is_told_to_end(trainer):
+        if not is_of_training or batch_idx >= self._common_batches or not self._must_end(trainer):
             return
         batches = trainer.fit_loop.epoch_loop.batch_idx + 1
         is_step = trainer.is_last_batch or batches % trainer.accumulate_grad_batches == 0
@@ -250,9 +250,9 @@ class EarlyEnd(Callback):
         """Notes that a validation is missing."""
         self._validates_again = _IN_VALIDATION in checkpoint.get(UNFINISHED_KEY, {})
 
-    def _is_told_to_end(self, trainer: L.Trainer) -> bool:
-        is_told = self._end_signal is not None
-        return is_told if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(is_told, all=False)
+    def _must_end(self, trainer: L.Trainer) -> bool:
+        ends = self._end_signal is not None
+        return ends if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(ends, all=False)
 
     def _note(self, number: int, *_: Any) -> None:
         self._end_signal = signal.Signals(number)

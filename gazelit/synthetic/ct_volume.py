@@ -58,7 +58,7 @@ class Body:
         wall: (Y, Z, X) float32, distance to the chest wall in the axial plane (cm), 0 outside the chest.
         lung: Mean attenuation within the lungs (1/cm).
         anatomy: What is known from the masks.
-        levels: Attenuation at the spacings that were asked for.
+        levels: Attenuation at the given spacings.
     """
 
     attenuation: Volume

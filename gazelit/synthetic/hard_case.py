@@ -83,7 +83,7 @@ class HardCase(SyntheticCase):
     Attributes:
         film_truth: The film with what is on it.
         tracked: The reading that ``fixations`` and ``samples`` are of.
-        log: The readings that were asked for, in order: number of the reading and reader, and the simulation.
+        log: The simulated readings, in order: number of the reading and reader, and the simulation.
     """
 
     film_truth: Film

@@ -20,7 +20,7 @@ LARGE_HEART, HEART_ACUITY = 0.462, 0.024
 UNIT = 3.0
 #: What the radius of a thing must be for its contrast to count in full (cm): small ones need more.
 FULL_RADIUS = 0.8
-#: Visibility of what lies off the film: nobody notices it.
+#: Visibility of what lies off the film, where no reader notices it.
 OFF_FILM = -20.0
 
 

@@ -315,7 +315,7 @@ def test_the_expected_scanpath_of_the_chosen_reader_lies_on_films_that_are_read_
         expect(page.locator("#expected-scanpath .mark")).not_to_have_count(0)
         browse(page, 3)
         lies_where_it_is(page, "expected-scanpath", page.request.get(f"{address}/api/cases/3").json()["prediction"], 2)
-        page.locator("#expected-reader").select_option("nobody: hide it")
+        page.locator("#expected-reader").select_option("none: hide it")
         expect(page.locator("#expected-scanpath .fixation")).to_have_count(0)
         expect(page.locator("#scanpath .fixation")).not_to_have_count(0)
 

@@ -155,7 +155,7 @@ def test_batches_are_unfolded_reading_by_reading():
     assert found.position[0].tolist() == [[0, 1], [4, 5]]
     assert found.duration.tolist() == [[3, 7], [15, 19]]
     assert found.reader.tolist() == [7, 0]
-    # The first has a third fixation, which is not seen: nobody knows that it ends.
+    # The first has a third fixation, which is not seen: its end is not known.
     assert found.ends.tolist() == [False, True]
 
 
@@ -166,8 +166,8 @@ def test_paths_repeat_with_their_seed_and_end_as_they_are_said_to(network):
     assert not torch.equal(first[0], sample(network, image, seed=4)[0])
     # The share that ends at once is the mean chance behind the first fixation of these very paths.
     starts = torch.stack([path[0] for path in first])
-    nobody = torch.zeros(400, dtype=torch.int64)
-    begun = Sequences.alone(starts[:, None, :2], starts[:, None, 2], nobody, nobody)
+    unknown = torch.zeros(400, dtype=torch.int64)
+    begun = Sequences.alone(starts[:, None, :2], starts[:, None, 2], unknown, unknown)
     chance = network(image.expand(400, -1, -1, -1), begun)["stop_chance"][:, 0].detach()
     ended = np.mean([len(path) == 1 for path in first])
     assert ended == pytest.approx(chance.mean().item(), abs=4 * np.sqrt(0.25 / 400))
@@ -177,8 +177,8 @@ def test_beams_find_a_path_at_least_as_likely_as_the_greedy_one(network):
     image = torch.rand(1, 1, 64, 96)
 
     def likelihood(path):
-        nobody = torch.zeros(1, dtype=torch.int64)
-        whole = Sequences.alone(path[None, :, :2], path[None, :, 2], nobody, nobody)
+        unknown = torch.zeros(1, dtype=torch.int64)
+        whole = Sequences.alone(path[None, :, :2], path[None, :, 2], unknown, unknown)
         outputs = network(image, whole)
         columns, rows = ((path[:, :2] + 0.5) / STRIDE - 0.5).long().T
         return outputs["next_log_chance"][0, torch.arange(len(path)), rows, columns].sum().item()

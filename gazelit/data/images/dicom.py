@@ -82,10 +82,10 @@ class Radiograph:
 def read_radiograph(path: str | Path, max_pixels: int = MAX_PIXELS) -> Radiograph:
     """Reads a DICOM, PNG or JPEG file, in this process.
 
-    DICOM: the modality LUT is applied, then the VOI LUT or the first window (the display range that a reader sees; if
-        the file has neither, the range of the pixels that are not padding). MONOCHROME1 is inverted. Values are scaled
-        to [0, 1]. Padding becomes 0. PALETTE COLOR becomes the luminance of its palette. PNG and JPEG: the luminance,
-        over the largest value of their depth.
+    Of a DICOM file the modality LUT is applied, then the VOI LUT or the first window (the display range that a reader
+    sees; if the file has neither, the range of the pixels that are not padding). MONOCHROME1 is inverted. Values are
+    scaled to [0, 1]. Padding becomes 0. PALETTE COLOR becomes the luminance of its palette. Of PNG and JPEG the
+    luminance is taken, over the largest value of their depth.
 
     Args:
         path: The file.

@@ -168,9 +168,9 @@ class GazeSearch(Source):
 
     Format: a JSON list of records ``name`` (``<dicom_id>.jpg``), ``task`` (the finding), ``X``, ``Y`` (pixels of the
         film resized to 224 × 224) and ``T`` (s). They are cut from the readings of EGD-CXR and REFLACX. Readers are not
-        given (``subject`` is always 1). Nor are the beginnings of fixations: fixations are put end to end. A film's
-        findings
-    are readings of one image; its labels are 1 for the findings that were searched for and unknown for others.
+        given (``subject`` is always 1). Nor are the beginnings of fixations: fixations are put end to end. The findings
+        of a film are readings of one image; its labels are 1 for the findings that were searched for and unknown for
+        others.
 
     The official split has films in several of its parts, so that a model would be tested on films that it was trained
     on. ``split: film`` puts each film, with all films of its patient, into the strictest of its parts. ``official``

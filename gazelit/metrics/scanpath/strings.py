@@ -128,9 +128,9 @@ def sed(a: Any, b: Any, *, size: Sequence[float], bins: int | Sequence[int] = 5,
 def sequence_score(a: Any, b: Any, *, regions: Regions | Sequence[Regions], time_bin: float | None = None) -> Any:
     """Sequence Score: the longest common subsequence of regions that two scanpaths visit, over the longer path.
 
-    A pair of equal regions scores 1, any other 0, a gap 0 (Needleman and Wunsch). With :class:`Clusters` of the
-    image's fixations it is the Sequence Score, with a :class:`LabelMap` the Semantic Sequence Score. The regions are
-    part of the score: keep them, or nobody can compute it again.
+    A pair of equal regions scores 1, any other 0, a gap 0 (Needleman and Wunsch). With :class:`Clusters` of the image's
+    fixations it is the Sequence Score, with a :class:`LabelMap` the Semantic Sequence Score. The regions are part of
+    the score: keep them, or it cannot be computed again.
 
     Source: Yang, Huang, Chen, Wei, Ahn, Zelinsky, Samaras and Hoai, CVPR 2020.
 

@@ -19,7 +19,7 @@ export class ExpectedScanpath {
     this.select.closest(".expected").hidden = !paths.length;
     // A model's readers are the same of every film, and who was chosen stays chosen.
     if (paths.length && !this.select.options.length) {
-      fill(this.select, [...paths.map(({reader}, number) => [number, reader ?? "an unknown reader"]), ["", "nobody: hide it"]]);
+      fill(this.select, [...paths.map(({reader}, number) => [number, reader ?? "an unknown reader"]), ["", "none: hide it"]]);
     }
     this.draw();
   }
