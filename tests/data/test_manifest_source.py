@@ -1,5 +1,8 @@
 """Your own data: coordinates, defaults, and a validator that names file and row."""
 
+import json
+import os
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -267,3 +270,56 @@ def test_text_in_parquet_that_is_no_text_is_one_error(folder):
     pq.write_table(pa.table({"image_id": text, "patient_id": ["1"], "path": ["a.png"]}), folder / "images.parquet")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         Manifest(folder / "images.parquet").read()
+
+
+def test_what_is_up_to_date_is_found_without_reading_gaze_or_films(folder, monkeypatch):
+    # Of three images the first has no gaze and is no case, so that a case's row is not its record.
+    images = IMAGES.replace("a,1", "c,1,a.png,0\na,1")
+    out = prepare(source(folder, images), folder / "store", size=(64, 64), workers=1).path
+    assert not any(name in (out / "inputs.json").read_text() for name in ("a.png", "b.png", "images", "gaze"))
+
+    class WasReadError(Exception):
+        pass
+
+    def read(self):
+        raise WasReadError
+
+    def again():
+        prepare(Manifest(folder / "images.csv", folder / "gaze.csv", labels=["sick"]), out, size=(64, 64), workers=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "read", read)
+        again()
+        # The times of a film say nothing; its content is compared.
+        os.utime(folder / "b.png", ns=(0, 0))
+        again()
+        for spoilt in ("a.png", "b.png", "images.csv", "gaze.csv"):
+            content = (folder / spoilt).read_bytes()
+            (folder / spoilt).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            with pytest.raises(WasReadError):
+                again()
+            (folder / spoilt).write_bytes(content)
+    again()
+    monkeypatch.setattr(Manifest, "read", read)
+    again()
+    known = json.loads((out / "inputs.json").read_text())
+    (out / "inputs.json").write_text(json.dumps({**known, "films": [7, 8]}))
+    with pytest.raises(WasReadError):
+        again()
+
+
+def test_a_table_that_changes_while_it_is_read_is_read_again(folder, monkeypatch):
+    read = Manifest.read
+
+    def read_and_change(self):
+        recording = read(self)
+        (folder / "images.csv").write_text("image_id,patient_id,path,sick\n")
+        return recording
+
+    own = source(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "read", read_and_change)
+        out = prepare(own, folder / "store", size=(64, 64), workers=1).path
+    assert not (out / "inputs.json").exists()
+    prepare(source(folder), out, size=(64, 64), workers=1)
+    assert (out / "inputs.json").exists()

@@ -35,6 +35,7 @@ from gazelit.data.store.schema import (
     Source,
     is_synthetic,
 )
+from gazelit.data.store.source_files import Folders
 from gazelit.data.tables import find_table, is_text, numbers, read_chunks, read_text, unique
 from gazelit.errors import InputError
 from gazelit.files import is_file, read_json
@@ -101,9 +102,9 @@ class EGDCXR(Source):
         if coordinates == "published" and point == "BPOG":
             raise InputError("coordinates: EGD-CXR publishes those of FPOG alone; take recomputed with point: BPOG")
 
-    def folders(self) -> tuple[Path, Path]:
+    def files(self) -> Folders:
         """See :class:`gazelit.data.store.schema.Source`."""
-        return self.root, self.images
+        return Folders(self.root, self.images)
 
     def read(self) -> Recording:
         """See :class:`gazelit.data.store.schema.Source`."""

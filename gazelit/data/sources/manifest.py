@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from gazelit.data.sources.views import view_position
 from gazelit.data.store.schema import (
     IMAGE_COLUMNS,
     SPLITS,
+    SYNTHETIC_MARKER,
     GazeTable,
     Recording,
     Source,
@@ -29,6 +30,7 @@ from gazelit.data.store.schema import (
     is_synthetic,
     no_gaze,
 )
+from gazelit.data.store.source_files import SourceFiles
 from gazelit.errors import InputError
 
 logger = logging.getLogger("gazelit")
@@ -41,6 +43,34 @@ SCREEN_COLUMNS = ("screen_left", "screen_top", "screen_right", "screen_bottom")
 GROUP_COLUMNS = ("sex", "gender", "age", "anchor_age")
 #: Number of faults that an error message names; `gazelit validate-manifest` lists all.
 SHOWN_FAULTS = 5
+
+
+class ManifestFiles(SourceFiles):
+    """The tables of a manifest. Films are found by their records, so that a store holds no name of a user's film.
+
+    Args:
+        images: The table of images.
+        gaze: The table of gaze, if there is one.
+    """
+
+    def __init__(self, images: Path, gaze: Path | None) -> None:
+        self._images = images
+        marker = images.parent / SYNTHETIC_MARKER
+        self.tables = [images, *([gaze] if gaze is not None else []), *([marker] if marker.is_file() else [])]
+
+    def keys(self, films: Sequence[str]) -> list[Any] | None:
+        """See :class:`gazelit.data.store.source_files.SourceFiles`."""
+        record = {path: number for number, path in enumerate(self._paths())}
+        # The table may have changed since it was read.
+        return [record[film] for film in films] if record.keys() >= set(films) else None
+
+    def paths(self, keys: Sequence[Any]) -> list[str]:
+        """See :class:`gazelit.data.store.source_files.SourceFiles`."""
+        known = self._paths()
+        return [known[record] for record in keys]
+
+    def _paths(self) -> list[str]:
+        return [str(self._images.parent / path) for path in read_manifest_table(self._images)["path"]]
 
 
 class Manifest(Source):
@@ -80,6 +110,10 @@ class Manifest(Source):
         self.name = name
         self.root = Path(root) if root is not None else self.images.parent
         check_label_names(self.labels)
+
+    def files(self) -> ManifestFiles:
+        """See :class:`gazelit.data.store.schema.Source`."""
+        return ManifestFiles(self.images, self.gaze)
 
     def read(self) -> Recording:
         """See :class:`gazelit.data.store.schema.Source`."""

@@ -15,6 +15,7 @@ from gazelit.data.images.geometry import on_image
 from gazelit.data.sources.mimic import OFFICIAL_SPLITS, image_file, require_folder
 from gazelit.data.sources.views import view_position
 from gazelit.data.store.schema import PHRASE_COLUMNS, REGION_COLUMNS, Recording, Source, is_synthetic
+from gazelit.data.store.source_files import Folders
 from gazelit.data.tables import find_table, numbers, read_chunks, read_text, sides, unique
 from gazelit.errors import InputError
 from gazelit.files import is_file
@@ -96,9 +97,9 @@ class REFLACX(Source):
         self.certainty = certainty
         self.merge_labels = merge_labels
 
-    def folders(self) -> tuple[Path, Path]:
+    def files(self) -> Folders:
         """See :class:`gazelit.data.store.schema.Source`."""
-        return self.root, self.images
+        return Folders(self.root, self.images)
 
     def read(self) -> Recording:
         """See :class:`gazelit.data.store.schema.Source`."""

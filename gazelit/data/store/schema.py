@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from gazelit.data.store.source_files import SourceFiles
 from gazelit.errors import InputError
 
 #: Columns of the table of images, before the source's labels and further columns. If a dataset has an official split, a
@@ -189,12 +190,8 @@ class Source(ABC):
             InputError: A file or column is missing or unreadable.
         """
 
-    def folders(self) -> tuple[Path, Path] | None:
-        """The folder of all files that it reads except films, and that of the films; None if there are none.
-
-        With them `gazelit prepare` finds by the files' sizes and times that a store is up to date, without reading
-        them.
-        """
+    def files(self) -> SourceFiles | None:
+        """Where its files are, so that `gazelit prepare` finds a store up to date without reading them; None if not."""
         return None
 
     def options(self) -> dict[str, Any]:
