@@ -101,7 +101,7 @@ def test_rows_of_gazevalm_without_a_time_are_counted_and_those_beside_the_film_a
         ),
         (
             lambda root: film(root / "maps" / "fake_013.png", 80, 80),
-            "2 files are called fake_013, .* Give the folder of the films as images",
+            "2 files are called fake_013, .* give the folder of the films as images",
         ),
         (lambda root: (root / "Output" / "Task2").rename(root / "Task3"), "0 folders Task2 hold"),
         (

@@ -97,20 +97,22 @@ def listen(
         entity.add_supported_context(film_class, _SYNTAXES)
 
     def store(event: evt.Event) -> int:
+        status = taken(event)
+        if status != SUCCESS:
+            counters.add("refused")
+        # Last of all, so that a film that is counted is on disk.
         counters.add("received")
+        return status
+
+    def taken(event: evt.Event) -> int:
         with_header = _header(event)
         if with_header is None:
-            counters.add("refused")
             return NOT_UNDERSTOOD
         uid, own = with_header
         if own:
-            counters.add("refused")
             logger.warning("a result of gazelit's own came back and is refused; route only films to this node")
             return REFUSED
-        if not take(uid, event.encoded_dataset()):
-            counters.add("refused")
-            return FULL
-        return SUCCESS
+        return SUCCESS if take(uid, event.encoded_dataset()) else FULL
 
     try:
         server = entity.start_server(
