@@ -29,11 +29,10 @@ class CXRP(Source):
     """CXR-P: the gaze of a radiologist over SIIM-ACR pneumothorax chest X-rays, openly licensed (Apache-2.0).
 
     Format: a JSON list of records ``image_id`` (the SOP instance UID), ``gaze_x`` and ``gaze_y`` as fractions of the
-        image, and ``time`` in tracker samples; images as ``<image_id>.dcm`` (or PNG, JPEG) anywhere under a folder. The
-        authors removed blinks and off-image samples. Some points are nevertheless outside the image; these are not
-        valid.
+    image, and ``time`` in tracker samples; images as ``<image_id>.dcm`` (or PNG, JPEG) anywhere under a folder. The
+    authors removed blinks and off-image samples. Some points are nevertheless outside the image; these are not valid.
     Labels: ``Pneumothorax`` from the challenge's table, if given. The patient is taken from the DICOM file; otherwise
-        each image counts as a patient.
+    each image counts as a patient.
     Citation: Saab et al., Observational Supervision for Medical Image Classification Using Gaze Data, MICCAI 2021.
 
     Args:

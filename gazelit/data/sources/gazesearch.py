@@ -167,10 +167,9 @@ class GazeSearch(Source):
     """GazeSearch: 4,875 scanpaths over 2,328 chest X-rays of MIMIC-CXR, each of the search for one finding.
 
     Format: a JSON list of records ``name`` (``<dicom_id>.jpg``), ``task`` (the finding), ``X``, ``Y`` (pixels of the
-        film resized to 224 × 224) and ``T`` (s). They are cut from the readings of EGD-CXR and REFLACX. Readers are not
-        given (``subject`` is always 1). Nor are the beginnings of fixations: fixations are put end to end. The findings
-        of a film are readings of one image; its labels are 1 for the findings that were searched for and unknown for
-        others.
+    film resized to 224 × 224) and ``T`` (s). They are cut from the readings of EGD-CXR and REFLACX. Readers are not
+    given (``subject`` is always 1). Nor are the beginnings of fixations: fixations are put end to end. The findings of
+    a film are readings of one image; its labels are 1 for the findings that were searched for and unknown for others.
 
     The official split has films in several of its parts, so that a model would be tested on films that it was trained
     on. ``split: film`` puts each film, with all films of its patient, into the strictest of its parts. ``official``

@@ -29,8 +29,7 @@ class Pysaliency(Source):
     """Scanpaths and stimuli in the HDF5 files of pysaliency (Kümmerer; MIT).
 
     Format: scanpaths as ``FixationTrains`` or ``ScanpathFixations``, positions in pixels from the upper left corner;
-        stimuli as ``FileStimuli``, whose file names are relative to the file's folder. Durations are the fixation
-        attribute
+    stimuli as ``FileStimuli``, whose file names are relative to the file's folder. Durations are the fixation attribute
     ``durations``; without it a fixation lasts until the next one begins, and the last as long as the median.
 
     The patient of a stimulus is not known: each stimulus counts as a patient, so that a split by patient is one by

@@ -55,11 +55,10 @@ class REFLACX(Source):
     """REFLACX: 3,032 readings of 2,616 chest X-rays by five radiologists, with 1 kHz gaze and dictation.
 
     Format: ``main_data/metadata_phase_{1,2,3}.csv`` and a folder for each reading with fixations, ellipses, the chest's
-        box and the transcription; ``gaze_data/<id>/gaze.csv``. In phases 1 and 2 five readers read every image; each is
-        kept as a separate reading. The readers' identities are not published. Labels: the certainty of each reader (0
-        to 5) counts as present from a threshold on; of several readers the majority decides. A label that a phase does
-        not have is unknown. Access:
-    PhysioNet, restricted. Citation: Bigolin Lanfredi et al., Scientific Data 9, 350 (2022), doi
+    box and the transcription; ``gaze_data/<id>/gaze.csv``. In phases 1 and 2 five readers read every image; each is
+    kept as a separate reading. The readers' identities are not published. Labels: the certainty of each reader (0 to 5)
+    counts as present from a threshold on; of several readers the majority decides. A label that a phase does not have
+    is unknown. Access: PhysioNet, restricted. Citation: Bigolin Lanfredi et al., Scientific Data 9, 350 (2022), doi
     10.1038/s41597-022-01441-z.
 
     There is no column for normal images: ``Normal`` is 1 if all certainties are 0 and Other is blank. Readings whose
