@@ -32,7 +32,7 @@ class RowFile:
             self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
 
     def append(self, rows: NDArray[np.void]) -> None:
-        """Puts rows behind the others.
+        """Writes rows after those that are there.
 
         Raises:
             InputError: There is no room for them.
@@ -51,7 +51,7 @@ class RowFile:
             self._file.flush()
 
     def read(self, parts: Iterable[tuple[int, int]]) -> NDArray[np.void]:
-        """Rows of several parts, one behind the other.
+        """Rows of several parts, in the order of the parts.
 
         Args:
             parts: First row and number of rows of each.

@@ -45,6 +45,11 @@ GROUP_COLUMNS = ("sex", "gender", "age", "anchor_age")
 SHOWN_FAULTS = 5
 
 
+def film_paths(images: Path, paths: pd.Series) -> list[str]:
+    """The films of a table of images; a relative ``path`` starts from the table's folder."""
+    return [str(images.parent / path) for path in paths]
+
+
 class ManifestFiles(SourceFiles):
     """The tables of a manifest. Films are found by their records, so that a store holds no name of a user's film.
 
@@ -70,7 +75,7 @@ class ManifestFiles(SourceFiles):
         return [known[record] for record in keys]
 
     def _paths(self) -> list[str]:
-        return [str(self._images.parent / path) for path in read_manifest_table(self._images)["path"]]
+        return film_paths(self._images, read_manifest_table(self._images)["path"])
 
 
 class Manifest(Source):
@@ -189,10 +194,8 @@ class Manifest(Source):
     def _files(self, paths: pd.Series, faults: list[str]) -> list[str]:
         """Every image's file; it must be in the root after links are followed."""
         root = os.path.realpath(self.root)
-        files = []
-        for row, path in enumerate(paths):
-            file = str(self.images.parent / path)
-            files.append(file)
+        files = film_paths(self.images, paths)
+        for row, file in enumerate(files):
             try:
                 inside = Path(os.path.realpath(file)).is_relative_to(root)
             except (OSError, ValueError):

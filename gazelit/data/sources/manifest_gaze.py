@@ -27,7 +27,7 @@ _OPTIONAL_NUMBERS = ("t", "ppd_x", "ppd_y", "pupil")
 _ANGLES = ("ppd_x", "ppd_y")
 _FALSE = ("0", "0.0", "false")
 _TRUE = ("1", "1.0", "true", "")
-#: A kind's number is its place here, so that both have one order.
+#: A kind's number is its index here, so that numbers and names have the same order.
 _KINDS = sorted(GAZE_KINDS)
 #: Whose a row is; texts by their numbers.
 _WHOSE = ("image", "reading_id", "reader_id", "recording_id")
@@ -115,7 +115,7 @@ class _Run(NamedTuple):
 
     Attributes:
         readings: Numbers of the readings, in the order of their texts.
-        starts: The row of the file that each begins with, and that behind the last.
+        starts: The row of the file that each begins with, and the row after the last.
     """
 
     readings: NDArray[np.int32]

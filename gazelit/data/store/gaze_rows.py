@@ -25,7 +25,7 @@ _GAZE_SCHEMA = pa.schema(
 )
 
 
-#: Rows of a row group of ``gaze.parquet``, which another begins behind; a table of the source's begins one, too.
+#: Rows of a row group of ``gaze.parquet``, after which the next begins; a table of the source also begins a row group.
 GROUP_ROWS = 2**20
 
 
@@ -123,7 +123,7 @@ def _append(writer: pq.ParquetWriter, part: pa.Table, groups: list[int], room: i
 
 
 def _kept_rows(spool: pq.ParquetFile, groups: range, position: NDArray[np.int32]) -> pa.Table:
-    """The rows of the images in the store, with their case's number; one column after the other."""
+    """The rows of the images in the store, with their case's number; columns are read in turn."""
     row = position[spool.read_row_groups(groups, ["row"], use_threads=False).column(0).to_numpy()]
     is_kept = pa.array(row >= 0)
     columns = [pa.array(row[row >= 0])]

@@ -83,7 +83,7 @@ def _empty(columns: tuple[str, ...]) -> Callable[[], pd.DataFrame]:
     return lambda: pd.DataFrame(columns=list(columns))
 
 
-#: A table of gaze, or its pieces, one behind the other.
+#: A table of gaze, or its pieces in their order.
 GazeTable: TypeAlias = "pd.DataFrame | Iterator[pd.DataFrame]"
 
 

@@ -19,7 +19,7 @@ class SourceFiles(ABC):
 
     @abstractmethod
     def keys(self, films: Sequence[str]) -> list[Any] | None:
-        """Primitives from which :meth:`paths` finds films again, for a store to keep; None if it would not.
+        """Primitives from which :meth:`paths` finds films again, for a store to keep; None if it would not find them.
 
         Raises:
             InputError: A table cannot be read.
@@ -37,11 +37,11 @@ class SourceFiles(ABC):
 
 
 class Folders(SourceFiles):
-    """A folder with the tables, and one with the films. Films are found by their names within them.
+    """A folder with the tables and a folder with the films. Films are found by their names within them.
 
     Args:
-        tables: The one.
-        films: The other.
+        tables: The folder of the tables.
+        films: The folder of the films.
     """
 
     def __init__(self, tables: Path, films: Path) -> None:

@@ -75,7 +75,8 @@ def serve_dicom(
         max_pixels: Films that claim more pixels are set aside.
         tls_certificate: Our certificate (PEM).
         tls_key: Its private key (PEM).
-        tls_authority: Trusted certificates (PEM). Senders, and the receiver, must then present a certificate of theirs.
+        tls_authority: Trusted certificates (PEM). Senders, and the receiver, must then present a certificate
+            that it has signed.
 
     Raises:
         InputError: A title, port, certificate or the checkpoint cannot be used.
