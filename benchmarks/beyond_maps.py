@@ -111,6 +111,9 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
         ],
         # At this size a fixation is spread over 1.4 pixels: of the oracle's bits a stride of 4 loses a fifth.
         "scanpaths_fine": [stage("scanpath", "scanpath", 2, everybody, "--model.network.map_stride=2")],
+        "scanpaths_regions": [
+            stage("regions", "scanpath", 2, everybody, "--model.network.map_stride=2", "--model.network.regions=32")
+        ],
     }[part]
     # A stage that others begin with is tested where it is an arm of its own.
     first = {"readers": "pooled_longer", "left_out": "pooled_longer"}.get(part)
@@ -118,7 +121,7 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
     return found, {name: name for name in arms}
 
 
-PARTS = ("scanpaths", "scanpaths_fine", "maps", "readers", "left_out")
+PARTS = ("scanpaths", "scanpaths_fine", "scanpaths_regions", "maps", "readers", "left_out")
 
 
 def prepare(out: Path, size: Size) -> None:
@@ -164,6 +167,7 @@ class Question:
         value: By result, a statistic of its test films.
         less: Another, which is taken off; of the same arm unless ``less_arm`` names another.
         less_arm: See ``less``.
+        less_part: The part that ``less_arm`` is of, unless it is the same.
     """
 
     name: str
@@ -171,6 +175,7 @@ class Question:
     value: Callable[[Result], Statistic]
     less: Callable[[Result], Statistic] | None = None
     less_arm: str | None = None
+    less_part: str | None = None
 
 
 def column(name: str) -> Callable[[Result], Statistic]:
@@ -219,6 +224,16 @@ QUESTIONS: dict[str, list[Question]] = {
         Question("bits a fixation over the centre bias", "scanpath", column("scanpath_bits")),
         Question("share of the oracle's bits, reader known", "scanpath", share(ORACLE_OF_READER)),
     ],
+    "scanpaths_regions": [
+        Question("bits a fixation over the centre bias", "regions", column("scanpath_bits")),
+        Question("share of the oracle's bits, reader known", "regions", share(ORACLE_OF_READER)),
+        Question(
+            "bits less those of one map", "regions", column("scanpath_bits"), column("scanpath_bits"), "scanpath",
+            "scanpaths_fine",
+        ),
+        Question("ScanMatch less that of one map", "regions", column("scanpath_scanmatch"),
+                 column("scanpath_scanmatch"), "scanpath", "scanpaths_fine"),
+    ],
     "maps": [
         Question(
             f"information gain from {begin} s less the whole map's", "time", column(f"from_{begin}s_ig"),
@@ -246,12 +261,24 @@ QUESTIONS: dict[str, list[Question]] = {
 }  # fmt: skip
 
 
-def answer(question: Question, results: Sequence[Result], weights: Draws) -> Estimate | None:
-    """An estimate over patients and seeds; None where an arm is not finished."""
+def answer(question: Question, results: Sequence[Result], others: Sequence[Result], weights: Draws) -> Estimate | None:
+    """An estimate over patients and seeds; None where an arm is not finished.
+
+    Args:
+        question: The question.
+        results: Of its part.
+        others: Of the part that ``less_arm`` is of.
+        weights: Draws of the patients.
+
+    Raises:
+        SystemExit: The two parts have other test films.
+    """
     own = sorted((r for r in results if r.arm == question.arm), key=lambda result: result.seed)
-    less = sorted((r for r in results if r.arm == (question.less_arm or question.arm)), key=lambda result: result.seed)
+    less = sorted((r for r in others if r.arm == (question.less_arm or question.arm)), key=lambda result: result.seed)
     if not own or not less:
         return None
+    if any(not each.predictions["index"].equals(own[0].predictions["index"]) for each in less):
+        raise SystemExit(f"{question.name}: the parts have other test films; train both on the same store")
     patients = own[0].predictions["patient"].nunique()
     everyone = np.ones((1, weights.cases))
 
@@ -267,14 +294,19 @@ def answer(question: Question, results: Sequence[Result], weights: Draws) -> Est
     return crossed_difference((value, taken), (draws, taken_draws), patients, len(own) == len(less))
 
 
+def results_of(out: Path, part: str) -> list[Result]:
+    """What a part has tested; nothing unless it is finished."""
+    folder = out / "runs" / part
+    return list(read_run(folder).results) if (folder / "run.json").is_file() else []
+
+
 def write_tables(out: Path) -> None:
     """Writes ``beyond_maps.md`` and ``beyond_maps.csv`` from the parts that are finished."""
     lines, rows = ["# Scanpaths, readers and time on synthetic films", ""], []
     for part in PARTS:
-        folder = out / "runs" / part
-        if not (folder / "run.json").is_file():
+        results = results_of(out, part)
+        if not results:
             continue
-        results = read_run(folder).results
         first = results[0].predictions
         weights = bootstrap_weights(first["patient"].to_numpy())
         seeds = sorted({result.seed for result in results})
@@ -286,7 +318,8 @@ def write_tables(out: Path) -> None:
         ]
         cells: list[list[object]] = []
         for question in QUESTIONS[part]:
-            found = answer(question, results, weights)
+            others = results_of(out, question.less_part) if question.less_part else results
+            found = answer(question, results, others, weights)
             if found is None:
                 continue
             cells.append([question.name, f"{number(found.value, signed=question.less is not None)}",

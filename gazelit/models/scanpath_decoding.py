@@ -36,9 +36,8 @@ def sample(
     """
     generator = torch.Generator().manual_seed(seed)
     features = network.film_features(image).repeat_interleave(draws, 0)
-    static = network.static_head(features)[:, 0]
     numbers = [_numbers(value, image, draws) for value in (reader, finding)]
-    path = _Path(network, features, static, *numbers)
+    path = _Path(network, features, *numbers)
     lengths = torch.full((len(features),), network.longest)
     for step in range(network.longest):
         log_chance, stop = path.ahead()
@@ -89,9 +88,8 @@ def likeliest(
     if length is not None and not 1 <= length <= network.longest:
         raise InputError(f"length: must be 1 to {network.longest}, which the network was trained for, not {length}")
     features = network.film_features(image)
-    static = network.static_head(features)[:, 0]
     conditions = (torch.tensor([number], device=image.device) for number in (reader, finding))
-    path = _Path(network, features, static, *conditions)
+    path = _Path(network, features, *conditions)
     score, goes_on = torch.zeros(1, device=image.device), torch.ones(1, device=image.device)
     for step in range(length or network.longest):
         log_chance, stop = path.ahead()
@@ -119,10 +117,8 @@ def _numbers(value: Tensor | None, image: Tensor, draws: int) -> Tensor:
 class _Path:
     """Growing paths, one for each row, all of one length."""
 
-    def __init__(
-        self, network: ScanpathNetwork, features: Tensor, static: Tensor, reader: Tensor, finding: Tensor
-    ) -> None:
-        self.network, self.features, self.static = network, features, static
+    def __init__(self, network: ScanpathNetwork, features: Tensor, reader: Tensor, finding: Tensor) -> None:
+        self.network, self.features, self.film_map = network, features, network.film_map(features)
         self.reader, self.finding = reader, finding
         self.position = features.new_zeros(len(features), 0, 2, dtype=torch.float32)
         self.seconds = self.position.new_zeros(len(features), 0)
@@ -142,8 +138,10 @@ class _Path:
         """Log-chances of the next cells (S, h, w), and the chance that there is no next fixation (S,)."""
         head, count = self.network.next_fixation, self.position.shape[1]
         sequences = Sequences.alone(self.position, self.seconds, self.reader, self.finding)
+        before = self._state[:, None]
+        static = self.network.weighed(self.film_map, before, sequences, count)
         log_chance = head.log_chances(
-            self._state[:, None], self._behind, self.static, self.features, sequences, self.network.map_stride, count
+            before, self._behind, static, self.features, sequences, self.network.map_stride, count
         )
         return log_chance[:, 0], head.stop(self._state)[:, 0].float().sigmoid()
 
@@ -169,6 +167,6 @@ class _Path:
     def take(self, rows: Tensor) -> None:
         """Continues with some of the paths; a path may occur several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
-        self.features, self.static, self._whole = self.features[rows], self.static[rows], self._whole[rows]
+        self.features, self.film_map, self._whole = self.features[rows], self.film_map.rows(rows), self._whole[rows]
         self.reader, self.finding = self.reader[rows], self.finding[rows]
         self._behind, self._inputs = self._behind[rows], [each[rows] for each in self._inputs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,14 @@ from gazelit.models.decoder import conv_bn_relu
 from gazelit.models.density_grid import at_positions, log_density_at
 from gazelit.models.encoder import Encoder
 from gazelit.models.heads import enlarged
+from gazelit.models.history import LOG_MEDIAN, SHORTEST, History
 from gazelit.models.network import Network
+from gazelit.models.regions import RegionMaps, Regions
 from gazelit.models.registry import EncoderSpec, build_encoder
 from gazelit.models.sequences import Sequences
 
-#: Shorter durations count as this one (s), because the logarithm is modelled.
-SHORTEST = 1e-3
-#: Initial median and spread of a duration's logarithm: those of fixations in reading.
-_LOG_MEDIAN, _LOG_SPREAD = math.log(0.3), 0.5
+#: Initial spread of a duration's logarithm: that of fixations in reading.
+_LOG_SPREAD = 0.5
 #: Initial widths of the Gaussians about past fixations, as shares of the image's longer side.
 _WIDTHS = (0.03, 0.06, 0.12, 0.25)
 #: Length of the vectors that decide how a past fixation changes the density.
@@ -34,7 +35,8 @@ class ScanpathNetwork(Network):
     A reading's likelihood is exact: the product over its fixations of the density of the place, given film and history;
     of the duration (log-normal), given the place too; and of the chance to stop or to go on. The place's density is a
     grid of chances at ``map_stride``, spread bilinearly (:mod:`gazelit.models.density_grid`). The grid's logits are the
-    sum of three terms: a static map; the product of the history's state with the film's features, as in attention; and
+    sum of three terms: a static map, as the history weighs its regions if any are learned
+    (:mod:`gazelit.models.regions`); the product of the history's state with the film's features, as in attention; and
     Gaussians about each past fixation, whose widths are learned and whose heights depend on state and lag: saccades
     favour near places, and seen places are inhibited or revisited. A reading's steps are trained in one pass.
 
@@ -54,6 +56,8 @@ class ScanpathNetwork(Network):
         unknown_share: Share of the training readings whose reader is withheld, and of those whose finding is, so that
             a reading of an unknown reader is predicted, too.
         dropout: Of the transformer.
+        regions: Regions of the film that are learned and that history weighs (:mod:`gazelit.models.regions`); 1 is the
+            static map alone.
 
     Raises:
         InputError: The encoder has no map at ``map_stride``, a name repeats, or a number is impossible.
@@ -71,6 +75,7 @@ class ScanpathNetwork(Network):
         findings: Sequence[str] = (),
         unknown_share: float = 0.2,
         dropout: float = 0.1,
+        regions: int = 1,
     ) -> None:
         super().__init__()
         spec = EncoderSpec.of(encoder)
@@ -85,6 +90,7 @@ class ScanpathNetwork(Network):
             "findings": list(findings),
             "unknown_share": unknown_share,
             "dropout": dropout,
+            "regions": regions,
         }
         for name, names in (("readers", readers), ("findings", findings)):
             if len(set(names)) < len(names):
@@ -93,6 +99,8 @@ class ScanpathNetwork(Network):
             raise InputError(f"unknown_share: must be at least 0 and below 1, not {unknown_share}")
         if width % heads or width < 1 or longest < 1 or layers < 1:
             raise InputError(f"width, layers and longest must be above 0 and heads divide width, not {width} / {heads}")
+        if regions < 1:
+            raise InputError(f"regions: must be at least 1, not {regions}")
         self.encoder = build_encoder(spec)
         if map_stride not in self.encoder.strides:
             known = ", ".join(map(str, self.encoder.strides))
@@ -100,14 +108,16 @@ class ScanpathNetwork(Network):
         self.readers, self.findings = tuple(readers), tuple(findings)
         self.map_stride, self.longest = map_stride, longest
         self.neck = Neck(self.encoder, map_stride, width)
-        self.static_head = nn.Conv2d(width, 1, 1)
+        self.static_head = nn.Conv2d(width, 1, 1) if regions == 1 else None
+        self.regions = Regions(regions, width, longest, map_stride) if regions > 1 else None
         self.history = History(width, layers, heads, longest, len(readers), len(findings), unknown_share, dropout)
         self.next_fixation = NextFixation(width, longest)
         shared = {"width": width, "map_stride": map_stride}
         self.specs = {
             "encoder": spec.primitives(),
             "neck": {**shared, "encoder": spec.name, "options": spec.options},
-            "static_head": {"in_channels": width, "kernel": 1},
+            **({"static_head": {"in_channels": width, "kernel": 1}} if regions == 1 else
+               {"regions": {**shared, "regions": regions, "longest": longest}}),
             "history": {**shared, **{key: self.arguments[key] for key in ("layers", "heads", "longest", "readers",
                                                                          "findings")}},
             "next_fixation": {**shared, "longest": longest},
@@ -132,16 +142,22 @@ class ScanpathNetwork(Network):
 
     def of_features(self, features: Tensor, sequences: Sequences) -> dict[str, Tensor]:
         """The outputs of :meth:`forward`, from those of :meth:`film_features`."""
-        static = self.static_head(features)
+        film_map = self.film_map(features)
         of_reading = features[sequences.film]
         state = self.history(sequences, of_reading, self.map_stride)
         log_chance = self.next_fixation.log_chances(
-            state[:, :-1], state[:, 1:], static[sequences.film, 0], of_reading, sequences, self.map_stride
+            state[:, :-1],
+            state[:, 1:],
+            self.weighed(film_map.rows(sequences.film), state[:, :-1], sequences),
+            of_reading,
+            sequences,
+            self.map_stride,
         )
         seen = at_positions(of_reading, sequences.position, self.map_stride)
         log_median, log_spread = self.next_fixation.durations(state[:, :-1], seen)
         stop = self.next_fixation.stop(state[:, 1:])[..., 0].float()
         log_place = log_density_at(log_chance, sequences.position, self.map_stride)
+        static = film_map.logits
         log_static = static.float().flatten(1).log_softmax(1).view_as(static)[sequences.film]
         log_static = log_static.expand(-1, log_place.shape[1], -1, -1)
         number = torch.arange(1, log_place.shape[1] + 1, device=log_place.device)
@@ -164,12 +180,49 @@ class ScanpathNetwork(Network):
         self.check_input(x, self.encoder.output_stride)
         return self.neck(self.encoder(x))
 
+    def film_map(self, features: Tensor) -> FilmMap:
+        """The static map and, if any are learned, the regions: of (B, width, h, w) features."""
+        if self.regions is None:
+            assert self.static_head is not None
+            return FilmMap(self.static_head(features), None)
+        maps = self.regions(features)
+        return FilmMap(maps.log_chance(maps.log_size[:, None]), maps)
+
+    def weighed(self, film_map: FilmMap, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
+        """The static map's logits as history weighs the regions, (S, N, h, w); the same N = 1 times without regions.
+
+        Args:
+            film_map: Of each reading's film.
+            before: (S, N, width) states before N fixations.
+            sequences: The readings.
+            first: Number, from 0, of the fixation that ``before`` begins with.
+        """
+        if self.regions is None or film_map.regions is None:
+            return film_map.logits
+        return film_map.regions.log_chance(self.regions.log_weights(film_map.regions, before, sequences, first))
+
     def middle(self, x: Tensor) -> Sequences:
         """For each film a path of one fixation at its middle, of an unknown reader."""
         height, width = x.shape[-2:]
         position = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(x), 1, 2)
         unknown = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return Sequences.alone(position, x.new_full((len(x), 1), 0.3), unknown, unknown)
+
+
+class FilmMap(NamedTuple):
+    """Where readers look on S films, whatever they have looked at.
+
+    Attributes:
+        logits: (S, 1, h, w) of the static map.
+        regions: What the map is the sum of, if regions are learned.
+    """
+
+    logits: Tensor
+    regions: RegionMaps | None
+
+    def rows(self, rows: Tensor) -> FilmMap:
+        """Some of the films, or films several times."""
+        return FilmMap(self.logits[rows], None if self.regions is None else self.regions.rows(rows))
 
 
 def log_normal(duration: Tensor, log_median: Tensor, log_spread: Tensor) -> Tensor:
@@ -213,106 +266,6 @@ class Neck(nn.Module):
         return self.smooth(torch.cat([found, coordinates.expand(len(found), -1, -1, -1)], dim=1))
 
 
-class History(nn.Module):
-    """A causal transformer over the fixations: its state before each of them and after the last.
-
-    Arguments as in :class:`ScanpathNetwork`; many, because each is one of its options.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        layers: int,
-        heads: int,
-        longest: int,
-        readers: int,
-        findings: int,
-        unknown_share: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.unknown_share = unknown_share
-        self.start = nn.Parameter(torch.zeros(width))
-        self.step = nn.Embedding(longest + 1, width)
-        # Entry 0 is an unknown reader, learned from all readings.
-        self.reader = nn.Embedding(readers + 1, width)
-        self.finding = nn.Embedding(findings + 1, width)
-        self.fixation = nn.Sequential(nn.Linear(width + 5, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.film = nn.Linear(width, width)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 2 * width, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
-        for table in (self.step, self.reader, self.finding):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, sequences: Sequences, features: Tensor, stride: int) -> Tensor:
-        """The states.
-
-        Args:
-            sequences: S readings of T fixations.
-            features: (S, width, h, w) features of each reading's film.
-            stride: Stride of the features.
-
-        Returns:
-            (S, T + 1, width): entry t has seen t fixations.
-        """
-        count, length = sequences.duration.shape
-        height, width = (side * stride for side in features.shape[-2:])
-        seen = at_positions(features, sequences.position, stride)
-        tokens = self.tokens(sequences.position, sequences.duration, seen, (height, width))
-        tokens = torch.cat([self.start.expand(count, 1, -1).to(tokens.dtype), tokens], dim=1)
-        tokens = tokens + self.step(torch.arange(length + 1, device=tokens.device))
-        whole = self.film(features.mean(dim=(2, 3))) + self.condition(sequences)
-        mask = nn.Transformer.generate_square_subsequent_mask(length + 1, device=tokens.device, dtype=torch.float32)
-        return self.layers(tokens + whole[:, None], mask=mask, is_causal=True)
-
-    def tokens(self, position: Tensor, duration: Tensor, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens of fixations: position, distance from the one before, duration, and the film's features there.
-
-        Args:
-            position: (S, T, 2) in pixels.
-            duration: (S, T) in s.
-            seen: (S, T, width) features of the film there.
-            size: Height and width of the film in pixels.
-
-        Returns:
-            (S, T, width).
-        """
-        relative = (position + 0.5) / position.new_tensor([size[1], size[0]]) * 2 - 1
-        moved = torch.diff(relative, dim=1, prepend=relative[:, :1])
-        log_duration = duration.clamp(min=SHORTEST).log()[..., None] - _LOG_MEDIAN
-        known = torch.cat([relative, moved, log_duration], dim=-1).to(seen.dtype)
-        return self.fixation(torch.cat([seen, known], dim=-1))
-
-    def behind(self, token: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The state after one more token, from the layers' earlier inputs: :meth:`forward`, step by step.
-
-        Args:
-            token: (S, width), with step and condition, in evaluation mode.
-            inputs: For each layer, (S, T, width) inputs of the T tokens before.
-
-        Returns:
-            The state (S, width), and the layers' inputs including that of the token, (S, T + 1, width) each.
-        """
-        state, longer = token[:, None], []
-        for layer, before in zip(self.layers.layers, inputs, strict=True):
-            own = layer.norm1(state)
-            longer.append(torch.cat([before, own], dim=1))
-            state = state + layer.self_attn(own, longer[-1], longer[-1], need_weights=False)[0]
-            state = state + layer.linear2(layer.activation(layer.linear1(layer.norm2(state))))
-        assert self.layers.norm is not None
-        return self.layers.norm(state)[:, 0], longer
-
-    def condition(self, sequences: Sequences) -> Tensor:
-        """(S, width) vectors of reader and finding."""
-        reader, finding = sequences.reader, sequences.finding
-        if self.training and self.unknown_share:
-            withheld = torch.rand(2, len(reader), device=reader.device) < self.unknown_share
-            reader, finding = reader.masked_fill(withheld[0], 0), finding.masked_fill(withheld[1], 0)
-        return self.reader(reader) + self.finding(finding)
-
-
 class NextFixation(nn.Module):
     """Place, duration and end, from the states of the history.
 
@@ -351,7 +304,7 @@ class NextFixation(nn.Module):
         Args:
             before: (S, N, width) states before N fixations.
             behind: (S, T, width) states that have seen the T fixations of the readings.
-            static: (S, h, w) logits of the static map.
+            static: (S, N, h, w) logits of the static map as history weighs its regions; N may be 1.
             features: (S, width, h, w) of the film.
             sequences: The readings.
             stride: Side of a cell.
@@ -375,7 +328,7 @@ class NextFixation(nn.Module):
             changed = ((height.flatten(2).mT * down).mT @ across).flatten(1)[:, None]
         else:
             changed = height.flatten(2) @ (down[..., :, None] * across[..., None, :]).flatten(2)
-        logits = static.flatten(1)[:, None] + alike + changed
+        logits = static.flatten(2) + alike + changed
         return logits.float().log_softmax(-1).view(count, fixations, rows, columns)
 
     def _about(self, position: Tensor, cells: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
@@ -397,4 +350,4 @@ class NextFixation(nn.Module):
             seen: (S, T, width) features of the film where it is.
         """
         values = self.times(torch.cat([before, seen], dim=-1)).float()
-        return values[..., 0] + _LOG_MEDIAN, values[..., 1].clamp(-3, 3) + math.log(_LOG_SPREAD)
+        return values[..., 0] + LOG_MEDIAN, values[..., 1].clamp(-3, 3) + math.log(_LOG_SPREAD)

@@ -16,15 +16,16 @@ from gazelit.models.sequences import Sequences
 STRIDE = 8
 
 
-@pytest.fixture(scope="module")
-def network():
+@pytest.fixture(scope="module", params=[1, 6], ids=["one map", "regions"])
+def network(request):
     torch.manual_seed(0)
-    options = {"map_stride": STRIDE, "width": 16, "layers": 2, "heads": 2, "longest": 12}
+    options = {"map_stride": STRIDE, "width": 16, "layers": 2, "heads": 2, "longest": 12, "regions": request.param}
     made = ScanpathNetwork(EncoderSpec("densenet-small"), readers=["a", "b"], findings=["nodule"], **options).eval()
     with torch.no_grad():
         # As after a training: nothing is at its neutral start.
-        for parameter in made.next_fixation.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape))
+        for part in (made.next_fixation, made.regions or made.static_head):
+            for parameter in part.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape))
         made.next_fixation.stop.bias.fill_(-1.0)
     return made
 
@@ -107,7 +108,7 @@ def test_step_by_step_is_what_one_pass_trains(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     outputs = network(image, whole)
     features = network.film_features(image)
-    path = _Path(network, features, network.static_head(features)[:, 0], whole.reader, whole.finding)
+    path = _Path(network, features, whole.reader, whole.finding)
     for step in range(6):
         log_chance, stop = path.ahead()
         assert torch.allclose(log_chance, outputs["next_log_chance"][:, step], atol=1e-4)

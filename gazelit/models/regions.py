@@ -1,0 +1,158 @@
+"""The film as a mixture of regions that are learned from gaze alone, and whose weights follow a reading's history.
+
+Readers look at organs in an order of their own, leave for a while what they have seen, and go on to what is near. A
+map's logits cannot say so of an organ as a whole: a Gaussian about a past fixation is as large everywhere, and is about
+the point where the eye landed. So the density of the next fixation is a sum of maps, one for each region, and history
+weighs the regions: which reader looks and for how long already, which regions were seen and how long ago, and how far
+they are. No region is named or given: each begins about a tile of the film, and the likelihood of gaze forms it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gazelit.models.density_grid import at_positions
+from gazelit.models.sequences import Sequences
+
+#: Share of the chance that is spread over the whole film, so that no cell's logarithm is infinite.
+_ANYWHERE = 1e-4
+#: Kinds of inhibition, each with its own course over the fixations after a look.
+_KINDS = 4
+#: Inhibition right after a look (nats) before training; it fades to 0 over the longest reading.
+_INHIBITION = -2.0
+#: Widths of the Gaussians of distance, as shares of the image's longer side.
+_DISTANCES = (0.05, 0.12, 0.25)
+#: Nats that a region loses over the whole longer side before training, in units of ``near``'s first weight.
+_FALL = 4.0
+
+
+class RegionMaps(NamedTuple):
+    """The K regions of S films.
+
+    Attributes:
+        chance: (S, K, h, w) float32, where the eye lands in a region; each map sums to 1.
+        log_size: (S, K) float32, the region's part in the static map, as a logarithm.
+        token: (S, K, width) what a region is: its own vector and the film's features there.
+        centre: (S, K, 2) float32 x, y in pixels.
+    """
+
+    chance: Tensor
+    log_size: Tensor
+    token: Tensor
+    centre: Tensor
+
+    def rows(self, rows: Tensor) -> RegionMaps:
+        """The regions of some of the films, or of films several times."""
+        return RegionMaps(*(part[rows] for part in self))
+
+    def log_chance(self, log_weight: Tensor) -> Tensor:
+        """Logarithm of the cells' chances if regions have these weights: (S, N, K), as logarithms, to (S, N, h, w)."""
+        rows, columns = self.chance.shape[-2:]
+        chance = log_weight.log_softmax(-1).exp() @ self.chance.flatten(2)
+        return ((1 - _ANYWHERE) * chance + _ANYWHERE / (rows * columns)).log().unflatten(-1, (rows, columns))
+
+
+class Regions(nn.Module):
+    """Regions of films, and how the history of a reading weighs them; all in float32, whatever the autocast.
+
+    Args:
+        count: Number of regions K, at least 2.
+        width: Length of the history's states and of the film's features.
+        longest: Fixations of a reading.
+        stride: Side of a cell in pixels.
+    """
+
+    def __init__(self, count: int, width: int, longest: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.heat = nn.Conv2d(width, count, 1)
+        # Films are higher than wide or square: more rows of tiles than columns.
+        down = round(math.sqrt(1.5 * count))
+        across = math.ceil(count / down)
+        tile = torch.arange(count)
+        middle = torch.stack([(tile % across + 0.5) / across, (tile // across + 0.5) / down], 1)
+        self.tile_centre = nn.Parameter(2 * middle - 1)
+        self.tile_log_width = nn.Parameter(torch.full((count,), -math.log(across)))
+        self.own = nn.Parameter(0.1 * torch.randn(count, width))
+        self.content = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.kind = nn.Linear(width, _KINDS)
+        self.lag = nn.Embedding(longest, _KINDS)
+        self.near = nn.Linear(width, 1 + len(_DISTANCES))
+        with torch.no_grad():
+            self.kind.weight.mul_(0.1)
+            self.kind.bias.copy_(torch.eye(_KINDS)[0])
+            self.lag.weight.mul_(0.1)
+            self.lag.weight[:, 0] = _INHIBITION * (1 - torch.arange(longest) / longest)
+            self.near.weight.zero_()
+            self.near.bias.copy_(torch.eye(1 + len(_DISTANCES))[0])
+
+    def forward(self, features: Tensor) -> RegionMaps:
+        """The regions of films: (S, width, h, w) features."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            logits = self.heat(features) + self._tiles(features.shape[-2:])
+            log_size = logits.flatten(2).logsumexp(-1)
+            chance = (logits - log_size[..., None, None]).exp()
+            flat = chance.flatten(2)
+            centre = torch.stack(
+                [chance.sum(2) @ self._pixels(chance.shape[-1]), chance.sum(3) @ self._pixels(chance.shape[-2])], -1
+            )
+            return RegionMaps(chance, log_size, self.own + self.content(flat @ features.flatten(2).mT), centre)
+
+    def _pixels(self, cells: int) -> Tensor:
+        """Middles of cells along an axis, in pixels."""
+        return (torch.arange(cells, device=self.own.device) + 0.5) * self.stride - 0.5
+
+    def _tiles(self, cells: torch.Size) -> Tensor:
+        """(K, h, w) logits of Gaussians about the tiles."""
+        down, across = (
+            ((torch.arange(count, device=self.own.device) + 0.5) / count * 2 - 1 - self.tile_centre[:, axis, None])
+            / self.tile_log_width.exp()[:, None]
+            for axis, count in ((1, cells[0]), (0, cells[1]))
+        )
+        return -0.5 * (down.square()[:, :, None] + across.square()[:, None, :])
+
+    def log_weights(self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
+        """The regions' weights before N fixations of each reading, as logarithms up to a constant.
+
+        Args:
+            maps: Of each reading's film.
+            before: (S, N, width) states before the fixations.
+            sequences: The S readings of T fixations.
+            first: Number, from 0, of the fixation that ``before`` begins with.
+
+        Returns:
+            (S, N, K) float32.
+        """
+        with torch.autocast(before.device.type, enabled=False):
+            before, token = before.float(), maps.token.float()
+            number = first + torch.arange(before.shape[1], device=before.device)
+            alike = self.query(before) @ token.mT / math.sqrt(token.shape[-1])
+            seen = self._seen(maps, number, sequences) if sequences.valid.shape[1] else 0.0
+            return maps.log_size[:, None] + alike + seen + self._nearness(maps, before, number, sequences)
+
+    def _seen(self, maps: RegionMaps, number: Tensor, sequences: Sequences) -> Tensor:
+        """What regions have lost or gained by being seen, (S, N, K): each look counts for the regions it may be in."""
+        chance = at_positions(maps.chance, sequences.position, self.stride) * maps.log_size.softmax(-1)[:, None]
+        share = chance / chance.sum(-1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
+        lag = number[:, None] - torch.arange(sequences.valid.shape[1], device=number.device) - 1
+        height = self.lag(lag.clamp(min=0)).masked_fill((lag < 0)[..., None], 0.0)
+        share = share * sequences.valid[..., None]
+        return torch.einsum("ntm,stk,skm->snk", height, share, self.kind(maps.token.float()))
+
+    def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:
+        """What regions gain by being near the last fixation, (S, N, K); nothing before the first."""
+        if not sequences.valid.shape[1]:
+            return before.new_zeros(*before.shape[:2], maps.log_size.shape[1])
+        last = sequences.position[:, (number - 1).clamp(0, sequences.valid.shape[1] - 1)]
+        longer = self.stride * max(maps.chance.shape[-2:])
+        # The square root has no slope at 0.
+        distance = ((last[:, :, None] - maps.centre[:, None]) / longer).square().sum(-1).add(1e-6).sqrt()
+        kinds = [-_FALL * distance, *((-0.5 * (distance / width).square()).exp() for width in _DISTANCES)]
+        gained = (torch.stack(kinds, -1) * self.near(before)[:, :, None]).sum(-1)
+        return gained * (number > 0)[:, None]

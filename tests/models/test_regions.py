@@ -1,0 +1,114 @@
+"""Regions of films: a mixture that history weighs, against laws whose entropy is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from gazelit.models.regions import RegionMaps, Regions
+from gazelit.models.sequences import Sequences
+
+STRIDE = 4
+
+
+def readings(xy, seconds=0.3):
+    count, length = xy.shape[:2]
+    unknown = torch.zeros(count, dtype=torch.int64)
+    return Sequences.alone(xy, torch.full((count, length), seconds), unknown, unknown)
+
+
+def patches(films):
+    """Four regions, the quarters of a film of 8 x 8 cells, each looked at all over."""
+    chance = torch.zeros(4, 8, 8)
+    for number in range(4):
+        row, column = divmod(number, 2)
+        chance[number, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 1 / 16
+    middle = torch.tensor([[7.5, 7.5], [23.5, 7.5], [7.5, 23.5], [23.5, 23.5]])
+    whole = (chance, torch.zeros(4), torch.eye(4).repeat(1, 4), middle)
+    return RegionMaps(*(part.expand(films, *part.shape) for part in whole))
+
+
+def learned_nats(targets, scatter=12.0, steps=400):
+    """Nats of each fixation, (T,), after a training of the history's weights on readings of the four quarters."""
+    torch.manual_seed(0)
+    regions = Regions(4, 16, targets.shape[1], STRIDE)
+    maps = patches(len(targets))
+    number = torch.as_tensor(targets)
+    spread = (torch.rand(*targets.shape, 2) - 0.5) * scatter
+    sequences = readings(maps.centre[0][number] + spread)
+    before = torch.zeros(len(targets), targets.shape[1], 16)
+    optimizer = torch.optim.Adam(regions.parameters(), lr=0.05)
+    for _ in range(steps):
+        log_weight = regions.log_weights(maps, before, sequences).log_softmax(-1)
+        nats = -log_weight.gather(2, number[..., None])[..., 0]
+        optimizer.zero_grad()
+        nats.mean().backward()
+        optimizer.step()
+    return nats.mean(0).detach()
+
+
+def test_each_region_is_seen_once_and_never_again():
+    rng = np.random.default_rng(0)
+    targets = np.array([rng.permutation(4) for _ in range(400)])
+    # So many regions are left at each fixation, all equally likely.
+    expected = torch.tensor([4.0, 3.0, 2.0, 1.0]).log()
+    assert torch.allclose(learned_nats(targets), expected, atol=0.06)
+
+
+def test_the_next_region_is_a_neighbour_of_the_last():
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 4, (400, 1))
+    for _ in range(3):
+        # Beside or below, never across.
+        targets = np.column_stack([targets, targets[:, -1] ^ rng.choice([1, 2], len(targets))])
+    nats = learned_nats(targets, scatter=2.0)
+    assert nats[0] == pytest.approx(math.log(4), abs=0.02)
+    assert nats[1] == pytest.approx(math.log(2), abs=0.06)
+
+
+def test_the_mixture_is_the_weighted_sum_of_the_regions():
+    maps = RegionMaps(
+        torch.rand(2, 3, 4, 5).flatten(2).softmax(-1).view(2, 3, 4, 5),
+        torch.zeros(2, 3), torch.zeros(2, 3, 8), torch.zeros(2, 3, 2),
+    )  # fmt: skip
+    weight = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
+    found = maps.log_chance(weight.log()[:, None])[:, 0].exp()
+    expected = np.stack(
+        [np.average(chance, axis=0, weights=part) for chance, part in zip(maps.chance, weight, strict=True)]
+    )
+    assert found.numpy() == pytest.approx(expected, abs=1e-5)
+    assert found.sum((1, 2)).numpy() == pytest.approx(np.ones(2), abs=1e-6)
+    # A region with no part at all leaves every cell possible.
+    nowhere = torch.zeros(1, 1, 4, 4)
+    nowhere[..., 0, 0] = 1
+    assert torch.isfinite(RegionMaps(nowhere, *maps[1:]).log_chance(torch.zeros(1, 1, 1))).all()
+
+
+def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():
+    torch.manual_seed(0)
+    regions = Regions(6, 8, 10, STRIDE)
+    with torch.no_grad():
+        regions.heat.weight.zero_()
+        regions.heat.bias.zero_()
+    maps = regions(torch.randn(1, 8, 30, 20))
+    # Three rows of two, each a Gaussian about the tile's middle, cut at the film's border.
+    for number, (row, column) in enumerate((r, c) for r in range(3) for c in range(2)):
+        expected = []
+        for middle, cells in (((column + 0.5) / 2, 20), ((row + 0.5) / 3, 30)):
+            sigma = 0.5 * cells / 2
+            chance = stats.norm.pdf(np.arange(cells) + 0.5, middle * cells, sigma)
+            expected.append(np.average((np.arange(cells) + 0.5) * STRIDE - 0.5, weights=chance))
+        assert maps.centre[0, number].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype):
+    torch.manual_seed(0)
+    regions, features = Regions(5, 8, 10, STRIDE), torch.randn(2, 8, 6, 6)
+    before, sequences = torch.randn(2, 3, 8), readings(torch.rand(2, 3, 2) * 24)
+    plain = regions.log_weights(regions(features), before, sequences)
+    with torch.autocast("cpu", dtype=dtype):
+        mixed = regions.log_weights(regions(features), before, sequences)
+    assert torch.equal(plain, mixed)
