@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the trace of C++ that torch puts behind it; its name if it says nothing."""
+    """What an error says, without the trace of C++ that torch adds to it; its name if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

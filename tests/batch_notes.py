@@ -8,7 +8,7 @@ import lightning as L
 
 
 class BatchNotes(L.Callback):
-    """Writes down each process's films, a line a batch, behind epoch and rank; one process may kill itself.
+    """Writes down each process's films, a line a batch, after epoch and rank; one process may kill itself.
 
     Args:
         notes: File to write to.

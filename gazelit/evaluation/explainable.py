@@ -39,7 +39,7 @@ from gazelit.synthetic.tables import plan_of
 
 logger = logging.getLogger("gazelit")
 
-#: Simulated readings behind the expected map of a film; see :meth:`gazelit.synthetic.oracle.Oracle.mixture`.
+#: Simulated readings that make the expected map of a film; see :meth:`gazelit.synthetic.oracle.Oracle.mixture`.
 READINGS = 200
 #: Folder beside a run for the oracle of its films.
 FOLDER = "oracle"

@@ -180,7 +180,7 @@ SCANPATH_METRICS: dict[str, MetricEntry] = {
         MetricEntry("scanpath_multimatch", "MultiMatch, mean of five", True),
     )
 }
-#: Of diagnoses and embeddings, by name; those that are of a class as well have ``_<class>`` behind their name there.
+#: Of diagnoses and embeddings, by name; those that are of a class as well have ``_<class>`` after their name there.
 METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (

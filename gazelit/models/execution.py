@@ -120,8 +120,8 @@ def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[l
     order = list(module.parameters())
     first = next((position for position, parameter in enumerate(order) if id(parameter) in within), len(order))
     outside = [(position, parameter) for position, parameter in enumerate(order) if id(parameter) not in within]
-    before, behind = ([p for position, p in outside if (position < first) == is_before] for is_before in (True, False))
-    return [layer for layer in (before, *blocks, behind) if layer]
+    before, after = ([p for position, p in outside if (position < first) == is_before] for is_before in (True, False))
+    return [layer for layer in (before, *blocks, after) if layer]
 
 
 def shard(network: Network, mesh: DeviceMesh) -> None:

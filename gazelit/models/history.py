@@ -89,7 +89,7 @@ class History(nn.Module):
         known = torch.cat([relative, moved, log_duration], dim=-1).to(seen.dtype)
         return self.fixation(torch.cat([seen, known], dim=-1))
 
-    def behind(self, token: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def after(self, token: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The state after one more token, from the layers' earlier inputs: :meth:`forward`, step by step.
 
         Args:

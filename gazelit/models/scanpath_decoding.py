@@ -126,13 +126,13 @@ class _Path:
         conditions = Sequences.alone(self.position, self.seconds, reader, finding)
         self._whole = history.film(features.mean(dim=(2, 3))) + history.condition(conditions)
         # States after each fixation so far; the first state is the one before any fixation.
-        self._behind = nothing
+        self._after = nothing
         self._inputs = [nothing] * len(history.layers.layers)
         self._see(history.start.expand(len(features), -1))
 
     def _see(self, token: Tensor) -> None:
         number = self.network.history.step.weight[self.position.shape[1]]
-        self._state, self._inputs = self.network.history.behind(token + number + self._whole, self._inputs)
+        self._state, self._inputs = self.network.history.after(token + number + self._whole, self._inputs)
 
     def ahead(self) -> tuple[Tensor, Tensor]:
         """Log-chances of the next cells (S, h, w), and the chance that there is no next fixation (S,)."""
@@ -141,7 +141,7 @@ class _Path:
         before = self._state[:, None]
         static = self.network.weighed(self.film_map, before, sequences, count)
         log_chance = head.log_chances(
-            before, self._behind, static, self.features, sequences, self.network.map_stride, count
+            before, self._after, static, self.features, sequences, self.network.map_stride, count
         )
         return log_chance[:, 0], head.stop(self._state)[:, 0].float().sigmoid()
 
@@ -162,11 +162,11 @@ class _Path:
         size = rows * stride, columns * stride
         tokens = self.network.history.tokens(self.position[:, -2:], self.seconds[:, -2:], seen, size)
         self._see(tokens[:, -1])
-        self._behind = torch.cat([self._behind, self._state[:, None]], dim=1)
+        self._after = torch.cat([self._after, self._state[:, None]], dim=1)
 
     def take(self, rows: Tensor) -> None:
         """Continues with some of the paths; a path may occur several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
         self.features, self.film_map, self._whole = self.features[rows], self.film_map.rows(rows), self._whole[rows]
         self.reader, self.finding = self.reader[rows], self.finding[rows]
-        self._behind, self._inputs = self._behind[rows], [each[rows] for each in self._inputs]
+        self._after, self._inputs = self._after[rows], [each[rows] for each in self._inputs]

@@ -292,7 +292,7 @@ class NextFixation(nn.Module):
     def log_chances(
         self,
         before: Tensor,
-        behind: Tensor,
+        after: Tensor,
         static: Tensor,
         features: Tensor,
         sequences: Sequences,
@@ -303,7 +303,7 @@ class NextFixation(nn.Module):
 
         Args:
             before: (S, N, width) states before N fixations.
-            behind: (S, T, width) states that have seen the T fixations of the readings.
+            after: (S, T, width) states that have seen the T fixations of the readings.
             static: (S, N, h, w) logits of the static map as history weighs its regions; N may be 1.
             features: (S, width, h, w) of the film.
             sequences: The readings.
@@ -315,10 +315,10 @@ class NextFixation(nn.Module):
         alike = self.query(before) @ self.key(features).flatten(2) / math.sqrt(width)
         kinds = len(_WIDTHS)
         query = self.pair_query(before).unflatten(-1, (kinds, _PAIR))
-        key = self.pair_key(behind).unflatten(-1, (kinds, _PAIR))
+        key = self.pair_key(after).unflatten(-1, (kinds, _PAIR))
         height = torch.einsum("stmd,sumd->stmu", query, key) / math.sqrt(_PAIR)
         step = first + torch.arange(fixations, device=before.device)
-        lag = step[:, None] - torch.arange(behind.shape[1], device=before.device) - 1
+        lag = step[:, None] - torch.arange(after.shape[1], device=before.device) - 1
         height = height + self.lag(lag.clamp(min=0)).transpose(1, 2)
         # A fixation changes only what comes after it, and padding changes nothing.
         height = height.masked_fill((lag < 0)[:, None] | ~sequences.valid[:, None, None, :], 0.0)

@@ -130,8 +130,8 @@ def _left(step: Planned, state: str, cost: Mapping[str, Any]) -> float | None:
         return max(0.0, once) + each
     if step.max_epochs is None or step.max_epochs < 0:
         return None
-    behind = len(read_epochs(step.folder)) if state == "resumed" else 0
-    return max(0.0, once) + each * max(0, step.max_epochs - behind)
+    passed = len(read_epochs(step.folder)) if state == "resumed" else 0
+    return max(0.0, once) + each * max(0, step.max_epochs - passed)
 
 
 def _print(

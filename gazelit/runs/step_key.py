@@ -24,7 +24,7 @@ def step_key(arguments: Sequence[str], inputs: Mapping[str, str], out: Path) -> 
     """The key that a later run of the step must match.
 
     Args:
-        arguments: The command line behind ``gazelit``.
+        arguments: The command line after ``gazelit``.
         inputs: Hashes of the step's other inputs: configuration, data, parent checkpoint.
         out: The run folder.
     """
@@ -40,7 +40,7 @@ def file_hashes(arguments: Sequence[str], out: Path) -> dict[str, str]:
     Changed split files, weights and tables change a step's result although its command stays the same.
 
     Args:
-        arguments: The command line behind ``gazelit``.
+        arguments: The command line after ``gazelit``.
         out: The run folder; files in it were made by steps, and count through the steps' inputs.
     """
     hashes: dict[str, str] = {}

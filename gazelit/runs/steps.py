@@ -37,7 +37,7 @@ class Step:
 
     Attributes:
         folder: Folder of the step.
-        arguments: The command line behind ``gazelit``.
+        arguments: The command line after ``gazelit``.
         inputs: Further inputs of the result, besides the arguments.
         start_from: Checkpoint that a training takes over, or that is tested.
         is_derived: Whether it only shows results of other steps, like a report; it is made anew if its inputs change.

@@ -38,7 +38,7 @@ from gazelit.synthetic.tables import plan_of
 
 Floats = NDArray[np.float64]
 PARTICLES = 1000
-#: Simulated readings behind an expected map.
+#: Simulated readings that make an expected map.
 READINGS = 1000
 _SEED = 20250102
 #: Effective share of the particles below which they are drawn anew.

@@ -53,7 +53,7 @@ def test_a_case_metric_is_the_mean_of_what_is_defined_and_gives_each_case():
         update_metrics([metric], {"age": torch.tensor([1.0])}, {"label": torch.zeros(1), "index": torch.arange(2)})
 
 
-def test_a_metric_with_several_values_has_them_behind_its_name():
+def test_a_metric_with_several_values_names_them_after_its_own():
     metric = Range()
     assert update_metrics([metric], {"age": torch.tensor([3.0, 5.0])}, batch_of([0.0, 0.0])) == {}
     assert {name: float(value) for name, value in computed(metric).items()} == {"span_low": 3, "span_high": 5}

@@ -281,7 +281,7 @@ def test_cross_recurrence_of_known_paths():
     a = np.array([[0, 0, 0.2], [100, 0, 0.2], [200, 0, 0.2]])
     same = cross_recurrence(a, a, radius=10)
     assert tuple(same) == pytest.approx((100 / 3, 100, 0, 0))
-    # b is one step behind a; its first fixation is elsewhere.
+    # b is a, one step later; its first fixation is elsewhere.
     late = np.array([[300, 200, 0.2], [0, 0, 0.2], [100, 0, 0.2]])
     assert tuple(cross_recurrence(a, late, radius=10)) == pytest.approx((200 / 9, 100, 0, 50))
     resting = np.repeat(a[:1], 3, axis=0)

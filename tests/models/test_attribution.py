@@ -37,7 +37,7 @@ def test_gradcam_of_a_pooled_linear_classifier_is_its_class_activation_map():
     network = ClassificationNetwork(ENCODER, classes=3).eval()
     classes = torch.tensor([2, 0])
     maps = attribute(network, images(), classes, "gradcam")
-    # torchvision's own DenseNet with the same weights, whose forward has a ReLU behind its features.
+    # torchvision's own DenseNet with the same weights, whose forward has a ReLU after its features.
     densenet = DenseNet(16, (2, 4, 4, 3), 16, num_classes=3).eval()
     densenet.features.load_state_dict(network.encoder.features.state_dict())
     densenet.classifier.load_state_dict(network.linear_classifier.state_dict())

@@ -144,7 +144,7 @@ def test_what_the_classifier_sees(features):
     network = DualEncoderUNet(**SMALL, classifier_features=features).eval()
     image = torch.rand(2, 1, 64, 64)
     maps = network.encoder(image)
-    # torchvision's stack of layers, and the ReLU that its forward has behind them.
+    # torchvision's stack of layers, and the ReLU that its forward has after them.
     embedding = network.encoder.features(image.repeat(1, 3, 1, 1)).relu().mean((2, 3))
     skips = dict(zip(network.saliency_encoder.strides, network.saliency_encoder(image), strict=True))
     decoded = network.decoder(maps[-1], skips)[-1].mean((2, 3))

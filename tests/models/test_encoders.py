@@ -322,7 +322,7 @@ def test_a_whole_timm_checkpoint_gives_timms_own_features(name, tmp_path):
     else:
         ours = encoder(image)[-1]
     if name == "convnext_atto":
-        # Its last normalisation stands behind the pyramid.
+        # Its last normalisation comes after the pyramid.
         features = published.stages(published.stem(image.expand(-1, 3, -1, -1)))
     assert torch.allclose(ours, features, atol=1e-4)
 

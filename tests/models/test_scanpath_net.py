@@ -89,7 +89,7 @@ def test_every_step_is_a_law(network):
     assert torch.equal(ended["stop"][:, :-1] < 0, torch.ones(3, 5, dtype=torch.bool))
 
 
-def test_no_fixation_is_told_by_those_behind_it(network):
+def test_no_fixation_depends_on_later_ones(network):
     image = torch.rand(3, 1, 64, 96)
     first = paths()
     position, duration = first.position.clone(), first.duration.clone()
@@ -165,7 +165,7 @@ def test_paths_repeat_with_their_seed_and_end_as_they_are_said_to(network):
     first, again = (sample(network, image, draws=400, seed=3) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert not torch.equal(first[0], sample(network, image, seed=4)[0])
-    # The share that ends at once is the mean chance behind the first fixation of these very paths.
+    # The share that ends at once is the mean chance after the first fixation of these very paths.
     starts = torch.stack([path[0] for path in first])
     unknown = torch.zeros(400, dtype=torch.int64)
     begun = Sequences.alone(starts[:, None, :2], starts[:, None, 2], unknown, unknown)

@@ -43,7 +43,7 @@ HANG = 180
 def fit(work: Path, world: int, agents: int, draw: dict[str, Any]) -> list[list[str]]:
     """The commands, one for each agent."""
     timeout = f"0:{TIMEOUT // 60:02}:{TIMEOUT % 60:02}"
-    # DDP lays its buckets anew behind a process's first step, and what more than two processes have is added up in an
+    # DDP lays its buckets anew after a process's first step, and what more than two processes have is added up in an
     # order that depends on the place in a bucket: without this search a resumed run would differ in the last bits.
     searches = str(world > 2).lower()
     strategy = ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.find_unused_parameters={searches}"]

@@ -40,7 +40,7 @@ def odd(batch, kind):
 
 
 class Plants(L.Callback):
-    """Plants a fault in a share of the steps, by a seed; weights get theirs back behind the step."""
+    """Plants a fault in a share of the steps, by a seed; weights get theirs back after the step."""
 
     KINDS = ("pixel", "label", "heatmap", "weight", "gradient")
 

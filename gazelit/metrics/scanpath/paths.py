@@ -25,7 +25,7 @@ class Paths:
     Attributes:
         points: (M, 3) float64: x and y in pixels from the image's upper left corner, duration in seconds.
         first: (N,) where each path begins.
-        last: (N,) behind its end.
+        last: (N,) one past its end.
     """
 
     points: NDArray[np.float64]
