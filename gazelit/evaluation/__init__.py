@@ -1,1 +1,1 @@
-"""Yardsticks, statistics and comparisons, as numbers."""
+"""Evaluation in numbers: yardsticks, statistics and comparisons."""

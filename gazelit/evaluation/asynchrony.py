@@ -1,4 +1,4 @@
-"""The best epoch of each task of a joint training, and what its one checkpoint loses against these.
+"""The best epoch of each task of a joint training, and the loss of its only checkpoint against these epochs.
 
 The premise of cooperative training in stages is that diagnosis and gaze converge asynchronously (Qiu, Rivaz and Xiao
 2025). A training of several tasks keeps one checkpoint. Its regret on a task is its loss, on validation, against the
@@ -19,9 +19,9 @@ from gazelit.checkpoints import stamps
 from gazelit.errors import InputError
 from gazelit.evaluation.compare import Result
 
-#: By task, its headline metric in curves and its name; higher is better.
+#: For each task, the column of its headline metric in curves, and the metric's name; higher is better.
 HEADLINES = {"diagnosis": ("auroc_macro", "macro AUC"), "saliency": ("cc", "CC")}
-#: Learned values of a weighting for a task, in curves.
+#: Columns of curves with the values that a weighting learned for a task.
 _LEARNED = re.compile(r"train/(?P<name>(?:sigma|weight)_(?:" + "|".join(HEADLINES) + "))")
 
 
@@ -54,7 +54,7 @@ class JointTraining:
         kept: Epoch, from 0, of the checkpoint that was handed over or tested; None if it does not record it.
         curve: A row an epoch, in order.
         tasks: By name.
-        learned: By name, (first, at the kept epoch, last) value of what the weighting learned.
+        learned: By name, the value that the weighting learned: (at the first epoch, at the kept epoch, at the last).
     """
 
     arms: tuple[str, ...]
@@ -68,7 +68,7 @@ class JointTraining:
 
     @property
     def label(self) -> str:
-        """Name of the trainings of the stage; only the stage's name if its arm has the same one."""
+        """Name of the trainings of the stage; only the stage's name if its arm has the same name."""
         return self.stage if self.arms == (self.stage,) else f"{', '.join(self.arms)}: {self.stage}"
 
     @property
@@ -119,10 +119,12 @@ def _epoch_of(checkpoint: Path) -> int | None:
 
 
 def read_curve(path: Path) -> pd.DataFrame | None:
-    """A stage's curve in the order of epochs; None if the stage has no curve. If an epoch stands twice, its last row.
+    """A stage's curve in the order of epochs; None if the stage has no curve.
+
+    If an epoch has two rows, the last row is used.
 
     Raises:
-        InputError: It has no epochs, or a cell that is no number.
+        InputError: The curve has no epochs, or a cell that is not a number.
     """
     if not path.is_file():
         return None

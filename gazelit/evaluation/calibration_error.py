@@ -1,4 +1,4 @@
-"""How far probabilities are from frequencies, without the bias of binning, and with intervals.
+"""Difference of probabilities and frequencies, without the bias of binning, and with intervals.
 
 Within a bin the gap between mean probability and frequency is never zero, however good the model: its noise alone gives
 an expected calibration error of about 0.8 standard errors. There are three numbers:
@@ -26,7 +26,7 @@ from scipy.special import ndtr
 from gazelit.evaluation.statistics import LEVEL, Estimate, Floats, Weights, blocks_of
 from gazelit.metrics.catalogue import BINS
 
-#: A bin has at least so many cases; fewer cases make fewer bins.
+#: Least number of cases in a bin; fewer cases make fewer bins.
 FEWEST_IN_A_BIN = 10
 
 
@@ -50,11 +50,11 @@ def calibration_errors(
 ) -> dict[str, Estimate]:
     """``ece_corrected``, and ``rmsce``, debiased, with intervals over patients; means over models (seeds).
 
-    Intervals are basic bootstrap intervals (Davison and Hinkley 1997): draws of a biased statistic scatter round
-    another number than the corrected one, so their deviations are applied to the corrected one. They end at 0.
+    Intervals are basic bootstrap intervals (Davison and Hinkley 1997). Draws of a biased statistic do not scatter round
+    the corrected value, so their deviations are applied to the corrected value. Intervals end at 0.
 
     Args:
-        models: One for each seed, of the same cases.
+        models: A model for each seed, all of the same cases.
         patients: (N,) patient of every case.
         weights: Bootstrap draws of patients.
         level: Coverage.
@@ -88,7 +88,7 @@ def calibration_errors(
 def _errors(
     models: Sequence[Judged], patients: NDArray[np.generic], weights: Weights
 ) -> list[tuple[tuple[float, Floats], tuple[float, Floats]]]:
-    """Of each model the corrected error and that in draws, and the debiased mean square with plain ones in draws."""
+    """For each model its corrected error, this error in draws, its debiased mean square, and the plain one in draws."""
     patient = np.unique(patients, return_inverse=True)[1]
     values, of_draws = [], []
     for model in models:
@@ -143,6 +143,6 @@ def _folded_mean(mean: Floats, error: float) -> Floats:
     if error == 0:
         return np.abs(mean)
     ratio = mean / error
-    # scipy.stats would do, and takes 40 MB.
+    # scipy.stats would work too, but takes 40 MB.
     density = np.exp(-(ratio**2) / 2.0) / np.sqrt(2 * np.pi)
     return np.asarray(2 * error * density + mean * (1 - 2 * ndtr(-ratio)))

@@ -18,24 +18,24 @@ from gazelit.evaluation.scores import SHARE, Scores, scores_of
 from gazelit.evaluation.statistics import Estimate, bootstrap_weights
 from gazelit.metrics.catalogue import short_labels
 
-#: Metrics by which arms are compared; of each task the first one that an arm has is tested.
+#: Metrics by which arms are compared; for each task the first metric that an arm has is tested.
 COMPARED = short_labels("auroc_macro", "scanpath_bits", "cc", "kld", "nss")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One trained and tested model.
+    """A trained and tested model.
 
     Attributes:
-        run: The run folder, or of a model trained by hand the folder of its test.
+        run: The run folder; for a model trained by hand, the folder of its test.
         arm: Name of its arm.
         seed: Seed of its training.
         fold: Number of the fold that was its test split, if there are folds.
-        stages: Folders of the stages it went through, from the run folder.
+        stages: Folders of the stages of its training, relative to the run folder.
         checkpoint: Its checkpoint.
         seconds: Seconds of its training, all stages together; NaN if not known.
         metrics: Metrics that `gazelit test` logged.
-        predictions: One row for each test case, with ``patient``.
+        predictions: A row for each test case, with ``patient``.
         stamp: Stamp of its checkpoint.
         times_tested: Number of times that it was tested, by the log of the step.
         external: By name of another source, the folder of its test on that source.
@@ -75,12 +75,12 @@ class ArmSummary:
         estimates: By metric, the mean over seeds of the value over all test cases; of AUCs over folds see
             :func:`gazelit.evaluation.scores.case_statistics`.
         spread: By metric, the standard deviation over seeds; NaN with one.
-        differences: By metric, the arm less the first one, on the same cases, over patients and seeds; empty for the
+        differences: By metric, this arm less the first arm, on the same cases, over patients and seeds; empty for the
             first.
-        against: For each arm between the first and this one, by name: this arm less that one, in the metrics by which
+        against: By name of each arm between the first and this arm: this arm less that arm, in the metrics by which
             arms are compared.
-        infinite: By map metric, the number of cases of all seeds whose value is infinite; those that have some.
-        undefined: By map metric, the number of cases without a value; those that have some.
+        infinite: By map metric, the number of cases of all seeds whose value is infinite; only metrics with such cases.
+        undefined: By map metric, the number of cases without a value; only metrics with such cases.
         steps: Mean optimiser steps of a training; None if not known.
         share: Share of the explainable information with its interval over patients and seeds; None if the explainable
             information is not known.
@@ -126,7 +126,7 @@ def pooled(results: Sequence[Result]) -> dict[int, pd.DataFrame]:
 
 
 def _replicas(results: Sequence[Result]) -> dict[int, list[pd.DataFrame]]:
-    """By seed, the predictions of models that have each read all cases, in the store's order."""
+    """By seed, the predictions of models that were each tested on all cases, in the store's order."""
     return {
         seed: [result.predictions.sort_values("index", ignore_index=True) for result in results if result.seed == seed]
         for seed in sorted({result.seed for result in results})
@@ -140,9 +140,9 @@ def compare(results: Sequence[Result], class_names: Sequence[str], all_read_all:
     beside them. Differences have intervals over patients and seeds (:func:`crossed_difference`).
 
     Args:
-        results: Of all arms.
+        results: Results of all arms.
         class_names: Names of the classes.
-        all_read_all: Whether every fold's model has read all cases, as in a test on another source.
+        all_read_all: Whether every fold's model was tested on all cases, as in a test on another source.
 
     Raises:
         InputError: Arms were tested on other cases, or with other targets, or a prediction is not a number.
@@ -209,7 +209,7 @@ def _mean_steps(results: Sequence[Result]) -> float | None:
 
 
 def _differences(arm: Scores, reference: Scores, keys: Iterable[str], paired: bool) -> dict[str, Estimate]:
-    """Differences of the metrics that both have; a map metric that the two define on other cases has none."""
+    """Differences of the metrics that both arms have, without map metrics that they define on different cases."""
     found = {}
     for key in keys:
         if key not in arm.values or key not in reference.values:
@@ -260,7 +260,7 @@ class Difference:
     Attributes:
         arm: Its name.
         reference: The name of the arm it is compared with.
-        metric: Of ``COMPARED``.
+        metric: A metric of ``COMPARED``.
         estimate: The difference, with its uncorrected p.
         p: After Holm (1979) over all pairs and metrics; NaN if it is undefined.
     """
@@ -273,7 +273,7 @@ class Difference:
 
 
 def differences(summaries: Sequence[ArmSummary]) -> list[Difference]:
-    """Differences of all pairs of arms in all compared metrics, pairs with the first arm first; one family of p."""
+    """Differences of all pairs of arms in all compared metrics, pairs with the first arm first; p over one family."""
     pairs = [(summary.name, summaries[0].name, summary.differences) for summary in summaries if summary.differences]
     pairs += [(summary.name, name, values) for summary in summaries for name, values in summary.against.items()]
     found = [

@@ -1,7 +1,7 @@
 """Differences between arms over patients and seeds at once.
 
-A difference of two arms varies with the patients that were tested and with the seeds that were trained. Both are
-sampled, crossed with each other: every model has read every patient. The interval comes from the variance of a
+A difference of two arms varies with the test patients and with the seeds of the trainings. Both are sampled and crossed
+with each other: every model was tested on every patient. The interval comes from the variance of a
 bootstrap that draws patients and seeds independently of each other (the pigeonhole bootstrap of Owen 2007). Its three
 terms are taken apart, because each has a known fault with few seeds:
 
@@ -96,11 +96,11 @@ def _critical(alpha: float, parts: Sequence[tuple[float, int]]) -> float:
 
 
 def _p(ratio: float, parts: Sequence[tuple[float, int]]) -> float:
-    """The level at which the critical value is the ratio of difference and standard error."""
+    """The level at which the critical value equals the ratio of difference and standard error."""
     least = 1e-12
     if ratio >= _critical(least, parts):
         return least
-    # Only several seeds need it, and it takes 15 MB.
+    # Imported here, because it takes 15 MB and only several seeds need it.
     from scipy import optimize
 
     return float(optimize.brentq(lambda alpha: _critical(alpha, parts) - ratio, least, 1.0))

@@ -1,8 +1,8 @@
-"""The share of the explainable information: how much of what can be predicted of the gaze a model predicts.
+"""The share of the explainable information: the part of the predictable information on gaze that a model predicts.
 
 The readers of a hard synthetic cohort follow a known law. So the best map of a film is known: the oracle's expected map
-(:mod:`gazelit.synthetic.oracle`). Its information gain over the centre bias is the explainable information, and a
-model's share of it lies between the centre bias (0) and the oracle (1).
+(:mod:`gazelit.synthetic.oracle`). Its information gain over the centre bias is the explainable information. A model's
+share of it lies between the centre bias (0) and the oracle (1).
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from gazelit.synthetic.tables import plan_of
 
 logger = logging.getLogger("gazelit")
 
-#: Simulated readings that make the expected map of a film; see :meth:`gazelit.synthetic.oracle.Oracle.mixture`.
+#: Number of simulated readings for a film's expected map; see :meth:`gazelit.synthetic.oracle.Oracle.mixture`.
 READINGS = 200
 #: Folder beside a run for the oracle of its films.
 FOLDER = "oracle"
 #: Prefix of the oracle's metrics in tables of predictions.
 PREFIX = "oracle_"
-#: Metrics against the target map, for which the oracle predicts as the targets are made; the others ask for fixations.
+#: Metrics against the target map, for which the oracle gives the expected target; the others are of fixations.
 _OF_TARGETS = ("cc", "kld", "sim", "emd")
-#: What was made is written after so many films, so that an end loses little.
+#: Number of films after which results are written, so that little is lost if the process ends.
 _KEPT_EVERY = 200
-#: With fewer films the start of other processes does not pay.
+#: Least number of films for which starting other processes saves time.
 _WORTH_PROCESSES = 100
 #: Arguments of :func:`gazelit.synthetic.oracle.case_mixture`.
 Job = tuple[str, tuple[int, int], str | None, int]
@@ -182,7 +182,7 @@ class Oracles:
         path = self.folder / f"{known[:16]}.parquet"
         made = _kept(path, store)
         if made:
-            # The law is code: a film that is made anew shows whether the kept ones are of the present law.
+            # The law is code and may have changed: a recomputed film shows whether the kept films still follow it.
             probe = next(iter(made))
             if not _equal(made[probe], case_mixture(*_case(store, probe), reader, READINGS)):
                 logger.info("%s: of another version of the simulated readers; made anew", path)
@@ -248,7 +248,7 @@ def _keep(path: Path, made: Mapping[int, GazeMixture]) -> None:
         with atomic_path(path) as temporary:
             pd.concat(parts).to_parquet(temporary, index=False)
     except (OSError, InputError) as error:
-        # A report of a run that may not be written to is the same, but takes as long the next time.
+        # If the run folder is read-only, the report is the same but takes as long the next time.
         logger.warning("%s: not kept (%s)", path, error)
 
 

@@ -1,4 +1,4 @@
-"""Findings: their size, and whether the model's map lies on them."""
+"""Size of findings, and whether the model's map lies on them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 #: Names of maps in tables.
 READER, PREDICTED, CENTRE = "reader's gaze", "predicted gaze", "centre bias"
 WHOLE = "whole reading"
-#: Cases of a figure.
+#: Number of cases of a figure.
 SHOWN = 6
 REGION_METRICS = {"pointing": "pointing game", "mass": "mass inside", "iou": "IoU at equal area", "auc": "AUC"}
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """One case of the figure of maps and regions.
+    """A case of the figure of maps and regions.
 
     Attributes:
         title: Case number; no id.
@@ -49,14 +49,14 @@ class Localisation:
 
 
 def finding_names(store: Store, class_names: Sequence[str]) -> set[str]:
-    """Names of regions that are findings and not anatomy: those of labels of the store."""
+    """Names of regions that are findings, not anatomy: regions with the name of a label of the store."""
     return {spelt_alike(name) for name in (*store.about["label_columns"], *class_names)} | {"finding"}
 
 
 def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
     """By case, the share of the image that its marked findings take; NaN without any.
 
-    Areas are added up, so that overlapping findings count twice; this is enough to separate small from large.
+    Areas are summed, so that overlapping findings count twice; this is enough to separate small from large.
     """
     regions = store.table("regions")
     sizes = pd.Series(np.nan, index=range(len(store.cases)))
@@ -75,7 +75,7 @@ def finding_sizes(store: Store, class_names: Sequence[str]) -> pd.Series:
 
 
 def localisation(model: LoadedModel, data: GazeData) -> pd.DataFrame:
-    """Scores the predicted map of every test case against its marked findings, all of them together.
+    """Scores the predicted map of every test case against the union of its marked findings.
 
     Args:
         model: See :func:`gazelit.deploy.inference.load_model`.
@@ -112,8 +112,8 @@ def localisation(model: LoadedModel, data: GazeData) -> pd.DataFrame:
 def maps_by_finding(model: LoadedModel, data: GazeData) -> list[Localisation]:
     """Test films with the map of the whole reading and that of each finding, and with the findings' regions.
 
-    The first films on which any of the findings is marked, or the first films if the store has no such region. Nothing
-    for a network without such maps.
+    These are the first films with a marked region of these findings, or the first films if the store has no such
+    region. Empty for a network without such maps.
     """
     heads = model.network.specs.get("finding_heads")
     if heads is None:

@@ -1,7 +1,7 @@
 """Models that were tested twice: as they are, and given the reader's gaze (``gaze_at_test``).
 
-A model with gaze at test answers another question: how good a diagnosis could be with an eye tracker. It therefore has
-a section of its own, where each model is compared with itself, and never appears among the arms.
+A model with gaze at test answers another question: how good a diagnosis could be with an eye tracker. So it is reported
+in a separate section, where each model is compared with itself, and never appears among the arms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class GivenGaze:
     Attributes:
         arm: Its name.
         films: Number of test films.
-        films_with_gaze: Number of these with gaze; the others were diagnosed with the predicted gaze.
+        films_with_gaze: Number of test films with gaze; the others were diagnosed with the predicted gaze.
         without: The arm without gaze at test; gaze was seen only in training.
         given: The arm with gaze at test; its differences are from ``without``.
     """

@@ -12,7 +12,7 @@ from scipy.special import ndtr, stdtr
 from gazelit.errors import InputError
 from gazelit.evaluation.statistics import Floats, folds_of
 
-#: Sign patterns that a permutation test tries at a time.
+#: Number of sign patterns that a permutation test computes at a time.
 _BLOCK = 64
 
 
@@ -21,9 +21,9 @@ class Test:
     """A paired test.
 
     Attributes:
-        name: Of the test.
+        name: Name of the test.
         statistic: Its statistic.
-        p: Two-sided.
+        p: Two-sided p.
         effect: Effect size: a difference of AUC, Cohen's d of paired differences, or the rank-biserial correlation.
     """
 
@@ -43,8 +43,9 @@ def delong(
 ) -> Test:
     """Whether two scores of the same cases have the same AUC (DeLong, DeLong and Clarke-Pearson 1988).
 
-    In the form of Sun and Xu (2014), which ranks. Cases count as independent: with several images of a patient trust
-    the bootstrap over patients. The test is of these two scores, not of the training that made them.
+    The test has the form of Sun and Xu (2014), which uses ranks. Cases count as independent; with several images of a
+    patient use the bootstrap over patients instead. The test is of these two scores, not of the training that made
+    them.
 
     If every case's placement differs by the same amount, as for AUC 1 against 0, the variance is estimated as zero, and
     z is infinite. p is then that of the sign test over the N cases, which all favour the same score: 2^(1 − N).
@@ -53,8 +54,8 @@ def delong(
         first: (N,) scores.
         second: (N,) scores of the same cases.
         positive: (N,) which cases are positive.
-        fold: (N,) which models scored each case: the AUC is then that of pairs within a fold (:func:`auroc_of`), and
-            folds count as independent.
+        fold: (N,) the fold whose model scored each case. If given, the AUC is that of pairs within a fold
+            (:func:`auroc_of`), and folds count as independent.
 
     Raises:
         InputError: A score is NaN, or a class has fewer than two cases (in every fold).
@@ -84,7 +85,7 @@ def delong(
 
 def _placements(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, float]:
     """The difference of two AUCs and its variance after DeLong, of scores (2, N)."""
-    # Only comparisons of arms need it, and it takes 40 MB.
+    # Imported here, because it takes 40 MB and only comparisons of arms need it.
     from scipy import stats
 
     positives, negatives = scores[:, positive], scores[:, ~positive]
@@ -154,7 +155,7 @@ def permutation(
         differences: (N,).
         groups: (N,) patients, whose differences change sign together; every case by itself unless given.
         resamples: Number of random sign patterns.
-        seed: Of them.
+        seed: Seed of the patterns.
     """
     d = _known(differences, "permutation")
     codes = np.arange(len(d))
@@ -165,7 +166,7 @@ def permutation(
     # A few patterns at a time: all of them would take 80 kB a patient.
     for start in range(0, resamples, _BLOCK):
         signs = generator.integers(0, 2, (min(_BLOCK, resamples - start), len(sums))) * 2 - 1
-        # Sums in another order differ in their last digits; ties are counted.
+        # Equal sums can differ in their last digits if their order differs, so the comparison has a tolerance.
         extreme += int((np.abs(signs @ sums) >= observed * (1 - 1e-12)).sum())
     spread = d.std(ddof=1)
     effect = float(d.mean() / spread) if spread > 0 else 0.0
@@ -179,8 +180,8 @@ def corrected_resampled_t(differences: NDArray[np.floating], test_share: float) 
     overlap.
 
     Args:
-        differences: (J,) one for each fold and seed.
-        test_share: n_test / n_train of one of them.
+        differences: (J,) a difference for each fold and seed.
+        test_share: n_test / n_train of a training.
 
     Raises:
         InputError: There are fewer than two differences.

@@ -1,7 +1,7 @@
 """Paired tests of arms on the same cases: DeLong, McNemar, Wilcoxon, permutation, resampled t.
 
-All but the last take the trained models as given, and test what other patients would change. A comparison of methods is
-another question, so a report states for each test what it tests.
+All but the last take the trained models as fixed, and test whether the difference would hold for other patients. A
+comparison of methods is another question, so a report states for each test what it tests.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gazelit.evaluation.hypothesis_tests import (
     wilcoxon,
 )
 
-#: By arm, by seed, the predictions of all test cases.
+#: The predictions of all test cases, by arm and seed.
 Tables = Mapping[str, Mapping[int, pd.DataFrame]]
 MAPS = ("cc", "kld", "nss")
 
 
 @dataclass(frozen=True)
 class ArmTest:
-    """Whether an arm and the first one are equally good.
+    """Test of whether an arm and the first arm are equally good.
 
     Attributes:
         arm: Its name.
@@ -53,18 +53,18 @@ class ArmTest:
 
 @dataclass(frozen=True)
 class MapTest:
-    """Whether two arms' maps are equally good, case by case, each case with its mean over seeds.
+    """Test of whether two arms' maps are equally good, case by case, each case with its mean over seeds.
 
     Attributes:
         arm: Its name.
-        metric: Of ``MAPS``.
+        metric: A metric of ``MAPS``.
         difference: Mean over cases of the arm less that of the first arm.
         signed: Wilcoxon's signed ranks, which treat cases as independent.
         flips: Sign flips of whole patients.
         effect: Cohen's d.
         p: Wilcoxon's p; NaN, like ``p_flips``, if an arm has one seed.
-        p_holm: After Holm, over all of Wilcoxon's.
-        p_flips: That of the sign flips.
+        p_holm: Wilcoxon's p after Holm, over all map tests.
+        p_flips: p of the sign flips.
     """
 
     arm: str
@@ -79,7 +79,7 @@ class MapTest:
 
 
 def diagnosis_tests(tables: Tables, class_names: Sequence[str]) -> list[ArmTest]:
-    """Every arm's diagnoses against the first's: DeLong's test of ``auroc_<class>``, McNemar's of ``accuracy``.
+    """Tests every arm's diagnoses against the first arm's: DeLong for ``auroc_<class>``, McNemar for ``accuracy``.
 
     Over several seeds a case has its mean probability (the ensemble).
     """
@@ -89,7 +89,7 @@ def diagnosis_tests(tables: Tables, class_names: Sequence[str]) -> list[ArmTest]
 
 
 def map_tests(tables: Tables) -> list[MapTest]:
-    """Every arm's map metrics against the first's, case by case."""
+    """Tests every arm's map metrics against the first arm's, case by case."""
     rows = _map_rows(tables)
     p = [_p_over_seeds(tables, arm, tests[0].p) for arm, _, _, tests in rows]
     return [
@@ -99,9 +99,9 @@ def map_tests(tables: Tables) -> list[MapTest]:
 
 
 def resampled_tests(results: Sequence[Result]) -> list[ArmTest]:
-    """The corrected resampled t-test of every arm against the first, over trainings whose training sets overlap.
+    """Corrected resampled t-tests of every arm against the first arm, over trainings whose training sets overlap.
 
-    They are of folds and seeds; empty without folds.
+    The trainings are of all folds and seeds; the result is empty without folds.
     """
     first = {(result.seed, result.fold): result for result in results if result.arm == results[0].arm}
     if len(first) < 2 or next(iter(first))[1] is None:

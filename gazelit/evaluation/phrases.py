@@ -1,4 +1,4 @@
-"""Whether readers look at the findings that they name, and how long before: gaze against regions."""
+"""Whether readers look at the findings that they name, and how long before they name them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gazelit.data.splits.identity import identity
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
-#: Draws of the control of each reading.
+#: Number of draws of the control for each reading.
 DRAWS = 20
 #: The measured shares of a finding at a lag, by column.
 SHARES = {"said": "while it was said", "moved": "phrases moved at random", "whole": "in the whole reading"}
@@ -28,13 +28,13 @@ def looks_at_findings(
 ) -> pd.DataFrame:
     """Share of the looking time that lies in a finding's regions, in each reading and at each lag.
 
-    The time is that of matching phrases, moved back by the lag: readers may look at a finding first and name it later.
-    The control moves all phrases of the reading by the same random time, from its end round to its start. Their lengths
-    and distances stay, and only their relation to the gaze is lost.
+    The looking time is taken during matching phrases, moved back by the lag: readers may look at a finding first and
+    name it later. The control moves all phrases of the reading by the same random time, from its end round to its
+    start. Their lengths and distances stay, and only their relation to the gaze is lost.
 
     Args:
-        store: With regions, phrases and gaze.
-        findings: By the name of a region, a regular expression of its words, in either case.
+        store: A store with regions, phrases and gaze.
+        findings: By name of a region, a regular expression for its words; case does not matter.
         lags: Seconds by which looking precedes the words.
         kind: ``fixation`` or ``sample``.
         seed: Of the control.
@@ -44,7 +44,7 @@ def looks_at_findings(
         :data:`SHARES`, each in [0, 1], NaN without gaze.
 
     Raises:
-        InputError: A pattern is no regular expression, or no reading has both the words and a region of a finding.
+        InputError: A pattern is not a regular expression, or no reading has both the words and a region of a finding.
     """
     regions, phrases, gaze = store.table("regions"), store.table("phrases"), store.gaze(kind)
     patients = identity(store.cases["patient_id"]).to_numpy()
@@ -57,7 +57,7 @@ def looks_at_findings(
     rows = []
     for name, pattern in findings.items():
         try:
-            # pandas raises the errors of the library that it matches with.
+            # Checked here, because pandas would raise the errors of the library that it matches with.
             re.compile(pattern)
         except re.error as error:
             raise InputError(f"findings.{name}: is no regular expression ({error})") from error
@@ -96,7 +96,7 @@ def looks_at_findings(
 
 
 def _within(regions: pd.DataFrame, x: Floats, y: Floats) -> NDArray[np.bool_]:
-    """Which points lie in one of some boxes and ellipses."""
+    """Which points lie in any of the boxes and ellipses."""
     inside = np.zeros(len(x), bool)
     for shape, x1, y1, x2, y2 in regions[["shape", "x1", "y1", "x2", "y2"]].itertuples(index=False):
         across = np.abs(x - (x1 + x2) / 2) / max((x2 - x1) / 2, 0.5)
@@ -106,7 +106,7 @@ def _within(regions: pd.DataFrame, x: Floats, y: Floats) -> NDArray[np.bool_]:
 
 
 def _share(start: Floats, duration: Floats, inside: NDArray[np.bool_], spans: Spans) -> float:
-    """Share of the looking time within some spans that is inside the regions; NaN without gaze in the spans."""
+    """Share of the looking time within the spans that is inside the regions; NaN without gaze in the spans."""
     overlap = np.zeros(len(start))
     for begin, end in spans:
         overlap += np.clip(np.minimum(start + duration, end) - np.maximum(start, begin), 0, None)

@@ -1,4 +1,4 @@
-"""Scores of predictions: every metric of an arm by seed, of all cases and in draws of patients."""
+"""Scores of predictions: every metric of an arm by seed, over all cases and in draws of patients."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from gazelit.evaluation.statistics import (
 from gazelit.metrics import catalogue
 from gazelit.metrics.catalogue import SPECIFICITY
 
-#: By map metric, its name in reports and its better direction.
+#: For each map metric, its name in reports and its better direction.
 MAP_METRICS = {name: (metric.label, metric.direction) for name, metric in catalogue.MAP_METRICS.items()}
 #: Share of the explainable information: information gain over the oracle's (:mod:`gazelit.evaluation.explainable`).
 SHARE = "explainable_share"
-#: In tables of predictions, the oracle's information gain over the same centre bias at the same fixations.
+#: Column of the oracle's information gain over the same centre bias at the same fixations.
 ORACLE_GAIN = "oracle_ig"
-#: That of the expected target map, blurred and weighted as the targets that models are trained with.
+#: Column of the information gain of the expected target map, blurred and weighted as the targets of training.
 TARGET_GAIN = "expected_target_ig"
 #: Metrics of maps by reader: the unknown reader's information gain, and the share of identified readers.
 BY_READER = ("ig_of_unknown", "reader_identified")
 #: Information gain of a reader's map less that of the unknown reader's.
 READER_GAIN = "reader_gain"
-#: Columns of maps by time: those of a part of the readings, named by its beginning.
+#: Columns of maps by time; each is of a part of the readings, named by its beginning.
 OF_PART = re.compile(r"from_[\d.]+s_(ig|ig_of_whole|cc)")
 #: Columns of maps by finding: the finding's own map, the whole reading's map, and the share of its region.
 OF_FINDING = re.compile(r"said_(\w+)_(?:(mass|pointing|auc)(?:_of_whole)?|area)")
@@ -55,8 +55,8 @@ class Scores:
         draws: By metric, (S, R) of every seed in every draw of patients.
         calibration: By calibration error, its estimate.
         defined: By map metric, (N,) whether each case has a value.
-        infinite: By map metric, the number of infinite values of all seeds; those that have some.
-        undefined: By map metric, the number of cases without a value; those that have some.
+        infinite: By map metric, the number of infinite values of all seeds; only metrics with such values.
+        undefined: By map metric, the number of cases without a value; only metrics with such cases.
         patients: Number of patients.
     """
 
@@ -82,7 +82,7 @@ def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequen
 
     Args:
         by_seed: For every seed its tables of predictions, all of the same cases in the same order. Several tables are
-            of models that have each read all cases; their values are averaged.
+            of models that were each tested on all cases; their values are averaged.
         class_names: Names of the classes.
         weights: Draws of patients.
     """
@@ -112,8 +112,8 @@ def scores_of(by_seed: Mapping[int, Sequence[pd.DataFrame]], class_names: Sequen
 def case_statistics(table: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Statistic]:
     """The metrics that a table of predictions has, by name, as functions of its cases' weights.
 
-    With a column ``fold`` AUCs and sensitivities compare cases of one fold alone, and ``auroc_macro_pooled`` ranks the
-    scores of all folds' models together.
+    If there is a column ``fold``, AUCs and sensitivities compare only cases of the same fold, and
+    ``auroc_macro_pooled`` ranks the scores of all folds' models together.
     """
     statistics: dict[str, Statistic] = {}
     fold = table["fold"].to_numpy() if "fold" in table else None
@@ -189,9 +189,10 @@ def truths(table: pd.DataFrame, class_names: Sequence[str]) -> Floats | None:
 
 
 def judgements(table: pd.DataFrame, class_names: Sequence[str]) -> Judged | None:
-    """Of exclusive classes the likeliest one's probability and whether it is right, of several labels all known ones.
+    """Probabilities with their outcomes, for errors of calibration; None for a table without diagnoses.
 
-    None for a table without diagnoses.
+    For exclusive classes they are the probability of the likeliest class and whether this class is right; for several
+    labels, the probabilities of all known labels.
     """
     truth = truths(table, class_names)
     if truth is None:

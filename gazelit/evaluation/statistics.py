@@ -1,8 +1,8 @@
 """Values and their intervals over patients.
 
 A statistic here is a function of weights: it takes how often each case was drawn, (R, N), and gives R values. So a
-thousand draws take a few array operations. Cases of one patient are drawn together. Statistics are given a few draws at
-a time (:func:`drawn`): a table of all of them would take 16 kB a case.
+thousand draws take a few array operations. Cases of the same patient are drawn together. Statistics get a few draws at
+a time (:func:`drawn`), because a table of all draws would take 16 kB a case.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-#: From weights (R, N) to values (R,); NaN if it is undefined in a draw, such as without a class.
+#: From weights (R, N) to values (R,); NaN for a draw in which it is undefined, such as a draw without a class.
 Statistic = Callable[[Floats], Floats]
-#: From weights (R, N) to a count and the total that it is of: (R,) each.
+#: From weights (R, N) to a count and the total of which it is a part: (R,) each.
 Counted = Callable[[Floats], tuple[Floats, Floats]]
 
 RESAMPLES = 2000
 LEVEL = 0.95
-#: Greatest number of draws at a time, and of their values: few enough to stay in the cache.
+#: Greatest number of draws at a time, and of their values: small enough to stay in the cache.
 _BLOCK, _NUMBERS = 64, 250_000
 _Key = TypeVar("_Key")
 
@@ -48,12 +48,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Draws:
-    """How often each case is drawn; the draws are made in each pass, each time the same.
+    """How often each case is drawn. Every pass makes the draws again, and always the same draws.
 
     Attributes:
         codes: (N,) the patient of every case, from 0.
         resamples: Number R of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     codes: NDArray[np.intp]
@@ -64,7 +64,7 @@ class Draws:
         return self.resamples
 
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> Floats:
-        """All of them, (R, N)."""
+        """All draws, (R, N)."""
         return np.concatenate([block.astype(dtype or np.float64) for block in self.blocks(_BLOCK)])
 
     @property
@@ -73,7 +73,7 @@ class Draws:
         return len(self.codes)
 
     def blocks(self, rows: int) -> Iterator[Floats]:
-        """So many draws at a time, (R', N)."""
+        """The draws in blocks (R', N) of at most ``rows`` draws."""
         patients = int(self.codes.max(initial=-1)) + 1
         generator, chances = np.random.default_rng(self.seed), np.full(patients, 1 / max(patients, 1))
         for start in range(0, self.resamples, rows):
@@ -136,8 +136,8 @@ def auroc_of(
     Args:
         score: (N,).
         positive: (N,) which cases are positive.
-        fold: (N,) the model that scored each case. Only pairs of one model are then compared: scores of separately
-            trained models have no common scale (Forman and Scholz 2010).
+        fold: (N,) the fold whose model scored each case. If given, only pairs of the same model are compared, because
+            scores of separately trained models have no common scale (Forman and Scholz 2010).
     """
     return _ratio([_pairs(score, positive, members) for members in folds_of(fold, len(score))], len(score))
 
@@ -156,14 +156,14 @@ def sensitivity_of(
         score: (N,).
         positive: (N,) which cases are positive.
         specificity: In (0, 1).
-        fold: (N,) which model scored each case.
+        fold: (N,) the fold whose model scored each case.
     """
     folds = folds_of(fold, len(score))
     return _ratio([_hits(score, positive, members, specificity) for members in folds], len(score))
 
 
 def _ratio(parts: Sequence[Counted], cases: int) -> Statistic:
-    """What was counted in all parts over what there was to count; NaN without any."""
+    """The sum of the parts' counts over the sum of their totals; NaN where the total is 0."""
 
     def statistic(weights: Floats) -> Floats:
         found, total = (sum(column) for column in zip(*(part(weights) for part in parts), strict=True))
@@ -174,7 +174,7 @@ def _ratio(parts: Sequence[Counted], cases: int) -> Statistic:
 
 
 def folds_of(fold: NDArray[np.integer] | None, cases: int) -> list[NDArray[np.intp]]:
-    """The cases of each fold; all of them where there is one."""
+    """The cases of each fold; all cases if there are no folds."""
     if fold is None:
         return [np.arange(cases)]
     return [np.flatnonzero(fold == number) for number in np.unique(fold)]
@@ -186,7 +186,7 @@ def _pairs(score: NDArray[np.floating], positive: NDArray[np.bool_], members: ND
 
     def pairs(weights: Floats) -> tuple[Floats, Floats]:
         drawn = weights[:, order]
-        # By distinct score: the weight of positives and of negatives, and of negatives below.
+        # For each distinct score: the weight of positives, of negatives, and of negatives with lower scores.
         ups = np.add.reduceat(drawn * is_positive, starts, axis=1)
         downs = np.add.reduceat(drawn * (1 - is_positive), starts, axis=1)
         below = np.cumsum(downs, axis=1) - downs
@@ -200,7 +200,7 @@ def _hits(
 ) -> Counted:
     """From weights (R, N) to the weight of positives found at the specificity, and of all, among the members.
 
-    Draws with one class only have neither.
+    Both are 0 in draws with one class only.
     """
     order, starts, is_positive = _ranked(-score, positive, members)
 
@@ -248,7 +248,7 @@ def bootstrap_weights(groups: NDArray[np.generic], resamples: int = RESAMPLES, s
     Args:
         groups: (N,) the patient of every case.
         resamples: Number R of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     return Draws(np.unique(groups, return_inverse=True)[1], resamples, seed)
 
@@ -270,7 +270,7 @@ def estimates(
     """Statistics with their percentile bootstrap intervals over patients, by key; the draws are made once.
 
     Args:
-        statistics: What is estimated.
+        statistics: Statistics to estimate.
         groups: (N,) the patient of every case.
         level: Coverage.
         weights: The draws; made here unless given.

@@ -13,9 +13,9 @@ from gazelit.evaluation.scores import case_statistics
 from gazelit.evaluation.statistics import Estimate, average_of, estimates, mean_of
 from gazelit.metrics.catalogue import short_labels
 
-#: Below so many cases the interval is called wide; below so few cases no number is given.
+#: Number of cases below which the interval is called wide, and below which no number is given.
 SMALL, TOO_FEW = 30, 10
-#: Columns of a store's cases that make groups, with what a report calls them.
+#: Columns of a store's cases that make groups, with their names in a report.
 COLUMNS = {
     "gender": "sex",
     "sex": "sex",
@@ -26,7 +26,7 @@ COLUMNS = {
     "subtlety": "subtlety of the finding",
     "finding_size": "size of the finding (share of the image)",
 }
-#: Those of them that are measurements, and are cut into thirds.
+#: The columns that are measurements and are cut into thirds.
 IN_THIRDS = ("subtlety", "finding_size")
 #: Metrics of a group, besides those of maps.
 SHOWN = short_labels("auroc_macro", "accuracy", "cc", "nss")
@@ -35,13 +35,13 @@ MAPS = ("cc", "nss")
 
 @dataclass(frozen=True)
 class Subgroup:
-    """One group.
+    """A group of cases with its metrics.
 
     Attributes:
         kind: The grouping.
         name: Name of the group.
         n: Number of cases.
-        estimates: By metric; those that are undefined within the group are left out, and all of fewer than
+        estimates: By metric, without metrics that are undefined within the group; empty if the group has fewer than
             ``TOO_FEW`` cases.
     """
 
@@ -59,7 +59,7 @@ class Subgroup:
 def subgroups(tables: Sequence[pd.DataFrame], cases: pd.DataFrame, class_names: Sequence[str]) -> list[Subgroup]:
     """Metrics by sex, age, view, photometric kind, subtlety and size of the finding, number of fixations and class.
 
-    Groups are those that the store has columns for. Map metrics are also given by right and wrong diagnosis.
+    A grouping is made if the store has its column. Map metrics are also given by right and wrong diagnosis.
 
     Args:
         tables: One model's predictions, a table for each seed, of the same cases in the same order.
@@ -84,7 +84,7 @@ def subgroups(tables: Sequence[pd.DataFrame], cases: pd.DataFrame, class_names: 
 
 
 def _by_diagnosis(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> list[Subgroup]:
-    """Map metrics of cases with a right and with a wrong diagnosis; the mean over seeds, each with its own cases."""
+    """Map metrics of cases with right and with wrong diagnosis; means over seeds, each of which has its own cases."""
     metrics = [name for name in MAPS if name in tables[0]]
     columns = [f"p_{name}" for name in class_names]
     if not metrics or not class_names or not {"label", *columns} <= set(tables[0]):
@@ -133,7 +133,7 @@ def _whole_numbers(interval: pd.Interval) -> str:
 
 
 def _thirds(values: pd.Series) -> pd.Series:
-    """Which third of the cases that have a value each is in, named by its limits."""
+    """For each case the third of the values in which it lies, named by its limits."""
     thirds = pd.qcut(values.astype(float), 3, duplicates="drop")
     named = {part: f"{part.left:.3g} to {part.right:.3g}" for part in thirds.cat.categories}
     return thirds.cat.rename_categories(named)

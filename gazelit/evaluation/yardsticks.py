@@ -1,4 +1,4 @@
-"""Yardsticks for models: maps that do not depend on the image that they are scored on."""
+"""Yardsticks for models: scores of maps that do not depend on the image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gazelit.data.working_gaze import CaseGaze, Gaze, gaze_in_order
 from gazelit.density import CentreBias
 from gazelit.metrics.map_values import values_at_test
 
-#: A Gaussian centre has this share of the image's height and width as its standard deviation.
+#: Standard deviation of the Gaussian centre, as a share of the image's height and width.
 CENTRE_SHARE = 0.2
 #: Greatest number of choices of readers for the mean maps of several readers.
 MOST_CHOICES = 3
@@ -64,7 +64,7 @@ def _class_maps(data: GazeData) -> Tensor | None:
 def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
     """How well the mean map of the other readers predicts a reader's gaze, by the number of other readers.
 
-    If the store has gaze of kind ``peer`` (drawn from the simulator that drew the case's own reader), these are the
+    If the store has gaze of kind ``peer`` (drawn by the simulator that drew the case's own reader), the peers are the
     other readers, and the target is the case's own gaze, as for the model. Otherwise each reading of a film with
     several readings is the target in turn. Each reader's map is normalised before the mean.
 
@@ -73,9 +73,9 @@ def reader_ceiling(data: GazeData, split: str = "test") -> dict[str, float]:
         split: Which split to score on.
 
     Returns:
-        For several numbers k of other readers ``baseline/reader_<k>/<metric>``, the mean over targets, and
-        ``baseline/reader_<k>/n``, their number; with peers also ``baseline/reader/simulated``. Empty if no film of the
-        split has another reader.
+        For several numbers k of other readers: ``baseline/reader_<k>/<metric>``, the mean over targets, and
+        ``baseline/reader_<k>/n``, the number of targets; with peers also ``baseline/reader/simulated``. Empty if no
+        film of the split has another reader.
     """
     peers = _peers(data)
     metrics: dict[int, _Means] = {}
@@ -120,7 +120,7 @@ Reading = tuple[Tensor, Tensor]
 
 
 def _peers(data: GazeData) -> Gaze | None:
-    """Gaze of readers on which no model is trained, with the options of the targets; None without any."""
+    """Gaze of peers, on which no model is trained, with the options of the targets; None if there is none."""
     if data.store.about["counts"].get("peers", 0) == 0:
         return None
     options = replace(data.gaze, kind=PEER, window=None)  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def _sizes(readers: int) -> list[int]:
 
 
 def _choices(readers: int, size: int) -> list[list[int]]:
-    """Readers for mean maps: each one alone, or a few runs of neighbours in which all occur equally often."""
+    """Readers for mean maps: each reader alone, or a few runs of neighbours in which all occur equally often."""
     if size == readers:
         return [list(range(readers))]
     count = readers if size == 1 else min(readers, MOST_CHOICES)

@@ -41,8 +41,8 @@ def negative_log_likelihood(logits: Tensor, label: Tensor, temperature: Tensor) 
 def fit_temperature(logits: Tensor, label: Tensor) -> Tensor:
     """The temperature that makes labels likeliest (Guo et al. 2017, On calibration of modern neural networks).
 
-    Exclusive classes share one; several labels have one each, fitted to the images whose label is known. It divides
-    the logits, so that no decision between classes changes.
+    Exclusive classes share a temperature; several labels have a temperature each, fitted to the images whose label is
+    known. It divides the logits, so that no decision between classes changes.
 
     Args:
         logits: (N, K), of images that the model was not trained on.
@@ -74,7 +74,7 @@ def fit_temperature(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _fit(logits: Tensor, label: Tensor) -> float:
-    # Only a fit needs it, and it takes 15 MB.
+    # Imported here, because it takes 15 MB and only a fit needs it.
     from scipy.optimize import minimize_scalar
 
     result = minimize_scalar(

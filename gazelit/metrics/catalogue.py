@@ -1,7 +1,7 @@
 """The catalogue of gazelit's metrics, each once: its name, its label and its better direction.
 
-Logs, curves, tables of predictions and reports take their metrics from here. A further map metric is a function in
-:mod:`gazelit.metrics.functional` and an entry of :data:`MAP_METRICS`; one from outside the package is a
+Logs, curves, tables of predictions and reports take their metrics from here. To add a map metric, write a function in
+:mod:`gazelit.metrics.functional` and an entry of :data:`MAP_METRICS`. A metric from outside the package is a
 :class:`gazelit.metrics.CaseMetric` or any ``torchmetrics.Metric`` in ``model.metrics`` (``docs/extending.md``).
 """
 
@@ -18,11 +18,11 @@ from gazelit.metrics import functional
 from gazelit.metrics.functional import Convention
 from gazelit.metrics.fused import cc_kld_sim_nss
 
-#: Bins of the expected calibration error, each with as many cases.
+#: Number of bins of the expected calibration error; all have the same number of cases.
 BINS = 15
-#: At which specificity the sensitivity is reported.
+#: Specificity at which the sensitivity is reported.
 SPECIFICITY = 0.9
-#: Begins the names of metrics and predictions of a classifier that was given the reader's gaze.
+#: Prefix of the names of metrics and predictions of a classifier that was given the reader's gaze.
 WITH_GAZE = "with_gaze"
 
 
@@ -64,7 +64,8 @@ class Maps:
         target: Fixation densities (B, H, W).
         counts: Fixation counts (B, H, W).
         mask: Pixels that count (B, H, W).
-        bias: At test, the negatives of the shuffled AUC and the baseline of the information gain.
+        bias: At test, the training cases' density and fixation counts: the baseline of the information gain and the
+            negatives of the shuffled AUC.
     """
 
     prediction: Tensor
@@ -100,7 +101,7 @@ class MapMetric(MetricEntry):
     """A metric of a predicted saliency map.
 
     Attributes:
-        compute: Gives (B,), NaN where it is undefined.
+        compute: Computes the values (B,), NaN where the metric is undefined.
         at_validation: Whether it is cheap enough for every validation; at test all are computed.
         conventions: How other conventions compute it (``docs/metrics.md``); their values are named
             ``<name>_<convention>``.
@@ -111,7 +112,7 @@ class MapMetric(MetricEntry):
     conventions: Mapping[Convention, Callable[[Maps], Tensor]] = field(default_factory=dict, kw_only=True)
 
 
-#: In the order of logs and tables.
+#: Map metrics by name, in the order of logs and tables.
 MAP_METRICS: dict[str, MapMetric] = {
     metric.name: metric
     for metric in (
@@ -167,7 +168,7 @@ MAP_METRICS: dict[str, MapMetric] = {
     )
 }  # fmt: skip
 
-#: Of scanpaths, bits first: a mean over fixations given those before them, or over drawn paths, by film.
+#: Metrics of scanpaths, bits first: a film's mean over its fixations, given the earlier ones, or over drawn paths.
 SCANPATH_METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (
@@ -180,7 +181,7 @@ SCANPATH_METRICS: dict[str, MetricEntry] = {
         MetricEntry("scanpath_multimatch", "MultiMatch, mean of five", True),
     )
 }
-#: Of diagnoses and embeddings, by name; those that are of a class as well have ``_<class>`` after their name there.
+#: All metrics by name: diagnoses, embeddings, maps and scanpaths.
 METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (
@@ -198,7 +199,7 @@ METRICS: dict[str, MetricEntry] = {
         *SCANPATH_METRICS.values(),
     )
 }
-#: Of a single class, by the beginning of the name.
+#: Metrics of a single class, by the part of the name before ``_<class>``.
 CLASS_METRICS: dict[str, MetricEntry] = {
     metric.name: metric
     for metric in (

@@ -1,4 +1,4 @@
-"""Loops that numba compiles; they are kept on disk between processes if there is a folder for them."""
+"""Loops that numba compiles; the compiled code is kept on disk between processes if there is a folder for it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def compiled(function: Callable[..., Any], parallel: bool = False, has_nan: bool
     Sums may be reordered, so that they fill vector registers; infinity keeps its meaning.
 
     Args:
-        function: What numba can compile.
+        function: A function that numba can compile.
         parallel: Whether ``numba.prange`` runs in threads.
-        has_nan: Whether it may meet NaN; without, least and largest values fill vector registers too.
+        has_nan: Whether values may be NaN; if not, minima and maxima are vectorised too.
     """
     fastmath = {"reassoc", "nsz", "contract"} | (set() if has_nan else {"nnan"})
     options: dict[str, Any] = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        # There is no folder to keep compiled code in: it is compiled anew in every process.
+        # There is no folder for compiled code, so every process compiles it.
         return numba.njit(**options)(function)

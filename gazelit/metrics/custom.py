@@ -41,7 +41,7 @@ class CaseMetric(Metric):
 
         Args:
             outputs: See :func:`update_metrics`.
-            batch: Of the stage.
+            batch: Batch of the stage.
 
         Returns:
             (B,); NaN where it is undefined.
@@ -64,7 +64,7 @@ class CaseMetric(Metric):
         self.count += defined.sum()
 
     def compute(self) -> Tensor:
-        """The mean; NaN without any image that counts."""
+        """The mean; NaN if no image has a value."""
         return self.total / self.count
 
 
@@ -88,7 +88,7 @@ class ComparedMetric(Metric):
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
-        """The property of the metric."""
+        """Whether a higher value is better; None if it is not known."""
         return self.metric.higher_is_better
 
     def update(self, outputs: Tensors, batch: Tensors) -> None:

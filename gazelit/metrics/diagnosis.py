@@ -16,9 +16,9 @@ from gazelit.metrics.catalogue import BINS, SPECIFICITY
 class DiagnosisMetrics(Metric):
     """Metrics of a classifier; exact, over all cases at once.
 
-    AUC and average precision per class (one-versus-rest) and as macro means; the micro AUC pools all pairs of case and
-    class. A class that is absent, or that every case has, has none of them (NaN), and the macro mean is over the
-    others. Unknown labels (NaN) of a multi-label problem do not count. ``docs/metrics.md`` has the definitions.
+    AUC and average precision are given per class (one-versus-rest) and as macro means; the micro AUC pools all pairs of
+    case and class. They are undefined (NaN) for a class that no case or every case has, and the macro mean is over the
+    other classes. Unknown labels (NaN) of a multi-label problem do not count. ``docs/metrics.md`` has the definitions.
 
     Args:
         class_names: Names of the K classes.
@@ -97,12 +97,12 @@ class DiagnosisMetrics(Metric):
 def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> Tensor:
     """Mean distance of confidence and frequency over bins with equal numbers of cases (Nixon et al. 2019).
 
-    Bins of equal mass, because bins of equal width are mostly empty, and their error is biased by it.
+    Bins have equal mass, because bins of equal width are mostly empty, which biases their error.
 
     Args:
         confidence: (N,) predicted probabilities.
         right: (N,) 0 or 1: whether the prediction was right.
-        bins: Number of bins; with fewer cases, one each.
+        bins: Number of bins; with fewer cases, each case is a bin.
 
     Returns:
         Scalar in [0, 1]; NaN without cases.

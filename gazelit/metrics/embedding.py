@@ -1,4 +1,4 @@
-"""How well embeddings separate the classes: by their nearest neighbours, and by a linear probe."""
+"""How well embeddings separate the classes, measured by nearest neighbours and by a linear probe."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities import dim_zero_cat
 
-#: Neighbours that vote.
+#: Number of neighbours that vote.
 NEIGHBOURS = 20
 #: Penalty of the probe, as a share of the features' mean variance.
 PENALTY = 0.1
-#: Images whose neighbours are looked for at a time.
+#: Number of images whose neighbours are searched at a time.
 _ROWS = 1024
 
 
 class EmbeddingMetrics(Metric):
-    """How well the classes of images are predicted from the embeddings of the others; nothing without classes.
+    """How well each image's classes are predicted from the embeddings of the others; nothing without classes.
 
-    Each image is predicted from all the others of the split, so that no further data are needed. Unknown labels (NaN)
-    of a multi-label problem do not count; a class that is absent, or that every image has, does not either.
+    Each image is predicted from all other images of the split, so that no further data are needed. Unknown labels (NaN)
+    of a multi-label problem do not count, nor does a class that no image or every image has.
 
     Args:
         class_names: Names of the K classes; may be empty.
@@ -71,7 +71,7 @@ class EmbeddingMetrics(Metric):
 
 
 def neighbour_share(features: Tensor, positive: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """Share of each image's nearest neighbours, by cosine, that are positive; an image is no neighbour of its own.
+    """Share of each image's nearest neighbours, by cosine, that are positive; an image is not its own neighbour.
 
     Args:
         features: (N, C).
@@ -95,7 +95,7 @@ def ridge_probe(features: Tensor, positive: Tensor, penalty: float = PENALTY) ->
     """The prediction of each image by a ridge regression that is fitted to all the others, in closed form.
 
     With ŷ = H y the prediction of i without i is y_i − (y_i − ŷ_i) / (1 − H_ii) (Allen 1974, PRESS). Features are
-    scaled to unit variance over all images before; the intercept is not penalised.
+    first scaled to unit variance over all images; the intercept is not penalised.
 
     Args:
         features: (N, C).

@@ -1,12 +1,12 @@
-"""Saliency metrics, one value an image.
+"""Saliency metrics, with a value for each image.
 
 There are three conventions. ``gazelit``, the default, has pysaliency's definitions, with exact ranks in place of
 thresholds and jitter. ``mit`` has those of the MIT saliency benchmark's MATLAB code, and ``reference`` those of the
-reference implementation of Qiu, Rivaz and Xiao 2025; if a metric does not name them, they are the same or do not exist.
-``docs/metrics.md`` puts them side by side.
+reference implementation of Qiu, Rivaz and Xiao 2025. A convention that a metric does not name is the same as the
+default or does not exist. ``docs/metrics.md`` compares them.
 
-Everything is computed in float64; :mod:`gazelit.metrics.fused` has the four commonest together, and fast. Maps need not
-be normalised. If an image has nothing to compare with (no fixation, an empty target), its value is NaN.
+Everything is computed in float64. :mod:`gazelit.metrics.fused` computes the four commonest metrics together, and fast.
+Maps need not be normalised. If an image has nothing to compare with (no fixation, an empty target), its value is NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Convention = Literal["gazelit", "mit", "reference"]
 
 #: MATLAB's eps, which MIT's code adds.
 _EPS = 2.0**-52
-#: Pixels after which most maps are known not to be constant.
+#: Number of pixels that are compared first: most maps differ within them, and so are not constant.
 _GLANCE = 1024
 
 
@@ -66,7 +66,7 @@ def kld(prediction: Tensor, target: Tensor, mask: Tensor | None = None, conventi
         (B,) float64, at least 0 (``mit``: to rounding); NaN for an empty target.
 
     Example:
-        A uniform map says nothing of a target on one pixel of four: ln 4 nats.
+        A uniform map has no information on a target on one pixel of four: ln 4 nats.
 
         >>> uniform, target = torch.ones(1, 2, 2), torch.tensor([[[0.0, 0.0], [0.0, 5.0]]])
         >>> round(kld(uniform, target).item(), 4)
@@ -111,8 +111,8 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, conventi
     """Normalised scanpath saliency: the mean of the standardised prediction over the fixations.
 
     Every fixation counts, also when several share a pixel; the standard deviation is the population's. ``mit`` counts
-    fixated pixels once, and its standard deviation is the sample's (N − 1). So is that of ``reference``, which also
-    takes a density instead of fixations.
+    fixated pixels once, and its standard deviation is the sample's (N − 1). ``reference`` also has the sample's
+    standard deviation, and takes a density instead of fixations too.
 
     Args:
         prediction: (B, H, W).
@@ -150,7 +150,7 @@ def nss(prediction: Tensor, counts: Tensor, mask: Tensor | None = None, conventi
 
 
 def emd(prediction: Tensor, target: Tensor, mask: Tensor | None = None, cell: int = 32) -> Tensor:
-    """Earth mover's distance of two densities: the least work to make one of the other, in pixels.
+    """Earth mover's distance of two densities: the least work that turns the first into the second, in pixels.
 
     Exact optimal transport (network simplex, POT) between sums over cells, with the Euclidean distance of the cells'
     centres. MIT's code does the same on images reduced to 1/32.
@@ -164,7 +164,7 @@ def emd(prediction: Tensor, target: Tensor, mask: Tensor | None = None, cell: in
     Returns:
         (B,) float64, at least 0; 0 for equal densities, NaN for an empty map.
     """
-    # Half a second and 40 MB that only a test needs.
+    # The import takes half a second and 40 MB, and only a test needs it.
     import ot
 
     height, width = prediction.shape[-2:]
@@ -332,7 +332,7 @@ def _by_parts(
 
 def _parts(first: Tensor, second: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     _check_shapes(first, second)
-    # On a GPU all at once; on a CPU map by map, because what goes through memory is what costs.
+    # On a GPU all maps at once; on a CPU map by map, because access to memory takes most of the time.
     size = max(1, len(first)) if first.is_cuda or not len(first) else 1
     for start in range(0, max(1, len(first)), size):
         part = slice(start, start + size)
@@ -387,7 +387,7 @@ def _stretched(values: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _constant(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Whether each map has only one value; exact, while a variance would have rounding errors."""
+    """Whether each map has a single value; exact, while a variance would have rounding errors."""
     flat = values.flatten(1)
     start = flat[:, :_GLANCE]
     if mask is None and bool((start != start[:, :1]).any(1).all()):

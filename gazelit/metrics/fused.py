@@ -1,8 +1,8 @@
 """CC, KLD, SIM and NSS of many maps in two passes over them.
 
-The four functions of :mod:`gazelit.metrics.functional` say what is computed; here it is computed at the speed of the
-memory. On a CPU the maps' sums, moments and logarithms are gathered block by block while a block is in the cache, by
-code that numba compiles; elsewhere the four functions do it.
+The four functions of :mod:`gazelit.metrics.functional` define the metrics; here they are computed at the speed of the
+memory. On a CPU, code that numba compiles gathers the maps' sums, moments and logarithms block by block, while a block
+is in the cache. On other devices the four functions are called.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gazelit.metrics import functional
 
-#: Pixels of a map from which compiled code is worth its start.
+#: Least number of pixels of a map for which compiled code is faster, its start included.
 _LARGE = 2**15
 
 
@@ -48,14 +48,14 @@ def cc_kld_sim_nss(prediction: Tensor, target: Tensor, counts: Tensor, mask: Ten
     rows = [each.detach().float().flatten(1).contiguous().numpy() for each in maps]
     valid = np.empty((0, 0), bool) if mask is None or bool(mask.all()) else mask.flatten(1).contiguous().numpy()
     table = np.empty((len(prediction), 4))
-    # Not more than Lightning or the user gave torch: other processes train beside this one.
+    # At most as many threads as Lightning or the user gave torch, because other processes may train on the machine.
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, NUMBA_NUM_THREADS))
     try:
         values_of_maps(*rows, valid, table)
     finally:
-        # When numba starts, it sets the number in the OpenMP library that torch uses too: training would go on with
-        # other rounding.
+        # When numba starts, it sets the number of threads in the OpenMP library that torch uses too. Training would
+        # go on with other rounding.
         torch.set_num_threads(threads)
     if np.isinf(table[:, 3]).any():
         raise ValueError("nss: counts must be whole numbers of fixations, not a blurred map")

@@ -135,7 +135,7 @@ def values_of_maps(prediction, target, counts, valid, table):  # type: ignore[no
         table[row] = math.nan
         if n == 0:
             continue
-        # Near the mean; what is subtracted needs to be no more than that.
+        # A value near the mean is enough for what is subtracted.
         shift, shift_target = predicted[:: max(1, n // 64)].mean(), observed[:: max(1, n // 64)].mean()
         sums = np.zeros(8)
         log_sum = _moments(predicted, observed, fixations, np.float32(shift), np.float32(shift_target), sums)

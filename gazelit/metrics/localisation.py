@@ -1,4 +1,4 @@
-"""Whether a map points at a region: of each image one value, by the map's ranks and its mass.
+"""Whether a map points at a region, by the map's ranks and its mass, with a value for each image.
 
 A map without information scores chance: the region's share of the valid pixels (pointing game and mass), and 0.5 (AUC).
 """
@@ -39,7 +39,8 @@ def mass_inside(maps: Tensor, region: Tensor, mask: Tensor) -> Tensor:
         mask: (B, H, W) bool, true where pixels count.
 
     Returns:
-        (B,) float64 in [0, 1]; the region's share of the area for a map of zeros, NaN where no pixel of it counts.
+        (B,) float64 in [0, 1]; for a map of zeros the region's share of the area; NaN where no pixel of the region
+        counts.
     """
     valid, inside = mask.flatten(1), (region & mask).flatten(1)
     values = torch.where(valid, maps.double().flatten(1), 0.0)
@@ -49,9 +50,9 @@ def mass_inside(maps: Tensor, region: Tensor, mask: Tensor) -> Tensor:
 
 
 def equal_area_iou(maps: Tensor, region: Tensor, mask: Tensor) -> Tensor:
-    """Intersection over union of the region and as many of the map's highest pixels: no threshold to choose.
+    """Intersection over union of the region and the same number of the map's highest pixels, so without a threshold.
 
-    Of pixels that share the lowest value taken, the expected number counts.
+    If several pixels share the lowest chosen value, the expected number of them in the region counts.
 
     Args:
         maps: (B, H, W), not negative.

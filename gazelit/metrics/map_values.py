@@ -11,7 +11,7 @@ from gazelit.density import CentreBias
 from gazelit.metrics.catalogue import MAP_METRICS, Maps
 from gazelit.metrics.functional import Convention
 
-#: What every validation computes.
+#: Metrics that every validation computes.
 NAMES = tuple(name for name, metric in MAP_METRICS.items() if metric.at_validation)
 
 
@@ -70,6 +70,6 @@ def values_at_test(
     """
     maps = Maps(prediction, target, counts, mask, bias)
     values = {name: compute(maps) for name, compute in _at_test(conventions)}
-    # The target of an image without gaze is empty; what is at its fixations is undefined with every convention.
+    # An image without gaze has an empty target, and metrics at fixations are undefined with every convention.
     seen = counts.flatten(1).sum(1) > 0
     return {name: torch.where(seen, value, torch.nan) for name, value in values.items()}

@@ -18,7 +18,7 @@ class ImageMeans(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Tells a process that has seen no image on which device the others' sums lie.
+        # Gives a process that has seen no image the device of the other processes' sums.
         self.register_buffer("_anchor", torch.zeros((), dtype=torch.float64), persistent=False)
         self._sums: dict[str, Tensor] = {}
 

@@ -1,1 +1,1 @@
-"""Handing a trained model on: exported graphs, packages with a model card, the Hugging Face Hub."""
+"""Release of a trained model: exported graphs, packages with a model card, the Hugging Face Hub."""

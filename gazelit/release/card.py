@@ -16,7 +16,7 @@ from gazelit.metrics.catalogue import SPECIFICITY
 from gazelit.reporting.sections.diagnosis import PROBABILITIES
 from gazelit.reporting.tables import DASH, Table, code, number, plain, with_interval
 
-#: As docs/model-card.md has them.
+#: The same text as in docs/model-card.md.
 INTENDED = (
     "Research on gaze and diagnosis: comparing methods, losses, encoders, splits and readers under one protocol.",
     "**Not intended**: diagnosis, triage, second reading, quality control or teaching with patients; judging how well "
@@ -43,9 +43,9 @@ def card(model: LoadedModel, title: str, license: str, metrics: Mapping[str, Any
 
     Args:
         model: The model.
-        title: Of the card.
-        license: As the Hub names licences.
-        metrics: What :func:`gazelit.release.tested.tested` gives; None if nothing is known of the model.
+        title: Title of the card.
+        license: Name of the licence on the Hub.
+        metrics: Result of :func:`gazelit.release.tested.tested`; None if the model has no measured metrics.
         has_onnx: Whether the package holds a graph.
     """
     front = yaml.safe_dump(_front(model, license), sort_keys=False, allow_unicode=True, width=1000)

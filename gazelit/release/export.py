@@ -1,4 +1,4 @@
-"""``gazelit export``: a trained network as a file that other engines run, with a report of what it costs."""
+"""``gazelit export``: writes a trained network as a file for other engines, and reports how much it differs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPSET = 20
 
 @dataclass(frozen=True)
 class _Target:
-    """What is written, and where the parts of it lie while they are made."""
+    """The files to write, and the folder in which they are made."""
 
     format: Format
     path: Path
@@ -48,7 +48,7 @@ class _Target:
 
     @property
     def files(self) -> list[str]:
-        """Names of the files, that which is opened first."""
+        """Names of the files, first the file that is opened."""
         return [self.path.name, *([self.path.with_suffix(".bin").name] if self.format == "openvino" else [])]
 
 
@@ -63,20 +63,20 @@ def export(
 ) -> None:
     """Writes a trained network as a graph of ONNX, torch.export or OpenVINO that takes batches of any size.
 
-    Temperature and softmax are in the graph. What happens to a film before it stands beside it in ``OUT.json``, with
-    hashes, the checkpoint's stamp, and how far the written file is from the trained network: on six synthetic films for
-    float32, on the test split for int8. A float32 file that differs by more than 1e-4 in a probability, or whose maps
-    have a CC below 0.9999, is not written. ``gazelit infer`` takes the file as a checkpoint.
+    Temperature and softmax are in the graph. The preprocessing of a film is not: it is described in ``OUT.json``. That
+    file also has hashes, the checkpoint's stamp, and the difference of the written file from the trained network: on
+    six synthetic films for float32, on the test split for int8. A float32 file that differs by more than 1e-4 in a
+    probability, or whose maps have a CC below 0.9999, is not written. ``gazelit infer`` takes the file as a checkpoint.
 
     Args:
-        ckpt: A checkpoint of ``gazelit fit``, or what else ``gazelit infer`` takes that holds weights.
+        ckpt: A checkpoint of ``gazelit fit``, or another file with weights that ``gazelit infer`` takes.
         format: ``onnx``; ``torch-export``, a ``.pt2`` that PyTorch reads; or ``openvino``, ``.xml`` and ``.bin``.
         out: The file to write; beside the checkpoint and under its name unless given.
         precision: ``int8`` quantises weights and activations of an ``onnx`` or ``openvino`` graph.
-        stage_config: Of int8, the ``config.yaml`` of the training, whose training films give the ranges of activations
-            and whose test films tell the cost; the one beside the checkpoint's folder unless given.
-        films: Of int8, how many training films the ranges are taken from.
-        overwrite: Replace what is there.
+        stage_config: For int8, the ``config.yaml`` of the training, whose training films give the ranges of activations
+            and whose test films measure the loss; the file beside the checkpoint's folder unless given.
+        films: For int8, how many training films the ranges are taken from.
+        overwrite: Replaces existing files.
 
     Raises:
         InputError: The checkpoint cannot be used, the format's libraries are not installed, the file is there already
@@ -128,7 +128,7 @@ def _make(model: LoadedModel, target: _Target, data: GazeData | None, films: int
     try:
         program = traced(graph, model.size)
     except Exception as error:
-        # What the tracer raises of a network that it cannot follow is of any kind; gazelit's own are all traced.
+        # The tracer raises errors of any kind for a network that it cannot trace; it can trace all of gazelit's.
         reason = first_line(error)
         raise InputError(f"{model.name}: torch.export cannot trace its network for any batch ({reason})") from error
     outputs = outputs_of(program)
@@ -149,7 +149,7 @@ def _make(model: LoadedModel, target: _Target, data: GazeData | None, films: int
     about = _description(model, graph, outputs, target, precision)
     write_json(description_of(target.made), about)
     with trust_until_end():
-        # The file is our own.
+        # The file was written above, so it is trusted.
         trust(TORCH_EXPORT)
         exported = read_exported(target.made, torch.device("cpu"))
     if data is not None:
@@ -183,7 +183,7 @@ def _write_onnx(program: torch.export.ExportedProgram, outputs: list[str], path:
 
 def _write_openvino(plain: Path, path: Path) -> None:
     openvino = engine("openvino")
-    # Read by the runtime itself: openvino.convert_model would report to its makers.
+    # The runtime reads the file, because openvino.convert_model would report its use to OpenVINO's makers.
     openvino.save_model(openvino.Core().read_model(str(plain)), str(path), compress_to_fp16=False)
 
 
@@ -215,7 +215,7 @@ def _version(module: str) -> str:
 
 
 def _summary(about: Mapping[str, Any]) -> list[str]:
-    """What the description says of the file, in lines."""
+    """The description of the file as lines of text."""
     if "parity" in about:
         parity = about["parity"]
         parts = [f"{name} {value:.1e}" for name, value in parity["largest_difference"].items()]

@@ -1,4 +1,4 @@
-"""``gazelit package``: a trained model as a folder to hand on."""
+"""``gazelit package``: writes a trained model as a folder to share."""
 
 from __future__ import annotations
 
@@ -41,19 +41,18 @@ def package(
 ) -> None:
     """Packs a trained model into a folder in the layout of the Hugging Face Hub.
 
-    ``model.safetensors`` (weights, which cannot hold code), ``config.json`` (network, size, classes, temperature,
-    preprocessing), ``lineage.json`` (the stamp), ``README.md`` (the model card), ``metrics.json``, and
-    ``reference.png`` with ``reference.json``: a synthetic film and what the model reads in it, which
-    :func:`gazelit.load` compares; ``SHA256SUMS`` of all but the card. Nothing is uploaded.
+    The folder holds ``model.safetensors`` (weights, which cannot hold code), ``config.json`` (network, size, classes,
+    temperature, preprocessing), ``lineage.json`` (the stamp), ``README.md`` (the model card), ``metrics.json``,
+    ``reference.png`` with ``reference.json`` (a synthetic film and the model's outputs for it, which
+    :func:`gazelit.load` compares), and ``SHA256SUMS`` of all but the card. Nothing is uploaded.
 
     Args:
         ckpt: A checkpoint that predicts classes or maps.
         out: The folder to make.
-        run: The run folder that tested the model, where its metrics come from; the one that the checkpoint lies in
-            unless given.
+        run: The run folder that tested the model and has its metrics; the run folder of the checkpoint unless given.
         onnx: Whether to add ``model.onnx``.
-        license: Of the weights, as the Hub names licences; ``other`` says that the training data's agreement decides.
-        title: Of the model card; the folder's name unless given.
+        license: Licence of the weights, as named on the Hub; ``other`` says that the training data's agreement decides.
+        title: Title of the model card; the folder's name unless given.
 
     Raises:
         InputError: The checkpoint cannot be used, the folder is not empty, or the run did not test the checkpoint.
@@ -78,7 +77,7 @@ def package(
         text = card(packed, title or out.resolve().name, license, metrics, onnx)
         (folder / CARD).write_text(text, encoding="utf-8")
         load_package(folder)
-        # The card is for its reader to edit.
+        # The card has no hash, because users edit it.
         counted = [name for name in FILES if name != CARD and (folder / name).is_file()]
         write_checksums(folder / CHECKSUMS, counted)
         total = sum((folder / name).stat().st_size for name in FILES if (folder / name).is_file())

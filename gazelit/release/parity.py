@@ -1,4 +1,4 @@
-"""Whether an exported network gives what the trained one gives."""
+"""Comparison of an exported network's outputs with those of the trained network."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from gazelit.deploy.graph import OUTPUTS
 from gazelit.metrics.functional import cc
 from gazelit.synthetic.case import plan_cohort, simulate_case
 
-#: What an export in float32 has to keep to.
+#: Greatest difference of a probability and least CC of the maps that a float32 export may have.
 LARGEST_PROBABILITY_DIFFERENCE, LEAST_CC = 1e-4, 0.9999
-#: Of the synthetic films: a cohort of its own, whatever is trained on.
+#: Seed of the synthetic films, which are a cohort of their own, and their number.
 _SEED, _FILMS = 20_261_126, 6
-#: Batches that are compared: one image, and another number than the graph was traced with.
+#: Sizes of the compared batches: a single image, and a number other than that of the tracing.
 _BATCHES = (1, 2, 3)
 
 Network = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 def synthetic_films(size: tuple[int, int], films: int = _FILMS) -> list[NDArray[np.float32]]:
-    """Synthetic chest films, each (h, w) in [0, 1], portrait and landscape, the same ones every time.
+    """Synthetic chest films, each (h, w) in [0, 1], portrait and landscape; every call gives the same films.
 
     Args:
-        size: Working resolution (H, W), which their longer side is a quarter above.
-        films: How many.
+        size: Working resolution (H, W); the films' longer side is a quarter greater.
+        films: Number of films.
     """
     plans = plan_cohort(films, _SEED, round(1.25 * max(size)))
     return [simulate_case(plan, _SEED).film for plan in plans]
@@ -43,15 +43,15 @@ def working_images(films: Sequence[NDArray[np.float32]], size: tuple[int, int]) 
 
 
 def compare(trained: Network, exported: Network, images: Tensor) -> dict[str, Any]:
-    """How far an exported network is from the trained one, over batches of several sizes.
+    """Measures how far an exported network is from the trained network, over batches of several sizes.
 
     Args:
-        trained: Gives :data:`gazelit.deploy.graph.OUTPUTS`.
-        exported: The same.
+        trained: The trained network; gives :data:`gazelit.deploy.graph.OUTPUTS`.
+        exported: The exported network; gives the same outputs.
         images: (N, 1, H, W), N at least the sum of the batches.
 
     Returns:
-        ``images`` and ``batches``; ``largest_difference`` by output; ``least_cc`` of the maps where there are any.
+        ``images`` and ``batches``; ``largest_difference`` by output; ``least_cc`` of the maps if there are any.
     """
     largest: dict[str, float] = {}
     least = float("inf")
@@ -64,7 +64,7 @@ def compare(trained: Network, exported: Network, images: Tensor) -> dict[str, An
             for name in OUTPUTS:
                 if name in expected:
                     difference = float((expected[name].double() - given[name].double()).abs().max())
-                    # numpy's keeps NaN.
+                    # Unlike the builtin max, numpy's keeps NaN.
                     largest[name] = float(np.maximum(largest.get(name, 0.0), difference))
             if "saliency" in expected:
                 found = cc(given["saliency"][:, 0], expected["saliency"][:, 0])
@@ -76,7 +76,7 @@ def compare(trained: Network, exported: Network, images: Tensor) -> dict[str, An
 
 
 def shortfall(report: Mapping[str, Any]) -> str | None:
-    """What of a comparison is beyond what a float32 export has to keep to; None if nothing is."""
+    """Describes by how much a comparison exceeds the limits of a float32 export; None if it keeps them."""
     found = []
     difference = report["largest_difference"].get("probabilities", 0.0)
     if not difference <= LARGEST_PROBABILITY_DIFFERENCE:

@@ -1,4 +1,4 @@
-"""``gazelit push``: a package to the Hugging Face Hub."""
+"""``gazelit push``: uploads a package to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ Gate = Literal["manual", "auto", "none"]
 def push(folder: str, repo: str, gated: Gate = "manual", public: bool = False, agreement_allows: bool = False) -> None:
     """Uploads a package to the Hugging Face Hub. Nothing else of gazelit uploads anything.
 
-    The repository is made private and closed before a file is sent, and only the files of a package are. The login is
-    that of ``hf auth login`` or ``HF_TOKEN``.
+    Before a file is sent, the repository is made private and its gate is set. Only the files of a package are sent. The
+    login is that of ``hf auth login`` or ``HF_TOKEN``.
 
     Args:
-        folder: What ``gazelit package`` made.
-        repo: ``owner/name`` on the Hub; made if it is not there.
-        gated: Who may download it once it is public: ``manual``, whom its owner admits; ``auto``, who leaves a name;
-            ``none``, everybody.
+        folder: A folder that ``gazelit package`` made.
+        repo: ``owner/name`` on the Hub; made if it does not exist.
+        gated: Who may download it once it is public: ``manual``, users whom its owner admits; ``auto``, users who leave
+            a name; ``none``, everybody.
         public: Whether others see the repository.
-        agreement_allows: You have made sure that the agreement of the training data allows to share weights. Needed
+        agreement_allows: You have made sure that the agreement of the training data allows you to share weights. Needed
             unless the data are synthetic.
 
     Raises:
-        InputError: The folder is no sound package, sharing was not confirmed, or the Hub refuses or cannot be reached.
+        InputError: The folder is not a complete package, sharing was not confirmed, or the Hub refuses or cannot be
+            reached.
     """
     source = Path(folder)
     repository_of(repo)
@@ -66,7 +67,7 @@ def push(folder: str, repo: str, gated: Gate = "manual", public: bool = False, a
             f"{repo}: the Hub refused ({status}); check that you are logged in with a token that may write there"
         ) from error
     except Exception as error:
-        # What the transport raises is of another kind in each version of huggingface_hub.
+        # The transport raises other errors in each version of huggingface_hub.
         raise InputError(
             f"{repo}: the Hub cannot be reached ({type(error).__name__}); nothing else was done"
         ) from error

@@ -1,4 +1,4 @@
-"""Exported graphs in int8, and what that costs on the test split."""
+"""Exported graphs in int8, and the loss of quality on the test split."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from gazelit.evaluation.statistics import bootstrap_weights, drawn, percentile
 from gazelit.metrics.calibration import probabilities
 from gazelit.metrics.map_values import saliency_values
 
-#: What int8 is judged by.
+#: Metrics that are compared between float32 and int8.
 METRICS = {"auroc_macro": "macro AUC", "cc": "CC", "nss": "NSS"}
 
 
 def quantise(plain: Path, data: GazeData, films: int) -> Path:
-    """Quantises weights and activations of an ONNX graph to 8 bits; the ranges are those over training films.
+    """Quantises weights and activations of an ONNX graph to 8 bits, with ranges measured on training films.
 
     Args:
         plain: The graph in float32.
         data: See :func:`gazelit.deploy.training_data.training_data`.
-        films: How many films of the training split, drawn evenly from it.
+        films: Number of films, drawn evenly from the training split.
 
     Returns:
         The quantised graph, beside the plain one.
@@ -78,11 +78,11 @@ class _Films:
 
 
 def cost(model: LoadedModel, exported: Exported, data: GazeData) -> dict[str, Any]:
-    """What a quantised network loses on the test split, with intervals over patients.
+    """Measures what a quantised network loses on the test split, with intervals over patients.
 
     Args:
-        model: In float32.
-        exported: In int8.
+        model: The network in float32.
+        exported: The network in int8.
         data: See :func:`gazelit.deploy.training_data.training_data`.
 
     Returns:
@@ -125,7 +125,7 @@ def cost(model: LoadedModel, exported: Exported, data: GazeData) -> dict[str, An
 
 
 def _values(network: Callable[[Tensor], Mapping[str, Tensor]], model: LoadedModel, data: GazeData) -> pd.DataFrame:
-    """A row a test film: ``patient``, its label, probabilities and the map metrics."""
+    """A row for each test film: ``patient``, its label, probabilities and the map metrics."""
     names, exclusive = model.class_names, model.is_exclusive
     patients = identity(data.store.cases["patient_id"]).to_numpy()
     tables = []

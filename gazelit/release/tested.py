@@ -1,4 +1,4 @@
-"""What a run has measured of a model that is handed on."""
+"""The metrics that a run measured of a released model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gazelit.reporting.folders import read_run
 from gazelit.reporting.sections.training import split_words
 from gazelit.runs.run_file import RUN_FILE
 
-#: How many of a run's models a message names.
+#: Number of a run's models that a message names.
 _SHOWN = 4
 
 
@@ -28,20 +28,20 @@ def find_run(ckpt: str) -> Path | None:
 
 
 def tested(run: Path, hashes: Sequence[str], model: str) -> dict[str, Any]:
-    """The metrics of one model of a run, on its test split, and of all models that were trained as it was.
+    """The metrics of a model of a run on its test split, and of all models that were trained in the same way.
 
     Args:
         run: The run folder.
-        hashes: SHA-256 of the checkpoint; of exported weights also that of the checkpoint they came from.
-        model: Names the checkpoint in messages.
+        hashes: SHA-256 of the checkpoint; for exported weights also that of the checkpoint from which they were made.
+        model: Name of the checkpoint in messages.
 
     Returns:
         ``data``, ``split``, ``notes`` and ``intervals`` in words; ``model`` with ``seed``, ``fold``, ``times_tested``
-        and ``metrics``, by name ``value``, ``low``, ``high`` (95 %, over patients); of several trainings ``trainings``
-        with ``seeds``, ``folds`` and the same of their mean, with ``sd_over_seeds``.
+        and ``metrics``, by name ``value``, ``low``, ``high`` (95 %, over patients). If there are several trainings,
+        also ``trainings`` with ``seeds``, ``folds`` and the metrics of their mean, with ``sd_over_seeds``.
 
     Raises:
-        InputError: The folder is no finished run, or tested no such model.
+        InputError: The folder is not a finished run, or the run did not test this model.
     """
     results = read_run(run).results
     found = next((result for result in results if sha256_file(result.checkpoint) in hashes), None)
@@ -75,7 +75,7 @@ def tested(run: Path, hashes: Sequence[str], model: str) -> dict[str, Any]:
 
 
 def _together(alike: Sequence[Result], names: Sequence[str]) -> dict[str, Any]:
-    """The mean of models that differ in seed and fold alone."""
+    """The mean of models that differ only in seed and fold."""
     (summary,) = compare(alike, names)
     metrics = _cells(summary.estimates)
     for name, cells in metrics.items():

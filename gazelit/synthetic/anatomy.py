@@ -1,4 +1,4 @@
-"""A chest, drawn at random: bodies with positions and sizes in cm, and what ails it.
+"""A chest, drawn at random: bodies with positions and sizes in cm, and the findings of its class.
 
 Coordinates are those of :mod:`gazelit.synthetic.shapes`; sizes are those of adults on a 35 × 43 cm film.
 """
@@ -17,7 +17,7 @@ CLASSES = ("Normal", "CHF", "pneumonia")
 
 @dataclass
 class Chest:
-    """One patient's anatomy and position, with the landmarks that a reader looks at."""
+    """A patient's anatomy and position, with the landmarks that a reader looks at."""
 
     label: str
     lungs: list[Ellipsoid]
@@ -264,7 +264,7 @@ def _add_pneumonia(rng: Generator, chest: Chest, floor: dict[int, float]) -> Non
     lung = chest.lungs[(side + 1) // 2]
     top = lung.y - lung.ry
     reach = floor[side] - top
-    # Lower lobes are the commonest place.
+    # Pneumonia is commonest in the lower lobes.
     height = top + reach * rng.choice((rng.uniform(0.25, 0.5), rng.uniform(0.5, 0.9)), p=(0.35, 0.65))
     x = lung.x + side * rng.uniform(-0.35, 0.45) * lung.rx
     subtle = rng.random() < 0.3

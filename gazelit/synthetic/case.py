@@ -1,4 +1,4 @@
-"""One synthetic case: a film, what its reader saw of it, and what is known of it."""
+"""A synthetic case: a film, its reading, and the truth about it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gazelit.synthetic.shapes import Position
 Difficulty = Literal["easy", "hard"]
 #: The body that is drawn, not projected from a CT.
 ANALYTIC = "analytic"
-#: Names of readers.
+#: Letters that name readers.
 LETTERS = "abcdefgh"
 
-#: Film sizes in pixels (W, H) with how often they occur, after EGD-CXR; odd ones included.
+#: Film sizes in pixels (W, H) with how often they occur, after EGD-CXR; some are odd numbers.
 SIZES = (
     ((2544, 3056), 0.60),
     ((3056, 2544), 0.25),
@@ -37,16 +37,16 @@ SCREEN = (1920, 1080)
 
 @dataclass(frozen=True)
 class Plan:
-    """Who a case belongs to, drawn before any is simulated.
+    """The plan of a case; the plans of all cases are drawn before any case is simulated.
 
     Attributes:
         number: Index of the case.
-        label: Its class.
+        label: Class of the case.
         patient: Index of the patient.
-        image: Which of the patient's images it is, from 0.
+        image: Number of the film among the patient's films, from 0.
         size: (W, H) pixels.
-        session: Recording session.
-        seed: Of the cohort: patients of different cohorts are different people.
+        session: Number of the recording session.
+        seed: Seed of the cohort; cohorts of different seeds have different patients.
         difficulty: ``easy`` or ``hard``.
         readings: Readings per film, where the format holds several.
         body: ``analytic``, or the folder of the CT whose projection the film is.
@@ -87,16 +87,16 @@ class SyntheticCase:
     """A simulated case.
 
     Attributes:
-        plan: Who it belongs to.
+        plan: The plan of the case.
         film: (H, W) float32 in [0, 1], bright = dense.
         lungs: (H, W) bool masks of the right and the left lung.
         mediastinum: (H, W) bool.
         knob: (H, W) bool, the aortic knob.
-        fixations: What the eyes did, in chest coordinates.
-        samples: What the tracker saw.
+        fixations: The fixations of the eyes, in chest coordinates.
+        samples: The samples of the eye tracker.
         pads: How the film lay on the canvas.
         landmarks: By name, x and y in pixels of the film.
-        findings: (K, 3) where the finding is, as x, y in pixels of the film and a weight; empty if there is none.
+        findings: (K, 3) parts of the finding: x, y in pixels of the film, and a weight; empty if there is none.
         spacing: Pixel spacing (mm).
         position: How the patient stood.
     """
@@ -118,19 +118,19 @@ class SyntheticCase:
         """Another reader's fixations, and their x and y in pixels of the film.
 
         Args:
-            rng: Of the reading.
-            reading: Its number among the film's readings.
+            rng: Draws the reading.
+            reading: Number of the reading among the film's readings.
         """
         raise NotImplementedError
 
     def reader_id(self, reading: int) -> str:
-        """Whose a reading is."""
+        """The id of the reader of a reading."""
         raise NotImplementedError
 
     def to_pixels(
         self, x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Chest coordinates to pixels of the film."""
+        """Converts chest coordinates to pixels of the film."""
         return film_pixels(x, y, self.position, film_size(self.plan.size), self.plan.size)
 
 
@@ -164,7 +164,8 @@ def plan_cohort(
     images: list[int] = []
     again = set(rng.choice(np.arange(6, cases), size=round(0.04 * cases), replace=False)) if cases > 8 else set()
     for number, label in enumerate(labels):
-        # Someone of the same class comes back: one case in 25, and the last of a large cohort for a third film.
+        # One case in 25 is a second film of an earlier patient of the same class; the last case of a large cohort is
+        # a patient's third film.
         films_before = 1 if number == cases - 1 and cases >= 60 else 0 if number in again else None
         earlier = [film for film in range(number) if labels[film] == label and images[film] == films_before]
         returning = [film for film in earlier if patients.count(patients[film]) == images[film] + 1]
@@ -248,13 +249,13 @@ def simulate_case(plan: Plan, seed: int) -> EasyCase:
 
 
 def session_bias(seed: int, session: int) -> tuple[float, float]:
-    """A session's constant error of the tracker, as fractions of the screen's width and height."""
+    """The constant error of the tracker in a session, as fractions of the screen's width and height."""
     rng = np.random.default_rng(SeedSequence([seed, 4, session]))
     return float(rng.normal(0, 0.15 * 39.87 / SCREEN[0])), float(rng.normal(0, 0.15 * 39.87 / SCREEN[1]))
 
 
 def film_size(size: tuple[int, int]) -> tuple[float, float]:
-    """(height, width) in cm of a film of (W, H) pixels."""
+    """(height, width) in cm of a film whose size is (W, H) pixels."""
     width, height = size
     tall = FILM_HEIGHT[width > height]
     return tall, tall * width / height
@@ -263,7 +264,7 @@ def film_size(size: tuple[int, int]) -> tuple[float, float]:
 def to_screen(
     x: NDArray[np.float64], y: NDArray[np.float64], pads: Pads, size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Film pixels to fractions of the tracker's screen: the inverse of EGD-CXR's published mapping."""
+    """Converts film pixels to fractions of the tracker's screen: the inverse of EGD-CXR's published mapping."""
     width, height = size[0] + size[0] % 2, size[1] + size[1] % 2
     screen_x = pads.left + x * (SCREEN[0] - pads.left - pads.right) / width
     screen_y = pads.top + y * (SCREEN[1] - pads.top - pads.bottom) / height
@@ -277,7 +278,7 @@ def film_pixels(
     film: tuple[float, float],
     size: tuple[int, int],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Chest coordinates to pixels of the film, from its left and upper edge."""
+    """Converts chest coordinates to pixels of the film, from its left and upper edge."""
     u, v = position.to_film(x, y)
     return (u / film[1] + 0.5) * size[0], (v / film[0] + 0.5) * size[1]
 

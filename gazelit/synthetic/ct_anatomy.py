@@ -1,4 +1,4 @@
-"""What is known of a CT's body from its masks: landmarks, edges of heart and lungs, chest wall.
+"""The anatomy of a CT's body, measured on its masks: landmarks, edges of heart and lungs, chest wall.
 
 Points are (y, z, x) in cm as in :mod:`gazelit.synthetic.ct_projection`.
 """
@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from gazelit.synthetic.ct_projection import Floats, Volume
 
-#: cm of belly along the beam that hide the lung behind it, and of lung at the chest wall that are seen.
+#: Least length along the beam (cm) of belly that hides the lung behind it, and of lung that is seen at the chest wall.
 BELLY, RIM = 3.0, 3.5
 
 
@@ -22,7 +22,7 @@ class LungShape:
 
     Attributes:
         side: −1 for the patient's right, 1 for the left.
-        wall: Distance of its outer edge from the middle (cm).
+        wall: Distance of the outer edge from the middle (cm).
         top: z of the apex.
         dome: z of the diaphragm's highest point.
         angle: z of the costophrenic angle.
@@ -37,7 +37,7 @@ class LungShape:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What is known of a body from its masks; points are (y, z, x) in cm from the carina.
+    """The anatomy of a body, measured on its masks; points are (y, z, x) in cm from the carina.
 
     Attributes:
         landmarks: (3,) by name.
@@ -46,8 +46,8 @@ class Anatomy:
         heart_depth: y of its back and front.
         lungs: Right and left.
         lean: Angle of the spine with the vertical (rad); its lower end is to the left where it is positive.
-        reach: (Y, Z, 2) |x| of the chest wall beside the right and the left lung on the lattice of the masks; 0 where
-            there is none near.
+        reach: (Y, Z, 2) |x| of the chest wall beside the right and the left lung, on the lattice of the masks; 0 where
+            no lung is near.
     """
 
     landmarks: dict[str, Floats]
@@ -70,7 +70,7 @@ def measure(labels: Volume, masks: Volume, ids: dict[str, int]) -> Anatomy:
     Args:
         labels: (Y, Z, X) number of the structure each voxel belongs to.
         masks: (Y, Z, X, 4) uint8, 255 inside: right lung, left lung, mediastinum, organs of the belly.
-        ids: Number of each structure; heart, aorta and trachea are there.
+        ids: Number of each structure; must have heart, aorta and trachea.
     """
 
     def points(*names: str) -> Floats:
@@ -110,7 +110,7 @@ def measure(labels: Volume, masks: Volume, ids: dict[str, int]) -> Anatomy:
 
 
 def _reach(masks: Volume) -> Floats:
-    """Where the lungs end sideways, row by row of every coronal slice, smoothed over a centimetre."""
+    """The outer edge of each lung in every row of every coronal slice, smoothed over a centimetre."""
     _, _, x = masks.axes()
     smooth = 1.0 / masks.spacing[0], 1.0 / masks.spacing[1]
     sides = []
@@ -129,10 +129,10 @@ def _knob(aorta: Floats) -> Floats:
 
 
 def _lung(masks: Volume, side: int) -> tuple[LungShape, dict[str, Floats]]:
-    """A lung as a film shows it, and what a reader looks at in it."""
+    """A lung as a film shows it, and its landmarks."""
     _, z, x = masks.axes()
     within = masks.values[..., 0 if side < 0 else 1] > 127
-    # Thickness along the beam; belly in front of the recess hides it.
+    # Thickness along the beam; the belly in front of the lower recess hides the lung there.
     lung = within.sum(axis=0) * masks.spacing[0]
     belly = (masks.values[..., 3] > 127).sum(axis=0) * masks.spacing[0]
     shown = (lung > 1.0) & (belly < BELLY)
@@ -149,13 +149,13 @@ def _lung(masks: Volume, side: int) -> tuple[LungShape, dict[str, Floats]]:
     front = float(np.argwhere(within)[:, 0].mean() * masks.spacing[0] + masks.origin[0])
 
     def at(share: float, out: float) -> Floats:
-        """A point at a share of the height, off the middle of where the lung is deep and no heart in front."""
+        """A point at a share of the height, off the middle of the deep part of the lung that no heart covers."""
         height = top + share * (dome - top)
         row = free[int(np.argmin(np.abs(z - height)))]
         deep = side * x[row > 0.4 * row.max()] if row.max() > 0 else np.array([0.3 * wall, 0.9 * wall])
         return np.array([front, height, side * ((deep[0] + deep[-1]) / 2 + out * abs(deep[-1] - deep[0]) / 2)])
 
-    # The left hilum is the higher one.
+    # The left hilum is higher than the right.
     height = 1.5 if side < 0 else -0.5
     inner = side * x[lung[int(np.argmin(np.abs(z - height)))] > 4.0]
     edge = float(inner.min()) if len(inner) else 3.0

@@ -1,6 +1,6 @@
 """A film projected from a chest CT, with the findings, distractors and readers of the hard cohort.
 
-Every film is of the one person in the CT, so all of them have one patient id, the same for every seed.
+All films show the same person, who is in the CT, so they have the same patient id, whatever the seed.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from gazelit.synthetic.radiograph import Projection, add_item, develop, draw_exp
 from gazelit.synthetic.shapes import Effusion, Position, Tube
 from gazelit.synthetic.visibility import show_without
 
-#: Film of every case, (W, H) pixels before ``max_side``: a CT shows no more of a chest.
+#: Size of every film, (W, H) pixels before ``max_side``; its proportions are those of the chest that a CT shows.
 SIZE = (2500, 2380)
-#: The CT is no finer: beyond this many rows its projection is interpolated.
+#: Most rows of a projection; larger films are interpolated, because the CT is no finer.
 ROWS = 480
 #: How often each lobe has a pneumonia.
 _LOBE_SHARE = {"right upper": 0.2, "right middle": 0.12, "right lower": 0.26, "left upper": 0.18, "left lower": 0.24}
-#: Distractors that lie in the lung; one that would not is left out.
+#: Distractors that lie in the lung; a distractor of these kinds that would lie outside it is left out.
 _IN_LUNG = ("granuloma", "scar", "band")
 
 
 @dataclass
 class Subject:
-    """Who is on the film, in chest coordinates on the plane of the carina; see the analytic ``Patient``.
+    """The person on the film, in chest coordinates on the plane of the carina; see the analytic ``Patient``.
 
     Attributes:
         label: Class.
         heart_ratio: Width of the heart over the inner width of the chest.
-        lungs: Where distractors lie.
+        lungs: The lungs in which distractors are drawn.
         rotation: Turn about the long axis (rad).
         oedema: Extra attenuation per cm of lung about the hila.
         effusions: Fluid in the costophrenic angles.
         items: Findings and distractors.
-        landmarks: What a reader searches: (x, y) by name.
+        landmarks: Points that a reader searches: (x, y) by name.
     """
 
     label: str
@@ -62,16 +62,16 @@ class Subject:
 
 @dataclass
 class _Scan:
-    """A CT with this film's heart and pose, and what findings add to it.
+    """A CT with this film's heart and pose, and the attenuation that findings add to it.
 
     Attributes:
-        attenuation: Of the body.
+        attenuation: Attenuation of the body.
         masks: As in :class:`gazelit.synthetic.ct_volume.Body`.
         lungs: Share of aerated right and left lung.
-        warp: Of the heart.
-        pose: Of the body.
+        warp: Warp of the heart.
+        pose: Pose of the body.
         added: Attenuation of the findings.
-        fluids: Share of fluid, with the number of the lung.
+        fluids: Number of a lung, and the share of fluid in it.
     """
 
     attenuation: Volume
@@ -171,7 +171,7 @@ def draw_pose(rng: Generator, body: Body) -> Pose:
 
 
 def _add_pneumonia(rng: Generator, body: Body, scan: _Scan, subject: Subject) -> None:
-    """One opacity in a lobe; larger than in the hard cohort, because no lung is denser than when it is filled."""
+    """Adds an opacity in a lobe, larger than in an analytic body, because no lung is denser than filled lung."""
     number = int(rng.choice(len(LOBES), p=[_LOBE_SHARE[name] for name in LOBES])) + 1
     lung = body.anatomy.lungs[0 if list(LOBES)[number - 1].startswith("right") else 1]
     subtle = bool(rng.random() < 0.6)
@@ -182,7 +182,7 @@ def _add_pneumonia(rng: Generator, body: Body, scan: _Scan, subject: Subject) ->
         kind, radius = "consolidation", rng.uniform(1.8, 3.0)
         share = rng.uniform(0.4, 0.7) if subtle else rng.uniform(0.7, 1.0)
     lobe = replace(body.lobes, values=body.lobes.values == number)
-    # Above the dome: what lies behind the belly is no finding of a frontal film.
+    # Above the dome, because an opacity behind the belly is not seen on a frontal film.
     low = lung.top + 0.15 * (lung.dome - lung.top)
     centre = scan.warp.point(ct_findings.spot_in(rng, lobe, radius, low, lung.dome - 0.5 * radius))
     within = scan.warp.apply(replace(lobe, values=lobe.values.astype(np.float32)))
@@ -201,7 +201,7 @@ def _insert_heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subj
         scan.fluids.append((number, fluid))
         scan.added.append(replace(fluid, values=np.float32(SOFT - body.lung) * fluid.values))
         lungs.values[:, -fluid.values.shape[1] :] -= fluid.values
-        # It is seen where it takes the place of lung: about its surface.
+        # Fluid is seen near its surface, where it replaces lung.
         low, high = np.array([-99, effusion.level - 2.5, -99]), np.array([99, effusion.level + 0.5, 99])
         x, y = scan.to_chest(_centroid(fluid.part(fluid.box(low, high))))
         item = next(items)
@@ -213,7 +213,7 @@ def _insert_heart_failure(rng: Generator, body: Body, scan: _Scan, subject: Subj
 
 
 def _add_septal_lines(added: Image, subject: Subject, grid: Grid, air: Image) -> None:
-    """Short lines at the chest wall, above the angles, in place."""
+    """Adds short lines at the chest wall above the costophrenic angles, in place."""
     lines = np.zeros_like(added)
     for lung in subject.lungs:
         for number in range(4):
@@ -224,8 +224,8 @@ def _add_septal_lines(added: Image, subject: Subject, grid: Grid, air: Image) ->
 
 
 def _lung(shape: LungShape) -> Lung:
-    """The lung in which distractors are drawn, of the shape that the masks have."""
-    # The tip of the pleural space lies below what is seen of the angle.
+    """The lung in which distractors are drawn, with the shape of the masks."""
+    # The tip of the pleural space lies below the visible angle.
     inner, fall = 1.1, shape.angle + 0.4 - shape.dome
     return Lung(
         side=shape.side,
@@ -242,7 +242,7 @@ def _lung(shape: LungShape) -> Lung:
 
 
 def _centroid(volume: Volume) -> Floats:
-    """Mean position (y, z, x) of what a volume holds."""
+    """Mean position (y, z, x) of a volume, weighted by its values."""
     weights = volume.values.sum(axis=(1, 2)), volume.values.sum(axis=(0, 2)), volume.values.sum(axis=(0, 1))
     total = max(float(weights[0].sum()), 1e-9)
     return np.array([float(axis @ weight) / total for axis, weight in zip(volume.axes(), weights, strict=True)])

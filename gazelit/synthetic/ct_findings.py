@@ -1,7 +1,7 @@
-"""What is put into a CT: a heart of another size, oedema, fluid, consolidation and nodules, as changes of attenuation.
+"""Findings that are put into a CT, as changes of attenuation: a heart of another size, oedema, fluid, opacities.
 
-They are bodies in the volume, confined to the lung or lobe they lie in. Coordinates as in
-:mod:`gazelit.synthetic.ct_projection`.
+Opacities are consolidations and nodules. Each finding is a body in the volume, confined to its lung or lobe.
+Coordinates are those of :mod:`gazelit.synthetic.ct_projection`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from gazelit.synthetic.ct_anatomy import Anatomy, LungShape
 from gazelit.synthetic.ct_projection import Floats, Volume
 from gazelit.synthetic.projection import SOFT
 
-#: How far beyond the heart the tissue gives way: above, below, behind, in front (cm).
+#: How far beyond the heart the warp reaches: above, below, behind, in front (cm).
 _GIVE = (4.0, 2.5, 2.0, 1.0)
 
 
 @dataclass(frozen=True)
 class HeartWarp:
-    """A smooth sideways warp that gives the heart another width, and leaves the chest wall where it is.
+    """A smooth sideways warp that gives the heart another width and does not move the chest wall.
 
     Attributes:
-        anatomy: Of the body.
-        lattice: A volume of the body, on whose lattice the warp is known (its values do not matter).
+        anatomy: Anatomy of the body.
+        lattice: A volume of the body, on whose lattice the warp is computed (its values are not used).
         ratio: Width of the warped heart over the inner width of the chest.
     """
 
@@ -38,10 +38,10 @@ class HeartWarp:
 
     @cached_property
     def shifts(self) -> dict[int, NDArray[np.float32]]:
-        """How far sideways the tissue at each value of the lattice comes from (cm), for the slices that change.
+        """Sideways distance (cm) that the tissue at each point of the lattice has come, for the slices that change.
 
-        From the midline to the edge of the heart everything is stretched alike, from there to the chest wall it gives
-        way; the wall and what is beyond stay.
+        Tissue from the midline to the edge of the heart is stretched uniformly; tissue from there to the chest wall
+        makes room for it. The wall, and everything outside it, stays.
         """
         y, z, x = self.lattice.axes()
         rows, depth = self.anatomy.heart_rows, self.anatomy.heart_depth
@@ -81,7 +81,7 @@ class HeartWarp:
         return replace(volume, values=values)
 
     def point(self, point: Floats) -> Floats:
-        """Where a point (y, z, x) of the body goes."""
+        """The point (y, z, x) to which a point of the body is moved."""
         y, z, x = self.lattice.axes()
         shift = self.shifts.get(int(np.argmin(np.abs(y - point[0]))))
         if shift is None:
@@ -97,7 +97,7 @@ def _plateau(value: Floats, low: float, high: float, before: float, after: float
 
 
 def cloud(rng: Generator, volume: Volume, size: float) -> NDArray[np.float32]:
-    """Smooth noise in [0, 1] on a volume's lattice (Y, Z, X), with structure of a size (cm)."""
+    """Smooth noise in [0, 1] on a volume's lattice (Y, Z, X), whose structure has the given size (cm)."""
     depth, rows, columns = volume.values.shape[:3]
     lattice = [
         round(count * step / size) + 3 for count, step in zip((depth, rows, columns), volume.spacing, strict=True)
@@ -118,16 +118,16 @@ def opacity(
     Consolidation is ill-defined, uneven and crossed by air bronchograms.
 
     Args:
-        rng: Of the texture.
+        rng: Draws the texture.
         kind: ``nodule`` or ``consolidation``.
-        attenuation: Of the body.
+        attenuation: Attenuation of the body.
         lobe: Share of the lobe in each value, in the same slices.
         centre: (y, z, x).
         radius: cm.
-        share: How far it fills the lung in its middle: 1 is soft tissue.
+        share: Share of the lung that it fills in its middle; 1 is soft tissue.
 
     Returns:
-        The attenuation that it adds, and what this is along the beam through the centre.
+        The attenuation that it adds, and the integral of this along the beam through the centre.
     """
     around = attenuation.part(attenuation.box(centre - 1.8 * radius, centre + 1.8 * radius))
     y, z, x = around.axes()
@@ -140,7 +140,7 @@ def opacity(
         edge = (distance * (1 + 0.9 * (texture - 0.5)) - 1) / 0.22
         shape = (0.35 + 1.1 * texture) / (1 + np.exp(np.clip(edge, -20, 20)))
         shape *= 1 - 0.9 * _bronchi(rng, offset, centre, radius)
-    # What is filled already, a vessel, gains nothing.
+    # Tissue without air, such as a vessel, gains nothing.
     room = np.clip(np.float32(SOFT) - around.values, 0, None)
     added = share * np.clip(shape, 0, 1) * _sampled(lobe, around) * room
     near = np.hypot(*np.meshgrid(z - centre[1], x - centre[2], indexing="ij")) <= max(0.3 * radius, around.spacing[1])
@@ -149,7 +149,7 @@ def opacity(
 
 
 def _bronchi(rng: Generator, offset: NDArray[np.float32], centre: Floats, radius: float) -> NDArray[np.float32]:
-    """1 in three airways that fan out from the side of the hilum, 0 outside."""
+    """1 in three airways that fan out from the hilar side, 0 outside them."""
     outwards = centre - np.array([0.0, 1.5, 0.0])
     outwards = outwards / (np.linalg.norm(outwards) + 1e-9)
     beyond = offset + (0.9 * radius * outwards).astype(np.float32)
@@ -173,18 +173,18 @@ def _sampled(volume: Volume, like: Volume) -> NDArray[np.float32]:
 
 
 def _onto(volume: Volume, like: Volume) -> Floats:
-    """(2, 3) from column and row in a slice of ``like`` to those in a slice of ``volume``."""
+    """(2, 3) matrix from column and row in a slice of ``like`` to those in a slice of ``volume``."""
     across, down = ((like.origin[n] - volume.origin[n]) / volume.spacing[n] for n in (2, 1))
     return np.array([[like.spacing[2] / volume.spacing[2], 0, across], [0, like.spacing[1] / volume.spacing[1], down]])
 
 
 def spot_in(rng: Generator, lobe: Volume, radius: float, low: float, high: float) -> Floats:
-    """A point (y, z, x) of a lobe between two heights, as far from its edge as a radius asks or the lobe allows.
+    """Draws a point (y, z, x) of a lobe between two heights, away from its edge by about the radius if the lobe allows.
 
     Args:
-        rng: Of the choice.
+        rng: Draws the point.
         lobe: (Y, Z, X) bool.
-        radius: cm.
+        radius: Radius of the finding (cm).
         low: Least z.
         high: Greatest z.
     """
@@ -200,12 +200,12 @@ def spot_in(rng: Generator, lobe: Volume, radius: float, low: float, high: float
 
 
 def fluid(lung: Volume, wall: Volume, shape: LungShape, level: float) -> Volume:
-    """Share of fluid where a small effusion stands in the outer part of a pleural space, with a meniscus.
+    """Share of fluid of a small effusion in the outer part of a pleural space, with a meniscus.
 
     Args:
         lung: (Y, Z, X) share of lung.
         wall: Distance to the chest wall (cm), on the same lattice.
-        shape: Of the lung.
+        shape: Shape of the lung.
         level: z of the surface away from the wall; the meniscus climbs the wall by 2.4 cm.
     """
     rows = lung.box(np.array([-99.0, level - 3.5, -99.0]), np.array([99.0, 99.0, 99.0]))
@@ -213,7 +213,7 @@ def fluid(lung: Volume, wall: Volume, shape: LungShape, level: float) -> Volume:
     _, z, x = lower.axes()
     surface = level - 2.4 * np.exp(-wall.values[rows] / np.float32(1.1))
     share = 1 / (1 + np.exp(np.clip((surface - z[:, None].astype(np.float32)) / np.float32(0.3), -20, 20)))
-    # What runs behind the belly is left out: a frontal film of a small effusion shows a blunt angle.
+    # Fluid behind the belly is left out: a frontal film of a small effusion shows only a blunt angle.
     outer = 1 / (1 + np.exp(np.clip((0.62 * shape.wall - shape.side * x) / 0.6, -20, 20)))
     return replace(lower, values=(lower.values * share * outer).astype(np.float32))
 
@@ -222,17 +222,17 @@ def oedema(rng: Generator, lungs: Volume, hila: tuple[Floats, Floats], strength:
     """Attenuation that fluid in the lung adds about the hila.
 
     Args:
-        rng: Of the texture.
+        rng: Draws the texture.
         lungs: (Y, Z, X) share of aerated lung.
         hila: Points (y, z, x), right and left.
         strength: 1/cm of lung at a hilum.
     """
-    # So smooth that every second slice does.
+    # Oedema is so smooth that every second slice is enough.
     lungs = Volume(lungs.values[::2], lungs.origin, (2 * lungs.spacing[0], *lungs.spacing[1:]))
     y, z, x = lungs.axes()
     spot = np.zeros(lungs.values.shape, np.float32)
     for hilum in hila:
-        # Outwards of the hilum, as wings.
+        # The haze spreads outwards from the hilum, in the shape of wings.
         centre = hilum * [1, 1, 1.35] + [0, 1.0, 0]
         deep, down, across = (
             np.exp(-0.5 * ((axis - middle) / spread) ** 2).astype(np.float32)

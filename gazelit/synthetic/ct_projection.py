@@ -49,7 +49,7 @@ class Volume:
         return y, z, x
 
     def box(self, low: Floats, high: Floats) -> tuple[slice, slice, slice]:
-        """The indices of the values between two corners (y, z, x)."""
+        """Slices of the values between two corners (y, z, x)."""
         first = np.ceil((low - self.origin) / self.spacing).astype(int)
         last = np.floor((high - self.origin) / self.spacing).astype(int) + 1
         y, z, x = (
@@ -59,12 +59,12 @@ class Volume:
         return y, z, x
 
     def part(self, box: tuple[slice, slice, slice]) -> Volume:
-        """The values of a box, without a copy."""
+        """The part of the volume in a box; its values are not copied."""
         y, z, x = (start + step * cut.start for start, step, cut in zip(self.origin, self.spacing, box, strict=True))
         return replace(self, values=self.values[box], origin=(y, z, x))
 
     def resized(self, spacing: float) -> Volume:
-        """Slices with values about ``spacing`` apart (cm); what was between them is averaged or interpolated."""
+        """The same slices with values about ``spacing`` cm apart, averaged or interpolated."""
         depth, rows, columns = self.values.shape
         size = tuple(
             max(1, round(count * step / spacing))
@@ -102,7 +102,7 @@ class Pose:
 
     @property
     def matrix(self) -> Floats:
-        """(3, 3) from (x, z, y) of the body to (across, down, towards the detector)."""
+        """(3, 3) matrix from (x, z, y) of the body to (across, down, towards the detector)."""
         c, s = np.cos(self.rotation), np.sin(self.rotation)
         p, q = np.cos(self.pitch), np.sin(self.pitch)
         a, b = np.cos(self.roll), np.sin(self.roll)
@@ -121,11 +121,11 @@ def line_integrals(
     """Integrals along the rays from the source to every pixel of a film.
 
     Args:
-        volume: What is integrated.
-        pose: How it stands.
+        volume: Values to integrate.
+        pose: Pose of the body.
         shape: (H, W) pixels.
         film: Height and width in cm.
-        endless: Whether the volume's outermost values go on beyond its edges along x and z; nothing is there if not.
+        endless: Whether the volume's outermost values go on beyond its edges along x and z; zero if not.
 
     Returns:
         (H, W), or (H, W, C) for a volume of C channels: the values' unit × cm.
@@ -143,7 +143,7 @@ def line_integrals(
 
 
 def _homography(volume: Volume, depth: float, pose: Pose, shape: tuple[int, int], film: tuple[float, float]) -> Floats:
-    """(3, 3) from pixels of a slice to pixels of the film."""
+    """(3, 3) matrix from pixels of a slice to pixels of the film."""
     matrix = pose.matrix
     of_slice = np.array([[volume.spacing[2], 0, volume.origin[2]], [0, volume.spacing[1], volume.origin[1]], [0, 0, 1]])
     turned = np.column_stack([matrix[:, 0], matrix[:, 1], matrix[:, 2] * depth])

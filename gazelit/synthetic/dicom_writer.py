@@ -18,7 +18,7 @@ from pydicom.uid import (
 
 from gazelit.synthetic.case import SyntheticCase
 
-#: Root of UIDs made from UUIDs (PS3.5 B.2); the numbers under it are derived from seed and case.
+#: Root of UIDs made from UUIDs (PS3.5 B.2); the numbers below it are computed from seed and case.
 _UID_ROOT = "2.25"
 _TOP = 4095
 #: Share of films with a window.
@@ -47,7 +47,7 @@ def write_film(
 ) -> None:
     """Writes a film.
 
-    Most are DX, and valid by the standard; CR are those with what a DX film may not have or lack. About a fifth are
+    Most films are DX and valid by the standard. Films that break the rules for DX are written as CR. About a fifth are
     MONOCHROME1, stored inverted as such films are; some have a rescale, several windows or none, or are RLE-compressed.
 
     Args:
@@ -56,7 +56,7 @@ def write_film(
         spacing: Pixel spacing (mm).
         patient_id: Eight digits.
         uids: Study, series and instance UID.
-        rng: Of the variants.
+        rng: Draws the variant.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPInstanceUID = uids[2]
@@ -64,7 +64,7 @@ def write_film(
     meta.ImplementationClassUID = UID(f"{_UID_ROOT}.1")
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     inverted = rng.random() < 0.2
-    # Headroom at both ends, as the windows of real films leave some.
+    # The grey values leave headroom at both ends, as the windows of real films do.
     low, high = int(rng.integers(0, 300)), int(rng.integers(3600, _TOP + 1))
     values = low + film * (high - low)
     stored = np.round(_TOP - values if inverted else values).clip(0, _TOP).astype(np.uint16)
@@ -103,7 +103,7 @@ def write_film(
         dataset.WindowCenter = [round(centre, 1), round(centre * 0.8, 1)]
         dataset.WindowWidth = [round(width, 1), round(width * 0.6, 1)]
         dataset.WindowCenterWidthExplanation = ["NORMAL", "HARDER"]
-    # A DX film has a window and no rescale (PS3.3 C.8.11.3); a CR film may be without the one and have the other.
+    # A DX film must have a window and no rescale (PS3.3 C.8.11.3); a CR film may have a rescale and no window.
     if slope == 1 and variant < _WINDOWED:
         _describe_dx(dataset)
     else:
@@ -118,7 +118,7 @@ def write_film(
 
 
 def _describe_dx(dataset: FileDataset) -> None:
-    """Adds what a DX film must have and a CR film must not."""
+    """Adds the attributes that a DX film must have and a CR film must not."""
     dataset.SOPClassUID, dataset.Modality = DigitalXRayImageStorageForPresentation, "DX"
     dataset.PresentationIntentType = "FOR PRESENTATION"
     dataset.ImageLaterality = "U"

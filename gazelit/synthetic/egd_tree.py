@@ -26,9 +26,10 @@ from gazelit.synthetic.tables import (
 )
 
 FOLDER = "egd-cxr"
-#: Further readers of each film, whom EGD-CXR does not have: what people agree on bounds what a model can reach.
+#: Number of further readers of each film, which EGD-CXR does not have: agreement of readers bounds what a model can
+#: reach.
 PEERS = 5
-#: A calibration screen after this many films, as in EGD-CXR.
+#: Number of films between calibration screens, as in EGD-CXR.
 CALIBRATION_EVERY = 20
 
 
@@ -49,7 +50,7 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
     }
     for name, mask in masks.items():
         cv2.imwrite(str(folder / f"{name}.png"), mask.astype(np.uint8) * 255)
-    # What a recursive download leaves behind.
+    # A recursive download leaves this file in the folder.
     (folder / "index.html").write_text("<html></html>\n")
     write_json(folder / "transcript.json", transcript(case))
     row = sheet_row(case, rng)
@@ -86,7 +87,7 @@ def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> 
 
 
 def _sessions(plans: list[Plan], gaze: list[pd.DataFrame], seed: int) -> pd.DataFrame:
-    """Screens in the order they were read, calibration screens between them, with the session's columns."""
+    """Rows of all screens in the order in which they were read, with calibration screens and the session's columns."""
     rng = np.random.default_rng(SeedSequence([seed, 9]))
     screens: list[pd.DataFrame] = []
     shown = 0
@@ -97,7 +98,7 @@ def _sessions(plans: list[Plan], gaze: list[pd.DataFrame], seed: int) -> pd.Data
             dicom_id = identifiers(plans[number])["dicom_id"]
             batch = [gaze[number]]
             if shown % CALIBRATION_EVERY == 0:
-                # The preparation script named the screen after the next film, less five characters; once with a suffix.
+                # EGD-CXR names the screen after the next film without its last five characters, once with a suffix.
                 name = f"{dicom_id}_calibration" if shown == 0 else dicom_id[:-5]
                 bias = (tracker_bias if plans[number].difficulty == "hard" else session_bias)(seed, session)
                 batch.insert(0, calibration_rows(name, bias, rng))

@@ -1,6 +1,6 @@
-"""Findings and distractors of the hard cohort: what is on the film, where, and how faint.
+"""Findings and distractors of the hard cohort: their kind, position and faintness.
 
-The classes differ in findings alone. Distractors are drawn from the same distribution in every class.
+The classes differ only in findings. Distractors are drawn from the same distribution in every class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DISTRACTORS = ("nipple", "granuloma", "electrode", "scar", "band")
 
 @dataclass(frozen=True)
 class Item:
-    """Something that may draw the eye.
+    """A finding or distractor, which may draw the eye.
 
     Attributes:
         kind: ``consolidation``, ``nodule``, ``heart``, ``oedema``, ``effusion``, or a distractor.
@@ -31,8 +31,8 @@ class Item:
         radius: Half of its extent (cm).
         strength: Attenuation it adds along the ray through its centre.
         subtle: Whether a reader can be expected to miss it.
-        angle: Of a line or band (rad).
-        length: Of a line or band (cm).
+        angle: Angle of a line or band (rad).
+        length: Length of a line or band (cm).
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Item:
 
 
 class Depicted(Protocol):
-    """Whoever is on a film; see :class:`gazelit.synthetic.patient.Patient`."""
+    """The person on a film; see :class:`gazelit.synthetic.patient.Patient`."""
 
     label: str
     heart_ratio: float
@@ -60,7 +60,7 @@ class Depicted(Protocol):
 
 
 def add_findings(rng: Generator, patient: Depicted) -> None:
-    """Adds what the patient's class has, in place."""
+    """Adds the findings of the patient's class, in place."""
     if patient.label == "CHF":
         add_heart_failure(rng, patient)
     elif patient.label == "pneumonia":
@@ -68,7 +68,7 @@ def add_findings(rng: Generator, patient: Depicted) -> None:
 
 
 def add_distractors(rng: Generator, patient: Depicted) -> None:
-    """Adds what could be taken for a finding, in place: two on average, of the same kinds in every class."""
+    """Adds distractors, in place: two on average, of the same kinds in every class."""
     for _ in range(int(rng.choice(5, p=(0.08, 0.25, 0.34, 0.22, 0.11)))):
         kind = str(rng.choice(DISTRACTORS, p=(0.25, 0.25, 0.15, 0.17, 0.18)))
         lung = patient.lungs[int(rng.integers(2))]
@@ -95,14 +95,14 @@ def add_distractors(rng: Generator, patient: Depicted) -> None:
 
 
 def _within(rng: Generator, lung: Lung, low: float, high: float) -> tuple[float, float]:
-    """A point in the lung between two shares of its height."""
+    """Draws a point in the lung between two shares of its height."""
     y = lung.top + (lung.dome - lung.top) * rng.uniform(low, high)
     x = lung.centre(np.array(y)) + lung.side * rng.uniform(-0.35, 0.7) * lung.half * lung.spread(np.array(y))
     return float(x), float(y)
 
 
 def _pneumonia(rng: Generator, patient: Depicted) -> None:
-    """One faint opacity: ill-defined consolidation, or a nodule of 1.2 to 2.2 cm."""
+    """Adds a faint opacity: ill-defined consolidation, or a nodule of 1.2 to 2.2 cm."""
     lung = patient.lungs[int(rng.integers(2))]
     low = rng.random() < 0.6
     x, y = _within(rng, lung, 0.5, 0.93) if low else _within(rng, lung, 0.15, 0.5)
@@ -117,7 +117,7 @@ def _pneumonia(rng: Generator, patient: Depicted) -> None:
 
 
 def add_heart_failure(rng: Generator, patient: Depicted) -> None:
-    """Adds the signs of heart failure: a large heart is the rule; oedema and small effusions are each there or not."""
+    """Adds the signs of heart failure: usually a large heart, sometimes oedema, sometimes small effusions."""
     severity = rng.beta(1.3, 2.2)
     x, y = patient.landmarks["left heart border"]
     patient.items.append(Item("heart", True, x - 0.2, y, 1.6, patient.heart_ratio, patient.heart_ratio < 0.52))

@@ -1,4 +1,4 @@
-"""A case of the hard cohort: patient, film, what can be seen on it, and the panel's readings of it."""
+"""A case of the hard cohort: patient, film, visibility of its items, and the panel's readings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from gazelit.synthetic.search import (
 from gazelit.synthetic.shapes import Position
 from gazelit.synthetic.visibility import show_without, visibility
 
-#: Of the tracker's screen.
+#: Resolution of the tracker's screen.
 PIXELS_PER_DEGREE = 39.87
 #: Pull of a noticed item: a lesion, the outline of the heart, a distractor.
 PULL = {"heart": 1.6, "oedema": 0.9, "effusion": 1.6, "nodule": 2.6, "consolidation": 2.6}
@@ -54,15 +54,15 @@ class Film:
     """A rendered film of the hard cohort with its truth.
 
     Attributes:
-        plan: Which case.
+        plan: Plan of the case.
         pixels: (H, W) float32 in [0, 1], bright = dense.
         lungs: (H, W) bool, right and left.
         mediastinum: (H, W) bool.
-        patient: Whose film it is.
+        patient: The patient on the film.
         position: How the patient stood.
         items: (J, 3) x, y and radius of the patient's items in pixels from the film's left and upper edge.
         visibility: (J,) contrast over noise of each item on this film.
-        scene: What there is to look at.
+        scene: Landmarks and items of the film, which draw the reader.
     """
 
     plan: Plan
@@ -81,9 +81,9 @@ class HardCase(SyntheticCase):
     """A case of the hard cohort.
 
     Attributes:
-        film_truth: The film with what is on it.
-        tracked: The reading that ``fixations`` and ``samples`` are of.
-        log: The simulated readings, in order: number of the reading and reader, and the simulation.
+        film_truth: The film with its truth.
+        tracked: The reading from which ``fixations`` and ``samples`` come.
+        log: The simulated readings, in order: number of the reading, number of the reader, and the simulation.
     """
 
     film_truth: Film
@@ -141,12 +141,12 @@ def film_of(
     lungs: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     mediastinum: NDArray[np.bool_],
 ) -> Film:
-    """Measures on a film what can be seen of a patient's items.
+    """Measures the visibility of a patient's items on a film.
 
     Args:
-        plan: Which case.
-        patient: Who is on it, with items and landmarks in chest coordinates.
-        position: From chest to film.
+        plan: Plan of the case.
+        patient: The patient on the film, with items and landmarks in chest coordinates.
+        position: Maps chest coordinates to the film.
         shown: (H, W) film in [0, 1].
         clean: The film with and without the items, as :func:`show_without` gives them.
         lungs: (H, W) bool, right and left.
@@ -168,11 +168,11 @@ def simulate_hard_case(plan: Plan, seed: int) -> HardCase:
 
 
 def read_film(film: Film, seed: int) -> HardCase:
-    """A case of a film, with a reading by the panel's first reader; the seed is that of the reading."""
+    """Makes a case of a film with a reading by the panel's first reader; ``seed`` draws the reading."""
     plan, patient, position = film.plan, film.patient, film.position
     size = film_size(plan.size)
     rng = np.random.default_rng(SeedSequence([seed, 12, plan.number]))
-    # A tree of samples has a single reader, the first of the panel.
+    # A format with samples has a single reader, the first of the panel.
     readings = simulate(film.scene, np.array([0]), rng)
     fixations, _ = as_fixations(readings, rng)
     x, y = to_film_pixels(readings.eye[0][: len(fixations.start)], plan.size)
@@ -204,13 +204,13 @@ def read_film(film: Film, seed: int) -> HardCase:
 
 
 def tracker_bias(seed: int, session: int) -> tuple[float, float]:
-    """The tracker's error in a session of the panel's first reader, as fractions of the screen's width and height."""
+    """The tracker's error for the panel's first reader in a session, as fractions of the screen's width and height."""
     sitting, own = session_bias(seed, session), panel_reader(0).bias * PIXELS_PER_DEGREE
     return sitting[0] + float(own[0]) / SCREEN[0], sitting[1] + float(own[1]) / SCREEN[1]
 
 
 def as_fixations(readings: Readings, rng: Generator) -> tuple[Fixations, NDArray[np.float64]]:
-    """The first of several readings with its times, and where the tracker saw it, (N, 2) cm from the film's centre."""
+    """The first of several readings with times, and its points as tracked, (N, 2) cm from the film's centre."""
     kept = readings.duration[0] > 0
     eye, duration, target = readings.eye[0][kept], readings.duration[0][kept], readings.target[0][kept]
     jump = np.hypot(*np.diff(eye, axis=0, prepend=eye[:1]).T)
@@ -223,7 +223,7 @@ def as_fixations(readings: Readings, rng: Generator) -> tuple[Fixations, NDArray
 def to_film_pixels(
     points: NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cm from the film's centre, (N, 2), to pixels from its left and upper edge."""
+    """Converts cm from the film's centre, (N, 2), to pixels from its left and upper edge."""
     height, width = film_size(size)
     return (points[:, 0] / width + 0.5) * size[0], (points[:, 1] / height + 0.5) * size[1]
 

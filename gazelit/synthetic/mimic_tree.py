@@ -64,7 +64,7 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
 
 
 def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> None:
-    """Writes the four tables, most of them gzipped; labels are of the study, and a few studies have none."""
+    """Writes the four tables, most of them gzipped; labels belong to studies, and a few studies have none."""
     metadata, split, chexpert, negbio = (pd.DataFrame(rows) for rows in zip(*cases, strict=True))
     folder = root / FOLDER
     metadata.to_csv(folder / "mimic-cxr-2.0.0-metadata.csv.gz", index=False, compression=_GZIP)
@@ -76,7 +76,7 @@ def write_tables(root: Path, plans: list[Plan], cases: list[Any], seed: int) -> 
         table.to_csv(folder / file, index=False, compression=compression)
 
 
-#: Without the time, which would make the bytes differ from run to run.
+#: Leaves out the time, which would make the bytes differ from run to run.
 _GZIP: dict[str, Any] = {"method": "gzip", "mtime": 0}
 
 

@@ -1,4 +1,4 @@
-"""The expected density of a film's fixations: a mixture of Gaussians about what there is to look at."""
+"""The expected density of a film's fixations: a mixture of Gaussians about its landmarks and items."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GazeMixture:
-    """Where a film's readers are expected to look, their past unknown.
+    """Expected density of the fixations on a film, given no earlier fixation.
 
-    The shares of the targets are simulated; the density about each target is exact, tracker and its bias included.
+    The shares of the targets are simulated; the density about each target is exact, tracker noise and bias included.
 
     Attributes:
         spots: (T, 2) the targets, cm from the film's centre.
         spread: (T,) standard deviation of where the eye lands (cm).
         extent: (width, height) of the film (cm).
-        readers: (R,) numbers in the panel of who may be reading, equally likely.
+        readers: (R,) numbers, in the panel, of the possible readers; each is equally likely.
         by_fixation: (R, T) share of the fixations that a reader spends on each target.
         by_duration: (R, T) share of the time.
     """
@@ -43,7 +43,7 @@ class GazeMixture:
         Args:
             shape: (H, W) of the grid.
             sigma: Gaussian blur added (cm of film).
-            weighted: Fixations weigh their duration; each the same if false.
+            weighted: Whether fixations are weighted by duration; each counts the same if not.
 
         Returns:
             (H, W) float64, sums to 1.
@@ -63,7 +63,7 @@ class GazeMixture:
         """The density at a store's working resolution: (H, W), 0 on the padding; sums to 1.
 
         Args:
-            letterbox: Of the case (``Store.letterboxes[row]``).
+            letterbox: Letterbox of the case (``Store.letterboxes[row]``).
             sigma: As in :meth:`density`.
             weighted: As in :meth:`density`.
         """
@@ -79,5 +79,5 @@ def cell_masses(centre: Floats, spread: Floats, length: float, cells: int) -> Fl
     """Mass of Gaussians (K,) in each of the cells of [−length / 2, length / 2]: (K, cells)."""
     edges = (np.linspace(-length / 2, length / 2, cells + 1) - centre[:, None]) / spread[:, None]
     low, high = edges[:, :-1], edges[:, 1:]
-    # Above the centre from the upper tail: 1 − 1 would be 0 from 8 σ on.
+    # Above the centre the upper tail is used: 1 − Φ would round to 0 from 8 σ on.
     return np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))

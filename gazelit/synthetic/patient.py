@@ -1,4 +1,4 @@
-"""A patient of the hard cohort: anatomy and posture that vary, and a heart whose size overlaps between classes.
+"""A patient of the hard cohort: varied anatomy and posture, and a heart size that overlaps between classes.
 
 Coordinates as in :mod:`gazelit.synthetic.anatomy`: x to the patient's left (the film's right), y down, z towards the
 detector, origin at the carina, in cm. Rotation of the patient moves a body by its depth.
@@ -18,7 +18,7 @@ from gazelit.synthetic.shapes import Effusion, Ellipsoid, Position, Tube
 
 #: Width of the heart over the inner width of the chest, mean and standard deviation, by class.
 HEART_RATIO = {"Normal": (0.46, 0.04), "CHF": (0.53, 0.05), "pneumonia": (0.46, 0.04)}
-#: Depth of what rotation moves (cm): breastbone and clavicles in front, spine behind.
+#: Depth (cm) of structures that rotation moves sideways: breastbone and clavicles in front, spine at the back.
 FRONT, BACK = 6.0, -6.0
 
 
@@ -66,7 +66,7 @@ class Lung:
         return 0.58 + 0.42 * t * (2 - t)
 
     def centre(self, y: np.ndarray) -> np.ndarray:
-        """Where the lung's middle is at a height (x)."""
+        """Position x of the lung's middle at a height."""
         return self.side * (self.inner + self.half * self.spread(y))
 
 
@@ -85,18 +85,18 @@ class Patient:
         ribs: Tubes of bone with the weight of each.
         bones: Clavicles and edges of the shoulder blades with the weight of each.
         blades: Shoulder blades and heads of the upper arm.
-        vessels: Of the lung.
+        vessels: Vessels of the lung.
         airways: Trachea and main bronchi.
         folds: Folds of skin: a line, and the attenuation beside it.
-        half_width: Of the trunk.
-        half_depth: Of the trunk.
+        half_width: Half of the trunk's width.
+        half_depth: Half of the trunk's depth.
         shoulder: y of the shoulders.
         curve: Amplitude (cm) and phase of the spine's curve.
         rotation: Turn about the long axis (rad).
         oedema: Extra attenuation per cm of lung about the hila.
         effusions: Fluid in the costophrenic angles.
         items: Findings and distractors.
-        landmarks: What a reader searches: (x, y) by name.
+        landmarks: Points that a reader searches: (x, y) by name.
         texture: Strength of the lung's fine markings.
     """
 
@@ -125,7 +125,7 @@ class Patient:
     texture: float = 1.0
 
     def spine(self, y: np.ndarray) -> np.ndarray:
-        """Where the spine's middle is at a height (x)."""
+        """Position x of the spine's middle at a height."""
         amplitude, phase = self.curve
         return BACK * np.sin(self.rotation) + amplitude * np.sin(y / 8.0 + phase)
 
@@ -138,11 +138,11 @@ def draw_hard_position(rng: Generator, landscape: bool) -> Position:
 
 
 def draw_body(rng: Generator, label: str) -> Patient:
-    """Draws a patient's body, without findings and distractors but for the size of the heart.
+    """Draws a patient's body; of findings and distractors it has only the size of the heart.
 
     Args:
-        rng: Of everything.
-        label: Class; it decides the distribution of the heart's width, and nothing else.
+        rng: Draws the body.
+        label: Class; it decides only the distribution of the heart's width.
     """
     female = rng.random() < 0.5
     size = rng.normal(0.95 if female else 1.03, 0.045)
@@ -258,7 +258,7 @@ def _soft(rng: Generator, female: bool, size: float, lungs: tuple[Lung, Lung]) -
 
 
 def _gas(rng: Generator, lung: Lung) -> list[Ellipsoid]:
-    """The stomach's bubble, of a few lobes, and sometimes gas in the bowel."""
+    """The gas bubble of the stomach, made of a few lobes, and sometimes gas in the bowel."""
     x, y = rng.uniform(4.5, 7.5), lung.dome + rng.uniform(2.2, 3.6)
     size = rng.uniform(0.5, 1.3)
     parts = [
@@ -316,7 +316,7 @@ def _branch(
     length: float,
     depth: int,
 ) -> None:
-    """A vessel that bends, tapers and forks, until the lung's edge."""
+    """A vessel that bends, tapers and forks until it reaches the lung's edge."""
     bend, near, far, thin, thick, shorter, longer = rng.random(7).tolist()
     bend = 0.6 * (bend - 0.5)
     x, y = start
@@ -372,7 +372,7 @@ def _landmarks(
 
 
 def heart_edges(patient: Patient) -> tuple[float, float]:
-    """Where the heart's left (film right) and right edges are (x)."""
+    """Position x of the heart's left edge (right on the film) and of its right edge."""
     reach = [np.hypot(part.rx * np.cos(part.angle), part.ry * np.sin(part.angle)) for part in patient.heart]
     left = max(part.x + r for part, r in zip(patient.heart, reach, strict=True))
     right = min(part.x - r for part, r in zip(patient.heart, reach, strict=True))

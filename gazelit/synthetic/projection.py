@@ -16,7 +16,7 @@ Image = NDArray[np.float32]
 
 #: Linear attenuation at the effective energy of a chest exposure (1/cm).
 SOFT, LUNG, BONE = 0.170, 0.048, 0.42
-#: The patient's geometry is smooth: beyond this many rows it is interpolated, and only noise is drawn at full size.
+#: Most rows at which the geometry is drawn. It is smooth, so larger films interpolate it; noise is drawn at full size.
 GEOMETRY_ROWS = 768
 
 
@@ -92,7 +92,7 @@ def add_tube(target: Image, tube: Tube, grid: Grid, weight: float) -> None:
 
 
 def _window(points: NDArray[np.float64], pad: float, grid: Grid) -> tuple[slice, slice]:
-    """Rows and columns of a grid, turned by no more than a few degrees, that can see the points."""
+    """Rows and columns of a grid that contain the points; the grid is turned by a few degrees at most."""
     low, high = points.min(axis=0) - pad, points.max(axis=0) + pad
     height, width = grid.x.shape
     # The grid is affine: solve for the corners' pixel coordinates.
@@ -207,15 +207,15 @@ def _cloud(grid: Grid, rng: Generator) -> Image:
 
 
 def expose(integral: Image, shape: tuple[int, int], rng: Generator, film_height: float) -> Image:
-    """From line integrals to the displayed film: bright = dense, in [0, 1].
+    """Computes the displayed film from line integrals: bright = dense, in [0, 1].
 
-    Primary photons (Beer–Lambert), scatter (a blurred share of them), detector blur, quantum noise, logarithm, and a
-    sigmoid film curve around the patient's own range.
+    The steps are primary photons (Beer–Lambert), scatter (a blurred share of them), detector blur, quantum noise,
+    logarithm, and a sigmoid film curve around the patient's own range.
 
     Args:
         integral: (h, w) line integrals, on a grid of at most ``shape``.
         shape: (H, W) of the film.
-        rng: Of exposure and noise.
+        rng: Draws exposure and noise.
         film_height: Height of the film (cm).
     """
     primary = np.exp(-integral)
@@ -230,7 +230,7 @@ def expose(integral: Image, shape: tuple[int, int], rng: Generator, film_height:
     photons = np.float32(rng.uniform(2.5e5, 9e5) * (film_height / shape[0] / 0.02) ** 2)
     noise = rng.standard_normal(shape, dtype=np.float32) * np.sqrt(signal / photons)
     density = -np.log(np.maximum(signal + noise, 1e-5))
-    # The exposure automatics see the patient, not the air beside them.
+    # The automatic exposure measures the patient, not the air beside the patient.
     step = max(1, shape[0] // 320)
     thin = density[::step, ::step]
     low, high = np.percentile(thin[thin > 0.8], (12, 97))

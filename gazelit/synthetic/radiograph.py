@@ -15,17 +15,17 @@ from gazelit.synthetic.shapes import Ellipsoid, Tube
 
 #: Sharpness with which parts of the heart melt into one shadow: the exponent of a smooth maximum.
 _MELT = 6.0
-#: Points that stand for a segment of a thin vessel.
+#: Number of points that represent a segment of a thin vessel.
 _SPLATS = 6
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What the rays of a film meet.
+    """Line integrals along the rays of a film.
 
     Attributes:
         integral: (H, W) line integrals of attenuation.
-        added: (H, W) what findings and distractors add to them.
+        added: (H, W) part of the integrals that findings and distractors add.
         right: (H, W) length of aerated right lung (cm).
         left: (H, W) length of aerated left lung (cm).
     """
@@ -38,14 +38,14 @@ class Projection:
 
 @dataclass(frozen=True)
 class Exposure:
-    """How a film was taken and is shown.
+    """How a film is exposed and shown.
 
     Attributes:
         scatter: Scattered radiation as a share of the primary.
-        photons: Per pixel of 0.2 mm in air.
-        flat: Share of the coarse contrast that the system takes out.
-        slope: Of the film curve.
-        middle: Of the film curve, as a share of the patient's range.
+        photons: Photons in air on a pixel of 0.2 mm.
+        flat: Share of the coarse contrast that the system removes.
+        slope: Slope of the film curve.
+        middle: Middle of the film curve, as a share of the patient's range.
     """
 
     scatter: float
@@ -56,7 +56,7 @@ class Exposure:
 
 
 def draw_exposure(rng: Generator) -> Exposure:
-    """Draws how a film is taken."""
+    """Draws how a film is exposed and shown."""
     return Exposure(
         rng.uniform(0.15, 0.4), rng.uniform(1.5e4, 5e4), rng.uniform(0.42, 0.58), rng.uniform(5.0, 6.2),
         rng.uniform(0.38, 0.54),
@@ -69,7 +69,7 @@ def project(patient: Patient, grid: Grid, rng: Generator) -> Projection:
     Args:
         patient: The patient, findings and distractors included.
         grid: Pixel centres in chest coordinates, (H, W).
-        rng: Of the irregularities of outlines and textures.
+        rng: Draws irregular outlines and textures.
     """
     waver = [smooth_noise(grid, rng, 5.0) for _ in range(4)]
     cloud = np.clip(0.5 + 0.28 * smooth_noise(grid, rng, 2.5, 1.0, 0.45), 0, 1)
@@ -83,7 +83,7 @@ def project(patient: Patient, grid: Grid, rng: Generator) -> Projection:
     for lung in patient.lungs:
         half = np.minimum(_lung_half(lung, lung_grid), 0.42 * body)
         taken = np.maximum(overlap(half, 0.0, heart, 2.0), overlap(half, 0.0, great, 0.0))
-        # Round the heart a lung is deep, so its border is sharp; lung behind it keeps the spine visible.
+        # The lung is deep around the heart, so the heart's border is sharp; lung behind the heart shows the spine.
         length = np.maximum(2 * half - taken, 0) * _above_dome(lung, lung_grid)
         for effusion in patient.effusions:
             if effusion.side == lung.side:
@@ -127,7 +127,7 @@ def project(patient: Patient, grid: Grid, rng: Generator) -> Projection:
 
 
 def add_item(total: Image, item: Item, grid: Grid, inside: Image, cloud: Image) -> None:
-    """Adds a finding or distractor to line integrals, in place; what other parts of the chest draw is left alone.
+    """Adds a finding or distractor to line integrals, in place; heart, oedema and effusions are drawn elsewhere.
 
     Args:
         total: (H, W) line integrals.
@@ -192,8 +192,8 @@ def _wire(item: Item) -> list[list[float]]:
 def _add_vessels(target: Image, vessels: list[Tube], grid: Grid, weight: float) -> None:
     """Adds vessels to line integrals, in place.
 
-    What is thinner than a pixel is spread over the pixels it passes, by its cross-section, all at once: one by one they
-    would take most of the time of a small film.
+    A vessel thinner than a pixel is spread over the pixels it passes, by its cross-section. All such vessels are added
+    at once: one by one they would take most of the time of a small film.
     """
     fine = [vessel for vessel in vessels if vessel.start < grid.spacing]
     for vessel in vessels:
@@ -201,7 +201,7 @@ def _add_vessels(target: Image, vessels: list[Tube], grid: Grid, weight: float) 
             add_tube(target, vessel, grid, weight)
     if not fine:
         return
-    # Points along every segment, with the volume each stands for.
+    # Points along every segment, with the volume that each represents.
     share = (np.arange(_SPLATS) + 0.5) / _SPLATS
     axis = np.array([vessel.points for vessel in fine])
     points = axis[:, :-1, None] + share[:, None] * np.diff(axis, axis=1)[:, :, None]
@@ -224,7 +224,7 @@ def _add_vessels(target: Image, vessels: list[Tube], grid: Grid, weight: float) 
 
 
 def _pixels_of(points: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows, with fractions, of chest coordinates (N, 2); the grid is affine."""
+    """Fractional columns and rows of chest coordinates (N, 2); the grid is affine."""
     height, width = grid.x.shape
     origin = np.array([grid.x[0, 0], grid.y[0, 0]], float)
     step = np.array(
@@ -244,7 +244,7 @@ def _lung_half(lung: Lung, grid: Grid) -> Image:
 
 
 def _above_dome(lung: Lung, grid: Grid) -> Image:
-    """Share of the lung's length that lies above the diaphragm; a little of it reaches down behind the dome."""
+    """Share of the lung's length that lies above the diaphragm, with a little lung behind the dome."""
     out = (lung.side * grid.x - (lung.inner + lung.half + lung.slant)) / lung.half
     fall = np.where(out > 0, lung.fall * np.abs(out) ** 2.7, 0.30 * lung.fall * np.abs(out) ** 2.0)
     surface = lung.dome + fall
@@ -333,7 +333,7 @@ def smooth_noise(grid: Grid, rng: Generator, *centimetres: float) -> Image:
     """Random field (H, W) of mean 0 and standard deviation 1 with structure of the given sizes, the first strongest."""
     height, width = grid.x.shape
     field = np.zeros((height, width), np.float32)
-    # Drawn on a lattice of the film, not of its pixels: all sizes of a film have the same field.
+    # The lattice is in cm of the film, not in pixels, so that a film has the same field at every size.
     extent = (height * grid.spacing, width * grid.spacing)
     for number, size in enumerate(centimetres):
         shape = (round(extent[0] / size) + 3, round(extent[1] / size) + 3)
@@ -347,18 +347,18 @@ def smooth_noise(grid: Grid, rng: Generator, *centimetres: float) -> Image:
 def develop(
     integral: Image, shape: tuple[int, int], exposure: Exposure, film_height: float, rng: Generator | None
 ) -> Image:
-    """From line integrals to the film a digital system shows: bright = dense, in [0, 1].
+    """Computes the film that a digital system shows from line integrals: bright = dense, in [0, 1].
 
-    Primary photons, scatter, detector blur, quantum noise, logarithm; then what such systems do: part of the coarse
-    contrast is taken out, so that lung and mediastinum are both readable, and a sigmoid is laid over the patient's
-    own range.
+    The steps are primary photons, scatter, detector blur, quantum noise and logarithm. Then, as such systems do, part
+    of the coarse contrast is removed, so that lung and mediastinum are both readable, and a sigmoid is applied over
+    the patient's own range.
 
     Args:
         integral: (h, w) line integrals, on a grid of at most ``shape``.
         shape: (H, W) of the film.
-        exposure: How the film is taken and shown.
+        exposure: How the film is exposed and shown.
         film_height: Height of the film (cm).
-        rng: Of the noise; without, there is none.
+        rng: Draws the noise; no noise unless given.
     """
     primary = np.exp(-integral)
     spread = max(1.0, 3.0 / film_height * integral.shape[0])
@@ -384,7 +384,7 @@ def develop(
 
 
 def _coarse_blur(image: Image, sigma: float) -> Image:
-    """A Gaussian blur by way of a smaller image where σ is large."""
+    """Gaussian blur; if σ is large, it is computed on a smaller image."""
     step = max(1, int(sigma / 4))
     if step == 1:
         blurred = cv2.GaussianBlur(image, (0, 0), max(sigma, 0.35), borderType=cv2.BORDER_REPLICATE)

@@ -1,4 +1,4 @@
-"""A model of a radiologist's eyes: saccades and fixations over a film, seen through a 60 Hz tracker."""
+"""A model of a radiologist's gaze: saccades and fixations on a film, recorded by a 60 Hz tracker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gazelit.synthetic.anatomy import Chest
 
 RATE = 60.0
 
-#: How much of the search each landmark gets, before individual taste.
+#: Weight of each landmark in the search, before the reader's own preferences.
 SEARCH = {
     "right apical zone": 0.5,
     "left apical zone": 0.5,
@@ -37,7 +37,7 @@ SEARCH = {
 
 @dataclass(frozen=True)
 class Fixations:
-    """What the eyes did, in chest coordinates.
+    """Fixations of the eyes, in chest coordinates.
 
     Attributes:
         x: (N,) cm.
@@ -57,9 +57,9 @@ class Fixations:
 def read_chest(chest: Chest, rng: Generator) -> Fixations:
     """Simulates one reading.
 
-    The reader searches landmark after landmark, near ones first and seldom the same twice; the finding draws about half
-    of the looks, and longer ones, after it has been noticed. Durations are log-normal (median 0.3 s); saccades last
-    2.2 ms a degree plus 21 ms (the main sequence of Carpenter 1988).
+    The reader searches landmark after landmark, near landmarks first and seldom the same landmark twice. Once noticed,
+    the finding draws about half of the looks, and these are longer. Durations are log-normal (median 0.3 s); saccades
+    last 2.2 ms a degree plus 21 ms (the main sequence of Carpenter 1988).
     """
     count = int(np.clip(rng.normal(45, 8), 22, 75))
     names = list(SEARCH)
@@ -99,7 +99,7 @@ def read_chest(chest: Chest, rng: Generator) -> Fixations:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the tracker saw, on the screen.
+    """Samples of the tracker, in screen coordinates.
 
     Attributes:
         t: (M,) s.
@@ -128,11 +128,11 @@ def track(
     """Samples fixations at 60 Hz.
 
     Args:
-        screen_x: (N,) where each fixation lies on the screen, as a fraction of its width.
-        screen_y: (N,) as a fraction of its height.
-        fixations: When they were.
+        screen_x: (N,) x of each fixation, as a fraction of the screen's width.
+        screen_y: (N,) y of each fixation, as a fraction of the screen's height.
+        fixations: Times of the fixations.
         bias: The session's constant error (fractions of the screen).
-        rng: Of jitter, noise, blinks and glances off the film.
+        rng: Draws jitter, noise, blinks and glances off the film.
     """
     end = fixations.start[-1] + fixations.duration[-1]
     t = np.arange(1, int(end * RATE) + 1) / RATE + rng.normal(0, 0.0008, int(end * RATE))

@@ -19,7 +19,7 @@ from gazelit.synthetic.tables import identifiers
 FOLDER = "reflacx"
 READERS = 5
 RATE = 1000
-#: The screen (width, height) and where the film stood on it.
+#: The screen (width, height) and the area of the film on it.
 SCREEN = (3840, 2160)
 FILM_AREA = (660, 0, 3180, 2160)
 #: Screen pixels per degree: 1° is then some 94 pixels of a film of 3056 rows, as in the published example.
@@ -46,9 +46,9 @@ FIXATION_COLUMNS = [
     *SHARED,
 ]
 SAMPLE_COLUMNS = ["timestamp_sample", "x_position", "y_position", *SHARED]
-#: What a blink leaves empty in the samples.
+#: Columns of the samples that are empty during a blink.
 BLINK_COLUMNS = SAMPLE_COLUMNS[1:6]
-#: What each class is likely to be labelled with: (name in phase 1, name later, chance).
+#: Likely labels of each class: (name in phase 1, name in later phases, chance).
 _FINDINGS = {
     "Normal": [],
     "CHF": [
@@ -61,7 +61,7 @@ _FINDINGS = {
 
 
 def phase_of(plan: Plan, plans: int) -> int:
-    """The first eighth of the cases is read in phase 1, the next in phase 2, each by five readers."""
+    """The phase of a case: 1 for the first eighth of the cases, 2 for the next, each with five readers; else 3."""
     share = max(1, plans // 8)
     return 1 if plan.number < share else 2 if plan.number < 2 * share else 3
 
@@ -81,7 +81,7 @@ def write_case(root: Path, case: SyntheticCase, plans: int, seed: int) -> Any:
         reading = np.random.default_rng(SeedSequence([seed, 10, plan.number, reader]))
         trial = plan.number + 1 if phase < 3 else 0
         name = f"P{phase}{trial:02d}R{(plan.number * READERS + reader + 1) * 7919 % 10**6:06d}"
-        # Of the first case the last reading was discarded: it has labels and ellipses, and none of the other files.
+        # The last reading of the first case was discarded: it has labels and ellipses, but no other files.
         discarded = phase == 1 and plan.number == 0 and reader == READERS - 1
         certainty = _certainties(plan.label, labels, phase, reading)
         rows.append(
@@ -137,7 +137,7 @@ def _certainties(label: str, labels: list[str], phase: int, rng: Generator) -> d
 def _write_ellipses(
     folder: Path, case: SyntheticCase, labels: list[str], certainty: dict[str, object], rng: Generator
 ) -> None:
-    """An ellipse for each label with a certainty; only a header where there is none."""
+    """Writes an ellipse for each label with a certainty; only the header if there is none."""
     height, width = case.film.shape
     rows = []
     for name, value in certainty.items():
@@ -160,7 +160,7 @@ def _write_ellipses(
 
 def _write_reading(root: Path, folder: Path, case: SyntheticCase, rng: Generator, reading: int) -> None:
     fixations, x, y = case.read(rng, reading)
-    # The clock is the audio's, which begins later than the tracker in some readings.
+    # Times are those of the audio, which begins later than the tracker in some readings.
     offset = -0.2 if rng.random() < 0.2 else 0.0
     zoomed = _zoomed(len(x), rng)
     shared = _view(case, x, y, zoomed)
@@ -188,7 +188,7 @@ def _write_reading(root: Path, folder: Path, case: SyntheticCase, rng: Generator
 
 
 def _zoomed(count: int, rng: Generator) -> NDArray[np.bool_]:
-    """Fixations during which the reader had zoomed in; in one reading of three."""
+    """Which fixations are made while zoomed in; a reader zooms in one reading of three."""
     zoomed = np.zeros(count, bool)
     if rng.random() < 1 / 3:
         zoomed[count // 3 : count // 3 + 6] = True
@@ -198,7 +198,7 @@ def _zoomed(count: int, rng: Generator) -> NDArray[np.bool_]:
 def _view(
     case: SyntheticCase, x: NDArray[np.float64], y: NDArray[np.float64], zoomed: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
-    """What of the film was on the screen during each fixation, and where: all of it, or half of each side."""
+    """The shown part of the film during each fixation and its area on the screen: all of it, or half of each side."""
     width, height = case.plan.size
     left = np.where(zoomed, np.clip(x - width / 4, 0, width / 2), 0).astype(int)
     top = np.where(zoomed, np.clip(y - height / 4, 0, height / 2), 0).astype(int)
@@ -206,7 +206,7 @@ def _view(
     bottom = np.where(zoomed, top + height // 2, height).astype(int)
     area = (FILM_AREA[2] - FILM_AREA[0], FILM_AREA[3] - FILM_AREA[1])
     scale = np.minimum(area[0] / (right - left), area[1] / (bottom - top))
-    # Kept above 1, because films of tests are small and the column holds integers.
+    # At least 1, because films of tests are small and the column holds integers.
     ppd = np.maximum(np.round(SCREEN_PIXELS_PER_DEGREE / scale), 1).astype(int)
     shown_width, shown_height = np.round((right - left) * scale), np.round((bottom - top) * scale)
     screen_left = np.round(FILM_AREA[0] + (area[0] - shown_width) / 2)
@@ -243,7 +243,7 @@ def _samples(
     position = {}
     for name, values in (("x_position", x), ("y_position", y)):
         path = np.interp(t, knots, np.repeat(values, 2))
-        # Slow drift of a tenth of a degree, and noise far below it, as a video tracker at 1 kHz has.
+        # Slow drift of a tenth of a degree and much smaller noise, as in a video tracker at 1 kHz.
         drift = np.interp(t, t[::50], rng.normal(0, 0.06, len(t[::50])))
         position[name] = np.round(path + ppd * (drift + rng.normal(0, 0.01, len(t))))
     if rng.random() < 0.5:
@@ -276,6 +276,6 @@ def _words(case: SyntheticCase, end: float) -> pd.DataFrame:
 
 
 def _csv(path: Path, table: pd.DataFrame) -> None:
-    """REFLACX's files have CRLF line ends and no index."""
+    """Writes a table as REFLACX's files are: CRLF line ends and no index."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, lineterminator="\r\n")

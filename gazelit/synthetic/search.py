@@ -1,10 +1,10 @@
-"""A reader who sees the film: search in an individual order, items noticed or missed, a tracker with noise and bias.
+"""A reader who sees the film: an individual order of search, items noticed or missed, a tracker with noise and bias.
 
-The model is written so that the density of the next fixation is known in closed form
-(:mod:`gazelit.synthetic.oracle`): a fixation has a target, one of the film's landmarks and items; targets follow each
-other by :func:`target_probabilities`, which depends on the targets before and on the reading's latent state alone; the
-eye lands about the target in a Gaussian, and the tracker adds its bias of the reading and Gaussian noise. Everything
-here is in cm on the film from its centre, x to the right and y down, and vectorised over M readings.
+The model is such that the density of the next fixation is known in closed form (:mod:`gazelit.synthetic.oracle`). Every
+fixation has a target, which is a landmark or item of the film. :func:`target_probabilities` gives the chance of the
+next target; it depends only on the earlier targets and the latent state of the reading. The eye lands about the target
+with a Gaussian error, and the tracker adds the bias of the reading and Gaussian noise. Units are cm on the film from
+its centre, x to the right and y down. Everything is vectorised over M readings.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gazelit.synthetic.reader import SEARCH
 
 Floats = NDArray[np.float64]
 
-#: Readers of the panel, the same people in every cohort.
+#: Number of readers of the panel, who are the same in every cohort.
 PANEL = 8
 _PANEL_SEED = 20250101
 NAMES = tuple(SEARCH)
 _ZONE_WORDS = (("apical", "upper"), ("mid",), ("lower", "costophrenic"))
-#: Zone of each landmark, whose share of the search varies from reading to reading: upper, middle and lower lung, and
-#: the rest (hila, heart, aorta, trachea, bones).
+#: Zone of each landmark: upper, middle and lower lung, and the rest (hila, heart, aorta, trachea, bones). The zones'
+#: shares of the search vary from reading to reading.
 ZONES = tuple(
     next((zone for zone, words in enumerate(_ZONE_WORDS) if any(word in name for word in words)), 3) for name in NAMES
 )
@@ -35,7 +35,7 @@ _APEX, _UPPER, _MID, _LOWER = "apical zone", "upper lung zone", "mid lung zone",
 _HILUM, _ANGLE, _CLAVICLE = "hilar structures", "costophrenic angle", "clavicle"
 _MIDDLE = ("trachea", "aortic knob", "cardiac silhouette", "left heart border")
 _DOWN = (_APEX, _UPPER, _MID, _LOWER, _ANGLE)
-#: Orders of search: the lungs from above, side by side, then the middle; the middle first; once round the edges.
+#: Orders of search: both lungs from above, then the middle; the middle first; once round the edges.
 _SCHOOLS = (
     (*(side + zone for zone in (_APEX, _UPPER, _MID, _HILUM, _LOWER, _ANGLE) for side in (_R, _L)), *_MIDDLE[::-1],
      _R + _CLAVICLE, _L + _CLAVICLE),
@@ -44,32 +44,32 @@ _SCHOOLS = (
     (_R + _CLAVICLE, *(_R + zone for zone in _DOWN), _MIDDLE[2], _MIDDLE[3], *(_L + zone for zone in _DOWN[::-1]),
      _L + _CLAVICLE, _MIDDLE[0], _MIDDLE[1], _R + _HILUM, _L + _HILUM),
 )  # fmt: skip
-#: Spread of the logarithm of a zone's share, of the share of looks that noticed items draw, of the bias (degrees).
+#: Spreads of the logarithm of a zone's share, of the share of looks that noticed items draw, and of the bias (degrees).
 ZONE_SPREAD, SHARE_SPREAD, BIAS_SPREAD = 0.25, 0.05, 0.15
 #: cm of film per degree of visual angle, and noise of a fixation that averages 18 samples of 0.3 degrees.
 CM_PER_DEGREE = 1.67
 NOISE = 0.3 / np.sqrt(18) * CM_PER_DEGREE
-#: Where the eye lands about a landmark (cm); a return to it is inhibited, and by how much the inhibition fades a look.
+#: Spread of landings about a landmark (cm), weight of a return to it, and recovery of that weight with each look.
 LANDING, RETURN, RECOVERY = 0.75, 0.12, 0.012
-#: Saccades favour near targets (cm), and those whose turn it is in the reader's order.
+#: Saccades favour near targets (scale in cm), and targets whose turn it is in the order (spread, weight off the turn).
 SACCADE, TURN, OFF_TURN = 7.5, 0.16, 0.12
-#: How the pull of an item fades with each look at it: a distractor is soon dismissed.
+#: Share of an item's pull that is left after each look at it: a distractor is soon dismissed.
 KEEP_FINDING, KEEP_DISTRACTOR = 0.90, 0.45
-#: Number of looks before a noticed item is noticed, at most.
+#: Greatest number of looks before an item is noticed.
 LATEST = 8
-#: Durations: median of looks that search and of looks at items (s), spread of the logarithm.
+#: Median duration of looks at landmarks and at items (s), and spread of the logarithm.
 SEARCH_LOOK, ITEM_LOOK, LOOK_SPREAD = 0.27, 0.38, 0.42
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to look at on a film, in cm from its centre.
+    """The landmarks and items of a film, in cm from its centre.
 
     Attributes:
         spots: (L + J, 2) landmarks in the order of ``NAMES``, then items.
-        spread: (L + J,) standard deviation of where the eye lands.
-        pull: (J,) how strongly a noticed item draws.
-        keep: (J,) what is left of the pull after a look.
+        spread: (L + J,) standard deviation of the landings.
+        pull: (J,) how strongly an item draws looks once it is noticed.
+        keep: (J,) share of the pull that is left after a look.
         visibility: (J,) contrast over noise of each item on the film.
         finding: (J,) bool; false for distractors.
     """
@@ -89,12 +89,12 @@ class Reader:
     Attributes:
         name: Written as ``reader_id``.
         taste: (L,) weight of each landmark.
-        order: (L,) when in a round each landmark has its turn, in [0, 1).
+        order: (L,) position of each landmark in a round of the search, in [0, 1).
         round: Looks per round of the search.
         share: Share of the looks that a noticed item of full pull draws.
         speed: Durations are divided by it, numbers of looks multiplied.
-        threshold: Visibility that is noticed half of the time.
-        acuity: How gradually noticing sets in about the threshold.
+        threshold: Visibility of an item that is noticed half of the time.
+        acuity: Width of the rise of the chance of noticing about the threshold.
         bias: (2,) constant error of this reader's tracker (degrees, x and y).
     """
 
@@ -110,7 +110,7 @@ class Reader:
 
 
 def notice(visibility: Floats, threshold: Floats, acuity: Floats) -> Floats:
-    """Chance that an item of a visibility is noticed by a reader: a logistic function."""
+    """Chance that a reader notices an item, a logistic function of its visibility."""
     return 1 / (1 + np.exp(-np.clip((visibility - threshold) / acuity, -30, 30)))
 
 
@@ -136,7 +136,7 @@ def panel_reader(number: int) -> Reader:
 
 @dataclass(frozen=True)
 class Panel:
-    """The whole panel's readers, attribute by attribute as in :class:`Reader`, the reader in the first dimension."""
+    """The attributes of :class:`Reader` of the whole panel, the reader in the first dimension."""
 
     taste: Floats
     order: Floats
@@ -156,7 +156,7 @@ def whole_panel() -> Panel:
 
 
 def readers_of(seed: int, number: int, readings: int) -> list[int]:
-    """Who reads a case: ``readings`` of the panel, drawn for the case; the first is the same for any number."""
+    """The ``readings`` readers of the panel who read a case, drawn for it; the first is the same for any number."""
     order = np.random.default_rng(SeedSequence([seed, 11, number])).permutation(PANEL)
     return [int(reader) for reader in order[:readings]]
 
@@ -168,7 +168,7 @@ class State:
     Attributes:
         reader: (M,) number in the panel.
         zone: (M, 4) logarithm of how the zones' shares differ from the reader's taste.
-        share: (M,) of the looks that items of full pull draw.
+        share: (M,) share of the looks that items of full pull draw.
         onset: (M, J) looks before an item is noticed; never for a miss.
         bias: (M, 2) mean of the tracker's error (cm).
         inhibited: (M, L) 1 for a landmark not yet seen.
@@ -188,7 +188,7 @@ class State:
     number: int = 0
 
     def take(self, rows: NDArray[np.int64]) -> State:
-        """The given readings."""
+        """The state of the given readings."""
         return State(
             reader=self.reader[rows],
             zone=self.zone[rows],
@@ -246,7 +246,7 @@ def target_probabilities(scene: Scene, state: State) -> Floats:
 
 
 def look(state: State, target: NDArray[np.int64]) -> None:
-    """Moves M readings on by a look at a target each, in place."""
+    """Advances each of M readings by a look at its target, in place."""
     marks = len(NAMES)
     rows = np.arange(len(target))
     state.inhibited = np.minimum(1.0, state.inhibited + RECOVERY)
@@ -258,7 +258,7 @@ def look(state: State, target: NDArray[np.int64]) -> None:
 
 
 def choose(chances: Floats, rng: Generator) -> NDArray[np.int64]:
-    """Draws a column of each row by its chance."""
+    """Draws a column in each row with the given chances."""
     edges = np.cumsum(chances, axis=1)
     return (rng.random(len(chances))[:, None] * edges[:, -1:] >= edges[:, :-1]).sum(axis=1)
 
@@ -269,10 +269,10 @@ class Readings:
 
     Attributes:
         target: (M, N) index into the scene's spots.
-        eye: (M, N, 2) where the eye was (cm).
-        tracked: (M, N, 2) where the tracker saw it (cm).
+        eye: (M, N, 2) points that the eye looked at (cm).
+        tracked: (M, N, 2) points that the tracker recorded (cm).
         duration: (M, N) s; 0 after the last look.
-        state: At the end.
+        state: Latent state at the end.
     """
 
     target: NDArray[np.int64]
@@ -287,7 +287,7 @@ def simulate(scene: Scene, readers: NDArray[np.int64], rng: Generator) -> Readin
     speed = whole_panel().speed[readers]
     state = draw_state(scene, readers, rng)
     state.bias = state.bias + rng.normal(0, BIAS_SPREAD * CM_PER_DEGREE, state.bias.shape)
-    # A fast reader looks at more, for a shorter time each.
+    # A fast reader makes more looks, each of a shorter duration.
     counts = np.clip(rng.normal(45, 7, len(readers)) * speed**0.5, 22, 75).astype(int)
     looks = int(counts.max())
     target = np.zeros((len(readers), looks), np.int64)

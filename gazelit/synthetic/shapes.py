@@ -1,4 +1,4 @@
-"""What bodies are made of, in cm, and how they stand before the detector.
+"""Shapes of which bodies are made, in cm, and the position of a body before the detector.
 
 Coordinates: x to the patient's left (the film's right), y down, z towards the detector; the origin is the midline at
 the carina.
@@ -23,7 +23,7 @@ class Ellipsoid:
         ry: Semi-axis.
         rz: Semi-axis along the beam.
         angle: Turn in the film plane (rad).
-        power: 2 for an ellipsoid; above, it fills its box more.
+        power: 2 for an ellipsoid; with greater powers it fills more of its box.
     """
 
     x: float
@@ -102,7 +102,7 @@ class Position:
     angle: float
 
     def to_film(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Chest coordinates to cm on the film, from its centre."""
+        """Converts chest coordinates to cm on the film, from its centre."""
         c, s = np.cos(self.angle), np.sin(self.angle)
         return self.scale * (c * x - s * y) + self.x, self.scale * (s * x + c * y) + self.y
 

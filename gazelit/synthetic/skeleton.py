@@ -19,9 +19,9 @@ def ribs(rng: Generator, lungs: tuple[Lung, Lung], front: float) -> list[tuple[T
     """Posterior ribs, nearly level and dense, and anterior ribs, steep and faint, with the weight of each.
 
     Args:
-        rng: Of irregularities.
-        lungs: Whose wall the ribs follow.
-        front: How far rotation moves what lies in front (cm).
+        rng: Draws irregularities.
+        lungs: The lungs, whose wall the ribs follow.
+        front: How far rotation moves structures in front (cm).
     """
     found = []
     bone = rng.uniform(0.8, 1.15)

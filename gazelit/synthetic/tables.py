@@ -136,7 +136,7 @@ _INDICATIONS = (
 
 def identifiers(plan: Plan) -> dict[str, str]:
     """Invented ids of a case, in the shapes of the real ones."""
-    # Whoever was in a CT is the same person in the cohorts of every seed.
+    # The person in a CT has the same id in the cohorts of every seed.
     number = (plan.seed * 100_003 + plan.patient) % 10**7 if plan.body == ANALYTIC else plan.patient
     patient, study = f"1{number:07d}", f"5{number:07d}"
     mark = CT_MARK if plan.body != ANALYTIC else HARD_MARK if plan.difficulty == "hard" else 0
@@ -152,14 +152,14 @@ def identifiers(plan: Plan) -> dict[str, str]:
 
 
 def plan_of(image_id: str, size: tuple[int, int]) -> Plan:
-    """The plan of a case from its id, but for its session, which is −1, and the folder of a CT, which is ``ct``.
+    """The plan of a case, read from its id. The id holds neither session, here −1, nor folder of a CT, here ``ct``.
 
     Args:
         image_id: As :func:`identifiers` makes it: seed, number, patient, image of the patient and a check.
         size: (W, H) of the film in pixels.
 
     Raises:
-        InputError: It is no id of a synthetic case.
+        InputError: The id is not of a synthetic case.
     """
     parts = [int(part, 16) for part in image_id.split("-")] if _ID.fullmatch(image_id) else []
     mark = parts[4] ^ (parts[1] * 2654435761) % 2**32 if parts else None
@@ -204,22 +204,22 @@ def gaze_rows(
     """A screen's rows of ``eye_gaze.csv``, without the session's columns.
 
     Args:
-        samples: What the tracker saw.
+        samples: The samples of the tracker.
         dicom_id: The screen's id.
         pads: How the film lay on the canvas; None for a calibration screen, whose X/Y_ORIGINAL are screen pixels.
         size: (W, H) of the film.
-        rng: Of pupils.
+        rng: Draws pupils.
     """
     count = len(samples.t)
     looking = samples.valid
     if pads is not None and size[0] % 2:
-        # A glance at the film's right edge: where an odd width was rounded up, X_ORIGINAL comes out as the width.
+        # A glance at the film's right edge. X_ORIGINAL then equals the width, because odd widths are rounded up.
         edge = slice(count // 2, count // 2 + 3)
         samples.x[edge] = (SCREEN[0] - pads.right - 0.2) / SCREEN[0]
         samples.y[edge] = 0.5
         looking = looking.copy()
         looking[edge] = False
-    # A blink within a fixation starts another one, as the tracker counts.
+    # A blink within a fixation starts another fixation, as in the tracker's own count.
     change = np.flatnonzero(np.diff(np.where(looking, samples.fixation, -1), prepend=-2) != 0)
     block = np.zeros(count, np.int64)
     block[change] = 1
@@ -275,14 +275,14 @@ def gaze_rows(
             f"{eye}PMM": millimetres,
             f"{eye}PMMV": seen,
         }
-    # Which sample ends a fixation; fixations.csv is made of those.
+    # fixations.csv holds the last sample of each fixation.
     return pd.DataFrame(table).assign(_last=looking & np.append(block[1:] != block[:-1], True))
 
 
 def original_pixels(
     fpog_x: NDArray[np.float64], fpog_y: NDArray[np.float64], pads: Pads | None, size: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """X_ORIGINAL and Y_ORIGINAL with the published formula, its sentinel off the film and its truncation included."""
+    """X_ORIGINAL and Y_ORIGINAL by the published formula, with its sentinel off the film and its truncation."""
     x, y = np.round(fpog_x, 5) * SCREEN[0], np.round(fpog_y, 5) * SCREEN[1]
     if pads is None:
         return x.astype(np.int64), y.astype(np.int64)
@@ -290,7 +290,7 @@ def original_pixels(
     width, height = size[0] + size[0] % 2, size[1] + size[1] % 2
     scaled_x = width / (SCREEN[0] - pads.left - pads.right) * np.where(inside, x - pads.left, -1)
     scaled_y = height / (SCREEN[1] - pads.top - pads.bottom) * np.where(inside, y - pads.top, -1)
-    # On films below the screen's resolution the published sentinel would truncate to 0, a place on the film.
+    # On films below the screen's resolution the published sentinel would truncate to 0, which is on the film.
     off_film = np.where(inside, np.inf, -1)
     return np.minimum(np.trunc(scaled_x), off_film).astype(np.int64), np.minimum(np.trunc(scaled_y), off_film).astype(
         np.int64
@@ -314,7 +314,7 @@ def calibration_rows(dicom_id: str, bias: tuple[float, float], rng: Generator) -
 
 
 def boxes(case: SyntheticCase, rng: Generator) -> list[dict[str, object]]:
-    """A case's rows of ``bounding_boxes.csv``, in original pixels; some are missing, as in the real file."""
+    """A case's rows of ``bounding_boxes.csv``, in original pixels; some boxes are missing, as in the real file."""
     height, width = case.film.shape
     rows: list[dict[str, object]] = []
 
@@ -348,7 +348,7 @@ def boxes(case: SyntheticCase, rng: Generator) -> list[dict[str, object]]:
 
 
 def transcript(case: SyntheticCase) -> dict[str, object]:
-    """What the reader dictates; the finding is named after it was first looked at."""
+    """The dictation of the reader, who names the finding after first looking at it."""
     times = case.fixations.start
     end = float(times[-1] + case.fixations.duration[-1])
     drawn = times[case.fixations.on_finding]

@@ -1,12 +1,13 @@
-"""The hard cohort's truth, written beside it for evaluation: what is on each film, and who noticed it.
+"""The hard cohort's truth, written beside it for evaluation: the items on each film, and which readers noticed them.
 
-Three tables in ``truth/``, rows joined by ``image_id`` and ``item``:
+There are three tables in ``truth/``, whose rows are joined by ``image_id`` and ``item``:
 
-- ``cases.csv``: a film; ``seed``, ``number`` and ``difficulty`` rebuild it (:func:`gazelit.synthetic.oracle.for_case`).
-- ``items.csv``: a finding or distractor; its position and radius in pixels of the film (centres at integers), a box
-  around it, the attenuation it adds, and its visibility (contrast over noise, measured on the film).
-- ``readings.csv``: an item in a reading; the reader's chance of noticing it, whether it was noticed, after how many
-  looks, and how many looks it had.
+- ``cases.csv``, a row a film: ``seed``, ``number`` and ``difficulty`` rebuild it
+  (:func:`gazelit.synthetic.oracle.for_case`).
+- ``items.csv``, a row a finding or distractor: its position and radius in pixels of the film (centres at integers), a
+  box around it, the attenuation it adds, and its visibility (contrast over noise, measured on the film).
+- ``readings.csv``, a row an item in a reading: the reader's chance of noticing it, whether it was noticed, after how
+  many looks, and how many looks it had.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def rows(case: HardCase, tracked: bool) -> tuple[list[Row], list[Row], list[Row]
 
     Args:
         case: The case, after its readings were written.
-        tracked: Whether the reading that was written is the one the tracker sampled.
+        tracked: Whether the written reading is the reading that the tracker sampled.
     """
     film, plan = case.film_truth, case.plan
     image = identifiers(plan)["dicom_id"]
@@ -50,7 +51,7 @@ def rows(case: HardCase, tracked: bool) -> tuple[list[Row], list[Row], list[Row]
         "tilt_degrees": round(float(np.degrees(film.position.angle)), 3),
         "oedema": round(patient.oedema, 5),
     }
-    # Not among the columns of the hard cohort's own bodies, whose bytes stay what they were.
+    # Cohorts of analytic bodies have no such column, so that their bytes stay what they were.
     head |= {} if plan.body == ANALYTIC else {"body": "ct"}
     items = []
     for number, (item, (x, y, radius)) in enumerate(zip(patient.items, film.items, strict=True)):

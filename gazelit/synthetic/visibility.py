@@ -1,4 +1,4 @@
-"""How visible things are on a rendered film: local contrast against local noise, as a reader sees it."""
+"""Visibility of items on a rendered film: local contrast over local noise, at the resolution of a reader."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from gazelit.synthetic.findings import Depicted
 from gazelit.synthetic.projection import Image
 from gazelit.synthetic.radiograph import Exposure, Projection, develop
 
-#: A reader takes in this many rows of a film.
+#: Number of rows of a film at the resolution of a reader.
 SEEN_ROWS = 384
-#: How far around a thing the noise is measured (cm), beyond its radius, and below which size structure is noise (cm).
+#: How far beyond the radius of an item noise is measured (cm), and the size below which structure is noise (cm).
 REACH, STRUCTURE = 4.0, 0.9
-#: Ratio of heart to chest that is as wide as normal, and how well the eye tells it.
+#: Ratio of heart to chest of a heart of visibility 0, and the ratio above it that adds 1.
 LARGE_HEART, HEART_ACUITY = 0.462, 0.024
 #: Contrast that counts as a visibility of 1, in spreads of the structure around.
 UNIT = 3.0
-#: What the radius of a thing must be for its contrast to count in full (cm): small ones need more.
+#: Least radius of an item whose contrast counts in full (cm); smaller items need more contrast.
 FULL_RADIUS = 0.8
-#: Visibility of what lies off the film, where no reader notices it.
+#: Visibility of an item off the film, which no reader notices.
 OFF_FILM = -20.0
 
 
 def show_without(projection: Projection, exposure: Exposure, film_height: float) -> tuple[Image, Image]:
-    """The film as a reader takes it in, free of quantum noise, with and without findings and distractors.
+    """The film at a reader's resolution, without quantum noise, with and without findings and distractors.
 
     Args:
-        projection: What the rays meet.
-        exposure: How the film is taken and shown.
-        film_height: Of the film (cm).
+        projection: Line integrals of the film.
+        exposure: How the film is exposed and shown.
+        film_height: Height of the film (cm).
 
     Returns:
         Two films (h, w) in [0, 1] of at most ``SEEN_ROWS`` rows.
@@ -55,21 +55,21 @@ def visibility(
 ) -> NDArray[np.float64]:
     """Local contrast over local noise of each of a patient's items on a film.
 
-    The contrast is what the item changes within its radius less what it changes in a ring about it, on the film's own
-    grey scale. The noise is the spread (1.4826 × the median absolute deviation) of the film's structure below a
-    centimetre in the lung around: ribs, vessels, markings, grain. The size of the heart is no local contrast; it is
-    seen as its excess over a normal heart, against the eye's acuity for it.
+    The contrast is the change by the item within its radius less the change in a ring about it, on the film's own grey
+    scale. The noise is the spread (1.4826 × the median absolute deviation) of structure below a centimetre in the lung
+    around the item: ribs, vessels, markings, grain. The size of the heart is not a local contrast; its visibility is
+    its excess over a normal heart, over the eye's acuity for it.
 
     Args:
         film: (H, W) rendered film in [0, 1].
         clean: The film with and without the items, as :func:`show_without` gives them.
         lungs: (H, W) bool, where there is lung.
-        patient: Whose ``items`` are looked for.
+        patient: The patient with the ``items``.
         points: (J, 2) x and y of the items in pixels of ``film``, from its left and upper edge.
         cm: Size of a pixel of ``film`` (cm).
 
     Returns:
-        (J,) ratio; 0 or below for what does not stand out, ``OFF_FILM`` for what is not on the film.
+        (J,) ratio; 0 or below for an item that does not stand out, ``OFF_FILM`` for an item that is not on the film.
     """
     shape = clean[0].shape
     scale = shape[0] / film.shape[0]
@@ -94,7 +94,7 @@ def visibility(
         # A lead on the shoulder has no lung around it.
         around = around & lung if (around & lung).sum() >= 20 else around
         noise = 1.4826 * float(np.median(np.abs(structure[around] - np.median(structure[around])))) + 1e-4
-        # Of a thin line only the upper part of the changes within its radius is line.
+        # A thin line fills only part of the disc of its radius, so the upper quartile of the changes is taken.
         contrast = float(np.percentile(change[within], 75) - np.median(change[ring]))
         values[number] = contrast / (UNIT * noise) * min(1.0, item.radius / FULL_RADIUS) ** 0.5
     return values
