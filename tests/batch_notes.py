@@ -1,4 +1,4 @@
-"""Which films a training has seen, for trainings in processes that a test starts and kills."""
+"""A record of the films that a training has seen, for trainings in processes that a test starts and kills."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ class BatchNotes(L.Callback):
 
     Args:
         notes: File to write to.
-        killed_at: Before which step of the training the last process is killed; never unless given.
+        killed_at: Training step before which the last process is killed; never unless given.
     """
 
     def __init__(self, notes: str, killed_at: int | None = None) -> None:

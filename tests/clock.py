@@ -13,11 +13,11 @@ class Clock:
     """The wall clock of the processes that are started with it: an hour ahead, until it is set back."""
 
     def __init__(self) -> None:
-        # Shared with what is forked after this.
+        # Shared with processes that are forked after this.
         self._ahead = multiprocessing.RawValue("q", HOUR)
 
     def set_back(self) -> None:
-        """By the hour."""
+        """Sets the clock back by the hour."""
         self._ahead.value = 0
 
     def show(self) -> None:
@@ -28,9 +28,9 @@ class Clock:
 
 
 def date_ahead(folder: Path) -> None:
-    """Dates files as a clock that was an hour ahead has done."""
+    """Sets the times of files as a clock that is an hour ahead would have set them."""
     for path in folder.rglob("*"):
-        # Who is at work there may have taken it away.
+        # A process at work in the folder may have removed the file.
         with suppress(FileNotFoundError):
             about = path.stat()
             os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + HOUR * 10**9))

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# A landing must not hang on a draw: there the examples are the same each time. What a draw finds becomes a test.
+# In CI the examples are the same each time, so that a merge does not depend on a draw. A failure found by a draw
+# becomes a test.
 settings.register_profile("repeatable", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets pass what gazelit keeps from the console, too: each has its reason there."""
+    """Ignores the warnings that gazelit keeps from the console; each has its reason there."""
     from gazelit.cli.console import HARMLESS
 
     for message in HARMLESS:
@@ -28,7 +29,7 @@ _GUARD = Path(__file__).parent / "network_guard"
 
 @pytest.fixture(scope="session", autouse=True)
 def connections(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where attempts to reach another machine are noted, of this process and of those it starts; they fail."""
+    """The file that records attempts, by this process and those it starts, to reach another machine; they fail."""
     log = tmp_path_factory.mktemp("connections") / "attempts.txt"
     log.touch()
     os.environ["GAZELIT_TEST_CONNECTIONS"] = str(log)
@@ -40,7 +41,7 @@ def connections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_is_reached_unasked(connections: Path) -> Iterator[None]:
-    """Fails a test after which another machine would have been asked for something."""
+    """Fails a test that tried to reach another machine."""
     yield
     attempts = connections.read_text()
     connections.write_text("")
@@ -49,7 +50,7 @@ def nothing_is_reached_unasked(connections: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of openly licensed real inputs beside the checkout; tests that need it are skipped without it."""
+    """The folder of openly licensed real inputs beside the checkout; without it, tests that need it are skipped."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the real inputs (shared/data beside the checkout) are not at hand")
@@ -120,9 +121,9 @@ def read_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def logger_without_handlers() -> None:
-    """The command line takes gazelit's messages to itself, and a later test would wait for them in vain.
+    """Removes the handlers that the command line gave gazelit's logger, so that a test can see its messages.
 
-    Before each test and not behind it: fixtures of a module or the session run commands, too.
+    This happens before each test, not after it, because fixtures of a module or the session run commands too.
     """
     logger = logging.getLogger("gazelit")
     logger.handlers, logger.propagate = [], True
@@ -131,7 +132,7 @@ def logger_without_handlers() -> None:
 
 @pytest.fixture
 def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keeps W&B in the test's folder; its service, which outlives a run, would stay in that of an earlier test."""
+    """Keeps W&B in the test's folder; its service outlives a run and would stay in the folder of an earlier test."""
     import wandb
 
     wandb.teardown()
@@ -147,7 +148,7 @@ def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @pytest.fixture(scope="session")
 def lightning_imported() -> None:
-    """Imported within a test, Lightning would go on writing to the stream that the test has captured and closed."""
+    """Imports Lightning before the test: imported within it, Lightning would write to the stream that pytest closes."""
     import lightning  # noqa: F401
 
 
@@ -163,7 +164,7 @@ def steps_here(monkeypatch: pytest.MonkeyPatch, lightning_imported: None) -> Non
 def run_gazelit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lightning_imported: None, capfd: pytest.CaptureFixture[str]
 ):
-    """Runs the command line in this process and in a folder of its own; returns what it wrote to standard error."""
+    """A function that runs the command line in this process, in a folder of its own, and returns standard error."""
     from gazelit.cli.main import main
 
     monkeypatch.chdir(tmp_path)

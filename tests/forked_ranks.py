@@ -1,7 +1,8 @@
-"""Trainings of several processes in forks of one that has imported everything: ``python -m tests.forked_ranks FOLDER``.
+"""Trainings of several processes, forked from a process that has imported everything.
 
-Prints a line of JSON for each training: how long after the fault the last of the other processes ended, and how all of
-them did. All trainings run at once. What they printed is in ``FOLDER/TRAINING/log.txt``.
+``python -m tests.forked_ranks FOLDER`` prints a line of JSON for each training: how long after the fault the last of
+the other processes ended, and how each process ended. All trainings run at once. Their output is in
+``FOLDER/TRAINING/log.txt``.
 """
 
 import json
@@ -23,9 +24,9 @@ from gazelit.stages.checkpointing import EarlyEnd
 from gazelit.stages.ranks import RankWatch
 from tests.rank_faults import RankFault
 
-#: Seconds without a sign of life, and for which processes wait for one that is slow.
+#: Limits in seconds: without a sign of life, and of waiting for a slow process.
 LIMIT, TIMEOUT = 6, 20
-#: Fault, the number of processes, and the rank that has it.
+#: Fault, number of processes, and rank of the process with the fault.
 TRAININGS = (
     ("killed", 4, 2), ("killed", 4, 0), ("killed", 2, 1), ("frozen", 4, 3), ("frozen", 4, 0), ("slow", 4, 1),
     ("failed", 4, 1), ("terminated", 4, 2), ("all terminated", 4, 0), ("all frozen", 4, 0),
@@ -60,7 +61,7 @@ def train(folder: Path, fault: str, world: int, rank: int, own: int, port: int) 
 
 
 class Training:
-    """A training whose processes this one has forked; arguments as in ``TRAININGS``."""
+    """A training whose processes this process has forked; arguments as in ``TRAININGS``."""
 
     def __init__(self, out: Path, fault: str, world: int, rank: int) -> None:
         self.about = {"fault": fault, "world": world, "rank": rank}
@@ -79,7 +80,7 @@ class Training:
             self.processes.append(process)
 
     def is_over(self) -> bool:
-        """Whether all processes have ended, but for one that is frozen; lets those go on that all are."""
+        """Whether all processes but a frozen one have ended; if all are frozen, lets them go on."""
         for number, process in enumerate(self.processes):
             if self.codes[number] is None and (found := os.waitpid(process, os.WNOHANG))[0]:
                 self.codes[number] = os.waitstatus_to_exitcode(found[1])
@@ -92,14 +93,14 @@ class Training:
         return self.codes.count(None) == (self.about["fault"] == "frozen")
 
     def end(self) -> None:
-        """Ends what is left."""
+        """Ends the processes that are left."""
         for code, process in zip(self.codes, self.processes, strict=True):
             if code is None:
                 os.kill(process, signal.SIGKILL)
 
 
 def times(folder: Path, pattern: str) -> list[float]:
-    """What the processes noted."""
+    """The times that the processes noted."""
     return [float(path.read_text() or "inf") for path in folder.glob(f"{pattern}.txt")]
 
 

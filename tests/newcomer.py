@@ -1,6 +1,6 @@
-"""What somebody new types, from an empty folder to a tested model and a report; standard library alone.
+"""Commands of a new user, from an empty folder to a tested model and a report; only the standard library is needed.
 
-`tests/test_newcomer.py` types it in this process; `make wheel-test` types it with an installed wheel:
+`tests/test_newcomer.py` runs them in this process; `make wheel-test` runs them with an installed wheel:
 ``python tests/newcomer.py BIN EMPTY_FOLDER``.
 """
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-#: A pipeline of the newcomer's own.
+#: A pipeline that the new user writes.
 PIPELINE = """\
 stages:
   - name: joint
@@ -25,7 +25,7 @@ SMALL = (
     "--data.loader.batch_size 8 --trainer.enable_progress_bar false"
 )
 OVERRIDES = '--overrides "[--trainer.max_epochs=1, --data.loader.num_workers=0, --data.loader.batch_size=8]"'
-#: What is typed. Behind ``#`` what the one line of a mistake must say.
+#: The commands. After ``#`` is the text that the error line of a mistake must have.
 TYPED = f"""
 gazelit synth --out cohort --cases 24 --seed 0 --max-side 128 --workers 1
 gazelit prepare --source EGDCXR --source.rot cohort/egd-cxr --out stores/tiny  # did you mean --source.root?
@@ -46,14 +46,14 @@ RESULTS = ("runs/tiny/stage3/test/report/report.html", "runs/pipeline/report.htm
 
 
 def commands() -> Iterator[tuple[list[str], str | None]]:
-    """Every command line behind ``gazelit``, and what the one line of its mistake says."""
+    """The arguments of every command, and the text that its error line must have."""
     for line in TYPED.strip().splitlines():
         command, separator, said = line.partition("  # ")
         yield shlex.split(command)[1:], said if separator else None
 
 
 def check_mistake(code: int, printed: str, said: str) -> None:
-    """A mistake is one line that says what was meant, and exit code 2."""
+    """Asserts that a mistake gives exit code 2 and one line with the text."""
     lines = printed.strip().splitlines()
     assert code == 2, printed
     assert len(lines) == 1, printed
@@ -62,7 +62,7 @@ def check_mistake(code: int, printed: str, said: str) -> None:
 
 
 def main(program: str, folder: Path) -> None:
-    """Types everything with an installed gazelit."""
+    """Runs all commands with an installed gazelit."""
     (folder / "mine.yaml").write_text(PIPELINE, encoding="utf-8")
     for arguments, said in commands():
         sys.stdout.write(f"$ gazelit {shlex.join(arguments)}\n")

@@ -1,4 +1,4 @@
-"""What goes wrong in one of several processes, for trainings that a test starts."""
+"""Faults in one of several processes, for trainings that a test starts."""
 
 import os
 import signal
@@ -9,16 +9,16 @@ import lightning as L
 
 
 class RankFault(L.Callback):
-    """Kills, freezes, holds up or fails one process of a training, and notes when, and every process's id.
+    """Kills, freezes, delays or fails one process of a training, and notes the time and every process's id.
 
-    The clock is the machine's, so that others can compare. Where ``fault.txt`` is there already, nothing happens: the
-    same command goes on.
+    The time is that of the machine's clock, so that other processes can compare it. If ``fault.txt`` exists already,
+    nothing happens, so that the same command goes on.
 
     Args:
-        rank: Of the process.
+        rank: Rank of the process.
         fault: ``killed``, ``frozen``, ``slow`` (for ever), ``failed``, ``terminated``, ``all terminated``, or
-            ``all frozen`` until somebody lets them go on.
-        step: At which step.
+            ``all frozen`` until another process lets them go on.
+        step: Training step of the fault.
     """
 
     def __init__(self, rank: int, fault: str, step: int) -> None:
@@ -50,7 +50,7 @@ class RankFault(L.Callback):
 
 
 def note(name: str, number: float) -> None:
-    """Writes a number for another process, which never finds half of it."""
+    """Writes a number for another process, which never reads a part of it."""
     half = Path(f"{name}.{os.getpid()}.half")
     half.write_text(str(number))
     half.rename(name)

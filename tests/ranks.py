@@ -8,8 +8,8 @@ from torch import distributed, multiprocessing
 def _rank(rank, work, world, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     work(rank, world, folder)
-    # Whatever still holds the group when the interpreter ends aborts the process: gloo's threads drop their tensors
-    # then, and the lock that this takes is gone. DDP's cycles hold it until they are collected.
+    # An object that still holds the group when the interpreter ends aborts the process: gloo's threads then drop
+    # their tensors, and the lock that this takes is gone. DDP's reference cycles hold the group until collected.
     gc.collect()
     distributed.destroy_process_group()
 

@@ -12,7 +12,7 @@ import torch
 from torchvision.models import densenet201
 
 RECORDED = json.loads((Path(__file__).parent / "models" / "golden_reference.json").read_text(encoding="utf-8"))
-#: Tensors that each training learns, and tensors that run without being learned (their BatchNorm counts batches).
+#: Tensors that each training learns, and tensors that it uses but does not learn (their BatchNorm counts batches).
 LEARNS = {
     "contrastive": ("model.",),
     "supervised": ("model.",),
@@ -23,7 +23,7 @@ RUNS = {"contrastive": ("Conv1.", "out_conv_image."), "supervised": ("out_conv_i
 
 
 def filled(name, shape):
-    """A tensor of the formula that the recorded outputs belong to: pseudo-random, of about Kaiming's size."""
+    """A tensor of the formula for which the outputs were recorded: pseudo-random, of about Kaiming's size."""
     count = math.prod(shape)
     phase = (zlib.crc32(name.encode()) % 10007) / 10007 * 2 * math.pi
     sine = torch.sin(torch.arange(count, dtype=torch.float64) * 12.9898 + phase) * 43758.5453
@@ -55,9 +55,9 @@ def _scalar(name):
 
 
 def stage_state(joint, stage):
-    """The state dict that a training saves: the same network, but for the classifier's inputs and what is learned.
+    """The state dict that a training saves: the joint network, but for the classifier's inputs and the learned tensors.
 
-    Tensors that the stage does not learn have one value in memory and in the file.
+    Tensors that the stage does not learn are a single value in memory and in the file.
     """
     learned, runs = LEARNS[stage], (*LEARNS[stage], *RUNS.get(stage, ()))
     state = {}
@@ -76,6 +76,6 @@ def stage_state(joint, stage):
 
 
 def film(height, width):
-    """The film that the recorded outputs belong to, (1, 1, height, width)."""
+    """The film for which the outputs were recorded, (1, 1, height, width)."""
     y, x = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)[None]
     return (0.5 + 0.25 * torch.sin(9 * x + 4 * y) + 0.25 * torch.cos(13 * y * x + 2))[None, None].float()

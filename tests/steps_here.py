@@ -1,4 +1,4 @@
-"""Steps of pipelines in the process of a test, which saves the imports of a process for each."""
+"""Runs the steps of pipelines in the process of a test, which saves the imports of a process for each step."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ _POPEN = subprocess.Popen
 
 
 class _StepHere:
-    """What a pipeline asks of the process of a step; its output goes to the step's log."""
+    """The interface of a step's process that a pipeline uses; output goes to the step's log."""
 
     def __init__(self, arguments: list[str], log: Any) -> None:
         with io.StringIO() as said:
@@ -27,7 +27,7 @@ class _StepHere:
 
 
 def popen(command: Any, **options: Any) -> Any:
-    """In place of ``subprocess.Popen``: ``python -m gazelit`` here, other programs in a process as ever."""
+    """Replaces ``subprocess.Popen``: runs ``python -m gazelit`` in this process, and other programs as usual."""
     if command[1:3] == ["-m", "gazelit"]:
         return _StepHere(command[3:], options["stdout"])
     return _POPEN(command, **options)

@@ -19,14 +19,14 @@ from gazelit.deploy.inference import LoadedModel
 from gazelit.models import EncoderSpec, ScanpathNetwork
 
 KEY, TOKEN = "key-of-the-tests", "token-of-the-tests"
-#: What a report of a stranger's asks another server for (an address for documentation, RFC 5737).
+#: Address that a stranger's report requests from another server (reserved for documentation, RFC 5737).
 REPORTS_PICTURE = "http://192.0.2.1/x.png"
 #: The square's rows and columns in :func:`film`.
 SQUARE = slice(120, 180), slice(260, 320)
 
 
 class BrightPlaces(nn.Module):
-    """Looks where a film is bright; its classes follow the mean."""
+    """A network whose map is high where a film is bright; its classes follow the mean."""
 
     classes = 3
 
@@ -36,7 +36,7 @@ class BrightPlaces(nn.Module):
 
 
 def film(height=400, width=500):
-    """A dim film (H, W) uint8 with a bright square; shown pixel for pixel, as its longer side is 384 to 1024."""
+    """A dim film (H, W) uint8 with a bright square; shown pixel for pixel, because its longer side is 384 to 1024."""
     rows, columns = np.mgrid[:height, :width]
     pixels = (40 + 30 * np.sin(rows / 40) * np.cos(columns / 55)).astype(np.uint8)
     pixels[SQUARE] = 250
@@ -65,7 +65,7 @@ def model(datamodule):
 
 @pytest.fixture(scope="session")
 def scanpath_model(datamodule):
-    """A model of scanpaths that took no training, and has learned of a reader of the store and of a stranger."""
+    """An untrained model of scanpaths that has vectors for a reader of the store and for a reader not in the store."""
     torch.manual_seed(0)
     (known,) = datamodule.reader_names
     options = {"map_stride": 8, "width": 16, "layers": 1, "heads": 2, "longest": 6, "readers": ["Dr Elsewhere", known]}
@@ -77,7 +77,7 @@ def scanpath_model(datamodule):
 
 @pytest.fixture(scope="session")
 def report_folder(tmp_path_factory):
-    """A run folder with a report that would run a script and ask a server, if a browser let it."""
+    """A run folder with a report that tries to run a script and to send a request to another server."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     folder.mkdir()
     (folder / "report.html").write_text(
@@ -89,7 +89,7 @@ def report_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_page(model, store, report_folder):
-    """Makes the application with model, store and reports, or without some of them."""
+    """A function that makes the application with any of model, store and reports."""
     from gazelit.deploy.app.library import Library
     from gazelit.deploy.app.reading_room import ReadingRoom
     from gazelit.deploy.app.reports import Reports
@@ -106,7 +106,7 @@ def make_page(model, store, report_folder):
 
 @pytest.fixture(scope="session")
 def client(make_page):
-    """Asks without a network, with the key and the token."""
+    """A test client, without a network, that sends the key and the token."""
     from starlette.testclient import TestClient
 
     with TestClient(make_page(), raise_server_exceptions=True) as client:
@@ -138,6 +138,6 @@ def served(make_page, **options):
 
 @pytest.fixture(scope="session")
 def address(make_page):
-    """The page with all its parts."""
+    """The address of the page with all its parts."""
     with served(make_page) as address:
         yield address

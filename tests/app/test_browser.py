@@ -1,4 +1,4 @@
-"""The page in headless Chromium, as a user has it: by mouse, by keyboard, on a telephone."""
+"""The page in headless Chromium, used by mouse, by keyboard and on a telephone."""
 
 import base64
 import json
@@ -17,12 +17,12 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 expect = playwright.expect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-#: `.ci/run` puts it there where npm can; it is not part of the repository (MPL-2.0).
+#: `.ci/run` installs it where npm works; it is not part of the repository (MPL-2.0).
 AXE = Path(__file__).resolve().parents[2] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; on Debian, apt-get install chromium")
 
-#: The canvas as nested lists of red, green, blue; as bytes it would come as an object of a million members.
+#: The canvas as nested lists of red, green, blue; bytes would arrive as an object with a million members.
 PIXELS = """canvas => {
   const {data, width, height} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let text = "";
@@ -39,7 +39,7 @@ DROP = """([bytes, name]) => {
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        # Root, as in a container, has no sandbox.
+        # Chromium has no sandbox when it runs as root, as in a container.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
@@ -54,10 +54,10 @@ def page(browser, address):
 
 @contextmanager
 def opened(browser, address):
-    """A page at its start; whatever it asks for is asked of the app, and its policy stops nothing of its own."""
+    """The page after loading; all its requests go to the app, and its policy blocks none of its own."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(20_000)
-    # A busy machine takes longer than the five seconds that are playwright's.
+    # A busy machine can take longer than playwright's default of five seconds.
     expect.set_options(timeout=20_000)
     requests, errors = [], []
     page.on("request", lambda request: requests.append(request))
@@ -67,7 +67,7 @@ def opened(browser, address):
     expect(page.get_by_role("heading", name="Read a film")).to_be_visible()
     yield page
     elsewhere = [request for request in requests if not request.url.startswith((address, "blob:"))]
-    # A browser tells of a request that the policy has stopped, too.
+    # A browser also reports requests that the policy has blocked.
     assert not [request.url for request in elsewhere if (request.url, request.failure) != (REPORTS_PICTURE, "csp")]
     assert not [line for line in errors if REPORTS_PICTURE not in line]
     page.close()
@@ -85,7 +85,7 @@ def drop(page, content, name="a.png"):
 
 def slide(page, panel, name, value):
     page.locator(f"#{panel} [name={name}]").fill(str(value))
-    # What is drawn is drawn in the next frame.
+    # Drawing happens in the next frame.
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
@@ -311,7 +311,7 @@ def test_the_expected_scanpath_of_the_chosen_reader_lies_on_films_that_are_read_
         page.locator("#marks").select_option("*")
         page.locator("#expected-reader").select_option("Reader 1")
         lies_where_it_is(page, "expected-scanpath", prediction, 2)
-        # What was marked stays, and so does who was chosen on the next film.
+        # The marks stay, and the chosen reader stays on the next film.
         expect(page.locator("#expected-scanpath .mark")).not_to_have_count(0)
         browse(page, 3)
         lies_where_it_is(page, "expected-scanpath", page.request.get(f"{address}/api/cases/3").json()["prediction"], 2)

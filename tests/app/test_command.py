@@ -1,4 +1,4 @@
-"""`gazelit app` from the command line: what it refuses, and that it serves until it is interrupted."""
+"""`gazelit app` from the command line: input that it refuses, and serving until it is interrupted."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.tiny import save_untrained
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory, store, datamodule):
-    """A run of the shape that `gazelit run` leaves, with a network that took no training."""
+    """A run folder with the layout of `gazelit run` and an untrained network."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     folder.mkdir()
     network = DualEncoderUNet(
@@ -67,7 +67,7 @@ def test_a_busy_port_is_said_before_a_model_is_read(run_gazelit):
 
 def test_a_run_brings_its_model_and_its_store(run_folder, store, tmp_path):
     assert command._of_run([run_folder], [], None) == ([run_folder / "model.ckpt"], store)
-    # A folder of runs; and what is given wins.
+    # A folder of runs; options that are given override it.
     assert command._of_run([run_folder.parent], [], tmp_path) == ([run_folder / "model.ckpt"], tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The store's cases: what is listed, what is drawn, and how predictions are compared."""
+"""The store's cases on the page: the list, the drawings and the comparison with predictions."""
 
 import base64
 import time
@@ -137,7 +137,7 @@ def test_the_scanpath_is_the_reader_s(client, opened):
 
 
 def test_the_reader_s_map_is_a_blurred_scanpath(client, opened):
-    """SciPy's Gaussian over the fixations on the film's pixels, as an oracle of where the heat is."""
+    """The oracle of the map is SciPy's Gaussian over the fixations on the film's pixels."""
     case = client.get("/api/cases/5").json()
     height, width = case["height"], case["width"]
     events = case["readings"][0]["events"]
@@ -174,7 +174,7 @@ def test_several_readers_each_have_their_map_and_path(reflacx, model, tmp_path):
     library = Library(opened, ReadingRoom(model))
     maps = [library.case(row, number)["maps"]["readers"]["heat"] for number in range(len(scanpaths))]
     assert len(set(maps)) == len(maps)
-    # Pooled, the weights of all points add up: the mean of the readers' maps, by their seconds.
+    # Pooling adds the weights of all points, so it is the mean of the readers' maps weighted by their seconds.
     seconds = [scanpath.events["duration"].sum() for scanpath in scanpaths]
     each = [gaze.density(row, number) for number in range(len(scanpaths))]
     assert np.abs(np.average(each, axis=0, weights=seconds) - gaze.density(row)).max() < 0.02 * gaze.density(row).max()
@@ -183,7 +183,7 @@ def test_several_readers_each_have_their_map_and_path(reflacx, model, tmp_path):
 
 
 def test_a_model_of_scanpaths_tells_the_expected_ones_of_a_case_by_reader(opened, scanpath_model, datamodule):
-    """The network's own paths over the stored film, on the film's pixels; ids of readers stay where they are."""
+    """The paths are the network's own for the stored film, in the film's pixels; ids of readers stay private."""
     library = Library(opened, ReadingRoom(scanpath_model))
     prediction = library.case(3, None)["prediction"]
     paths = prediction["scanpaths"]
@@ -198,7 +198,7 @@ def test_a_model_of_scanpaths_tells_the_expected_ones_of_a_case_by_reader(opened
         assert path["duration"] == pytest.approx(expected[:, 2], abs=0.001)
     assert (prediction["height"], prediction["width"]) == (box.height, box.width)
     assert paths[1]["x"] != paths[2]["x"]
-    # The film that was opened last is not read again, and the next one is.
+    # The film that was opened last is not read again; the next film is.
     assert library.case(4, None)["prediction"]["scanpaths"] != paths
 
 

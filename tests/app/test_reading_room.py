@@ -1,4 +1,4 @@
-"""A film that is sent comes back as the model reads it and as overlays draw it."""
+"""A film that is sent to the page comes back with the model's reading and its overlay."""
 
 import base64
 import io
@@ -55,7 +55,7 @@ def test_the_map_lies_on_the_bright_square_on_the_scale_of_overlays(client, mode
     assert abs(rows.max() - SQUARE[0].stop) < 8
     assert abs(columns.min() - SQUARE[1].start) < 8
     assert abs(columns.max() - SQUARE[1].stop) < 8
-    # On the film's own pixels, which the model's public map is on, the scale is the same.
+    # The model's public map is on the film's own pixels, where the scale is the same.
     multiples = over_uniform(model.predict(png(film())).saliency)
     expected, _ = heat_and_opacity(multiples, shown["maps"]["end"])
     assert abs(shown["maps"]["end"] / scale_end(multiples) - 1) < 0.02
@@ -120,7 +120,7 @@ def test_there_is_no_dicom_result_of_a_picture_or_of_an_unknown_kind(client, fil
 
 
 def test_several_networks_and_guards_are_told(model):
-    """The mean and SD of two known networks, and the set of a known threshold."""
+    """Two known networks have a known mean and SD, and a known threshold gives a known prediction set."""
 
     class Opposite(BrightPlaces):
         def forward(self, x):

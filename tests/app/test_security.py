@@ -1,4 +1,4 @@
-"""Who gets in, what a browser may do with an answer, and what no answer holds."""
+"""Access to the page, what a browser may do with an answer, and what no answer may hold."""
 
 import io
 import json
@@ -17,7 +17,7 @@ PAGES = ["/", "/static/main.js", "/api/about", "/api/cases", "/api/cases/0", "/a
 
 @pytest.fixture
 def stranger(make_page):
-    """Asks without the key."""
+    """A client without the key."""
     return TestClient(make_page(), follow_redirects=False)
 
 
@@ -39,7 +39,7 @@ def test_without_the_key_nothing_is_answered(stranger):
         assert answer.status_code == 403, path
         assert "the address that `gazelit app` printed" in answer.text
     assert stranger.get("/", headers={"cookie": "gazelit-8750=wrong"}).status_code == 403
-    # That of another app, on another port of the same machine.
+    # The key of another app, on another port of the same machine.
     assert stranger.get("/", headers={"cookie": f"gazelit-8751={KEY}"}).status_code == 403
 
 
@@ -162,13 +162,13 @@ def test_without_a_model_or_a_store_their_parts_are_not_there(make_page):
 
 
 def test_no_answer_holds_a_path_or_an_id(client, store, report_folder):
-    """Ids of images, patients, studies, readings and readers, planted names, and where things are."""
+    """No answer holds ids of images, patients, studies, readings or readers, planted names, or paths."""
     cases = pd.read_parquet(store / "cases.parquet")
     gaze = pd.read_parquet(store / "gaze.parquet")
     secret = {str(value) for name in ("image_id", "patient_id", "study_id") for value in cases[name]}
     secret |= {str(value) for name in ("reading_id", "reader_id") for value in gaze[name].unique()}
     secret |= {str(store), str(report_folder), str(store.parent), tempfile.gettempdir()}
-    # The simulated panel's letters are in every word.
+    # The letters of the simulated panel's readers occur in every word, so they are left out.
     secret = {value for value in secret if len(value) > 1}
     secret |= {"Doe^Jane", "ID-4711", "1234567890", "Sanatorium"}
     header = {

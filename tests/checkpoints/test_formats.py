@@ -1,7 +1,7 @@
-"""A checkpoint of each older format: read, gone on from and handed over by today's code.
+"""A checkpoint of each older format is read, resumed and handed over by today's code.
 
 ``format_1.ckpt.gz`` was written by commit 06a71aa: one epoch of stage 2 and then of stage 3, with encoders of two
-channels, on the simulated cohort of ``tests/conftest.py``. What is expected of it below was said by that commit.
+channels, on the simulated cohort of ``tests/conftest.py``. The expected values below are the outputs of that commit.
 """
 
 import gzip
@@ -87,7 +87,7 @@ def test_it_is_resumed_and_what_is_written_is_of_todays_format(old, store, run_g
     assert (stamp["format"], stamp["parent"]["format"]) == (FORMAT, FORMAT)
     assert stamp["parent"]["sha256"] == written(old)["gazelit"]["parent"]["sha256"]
     assert stamp["teachers"] == stamp["parent"]["teachers"] == []
-    # What is of today's format is read as it is.
+    # A checkpoint of today's format is read unchanged.
     assert stamps.read_checkpoint(path)["gazelit"] == stamp
 
 

@@ -1,4 +1,4 @@
-"""A damaged checkpoint, run or package is known, and no weight of it is used."""
+"""A damaged checkpoint, run or package is recognised, and none of its weights is used."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from tests.release import models
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory):
-    """A checkpoint as every command writes it."""
+    """A checkpoint with its seal, as every command writes it."""
     folder = tmp_path_factory.mktemp("sealed")
     plain = models.checkpoint(folder / "plain.ckpt")
     stamps.save_checkpoint(torch.load(plain, weights_only=True), folder / "best.ckpt")
@@ -88,7 +88,7 @@ def test_checkpoints_are_verified_with_and_without_a_seal(sealed, tmp_path, run_
 
 @pytest.fixture
 def run(sealed, tmp_path):
-    """A run of one step and its report, as far as verification reads them."""
+    """A run of one step and its report, with the files that verification reads."""
     step = tmp_path / "run" / "joint"
     (step / "checkpoints").mkdir(parents=True)
     (step / "checkpoints" / "best.ckpt").write_bytes(sealed.read_bytes())
@@ -131,7 +131,7 @@ def test_a_training_by_hand_and_an_older_run_are_read_as_far_as_they_can_be(run,
 def test_a_package_is_compared_with_its_checksums(sealed, tmp_path, run_gazelit):
     package(str(sealed), tmp_path / "chest")
     assert "6 files as they were written" not in run_gazelit("verify", str(tmp_path / "chest"))
-    # sha256sum is the oracle of the file's form.
+    # sha256sum is the oracle for the format of the file.
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "chest", capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.count(": OK") == 5

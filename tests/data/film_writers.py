@@ -1,7 +1,7 @@
 """Writers of DICOM films for tests, by transfer syntax.
 
-The JPEG writers are made from the standard's text (ITU-T T.81) for images whose decoded pixels are known exactly; they
-share nothing with any decoder.
+The JPEG writers follow the text of the standard (ITU-T T.81) for images whose decoded pixels are known exactly. They
+share no code with any decoder.
 """
 
 import io
@@ -19,7 +19,7 @@ RAMP = np.arange(0, 4096, 4, dtype=np.uint16).reshape(32, 32)
 
 
 def film(pixels=RAMP, syntax=ExplicitVRLittleEndian, **attributes):
-    """A film of 12 bits; compressed where ``PixelData`` is among the attributes, then encapsulated already."""
+    """A film of 12 bits; compressed if ``PixelData`` is among the attributes, which is then already encapsulated."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["gazelit"])
@@ -108,21 +108,21 @@ def _prediction(values, y, x, predictor, bits):
 
 
 def _lossless_code(difference):
-    # T.81 H.1.2.2: modulo 2 ** 16, and the one difference of 16 bits has no further bits.
+    # T.81 H.1.2.2: differences are modulo 2 ** 16, and the difference of category 16 has no further bits.
     difference = (int(difference) + 32767) % 65536 - 32767
     category = abs(difference).bit_length()
     return f"{category:05b}" + ("" if category == 16 else _magnitude(difference, category))
 
 
 def _magnitude(value, category):
-    """T.81 F.1.2.1.1: the low bits of a value, or of one less where it is negative."""
+    """T.81 F.1.2.1.1: the low bits of a value, or of the value minus 1 if it is negative."""
     return f"{value if value > 0 else value + 2**category - 1:0{category}b}" if category else ""
 
 
 def jpeg_of_flat_blocks(blocks, bits):
     """A JPEG stream (baseline for 8 bits, else extended) whose blocks of 8 × 8 each have one value, exactly.
 
-    With a quantiser of 8 a block's mean is its level shifted by half of the range: no rounding anywhere.
+    With a quantiser of 8 a block's mean is its level shifted by half of the range, without any rounding.
     """
     last, codes = 0, ""
     for value in blocks.ravel().tolist():

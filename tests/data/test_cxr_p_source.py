@@ -1,4 +1,4 @@
-"""CXR-P: the real gaze file, laid over other images, which tests mechanics only."""
+"""CXR-P: the real gaze file over other images, which tests only the mechanics."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_the_real_file(real_data, tmp_path):
     records = read_cxr_p(real_data / "cxr_p_125.json")
     assert len(records) == 125
     assert sum(len(entry["gaze_x"]) for entry in records) == 5286
-    # The paired images are not at hand: this one stands in for all of them.
+    # The paired images are not available; this image replaces all of them.
     (tmp_path / "images").mkdir()
     for record in records[:5]:
         (tmp_path / "images" / f"{record['image_id']}.png").symlink_to(real_data / "nih_00000001_000.png")

@@ -54,7 +54,7 @@ def test_a_batch_is_what_the_architecture_says(store):
     assert torch.allclose(batch["sigma_px"], batch["sigma"][:, 0].mean(1))
     assert torch.allclose(batch["heatmap"].sum((1, 2, 3)), torch.ones(size), atol=1e-5)
     assert 0 <= batch["image"].min() <= batch["image"].max() <= 1
-    # Padding is black; bilinear and area resampling leave it so.
+    # Padding is black, and stays black in bilinear and area resampling.
     assert (batch["image"][~batch["valid_mask"]] == 0).all()
 
 
@@ -90,7 +90,7 @@ def test_sigma_units_agree(store):
     assert provenance["sigma_deg"] == 2.0
     pixels, provenance = sigma(75.5, "image_px")
     assert pixels == pytest.approx(75.5 * scale, rel=1e-5)
-    # Of films that differ in size the two means differ a little.
+    # If films differ in size, the two means differ a little.
     assert provenance["sigma_deg"] == pytest.approx(75.5 / np.array(opened.about["pixels_per_degree"]), rel=0.05)
     assert sigma(3.0, "px")[0] == pytest.approx([3, 3])
 
@@ -226,7 +226,7 @@ def test_augmentation_of_stored_integers_is_that_of_floats():
         integer, mask_a, points_a, *_ = Augmentation()(image, *rest, seed)
         number, mask_b, points_b, *_ = Augmentation()((image / 255).astype(np.float32), *rest, seed)
         assert integer.dtype == np.uint8
-        # Each of three steps rounds to a 255th.
+        # Each of the three steps rounds to 1/255.
         assert np.abs(integer / 255 - number).max() < 0.03
         assert np.array_equal(mask_a, mask_b)
         assert np.array_equal(points_a, points_b)
@@ -243,7 +243,7 @@ def test_sixteen_bits_keep_their_precision(cohort, tmp_path):
 
 
 def test_augmentation_never_mirrors():
-    # The heart has a side: a bright left half stays left.
+    # A mirrored film would have the heart on the wrong side: a bright left half stays left.
     image = np.zeros((96, 80), np.float32)
     image[:, :40] = 1
     for seed in range(20):
@@ -253,7 +253,7 @@ def test_augmentation_never_mirrors():
 
 
 def _sums(datamodule, epoch=0, training=False):
-    """Weight of each case's points."""
+    """Sum of the weights of each case's points."""
     dataset = datamodule.datasets["train"] if training else datamodule.dataset("train")
     return np.array([float(dataset[epoch, position]["points"][:, 2].sum()) for position in range(len(dataset))])
 
@@ -287,7 +287,7 @@ def test_readings_are_pooled_weighted_equally_or_drawn(readings):
     seen = {round(_sums(drawn, epoch, training=True)[several], 3) for epoch in range(12)}
     assert len(seen) > 2
     assert all(np.abs(values - reading).min() < 0.01 for reading in seen)
-    # Evaluation sees all of them.
+    # Evaluation sees all readings.
     assert _sums(drawn)[several] == pytest.approx(values.sum(), rel=1e-4)
 
 
@@ -450,7 +450,7 @@ def test_finding_c10_rows_of_several_partial_or_unknown_classes_are_no_class(sto
         module(folder).setup()
     external = module(folder, split_method="external")
     assert external.rows("test").tolist() == list(range(6, 24))
-    # A split file that leaves them out is an answer to the error.
+    # A split file that leaves these films out resolves the error.
     drawn = module(store)
     drawn.setup()
     split = drawn.cohort.split.of_case.copy()
@@ -483,7 +483,7 @@ def test_processes_of_a_loader_that_outlive_signals_end_with_the_interpreter():
         "from gazelit.data.sampling import ends_with_interpreter, outlive_signals\n"
         "loader = DataLoader(range(4), num_workers=1, persistent_workers=True, worker_init_fn=outlive_signals)\n"
         "kept = ends_with_interpreter(loader), list(loader)\n"
-        # As an error's traceback that is printed at the end.
+        # An error's traceback, printed at the end, keeps the loader alive in the same way.
         "import sys; sys.last_value = kept\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

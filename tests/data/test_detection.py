@@ -23,14 +23,14 @@ def test_finding_g10_ivt_finds_what_pymovements_found(name):
     degrees, t = arrays(RECORDINGS[name])
     for expected in (found for found in RECORDINGS[name]["found"] if found["method"] == "ivt"):
         first, last = velocity_events(degrees, t, np.array([0, len(t)]), expected["velocity"])
-        # pymovements leaves out what lasts less than a tick: single samples.
+        # pymovements leaves out events shorter than a tick, which are single samples.
         spans = [[a, b] for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a]
         assert spans == expected["spans"]
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_finding_g10_idt_finds_what_pymovements_found(name):
-    """But for the sample that breaks a fixation, which pymovements counts within it."""
+    """The results agree but for the sample that ends a fixation, which pymovements counts as part of it."""
     degrees, t = arrays(RECORDINGS[name])
     for expected in (found for found in RECORDINGS[name]["found"] if found["method"] == "idt"):
         most = expected["dispersion"]
@@ -71,7 +71,7 @@ def test_finding_c19_two_samples_at_one_microsecond_do_not_end_the_run():
 
 @pytest.mark.parametrize("method", ["ivt", "idt"])
 def test_a_long_recording_has_as_many_fixations_as_rests(method):
-    """200,000 samples at 1 kHz, a rest every 250 of them."""
+    """The recording has 200,000 samples at 1 kHz, and a rest every 250 samples."""
     rng = np.random.default_rng(0)
     count = 200_000
     place = np.repeat(rng.uniform(0, 20, (count // 250, 2)), 250, axis=0) + rng.normal(0, 0.01, (count, 2))

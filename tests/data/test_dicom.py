@@ -1,4 +1,4 @@
-"""Decoding, against pixel arithmetic written out by hand and against real files."""
+"""Decoding of films, against pixel arithmetic by hand and against real files."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ def sample(name):
 
 @pytest.fixture
 def every_modality_is_read(monkeypatch):
-    """Files that other software encoded are of CT, MR and the like, which are refused as films."""
+    """Accepts every modality: files that other software encoded are CT, MR and so on, which are refused as films."""
     monkeypatch.setattr("gazelit.data.images.one_projection._NO_RADIOGRAPHS", ())
 
 
@@ -107,11 +107,11 @@ def test_padding_becomes_black(tmp_path):
         uid.ImplicitVRLittleEndian,
         uid.ExplicitVRBigEndian,
         uid.DeflatedExplicitVRLittleEndian,
-        # By pydicom's own encoder and by a writer made from the standard.
+        # Encoded by pydicom, and by a writer made from the standard.
         uid.RLELossless,
         uid.JPEGLossless,
         uid.JPEGLosslessSV1,
-        # By the library that decodes; files of other encoders follow below.
+        # Encoded by the library that decodes; files of other encoders follow below.
         uid.JPEGLSLossless,
         uid.JPEG2000Lossless,
         uid.HTJ2KLossless,
@@ -170,7 +170,7 @@ def test_lossy_jpeg_of_8_and_12_bits(tmp_path, bits, syntax):
 
 
 def test_twelve_bit_jpeg_of_another_encoder(every_modality_is_read):
-    """Values that pydicom's own tests hold for these two; one of them has a scan header that some decoders refuse."""
+    """The values are those of pydicom's own tests; one file has a scan header that some decoders refuse."""
     for name in ("JPGExtended.dcm", "JPEG-lossy.dcm"):
         pixels = stored(sample(name))
         assert (pixels[420, 140], pixels[230, 120]) == (244, 95)
@@ -202,7 +202,7 @@ def test_real_files_have_the_pixels_that_gdcm_decodes(real_data, name, digest):
 
 
 def test_finding_g2_no_other_decoder_is_asked(monkeypatch, tmp_path):
-    """GDCM aborts the process on malformed streams; where it happens to be installed it stays untouched."""
+    """GDCM aborts the process on malformed streams, so it is not used even where it is installed."""
     calls = []
     decoder = pydicom.pixels.get_decoder(uid.JPEG2000Lossless)
     monkeypatch.setitem(decoder._available, "gdcm", lambda *_: calls.append(1))
@@ -224,7 +224,7 @@ def test_odd_depths_are_scaled_by_their_own_range(tmp_path, bits):
 
 
 def test_bits_above_the_stored_ones_are_no_pixels(tmp_path):
-    # Old files keep overlays there.
+    # Old files keep overlays in these bits.
     plain = read_radiograph(write(tmp_path / "a.dcm")).pixels
     assert np.array_equal(read_radiograph(write(tmp_path / "b.dcm", RAMP | 0x8000)).pixels, plain)
 
@@ -335,7 +335,7 @@ def test_files_that_are_no_radiograph_are_one_error_that_names_them(tmp_path, ki
 @pytest.mark.parametrize("syntax", [*codecs.SYNTAXES])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
 def test_a_codestream_cut_short_is_an_error(tmp_path, syntax, share):
-    """Decoders of JPEG fill the rest with grey and say nothing."""
+    """JPEG decoders fill the rest with grey without an error."""
     noise = np.random.default_rng(0).integers(0, 4096, (48, 40)).astype(np.uint16)
     if syntax == uid.JPEGBaseline8Bit:
         noise = (noise >> 4).astype(np.uint8)
@@ -385,7 +385,7 @@ def deflated(path, megabytes):
     whole = write(path, syntax=uid.DeflatedExplicitVRLittleEndian).read_bytes()
     start = 132 + 12 + struct.unpack("<I", whole[140:144])[0]
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    # The film itself, then an element after its pixels of the length that all the zeros make.
+    # The film itself, then an element after its pixels, as long as all the zeros.
     content = zlib.decompress(whole[start:], -zlib.MAX_WBITS)
     content += b"\xe1\x7f\x10\x00OB\0\0" + struct.pack("<I", megabytes * 2**20)
     body = squeeze.compress(content) + b"".join(squeeze.compress(bytes(2**20)) for _ in range(megabytes))

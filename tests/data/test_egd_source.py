@@ -1,4 +1,4 @@
-"""EGD-CXR: the mapping, the quirks, and what happens when files are wrong."""
+"""EGD-CXR: the mapping of coordinates, the quirks of the files, and errors for wrong files."""
 
 import shutil
 
@@ -42,7 +42,7 @@ def test_golden_case_of_the_mapping():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1621, 3056), st.integers(1684, 3056), st.floats(0.02, 0.98), st.floats(0.02, 0.98))
 def test_places_on_a_film_come_back_from_the_screen(width, height, u, v):
-    """The screen's fractions of a place, by the preparation's padding, lead back to it."""
+    """A point that the preparation's padding maps to fractions of the screen is mapped back to itself."""
     pads = Pads.of(width, height)
     x, y = u * (width - 1), v * (height - 1)
     screen = np.column_stack(to_screen(np.array([x + 0.5]), np.array([y + 0.5]), pads, (width, height)))
@@ -104,7 +104,7 @@ def test_fixation_weights_are_their_durations_and_samples_last_to_the_next(recor
     raw = published(cohort, "fixations.csv")
     raw = raw[raw["DICOM_ID"].isin(recording.images["image_id"])]
     assert fixations["duration"].sum() == pytest.approx(raw["FPOGD"].sum())
-    # A fixation's row is its last sample: it began FPOGD earlier.
+    # The row of a fixation is its last sample, so the fixation began FPOGD earlier.
     ends = np.sort((fixations["t"] + fixations["duration"]).to_numpy())
     assert ends == pytest.approx(np.sort(raw["Time (in secs)"]), abs=1e-4)
     samples = gaze[gaze["kind"] == "sample"]
@@ -212,7 +212,7 @@ def test_unsorted_times_are_sorted(copy, gaze):
 
 
 def test_a_file_without_permission(copy, monkeypatch):
-    """Root may read everything, so the refusal is the library's."""
+    """Root may read everything, so the library is made to raise the error."""
 
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")

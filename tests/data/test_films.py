@@ -1,4 +1,4 @@
-"""A film cannot end `prepare`, and what was decoded is not lost."""
+"""No film can end `prepare`, and films that were decoded are not lost."""
 
 import logging
 import os
@@ -81,7 +81,7 @@ def test_finding_c8_strict_and_later_errors_keep_what_was_decoded(tree, tmp_path
         prepared(tree, tmp_path / "s", strict=True)
     partial_store = tmp_path / ".s-partial"
     assert bad.stem in (partial_store / "skipped.csv").read_text()
-    # A drive that is gone for a while.
+    # A drive is gone for a while.
     (tree / "mimic-cxr").rename(tree / "gone")
     with pytest.raises(InputError):
         prepared(tree, tmp_path / "s")
@@ -90,7 +90,7 @@ def test_finding_c8_strict_and_later_errors_keep_what_was_decoded(tree, tmp_path
     caplog.clear()
     prepared(tree, tmp_path / "s")
     assert "going on after 24 of 24 cases" in caplog.text
-    # The film is mended: the others are not decoded again, and the store is as if it had been whole from the start.
+    # The film is repaired: the others are not decoded again, and the store is as if the film had been whole at once.
     bad.write_bytes(good)
     caplog.clear()
     prepared(tree, tmp_path / "again", strict=True)

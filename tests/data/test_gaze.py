@@ -23,7 +23,7 @@ def table(t, x, y=None, duration=None, row=0, reading="r", ppd=PPD):
 
 
 def staircase(places, rate, seconds=0.3, noise=0.02, seed=0):
-    """Samples that rest at each place (degrees) for a time, with jumps of two samples between."""
+    """Samples that rest at each point (degrees) for a time, with jumps of two samples between the rests."""
     rng = np.random.default_rng(seed)
     each = int(seconds * rate)
     x = np.concatenate(
@@ -66,7 +66,7 @@ def test_readings_and_cases_do_not_run_together():
 
 
 def test_thresholds_are_in_degrees():
-    # The same pixels at ten times as many pixels per degree are one rest.
+    # With ten times as many pixels per degree, the same pixels are a single rest.
     samples = staircase([0.0, 2.0], 60)
     assert len(detect_fixations(samples, Detection("idt"))) == 2
     assert len(detect_fixations(samples.assign(ppd_x=400.0, ppd_y=400.0), Detection("idt"))) == 1
@@ -82,7 +82,7 @@ def test_short_rests_are_no_fixations():
 
 
 def test_detected_fixations_of_the_synthetic_reader_are_its_fixations(cohort):
-    """Against the simulation's own fixations: as many, and as long, within the tracker's noise."""
+    """The simulation's own fixations are as many and as long, within the tracker's noise."""
     from gazelit.data.sources import EGDCXR
 
     recording = EGDCXR(cohort / "egd-cxr", cohort / "mimic-cxr", point="BPOG").read()

@@ -1,4 +1,4 @@
-"""Gaze that is another patient's, drawn from all, or missing; and a test that gaze reaches the model at all."""
+"""Controls: gaze of another patient, gaze drawn from all cases, and no gaze; and that gaze reaches the model at all."""
 
 import lightning as L
 import numpy as np
@@ -44,7 +44,7 @@ def test_centre_gaze_is_drawn_from_the_training_points(store):
         drawn = torch.cat([reading for reading, _ in centre.readings(row)])
         assert len(drawn) == sum(len(reading) for reading, _ in own.readings(row))
         assert {tuple(point) for point in drawn.tolist()} <= points
-    # Its maps say little of their film: they are more alike than the readers' own.
+    # Its maps depend little on their film: they are more alike than the readers' own maps.
     spread = [maps(control, "train").std(dim=0).mean() for control in (own, centre)]
     assert spread[1] < spread[0]
 
@@ -65,7 +65,7 @@ def test_none_and_some_cases_have_no_gaze_and_larger_numbers_hold_the_smaller(st
 
 
 def test_gaze_reaches_the_model(store, tmp_path):
-    # A published peer's loader feeds zeros: here other gaze must lead to other weights, in encoder and decoder alike.
+    # A published loader feeds zeros. Here other gaze must lead to other weights, in both encoder and decoder.
     weights = {}
     for control in ("true", "shuffled", "none"):
         L.seed_everything(0)
@@ -109,5 +109,5 @@ def test_finding_c13_the_centre_bias_is_that_of_the_readers_own_gaze(store):
         bias = controlled.centre_bias(index)
         assert torch.equal(bias.density, expected.density)
         assert torch.equal(bias.counts, expected.counts)
-        # σ is that of the maps that all models are scored on.
+        # σ is that of the maps against which all models are scored.
         assert controlled.provenance["sigma_px"] == own.provenance["sigma_px"]

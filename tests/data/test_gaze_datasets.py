@@ -28,7 +28,7 @@ def gaze_of(recording):
 
 @pytest.fixture
 def valm(tmp_path):
-    """Two films of one study under both tasks, three readers of whom one does not count, as archives unpack."""
+    """Two films of a study under both tasks, with three readers, one of whom is not used; laid out as unpacked."""
     root = tmp_path / "GazeVaLM"
     for task in ("Task1", "Task2"):
         for kind in ("real", "fake"):

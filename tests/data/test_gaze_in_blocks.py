@@ -1,4 +1,4 @@
-"""Gaze that is read some cases at a time is that which is read whole, and takes the memory of a part."""
+"""Gaze that is read in blocks of cases equals gaze that is read whole, and takes only the memory of a block."""
 
 import tracemalloc
 
@@ -18,7 +18,7 @@ from gazelit.evaluation.yardsticks import yardsticks
 
 
 def beside(store, folder, gaze, rows):
-    """A store with another table of gaze, in row groups of so many rows."""
+    """A copy of a store with another table of gaze, in row groups of ``rows`` rows."""
     folder.mkdir()
     for file in store.iterdir():
         if file.is_file() and file.name != "gaze.parquet":
@@ -30,12 +30,12 @@ def beside(store, folder, gaze, rows):
 
 @pytest.fixture(scope="module")
 def several_readings(store, tmp_path_factory):
-    """Cases of three readings each, by names that all cases share and that come in another order in each."""
+    """Cases of three readings each; all cases have the same names of readings, in different orders."""
     gaze = pq.read_table(store / "gaze.parquet").to_pandas().sort_values(["row", "t"], kind="stable")
     gaze = gaze.reset_index(drop=True)
     third = (gaze.groupby("row").cumcount() * 3 // gaze.groupby("row")["t"].transform("size")).to_numpy()
     names = np.array(["a", "b", "c"])[(third + 2 * gaze["row"].to_numpy()) % 3]
-    # In no order of cases or times.
+    # The rows are in no order of cases or times.
     gaze = gaze.assign(reading_id=names, reader_id=names).sample(frac=1, random_state=0)
     return beside(store, tmp_path_factory.mktemp("blocks") / "s", gaze, 150)
 

@@ -26,7 +26,7 @@ def metadata(images):
 @pytest.fixture(scope="module")
 def file(metadata, tmp_path_factory):
     rows = records(metadata["dicom_id"][:9])
-    # Two films that are in one part of the split alone, and one that MIMIC-CXR does not list.
+    # Two films that are in only one part of the split, and a film that MIMIC-CXR does not list.
     rows += [record(metadata["dicom_id"][number], FINDINGS[0], "train", [[10, 20, 0.3]] * 3) for number in (20, 21)]
     rows += [record("elsewhere", FINDINGS[0], "test", [[10, 20, 0.3]])]
     return write(tmp_path_factory.mktemp("gazesearch") / "gazesearch.json", rows)

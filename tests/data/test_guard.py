@@ -1,4 +1,4 @@
-"""Workers may crash, hang or take too much memory; the parent goes on and says which job it was."""
+"""Workers may crash, hang or take too much memory; the parent goes on and names the job."""
 
 import os
 import signal
@@ -86,7 +86,7 @@ def test_results_come_in_order_and_jobs_are_not_taken_far_ahead():
 def test_a_first_job_that_hangs_keeps_nobody_waiting(tmp_path):
     with Workers(work, 2, memory=2**30, seconds=60) as pool:
         begun = time.monotonic()
-        # The process that hangs says that it has started long before the other has a result.
+        # The hanging process reports its start long before the other process has a result.
         results = pool.map([("slow", str(tmp_path / "begun")), ("hang", str(tmp_path / "begun"))])
         assert next(results) == "slept"
         assert time.monotonic() - begun < 30

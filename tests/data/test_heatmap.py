@@ -36,7 +36,7 @@ def test_equals_the_float64_sum(sigma):
 
 
 def test_many_samples_are_as_exact():
-    """Raw samples take another path through the code than a few fixations."""
+    """Raw samples are rendered by other code than a few fixations."""
     rng = np.random.default_rng(0)
     points = np.column_stack([rng.normal(64, 40, 900), rng.normal(150, 90, 900), rng.uniform(0.1, 1, 900)])
     points = points.astype(np.float32)
@@ -50,7 +50,7 @@ def test_many_samples_are_as_exact():
 
 
 def test_a_sigma_for_each_point():
-    """Every point adds a Gaussian of its weight, whatever its σ: a reader who zooms in does not look harder."""
+    """Every point adds a Gaussian with the mass of its weight, whatever its σ: zooming in does not add weight."""
     points = np.array([[20, 30, 1], [50, 60, 2]], np.float32)
     sigma = np.array([[3, 3], [6, 4]], np.float32)
     density = fixation_density(torch.from_numpy(points), (90, 80), torch.from_numpy(sigma)).numpy()
@@ -131,7 +131,7 @@ def test_stays_exact_whatever_precision_the_network_may_use(count):
 
 
 def test_the_resolution_does_not_move_the_map():
-    # Pixel centres at integers: (x + 0.5) / 2 − 0.5 is the same place on a grid of half the size.
+    # Pixel centres are at integers, so (x + 0.5) / 2 − 0.5 is the same point on a grid of half the size.
     points = torch.tensor([[20.0, 31.0, 1.0], [44.5, 12.5, 2.0]])
     fine = fixation_density(points, (64, 64), 6.0)
     half = torch.cat([(points[:, :2] + 0.5) / 2 - 0.5, points[:, 2:]], dim=1)
@@ -158,7 +158,7 @@ def test_counts_every_fixation_on_its_nearest_pixel():
 
 
 def reference_map(points, size):
-    """The reference implementation's map by its steps: full-size histogram, OpenCV blur, centring, every 5th pixel."""
+    """The reference implementation's map, step by step: full-size histogram, OpenCV blur, centring, every 5th pixel."""
     counts = np.zeros(size, np.float32)
     for x, y, weight in points:
         if 0 <= x < size[1] and 0 <= y < size[0]:
@@ -179,7 +179,7 @@ def test_the_reference_mode_is_the_references_map(size):
     rng = np.random.default_rng(0)
     points = np.column_stack([rng.normal(0.5, 0.3, 300) * size[1], rng.normal(0.5, 0.3, 300) * size[0], np.ones(300)])
     points = points.astype(np.float32)
-    # On the border too, where the blur is mirrored.
+    # The maps agree on the border too, where the blur is mirrored.
     points[:3] = [[0, 40, 1], [size[1] - 1, 1000, 1], [700, size[0] - 1, 1]]
     ours = reference_density(torch.from_numpy(points), size).numpy()
     expected = reference_map(points, size)
@@ -190,7 +190,7 @@ def test_the_reference_mode_is_the_references_map(size):
 
 
 def limit(points, size, sigma):
-    """The float64 sum of Gaussians, each over the height of the highest at its nearest pixel, so that none is lost."""
+    """The float64 sum of Gaussians over the height of the highest at its nearest pixel, which avoids underflow."""
     points, sigma = points.astype(np.float32).astype(float), np.broadcast_to(sigma, (len(points), 2)).astype(np.float32)
     ys, xs = np.arange(size[0]), np.arange(size[1])
     exponent = [
@@ -272,7 +272,7 @@ def test_no_point_at_all_gives_an_empty_map():
 
 @pytest.mark.parametrize("spread", [0.0, 0.1, 0.4])
 def test_finding_d16_very_many_samples_are_binned_within_1e_4_of_the_mass(spread):
-    """Also with a σ each, some points beside the grid, and a few of a σ of their own."""
+    """The bound also holds if every point has a σ, if points lie beside the grid, and if a few points differ in σ."""
     rng = np.random.default_rng(0)
     count = 3 * BINNED
     rests = np.repeat(rng.uniform(-20, 180, (count // 64, 2)), 64, axis=0)

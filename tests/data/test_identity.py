@@ -1,4 +1,4 @@
-"""One patient in one split: however the id is spelt and however often a film is in the store."""
+"""A patient is in a single split, however the id is spelt and however often a film is in the store."""
 
 import shutil
 
@@ -74,7 +74,7 @@ def test_finding_d8_films_with_the_same_pixels_stay_on_one_side(store, tmp_path)
         assert said.startswith("16 films have the same pixels as a film of another patient (1")
         assert said.endswith("they stay in one split")
         assert not any(image_id in note for note in split.notes for image_id in opened.cases["image_id"])
-    # An official split is the dataset's: it is kept, and told.
+    # An official split is kept as the dataset has it, and the overlap is reported.
     parts = ["train", "test", *["val"] * 4, *["train"] * 18]
     official = Store.open(changed(store, tmp_path / "o", copies=[(0, 1)], cases={"official_split": parts}))
     notes = split_cases(official, SplitOptions("official"), usable).notes
@@ -102,7 +102,7 @@ def test_pixels_are_read_once_and_films_of_one_grey_value_are_nobodys(store, tmp
     images = np.load(folder / "images.npy")
     images[1] = images[2]
     np.save(folder / "images.npy", images)
-    # The file is not what was written, which opening it would say.
+    # The file was changed after it was written, so that reading it again would raise an error.
     altered = Store.open(folder, check=False)
     assert np.array_equal(pixel_hashes(altered), first)
     kept = next(folder.glob("pixel-hashes-*.npy"))

@@ -1,4 +1,4 @@
-"""What `gazelit inspect` says about a store, and what it finds wrong."""
+"""What `gazelit inspect` reports about a store, and the faults that it finds."""
 
 import shutil
 
@@ -77,12 +77,12 @@ def test_suspicious_cases_are_named_by_row(tmp_path):
         what for row, kind, what in found if row == 2 and "one spot" not in kind
     }
     assert [row for row, kind, _ in found if kind == "same pixels, other patient"] == [2]
-    # Eight looks at one pixel are no reading of a film.
+    # Eight fixations on a single pixel are not a reading of a film.
     assert {row for row, kind, _ in found if kind == "fixations: all in one spot"} == {1, 2}
 
 
 def test_finding_d7_every_kind_is_shown_and_all_are_listed(tmp_path, capfd):
-    """Thirty duplicates do not hide behind forty readings of one fixation, and the CSV has them all."""
+    """Forty readings with a single fixation do not hide thirty duplicates, and the CSV lists all of them."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / "twin.png")
     for number in range(40):

@@ -1,4 +1,4 @@
-"""A manifest's gaze comes in pieces of bounded size, and is what it would be if the table were read whole."""
+"""A manifest's gaze is read in pieces of bounded size, and equals the gaze of the table read whole."""
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ def manifest(tmp_path):
 
 
 def expected(gaze):
-    """The same by pandas alone, from the whole table."""
+    """The expected gaze, computed from the whole table with pandas only."""
     gaze = gaze.assign(reading_id=gaze["reading_id"].where(gaze["reading_id"] != "", gaze["image_id"]))
     groups = gaze.groupby(["reading_id", "kind"])["duration"]
     gaze = gaze.assign(t=groups.cumsum() - gaze["duration"])
@@ -118,7 +118,7 @@ def test_pieces_make_the_store_of_the_whole_table(manifest, small_pieces, monkey
 
 
 def test_each_table_of_a_source_begins_a_row_group(tmp_path):
-    """As before tables could come in pieces: stores keep their bytes."""
+    """Stores keep the bytes that they had before tables were read in pieces."""
     images = pd.DataFrame({"image_id": ["a", "b"]})
 
     def table(image, rows):

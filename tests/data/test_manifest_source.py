@@ -1,4 +1,4 @@
-"""Your own data: coordinates, defaults, and a validator that names file and row."""
+"""A user's own data: coordinates, defaults, and a validator that names file and row."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_the_least_that_is_needed(folder):
     recording = source(folder).read()
     gaze = recording.gaze()
     assert gaze[["x", "y"]].to_numpy().tolist() == [[10, 20], [30, 5], [0, 0]]
-    # Without times rows follow each other, end to end.
+    # Without times, each row begins where the row before ends.
     assert gaze["t"].tolist() == pytest.approx([0, 0.2, 0])
     assert (gaze["kind"] == "fixation").all()
     assert gaze["valid"].all()
@@ -183,7 +183,7 @@ def test_finding_d12_gaze_in_the_right_units_is_not_doubted(folder):
 
 
 def doubts(gaze, size, coordinates):
-    """What is said of a table that comes in two pieces."""
+    """The warnings about a table that is read in two pieces."""
     found = DoubtsAboutUnits(coordinates)
     for part in (slice(0, 25), slice(25, None)):
         found.add(gaze[part], size[part])
@@ -243,11 +243,11 @@ def test_finding_g8_paths_that_leave_the_root_are_refused(folder, tmp_path_facto
         with pytest.raises(InputError, match=r"record 2: path leads out of .* as root"):
             source(folder, images).read()
         assert len(source(folder, images, root=str(folder.parent)).read().images) == 2
-    # Before 3.1 pandas ends a cell at a zero byte: the file is then another one, within the root.
+    # pandas before 3.1 ends a cell at a zero byte; the path then names another file, which is within the root.
     if int(pd.__version__.split(".")[0]) * 100 + int(pd.__version__.split(".")[1]) >= 301:
         with pytest.raises(InputError, match="record 2: path is no file name"):
             source(folder, IMAGES.replace("b.png", "b\0.png")).read()
-    # An absolute path within the root is as good as a relative one.
+    # An absolute path within the root is accepted like a relative path.
     assert len(source(folder, IMAGES.replace("b.png", str(folder / "b.png"))).read().images) == 2
 
 
@@ -273,7 +273,7 @@ def test_text_in_parquet_that_is_no_text_is_one_error(folder):
 
 
 def test_what_is_up_to_date_is_found_without_reading_gaze_or_films(folder, monkeypatch):
-    # Of three images the first has no gaze and is no case, so that a case's row is not its record.
+    # The first of three images has no gaze and is no case, so a case's row number is not its record number.
     images = IMAGES.replace("a,1", "c,1,a.png,0\na,1")
     out = prepare(source(folder, images), folder / "store", size=(64, 64), workers=1).path
     assert not any(name in (out / "inputs.json").read_text() for name in ("a.png", "b.png", "images", "gaze"))
@@ -290,7 +290,7 @@ def test_what_is_up_to_date_is_found_without_reading_gaze_or_films(folder, monke
     with monkeypatch.context() as patch:
         patch.setattr(Manifest, "read", read)
         again()
-        # The times of a film say nothing; its content is compared.
+        # The times of a film are not evidence of a change; its content is compared.
         os.utime(folder / "b.png", ns=(0, 0))
         again()
         for spoilt in ("a.png", "b.png", "images.csv", "gaze.csv"):

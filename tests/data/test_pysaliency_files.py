@@ -1,4 +1,4 @@
-"""pysaliency's HDF5 files: read by pysaliency itself, written by it, and there and back."""
+"""pysaliency's HDF5 files: ours are read by pysaliency, its files are read by gazelit, and a round trip."""
 
 import h5py
 import numpy as np
@@ -64,7 +64,7 @@ def test_there_and_back_is_the_same(store, exported, tmp_path):
 
 @pytest.fixture
 def written(exported, tmp_path, monkeypatch):
-    # pysaliency 0.2.22 writes with a name that NumPy 2 has removed.
+    # pysaliency 0.2.22 uses a name that NumPy 2 has removed.
     monkeypatch.setattr(np, "string_", np.bytes_, raising=False)
     trains = FixationTrains.from_fixation_trains(
         [[1.5, 9.0, 3.0], [2.0]], [[1.0, 2.0, 3.5], [4.0]], [[0.0, 0.3, 0.5], [0.1]], [1, 0], [7, 7]
@@ -79,7 +79,7 @@ def test_files_that_pysaliency_wrote_are_read(written, exported):
     assert gaze["image_id"].tolist() == ["000000", "000001", "000001", "000001"]
     assert gaze["x"].tolist() == [1.5, 1.0, 8.5, 2.5]
     assert gaze["y"].tolist() == [3.5, 0.5, 1.5, 3.0]
-    # Until the next fixation begins; the last ones as long as the median.
+    # A fixation lasts until the next begins; the last fixation has the median duration.
     assert gaze["duration"].to_numpy() == pytest.approx([0.25, 0.3, 0.2, 0.25])
     assert set(recording.readings["reader_id"]) == {"7"}
     assert set(recording.images["source"]) == {"toronto"}

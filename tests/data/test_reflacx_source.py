@@ -1,4 +1,4 @@
-"""REFLACX: readings apart, certainties, units, and what happens when files are wrong."""
+"""REFLACX: separate readings, certainties, units, and errors for wrong files."""
 
 import shutil
 

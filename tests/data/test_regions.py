@@ -20,7 +20,7 @@ def test_a_box_holds_the_pixels_between_its_corners():
 
 
 def test_regions_go_through_the_letterbox_and_the_coarser_grid():
-    # 100 × 200 into 64 × 64: half a pixel a pixel less than a third, with padding above and below.
+    # 100 × 200 into 64 × 64 is a scale of 0.32, a little less than a third, with padding above and below.
     letterbox = Letterbox.fit(100, 200, (64, 64))
     mask = region_masks(regions(("left half", "box", 0, 0, 99, 99)), letterbox)["left half"]
     assert np.array_equal(mask, letterbox.valid_mask() & (np.arange(64) < 32))

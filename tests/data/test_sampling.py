@@ -1,4 +1,4 @@
-"""The order of training cases: one for all processes, gone on with in the middle by any others."""
+"""The order of training cases: the same for all processes, and resumed in mid-epoch by any number of processes."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ from gazelit.errors import InputError
 
 
 class Cases(Dataset):
-    """Cases that are known by their number."""
+    """A dataset whose cases are their numbers."""
 
     def __init__(self, count):
         self.rows = np.arange(count)
@@ -45,7 +45,7 @@ def loaders(count, world=1, nodes=1, workers=0, batch=4, state=None, epoch=2, cl
 
 
 def train(made, steps=None):
-    """Takes steps of all processes, all that are left unless given; returns what each process saw, and the state."""
+    """Takes ``steps`` steps, or all that are left, in all processes; returns the cases that each saw, and the state."""
     seen = [[] for _ in made]
     taken = 0
     while taken != steps:
@@ -95,7 +95,7 @@ def test_whatever_goes_on_with_an_epoch_every_case_comes_once(name, legs, count)
         seen += flat(found)
     counts = Counter(seen)
     assert set(counts.values()) == {1}
-    # As in every epoch, fewer cases than a step takes are left out.
+    # As in every epoch, cases at the end that do not fill a step are left out.
     step = legs[-1].get("batch", 4) * legs[-1]["world"]
     assert 0 <= count - len(seen) < step
     assert state["seen"] == []
@@ -161,7 +161,7 @@ def test_another_order_is_refused_in_one_line(options, name):
     _, state = train(loaders(96), steps=3)
     with pytest.raises(InputError, match=rf"^--ckpt_path: .* {name} .*was another then; set it as it was"):
         loaders(**{"count": 96, "state": state, **options})
-    # Of an epoch that is over nothing has to be the same.
+    # After a finished epoch, nothing has to be the same.
     _, state = train(loaders(96))
     loaders(**{"count": 96, "state": state, **options})
 

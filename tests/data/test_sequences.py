@@ -1,4 +1,4 @@
-"""Gaze as a sequence in the batch: who looked where, when, in search of what; and readers who are left out."""
+"""Gaze as a sequence in the batch: reader, position, time and searched finding; and readers who are left out."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def test_augmentation_moves_and_drops_events_with_their_points(read_twice):
     for position in range(len(dataset)):
         example = dataset[2, position]
         assert torch.equal(example["events"][:, :2], example["points"][:, :2])
-        # A point weighs its duration: rows that were mixed up would not agree.
+        # The weight of a point is its duration, so rows that were mixed up would not agree.
         assert torch.equal(example["events"][:, 3], example["points"][:, 2])
         assert len(set(example["reading"].tolist())) == 1
 

@@ -1,4 +1,4 @@
-"""A store in shards: the same bytes as without, whatever was interrupted, missing or damaged."""
+"""A store in shards has the same bytes as without shards, whatever was interrupted, missing or damaged."""
 
 import shutil
 import threading
@@ -27,7 +27,7 @@ def files(store):
 
 
 def interrupt(folder, lines):
-    """Leaves of a finished shard what a kill after so many films leaves."""
+    """Reduces a finished shard to the files that a kill after ``lines`` films leaves."""
     partial = folder.with_name(f".{folder.name}-partial")
     folder.replace(partial)
     (partial / "shard.json").unlink()
@@ -55,7 +55,7 @@ def test_shards_are_merged_into_the_bytes_of_one_process(cohort, store, tmp_path
     merged = merge_shards(source(cohort), out, options)
     assert files(merged.path) == files(store)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
-    # Whoever comes late finds the store.
+    # A process that comes late finds the store.
     prepare_shard(source(cohort), out, Shard(1, 2), options)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
@@ -110,11 +110,11 @@ def test_options_that_do_not_go_together(options, message, cohort, tmp_path):
 
 
 def test_ray_loses_a_machine_and_the_store_has_the_same_bytes(cohort, store, tmp_path, monkeypatch):
-    """Two nodes on this machine; one is killed when the shards have begun."""
+    """Two nodes run on this machine; one is killed after the shards have begun."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    # A head node asks where it runs unless a file in the home folder says so, and reports even that it may not.
+    # Unless a file in the home folder forbids it, a head node sends usage reports, and even reports being forbidden.
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

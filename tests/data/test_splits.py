@@ -107,7 +107,7 @@ def test_over_all_folds_every_image_is_tested_and_validated_once(patients, folds
     for split in splits:
         assert (split.groupby(images["patient_id"]).nunique() == 1).all()
     if len(images) == 61:
-        # Patients of one film each; otherwise folds have patients and films to even out.
+        # Every patient has a single film here; otherwise folds must balance both patients and films.
         sizes = [split.eq("test").sum() for split in splits]
         assert max(sizes) - min(sizes) <= 1
 
@@ -233,7 +233,7 @@ def test_labels_that_cannot_be_stratified(store):
 
     opened = Store.open(store)
     default = stratified_labels([opened], None, "patient")
-    # Those with a positive somewhere, of the store and not of a stage.
+    # The labels with a positive anywhere in the store, not those of a stage.
     positive = (opened.cases[opened.about["label_columns"]] == 1).any()
     assert default.columns.tolist() == positive.index[positive].tolist()
     with pytest.raises(InputError, match="stratify: the store has no label Cough; labels are Normal, "):

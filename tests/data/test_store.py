@@ -86,7 +86,7 @@ def test_what_is_up_to_date_is_told_without_reading_the_source(tree, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(EGDCXR, "read", read)
         prepare(source(tree), out, size=(64, 64), workers=1)
-        # Times alone say nothing of a film, whose content is compared, but much of a table, which is then read.
+        # A new time of a film has no effect, because its content is compared; a table with a new time is read again.
         film = films(tree)[0]
         os.utime(film, ns=(0, 0))
         prepare(source(tree), out, size=(64, 64), workers=1)
@@ -99,7 +99,7 @@ def test_what_is_up_to_date_is_told_without_reading_the_source(tree, tmp_path, m
             with pytest.raises(WasReadError):
                 prepare(source(tree), out, size=(64, 64), workers=1)
             spoilt.write_bytes(content)
-    # Read once more because the table's times are new, and then told at once again.
+    # The table's times are new, so it is read once more; after that the check is quick again.
     prepare(source(tree), out, size=(64, 64), workers=1)
     monkeypatch.setattr(EGDCXR, "read", read)
     prepare(source(tree), out, size=(64, 64), workers=1)
@@ -195,7 +195,7 @@ def _command(cohort, out, *more):
 
 
 def _run_until(command, there, seconds=60):
-    """Starts a command and kills it as soon as something is there."""
+    """Starts a command and kills it as soon as a condition holds."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + seconds
     while not there():
@@ -211,7 +211,7 @@ def _bytes(store):
 
 
 def _decoded(work):
-    """How many cases an interrupted run has done."""
+    """Number of cases that an interrupted run has decoded."""
     journal = work / "images.journal"
     return journal.read_text().count("\n") if journal.is_file() else 0
 
@@ -223,7 +223,7 @@ def test_a_killed_prepare_goes_on_and_ends_in_the_same_bytes(cohort, tmp_path):
     done = _decoded(work)
     assert 5 <= done < 24
     assert not (tmp_path / "store").exists()
-    # The clock is set back: what is to be gone on from is of the future.
+    # The clock is set back, so the files to resume from have times in the future.
     date_ahead(work.parent)
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     assert f"going on after {done} of 24 cases" in printed
@@ -267,7 +267,7 @@ def test_two_at_once_do_not_mix(cohort, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(cohort, tmp_path):
-    """A limit on the size of files stands in for a full disk."""
+    """A limit on the size of files replaces a full disk."""
     limit = 8 * 640 * 512 * 2
     script = (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
@@ -332,7 +332,7 @@ def test_films_that_change_while_they_are_in_use_are_one_error_and_open_ones_out
     path = tmp_path / "store" / "images.npy"
     films = FilmsInUse(Store.open(tmp_path / "store"))
     expected = np.array(films[0])
-    # As a loader's process of a later epoch gets them.
+    # A loader's process of a later epoch gets the films in this way.
     later = pickle.loads(pickle.dumps(films))
     if fault == "cut":
         os.truncate(path, path.stat().st_size // 2)
@@ -347,7 +347,7 @@ def test_films_that_change_while_they_are_in_use_are_one_error_and_open_ones_out
     else:
         path.unlink()
     if fault in ("cut", "changed"):
-        # Reading what was cut off would end the process.
+        # Reading beyond the cut would end the process.
         with pytest.raises(InputError, match=r"images\.npy: was changed while it was in use; `gazelit verify "):
             films[len(Store.open(store).cases) - 1]
     else:

@@ -32,7 +32,7 @@ def cohort(patients, prevalence, seed, *, films=8, unknown=0.1):
 
 
 def assert_shares_and_prevalence_are_kept(images, labels, parts, shares):
-    """``parts`` (N,): the part of each film; ``shares``: of each part."""
+    """Asserts shares and prevalence; ``parts`` (N,) is the part of each film, ``shares`` the share of each part."""
     patients = images["patient_id"].nunique()
     known, positive = labels.notna(), labels == 1
     whole = positive.sum() / known.sum()
@@ -105,7 +105,7 @@ def test_folds_are_as_even_as_those_of_a_published_library():
         prevalence = np.array([labels[folds == fold].mean() for fold in range(5)])
         return np.abs(prevalence - labels.mean().to_numpy()).max()
 
-    # Theirs, which evens out positives alone, differs by up to 0.014 and has folds of 198 to 203 films.
+    # The library balances only positives: it differs by up to 0.014 and has folds of 198 to 203 films.
     assert worst(ours) <= 0.005 < worst(librarys)
     assert (np.bincount(ours) == 200).all()
 
@@ -123,7 +123,7 @@ def test_the_split_is_the_same_on_every_platform_and_for_every_order_of_rows():
 
 
 def test_dealing_keeps_whole_groups_and_ends_with_nothing_to_gain():
-    """Against brute force: no single group could move and bring the counts closer."""
+    """By brute force, no move of a single group brings the counts closer."""
     generator = np.random.default_rng(8)
     counts = np.column_stack([generator.integers(1, 5, 60), generator.integers(0, 3, (60, 5))])
     counts[:, 1:] = np.minimum(counts[:, 1:], counts[:, :1])

@@ -18,13 +18,13 @@ def test_finding_c11_padding_stays_black(dtype):
     for seed in range(20):
         moved = Augmentation()(image, mask, *nowhere, seed)
         assert not moved.image[~moved.mask].any()
-        # The corners are padding whatever the shift.
+        # The corners are padding for every shift.
         assert not moved.image[[0, 0, -1, -1], [0, -1, 0, -1]].any()
         assert moved.image[48, 40] > 0
 
 
 def test_finding_c19_sigma_follows_the_scale_of_the_augmentation():
-    """The map of the transformed points is the transformed map, which one resampled from the old σ is not."""
+    """The map of the transformed points equals the transformed map; with the old σ it would not."""
     points = np.array([[40, 48, 1], [60, 80, 2], [90, 60, 1]], np.float32)
     sigma = np.full((3, 2), 7.0, np.float32)
     density = fixation_density(torch.from_numpy(points), (140, 130), 7.0).numpy()
@@ -47,7 +47,7 @@ def test_finding_c19_sigma_follows_the_scale_of_the_augmentation():
 
 
 def test_width_and_height_are_scaled_alike():
-    """The heart's width over the chest's is a finding."""
+    """The ratio of the heart's width to the chest's is a finding, so it must not change."""
     corners = np.array([[20, 20, 1], [60, 20, 1], [20, 70, 1]], np.float32)
     for seed in range(10):
         moved = Augmentation()(np.zeros((96, 80), np.uint8), np.ones((96, 80), bool), corners, np.ones((3, 2)), seed)

@@ -1,6 +1,6 @@
-"""The traps of the datasets, each as a test of its own name (docs/data.md lists them).
+"""Traps of the datasets, a test for each (docs/data.md lists them).
 
-Evidence for each lies in the datasets' documentation and in the loaders that fell into it.
+The evidence for each trap is in the datasets' documentation and in published loaders that have the error.
 """
 
 import json
@@ -158,7 +158,7 @@ def test_time_in_fixations_is_the_end(tree):
 
 
 def test_weights_are_durations_and_not_differences_of_time(tree):
-    """A difference of times holds the saccade, and between images it is nonsense."""
+    """A difference of times includes the saccade, and between images it has no meaning."""
     ours = egd(tree).gaze()
     ours = ours[ours["kind"] == "fixation"]
     gaps = ours.groupby("image_id")["t"].diff().dropna()
@@ -187,7 +187,7 @@ def test_samples_of_blinks_and_saccades_carry_coordinates_but_are_not_valid(tree
 
 @pytest.mark.parametrize("coordinates", ["recomputed", "published"])
 def test_off_image_sentinels_are_scaled_and_not_minus_one(tree, coordinates):
-    """int(−1 · scale) is −2 on the usual film: a test for −1, or an index, would take it for a place."""
+    """int(−1 · scale) is −2 on the usual film: a test for −1, or an index, would take it for a point on the film."""
     first = lambda table: table.index[table["DICOM_ID"].str.len() == 44][0]  # noqa: E731
     path = tree / "egd-cxr" / "fixations.csv"
     for column, value in (("X_ORIGINAL", "-2"), ("Y_ORIGINAL", "-2"), ("FPOGX", "0.27"), ("FPOGV", "1")):

@@ -1,4 +1,4 @@
-"""Several datasets in one store: shared images and patients are the same ones."""
+"""Several datasets in a store: images and patients that they share are recognised as the same."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from gazelit.errors import InputError
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """EGD-CXR and REFLACX of the same seed share patients, and one film is the very same."""
+    """EGD-CXR and REFLACX of the same seed, which share patients and a film."""
     from gazelit.synthetic.cohort import write_cohort
 
     root = tmp_path_factory.mktemp("union")

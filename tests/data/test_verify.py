@@ -1,4 +1,4 @@
-"""A store is what was written, or the films that are not are named."""
+"""A store is as it was written, or the changed films are named."""
 
 import json
 import shutil

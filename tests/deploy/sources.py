@@ -1,4 +1,4 @@
-"""Films and models for tests of deployment: a map that one plants, and DICOM films as a modality writes them."""
+"""Films and models for tests of deployment: models with a known map, and DICOM films as a modality writes them."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ PATIENT = {"PatientName": "Müller^Änne", "PatientID": "PAT-4711", "PatientBirt
 
 
 class Bright(nn.Module):
-    """Looks where the film is bright, and calls the share of bright pixels a probability."""
+    """A network whose map is high where the film is bright, and whose probability is the share of bright pixels."""
 
     classes = 2
 

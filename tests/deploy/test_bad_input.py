@@ -1,4 +1,4 @@
-"""What is no film, no model, no room and no peer: one line that names it, and nothing half-written."""
+"""A bad film, a bad model, a full disk and a bad peer each give one line that names it, and nothing half-written."""
 
 import resource
 import socket
@@ -81,7 +81,7 @@ def test_a_ct_series_is_one_reason_and_not_one_for_each_slice(tmp_path, loaded, 
     assert "(and 8 more alike); all of them are in" in last
 
 
-#: By case: how the file is made, and what is said of it beside its result.
+#: By case: how the file is made, and the warning beside its result.
 DOUBTED = {
     "colour photograph": (lambda path: photograph(path.with_suffix(".jpg")), "warning: colour: radiographs are grey"),
     "mammogram": (lambda path: film(path, Modality="MG"), "warning: no radiograph: the header names another modality"),
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_project_is_said_to_be_one(tmp_path, capsys):
 def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_file(tmp_path, loaded, capsys):
     path, out = film(tmp_path / "film.dcm"), tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Less than the map of 48 kB.
+    # The limit is less than the 48 kB of the map.
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         code = main(["infer", str(path), "--ckpt=x.ckpt", f"--out={out}"])
@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_file(tmp_path, loaded, 
     assert last.startswith("gazelit: error: ")
     assert "the disk is full or a file may not grow" in last
     assert [path.name for path in out.iterdir()] == ["run.json"]
-    # With room again, the same command goes on.
+    # After room is made, the same command goes on.
     assert main(["infer", str(path), "--ckpt=x.ckpt", f"--out={out}"]) == 0
 
 

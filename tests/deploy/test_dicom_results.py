@@ -1,4 +1,4 @@
-"""DICOM results lie where the map is, read back equal, are valid, and say whose they are and what made them."""
+"""DICOM results lie where the map is, read back equal, are valid, and name their patient and the model."""
 
 import io
 import shutil
@@ -32,7 +32,7 @@ PLANTED = {
 
 
 def on_film(shape, square):
-    """Edges of a square of the working image on the film, in pixels: what the letterbox means, worked out anew."""
+    """Edges of a square of the working image in pixels of the film, computed independently of the letterbox's code."""
     scale = min(128 / shape[0], 96 / shape[1])
     edges = []
     for edge, side, whole in zip(square, np.repeat(shape, 2), (128, 128, 96, 96), strict=True):
@@ -84,7 +84,7 @@ def test_a_planted_square_lies_within_a_pixel_in_every_result(case, inverted, tm
 
 
 def edges(mask, square):
-    """How far the bounding box of a mask is from the square, in pixels."""
+    """Greatest distance of the bounding box of a mask from the square, in pixels."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     found = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
     return np.abs(np.subtract(found, square)).max()
@@ -118,11 +118,11 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert any(word.startswith("warning: lateral") for word in words)
     assert any("SYNTHETIC" in word for word in words)
     assert any(SHA in word for word in words)
-    # Nothing says chest, or any procedure, that the film does not say.
+    # The results name no body part and no procedure that the film does not name.
     assert not [item for item in made["sr"].ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "121058"]
     film = made["gsps"].ReferencedSeriesSequence[0].ReferencedImageSequence[0]
     assert film.ReferencedSOPInstanceUID == source.SOPInstanceUID
-    # highdicom's own reader takes the segmentation.
+    # highdicom's own reader accepts the segmentation.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reread = hd.seg.Segmentation.from_dataset(made["seg"])
@@ -174,7 +174,7 @@ def test_a_film_without_what_makes_it_somebodys_has_no_result(tmp_path):
     del dataset.StudyInstanceUID
     with pytest.raises(InputError, match="header lacks StudyInstanceUID"):
         results(save(tmp_path / "film.dcm", dataset))
-    # What may be empty is.
+    # Attributes that may be empty are empty.
     dataset.StudyInstanceUID = generate_uid()
     for name in ("PatientName", "PatientID", "AccessionNumber", "StudyDate", "PatientOrientation"):
         del dataset[name]
@@ -200,7 +200,7 @@ def test_deidentified_results_hold_nothing_of_the_patient(tmp_path):
         assert [secret for secret in secrets if secret.encode() in content] == [], kind
         assert result.PatientIdentityRemoved == "YES"
         assert result.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
-    # Results of one film stay of one study, and the key alone links them to it.
+    # Results of a film stay in a single study, and only the key links them to the film.
     assert len({result.StudyInstanceUID for result in made.values()}) == 1
     assert results(path, key=key)[1]["sr"].StudyInstanceUID == made["sr"].StudyInstanceUID
     assert results(path, key=bytes(32))[1]["sr"].StudyInstanceUID != made["sr"].StudyInstanceUID

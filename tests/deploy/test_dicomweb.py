@@ -28,7 +28,7 @@ def content(dataset):
 
 @contextmanager
 def web_server(held, status=200):
-    """QIDO, WADO and STOW over what is held, by SOPInstanceUID; other statuses are all that it answers."""
+    """A server of QIDO, WADO and STOW over instances by SOPInstanceUID; with another status it answers only that."""
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -95,10 +95,10 @@ def test_a_study_is_fetched_read_and_answered(tmp_path, monkeypatch):
         assert {result.StudyInstanceUID for result in results} == {films[0].StudyInstanceUID}
         written = [dcmread(path) for path in (tmp_path / "out").glob("*.dcm")]
         assert all(any(result == dataset for dataset in written) for result in results)
-        # Its own results, now of the same study, are left alone, and nothing comes twice.
+        # Its own results, now in the same study, are not read, and no film is read twice.
         infer([], Path("x.ckpt"), tmp_path / "again", from_=url, study=films[0].StudyInstanceUID, to=url)
         assert len(held) == 7
-        # As it is stored: any transfer syntax is taken.
+        # The film is asked for as it is stored, in any transfer syntax.
         assert all(
             "transfer-syntax=*" in accept for method, path, accept in requests if method == "GET" and "series/" in path
         )
@@ -114,7 +114,7 @@ def test_servers_that_fail_are_one_line(tmp_path):
             fetch_study(connect(url, "--from"), "1.2.3", tmp_path)
         with pytest.raises(InputError, match="answers 500"):
             store(connect(url, "--to"), [path])
-    # A server that sends elsewhere is not followed.
+    # Redirects to another server are not followed.
     with web_server({}, status=307) as (elsewhere, _), pytest.raises(InputError, match="TooManyRedirects"):
         store(connect(elsewhere, "--to"), [path])
     with pytest.raises(InputError, match="cannot be reached"):

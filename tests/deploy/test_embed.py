@@ -1,4 +1,4 @@
-"""`gazelit embed`: features are the encoder's, an ended run goes on, and trainings on them are those on films."""
+"""`gazelit embed`: features are the encoder's, interrupted runs go on, training on features equals that on films."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def test_an_ended_run_goes_on_to_the_same_bytes(spec, store, folders, tmp_path, 
         embed(str(store), tmp_path / "out", spec, batch_size=7)
     assert "going on after 14 of" in caplog.text
     count = len(Store.open(store).cases)
-    # The first film asks for the shape alone.
+    # The first call of the encoder only measures the shape.
     assert calls[1:] == [min(7, count - first) for first in range(14, count, 7)]
     for name in ("features.npy", "features.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folders / "pooled" / name).read_bytes()
@@ -118,7 +118,7 @@ def test_a_training_on_features_is_the_training_on_films(make, kind, spec, store
     fit(stored, store)
     for key, value in films.network.state_dict().items():
         torch.testing.assert_close(stored.network.state_dict()[key], value, atol=1e-5, rtol=1e-4)
-    # A probe is shown no film; a saliency encoder beside the frozen one needs them.
+    # A probe reads no films; a saliency encoder beside the frozen encoder needs them.
     assert (max(seen[1:]) == 0) == (kind == "pooled")
     image = torch.rand(2, 1, 64, 64)
     with torch.no_grad():

@@ -40,7 +40,7 @@ def test_infer_writes_the_paths_of_the_readers_that_are_asked_for(checkpoint, fi
     result = json.loads((tmp_path / "out" / "film.json").read_text())
     assert [path["reader"] for path in result["scanpaths"]] == [None, "b"]
     model = load_model(checkpoint)
-    # As the network has it at working resolution, the film letterboxed.
+    # The network's own path for the letterboxed film at working resolution.
     box = Letterbox.fit(400, 300, (64, 96))
     image = torch.from_numpy(box.apply(film.astype(np.float32) / 255))[None, None]
     for path, number in zip(result["scanpaths"], (0, 2), strict=True):

@@ -1,4 +1,4 @@
-"""Guards keep what they promise, on films they have not seen; a hip is told apart without tags."""
+"""Guards keep their promised rates on films they have not seen, and recognise a hip without its tags."""
 
 import math
 from pathlib import Path
@@ -32,7 +32,8 @@ def test_the_quantile_is_the_smallest_that_covers():
     scores = np.random.default_rng(0).random(57)
     for level in (0.5, 0.8, 0.9, 0.95):
         threshold = conformal_quantile(scores, level)
-        # By definition: of the 58 with a new one, at least that share is at most the threshold; no smaller score does.
+        # By definition, at least that share of the 58 scores, a new score included, is at most the threshold; no
+        # smaller threshold does.
         assert (scores <= threshold).sum() >= level * 58 - 1e-9
         smaller = scores[scores < threshold].max()
         assert (scores <= smaller).sum() < level * 58
@@ -46,7 +47,7 @@ def test_prediction_sets_cover_what_they_promise_and_no_more(exclusive):
     rng = np.random.default_rng(1)
     names, coverage, covered, sizes = ["a", "b", "c"], 0.8, [], []
     for _ in range(150):
-        # Probabilities that are not calibrated at all: the promise does not need them to be.
+        # The probabilities are not calibrated, because the promise does not need calibration.
         logits = rng.normal(size=(70, 3))
         if exclusive:
             p = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
@@ -64,7 +65,8 @@ def test_prediction_sets_cover_what_they_promise_and_no_more(exclusive):
             else:
                 states = ["present" if value else "absent" for value in truth[row]]
                 covered += [prediction[name] in (state, "unclear") for name, state in zip(names, states, strict=True)]
-    # Between the promise and the promise + 1 / (n + 1), as theory has it for scores without ties; a margin of chance.
+    # In theory, coverage is between the promise and the promise + 1 / (n + 1) for scores without ties; with a margin
+    # for chance.
     assert coverage - 0.02 < np.mean(covered) < (coverage + 1 / 41 + 0.02 if exclusive else 1)
     if exclusive:
         assert 1 < np.mean(sizes) < 3
@@ -88,7 +90,7 @@ def test_the_density_is_that_of_a_gaussian_and_alarms_are_as_rare_as_promised():
 
     density = fit_density(draw(400), draw(200), 0.05)
     new = density.scores(draw(2000)) > density.threshold
-    # The rate over many calibrations is 5 %; of one calibration of 200 films it is Beta(10, 191).
+    # The mean rate over calibrations is 5 %; the rate of a calibration on 200 films is distributed as Beta(10, 191).
     assert 0.01 < new.mean() < 0.11
     assert (density.scores(rng.random((50, 1024)).astype(np.float32)) > density.threshold).all()
     # The score is a Gaussian's negative log-likelihood with the covariance that the components describe.
@@ -121,7 +123,7 @@ def test_guards_are_kept_as_primitives_and_damaged_ones_are_refused():
 
 @pytest.fixture(scope="module")
 def guarded(store, tmp_path_factory):
-    """A checkpoint without training, its guards, and the folder of both."""
+    """An untrained checkpoint, its guards, and the folder of both."""
     folder = tmp_path_factory.mktemp("guarded") / "run"
     (folder / "checkpoints").mkdir(parents=True)
     data = GazeDataModule(store, loader=LoaderOptions(batch_size=8, num_workers=0))
@@ -164,7 +166,7 @@ def test_the_ranges_are_those_of_the_training_films(guarded, store):
 
 
 def test_what_is_scored_at_inference_is_what_was_fitted(store, cohort):
-    """A film read from its file has the small film and the facts that it has in the store."""
+    """A film read from its file has the same small film and the same facts as in the store."""
     data = GazeDataModule(store, loader=LoaderOptions(batch_size=8, num_workers=0))
     films = {path.stem: path for path in (cohort / "mimic-cxr").rglob("*.dcm")}
     row = 0
@@ -186,10 +188,10 @@ def test_a_mean_has_guards_of_its_own(guarded, store, cohort, tmp_path, caplog):
     both, file = [best, str(second)], tmp_path / "guards.json"
     options = {"stage_config": guarded / "config.yaml", "split": "test", "coverage": 0.7, "false_alarms": 0.3}
     guard(both, file, **options)
-    # Told in the log, too, because the store is of simulated films.
+    # The log has a note too, because the store is of simulated films.
     assert "fitted on simulated films: real films may all be called unlike them" in caplog.text
     model = load_together(both, guards=file)
-    # The threshold is the quantile of what the mean gives the true classes.
+    # The threshold is the quantile of the mean's scores for the true classes.
     scores = []
     for batch in data.loader("test"):
         rendered = data.render(batch)
@@ -204,7 +206,7 @@ def test_a_mean_has_guards_of_its_own(guarded, store, cohort, tmp_path, caplog):
     hip = model.predict(np.random.default_rng(0).random((64, 64)))
     (unlike,) = [warning for warning in hip.warnings if warning.startswith("unlike the training")]
     assert unlike.endswith("the training films were simulated, so that this says nothing about a real one")
-    # They go with this mean alone, and in no checkpoint.
+    # These guards belong only to this mean, and are in no checkpoint.
     for paths, passes in ((both[::-1], 0), ([best], 0)):
         with pytest.raises(InputError, match=r"guards\.json: holds the guards of another model"):
             load_together(paths, dropout_passes=passes, guards=file)

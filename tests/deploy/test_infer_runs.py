@@ -1,4 +1,4 @@
-"""`gazelit infer` over many films: found, named, resumed to the same bytes, and never more than one place in a file."""
+"""`gazelit infer` over many films: films are found and named, and a resumed run ends in the same bytes."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def loaded(monkeypatch):
 
 @pytest.fixture
 def films(tmp_path):
-    """Films in a tree, two of them broken, a picture, and files that are none."""
+    """A tree of films, two of them broken, a picture, and files that are not films."""
     folder = tmp_path / "films"
     for number in range(5):
         save(folder / "sub" / f"{number}.dcm", chest((96 + number, 80), SQUARE))
@@ -157,7 +157,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(films, tmp_path):
     time.sleep(0.01)
     run(films, out)
     whole, resumed = bytes_of(tmp_path / "whole"), bytes_of(out)
-    # What the killed writer left half-done under a hidden name is nobody's.
+    # The hidden temporary file of the killed process is not used.
     resumed = {name: content for name, content in resumed.items() if not name.startswith(".")}
     assert resumed == whole
     assert {name: (out / name).stat().st_mtime_ns for name in done} == done

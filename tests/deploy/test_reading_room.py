@@ -1,4 +1,4 @@
-"""From a checkpoint to results in Orthanc, by the lines of docs/reading-room.md; and nothing is lost on the way."""
+"""From a checkpoint to results in Orthanc by the commands of docs/reading-room.md, without losing a film."""
 
 import json
 import os
@@ -21,9 +21,10 @@ from tests.deploy.test_guards import guarded  # noqa: F401 (a fixture)
 PAGE = Path(__file__).parents[2] / "docs" / "reading-room.md"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 SQUARE = (20, 60, 20, 50)
-#: Of the test that kills the node; `GAZELIT_ORTHANC_FILMS=200` for the long run of docs/reading-room.md.
+#: Number of films for the test that kills the node; `GAZELIT_ORTHANC_FILMS=200` is the long run of
+#: docs/reading-room.md.
 FILMS = int(os.environ.get("GAZELIT_ORTHANC_FILMS", "24"))
-#: Seconds that a step of it may take.
+#: Seconds that a step of this test may take.
 PATIENCE = 90 + 3 * FILMS
 
 
@@ -32,8 +33,8 @@ def orthanc(folder, routes):
     """A real Orthanc with DICOMweb; its addresses, and ports for the node that it knows.
 
     Args:
-        folder: Where it keeps everything.
-        routes: Whether it sends films to the node by itself, by the page's script.
+        folder: Folder where Orthanc keeps its data.
+        routes: Whether it sends films to the node by itself, with the page's script.
     """
     program = shutil.which("Orthanc")
     if program is None or not PLUGIN.is_file():
@@ -91,14 +92,14 @@ def upload(rest, path):
 
 
 def held(rest):
-    """Modalities of what Orthanc holds."""
+    """Modalities of the instances that Orthanc holds."""
     instances = answers(f"{rest}/instances?expand") or []
     series = {entry["ID"]: entry["MainDicomTags"]["Modality"] for entry in answers(f"{rest}/series?expand") or []}
     return [series[instance["ParentSeries"]] for instance in instances if instance["ParentSeries"] in series]
 
 
 def environment(**more):
-    """That of a shell in which `gazelit` is this checkout's."""
+    """The environment of a shell in which `gazelit` is that of this checkout."""
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -114,7 +115,7 @@ def test_the_pages_lines_go_from_a_checkpoint_to_results_in_orthanc(guarded, tmp
     films = [save(folder / "films" / f"{number}.dcm", chest((96 + number, 80), SQUARE)) for number in range(3)]
     (lines,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(lines.splitlines()) == 10
-    # Of a cohort of 24 films no more can be promised.
+    # With a cohort of 24 films no more can be promised.
     few = "--out guarded.ckpt --split test --coverage 0.7 --false-alarms 0.3"
     lines = lines.replace("--out guarded.ckpt", few, 1)
     with orthanc(tmp_path, routes=False) as server:
@@ -125,7 +126,7 @@ def test_the_pages_lines_go_from_a_checkpoint_to_results_in_orthanc(guarded, tmp
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(list((folder / "results").glob("*_sr.dcm"))) == 3
-        # By DICOMweb for the first film, by the node for the third.
+        # Results of the first film come by DICOMweb, those of the third by the node.
         assert sorted(held(server["REST"])) == ["CR", "CR", "OT", "OT", "SR", "SR"]
 
 
@@ -158,7 +159,7 @@ def test_a_node_that_is_killed_half_way_loses_nothing_of_what_orthanc_routes(gua
                 node.terminate()
                 node.wait(30)
         assert before < FILMS
-        # Nothing lost, nothing twice, and the results, which Orthanc holds as well, were not routed back as films.
+        # No film is lost or read twice, and the results, which Orthanc also holds, were not routed back as films.
         assert sorted(set(held(rest))) == ["CR", "OT", "SR"]
         assert len(held(rest)) == 3 * FILMS
         assert state["refused"] == state["failed"] == 0

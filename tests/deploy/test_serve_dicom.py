@@ -1,4 +1,4 @@
-"""The DICOM node: films in, results out, nothing lost, and nobody let in who was not named."""
+"""The DICOM node: films come in, results go out, nothing is lost, and only named peers are accepted."""
 
 import errno
 import io
@@ -36,7 +36,7 @@ SQUARE = (20, 60, 20, 50)
 
 @contextmanager
 def receiver(port=0, answers=SUCCESS):
-    """A node that keeps what it is sent, as a PACS does: one of each UID."""
+    """A node that keeps the instances it is sent, as a PACS does: one of each UID."""
     kept = {}
 
     def keep(event):
@@ -105,11 +105,11 @@ def test_films_come_in_and_results_go_out_once(tmp_path):
         assert store(port) == [SUCCESS]
         assert store(port, *films) == [SUCCESS] * 3
         until(lambda: len(kept) == 6)
-        # Sent again, a film gives the same results, and the PACS has no more than before.
+        # A film that is sent again gives the same results, so the PACS has no more than before.
         assert store(port, films[0]) == [SUCCESS]
         until(lambda: service.state()["sent"] == 4)
         assert len(kept) == 6
-        # A result that is routed back is no film.
+        # A result that is routed back is not read as a film.
         capture = next(result for result in kept.values() if result.Modality == "OT")
         capture.file_meta = dcmread(save(tmp_path / "x.dcm", films[0])).file_meta
         capture.file_meta.MediaStorageSOPClassUID = capture.SOPClassUID
@@ -127,7 +127,7 @@ def test_films_come_in_and_results_go_out_once(tmp_path):
     assert service.state() == {
         "received": 6, "refused": 1, "read": 4, "failed": 1, "sent": 4, "films_waiting": 0, "results_waiting": 0,
     }  # fmt: skip
-    # Nothing of a patient stays but what could not be read.
+    # Only films that could not be read stay.
     left = [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
     assert [path.parent.name for path in left] == ["failed"]
 
@@ -141,7 +141,7 @@ def test_who_is_not_named_is_rejected(tmp_path):
     with node(service, reads=False) as port:
         assert store(port, film(), title="STRANGER") is None
         assert store(port, film(), called="OTHER") is None
-        # Two may wait; who sends a third is told that there is no room, and nothing is lost of it that was promised.
+        # Two films may wait. The sender of a third gets the status for no room, and no accepted film is lost.
         assert store(port, film(0), film(1), film(2)) == [SUCCESS, SUCCESS, FULL]
         assert len(Spool(tmp_path / "spool").waiting_films()) == 2
         with pytest.raises(InputError, match=rf"port {port}: cannot listen on 127\.0\.0\.1 .*--port"):
@@ -154,7 +154,7 @@ def test_what_was_promised_survives_a_kill_and_a_receiver_that_is_down(tmp_path,
     killed = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
     with node(killed, reads=False) as port:
         assert store(port, *films) == [SUCCESS] * 4
-    # Half of a film and half of a result, as a killed process leaves them.
+    # A killed process leaves half of a film and half of a result.
     (tmp_path / "spool" / "films" / ".half-x.dcm").write_bytes(b"half")
     (tmp_path / "spool" / "results" / ".half").mkdir()
     service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
@@ -186,7 +186,7 @@ def test_on_a_full_disk_films_and_results_wait_for_room_and_nothing_is_lost(tmp_
         with node(service, reads=False) as port:
             assert store(port, film()) == [SUCCESS]
             is_full.set()
-            # Its sender has it still.
+            # The sender still has the film.
             assert store(port, film(1)) == [FULL]
         service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
         with node(service, peer):

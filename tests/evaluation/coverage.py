@@ -28,7 +28,7 @@ def differences(rng, patients, seeds, spread):
 
 
 def aucs(rng, patients, seeds, spread):
-    """Both arms' AUC per seed and in each draw, of equally good models; a seed moves the skill of its model."""
+    """AUC of two arms of equally good models, per seed and in each draw; a seed changes the skill of its model."""
     _, of_seed, _ = spread
     positive = rng.random(patients) < 0.4
     common = rng.normal(size=patients)

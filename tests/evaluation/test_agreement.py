@@ -115,7 +115,7 @@ def test_finding_f5_maps_are_held_against_the_marked_findings_and_anatomy_is_non
         assert reader[metric] == pytest.approx(values[metric].item())
     sizes = finding_sizes(marked.store, names)
     assert sizes.notna().sum() == len(expected)
-    # Areas are added up over findings and averaged over readers: about the largest single one at least.
+    # Areas are summed over findings and averaged over readers, so the sum is about the largest area or more.
     areas = table[table["map"] == CENTRE].set_index("index")["area"]
     once = [row for row in expected if len(marked.readings(int(row))) == 1]
     assert len(once) > 1

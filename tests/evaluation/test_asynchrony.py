@@ -1,4 +1,4 @@
-"""Best epochs and regrets against curves worked out by hand, and curves that are not as they should be."""
+"""Best epochs and regrets against curves worked out by hand, and malformed curves."""
 
 import json
 from dataclasses import replace
@@ -103,7 +103,7 @@ def test_a_stage_that_arms_share_stands_once_with_the_epoch_of_what_was_handed_o
     assert (second.arms, second.kept) == (("early",), 2)
     assert first.tasks["diagnosis"].loss_regret == 0
     assert first.tasks["saliency"].loss_regret == pytest.approx(0.6 - 0.2)
-    # A model that is tested says its epoch itself.
+    # The checkpoint of a tested model records its epoch.
     first, _ = trainings([early, replace(late, stages=["first"], epoch=3)])
     assert first.kept == 3
 
@@ -147,7 +147,7 @@ def test_a_curve_without_metrics_or_of_a_checkpoint_that_does_not_tell_its_epoch
     text = "\n".join(lines_of(asynchrony_blocks([joint], tmp_path / "figures")))
     assert "| joint | diagnosis | 1 | 4 | 2 | – | – | – | – |" in text
     assert "What the weighting" not in text
-    # One task's loss is no joint training, nor is a stage that left no curve.
+    # A stage with the loss of a single task, or without a curve, is not a joint training.
     assert found(tmp_path, ["0,1,0.5"], "epoch,val/selection,val/saliency_loss") == []
     assert trainings([model(tmp_path / "nothing")]) == []
 

@@ -11,7 +11,7 @@ CASES = 300
 
 
 def simulate(rng, gap):
-    """Probabilities, and what came true with a probability that is lower by the gap everywhere: ECE and RMS are it."""
+    """Probabilities, and outcomes whose true probability is lower by ``gap`` everywhere: ECE and RMS are ``gap``."""
     confidence = rng.uniform(0.3, 0.95, CASES)
     return Judged(confidence, (rng.random(CASES) < confidence - gap).astype(float), np.arange(CASES))
 
@@ -33,7 +33,7 @@ def test_finding_f5_the_square_is_unbiased_and_the_bias_of_the_mean_gap_is_small
         found.append([errors["ece_corrected"].value, errors["rmsce"].value ** 2])
         naive.append(plain(model))
     found, naive = np.array(found), np.array(naive)
-    # Clipping at zero leaves a small bias of a perfect model; without it there is none.
+    # Clipping at zero leaves a small bias for a perfect model; without clipping there is none.
     assert found[:, 1].mean() == pytest.approx(gap**2, abs=0.002)
     assert naive[:, 1].mean() - gap**2 > 0.008
     bias, naive_bias = found[:, 0].mean() - gap, naive[:, 0].mean() - gap
@@ -50,7 +50,7 @@ def test_finding_f5_intervals_of_calibration_errors_cover_at_their_level(gap):
         for name, error in errors.items():
             missed[name] += not error.low <= gap <= error.high
     assert missed["rmsce"] <= stats.binom.ppf(0.9995, 150, 0.05)
-    # What is left of its bias costs the mean gap coverage: 90 % where gaps are as large as their noise.
+    # The remaining bias of the mean gap lowers its coverage to 90 % where gaps are as large as their noise.
     assert missed["ece_corrected"] <= stats.binom.ppf(0.9995, 150, 0.1)
 
 
@@ -61,7 +61,7 @@ def test_finding_f5_a_patients_cases_do_not_count_as_many():
     weights = np.ones((2, 300))
     together = calibration_errors([again], np.repeat(np.arange(60), 5), weights)
     apart = calibration_errors([again], np.arange(300), weights)
-    # Taken for 300 patients, the copies make noise look like a sure error.
+    # If the copies counted as 300 patients, noise would look like a certain error.
     assert together["rmsce"].value < apart["rmsce"].value
     assert together["ece_corrected"].value < apart["ece_corrected"].value
     assert calibration_errors([], np.arange(3), np.ones((2, 3))) == {}

@@ -1,4 +1,4 @@
-"""Arms side by side, subgroups, the page: from tables made here."""
+"""Comparison of arms, subgroups and the report page, from tables that the tests make."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -189,7 +189,7 @@ def test_subgroups_have_the_metrics_of_their_cases_alone():
     assert female.n == 80
     assert female.estimates["cc"].value == pytest.approx(rows["cc"].mean())
     assert not female.is_small
-    # One view only makes no groups; a class has no AUC within itself.
+    # A single view makes no groups, and AUC is undefined within a class.
     assert not [key for key in found if key[0] == "view"]
     assert "auroc_macro" not in found["class", "a"].estimates
     assert sum(subgroup.n for subgroup in found.values() if subgroup.kind == "age") == 200

@@ -1,4 +1,4 @@
-"""Differences over patients and seeds: against the plain crossed bootstrap, and what they promise."""
+"""Differences over patients and seeds, against the plain crossed bootstrap, and their coverage."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ def test_finding_f1_the_variance_is_that_of_a_crossed_bootstrap_with_its_known_f
     rng = np.random.default_rng(0)
     patients, seeds = 50, 4
     table = two_way(rng, patients, seeds, 1.0, 0.3, 0.5)
-    # The plain one: patients and seeds drawn independently, with replacement.
+    # The plain bootstrap draws patients and seeds independently, with replacement.
     plain = np.empty(20_000)
     for number in range(len(plain)):
         plain[number] = table[rng.integers(0, seeds, seeds)][:, rng.integers(0, patients, patients)].mean()
-    # Of a balanced table the terms have closed forms (Owen 2007).
+    # The terms of a balanced table have closed forms (Owen 2007).
     rows, columns = table.mean(axis=1), table.mean(axis=0)
     residual = table - rows[:, None] - columns + table.mean()
     interaction = (residual**2).sum() / ((seeds - 1) * (patients - 1)) / (seeds * patients)

@@ -88,7 +88,7 @@ def test_the_oracles_gain_is_that_of_its_map_at_the_stores_fixations(datamodule,
     for row, found in zip(table["index"][:4], table["oracle_ig"], strict=False):
         case = datamodule.store.cases.loc[row]
         oracle = for_case(case["image_id"], (int(case["height"]), int(case["width"])))
-        # As docs/synthetic.md has the recipe, with 1,000 simulated readings; the report's has 200.
+        # The recipe of docs/synthetic.md, with 1,000 simulated readings; the report uses 200.
         recipe = direct_gain(datamodule, row, oracle.store_map(datamodule.store.letterboxes[row], weighted=False))
         assert found == pytest.approx(recipe, abs=0.05)
         kept = oracle.mixture(explainable.READINGS).on_canvas(datamodule.store.letterboxes[row], weighted=False)
@@ -105,7 +105,7 @@ def test_the_oracle_is_above_every_yardstick(datamodule, scored):
 
 
 def test_the_expected_target_is_blurred_as_the_targets_are(datamodule, scored):
-    """Another σ than the targets' is worse, on both sides."""
+    """A greater or smaller σ than that of the targets is worse."""
     run, table = scored
     rows = table["index"].tolist()
     mixtures = Oracles(run, workers=1).mixtures(datamodule.store, rows, None)
@@ -123,7 +123,7 @@ def test_the_expected_target_is_blurred_as_the_targets_are(datamodule, scored):
         blurred.setup()
         assert mean_of(kld, blurred) > table["oracle_kld"].mean()
         assert mean_of(cc, blurred) < table["oracle_cc"].mean()
-    # Fixations that weigh their durations are another expectation than fixations that are counted.
+    # The expectation of fixations weighted by duration differs from that of counted fixations.
     counted = data_of(datamodule.store_path, weight="count")
     counted.setup()
     pair = [target_map(each, mixtures[rows[0]], rows[0]) for each in (counted, datamodule)]
@@ -148,7 +148,7 @@ def test_maps_are_made_once_and_anew_where_the_law_has_changed(datamodule, score
     make = explainable.case_mixture
     monkeypatch.setattr(explainable, "case_mixture", lambda *job: made.append(job) or make(*job))
     again = Oracles(run, workers=1).scores(datamodule)
-    # One film alone, to see whether what is kept is of today's law.
+    # Only one film is computed, to see whether the kept maps follow the present law.
     assert len(made) == 1
     pd.testing.assert_frame_equal(again, table)
     (kept,) = (run / "oracle").iterdir()
@@ -233,7 +233,7 @@ def test_nothing_is_said_of_easy_cohorts_windows_and_other_gaze(store, hard_stor
 
 
 def with_gains(seeds=3, cases=60):
-    """Two arms: one of known gains by seed, one that has no map; oracle's gains differ by case."""
+    """Two arms: one with known gains by seed, one without a map; the oracle's gains differ by case."""
     rng = np.random.default_rng(0)
     greatest = rng.uniform(1.0, 2.0, cases)
     arms = two_arms(seeds)
@@ -263,7 +263,7 @@ def test_the_share_is_the_ratio_of_means_with_intervals_over_patients_and_seeds(
     none = np.zeros(3), np.zeros_like(draws)
     crossed = crossed_difference((np.array(expected), none[0]), (draws, none[1]), 30, True)
     assert (first.share.low, first.share.high) == pytest.approx((crossed.low, crossed.high))
-    # Seeds vary by 0.1: their spread widens the interval beyond that over patients.
+    # Seeds vary by 0.1, so the interval is wider than that over patients.
     assert first.share.high - first.share.low > 2 * (bounds[1] - bounds[0])
 
 
@@ -334,7 +334,7 @@ def test_the_first_arm_may_have_no_map(tmp_path):
 
 
 def test_a_report_joins_the_oracle_to_the_models_of_a_run(hard_store, datamodule, scored, tmp_path):
-    """What stands in the run folder alone: the store's path, and the stage's configuration."""
+    """The report needs only the run folder, which has the store's path and the stage's configuration."""
     run, table = scored
     split = {"test_fraction": 0.4, "allow_empty": True}
     options = {"store": str(hard_store), "loader": {"num_workers": 0}, "split": split}
@@ -350,5 +350,5 @@ def test_a_report_joins_the_oracle_to_the_models_of_a_run(hard_store, datamodule
     assert found.predictions["oracle_ig"].tolist() == table["oracle_ig"].tolist()[::-1]
     record_ = oracle_record(datamodule.store, found.predictions)
     assert record_.gain.value == pytest.approx(table["oracle_ig"].mean())
-    # What is led to by the targets' blur is less than the oracle has, and more than the centre bias.
+    # With the blur of the targets, the gain is below the oracle's and above that of the centre bias.
     assert 0.2 < record_.target_share.value < 0.9

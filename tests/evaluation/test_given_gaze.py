@@ -1,4 +1,4 @@
-"""Gaze at test in the report: each model against itself, and never among the arms."""
+"""Gaze at test in the report: each model is compared with itself, and never stands among the arms."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from tests.evaluation.test_reports import written
 
 
 def given(arm, seed, fold=None, without=0, **options):
-    """A model that is much better with gaze, of which the first films have none."""
+    """A model that is much better with gaze; the first films have no gaze."""
     plain, better = result(arm, seed, fold, skill=0.5, **options), result(arm, seed, fold, skill=3.0, **options)
     table = plain.predictions.assign(gaze_given=np.arange(len(plain.predictions)) >= without)
     for name in NAMES:

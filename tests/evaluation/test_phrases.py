@@ -1,4 +1,4 @@
-"""Looking and saying: shares by hand, a lag that is known, and a control that has nothing."""
+"""Looks at named findings: shares computed by hand, a known lag, and a control without any relation."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ LAG = 1.5
 
 
 def reading(number, rng, lag=LAG):
-    """A reader who looks at the box about (20, 20) for a second that begins ``lag`` before the words, and else away."""
+    """A reader who looks at the box about (20, 20) for a second, ``lag`` before the words, and elsewhere otherwise."""
     begin = rng.uniform(5, 15)
     t = np.arange(0, 25, 0.25)
     on = (t >= begin - lag) & (t < begin + 1 - lag)
@@ -49,7 +49,7 @@ def test_the_curve_has_its_top_at_the_lag_of_the_readers(shape):
     assert curve["said"].idxmax() == LAG
     assert curve.loc[LAG, "said"] > 0.85
     assert curve.loc[3, "said"] < 0.2
-    # One second of 25 is spent there, whenever: so much has the control, and the whole reading.
+    # One second of 25 is spent there, so this is the share of the control and of the whole reading.
     assert curve["whole"].to_numpy() == pytest.approx(0.04, abs=0.01)
     assert curve["moved"].to_numpy() == pytest.approx(0.04, abs=0.015)
 

@@ -1,4 +1,4 @@
-"""What a report says, shows and withholds: from tables made here."""
+"""What a report says, shows and withholds, from tables that the tests make."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands
     folds = []
     for fold in range(3):
         part = result("one", 0, fold, indexes=range(fold, 60, 3))
-        # Labels are index mod 3: other indexes, so that every fold has all classes.
+        # Labels are index mod 3, so indexes are chosen such that every fold has all classes.
         table = part.predictions.assign(label=np.arange(20) % 3)
         columns = [f"p_{name}" for name in NAMES]
         table[columns] = np.random.default_rng(fold).random((20, 3)) + fold + np.eye(3)[table["label"]] * 0.4
@@ -133,7 +133,7 @@ def test_finding_c19_delong_without_variance_is_no_equality():
     positive = np.array([True] * 5 + [False] * 5)
     best, worst = np.where(positive, 1.0, 0.0), np.where(positive, 0.0, 1.0)
     ours = delong(best, worst, positive)
-    # All ten cases speak for the first: the sign test.
+    # All ten cases favour the first score, so p is that of the sign test.
     assert (ours.effect, ours.statistic, ours.p) == (1.0, np.inf, 2.0**-9)
     assert delong(worst, best, positive).statistic == -np.inf
     assert delong(best, best * 3, positive).p == 1
@@ -298,7 +298,7 @@ def test_finding_b3_the_page_takes_pictures_of_its_own_folder_alone(tmp_path):
         assert "<img" not in page
         assert "words" in page
     assert "base64,b3du" in to_page(document(Picture("own.png", "words")), folder)
-    # What stands in text is no picture, whatever it names.
+    # The name of a picture in text is not replaced by the picture.
     assert "<img" not in to_page(document("![words](own.png)"), folder)
 
 
@@ -364,7 +364,7 @@ def test_finding_f4_peers_of_the_simulator_are_the_ceiling_and_no_target(store, 
         pair = zip(ours.readings(row), plain_store.readings(row), strict=True)
         assert all(torch.equal(points, same) for (points, _), (same, _) in pair)
     found = reader_ceiling(ours)
-    # Those of the simulator look at the film, these at random.
+    # The simulator's peers look at the film, these peers at random.
     assert reader_ceiling(plain_store)["baseline/reader_1/cc"] > found["baseline/reader_1/cc"] + 0.2
     cases = len(ours.rows("test"))
     assert {key: value for key, value in found.items() if key.endswith("/n")} == {
@@ -508,7 +508,7 @@ def test_a_report_begins_with_what_it_is_and_lists_its_contents(tmp_path):
     links = re.findall(r'href="#([^"]+)">([^<]+)<', start)
     assert links == re.findall(r'<h2 id="([^"]+)">([^<]+)<', page)
     assert ("data-and-commands", "Data and commands") in links
-    # Commands are folded away, and every cell knows its column for narrow screens.
+    # Commands are folded, and every cell holds its column's name for narrow screens.
     folded = page[page.index("<details>") : page.index("</details>")]
     assert "gazelit fit &lt;x&gt;\ngazelit test" in folded
     assert 'data-label="macro AUC"' in page

@@ -1,4 +1,4 @@
-"""Yardsticks of scanpaths: what each says on readers whose law is known, and the table of the published rows."""
+"""Yardsticks of scanpaths, on readers whose law is known, and the table of the published rows."""
 
 import json
 import math
@@ -18,7 +18,7 @@ SIZE = (40, 30)
 
 
 def trials(count=60, seed=0, far=False):
-    """Readers who look around one of two places, by finding; with ``far``, from side to side."""
+    """Readers who look around one of two points, which depends on the finding; with ``far``, from side to side."""
     generator = np.random.default_rng(seed)
     rows, paths = [], []
     for number in range(count):
@@ -53,7 +53,7 @@ def test_what_a_density_knows_is_what_it_gains(learnt):
     }
     assert gains["centre bias"] == 0
     assert gains["uniform"] < -0.5
-    # Which of two places, told by the finding or by the last fixation, is worth at most one bit.
+    # The finding or the last fixation tells which of two points, which is worth at most one bit.
     assert 0.8 < gains["density of the finding"] < 1.1
     assert 0.4 < gains["centre bias, near the last fixation"] < 1.0
     assert abs(gains["density of the step"]) < 0.1
@@ -117,7 +117,7 @@ def test_both_splits_stand_side_by_side_when_the_leak_is_insisted_on(file, tmp_p
         compare(str(file), split="official", draws=1)
     truth = [row for row in json.loads(file.read_text()) if row["split"] == "test"]
     perfect = write(tmp_path / "oracle.json", [{k: v for k, v in row.items() if k != "split"} for row in truth])
-    # A film that only trains is needed for a split without the leak.
+    # A split without the leak needs a film that is only in training.
     rows = json.loads(file.read_text()) + [
         dict(row, name=f"more-{row['name']}", split="train") for row in records([f"film{n}" for n in range(8)], seed=1)
     ]
@@ -147,7 +147,7 @@ def test_patients_are_kept_apart_where_they_are_known(file, tmp_path, capsys):
     more = [dict(row, name=f"more-{row['name']}", split="train") for row in rows[:24]]
     whole = write(tmp_path / "whole.json", rows + more[: len(more) // 2] + more[len(more) // 2 :])
     names = [*films, *sorted({row["name"] for row in more})]
-    # The first further film is of a patient whose other film is tested on.
+    # The first further film is of a patient whose other film is a test film.
     patients = pd.DataFrame(
         {"dicom_id": [name.removesuffix(".jpg") for name in names], "subject_id": [str(n) for n in range(len(names))]}
     )

@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy, statsmodels and definitions; and what they promise, by simulation."""
+"""Intervals and tests against scipy, statsmodels and definitions; coverage and level by simulation."""
 
 import itertools
 import tracemalloc
@@ -67,7 +67,7 @@ def test_intervals_of_independent_cases_equal_scipys():
 
 
 def test_cases_of_one_patient_are_drawn_together():
-    # Ten patients with twenty equal cases each: the interval is that of ten values, not of two hundred.
+    # Ten patients have twenty equal cases each, so the interval is that of ten values, not of two hundred.
     means = np.random.default_rng(3).normal(size=10)
     values, patients = np.repeat(means, 20), np.repeat(np.arange(10), 20)
     weights = np.asarray(bootstrap_weights(patients, resamples=50))
@@ -182,12 +182,12 @@ def test_too_few_differences_are_one_error_and_zeros_are_no_difference(test):
     assert test(np.zeros(5)).p == 1
 
 
-#: Of 200 simulations at a level of 5 %, as many rejections as a binomial count has in 99.9 % of all cases.
+#: Bounds of the number of rejections in 200 simulations at a level of 5 %; a binomial count is within them in 99.9 %.
 LOWEST, HIGHEST = stats.binom.ppf([0.0005, 0.9995], 200, 0.05)
 
 
 def equal_models(rng):
-    """Scores of two equally good models on 80 cases of 60 patients, and maps' values with a patient's share."""
+    """Scores of two equally good models on 80 cases of 60 patients, and maps' values with a part for each patient."""
     patient = np.r_[np.arange(60), np.arange(20)]
     positive = rng.random(60)[patient] < 0.4
     common = rng.normal(size=60)[patient] + 1.2 * positive

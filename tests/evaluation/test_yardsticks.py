@@ -23,7 +23,7 @@ def test_the_centre_bias_is_the_mean_of_the_training_maps_alone(datamodule):
     both = datamodule.centre_bias(torch.tensor([0, 1]))
     assert torch.equal(both.density, bias.density.expand(2, -1, -1))
     assert torch.equal(both.counts, bias.counts.expand(2, -1, -1))
-    # And one case more that was looked at evenly.
+    # The mean has one more case, whose density is uniform.
     expected = (expected * len(maps) + 1 / expected.numel()) / (len(maps) + 1)
     assert torch.allclose(bias.density, expected, atol=1e-8)
     assert bias.density.min() > 0
@@ -69,7 +69,7 @@ def test_an_external_test_has_all_cases_of_other_patients_and_their_halves_as_ce
     assert len(external.rows("train")) == len(external.rows("val")) == 0
     index = torch.arange(len(external.store.cases))
     bias, patients = external.centre_bias(index), external.store.cases["patient_id"].to_numpy()
-    # Of two halves of patients, and no case in the map that it is scored against.
+    # The centre biases are of two halves of the patients, so that no case is in the map that it is scored against.
     planes = bias.density.flatten(1).unique(dim=0)
     assert len(planes) == 2
     for row in range(len(patients)):
@@ -120,12 +120,12 @@ def test_finding_f4_readers_are_scored_on_films_that_were_read_several_times(ref
         assert sum(film[f"baseline/reader_{size}/n"] for film in read) == len(expected[size]) > 0
         total = sum(film[f"baseline/reader_{size}/cc"] * film[f"baseline/reader_{size}/n"] for film in read)
         assert total / len(expected[size]) == pytest.approx(np.mean(expected[size]), rel=1e-6)
-    # The mean of more readers is the better guess of one.
+    # The mean of more readers predicts a reader better.
     assert np.mean(expected[4]) > np.mean(expected[1])
 
 
 def test_the_share_of_the_way_from_centre_bias_to_reader():
     assert share_of_the_way(0.6, 0.5, 0.7) == pytest.approx(0.5)
-    # Also where lower is better.
+    # The share is right also if lower is better.
     assert share_of_the_way(0.4, 0.8, 0.3) == pytest.approx(0.8)
     assert share_of_the_way(0.6, 0.5, None) is None

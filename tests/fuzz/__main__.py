@@ -1,9 +1,10 @@
-"""Hostile files through every reader: ``python -m tests.fuzz --minutes 5``; the same again goes on, up to ``--total``.
+"""Gives hostile files to every reader: ``python -m tests.fuzz --minutes 5``.
 
-Half of the inputs are mutations of whole ones (input N of a kind and seed is always the same), half are guided by
-coverage, where atheris is installed. What fails is kept in ``OUT/finds``; the table is that of all runs so far.
+The same command again goes on, up to ``--total``. Half of the inputs are mutations of whole inputs (input N of a kind
+and seed is always the same), half are guided by coverage, if atheris is installed. Inputs that fail are kept in
+``OUT/finds``; the table is that of all runs so far.
 
-``python -m tests.fuzz --kind tables --start 41 --count 42`` looks at single inputs again.
+``python -m tests.fuzz --kind tables --start 41 --count 42`` reads single inputs again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from tests.fuzz.driver import FAILURES, Outcome, Tally, run, scratch, tally_table
 from tests.fuzz.kinds import MODULES, fuzzer, put_again
 
-#: Parts of the inputs, by kind and by what guides them: more of what is read in a millisecond than of what takes fifty.
+#: Shares of the inputs by kind and guidance: inputs that are read in a millisecond get more than those that take fifty.
 SHARES = {
     ("films", "mutated"): 0.26, ("films", "guided"): 0.32, ("bombs", "mutated"): 0.002,
     ("tables", "mutated"): 0.018, ("tables", "guided"): 0.012, ("json", "mutated"): 0.014, ("json", "guided"): 0.01,
@@ -31,18 +32,18 @@ SHARES = {
     ("checkpoints", "mutated"): 0.007, ("checkpoints", "guided"): 0.006,
     ("packages", "mutated"): 0.01, ("packages", "guided"): 0.008,
 }  # fmt: skip
-#: Seconds at one kind before the next one's turn: starting takes some.
+#: Seconds at a kind before the turn of the next kind; long enough that the start is a small part.
 TURN = 110.0
 
 
 @dataclass
 class Part:
-    """What was done of a kind, mutated or guided.
+    """The progress of a kind, mutated or guided.
 
     Attributes:
         next: Number of the next mutated input, or of the next guided turn, which is its seed.
         rows: Counts by row of the table.
-        finds: What failed, a line each.
+        finds: Failures, a line each.
     """
 
     next: int = 0
@@ -51,11 +52,11 @@ class Part:
 
     @property
     def tried(self) -> int:
-        """Inputs so far."""
+        """Number of inputs so far."""
         return sum(sum(tally.counts.values()) for tally in self.rows.values())
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all."""
+        """Writes the part, whole or not at all."""
         rows = {name: tally.primitives() for name, tally in self.rows.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".writing")
@@ -64,7 +65,7 @@ class Part:
 
     @classmethod
     def load(cls, path: Path) -> Part:
-        """What was written, or nothing yet."""
+        """Reads a part; empty if nothing was written yet."""
         if not path.is_file():
             return cls()
         about = json.loads(path.read_text())
@@ -72,7 +73,7 @@ class Part:
 
 
 def mutated(name: str, part: Part, seed: int, out: Path, end: float, most: int) -> None:
-    """Tries mutated inputs until a time, or a number of them."""
+    """Tries mutated inputs until a time or a number of inputs is reached."""
     make, read = fuzzer(name)
     keep = out / "finds" / name
     for outcome in run(make, read, part.next + most, seed, start=part.next, keep=keep):
@@ -85,7 +86,7 @@ def mutated(name: str, part: Part, seed: int, out: Path, end: float, most: int) 
 
 
 def guided(name: str, part: Part, seed: int, out: Path, end: float) -> None:
-    """Lets libFuzzer run until a time, and reads again what it took for failures, each in a child."""
+    """Lets libFuzzer run until a time, and reads the inputs that it called failures again, each in a child."""
     folder = out / "guided" / name
     (folder / "finds").mkdir(parents=True, exist_ok=True)
     known = {path.name for path in (folder / "finds").iterdir()}
@@ -102,7 +103,7 @@ def guided(name: str, part: Part, seed: int, out: Path, end: float) -> None:
     rows = json.loads(progress.read_text()) if progress.is_file() else {}
     for row, tally in rows.items():
         part.rows.setdefault(row, Tally())
-        # A rough judgement in a process that has read thousands before: what it found is judged again below.
+        # This process has read thousands of inputs, so its judgement is rough; its finds are judged again below.
         counts, seconds, megabytes = tally
         sound = {result: number for result, number in counts.items() if result not in FAILURES}
         failed = sum(counts.values()) - sum(sound.values())
@@ -145,7 +146,7 @@ def work(options: argparse.Namespace, paths: dict[tuple[str, str], Path]) -> Non
 
 
 def print_table(paths: dict[tuple[str, str], Path]) -> int:
-    """Prints what all runs have tried and found; returns how many inputs failed."""
+    """Prints the table of all runs; returns the number of inputs that failed."""
     rows: dict[str, Tally] = {}
     finds = []
     for (name, way), path in paths.items():
@@ -158,7 +159,7 @@ def print_table(paths: dict[tuple[str, str], Path]) -> int:
 
 
 def look(options: argparse.Namespace) -> int:
-    """Reads mutated inputs of one kind again and prints what became of each row."""
+    """Reads mutated inputs of a kind again and prints the outcome of each row."""
     make, read = fuzzer(options.kind)
     tallies: dict[str, Tally] = {}
     part = Part()

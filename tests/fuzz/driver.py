@@ -3,7 +3,7 @@
 A fuzzer gives two functions (children import them by name):
 
 - ``make(index, seed, folder, corpus) -> Input`` writes input number ``index`` into ``folder``, which stays for the next
-  one; the same numbers give the same input, so that it can be made again and a run can go on from any index;
+  input; the same numbers give the same input, so that it can be made again and a run can go on from any index;
 - ``read(path)`` reads it, and returns or raises :class:`gazelit.errors.InputError`.
 
 Anything else is a failure: a crash of the child, over ``seconds`` of processor time, another exception, over
@@ -33,11 +33,11 @@ from pathlib import Path
 from gazelit.errors import InputError
 
 FAILURES = ("crash", "hang", "traceback", "memory")
-#: Address space of a child: what would take the machine down ends in a MemoryError.
+#: Address space of a child: an input that would take all memory ends in a MemoryError.
 ADDRESS_SPACE = 8 * 2**30
-#: What a reading may cost: seconds of processor time and MB of memory, as docs/reliability.md promises.
+#: Limits of reading an input, as docs/reliability.md promises: seconds of processor time and MB of memory.
 SECONDS, MEGABYTES = 2.0, 1024.0
-#: Inputs that a child is given at once.
+#: Number of inputs that a child is given at once.
 BATCH = 64
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -48,7 +48,7 @@ class Input:
 
     Attributes:
         path: File or folder that the reader is given.
-        kind: Row of the table it counts in, such as ``jpeg-ls``.
+        kind: Row of the table in which it counts, such as ``jpeg-ls``.
     """
 
     path: Path
@@ -61,10 +61,10 @@ Read = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input.
+    """The outcome of an input.
 
     Attributes:
-        index: Its number.
+        index: Number of the input.
         kind: See :class:`Input`.
         result: ``accepted``, ``refused`` or one of ``FAILURES``.
         detail: The message or the end of the traceback.
@@ -100,14 +100,14 @@ def run(
 
     Args:
         make: Writes an input.
-        read: Reads it.
+        read: Reads an input.
         count: Number of inputs, counted from 0.
-        seed: Of all randomness.
+        seed: Seed of all randomness.
         start: First index.
         workers: Number of child processes.
         seconds: Longest processor time of reading.
         megabytes: Most memory of reading.
-        patience: Longest time of reading on the clock, of what waits without an end; long, for machines that are busy.
+        patience: Longest wall-clock time of reading, for inputs that wait without an end; long, for busy machines.
         corpus: Folder of real inputs, passed to ``make``.
         keep: Folder that gets a copy of every input that fails.
     """
@@ -133,7 +133,7 @@ def run(
 
 
 def scratch() -> Path | None:
-    """Where files of a moment go: into memory; None for where temporary files go."""
+    """A folder in memory for short-lived files; None for the usual folder of temporary files."""
     return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
 
 
@@ -149,7 +149,7 @@ class _Settings:
 
 
 class _Child:
-    """A child process, what is left of its batch, and its death, after which another goes on with the batch."""
+    """A child process with the rest of its batch; if it dies, another child goes on with the batch."""
 
     def __init__(self, settings: _Settings, folder: Path, patience: float) -> None:
         self._settings, self._folder, self._patience = settings, folder, patience
@@ -174,7 +174,7 @@ class _Child:
         self.connection.send((batch.start, batch.stop))
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Of the inputs that have ended since the last time."""
+        """Outcomes of the inputs that have ended since the last call."""
         try:
             while self.batch and self.connection.poll():
                 message = self.connection.recv()
@@ -227,7 +227,7 @@ def _serve(connection: Connection, settings: _Settings, folder: Path) -> None:  
                 connection.send(f"input {index} cannot be made: {last_line(traceback.format_exc())}")
                 return
             connection.send(made)
-            # What takes far too long is killed by the system, wherever it is.
+            # The system kills a child that takes far too long.
             signal.setitimer(signal.ITIMER_PROF, 2 * settings.seconds)
             result, detail, seconds, peak = judge(settings.read, made.path, settings.seconds, settings.megabytes)
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -247,7 +247,7 @@ def judge(
         read(path)
         result, detail = "accepted", ""
     except InputError as error:
-        # One line is what was promised.
+        # The promise is a single line.
         detail = str(error)
         result = "refused" if "\n" not in detail.strip() else "traceback"
     except Exception:
@@ -305,7 +305,7 @@ class Tally:
         self.seconds, self.megabytes = max(self.seconds, seconds), max(self.megabytes, megabytes)
 
     def merge(self, given: Tally) -> None:
-        """Counts what another counted."""
+        """Adds the counts of another tally."""
         self.counts += given.counts
         self.seconds, self.megabytes = max(self.seconds, given.seconds), max(self.megabytes, given.megabytes)
 
@@ -315,7 +315,7 @@ class Tally:
 
 
 def tally_table(rows: dict[str, Tally]) -> str:
-    """A line for each row, and one for all of them."""
+    """A line for each row, and a line for all rows together."""
     columns = ("accepted", "refused", *FAILURES)
     total = Tally()
     for tally in rows.values():

@@ -42,7 +42,7 @@ SYNTAXES = (
     uid.JPEG2000,
     uid.HTJ2KLossless,
 )
-#: What an element of a film may be replaced by.
+#: Values that may replace an element of a film.
 ODD_VALUES = {
     "Rows": (0, 1, 7, 65535),
     "Columns": (0, 1, 7, 65535),
@@ -93,7 +93,7 @@ def _saved(pixels: np.ndarray, syntax: uid.UID, **attributes: object) -> bytes:
 
 def targets(folder: Path) -> list[Target]:
     """A whole film of each transfer syntax, and a picture of each format."""
-    # What is written here breaks rules on purpose.
+    # These films break rules of DICOM on purpose.
     warnings.simplefilter("ignore")
     found = []
     for number in range(len(SYNTAXES) + 2):
@@ -122,7 +122,7 @@ def _of_chance(bomb: Callable[[random.Random], bytes], _: bytes, chance: random.
 
 
 def flip_bytes(content: bytes, chance: random.Random, end: int | None = None) -> bytes:
-    """Some bytes replaced, by what headers end in more often than by chance."""
+    """Some bytes replaced, with values at the limits of header fields more often than by chance."""
     changed = bytearray(content)
     for _ in range(chance.choice((1, 2, 8, 64))):
         at = chance.randrange(min(len(changed), end or len(changed)))
@@ -271,7 +271,7 @@ BOMBS: dict[str, Callable[[random.Random], bytes]] = {
 
 def read(path: Path) -> None:
     """Reads a film as ``prepare`` does: its size for the tables, then its pixels, within the worker's bounds."""
-    # The pixels are tried even so: a source's own table may know the size.
+    # The pixels are read even so, because a source's own table may give the size.
     with contextlib.suppress(InputError):
         image_size(path)
     pixels = radiograph_of(read_film(path), path).pixels

@@ -1,9 +1,9 @@
 """Inputs guided by coverage: ``python -m tests.fuzz.guided KIND --seed 0 --seconds 60 --out FOLDER`` (atheris).
 
-libFuzzer changes the inputs, by itself and by the mutations of the other fuzzers, and keeps those that reach lines of
-gazelit's readers, or of pydicom's, that none has reached. An input is the number of a target (two bytes) and the bytes
-to put there. It runs in one process and judges roughly; what it takes for a failure lies in ``FOLDER/finds``, to be
-read again alone (:mod:`tests.fuzz.__main__`).
+libFuzzer changes the inputs, by itself and with the mutations of the other fuzzers, and keeps inputs that reach new
+lines of gazelit's readers or of pydicom's. An input is the number of a target (two bytes) and the bytes to put there.
+The fuzzer runs in one process and judges roughly; the inputs that it calls failures are in ``FOLDER/finds``, to be read
+again one by one (:mod:`tests.fuzz.__main__`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["gazelit", "pydicom"]):
-    # All that the readers import, so that it is instrumented.
+    # Imports everything that the readers import, so that it is instrumented.
     import gazelit.checkpoints.stamps
     import gazelit.configs
     import gazelit.data.images.dicom
@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["gazelit", "pydicom"]):
     import gazelit.data.store.verify
 
     if {"checkpoints", "packages"} & set(sys.argv):
-        # These take torch.
+        # These imports need torch.
         import gazelit.deploy.inference
         import gazelit.deploy.packages  # noqa: F401
 
@@ -39,18 +39,18 @@ from tests.fuzz.driver import FAILURES, Tally, judge
 from tests.fuzz.kinds import LONGEST, guided_targets, kind, named_target
 from tests.fuzz.targets import UnfitError
 
-#: Whole inputs with one mutation that the first run begins with, for each target.
+#: Number of inputs with one mutation with which the first run begins, for each target.
 SEEDS = 4
 
 
 class Fuzzer:
-    """What libFuzzer calls.
+    """The functions that libFuzzer calls.
 
     Args:
         name: The kind.
         out: Folder of the corpus, finds and counts.
-        folder: Where inputs are put.
-        seconds: After which it ends.
+        folder: Folder where inputs are put.
+        seconds: Time after which it ends.
     """
 
     def __init__(self, name: str, out: Path, folder: Path, seconds: float) -> None:
@@ -64,7 +64,7 @@ class Fuzzer:
         self._end, self._flush = time.monotonic() + seconds, 0.0
 
     def seed_corpus(self) -> None:
-        """Writes what to begin with, unless there is something; what is there was counted by an earlier run."""
+        """Writes the first inputs, unless there is a corpus, whose inputs an earlier run counted."""
         if not self.corpus.is_dir():
             self.corpus.mkdir(parents=True)
             rng = random.Random(0)
@@ -76,7 +76,7 @@ class Fuzzer:
         self._seen = {_digest(path.read_bytes()) for path in self.corpus.iterdir()}
 
     def test(self, data: bytes) -> None:
-        """Reads an input and counts it, if it is new."""
+        """Reads an input, and counts it if it is new."""
         if len(data) < 2 or (digest := _digest(data)) in self._seen:
             return
         self._seen.add(digest)
@@ -109,7 +109,7 @@ class Fuzzer:
         try:
             content = rng.choice(target.mutations)(data[2:], rng)
         except Exception:
-            # They expect more of a whole input than is left of this one.
+            # The mutations need more of a whole input than is left of this input.
             content = target.mutations[0](target.content, rng)
         return (data[:2] + content)[:longest]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.fuzz import targets
 from tests.fuzz.driver import Input, Make, Read
 
-#: Module of each kind; imported when the kind is used, because some take torch.
+#: Module of each kind; imported when the kind is used, because some import torch.
 MODULES = {
     "films": "films", "bombs": "films", "tables": "tables", "json": "tables", "configs": "results",
     "stores": "results", "checkpoints": "results", "packages": "results",
@@ -36,17 +36,17 @@ def _read(name: str, path: Path) -> None:
     kind(name).read(path)
 
 
-#: Bytes of an input that is guided by coverage; whole originals are smaller, but for weights.
+#: Greatest number of bytes of an input that is guided by coverage; originals are smaller, except weights.
 LONGEST = 2**16
 
 
 def guided_targets(name: str, folder: Path) -> list[targets.Target]:
-    """The targets that such an input can name."""
+    """The targets that a guided input can name."""
     return [target for target in targets.targets_of(name, kind(name), folder) if len(target.content) < LONGEST]
 
 
 def named_target(found: list[targets.Target], data: bytes) -> targets.Target:
-    """The target that such an input names by its first two bytes."""
+    """The target that a guided input names by its first two bytes."""
     return found[struct.unpack("<H", data[:2])[0] % len(found)]
 
 

@@ -1,4 +1,4 @@
-"""What can happen to a table or a JSON file on its way."""
+"""Mutations of a table or a JSON file: damage that can happen to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import random
 from typing import Any
 
-#: What a cell may hold instead.
+#: Values that may replace a cell.
 CELLS = (
     *("", " ", "nan", "NaN", "None", "NULL", "inf", "-inf", "-1", "0", "-0", "1e400", "1e-400", "1e308", "-1e308"),
     *("9" * 400, "0.5e", "0,5", "1.000,5", "True", "false", "yes", "0x10", "1_000", "1;2", "½", "é", "\U0001f600"),
@@ -29,7 +29,7 @@ CELLS = (
     ),
     *("2147483648", "18446744073709551616", "-3", "1.5", "1e-30", "1" + " " * 300 + "0", "\u202e", "0000"),
 )
-#: What a JSON value may be instead, as text: JSON lets through more than Python's types say.
+#: Texts that may replace a JSON value; Python's JSON accepts more than its types suggest.
 VALUES = (
     *("null", "true", "[]", "{}", '""', '"x"', '"\\ud800"', '"\\u0000"', "NaN", "Infinity", "-Infinity", "1e400", "-1"),
     *("1" + "0" * 400, "1" + "0" * 5000, "0.5", '"1.5"', "[[1, 2], [3]]", '{"a": [1]}', "[null]", '["a"]', "[1, [2]]"),
@@ -58,7 +58,7 @@ def cut(content: bytes, rng: random.Random) -> bytes:
 
 
 def repeat(content: bytes, rng: random.Random) -> bytes:
-    """A piece of it twice."""
+    """A piece of the file twice."""
     first, second = sorted(rng.randrange(len(content) + 1) for _ in range(2))
     return content[:second] + content[first:]
 
@@ -108,7 +108,7 @@ def change_cells(content: bytes, rng: random.Random) -> bytes:
         range(len(rows)) if rng.random() < 0.2 else [rng.randrange(len(rows)) for _ in range(rng.choice((1, 1, 3)))]
     )
     value = rng.choice(CELLS)
-    # Not a file of half a gigabyte, which only takes time: what large cells do is known after some.
+    # Large values go into a few cells only, because a file of half a gigabyte would take time and test no more.
     for row in list(chosen)[:16] if len(value) > 1000 else chosen:
         if column < len(rows[row]):
             rows[row][column] = value if rng.random() < 0.8 else rng.choice(CELLS)
@@ -210,7 +210,7 @@ def _table(content: bytes) -> tuple[list[str], list[list[str]]]:
 
 def _written(header: list[str], rows: list[list[str]], separator: str = ",") -> bytes:
     text = io.StringIO(newline="")
-    # A cell that is a quote or a carriage return is quoted; a NUL goes as it is.
+    # A cell with a quote or a carriage return is quoted; a NUL is written as it is.
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
     writer.writerows([header, *rows])
     return text.getvalue().encode("utf-8", "surrogatepass")

@@ -1,8 +1,8 @@
-"""Something that is no such file in the stead of every path a command takes: ``python -m tests.fuzz.paths``.
+"""Replaces every path that a command takes by something else: ``python -m tests.fuzz.paths``.
 
-Each try is a command that would do its work, but for one path: a pipe, a socket, a device, an empty folder or file, a
-link to nowhere, to itself or to a file outside. It must end within its limits: with exit code 2 and one line, or, where
-it writes, with its work done. Commands run in forks of one process that has imported everything.
+Each try is a valid command in which a single path is replaced: by a pipe, a socket, a device, an empty folder or file,
+or a link to nowhere, to itself or to a file outside. It must end within its limits: with exit code 2 and one line, or,
+if the path is written, with its work done. Commands run in forks of a process that has imported everything.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tests.soak.commands import CASES, SIZE
 from tests.soak.processes import session, start
 from tests.tiny import tiny
 
-#: What stands in a path's stead.
+#: Replacements of a path.
 STAND_INS = ("pipe", "socket", "zeros", "folder", "loop", "outside", "dangling", "empty")
-#: Seconds on the clock and of processor time after which a command counts as hung: those that do their work take some.
+#: Seconds of wall-clock and processor time after which a command counts as hung; commands that work need some time.
 CLOCK_SECONDS, CPU_SECONDS = 60.0, 60
-#: Memory that a command may have beyond what it is forked with (bytes).
+#: Memory that a command may take beyond that of the process it is forked from (bytes).
 MEMORY = 4 * 2**30
 #: Commands as they are typed. ``{name}`` is a path at hand, ``<IN>`` one that is read, ``<OUT>`` one that is written:
 #: these are tried, one in each line.
@@ -177,7 +177,7 @@ class Line:
 
 
 def lines() -> list[Line]:
-    """All of them."""
+    """All lines of :data:`LINES`."""
     found = []
     for text in LINES.strip().splitlines():
         words = tuple(shlex.split(text))
@@ -188,7 +188,7 @@ def lines() -> list[Line]:
 
 
 class AtHand:
-    """What the commands need besides: made once, kept in a folder."""
+    """The other inputs of the commands, which are made once and kept in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -205,7 +205,7 @@ class AtHand:
         )
 
     def make(self) -> None:
-        """Makes what is not there."""
+        """Makes the inputs that are missing."""
         if not Path(self.words["searches"]).is_file():
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
@@ -244,7 +244,7 @@ def run(arguments: Sequence[str], folder: Path, log: Path) -> tuple[int, float, 
     """Runs a command in a fork within the limits.
 
     Returns:
-        Exit code, negative of a signal; seconds of processor time; what it said.
+        Exit code, or the negative number of a signal; seconds of processor time; its output.
     """
     log.unlink(missing_ok=True)
     began = time.monotonic()
@@ -267,7 +267,7 @@ def run(arguments: Sequence[str], folder: Path, log: Path) -> tuple[int, float, 
 
 
 def fault_of(line: Line, what: str, code: int, text: str) -> str:
-    """What is wrong with how a command ended; empty if nothing is."""
+    """The fault in the way a command ended; empty if there is none."""
     if "Traceback" in text:
         return f"traceback: {text.strip().splitlines()[-1][:300]}"
     if code == 2:
@@ -276,14 +276,14 @@ def fault_of(line: Line, what: str, code: int, text: str) -> str:
             return f"{len(errors)} lines of error: {text[-300:]}"
         return "" if "/try/odd" in text else f"does not name the path: {text[-300:]}"
     if code == 0:
-        # An empty configuration asks for nothing that is not asked for otherwise.
+        # An empty configuration changes nothing, so the command may do its work.
         is_fine = line.is_written or (line.option == "config" and what in ("empty", "outside"))
         return "" if is_fine else f"is taken: {text[-300:]}"
     return f"exit code {code}: {text[-300:]}"
 
 
 def attempt(line: Line, what: str, at_hand: AtHand, work: Path) -> tuple[str, float, str]:
-    """Tries a line with something in the path's stead; returns the fault, seconds of processor time, what was said."""
+    """Tries a line with a replaced path; returns the fault, seconds of processor time, and the output."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     suffix = next(Path(word).suffix for word in line.words if word.startswith(("<IN>", "<OUT>")))
@@ -328,7 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
     every = {f"{shlex.join(line.words)} [{what}]": (line, what) for what in options.what.split(",") for line in lines()}
     rows = {key: row for key, row in rows.items() if key in every}
     for key, (line, what) in every.items():
-        # What was found is tried again.
+        # Faults that were found are tried again.
         if (names and line.command not in names) or (key in rows and not rows[key]["fault"]):
             continue
         if time.monotonic() > end:

@@ -1,7 +1,7 @@
 """Checkpoints, packages, stores, features and configurations, as a stranger may hand them on.
 
-Some are damaged as bytes, which their digests tell; most are whole and hold something else, with digests made anew, so
-that these are no defence.
+Some have damaged bytes, which their digests reveal. Most are whole and hold something else, with digests computed
+again, so that digests are no defence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BYTES: tuple[Mutation, ...] = (flip_bytes, flip_bytes, cut)
 
 
 def checkpoints(folder: Path) -> list[Target]:
-    """A checkpoint: its bytes, and, sealed again, its stamp, its weights and what tells films unlike its training."""
+    """A checkpoint: its bytes and, sealed again, its stamp, its weights and its guard against films unlike training."""
     from tests.release.models import checkpoint
 
     path = folder / "whole.ckpt"
@@ -142,7 +142,7 @@ def _sealed(path: Path, checkpoint: dict[str, Any]) -> Path:
 
 
 def read_checkpoint(path: Path) -> None:
-    """As ``infer`` does; what was fitted is used."""
+    """Reads a checkpoint as ``infer`` does, and uses its guards."""
     import numpy as np
 
     from gazelit.deploy.inference import load_model
@@ -157,7 +157,7 @@ def read_checkpoint(path: Path) -> None:
 
 
 def packages(folder: Path) -> list[Target]:
-    """A package: each of its files, with the checksums made anew or not."""
+    """A package: each of its files, with checksums that are computed again or not."""
     from gazelit.release.package import package
     from tests.release.models import checkpoint
 
@@ -169,7 +169,7 @@ def packages(folder: Path) -> list[Target]:
 
 
 def _adjust_package(workspace: Workspace, changed: str) -> None:
-    """As one who means it would: every digest is that of what is there."""
+    """Computes every digest again, as an attacker would."""
     if changed == "SHA256SUMS":
         return
     from gazelit.checkpoints.stamps import STAMP_KEY
@@ -192,7 +192,7 @@ def _adjust_package(workspace: Workspace, changed: str) -> None:
 
 
 def read_package(path: Path) -> None:
-    """As ``infer`` and ``verify`` do."""
+    """Reads a package as ``infer`` and ``verify`` do."""
     from gazelit.deploy.packages import load_package
     from gazelit.files import read_checksums
 
@@ -243,7 +243,7 @@ def _adjust_store(workspace: Workspace, changed: str) -> None:
 
 
 def read_store(path: Path) -> None:
-    """As trainings, ``inspect`` and ``verify`` do."""
+    """Reads a store as trainings, ``inspect`` and ``verify`` do."""
     import numpy as np
 
     from gazelit.data.store.features import open_features
@@ -305,7 +305,7 @@ _YAML: tuple[Mutation, ...] = (_other_lines, _other_lines, flip_bytes, cut, *TAB
 
 
 def read_configuration(path: Path) -> None:
-    """As every command that takes ``--config`` does: merged, and its names looked at."""
+    """Reads a configuration as every command with ``--config`` does: merges it and checks its names."""
     from gazelit import trust
     from gazelit.configs import read_config
     from gazelit.errors import InputError

@@ -1,7 +1,7 @@
-"""Tables, transcripts and gaze files of every source: one file of a small dataset is changed, and all of it read.
+"""Tables, transcripts and gaze files of every source: a file of a small dataset is changed and the dataset is read.
 
 Originals come from the synthetic writers and from the layouts that published code reads. The dataset is read as
-``prepare`` reads it: images, tables, all of the gaze.
+``prepare`` reads it: images, tables and all gaze.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gazelit.metrics.scanpath.regions import load_clusters
 from tests.fuzz.mutations import JSON_MUTATIONS, TABLE_MUTATIONS, cut, flip_bytes
 from tests.fuzz.targets import Kind, Mutation, Target, Workspace
 
-#: Rows that a table keeps: more give the same coverage, and take longer.
+#: Number of rows that a table keeps; more rows give the same coverage and take longer.
 ROWS = 40
 #: What is read of a variant of REFLACX: one reading a phase, all its files or the fixations alone.
 REFLACX_VARIANTS: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
@@ -97,17 +97,17 @@ def original(name: str, folder: Path) -> Path:
 
 
 def _shorten(path: Path) -> None:
-    """Leaves rows of a table out evenly, so that those of all films and of the calibration stay."""
+    """Leaves out rows of a table evenly, so that rows of all films and of the calibration stay."""
     lines = path.read_text().splitlines(keepends=True)
     if path.name.startswith("metadata_phase"):
-        # Each row is a reading with files of its own.
+        # Each row is a reading with its own files.
         path.write_text("".join(lines[:2]))
     elif len(lines) > 2 * ROWS:
         path.write_text("".join([lines[0], *lines[1 :: len(lines) // ROWS]]))
 
 
 def _keep_readings(folder: Path, phases: tuple[int, ...], kinds: tuple[str, ...]) -> None:
-    """Removes what the variant does not read, so that no file is changed in vain."""
+    """Removes the files that the variant does not read, so that every changed file is read."""
     names = {f"metadata_phase_{phase}.csv" for phase in phases}
     listed: set[str] = set()
     for path in sorted(folder.glob("main_data/metadata_phase_*.csv")):
@@ -266,7 +266,7 @@ def _put_packed(workspace: Workspace, name: str, content: bytes) -> Path:
 
 
 def read(root: Path) -> None:
-    """Everything that ``prepare`` reads but the pixels, in the form in which it writes it."""
+    """Reads everything that ``prepare`` reads except pixels, in the form in which it writes it."""
     if root.name == "single":
         ids = [f"i{number}" for number in range(9)]
         images = pd.DataFrame({"image_id": ids, "patient_id": ids, "study_id": ids})

@@ -1,4 +1,4 @@
-"""Whole inputs of each kind, what may happen to them, and how a changed one is put where its reader finds it."""
+"""Whole inputs of each kind, their mutations, and how a changed input is put where its reader finds it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from tests.fuzz.driver import Input, Read
 
 Mutation = Callable[[bytes, random.Random], bytes]
-#: How often something that is no file stands in a file's stead.
+#: How often a file is replaced by something that is not a file.
 ODD_FILES = 0.01
-#: What can stand there.
+#: Replacements of a file.
 STAND_INS = ("nothing", "folder", "loop", "pipe", "zeros", "socket", "outside", "dangling")
 
 
@@ -26,10 +26,10 @@ class Target:
     Attributes:
         name: Row of the table.
         content: Its bytes.
-        put: Writes changed bytes in their place, all else whole, and returns what the reader is given; raises
+        put: Writes changed bytes in their place, with all else whole, and returns the reader's input; raises
             :class:`UnfitError` for bytes of which no input can be made.
-        mutations: What may happen to it.
-        file: Where it lies, if something else may stand in its stead.
+        mutations: Mutations of the content.
+        file: Its path, if it may be replaced by something else.
     """
 
     name: str
@@ -93,7 +93,7 @@ def _of_corpus(corpus: Path, folder: Path, rng: random.Random) -> Input:
 
 
 def remove(path: Path) -> None:
-    """Removes whatever is there."""
+    """Removes whatever is at a path."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -101,7 +101,7 @@ def remove(path: Path) -> None:
 
 
 def stand_in(path: Path, what: str) -> None:
-    """Puts something that is no file where a file is: one of :data:`STAND_INS`."""
+    """Replaces a file by one of :data:`STAND_INS`."""
     remove(path)
     if what == "folder":
         path.mkdir()
@@ -127,7 +127,7 @@ def stand_in(path: Path, what: str) -> None:
 
 
 class Workspace:
-    """A copy of a folder of files, of which one at a time is changed.
+    """A copy of a folder of files, in which one file at a time is changed.
 
     Args:
         original: The folder, whole.
@@ -140,7 +140,7 @@ class Workspace:
         self._changed: list[Path] = []
 
     def put(self, name: str, content: bytes) -> Path:
-        """Writes a file of the copy, after what was changed before is whole again; returns the copy."""
+        """Restores the files that were changed before, writes a file of the copy, and returns the copy."""
         for path in self._changed:
             remove(path)
             source = self.original / path.relative_to(self.root)

@@ -8,7 +8,7 @@ from gazelit.errors import InputError
 from tests.fuzz.driver import Input, run, table
 
 WAYS = ("accepted", "refused", "traceback", "crash", "hang", "memory", "wait")
-#: What the driver calls each.
+#: The driver's name for each failure.
 RESULTS = dict(zip(WAYS, WAYS, strict=True)) | {"wait": "hang"}
 
 

@@ -1,4 +1,4 @@
-"""What the fuzzers found, each as small as it comes: one line, at once, and little memory."""
+"""Faults that the fuzzers found, each with a small input: it gives one line, quickly, and takes little memory."""
 
 import gzip
 import json

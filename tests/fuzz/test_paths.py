@@ -1,4 +1,4 @@
-"""Something else in the stead of a path ends a command with one line; all of them are tried by ``tests.fuzz.paths``."""
+"""A command whose path is replaced by something else ends with one line; ``tests.fuzz.paths`` tries all paths."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def test_every_path_that_a_command_takes_is_tried():
 
 @pytest.fixture
 def alarm():
-    """Ends what waits for a pipe."""
+    """Ends a test that waits for a pipe."""
 
     def end(number, frame):
         raise TimeoutError("waits for a pipe")

@@ -36,7 +36,7 @@ def make_batch(size=4, height=128, width=96, **changes):
 
 
 def by_captum(network, batch, targets):
-    """Evidence of each image's class, and gaze on its grid."""
+    """Captum's evidence for each image's class, and gaze on its grid."""
     with _tapped(network) as layer:
         maps = LayerGradCam(lambda images: network(images)["logits"], layer).attribute(batch["image"], target=targets)
     evidence = maps.detach()[:, 0]

@@ -1,4 +1,4 @@
-"""The diagnosis objective against torch's own, label by label."""
+"""The diagnosis objective against torch's own losses, label by label."""
 
 import pytest
 import torch

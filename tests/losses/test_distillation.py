@@ -22,7 +22,7 @@ GAZE = EncoderSpec("res-se", options={"widths": [2, 2], "reduction": 2})
 def dual(seed=0, **options):
     torch.manual_seed(seed)
     network = DualEncoderUNet(SMALL, GAZE, decoder_widths=[4, 4], dropout=0.5, **options)
-    # Statistics that evaluation and training mode do not share.
+    # BatchNorm statistics that differ between evaluation and training mode.
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)
@@ -61,7 +61,7 @@ def test_several_labels_have_the_mean_of_two_class_divergences(temperature):
     q, p = (expit(logits.numpy().astype(float) / temperature).ravel() for logits in (student, teacher))
     expected = temperature**2 * np.mean(entropy(np.stack([p, 1 - p]), np.stack([q, 1 - q])))
     assert float(softened_divergence(student, teacher, temperature, several=True)) == pytest.approx(expected, rel=1e-5)
-    # One label is a choice between two classes, of which the logits are z and 0.
+    # A label is a choice between two classes with the logits z and 0.
     both = [torch.stack([logits[:, 0], torch.zeros(5)], 1) for logits in (student, teacher)]
     alone = softened_divergence(student[:, :1], teacher[:, :1], temperature, several=True)
     assert float(alone) == pytest.approx(float(softened_divergence(*both, temperature, several=False)), rel=1e-5)
@@ -143,7 +143,7 @@ def test_a_teacher_is_no_part_of_what_holds_it_and_stays_as_it_is():
     student = torch.randn(4, 3, requires_grad=True)
     torch.manual_seed(9)
     values = [objective({"logits": student}, batch) for _ in range(2)]
-    # No dropout is drawn, so that the student's random numbers are those of a training without a teacher.
+    # The teacher draws no dropout, so the student's random numbers are those of a training without a teacher.
     torch.manual_seed(9)
     drawn = torch.rand(3)
     torch.manual_seed(9)
@@ -167,7 +167,7 @@ def test_a_teacher_runs_in_the_precision_and_on_the_device_of_its_student():
     assert float(rounded) == pytest.approx(float(plain), rel=0.05)
     objective(student, batch | {"image": batch["image"].double()})
     assert seen == [torch.bfloat16, torch.float64]
-    # A device that every machine has.
+    # Every machine has the meta device.
     assert objective.teacher(batch["image"].to("meta"), None)["logits"].is_meta
 
 

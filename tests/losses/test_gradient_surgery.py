@@ -34,7 +34,7 @@ def test_opposed_gradients_are_projected_and_others_added(start):
     gradients = [np.array([1.0, 2.0, 0.0]), np.array(start)]
     assert parameter.grad.numpy() == pytest.approx(projected(gradients), abs=1e-6)
     if gradients[0] @ gradients[1] < 0:
-        # Neither task is made worse.
+        # The step makes neither task worse.
         assert all(parameter.grad.numpy() @ gradient > -1e-6 for gradient in gradients)
 
 
@@ -68,7 +68,7 @@ def network():
 def project_share(rank, world, folder):
     model = DistributedDataParallel(network())
     for _ in range(2):
-        # Twice, because DDP complains in the second step about hooks that the first did not reach.
+        # Two steps, because DDP reports in the second step the hooks that the first did not reach.
         model.zero_grad()
         gradients = step(model, IMAGES[rank * 4 : rank * 4 + 4])
     torch.save(gradients, folder / f"{rank}.pt")

@@ -1,4 +1,4 @@
-"""What belongs together, and NT-Xent over it."""
+"""Pairs of images that belong together, and NT-Xent over them."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_batch_all_at_the_papers_size_equals_the_triple_loop_with_ties():
 
 
 def test_batch_all_and_semi_hard_need_memory_of_the_batch_squared():
-    # Of 1,500 images there are over a billion triplets, which would take gigabytes to write out.
+    # 1,500 images have over a billion triplets, which would take gigabytes to write out.
     torch.manual_seed(3)
     embedding, label = torch.randn(1500, 4, requires_grad=True), torch.randint(0, 3, (1500,))
     sample = torch.randperm(1500)[:40]

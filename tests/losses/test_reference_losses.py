@@ -1,4 +1,4 @@
-"""Objectives against values that the reference implementation's own training code gave for the same tensors.
+"""Objectives against the values of the reference implementation's own training code for the same tensors.
 
 Recorded by running its ``NetLearn.eval_iterate`` (folder CL; a sum over triplets) and ``compute_loss`` (folders
 Classfication, KL and Module) on the tensors below, with log σ = 0.3 for the diagnosis.
@@ -33,7 +33,7 @@ def test_finding_a4_stages_minimise_what_the_reference_minimises():
     saliency, diagnosis = KLDivergenceLoss()(outputs, batch), DiagnosisLoss()(outputs, batch)
     weighting = ReferenceWeighting()
     torch.nn.init.constant_(weighting.log_sigma, 0.3)
-    # Its saliency training minimises the KL divergence alone, its joint one the weighted sum.
+    # The reference's saliency training minimises only the KL divergence, its joint training the weighted sum.
     assert diagnosis.item() == pytest.approx(RECORDED["Classfication"], rel=1e-6)
     assert saliency.item() == pytest.approx(RECORDED["KL"], rel=1e-6)
     joint = weighting({"diagnosis": diagnosis, "saliency": saliency})

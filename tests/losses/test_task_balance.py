@@ -48,7 +48,7 @@ EXCESS_MTL_BY_ITS_AUTHORS = {
 
 
 def descend(weighting, steps, x=None):
-    """Weights and parameters after each step; the weights that the authors' code has then, told from the next batch."""
+    """Weights and parameters after each step; the authors' code computes its weights from the next batch."""
     x = nn.Parameter(torch.tensor([2.0, -1.0])) if x is None else x
     optimizer = torch.optim.SGD([x], lr=0.05)
     places, weights = [], []
@@ -64,7 +64,7 @@ def descend(weighting, steps, x=None):
 def test_famo_is_its_authors_code_where_the_next_batch_is_the_same():
     weights, places = descend(FAMO(), 30)
     for step, (expected, place) in FAMO_BY_ITS_AUTHORS.items():
-        # The next batch tells what the step did.
+        # The next batch measures the effect of the step.
         assert weights[step] == pytest.approx(expected, abs=2e-6)
         assert places[step - 1] == pytest.approx(place, abs=2e-6)
 
@@ -81,7 +81,7 @@ def scalar(value):
 
 
 def gradients(weighting, diagnosis, saliency):
-    """By how much each loss is weighed in a step, from the gradient; and the value."""
+    """The weight of each loss in a step, from the gradient, and the value."""
     losses = {"diagnosis": diagnosis, "saliency": saliency}
     leaves = [loss for loss in losses.values() if loss.requires_grad]
     for leaf in leaves:
@@ -159,10 +159,10 @@ def test_a_task_that_pauses_or_has_no_target_leaves_the_other_alone(make):
     for diagnosis, saliency in ((4.0, 1.0), (2.0, 1.0)):
         gradients(weighting, scalar(diagnosis), scalar(saliency))
     before = weighting.logits.clone()
-    # It pauses: it has no graph.
+    # The task pauses, so its loss has no graph.
     weights, _ = gradients(weighting, scalar(5.0), torch.tensor(1.0))
     assert weights == [pytest.approx(1), None]
-    # No film of the batch has gaze: its loss, and its gradient, are zero.
+    # No film of the batch has gaze, so the loss and its gradient are zero.
     nothing = torch.zeros((), requires_grad=True)
     losses = {"diagnosis": 1.0 * (leaf := scalar(5.0)), "saliency": 0.0 * nothing}
     weighting(losses, [leaf, nothing]).backward()
@@ -174,7 +174,7 @@ def test_famo_does_not_compare_across_a_pause():
     weighting = FAMO()
     gradients(weighting, scalar(4.0), scalar(1.0))
     gradients(weighting, scalar(4.0), torch.tensor(1.0))
-    # What happened while the gaze paused is not its merit or fault.
+    # Changes of a loss while the gaze task pauses do not change the weights.
     gradients(weighting, scalar(1.0), scalar(1.0))
     assert weighting.logits.tolist() == [0, 0]
     gradients(weighting, scalar(0.5), scalar(1.0))
@@ -266,7 +266,7 @@ def test_two_processes_train_as_one_with_the_whole_batch_and_a_paused_head_stays
             found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)[name]
             for alone, together in zip(expected, found, strict=True):
                 assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(alone, together, strict=True))
-            # Neither momentum nor weight decay moves what the gaze alone trains; the trunk goes on.
+            # Neither momentum nor weight decay moves parameters that only the gaze task trains; the trunk trains on.
             for before, after in ((found[1], found[2]), (found[2], found[3])):
                 assert all(torch.equal(a, b) for a, b in zip(before[-2:], after[-2:], strict=True))
                 assert not torch.equal(before[-6], after[-6])

@@ -95,7 +95,7 @@ def test_emd_of_a_shift_is_its_length_in_pixels_and_cells_at_the_border_may_be_s
     shifted[0, 50, 10] = 1
     assert emd(spot, shifted).item() == pytest.approx(32)
     shifted[0, 50, 10], shifted[0, 69, 10] = 0, 1
-    # The last cell has six rows: its middle is at 66.5, the first one's at 15.5.
+    # The last cell has six rows, so its middle is at 66.5; that of the first cell is at 15.5.
     assert emd(spot, shifted).item() == pytest.approx(51)
     assert emd(spot, spot).item() == pytest.approx(0, abs=1e-12)
     assert emd(spot, torch.zeros_like(spot)).isnan().all()

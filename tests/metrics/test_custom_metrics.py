@@ -1,4 +1,4 @@
-"""Metrics from outside the package, and the catalogue of those within."""
+"""Metrics from outside the package, and the catalogue of gazelit's metrics."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ class MeanGap(CaseMetric):
 
 
 class Range(Metric):
-    """A metric with several values and a list of what it has seen."""
+    """A metric with several values and a list state of the values that it has seen."""
 
     name = "span"
 

@@ -27,7 +27,7 @@ def test_the_probe_is_ridge_regression_without_the_image(embedded):
     features, label = embedded
     x = features.double().numpy()
     scaled = (x - x.mean(0)) / x.std(0)
-    # What is left out of N cases keeps the penalty of all.
+    # A fit without one of N cases keeps the penalty of all N.
     model = Ridge(alpha=PENALTY * len(x))
     expected = cross_val_predict(model, scaled, (label == 1).numpy().astype(float), cv=LeaveOneOut())
     assert np.allclose(ridge_probe(features, (label == 1).float()).numpy(), expected, atol=1e-8)

@@ -12,7 +12,7 @@ from pysaliency.metrics import CC, NSS, SIM, MIT_KLDiv
 from gazelit.metrics.functional import cc, kld, nss, sim
 from gazelit.metrics.fused import cc_kld_sim_nss
 
-# Large enough for the compiled path, with a last block that is not full.
+# Large enough for the compiled code, with a last block that is not full.
 SIZE = (255, 163)
 GENERATOR = torch.Generator().manual_seed(0)
 RANDOM = torch.rand(3, *SIZE, generator=GENERATOR) ** 3 + 1e-4
@@ -78,7 +78,7 @@ def test_together_they_equal_pysaliency():
 
 
 def test_torch_keeps_its_number_of_threads():
-    # In a process of its own, because numba starts its threads once.
+    # Run in a new process, because numba starts its threads only once.
     code = (
         "import torch; from gazelit.metrics.fused import cc_kld_sim_nss; one = torch.rand(2, 256, 256);"
         "cc_kld_sim_nss(one, one, torch.ones(2, 256, 256)); print(torch.get_num_threads())"

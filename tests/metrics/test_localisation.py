@@ -25,7 +25,7 @@ def test_a_map_that_says_nothing_scores_the_regions_share_of_the_image(level):
     assert torch.allclose(values["pointing"], values["area"])
     assert torch.allclose(values["mass"], values["area"])
     assert values["auc"].tolist() == [0.5, 0.5]
-    # As many pixels drawn at random: area² of them are shared.
+    # If as many pixels are drawn at random, a share of area² is common.
     shared = values["area"] ** 2
     assert torch.allclose(values["iou"], shared / (2 * values["area"] - shared))
 

@@ -14,7 +14,7 @@ torch.manual_seed(0)
 PREDICTION = torch.rand(5, 13, 17) ** 3
 TARGET = torch.rand(5, 13, 17) ** 2
 COUNTS = torch.poisson(torch.full((5, 13, 17), 0.08))
-# Ties, as an 8-bit map has.
+# A map with ties, as an 8-bit map has.
 TIED = (PREDICTION * 6).round() / 6
 
 
@@ -35,7 +35,7 @@ def test_kld_is_its_formula():
     g = (TARGET / TARGET.sum((1, 2), keepdim=True)).double()
     expected = (g * (g / p).log()).sum((1, 2))
     assert torch.allclose(kld(PREDICTION, TARGET), expected, atol=1e-5)
-    # Away from zero, because MIT's definition has an epsilon inside the logarithm.
+    # Values are away from zero, because MIT's definition has an epsilon inside the logarithm.
     raised = PREDICTION + 0.01
     for map_, target, value in zip(raised, TARGET, kld(raised, TARGET), strict=True):
         assert value.item() == pytest.approx(MIT_KLDiv(map_.double().numpy(), target.double().numpy()), abs=1e-6)
@@ -111,7 +111,7 @@ def test_precision_is_not_lost_on_large_maps_that_sum_to_one():
 
 
 def test_half_precision_maps_are_scored_in_full_precision():
-    # 2.2e-16 is zero in float16, and bfloat16 keeps three digits: neither may be what a sum is computed in.
+    # 2.2e-16 is zero in float16, and bfloat16 keeps three digits, so sums must not be computed in either.
     for dtype in (torch.float16, torch.bfloat16):
         predicted, observed = (values / values.sum((1, 2), keepdim=True) for values in (PREDICTION + 0.1, TARGET + 0.1))
         predicted, observed = predicted.to(dtype), observed.to(dtype)

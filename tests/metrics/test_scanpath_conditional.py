@@ -101,7 +101,7 @@ def test_the_mean_of_a_path_leaves_the_given_fixations_out(paths, log_densities)
 
 
 def test_the_information_of_a_synthetic_reader_is_its_entropy_difference():
-    # A reader who draws each fixation from a density that depends on the half where the last one was.
+    # The reader draws each fixation from a density that depends on the half of the film with the last fixation.
     generator = np.random.default_rng(2)
     halves = log_softmax(generator.normal(0, 1.5, (2, HEIGHT, WIDTH)))
     cumulative = np.exp(halves).reshape(2, -1).cumsum(axis=1)

@@ -54,7 +54,7 @@ A, B = random_paths(1), random_paths(2)
 
 
 def letters(path, bins, time_bin=None):
-    """Cells as (column, row), one fixation at a time; milliseconds, as ScanMatch's own code has them."""
+    """Cells as (column, row) of one fixation after another, with time in milliseconds as in ScanMatch's own code."""
     result = []
     for x, y, seconds in path:
         cell = (min(int(x * bins[0] / SIZE[0]), bins[0] - 1), min(int(y * bins[1] / SIZE[1]), bins[1] - 1))
@@ -64,7 +64,7 @@ def letters(path, bins, time_bin=None):
 
 
 def alignment_score(first, second, bins, threshold, gap):
-    """Biopython's Needleman and Wunsch."""
+    """The score of Biopython's Needleman–Wunsch alignment."""
     cells = list(itertools.product(range(bins[0]), range(bins[1])))
     alphabet = "".join(chr(0x100 + number) for number in range(len(cells)))
     matrix = substitution_matrices.Array(alphabet=alphabet, dims=2)
@@ -99,7 +99,7 @@ def test_scanmatch_is_the_best_of_all_alignments():
 
 
 def test_scanmatch_of_one_fixation_each_is_a_closed_form():
-    # Cells (0, 0) and (3, 1) of 16 × 12: 20 pixels a column, 18 2/3 a row.
+    # Cells (0, 0) and (3, 1) of 16 × 12: a column has 20 pixels, a row 18 2/3.
     a, b = np.array([[0.0, 0.0, 0.2]]), np.array([[79.9, 18.7, 0.2]])
     assert scanmatch(a, b, size=SIZE) == pytest.approx((3.5 - math.sqrt(10)) / 3.5, abs=1e-12)
     # Further apart than the threshold, a gap on either side is better.
@@ -120,7 +120,7 @@ def test_sed_is_the_distance_of_rapidfuzz(bins):
 
 
 def test_the_right_and_lower_edge_belong_to_the_last_cells():
-    # Copies in circulation step by 224 // 5 = 44 pixels, which makes a sixth column from 220 on.
+    # Published copies of the code step by 224 // 5 = 44 pixels, which makes a sixth column from 220 on.
     edge, inside = np.array([[223.5, 223.5, 0.2]]), np.array([[181.0, 181.0, 0.2]])
     assert sed(edge, inside, size=(224, 224)) == 0
     corner = np.array([[224.0, 224.0, 0.2]])
@@ -185,7 +185,7 @@ def test_multimatch_simplifies_as_multimatch_gaze_does():
         try:
             expected = multimatch_gaze.docomparison(as_records(x), as_records(y), SIZE, True, 45.0, 0.3, 90.0)
         except (IndexError, ValueError):
-            # It looks for the saccade before the only one.
+            # multimatch_gaze looks for a saccade before the only saccade.
             continue
         assert row == pytest.approx(np.ravel(expected), abs=1e-9)
         compared += 1

@@ -1,10 +1,10 @@
-"""Weight files in publishers' layouts with weights that a generator gives, the same wherever they are made."""
+"""Weight files in publishers' layouts, whose weights come from a generator and are the same on every machine."""
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-#: What the images of the recorded features are normalised with.
+#: Mean and standard deviation with which the images of the recorded features are normalised.
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
 
@@ -36,7 +36,7 @@ def dinov2_of_meta(state):
 
 
 def in_chunks(state):
-    """The state of a model of Meta's whose blocks are in chunks, of which this one has the first."""
+    """The state of a model of Meta's whose blocks are in chunks; this model has the first chunk."""
     return {key.replace("blocks.", "blocks.0."): value for key, value in state.items()}
 
 
@@ -60,7 +60,7 @@ def eva_x(state):
         "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.norm": "mlp.ffn_ln", "attn.norm": "attn.inner_attn_ln",
         "q_proj.bias": "q_bias", "v_proj.bias": "v_bias", "fc_norm": "norm",
     }  # fmt: skip
-    # The small ones have one layer for both gates.
+    # The small models have a single layer for both gates.
     renamed |= {"mlp.fc1.": "mlp.w12.", "mlp.fc2": "mlp.w3"}
     published = {}
     for key, value in state.items():

@@ -1,4 +1,4 @@
-"""Low-rank adapters: the mathematics, what is trained, what a checkpoint keeps, what merging gives."""
+"""Low-rank adapters: their formula, the trained parameters, the contents of a checkpoint, and merging."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ from tests.tiny import save_untrained
 
 RECORDED = json.loads((Path(__file__).with_name("oracles") / "foreign.json").read_text())
 SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": 32}
-#: An attention that calls its layers, and one that takes their weights.
+#: An attention that calls its layers, and an attention that takes their weights.
 KINDS = {
     "calls": ("tu-vit_tiny_patch16_224", SMALL),
     "takes weights": ("tu-vit_small_patch16_dinov3_qkvb", {**SMALL, "init_values": 1.0}),
@@ -37,7 +37,7 @@ def spec(name="tu-vit_tiny_patch16_224", options=SMALL, **lora):
 
 
 def taught(module, seed=5):
-    """The module with adapters as a training would leave them: none is zero."""
+    """The module with adapters as after a training: none is zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         if name.endswith(".up"):
@@ -138,7 +138,7 @@ def test_adapters_and_what_no_file_fills_are_trained_and_nothing_else(name):
     stage(torch.rand(4, 1, 32, 32))["logits"].square().sum().backward()
     optimizer.step()
     moved = {key for key, value in stage.state_dict().items() if not torch.equal(value, before[key])}
-    # The pyramid is no publisher's: it trains on, though nothing here depends on its finest map.
+    # The pyramid has no published weights, so it is trained, though nothing here depends on its finest map.
     moved = {key for key in moved if "to_stride_4.1" not in key}
     # Down-projections get their first gradient once the up-projections are no longer zero.
     assert moved == {key for key in before if key.endswith(".up") or "linear_classifier" in key}
@@ -161,7 +161,7 @@ def test_weights_of_a_publisher_go_under_the_adapters(tmp_path):
     with torch.no_grad():
         tokens = encoder.tokens(image(recorded["size"]))[0]
     assert tokens.numpy() == pytest.approx(np.array(recorded["tokens"]), abs=1e-4)
-    # They are the parameters that an optimiser may hold already.
+    # The parameters are the same objects, which an optimiser may already hold.
     assert [p for p in encoder.parameters() if p.requires_grad] == adapters
     fused = encoder.body.blocks[1].attn.qkv.parametrizations.weight.original
     key = weights(recorded["shapes"])["encoder.layer.1.attention.attention.key.weight"]

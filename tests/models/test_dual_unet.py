@@ -144,7 +144,7 @@ def test_what_the_classifier_sees(features):
     network = DualEncoderUNet(**SMALL, classifier_features=features).eval()
     image = torch.rand(2, 1, 64, 64)
     maps = network.encoder(image)
-    # torchvision's stack of layers, and the ReLU that its forward has after them.
+    # torchvision's stack of layers, and the ReLU that its forward method applies after them.
     embedding = network.encoder.features(image.repeat(1, 3, 1, 1)).relu().mean((2, 3))
     skips = dict(zip(network.saliency_encoder.strides, network.saliency_encoder(image), strict=True))
     decoded = network.decoder(maps[-1], skips)[-1].mean((2, 3))
@@ -179,7 +179,7 @@ def test_gaze_pooling_weighs_the_encoders_map_by_the_predicted_or_given_density(
 
 
 def test_several_poolings_of_several_maps_stand_side_by_side():
-    """Encoder and decoder are pooled alike, so that a finding's place reaches the diagnosis from both."""
+    """Encoder and decoder are pooled alike, so that the position of a finding reaches the diagnosis from both."""
     torch.manual_seed(0)
     network = DualEncoderUNet(**SMALL, classifier_pooling=["gaze", "top"], classifier_strides=[1, 4]).eval()
     seen = []
@@ -192,7 +192,7 @@ def test_several_poolings_of_several_maps_stand_side_by_side():
     network(image, reader)
     assert [tuple(vector.shape) for vector in seen] == [(1, 102), (1, 102), (1, 4), (1, 4), (1, 8), (1, 8)]
     assert network.specs["classifier"]["in_channels"] == 228
-    # All of the density lies in one cell, whose features are seen; of the last map a tenth of 6,144 cells at most.
+    # All of the density lies in one cell, whose features are pooled; in the last map in at most a tenth of 6,144 cells.
     assert torch.allclose(seen[2], decoded[-1][:, :, 70, 40], atol=1e-6)
     assert torch.allclose(seen[4], decoded[-3][:, :, 17, 10], atol=1e-6)
     strongest = decoded[-1].flatten(2).sort(dim=2, descending=True).values[:, :, :614].mean(2)
@@ -200,7 +200,7 @@ def test_several_poolings_of_several_maps_stand_side_by_side():
 
 
 def test_a_small_finding_moves_place_keeping_pools_and_not_the_mean():
-    """One bright cell of 1,000: in the mean it is a thousandth, by gaze it is whole, by the maximum nearly."""
+    """One bright cell of 1,000 is a thousandth of the mean, all of the gaze pooling and nearly all of the maximum."""
     features = torch.zeros(1, 1, 25, 40)
     features[0, 0, 7, 11] = 10.0
     gaze = torch.zeros(1, 1, 25, 40)
@@ -249,7 +249,7 @@ def test_concentration_is_zero_of_an_even_density_and_in_closed_form_of_a_gaussi
     gaussian = torch.exp(-(grid[:, None] ** 2 + grid[None] ** 2) / (2 * sigma**2))
     density = (gaussian / gaussian.sum())[None, None]
     area = 2 * math.pi * sigma**2
-    # Of the Gaussian on the plane: maximum 1/(2πσ²), Σp² 1/(4πσ²), entropy ln(2πeσ²).
+    # A Gaussian on the plane has the maximum 1/(2πσ²), Σp² = 1/(4πσ²) and the entropy ln(2πeσ²).
     expected = [math.log(size**2 / area), math.log(size**2 / (2 * area)), math.log(size**2 / area) - 1]
     found = concentration(density)[0].tolist()
     assert found[1:] == pytest.approx(expected[1:], abs=1e-3)

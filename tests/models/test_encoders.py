@@ -29,7 +29,7 @@ def test_contract(name):
 
 
 def seen_by(module, run):
-    """What enters a module while something runs."""
+    """The inputs of a module while ``run`` is called."""
     seen = []
     handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_a_timm_model_that_computes_while_it_is_built_takes_weights_and_draws_no
     encoder = build_encoder(EncoderSpec("tu-resnet10t"))
 
     def computing(name, **options):
-        # As older timm computes its rates of stochastic depth, which has no values on the meta device.
+        # Older timm computes rates of stochastic depth in this way, which fails on the meta device.
         torch.linspace(0, 0.1, 3).tolist()
         return create(name, **options)
 
@@ -244,7 +244,7 @@ def test_the_catalogue_describes_encoders(run_gazelit, capfd):
 
     assert main(["encoders", "paper-densenet201"]) == 0
     printed = capfd.readouterr().out
-    # paper.md: the encoder's parameters as published.
+    # The encoder's published number of parameters, from paper.md.
     assert "18,092,928" in printed
     assert main(["encoders"]) == 0
     names = capfd.readouterr().out.splitlines()
@@ -322,13 +322,13 @@ def test_a_whole_timm_checkpoint_gives_timms_own_features(name, tmp_path):
     else:
         ours = encoder(image)[-1]
     if name == "convnext_atto":
-        # Its last normalisation comes after the pyramid.
+        # The last normalisation of the model comes after the pyramid.
         features = published.stages(published.stem(image.expand(-1, 3, -1, -1)))
     assert torch.allclose(ours, features, atol=1e-4)
 
 
 class _ChestDenseNet(nn.Module):
-    """As torchxrayvision saves its DenseNet-121: one grey channel, a head of 18, thresholds, pickled whole."""
+    """A DenseNet-121 as torchxrayvision saves it: one grey channel, a head of 18, thresholds, pickled whole."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Compiled, channels last, recomputed: the same results."""
+"""Compilation, channels last and recomputation do not change the results."""
 
 import copy
 
@@ -37,7 +37,7 @@ def step(network):
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    # Dropout draws again in the recomputation: it must draw the same.
+    # Dropout draws again in the recomputation, and must draw the same.
     return DualEncoderUNet(**SMALL, dropout=0.5).train()
 
 
@@ -53,7 +53,7 @@ def network():
     ids=["recompute", "channels_last", "compile", "merge_doubling", "merge_doubling and recompute"],
 )
 def test_loss_gradients_and_batchnorm_statistics_are_the_same(network, execution):
-    # In float32 BatchNorm over few pixels turns another order of sums into a thousandth of a gradient.
+    # In float32, BatchNorm over few pixels enlarges the effect of another order of sums to a thousandth of a gradient.
     plain = copy.deepcopy(network.double())
     keys = list(network.state_dict())
     apply_execution(network.float(), execution, SIZE)
@@ -71,7 +71,7 @@ def test_loss_gradients_and_batchnorm_statistics_are_the_same(network, execution
 
 
 def saved_bytes(network):
-    """What the backward pass keeps."""
+    """Bytes that are kept for the backward pass."""
     kept = {}
 
     def pack(tensor):
@@ -130,7 +130,7 @@ def test_unknown_components(network, execution, message):
 
 def test_parameters_without_a_way_to_the_outputs():
     alone = DualEncoderUNet(**SMALL, classes=None)
-    # Without a classifier nothing sees norm5.
+    # Without a classifier, no output depends on norm5.
     found = {id(weight) for weight in unreached(alone, "saliency_logits", SIZE)}
     assert found == {id(parameter) for parameter in alone.encoder.features.norm5.parameters()}
     assert unreached(DualEncoderUNet(**SMALL), "", SIZE) == []

@@ -1,4 +1,4 @@
-"""Weight files in publishers' layouts: features are those of the publisher's own class."""
+"""Weight files in publishers' layouts give the features of the publisher's own class."""
 
 import json
 import logging
@@ -91,7 +91,7 @@ def loaded(encoder, state, tmp_path, size):
 def test_dinov2_of_meta_with_registers_chunks_and_another_size(tmp_path):
     model, state = published("vit_small_patch14_reg4_dinov2", img_size=70)
     meta = dinov2_of_meta(state)
-    # timm's own filter is what the layout is held against: positions of 56 pixels for a model of 70.
+    # The layout is compared with timm's own filter: position embeddings of 56 pixels for a model of 70.
     expected = tokens_of(model, transformer_filter(dict(meta), model), (70, 70))
     encoder = small("vit_small_patch14_reg4_dinov2", img_size=70)
     assert torch.allclose(loaded(encoder, {"teacher": in_chunks(meta)}, tmp_path, (70, 70)), expected, atol=1e-5)
@@ -126,7 +126,7 @@ def test_swin_of_older_timm(tmp_path):
     options = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "img_size": 64, "window_size": 2}
     model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, in_chans=1, **options).eval()
     state = model.state_dict()
-    # The old names, by hand: the first stage halves at its end.
+    # The old names are made by hand: there the first stage halves at its end.
     old = {key: value for key, value in state.items() if ".downsample." not in key}
     for stage in (1, 2, 3):
         for part in ("norm.weight", "norm.bias", "reduction.weight"):

@@ -47,7 +47,7 @@ def test_it_is_rebuilt_from_its_primitives():
 
 
 def test_a_gaussian_loses_little_when_it_is_interpolated_in_log_space():
-    """σ of 15 working pixels, a degree in the paper: the parabola of its logarithm, sampled every four pixels."""
+    """With σ of 15 working pixels, a degree in the paper, the logarithm is a parabola, sampled every four pixels."""
     y, x = torch.meshgrid(torch.arange(128.0), torch.arange(160.0), indexing="ij")
     log_density = -((x - 70.3) ** 2 + (y - 55.8) ** 2) / (2 * 15.1**2)
     coarse = F.avg_pool2d(log_density[None, None], 4)
@@ -82,7 +82,7 @@ def test_a_stem_of_another_stride_is_refused():
 
 
 def shipped(preset: str, *names: str) -> dict:
-    """The network of shipped configurations, each laid over the ones before, with random weights."""
+    """The network of shipped configurations, each merged over the configurations before, with random weights."""
     arguments: dict = {"encoder": {}}
     for name in names:
         network = read_config(find_config(name, preset))["model"]["init_args"]["network"]["init_args"]

@@ -87,7 +87,7 @@ def test_finding_a2_a_trainings_file_gives_what_the_training_learns(joint, stage
     taken["joint"] = taken["saliency"] | {"out_classification": "classifier", "lg_sigma_class": "weighting"}
     assert {part.name: part.component for part in result.parts if part.component} == taken[stage]
     assert all(part.reason for part in result.parts if not part.component)
-    # Nothing of the file is forgotten, and all of the network comes from it.
+    # Every tensor of the file is used, and every tensor of the network comes from the file.
     assert sum(part.tensors for part in result.parts) == len(state)
     of_network = [part for part in result.parts if part.component not in (None, "weighting")]
     assert sum(part.tensors for part in of_network) == len(result.network.state_dict())
@@ -95,7 +95,7 @@ def test_finding_a2_a_trainings_file_gives_what_the_training_learns(joint, stage
         value.numel() for value in result.network.state_dict().values()
     )
     assert (result.log_sigma is not None) == (stage == "joint")
-    # REF's network carries 6,021 parameters that no output of the joint network uses, its task weight among them.
+    # The reference's network has 6,021 parameters that no output of the joint network uses, its task weight included.
     if stage == "joint":
         weighting = [part.values for part in result.parts if part.component == "weighting"]
         assert sum(part.values for part in result.parts if not part.component) + sum(weighting) == 6_021
@@ -111,7 +111,7 @@ def test_finding_a2_imported_encoders_and_heads_give_the_reference_outputs(files
         assert torch.allclose(supervised.network(image)["logits"], logits, atol=1e-4)
         read = supervised.predict(image[0, 0].numpy()).probabilities
         assert list(read.values()) == pytest.approx(logits[0].softmax(0).tolist(), abs=1e-4)
-        # The saliency training's network is the joint one's but for the classifier; its encoder is the supervised one.
+        # The saliency training's network is the joint network without classifier; its encoder is the supervised one.
         expected = load_reference(joint)(image)
         for stage in ("saliency", "joint"):
             model = load_model(files / f"{stage}.ckpt")
@@ -152,7 +152,7 @@ def test_finding_a2_an_imported_file_is_handed_to_the_next_stage(files, joint):
     assert hand_off.loaded == ("encoder", "saliency_encoder", "decoder", "saliency_head")
     assert hand_off.new == ("classifier",)
     assert same(joint_network.encoder, "model.", encoder)
-    # Level 5 and step 5 are the coarsest of the reference; gazelit's steps begin with the coarsest.
+    # Level 5 and step 5 are the coarsest of the reference; gazelit's steps begin with the coarsest level.
     assert same(joint_network.saliency_encoder.levels[4][0], "Conv5.0.", ["conv1.weight", "bn2.running_mean"])
     assert same(joint_network.decoder.steps[0].convs[0][0], "Up_conv5.0.", ["weight", "bias"])
 
@@ -162,7 +162,7 @@ def test_finding_a2_an_imported_file_is_handed_to_the_next_stage(files, joint):
 )
 def test_finding_a2_an_imported_file_is_tested(files, stage, config, store, run_gazelit):
     options = [*tiny(1, store, network=False), "--data.downscale=1", "--trainer.limit_test_batches=1"]
-    # Its patients are MIMIC-CXR's, and so may be those of the store.
+    # Its patients are of MIMIC-CXR, and those of the store may be too.
     run_gazelit("test", f"--config={config}", f"--ckpt_path={files}/{stage}.ckpt", "--allow_other_split=true", *options)
 
 
@@ -198,7 +198,7 @@ def test_the_stage_is_asked_for_where_the_file_does_not_tell(joint):
         import_reference(state)
     assert import_reference(state, "supervised").doubts == ()
     assert "may be untrained" in import_reference(state, "saliency").doubts[0]
-    # DataParallel's prefix taken away.
+    # The keys without DataParallel's prefix.
     plain = {
         name.replace("model.module.", "model."): value for name, value in stage_state(joint, "contrastive").items()
     }
@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_listed_by_the_names_of_the_file(joint):
         InputError, match=r"surprise unknown; Up3\.1\.bias missing; Conv2\.0\.conv1\.weight is \(3,\), not"
     ):
         import_reference(broken)
-    # What is dropped may be absent.
+    # Tensors that are dropped may be absent.
     del broken["surprise"]
     assert import_reference(broken, "contrastive").stage == "contrastive"
 

@@ -1,4 +1,4 @@
-"""Regions of films: a mixture that history weighs, against laws whose entropy is known."""
+"""Regions of films: a mixture weighted by the reading's history, against laws whose entropy is known."""
 
 import math
 
@@ -20,7 +20,7 @@ def readings(xy, seconds=0.3):
 
 
 def patches(films):
-    """Four regions, the quarters of a film of 8 x 8 cells, each looked at all over."""
+    """Four regions, the quarters of a film of 8 x 8 cells, with uniform density in each."""
     chance = torch.zeros(4, 8, 8)
     for number in range(4):
         row, column = divmod(number, 2)
@@ -31,7 +31,7 @@ def patches(films):
 
 
 def learned_nats(targets, scatter=12.0, steps=400):
-    """Nats of each fixation, (T,), after a training of the history's weights on readings of the four quarters."""
+    """Nats of each fixation, (T,), after the history's weights were trained on readings of the four quarters."""
     torch.manual_seed(0)
     regions = Regions(4, 16, targets.shape[1], STRIDE)
     maps = patches(len(targets))
@@ -52,7 +52,7 @@ def learned_nats(targets, scatter=12.0, steps=400):
 def test_each_region_is_seen_once_and_never_again():
     rng = np.random.default_rng(0)
     targets = np.array([rng.permutation(4) for _ in range(400)])
-    # So many regions are left at each fixation, all equally likely.
+    # Numbers of regions that are left at each fixation, all equally likely.
     expected = torch.tensor([4.0, 3.0, 2.0, 1.0]).log()
     assert torch.allclose(learned_nats(targets), expected, atol=0.06)
 
@@ -61,7 +61,7 @@ def test_the_next_region_is_a_neighbour_of_the_last():
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 4, (400, 1))
     for _ in range(3):
-        # Beside or below, never across.
+        # The next region is beside or below the last, never diagonal.
         targets = np.column_stack([targets, targets[:, -1] ^ rng.choice([1, 2], len(targets))])
     nats = learned_nats(targets, scatter=2.0)
     assert nats[0] == pytest.approx(math.log(4), abs=0.02)
@@ -80,7 +80,7 @@ def test_the_mixture_is_the_weighted_sum_of_the_regions():
     )
     assert found.numpy() == pytest.approx(expected, abs=1e-5)
     assert found.sum((1, 2)).numpy() == pytest.approx(np.ones(2), abs=1e-6)
-    # A region with no part at all leaves every cell possible.
+    # Even if a region has weight zero, every cell stays possible.
     nowhere = torch.zeros(1, 1, 4, 4)
     nowhere[..., 0, 0] = 1
     assert torch.isfinite(RegionMaps(nowhere, *maps[1:]).log_chance(torch.zeros(1, 1, 1))).all()
@@ -93,7 +93,7 @@ def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():
         regions.heat.weight.zero_()
         regions.heat.bias.zero_()
     maps = regions(torch.randn(1, 8, 30, 20))
-    # Three rows of two, each a Gaussian about the tile's middle, cut at the film's border.
+    # Three rows of two regions, each a Gaussian about the middle of its tile, truncated at the film's border.
     for number, (row, column) in enumerate((r, c) for r in range(3) for c in range(2)):
         expected = []
         for middle, cells in (((column + 0.5) / 2, 20), ((row + 0.5) / 3, 30)):

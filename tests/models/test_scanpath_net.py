@@ -1,4 +1,4 @@
-"""The law of scanpaths: normalised, causal, the same step by step as in one pass, drawn as it says."""
+"""The law of scanpaths is normalised and causal, equal step by step and in one pass, and draws follow it."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def network(request):
     options = {"map_stride": STRIDE, "width": 16, "layers": 2, "heads": 2, "longest": 12, "regions": request.param}
     made = ScanpathNetwork(EncoderSpec("densenet-small"), readers=["a", "b"], findings=["nodule"], **options).eval()
     with torch.no_grad():
-        # As after a training: nothing is at its neutral start.
+        # All weights differ from their neutral start, as after a training.
         for part in (made.next_fixation, made.regions or made.static_head):
             for parameter in part.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
@@ -49,7 +49,7 @@ def test_the_density_is_the_bilinear_interpolation_and_sums_to_one():
     expected = F.interpolate(chance[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)[0] / STRIDE**2
     assert torch.allclose(on_pixels(chance, STRIDE), expected, atol=1e-9)
     assert torch.allclose(expected.sum((1, 2)), torch.ones(2), atol=1e-5)
-    # Between the pixels and up to the border it is one density, whose integral is 1.
+    # It is a single density between the pixels and up to the border, and its integral is 1.
     fine = (torch.arange(32 * 10) + 0.5) / 10 - 0.5
     y, x = torch.meshgrid(fine[: 24 * 10], fine, indexing="ij")
     places = torch.stack([x, y], -1)
@@ -71,7 +71,7 @@ def test_draws_follow_the_density_at_the_border_too():
     xy = drawn(chance.expand(60000, -1, -1), STRIDE, torch.Generator().manual_seed(1)).numpy()
     counts = np.histogram2d(xy[:, 1], xy[:, 0], bins=(12, 16), range=((-0.5, 23.5), (-0.5, 31.5)))[0]
     expected = on_pixels(chance, STRIDE)[0].reshape(12, 2, 16, 2).sum((1, 3)).numpy()
-    # Averages of a density over two pixels equal its integral to second order alone.
+    # Averages of a density over two pixels equal its integral only to second order.
     expected = expected.ravel().astype(np.float64)
     assert stats.chisquare(counts.ravel(), counts.sum() * expected / expected.sum()).pvalue > 1e-3
 
@@ -82,7 +82,7 @@ def test_every_step_is_a_law(network):
     median, spread = (outputs[name].detach().exp().numpy() for name in ("log_median", "log_spread"))
     expected = stats.lognorm.logpdf(paths().duration.numpy(), s=spread, scale=median)
     assert outputs["duration"].detach().numpy() == pytest.approx(expected, abs=1e-4)
-    # None of these readings ends here.
+    # None of these readings ends at this fixation.
     assert torch.allclose(outputs["stop"], (1 - outputs["stop_chance"]).log(), atol=1e-5)
     ended = network(torch.rand(3, 1, 64, 96), paths()._replace(ends=torch.tensor([True, True, True])))
     assert torch.allclose(ended["stop"][:, -1], ended["stop_chance"][:, -1].log(), atol=1e-5)
@@ -98,7 +98,7 @@ def test_no_fixation_depends_on_later_ones(network):
     before = torch.arange(6) <= 3
     same = (outputs["next_log_chance"] - changed["next_log_chance"]).abs().amax((0, 2, 3)) < 1e-5
     assert same.tolist() == before.tolist()
-    # A duration depends on its own place, and not on itself.
+    # A duration depends on its fixation's position, and not on itself.
     longer = network(image, first._replace(duration=duration))
     assert torch.allclose(longer["log_median"][:, :4], outputs["log_median"][:, :4], atol=1e-5)
     assert not torch.allclose(changed["log_median"][:, 3], outputs["log_median"][:, 3], atol=1e-3)
@@ -156,7 +156,7 @@ def test_batches_are_unfolded_reading_by_reading():
     assert found.position[0].tolist() == [[0, 1], [4, 5]]
     assert found.duration.tolist() == [[3, 7], [15, 19]]
     assert found.reader.tolist() == [7, 0]
-    # The first has a third fixation, which is not seen: its end is not known.
+    # The first reading has a third fixation, which the network does not see, so its end is not known.
     assert found.ends.tolist() == [False, True]
 
 
@@ -165,7 +165,7 @@ def test_paths_repeat_with_their_seed_and_end_as_they_are_said_to(network):
     first, again = (sample(network, image, draws=400, seed=3) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert not torch.equal(first[0], sample(network, image, seed=4)[0])
-    # The share that ends at once is the mean chance after the first fixation of these very paths.
+    # The share of paths that end at once equals their mean chance of an end after the first fixation.
     starts = torch.stack([path[0] for path in first])
     unknown = torch.zeros(400, dtype=torch.int64)
     begun = Sequences.alone(starts[:, None, :2], starts[:, None, 2], unknown, unknown)

@@ -1,6 +1,6 @@
 """Fails every connection beyond this machine and notes it; Python runs this file at the start of every test's process.
 
-It stands in a folder of its own, which ``tests/conftest.py`` puts on ``PYTHONPATH``.
+It is in a folder of its own, which ``tests/conftest.py`` puts on ``PYTHONPATH``.
 """
 
 import ipaddress
@@ -8,13 +8,13 @@ import os
 import socket
 import sys
 
-#: Where attempts are noted, a line each.
+#: File in which attempts are noted, a line each.
 LOG = "GAZELIT_TEST_CONNECTIONS"
 _NAMES = {"", "localhost", "localhost.localdomain", "ip6-localhost", socket.gethostname()}
 
 
 def is_local(host: object, by_name: bool = False) -> bool:
-    """Whether a host is this machine, or for a look-up by name an address, which nobody is asked for."""
+    """Whether a host is this machine or, for a look-up by name, an address, for which no server is asked."""
     if host is None:
         return True
     name = host.decode() if isinstance(host, bytes) else str(host)
@@ -31,7 +31,7 @@ def _watch(event: str, arguments: tuple[object, ...]) -> None:
     by_name = event in ("socket.getaddrinfo", "socket.gethostbyname")
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = arguments[1]
-        # Of Unix sockets it is a path.
+        # The address of a Unix socket is a path.
         host = address[0] if isinstance(address, tuple) else None
     elif by_name:
         host = arguments[0]

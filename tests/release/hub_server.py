@@ -1,4 +1,4 @@
-"""A hub on loopback that keeps what is uploaded and gives it out, as far as `huggingface_hub` asks for it."""
+"""A hub on loopback that stores uploads and serves them, with the requests that `huggingface_hub` makes."""
 
 import base64
 import hashlib
@@ -11,13 +11,13 @@ from urllib.parse import unquote, urlparse
 
 
 class Hub:
-    """What the server holds.
+    """The state of the server.
 
     Attributes:
         files: By repository and path, the bytes.
-        settings: By repository.
-        events: What was asked for, in order.
-        refuse: Status code to answer with; 0 answers properly.
+        settings: Settings by repository.
+        events: Requests in order.
+        refuse: Status code of every answer; 0 for proper answers.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def local_hub() -> Iterator[tuple[str, Hub]]:
-    """Runs the server; gives its address and what it holds."""
+    """Runs the server; yields its address and its state."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""Small checkpoints for what is handed on: weights and statistics that no layer was built with."""
+"""Small checkpoints for tests of exports and packages, with weights and statistics that differ from initial ones."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def classifier() -> ClassificationNetwork:
 
 
 def scattered(network: nn.Module) -> Any:
-    """The network with statistics and weights as after a training, and not as a layer begins with them."""
+    """The network with statistics and weights as after a training, different from their initial values."""
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
@@ -41,7 +41,7 @@ def scattered(network: nn.Module) -> Any:
 
 
 def checkpoint(path: Path, network: nn.Module | None = None, temperature: float = 1.7, **data: Any) -> str:
-    """Writes a checkpoint; its data section may be changed."""
+    """Writes a checkpoint, with changes of its data section."""
     network = dual() if network is None else network
     found = save_untrained(path, network, DATA | data)
     content = torch.load(found, weights_only=True)

@@ -1,4 +1,4 @@
-"""`gazelit export`: what other engines read is what the checkpoint reads, and what is not is not written."""
+"""`gazelit export`: other engines give the checkpoint's outputs, and a graph that does not is not written."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ from gazelit.release.parity import compare, shortfall, synthetic_films, working_
 from tests.release.models import CLASSES, SIZE, checkpoint, classifier, dual
 
 WITH_OPENVINO = importlib.util.find_spec("openvino") is not None
-#: OpenVINO's file is read in tests/test_pipeline.py, where docs/export.md is run.
+#: OpenVINO's file is read in tests/test_pipeline.py, which runs docs/export.md.
 FILES = {"onnx": "best.onnx", "torch-export": "best.pt2"}
 
 
@@ -136,7 +136,7 @@ def test_traced_graphs_of_other_networks_take_any_batch(network):
     assert outputs_of(program) == [name for name in OUTPUTS if name in graph(images[:1])]
     assert report["largest_difference"] == dict.fromkeys(outputs_of(program), 0.0)
     if built.classes:
-        # Of several labels each has a probability of its own.
+        # With several labels, each has a probability of its own.
         found = graph(images)["probabilities"]
         torch.testing.assert_close(found, 1 / (1 + (-expected["logits"] / 0.8).exp()), atol=1e-6, rtol=0)
 
@@ -273,7 +273,7 @@ def test_openvino_reports_nothing_to_its_makers(tmp_path):
         "print(sys.modules.get('openvino_telemetry'), 'openvino.tools.ovc' in sys.modules)"
     )
     root = Path(gazelit.__file__).parents[1]
-    # Its telemetry looks for the home folder there, and would leave an identifier of the machine in it.
+    # OpenVINO's telemetry takes the home folder from there, and would leave an identifier of the machine in it.
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(root)}
     environment.pop("CI", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

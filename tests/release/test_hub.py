@@ -1,4 +1,4 @@
-"""Packages to and from the Hugging Face Hub, against a server on loopback."""
+"""Uploads and downloads of packages on the Hugging Face Hub, against a server on loopback."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_a_package_goes_up_closed_and_comes_back_the_same(hub, packed):
     (packed / "made" / "notes.txt").write_text("patient p10000032")
     push(str(packed / "made"), "me/chest")
     commits = [event for event in hub.events if "/commit/" in event]
-    # Closed before a file is sent, not afterwards.
+    # The repository is closed before a file is sent, not afterwards.
     assert len(commits) == 1
     assert "'private': True" in commits[0]
     assert "'gated': 'manual'" in commits[0]

@@ -1,4 +1,4 @@
-"""`gazelit package`: a folder that another machine loads, and that notices when it reads otherwise."""
+"""`gazelit package`: a folder that another machine loads, which checks that it gives the same outputs there."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.release.models import CLASSES, SIZE, checkpoint, classifier, dual
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """A checkpoint and its package; one with a graph is made where docs/export.md is run."""
+    """A checkpoint and its package; the test that runs docs/export.md makes a package with a graph."""
     folder = tmp_path_factory.mktemp("package")
     package(checkpoint(folder / "best.ckpt"), folder / "chest")
     return folder
@@ -31,7 +31,7 @@ def packed(tmp_path_factory):
 
 @pytest.fixture
 def copied(packed, tmp_path):
-    """A package to be damaged."""
+    """A copy of the package, to be damaged."""
     for path in (packed / "chest").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
@@ -118,7 +118,7 @@ def test_guards_travel_with_the_weights(tmp_path):
 
 
 def other_weights(folder):
-    """Weights that fit and are not those of the package, with a description that agrees."""
+    """Replaces the weights by others that fit, with a description that agrees."""
     state = load_file(folder / "model.safetensors")
     state["network.classifier.layers.3.bias"] += torch.tensor([0.05, 0.0, 0.0])
     save_file(state, folder / "model.safetensors")

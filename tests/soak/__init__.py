@@ -1,1 +1,1 @@
-"""Kills commands at random moments and compares what the same command again ends in with an undisturbed run."""
+"""Kills commands at random moments, gives them again, and compares the results with those of undisturbed runs."""

@@ -1,6 +1,6 @@
-"""``make soak``: signals at random moments until each command has had its share; goes on where it stopped.
+"""``make soak``: sends signals at random moments until each command has had its share; goes on where it stopped.
 
-``python -m tests.soak --seed 0 --signals 20`` appends a line for every try to a journal, and ends with a table of it.
+``python -m tests.soak --seed 0 --signals 20`` appends a line for every try to a journal, and prints a table of it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tests.soak import commands as known
 from tests.soak.journal import add_row, is_used_up, parser_of, read_rows
 from tests.soak.processes import ORPHAN_SECONDS, SIGNALS, TARGETS, disturb, finish, start
 
-#: Signals of one try at most, before the command is left alone.
+#: Greatest number of signals in a try, after which the command is left alone.
 _MOST = 3
 
 
@@ -31,9 +31,9 @@ class Soak:
     """Tries in a folder of their own.
 
     Args:
-        work: What the commands need, the undisturbed results, and the tries.
-        seed: Of all draws.
-        names: Commands.
+        work: Folder of the commands' inputs, the undisturbed results, and the tries.
+        seed: Seed of all draws.
+        names: Names of the commands.
     """
 
     def __init__(self, work: Path, seed: int, names: list[str]) -> None:
@@ -44,21 +44,21 @@ class Soak:
             self.port = free.getsockname()[1]
         self.commands = known.commands(self.port)
         self.names = names or list(self.commands)
-        # Another file system where there is one.
+        # On another file system if there is one.
         self.temporary = [self.work / "tmp", *(folder for folder in [Path("/dev/shm")] if folder.is_dir())]
         for folder in (self.at_hand, self.logs, self.work / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
         self.reference: dict[str, dict[str, bytes]] = {}
         self.seconds: dict[str, float] = {}
-        #: Seconds after which a service is told to end although it has not done its work.
+        #: Seconds after which a service is asked to end although it has not done its work.
         self.patience: float | None = None
-        #: What the processes take for the time, where it is not this machine's.
+        #: The clock of the processes, if it is not this machine's.
         self.clock: Clock | None = None
-        #: What a process does before its command.
+        #: A function that a process calls before its command.
         self.arrange: Callable[[], None] | None = None
 
     def undisturbed(self, name: str) -> None:
-        """Runs a command, and those before it, once without a signal; twice, so that times in it are noticed."""
+        """Runs a command, and those that it needs, without a signal; twice, to find times in its results."""
         if name in self.reference:
             return
         for needed in self.commands[name].needs:
@@ -113,7 +113,7 @@ class Soak:
         return outcome, f"{outcome.orphans} processes lived on for {ORPHAN_SECONDS:g} s" if outcome.orphans else ""
 
     def _has_traceback(self) -> bool:
-        """Whether a traceback was printed; but for those of Python itself, in which it lets a Ctrl-C go.
+        """Whether a traceback was printed, other than Python's own report of a Ctrl-C that it ignores.
 
         An interrupt that comes while an object is destroyed, or while the interpreter ends, cannot be raised.
         """
@@ -125,7 +125,7 @@ class Soak:
         )
 
     def tried(self, name: str, number: int) -> dict[str, Any]:
-        """Kills a command up to three times, lets it end, and compares."""
+        """Kills a command up to three times, lets it end, and compares its results."""
         self.undisturbed(name)
         draw = random.Random(f"{self.seed}/{name}/{number}")
         known.clear(self.place)
@@ -143,13 +143,13 @@ class Soak:
             if outcome.landed:
                 signals.append({"sent": outcome.landed, "after": round(plan["delay"], 3), "code": outcome.code})
                 faults += known.torn(self.place)
-                # What is left of a session may be another process's: 143 where it could clean up, the signal where not.
+                # The exit code may be of another process of the session: 143 if it could clean up, else the signal.
                 expected = (0, 2, 130, 143, *(-number for number in SIGNALS))
                 if outcome.code not in expected or self._has_traceback():
                     faults.append(f"exit code {outcome.code}, or a traceback, after {outcome.landed}")
-            # A service that is told to end has not done its work.
+            # A service that is asked to end has not done its work.
             is_service = self.commands[name].is_service
-            # Where nothing was left to do, it may be told so before it listens to signals.
+            # If no work was left, the service may be asked to end before it listens to signals.
             if (outcome.code == 0 and not (outcome.landed and is_service)) or (
                 is_service and not outcome.landed and outcome.code in (-15, 143)
             ):
@@ -194,7 +194,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Runs tries until each command has had its signals; 1 if anything was found."""
+    """Runs tries until each command has had its signals; returns 1 if a fault was found."""
     parser = parser_of("tests.soak", __doc__, "build/soak")
     parser.add_argument("--signals", type=int, default=20, help="of each command")
     parser.add_argument("--commands", default="", help="names, separated by commas; all unless given")
@@ -211,7 +211,7 @@ def main() -> int:
 
 
 def prepared(soak: Soak) -> None:
-    """Imports what the commands will need, so that forks need not, and makes the cohort."""
+    """Imports the modules of the commands, so that forks need not, and makes the cohort."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import gazelit.cli.main  # noqa: F401
     from gazelit.synthetic.cohort import write_cohort
@@ -230,7 +230,7 @@ def prepared(soak: Soak) -> None:
 def _try(options: argparse.Namespace, journal: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     soak = Soak(options.work, options.seed, [name for name in options.commands.split(",") if name])
     prepared(soak)
-    # In turns, so that an end at any time has tried all commands alike.
+    # Commands take turns, so that all have been tried alike whenever the run ends.
     while True:
         counts = Counter(dict.fromkeys(soak.names, 0))
         numbers = Counter(row["command"] for row in rows)

@@ -1,4 +1,4 @@
-"""The commands that are killed: what each needs, writes, and is compared by."""
+"""The commands that are killed: their inputs, their outputs, and the contents that are compared."""
 
 import re
 import shutil
@@ -18,13 +18,13 @@ class Command:
     """A command to be killed.
 
     Attributes:
-        name: In the table.
-        arguments: What follows ``gazelit``, given the folder of what is at hand and whether it was begun before.
-        writes: Where it writes, within the folder it runs in.
+        name: Name in the table.
+        arguments: The arguments of ``gazelit``, given the folder of the inputs and whether it was begun before.
+        writes: Path that it writes, within the folder it runs in.
         needs: Commands whose results it reads.
         is_service: Whether it runs until it is stopped.
-        imports: What a fork of the harness need not import.
-        parent: The checkpoint that a training begins from, given the folder of what is at hand.
+        imports: Module that the harness imports for its forks.
+        parent: The checkpoint from which a training begins, given the folder of the inputs.
     """
 
     name: str
@@ -40,7 +40,7 @@ def _fit(
     number: int, config: str, workers: int, *options: str, parent: Callable[[Path], Path] | None = None
 ) -> Callable[[Path, bool], list[str]]:
     def arguments(at_hand: Path, begun: bool) -> list[str]:
-        # As `gazelit run` does: on from the training's own checkpoint, or from the beginning.
+        # As `gazelit run` does, resumes from the training's own checkpoint, or begins.
         start = [] if parent is None else [f"--start_from={parent(at_hand)}"]
         resume = ["--ckpt_path=run/checkpoints/last.ckpt"] if begun else start
         return [
@@ -73,7 +73,7 @@ def commands(port: int) -> dict[str, Command]:
     """All commands by name.
 
     Args:
-        port: Where the receiver of ``serve-dicom``'s results listens.
+        port: Port of the receiver of ``serve-dicom``'s results.
     """
     joint = ("fit joint",)
     every = [
@@ -177,11 +177,11 @@ def commands(port: int) -> dict[str, Command]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a command has made, by path: bytes, but for dates, times, and what tells how it was called."""
+    """The files that a command has made, by path: bytes without dates, times, and records of how it was called."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        # config.yaml records the checkpoint that a resumed run goes on from; digests follow what they are of.
+        # config.yaml records the checkpoint from which a resumed run goes on; digests depend on such files.
         if not path.is_file() or name in ("config.yaml", "report.sha256"):
             continue
         content = path.read_bytes()
@@ -194,7 +194,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def _without_times(path: Path) -> bytes:
-    """A DICOM result as text without dates, times, and what is named by them."""
+    """A DICOM result as text without dates, times, and values made from them."""
     from pydicom import dcmread
 
     dataset = dcmread(path)
@@ -205,7 +205,7 @@ def _without_times(path: Path) -> bytes:
 
 
 def torn(folder: Path) -> list[str]:
-    """Files with a finished name that cannot be read as what they are."""
+    """Files with a finished name that cannot be read in their format."""
     from gazelit.checkpoints.stamps import read_checkpoint
     from gazelit.errors import InputError
     from gazelit.files import read_json
@@ -239,7 +239,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def fill_spool(at_hand: Path, folder: Path) -> int:
-    """Puts films into the spool as if they had been sent; returns how many results they give."""
+    """Puts films into the spool as if they had been sent; returns the number of their results."""
     from pydicom import dcmread
 
     from gazelit.deploy.dicom.spool import Spool
@@ -252,6 +252,6 @@ def fill_spool(at_hand: Path, folder: Path) -> int:
 
 
 def clear(folder: Path) -> None:
-    """An empty folder."""
+    """Makes a folder empty."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

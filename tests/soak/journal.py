@@ -1,4 +1,4 @@
-"""What the harnesses share: options, and a journal of tries from which the same command goes on."""
+"""Shared parts of the harnesses: options, and a journal of tries from which the same command goes on."""
 
 import argparse
 import json
@@ -13,9 +13,9 @@ def parser_of(program: str, description: str | None, work: str) -> argparse.Argu
     """A parser with the options of every harness.
 
     Args:
-        program: How it is called.
-        description: What it does.
-        work: Folder of what it makes, unless another is given.
+        program: Command that starts the harness.
+        description: Description of the harness.
+        work: Default folder of its files.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--seed", type=int, default=0)
@@ -26,7 +26,7 @@ def parser_of(program: str, description: str | None, work: str) -> argparse.Argu
 
 
 def is_used_up(options: argparse.Namespace) -> bool:
-    """Whether this process and its children have had their processor time."""
+    """Whether this process and its children have used up their processor time."""
     return sum(os.times()[:4]) / 60 > options.cpu_minutes
 
 

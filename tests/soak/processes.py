@@ -1,4 +1,4 @@
-"""One try: a command in a process group of its own, a signal at a random moment, and who is left afterwards."""
+"""A try: a command in its own process group, a signal at a random moment, and a check for processes that are left."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.clock import Clock
 
-#: Seconds that what a killed process started may still live: workers look for their parent every 5 s.
+#: Seconds that children of a killed process may still live; workers look for their parent every 5 s.
 ORPHAN_SECONDS = 20.0
 #: Seconds after which a command counts as hung.
 HANG_SECONDS = 180.0
@@ -23,12 +23,12 @@ TARGETS = ("parent", "group", "child")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended.
+    """The end of a process.
 
     Attributes:
-        code: Exit code, negative of a signal.
-        seconds: From its start to its end.
-        landed: What was sent, and to whom; empty if it had ended before.
+        code: Exit code, or the negative number of a signal.
+        seconds: Time from its start to its end.
+        landed: The signal that was sent and its target; empty if the process had ended before.
         orphans: Processes of its session that lived on too long.
     """
 
@@ -48,17 +48,17 @@ def start(
 ) -> int:
     """Forks this process, which has imported everything, and runs a command there; returns its id.
 
-    What is tried is the work; a new interpreter would spend two thirds of its time on imports.
+    Signals should meet the command's work; a new interpreter would spend two thirds of its time on imports.
 
     Args:
-        arguments: Behind ``gazelit``.
-        folder: Where it runs.
-        log: Where its output is added.
+        arguments: Arguments of ``gazelit``.
+        folder: Folder in which it runs.
+        log: File to which its output is added.
         temporary: Its ``TMPDIR``.
-        clock: What it takes for the time.
-        arrange: What is done there before the command.
+        clock: Its wall clock.
+        arrange: Function that is called in the fork before the command.
     """
-    # A signal that came before the handlers are set would be lost, or meet those of this process.
+    # A signal that came before the handlers are set would be lost, or run the handlers of this process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     process = os.fork()
     if process:
@@ -118,14 +118,14 @@ def session(leader: int) -> list[int]:
 
 
 def disturb(process: int, delay: float, number: signal.Signals, target: str, draw: random.Random) -> str:
-    """Waits and sends a signal; returns what was sent, empty if the process had ended."""
+    """Waits and sends a signal; returns its name and target, or nothing if the process had ended."""
     end = time.monotonic() + delay
     while time.monotonic() < end:
         if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return ""
         time.sleep(0.005)
     children = [one for one in session(process) if one != process]
-    # Where it has no child at that moment, the signal goes to itself.
+    # If it has no child at that moment, the signal goes to the process itself.
     aim = draw.choice(children) if target == "child" and children else process
     target = target if target != "child" or children else "parent"
     try:
@@ -136,7 +136,7 @@ def disturb(process: int, delay: float, number: signal.Signals, target: str, dra
 
 
 def finish(process: int, began: float, landed: str, is_done: Callable[[], bool] | None = None) -> Outcome:
-    """Waits for a process and what it started; a service is asked to end when it is done."""
+    """Waits for a process and its children; a service is asked to end when its work is done."""
     asked = False
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)

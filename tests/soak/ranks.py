@@ -1,8 +1,8 @@
-"""What the others do where one of several processes is killed, frozen, slow, fails or is told to end; with a table.
+"""Trainings in which one of several processes is killed, frozen, slow, fails or is asked to end.
 
 ``python -m tests.soak.ranks --seed 0`` trains with each launcher, two and four processes and each fault, at a random
-step of a random rank, and gives the same command again, which has to end in what an undisturbed run ends in. It appends
-a line for every try to a journal and goes on where it stopped.
+step of a random rank. It gives the same command again, whose result must equal that of an undisturbed run. It appends a
+line for every try to a journal, prints a table, and goes on where it stopped.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from tests.soak.processes import ORPHAN_SECONDS
 from tests.tiny import tiny
 
 FAULTS = ("killed", "frozen", "slow", "failed", "terminated", "all terminated")
-#: Agents of torchrun, each with half of the processes where there are two; none with Lightning's launcher.
+#: Numbers of torchrun's agents; two agents have half of the processes each; Lightning's launcher has none.
 LAUNCHERS = {"Lightning": 0, "torchrun": 1, "torchrun, two agents": 2}
-#: Seconds without a sign of life (120 is gazelit's own), and of the strategy's limit where one is slow (Lightning's is
-#: 1800): in that time the processes have to find each other, too.
+#: Limits in seconds: without a sign of life (gazelit's own is 120), and of the strategy for a slow process (Lightning's
+#: is 1800); the processes also have to find each other in that time.
 LIMIT, TIMEOUT = 10, 90
-#: Where agents meet; the port is drawn for each run.
+#: Address at which agents meet; the port is drawn for each run.
 MEETING = "127.0.0.1:0"
 #: Seconds after which the others count as hung.
 HANG = 180
@@ -43,8 +43,9 @@ HANG = 180
 def fit(work: Path, world: int, agents: int, draw: dict[str, Any]) -> list[list[str]]:
     """The commands, one for each agent."""
     timeout = f"0:{TIMEOUT // 60:02}:{TIMEOUT % 60:02}"
-    # DDP lays its buckets anew after a process's first step, and what more than two processes have is added up in an
-    # order that depends on the place in a bucket: without this search a resumed run would differ in the last bits.
+    # DDP makes its buckets again after a process's first step, and gradients of more than two processes are summed in
+    # an order that depends on the position in a bucket. Without this search a resumed run would differ in the last
+    # bits.
     searches = str(world > 2).lower()
     strategy = ["--trainer.strategy=DDPStrategy", f"--trainer.strategy.find_unused_parameters={searches}"]
     if draw["fault"] == "slow":
@@ -77,7 +78,7 @@ def lives(process: int) -> bool:
 
 
 def run(folder: Path, commands: list[list[str]], world: int, at_fault: int | None) -> dict[str, Any]:
-    """Runs a command on all agents; how it ended."""
+    """Runs a command on all agents; returns how it ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -121,7 +122,7 @@ def run(folder: Path, commands: list[list[str]], world: int, at_fault: int | Non
 
 
 def living() -> list[tuple[int, int]]:
-    """Processes that are no zombies, with their sessions."""
+    """Processes that are not zombies, with their sessions."""
     found = []
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -152,7 +153,7 @@ def _prepare(work: Path) -> None:
 
 
 def undisturbed(work: Path, world: int) -> dict[str, bytes]:
-    """What a training of so many processes leaves; in the same folder as the tries, because checkpoints hold paths."""
+    """Results of a training of ``world`` processes, in the same folder as the tries, because checkpoints hold paths."""
     kept = work / f"undisturbed-{world}"
     if not kept.is_dir():
         known.clear(work / "try")
@@ -164,13 +165,13 @@ def undisturbed(work: Path, world: int) -> dict[str, bytes]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What has to be the same."""
+    """The results that must be the same."""
     paths = (folder / "run").rglob("*")
     return {path.name: path.read_bytes() for path in paths if path.suffix == ".ckpt" or path.name == "epochs.csv"}
 
 
 def tried(work: Path, seed: int, launcher: str, world: int, fault: str) -> dict[str, Any]:
-    """One try: the fault, then the same command again."""
+    """Runs a try: a training with the fault, then the same command again."""
     draw = random.Random(f"{seed}/{launcher}/{world}/{fault}")
     rank = draw.randrange(world)
     expected = undisturbed(work, world)
@@ -221,7 +222,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Tries what the journal does not have yet; 1 if anything was found."""
+    """Runs the tries that the journal does not have yet; returns 1 if a fault was found."""
     parser = parser_of("tests.soak.ranks", __doc__, "build/soak-ranks")
     parser.add_argument("--faults", default="", help="names, separated by commas; all unless given")
     parser.add_argument("--launchers", default="", help="names, separated by semicolons; all unless given")

@@ -1,4 +1,4 @@
-"""A node that keeps what it is sent, as a PACS does: ``python -m tests.soak.receiver PORT FOLDER``."""
+"""A node that stores the instances it is sent, as a PACS does: ``python -m tests.soak.receiver PORT FOLDER``."""
 
 import sys
 import threading

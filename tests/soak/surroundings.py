@@ -1,9 +1,10 @@
-"""Full and read-only disks, quotas, inputs that vanish, change or are damaged, checkpoints that are gone: a line each.
+"""Faults of the surroundings of a command, each of which must give one line.
 
-So is shared memory that is full or that there is none of. A clock that is set back by an hour: nothing that is noticed.
+They are full and read-only disks, quotas, inputs that vanish, change or are damaged, checkpoints that are gone, and
+shared memory that is full or missing. A clock that is set back by an hour must have no effect.
 
-The same command again, with all as it was, must end in what an undisturbed run ends in.
-``python -m tests.soak.surroundings --seed 0`` needs the right to mount a tmpfs, and says so where it has none.
+After the fault is gone, the same command must give the results of an undisturbed run.
+``python -m tests.soak.surroundings --seed 0`` needs the right to mount a tmpfs, and says so if it has none.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ from tests.soak import commands as known
 from tests.soak.__main__ import Soak, differing, prepared
 from tests.soak.journal import add_row, is_used_up, parser_of, read_rows
 
-#: Shares of what the undisturbed command writes that there is room for.
+#: Sizes of the disk, as shares of the bytes that the undisturbed command writes.
 ROOM = (0.0, 0.05, 0.3, 0.6, 0.9)
 #: Faults by name, with how often each is played on a command.
 KINDS = {
@@ -33,18 +34,18 @@ KINDS = {
     "vanishing input": 3, "damaged input": 3, "truncated input": 2, "input cut in use": 2, "input changed in use": 2,
     "lost last.ckpt": 2, "lost parent": 2, "clock set back in use": 2, "clock set back between": 2,
 }  # fmt: skip
-#: Of files that have a digest: a film that a hospital sends has none.
+#: Kinds of faults of which only files with a digest are tried; a film that a hospital sends has none.
 _OF_OUR_FILES = ("damaged input", "truncated input", "input cut in use", "input changed in use")
 _SUFFIXES = (".ckpt", ".parquet", ".npy")
-#: Bytes of shared memory, by number of the fault: none but for a page, and less than a few batches.
+#: Bytes of shared memory, by number of the fault: a single page, and less than a few batches.
 _SHARED = (4096, 131072)
-#: Has quota.c say that a quota is exceeded.
+#: Makes quota.c report that a quota is exceeded.
 _PLAYS_QUOTA = "PLAYS_QUOTA"
 
 
 @contextmanager
 def disk(folder: Path, size: int) -> Iterator[Callable[[str], None]]:
-    """A file system of so many bytes at a folder; yields what changes its options."""
+    """A file system of ``size`` bytes at a folder; yields a function that changes its options."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True, capture_output=True)
     try:
         yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True) and None
@@ -54,7 +55,7 @@ def disk(folder: Path, size: int) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def hidden(path: Path) -> Iterator[Callable[[], object]]:
-    """Yields what takes a file or folder away; it is put back at the end."""
+    """Yields a function that takes a file or folder away; it is put back at the end."""
     away = path.with_name(f"{path.name}-away")
     try:
         yield lambda: path.rename(away)
@@ -65,11 +66,11 @@ def hidden(path: Path) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def changed(path: Path, change: Callable[[bytes], bytes], keeps_time: bool) -> Iterator[Callable[[], object]]:
-    """Yields what changes a file in its place; its bytes and time are put back at the end."""
+    """Yields a function that changes a file in its place; its bytes and time are put back at the end."""
     content, about = path.read_bytes(), path.stat()
 
     def write(new: bytes, as_before: bool) -> None:
-        # In its place: who has it mapped sees it.
+        # The change is in place, so that processes that have mapped the file see it.
         with path.open("r+b") as file:
             file.write(new)
             file.truncate()
@@ -86,7 +87,7 @@ class Surroundings(Soak):
     """Faults around a command instead of signals to it."""
 
     def plan(self, kinds: list[str]) -> list[tuple[str, str, int]]:
-        """Command, kind and number of every fault that a command can meet."""
+        """Command, kind and number of every fault that can happen to a command."""
         return [
             (name, kind, number)
             for kind in kinds
@@ -98,7 +99,7 @@ class Surroundings(Soak):
         ]
 
     def fault(self, name: str, kind: str, number: int) -> dict[str, Any]:
-        """Plays one fault and compares what the same command again ends in."""
+        """Makes a fault, gives the same command again, and compares the results."""
         self.undisturbed(name)
         draw = random.Random(f"{self.seed}/{name}/{kind}/{number}")
         known.clear(self.place)
@@ -107,7 +108,7 @@ class Surroundings(Soak):
         faults: list[str] = []
         if kind in ("full disk", "quota", "read-only disk"):
             with disk(self.place, 2**29) as remount:
-                # What a service was sent before does not count.
+                # Instances that were sent to the service before do not count.
                 self._prepare_place(name)
                 room = _used(self.place) + max(4096, int(written * ROOM[number % len(ROOM)]))
                 remount("ro" if kind == "read-only disk" else f"size={room}")
@@ -157,7 +158,7 @@ class Surroundings(Soak):
         return found + known.torn(self.place)
 
     def _without_an_input(self, name: str, kind: str, draw: random.Random) -> list[str]:
-        """An input is away, or other, from the beginning or from some moment on."""
+        """An input is missing or different, from the beginning or from some moment on."""
         needed = draw.choice(self.commands[name].needs or ("cohort",))
         source = self.at_hand / needed
         if kind in _OF_OUR_FILES:
@@ -165,7 +166,7 @@ class Surroundings(Soak):
             place = draw.randrange(path.stat().st_size)
             is_cut = kind in ("truncated input", "input cut in use")
             flip = (lambda content: content[:place]) if is_cut else _flipped(place)
-            # What a disk does, no time of writing tells of; another process that writes cannot hide it.
+            # Damage by a disk does not change the time of the file; a process that writes changes it.
             fault = changed(path, flip, keeps_time=kind == "damaged input")
         else:
             fault = hidden(source)
@@ -184,7 +185,7 @@ class Surroundings(Soak):
                     timer.join()
 
     def _without_a_checkpoint(self, name: str, kind: str, draw: random.Random) -> list[str]:
-        """A training is killed, and what it would go on from, or what it came from, is gone."""
+        """A training is killed, and the checkpoint to resume from, or its parent, is gone."""
         plan = {
             "delay": draw.uniform(0, self.seconds[name]), "signal": signal.SIGKILL, "target": "group", "draw": draw,
             "far": False,
@@ -203,7 +204,7 @@ class Surroundings(Soak):
         return faults + self._again(name)
 
     def _with_a_clock_set_back(self, name: str, kind: str, draw: random.Random) -> list[str]:
-        """The clock is an hour ahead until some moment of a command, or until it was killed and is begun again."""
+        """The clock is an hour ahead until some moment of a command, or until a killed command is begun again."""
         clock = self.clock = Clock()
         delay = draw.uniform(0, self.seconds[name])
 
@@ -238,7 +239,7 @@ class Surroundings(Soak):
     def _again(self, name: str) -> list[str]:
         folder = self.place / self.commands[name].writes
         outcome, fault = self._run(name, self._is_begun(name))
-        # Where nothing was left to do, a service is told to end before it listens to signals.
+        # If no work was left, a service is asked to end before it listens to signals.
         ended = (0, -signal.SIGTERM, 128 + signal.SIGTERM) if self.commands[name].is_service else (0,)
         if outcome.code not in ended:
             said = (self.logs / "log.txt").read_text(errors="replace")
@@ -249,7 +250,7 @@ class Surroundings(Soak):
 
 
 def shared_memory(size: int) -> None:
-    """Leaves this process and those it starts so many bytes of shared memory; what others have is not touched."""
+    """Limits shared memory of this process and those it starts to ``size`` bytes; others keep theirs."""
     new_mounts = 0x20000
     if ctypes.CDLL(None, use_errno=True).unshare(new_mounts):
         raise OSError(ctypes.get_errno(), "mounts of its own cannot be had")
@@ -258,7 +259,7 @@ def shared_memory(size: int) -> None:
 
 
 def with_quota(work: Path) -> None:
-    """Begins this program anew with quota.c before the C library."""
+    """Starts this program again with quota.c loaded before the C library."""
     library = work.resolve() / "quota.so"
     if os.environ.get("LD_PRELOAD") == str(library):
         return
@@ -279,7 +280,7 @@ def _used(folder: Path) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Faults by command and kind, as Markdown: how many were played, and how many answered otherwise than promised."""
+    """Faults by command and kind, as Markdown: how many were made, and how many were not answered as promised."""
     names = list(dict.fromkeys(row["command"] for row in rows))
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
     lines = [f"| command | {' | '.join(kinds)} | all | answered otherwise |", "|---|" + "---|" * (len(kinds) + 2)]
@@ -293,7 +294,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Plays every fault on every command; 1 if one was answered otherwise than by a line."""
+    """Makes every fault for every command; returns 1 if a fault was not answered by a line."""
     parser = parser_of("tests.soak.surroundings", __doc__, "build/soak")
     parser.add_argument("--commands", default="", help="names, separated by commas; all unless given")
     parser.add_argument("--faults", default="", help=f"of {', '.join(KINDS)}; all unless given")

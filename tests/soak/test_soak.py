@@ -20,6 +20,6 @@ def test_signals_at_random_moments_lose_nothing_and_the_journal_goes_on(tmp_path
     assert int(first[3]) >= 3
     assert soak("--table") == first
     journal = (tmp_path / "journal.jsonl").read_text()
-    # Nothing is left to be tried.
+    # No try is left.
     assert soak("--signals=3", "--cpu-minutes=0") == first
     assert (tmp_path / "journal.jsonl").read_text() == journal

@@ -1,4 +1,4 @@
-"""`gazelit calibrate`: a temperature fitted on the validation split, kept in the checkpoint, used where it is read."""
+"""`gazelit calibrate`: the temperature is fitted on the validation split, kept in the checkpoint, and then used."""
 
 import json
 

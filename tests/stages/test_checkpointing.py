@@ -1,4 +1,4 @@
-"""Which checkpoints a training leaves: whatever ends it, and however its criterion goes."""
+"""The checkpoints that a training leaves, for every kind of end and every course of its criterion."""
 
 import itertools
 import multiprocessing
@@ -35,7 +35,7 @@ STAGES = {
 
 
 class Ends(L.Callback):
-    """Ends the training in the middle of an epoch, as a kill would."""
+    """A callback that ends the training in mid-epoch, as a kill would."""
 
     def __init__(self, epoch, batch=1):
         self.at = epoch, batch
@@ -65,7 +65,7 @@ def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_byt
     def make():
         stage = STAGES[name]()
         plain = stage._with_selection
-        # A criterion that only gets worse: Lightning's own save_last would stay at epoch 0.
+        # The criterion only gets worse, so Lightning's own save_last would stay at epoch 0.
         stage._with_selection = lambda means: {**plain(means), "selection": torch.tensor(float(stage.current_epoch))}
         return stage
 
@@ -76,7 +76,7 @@ def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_byt
     assert loaded["best"]["epoch"] == 0
     assert loaded["last"]["epoch"] == 2
     shutil.move(tmp_path / "run", tmp_path / "undisturbed")
-    # Nothing depends on the clock: it is set back by an hour between the two, and by a minute whenever it is looked at.
+    # Nothing depends on the clock: it is set back by an hour between the runs, and by a minute whenever it is read.
     looked = itertools.count(time.time(), -60)
     monkeypatch.setattr(time, "time", lambda: next(looked))
     with pytest.raises(RuntimeError, match="killed"):
@@ -90,7 +90,7 @@ def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_byt
 
 @pytest.mark.parametrize(("name", "killed", "left"), [("plain", (1, 3), 6), ("often validated", (1, 2), 6)])
 def test_a_kill_costs_the_steps_since_the_last_that_was_saved(name, killed, left, store, tmp_path, undisturbed):
-    """A validation comes between a step and the next one where it is due there; it is not repeated, nor left out."""
+    """A validation that is due between two steps is neither repeated nor left out."""
     finished = undisturbed(name)
     run = tmp_path / "run"
     with pytest.raises(RuntimeError, match="killed"):
@@ -158,7 +158,7 @@ def test_finding_g9_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_pat
 
 
 class Terminates(L.Callback):
-    """Sends this process SIGTERM in a batch, as a batch system would, or SIGINT, as a terminal does."""
+    """A callback that sends this process SIGTERM, as a batch system does, or SIGINT, as a terminal does."""
 
     def __init__(self, epoch, batch, hook="on_train_batch_start", number=signal.SIGTERM):
         self.at = epoch, batch
@@ -174,11 +174,11 @@ class Terminates(L.Callback):
 
     def _kill(self, hook, trainer, batch_idx):
         if hook == self.hook and (trainer.current_epoch, batch_idx) == self.at:
-            # To all of them, loaders' processes first.
+            # The signal goes to all processes, those of loaders first.
             for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
                 os.kill(process.pid, self.number)
             if self.number == signal.SIGINT:
-                # A second one ends it at once.
+                # A second signal ends it at once.
                 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
             time.sleep(0.2 * (len(multiprocessing.active_children()) > 0))
 
@@ -238,7 +238,7 @@ def test_sigterm_saves_the_next_step_and_a_resumed_run_ends_in_the_same_bytes(
 
 @pytest.mark.parametrize("name", ["plateau"])
 def test_a_schedule_that_follows_a_metric_knows_of_the_epoch_after_a_kill(name, store, tmp_path, undisturbed):
-    """Lightning tells it when the epoch's checkpoint is written."""
+    """Lightning steps such a schedule when the epoch's checkpoint is written."""
     finished = undisturbed(name)
     run = tmp_path / "run"
     with pytest.raises(RuntimeError, match="killed"):
@@ -269,7 +269,7 @@ def test_ctrl_c_saves_the_step_and_a_resumed_run_ends_in_the_same_bytes(store, t
 
 @pytest.fixture(scope="module")
 def undisturbed(store, tmp_path_factory):
-    """Trainings that nothing interrupts, each run once and then kept under the name that checkpoints hold."""
+    """Trainings without interruption, each run once and kept under the path that checkpoints hold."""
     done = {}
 
     def find(name):
@@ -283,7 +283,7 @@ def undisturbed(store, tmp_path_factory):
 
 
 class Sees(L.Callback):
-    """Notes what every epoch logged, to the last bit."""
+    """A callback that notes the logged values of every epoch, to the last bit."""
 
     def __init__(self, path):
         self.path = path
@@ -300,7 +300,7 @@ def preempted(
     """A training of 3 epochs of 4 batches with dropout, augmentation and a weighting that has a state."""
     folder.mkdir(exist_ok=True)
     L.seed_everything(5)
-    # As on the command line, callbacks of a configuration come first.
+    # Callbacks of a configuration come first, as on the command line.
     configured = [] if averages is None else [EMAWeightAveraging(decay=averages)]
     network = DualEncoderUNet(
         EncoderSpec("densenet-small", options={"growth_rate": 4, "blocks": [1, 1, 1, 1], "stem": 4}),

@@ -1,4 +1,4 @@
-"""Every stage with every objective on encoders of five families: a step, a checkpoint, a hand-over, a resume."""
+"""Every stage with every objective on encoders of five families: a step, a checkpoint, a hand-over and a resume."""
 
 import lightning as L
 import pytest
@@ -11,7 +11,7 @@ from gazelit.data.options import AugmentationOptions, LoaderOptions
 from gazelit.models import ClassificationNetwork, ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup, SupervisedFinetuning
 
-# The loader needs no state of its own to go on from the middle of an epoch: its batches follow from seed and epoch.
+# The loader needs no state to resume in mid-epoch, because its batches follow from seed and epoch.
 pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 
 SMALL = EncoderSpec("res-se", options={"widths": [4, 4, 8, 8], "reduction": 4})

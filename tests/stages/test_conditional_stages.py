@@ -1,4 +1,4 @@
-"""Maps by time and by reader: targets, networks that begin as the plain one, and tests that tell what is gained."""
+"""Maps by time and by reader: targets, networks that begin as the plain network, and tests that measure the gain."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_parts_of_a_reading_add_up_to_it(batch):
     assert torch.allclose(found["slice_points"][..., 2].sum(1), batch["points"][..., 2], atol=1e-5)
     mixture = (found["slice_maps"] * found["slice_shares"][..., None, None]).sum(1)
     assert torch.allclose(mixture, batch["heatmap"][:, 0], atol=1e-6)
-    # By hand, one film: seconds of looking in the second part.
+    # Computed by hand for a film: seconds of looking in the second part.
     events = batch["events"][0].double().numpy()
     seconds = np.clip(np.minimum(events[:, 2] + events[:, 3], 3) - np.maximum(events[:, 2], 1), 0, None).sum()
     assert found["slice_shares"][0, 1] == pytest.approx(seconds / events[:, 3].sum(), abs=1e-5)
@@ -64,7 +64,7 @@ def test_the_parts_begin_as_the_whole_and_the_loss_is_zero_at_the_targets(plain,
     with torch.no_grad():
         outputs = network(batch["image"])
         assert torch.allclose(outputs["saliency_logits"], plain(batch["image"])["saliency_logits"], atol=1e-5)
-    # Its new heads end in zeros, but for a constant that a density does not know.
+    # The last layers of the new heads are zero, but for a constant, which does not change a density.
     parts = [log_density(outputs["slice_logits"][:, k, None]) for k in range(4)]
     assert all(torch.allclose(part, log_density(outputs["saliency_logits"]), atol=1e-4) for part in parts)
     targets = slices_of(batch, EDGES)
@@ -141,7 +141,7 @@ def test_another_order_keeps_every_map_and_no_time(datamodule):
             before, after = gaze.points[own], mixed.points[own]
             assert np.array_equal(np.sort(before, axis=0), np.sort(after, axis=0))
             times, durations = mixed.events.times[own].T
-            # Weights are durations: they moved together; pauses and the end of the reading stayed.
+            # Weights are durations and moved with them; pauses and the end of the reading stayed.
             assert np.allclose(durations, after[:, 2])
             assert times[0] == pytest.approx(gaze.events.times[own[0], 0], abs=1e-3)
             ends = [float(each.events.times[own[-1]].sum()) for each in (gaze, mixed)]
@@ -185,7 +185,7 @@ def test_a_stage_takes_stage_2_over_and_is_tested_by_film(name, read_twice, plai
         assert f"{abs(gain):.3f}" in row
     if name == "reader_conditional":
         assert table["reader_identified"].dropna().between(0, 1).all()
-        # The network hardly knows its readers yet: their maps are nearly an unknown one's.
+        # The network has hardly learned its readers yet: their maps are nearly those of an unknown reader.
         assert np.abs(table["ig"] - table["ig_of_unknown"]).max() < 0.5
 
 
@@ -242,7 +242,7 @@ def test_maps_by_finding_are_trained_and_scored_against_regions(store, plain, ru
     (found,) = [path.parent for path in (tmp_path / "tested").rglob("metrics.json")]
     table, metrics = pd.read_parquet(found / "predictions.parquet"), json.loads((found / "metrics.json").read_text())
     for name in ("said_cardiac_silhouette_mass", "said_cardiac_silhouette_auc_of_whole"):
-        # A film on which it is not marked has no value.
+        # A film on which the finding is not marked has no value.
         assert table[name].dropna().between(0, 1).all()
         assert metrics[f"test/{name}"] == pytest.approx(table[name].mean(), rel=1e-4)
     run_gazelit("report", str(found))

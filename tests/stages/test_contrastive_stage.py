@@ -29,7 +29,7 @@ def test_two_views_are_two_augmentations_of_the_same_images(store):
         str(store), loader=LoaderOptions(batch_size=6, num_workers=0), augmentation=AugmentationOptions(views=2)
     )
     for batch, two in zip(batches(plain), batches(double), strict=True):
-        # The first view is what there was without the second.
+        # The first view is the same as without a second view.
         assert torch.equal(batch["image"], two["image"])
         assert two["other_view"].shape == two["image"].shape
         assert two["other_view"].dtype == torch.float32
@@ -122,7 +122,7 @@ def test_balanced_sampling_draws_as_many_of_every_class(store):
     assert drawn[0] != drawn[1]
     loader.sampler.set_epoch(0)
     assert [position for _, position in loader.sampler] == drawn[0]
-    # No case of the commonest class twice before each of the rarest came.
+    # No case of the commonest class is drawn twice before every case of the rarest class was drawn.
     common = int(natural.argmax())
     assert len({row for row in drawn[0] if labels[row] == common}) == counts[common]
 
@@ -152,7 +152,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(loss, store):
     for size in (None, 2):
         torch.manual_seed(0)
         stage = ContrastivePretraining(ContrastiveNetwork(**NETWORK), loss, micro_batch=size).double().train()
-        # BatchNorm of a part differs from that of the whole by nature.
+        # BatchNorm of a part of a batch differs from that of the whole batch.
         for module in stage.network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()

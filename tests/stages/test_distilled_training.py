@@ -1,4 +1,4 @@
-"""Teachers in a training: what is refused, what is recorded, and that nothing but the student is trained or saved."""
+"""Teachers in a training: refusals, records, and that only the student is trained and saved."""
 
 import shutil
 
@@ -95,7 +95,7 @@ def test_a_killed_training_with_teachers_ends_in_the_same_bytes(teacher, store, 
         assert (tmp_path / "run" / "checkpoints" / file).read_bytes() == (
             tmp_path / "undisturbed" / "checkpoints" / file
         ).read_bytes(), file
-    # What has taught the weights stays known where the resumed run has no teacher any more.
+    # The record of the weights' teachers stays when the resumed run has no teacher.
     fit(store, tmp_path / "on", lambda: JointFinetuning(dual()), resume=kept)
     stamp = stamps.read_checkpoint(tmp_path / "on" / "checkpoints" / "last.ckpt")[STAMP_KEY]
     assert [record["sha256"] for record in stamp["teachers"]] == [sha256_file(teacher)]
@@ -149,7 +149,7 @@ def test_a_teacher_of_another_split_can_be_insisted_on_and_is_then_known(tmp_pat
     resplit = {**DATA, "split_sha256": "bbbb"}
     _, record = take(path, resplit, allowed=True)
     assert "this is allowed" in record["split_note"]
-    # Whoever goes on from the student is told, too: it has learned from that teacher.
+    # A training that goes on from the student is warned too, because the student has learned from that teacher.
     student = stamps.make_stamp(
         stage="supervised", network=image_only(), data=resplit, seed=1, parent=None, teachers=[record]
     )

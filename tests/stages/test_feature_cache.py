@@ -1,4 +1,4 @@
-"""A frozen encoder that is asked once a film: the same training."""
+"""A training in which a frozen encoder reads each film once equals the plain training."""
 
 import pytest
 import torch
@@ -37,11 +37,11 @@ def fit(module, store, precision="32-true", **data):
 def test_weights_are_those_of_computing_features_again(precision, store, lightning_imported):
     again, once = stage(False), stage(True)
     seen = fit(again, store, precision), fit(once, store, precision)
-    # A last batch that is left out of an epoch is seen in another, where its whole batch is computed.
+    # Films of a last batch that an epoch leaves out come in a later epoch, where their whole batch is computed.
     assert seen[1] < 0.7 * seen[0]
     kept, computed = once.network.state_dict(), again.network.state_dict()
     assert all(torch.equal(kept[key], computed[key]) for key in computed)
-    # What comes after the training computes features of whatever weights it has.
+    # After the training, features are computed with the present weights.
     image = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(once.eval()(image)["saliency_logits"], again.eval()(image)["saliency_logits"])

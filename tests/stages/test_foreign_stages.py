@@ -1,4 +1,4 @@
-"""Publishers' transformers through the three stages: from their file, handed on and on, with adapters and without."""
+"""Publishers' transformers in the three stages: from their file, handed over twice, with and without adapters."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ LAYOUTS = {
     ),
     "swin": ("tu-swin_tiny_patch4_window7_224", SWIN, LoRA(rank=1, targets=["qkv"])),
 }
-#: Of layouts whose files are not recorded: what timm's state becomes.
+#: For layouts whose files are not recorded: the function that converts timm's state.
 MADE = {
     "dinov2-of-meta": lambda state: {"teacher": in_chunks(dinov2_of_meta(state))},
     "dinov3-of-meta": dinov3_of_meta,
@@ -95,7 +95,7 @@ def test_a_publishers_file_goes_through_the_three_stages(layout, store, tmp_path
         {key for key in parameters if not torch.equal(now[key], before[key])}
         for before, now in zip([published.state_dict(), *after], after, strict=False)
     ]
-    # The pyramid over a transformer's tokens is new in each training and no publisher's.
+    # The pyramid over a transformer's tokens has no published weights, so it is new in each training.
     pretrained = [{key for key in keys if key.startswith("body.")} for keys in moved]
     assert not moved[1]
     for keys in (pretrained[0], pretrained[2]):

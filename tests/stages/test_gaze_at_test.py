@@ -35,7 +35,7 @@ def test_both_predictions_are_those_of_the_network_and_neither_moves_the_other(s
     run_gazelit(*test, "--trainer.default_root_dir=both")
     run_gazelit(*test, "--trainer.default_root_dir=plain", "--model.gaze_at_test=false")
     both, plain = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("both", "plain"))
-    # What is told without gaze is what it would be if nobody had asked for more.
+    # Without gaze, the predictions equal those of a test without the option.
     pd.testing.assert_frame_equal(both[plain.columns], plain, check_exact=True)
     added = {"gaze_given", *(f"with_gaze_{kind}_{name}" for kind in ("p", "logit") for name in CLASSES)}
     assert set(both.columns) - set(plain.columns) == added

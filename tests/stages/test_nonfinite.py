@@ -1,4 +1,4 @@
-"""A loss, gradient, weight or criterion that is not finite ends the training there, and nothing of it is saved."""
+"""A loss, gradient, weight or criterion that is not finite ends the training at once and is not saved."""
 
 import lightning as L
 import pytest
@@ -22,7 +22,7 @@ def network():
 
 
 class Spoils(GazeDataModule):
-    """Puts a NaN pixel into a batch of an epoch; notes its rows."""
+    """A data module that puts a NaN pixel into a batch of an epoch and notes the batch's rows."""
 
     at = (1, 1)
     phase = "training"
@@ -111,7 +111,7 @@ def test_finding_g4_a_skipped_step_leaves_everything_as_it_was_and_skips_are_bou
 
 def test_finding_g4_a_gradient_alone_is_found_and_its_parameter_named(store, tmp_path):
     class Roots(KLDivergenceLoss):
-        # The square root's gradient at 0 is infinite, the loss itself is not.
+        # The gradient of the square root at 0 is infinite, but the loss is not.
         def forward(self, outputs, batch):
             return super().forward(outputs, batch) + (0 * outputs["saliency_logits"].mean()).sqrt()
 
@@ -163,7 +163,7 @@ def test_finding_g4_batches_of_one_class_are_counted_and_said_once_an_epoch(stor
         "--trainer.max_epochs=2", "--checkpoint.dirpath=run/checkpoints",
     )  # fmt: skip
     count = pd.read_csv(tmp_path / "run" / "epochs.csv")["train/batches_without_pairs"]
-    # Two images never are both a positive and a negative of one.
+    # With two images, no image has both a positive and a negative.
     assert (count > 5).all()
     assert printed.count("batches had no image with both a positive and a negative, and had no effect") == 2
 

@@ -1,4 +1,4 @@
-"""Fifty planted numbers that are none, in one training: each is found at its step. Odd batches are defined."""
+"""Fifty non-finite values that are planted in a training are each found at their step; odd batches are accepted."""
 
 import logging
 import random
@@ -19,14 +19,14 @@ ODD = ("no gaze", "one class", "one image", "all padding", "unknown labels")
 
 
 def spoilt(batch, name, value):
-    """The batch with one value of a tensor replaced."""
+    """The batch with a single value of a tensor replaced."""
     tensor = batch[name].clone()
     tensor.view(-1)[tensor.numel() // 3] = value
     return {**batch, name: tensor}
 
 
 def odd(batch, kind):
-    """The batch as it may come, though seldom."""
+    """A batch of a rare but possible kind."""
     if kind == "no gaze":
         nowhere = {name: torch.zeros_like(batch[name]) for name in ("points", "heatmap", "has_gaze")}
         return {**batch, **nowhere, "sigma_px": torch.full_like(batch["sigma_px"], torch.nan)}
@@ -40,7 +40,7 @@ def odd(batch, kind):
 
 
 class Plants(L.Callback):
-    """Plants a fault in a share of the steps, by a seed; weights get theirs back after the step."""
+    """A callback that plants faults in a share of the steps, by a seed; weights are restored after the step."""
 
     KINDS = ("pixel", "label", "heatmap", "weight", "gradient")
 
@@ -57,7 +57,7 @@ class Plants(L.Callback):
             return
         kind, value = self.plan[step]
         self.planted[step] = kind, sorted(batch["index"].tolist())
-        # By turns a weight near the film and one near the answers.
+        # Alternately a weight near the input and a weight near the outputs.
         parameters = [parameter for parameter in pl_module.network.parameters() if parameter.dim() > 1]
         parameter = parameters[-1 if step % 2 else 0]
         if kind == "weight":
@@ -76,7 +76,7 @@ class Plants(L.Callback):
 
 
 class Data(GazeDataModule):
-    """Spoils batches by the plan; every validation batch, and every training batch without a fault, is odd somehow."""
+    """A data module that spoils batches by the plan; all other batches, and all of validation, are odd in some way."""
 
     plants: Plants
 
@@ -113,7 +113,7 @@ def test_fifty_planted_fifty_found_and_odd_batches_defined(seed, store, caplog):
         assert "\n" not in line
         step, rows = re.search(r"step (\d+): .* over rows ([\d, ]+) of the store", line).groups()
         found[int(step)] = sorted(map(int, rows.split(", ")))
-    # Nothing missed, nothing found where there was nothing.
+    # Every fault is found, and nothing else.
     assert found == {step: rows for step, (_, rows) in data.plants.planted.items()}
     assert all(value.isfinite().all() for value in stage.state_dict().values())
     assert trainer.callback_metrics["val/selection"].isfinite()

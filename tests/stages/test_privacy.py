@@ -1,4 +1,4 @@
-"""What a logger that uploads is given: planted names of host, folders and options must not be in it."""
+"""Data for a logger that uploads must not hold planted names of host, folders and options."""
 
 import os
 import re
@@ -23,12 +23,12 @@ def test_finding_b3_no_host_path_argument_or_remote_reaches_wandb(store, tmp_pat
     subprocess.run(["git", "init", "-q", str(folder)], check=True, env={**os.environ, **git})
     subprocess.run(["git", "-C", str(folder), "remote", "add", "origin", f"https://{CANARY}.org/x.git"], check=True)
     (folder / "sitecustomize.py").write_text(f"import socket\nsocket.gethostname = lambda: '{CANARY}'\n")
-    # Without what runs of this process have set, the address of their service among it.
+    # Without variables that earlier runs of this process have set, such as the address of their service.
     environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    # What is kept because W&B does not answer is what would have been sent.
+    # W&B does not answer, so the data that would have been sent are kept.
     environment |= {"WANDB_BASE_URL": address, "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [
         sys.executable, "-m", "gazelit", "fit", "--config=presets/quick/stage2.yaml", *tiny(2, folder / "store"),
@@ -38,7 +38,7 @@ def test_finding_b3_no_host_path_argument_or_remote_reaches_wandb(store, tmp_pat
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert f"W&B does not answer at {address} ([Errno 111] Connection refused): the run is kept" in result.stderr
-    # The console alone has its folder.
+    # Only the console output names the folder.
     (kept,) = re.findall(r"the W&B run is kept in (\S+), and `wandb sync (?:\S+)` sends it", result.stderr)
     assert f"`wandb sync {kept}` sends it" in result.stderr
     assert list((folder / kept).glob("*.wandb"))
@@ -47,10 +47,10 @@ def test_finding_b3_no_host_path_argument_or_remote_reaches_wandb(store, tmp_pat
     assert b"val/cc" in content
     assert b"densenet-small" in content
     assert CANARY.encode() not in content
-    # What `wandb sync` would send besides.
+    # The other files that `wandb sync` would send.
     for file in runs.rglob("files/**/*"):
         assert not file.is_file() or CANARY.encode() not in file.read_bytes(), file
-    # The run's own record is whole.
+    # The run's own record, which stays on the machine, is complete.
     assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["data"]["init_args"]["store"].endswith("store")
 
 

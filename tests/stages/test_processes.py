@@ -1,4 +1,4 @@
-"""Several processes: one without a case, one that is lost, and a batch system's SIGTERM to all of them."""
+"""Several processes: a process without a case, a lost process, and a batch system's SIGTERM to all of them."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def split_file(store, tmp_path_factory):
 
 
 class Training:
-    """A fit of two processes that would go on for long."""
+    """A fit of two processes that would run for a long time."""
 
     def __init__(self, folder, store, *options):
         command = [
@@ -74,9 +74,9 @@ class Training:
 def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_both(
     store, split_file, tmp_path, run_gazelit
 ):
-    # One process has no film to give gaze to either.
+    # One process has no film with gaze either.
     gaze = ["--model.network.classifier_pooling=gaze", "--model.gaze_at_test=true"]
-    # Its state is a list, which stays empty in that process.
+    # The metric's state is a list, which stays empty in that process.
     own = (
         "--model.metrics=[{class_path: gazelit.metrics.ComparedMetric, init_args: {metric: "
         "{class_path: torchmetrics.classification.MulticlassCalibrationError, init_args: {num_classes: 3}}, "
@@ -91,7 +91,7 @@ def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs[["val/selection", "val/cc", "val/with_gaze/brier", "train/loss"]].notna().all().all()
     assert len(epochs) >= 1
-    # Of one case both are the distance of its confidence from 0 or 1.
+    # For a single case, both errors are the distance of its confidence from 0 or 1.
     assert epochs["val/multiclass_calibration_error"].tolist() == pytest.approx(epochs["val/ece"].tolist(), abs=1e-6)
     run_gazelit(
         "test", "--config=run/config.yaml", "--ckpt_path=run/checkpoints/last.ckpt", "--trainer.logger=false",
@@ -101,7 +101,7 @@ def test_finding_c19_and_g9_one_validation_case_on_two_processes_and_sigterm_to_
 
 
 def names(rank, line):
-    """Whether a line says that another rank is the cause of an end."""
+    """Whether a line names another rank as the cause of an end."""
     return " ends: " in line and f"rank {rank} ({socket.gethostname()})" in line
 
 
@@ -114,7 +114,7 @@ def test_a_frozen_process_is_ended_with_a_line_that_names_it(store, tmp_path):
     ends = [line for line in training.said().splitlines() if " ends: " in line]
     assert len(ends) == 1, training.said()
     assert names(1, ends[0])
-    # As its last sign of life said, which is a second old.
+    # The step is that of its last sign of life, which is a second old.
     assert re.search(r"it was .*\bstep \d+ \(epoch \d+\).*; resume from last.ckpt$", ends[0]), ends[0]
     assert "no sign of life from rank 1 " in training.said()
     assert "Traceback" not in training.said()
@@ -122,7 +122,7 @@ def test_a_frozen_process_is_ended_with_a_line_that_names_it(store, tmp_path):
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
-    """How trainings of forked processes ended: by fault, number of processes and rank, with what was printed."""
+    """How trainings of forked processes ended, with their output, by fault, number of processes and rank."""
     out = tmp_path_factory.mktemp("faults")
     done = subprocess.run(
         [sys.executable, "-m", "tests.forked_ranks", str(out)], capture_output=True, text=True, check=True, cwd=ROOT
@@ -139,7 +139,7 @@ def test_finding_g9_where_one_process_is_lost_the_others_end_and_name_it(fault, 
     row, said = faults[fault, world, rank]
     ends = [line for line in said.splitlines() if " ends: " in line]
     if fault == "all frozen":
-        # As a batch system suspends a job: nobody was lost.
+        # A batch system suspends a job in this way, and no process is lost.
         assert row["codes"] == [0] * world, said
         assert not ends, said
         return
@@ -152,7 +152,7 @@ def test_finding_g9_where_one_process_is_lost_the_others_end_and_name_it(fault, 
     assert row["codes"] == [own if number == rank else others for number in range(world)], said
     assert all(names(rank, line) for line in ends), said
     assert len(ends) == world - (fault != "slow"), said
-    # The traceback of the error itself, and none of an exchange that failed because of it.
+    # Only the error itself has a traceback, not an exchange that failed because of it.
     assert said.count("Traceback") == (fault == "failed"), said
     if fault == "slow":
         assert f"gazelit: waiting for rank {rank} (" in said
@@ -160,5 +160,5 @@ def test_finding_g9_where_one_process_is_lost_the_others_end_and_name_it(fault, 
     if fault == "failed":
         assert ends[0].endswith("ended with an error: planted")
     bound = {"killed": 0, "failed": 0, "frozen": LIMIT, "slow": TIMEOUT}[fault]
-    # What a busy machine may add.
+    # Time that a busy machine may add.
     assert row["seconds"] < bound + 15

@@ -1,4 +1,4 @@
-"""The stage of scanpaths: it learns, takes an encoder over, and is tested in bits."""
+"""The stage of scanpaths learns, takes over an encoder, and is tested in bits."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twic
     assert table.set_index("index")["fixations"].to_dict() == counts.to_dict()
     for name in ("bits", "cnss", "cauc", "bits_over_uniform"):
         assert metrics[f"test/scanpath_{name}"] == pytest.approx(table[f"scanpath_{name}"].mean(), rel=1e-4)
-    # The likelihood that is trained and the bits of the test are one quantity: a mean over fixations or over films.
+    # The likelihood of the training and the bits of the test are the same quantity, a mean over fixations or films.
     over_uniform = -metrics["test/place_loss"] / np.log(2) + np.log2(64 * 64)
     bits = np.average(table["scanpath_bits_over_uniform"], weights=table["fixations"])
     assert bits == pytest.approx(over_uniform, abs=1e-4)
@@ -61,11 +61,11 @@ def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twic
     assert set(drawn["image_id"]) == set(table["image_id"])
     assert drawn.groupby(["index", "reading"])["draw"].nunique().eq(2).all()
     sizes = Store.open(read_twice).cases.loc[drawn["index"], ["width", "height"]].to_numpy()
-    # Letterboxed films: a path may end beside the film, not far from it.
+    # Films are letterboxed, so a path may end beside the film, but not far from it.
     assert (drawn[["x", "y"]].to_numpy() < 1.5 * sizes).all()
     assert set(drawn["reader_id"]) <= {"", "a", "b", "c", "d"}
 
-    # The report puts the model beside what it has to beat, on the same films.
+    # The report puts the model beside the yardsticks on the same films.
     run_gazelit("report", str(found))
     report = (found / "report" / "report.md").read_text()
     values = json.loads((found / "report" / "metrics.json").read_text())
@@ -76,7 +76,7 @@ def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twic
         "medoid of the training readings", "drawn from the centre bias", "same film's other reader",
     ):  # fmt: skip
         assert f"| {row} |" in section
-    # Another way to the static map's bits: what saliency maps are measured by.
+    # An independent computation of the static map's bits, by the metric of saliency maps.
     static = values["baseline/static map of the model (IID saliency)/scanpath_bits"]
     assert static == pytest.approx(table["ig"].mean(), abs=1e-3)
     gains = {name: values[f"baseline/{name}/scanpath_bits"] for name in ("oracle, reader known", "uniform")}
@@ -84,7 +84,7 @@ def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twic
     assert gains["uniform"] < 0
     assert "Share of the oracle's bits" in section
 
-    # A reader whom the network does not know is learned from two films; nothing else changes.
+    # A new reader is learned from two films; nothing else changes.
     data = GazeDataModule(str(read_twice))
     read = {
         split: pd.Series(

@@ -1,4 +1,4 @@
-"""The criterion that selects a checkpoint: one fixed quantity, exact over images, batches and processes."""
+"""The criterion that selects a checkpoint is a fixed quantity, exact over images, batches and processes."""
 
 import lightning as L
 import pandas as pd
@@ -22,7 +22,7 @@ def network(**options):
 
 
 class HalfBlind(GazeDataModule):
-    """Every second film of the store without gaze."""
+    """A data module in which every second film of the store has no gaze."""
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
@@ -31,7 +31,7 @@ class HalfBlind(GazeDataModule):
 
 
 def validate(stage, store, **options):
-    # Batches of unequal numbers of films with gaze.
+    # The batches have unequal numbers of films with gaze.
     module = HalfBlind(str(store), **grouped(batch_size=4, num_workers=0, val_fraction=0.4, test_fraction=0.1))
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1, **options
@@ -41,7 +41,7 @@ def validate(stage, store, **options):
 
 
 def per_image(stage, module):
-    """Each validation film's losses, from the definitions."""
+    """The losses of each validation film, by their definitions."""
     stage.eval()
     diagnosis, saliency = [], []
     for batch in module.val_dataloader():
@@ -104,7 +104,7 @@ def test_finding_c12_sigma_has_a_learning_rate_of_its_own_and_is_logged(store, r
         "--model.learning_rates={weighting: 0.05}", "--checkpoint.dirpath=run/checkpoints",
     )  # fmt: skip
     sigma = pd.read_csv(tmp_path / "run" / "epochs.csv")["train/sigma_diagnosis"]
-    # Two steps of Adam an epoch, each of about the rate.
+    # An epoch has two steps of Adam, each about as large as the rate.
     assert abs(sigma.iloc[0] - 1) > 0.05
     assert sigma.iloc[1] != sigma.iloc[0]
 

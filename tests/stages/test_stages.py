@@ -1,4 +1,4 @@
-"""Stages as LightningModules: from Python, resumed, distributed, in bfloat16."""
+"""Stages as LightningModules: built in Python, resumed, distributed, in bfloat16."""
 
 import random
 import subprocess
@@ -30,7 +30,7 @@ PARTS = {
 
 
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.loader.batch_size=4"]
-# Forks have the imports already. Lightning's own start of processes is that of the tests in test_processes.py.
+# Forks have the imports already. The tests in test_processes.py use Lightning's own start of processes.
 FORKED = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
 
 
@@ -85,7 +85,7 @@ def test_training_lowers_the_loss(name, store, tmp_path):
         def on_train_epoch_end(self, trainer, pl_module):
             losses.append(trainer.callback_metrics["train/loss"].item())
 
-    # All training films in one batch, as they are: what is left is the optimisation, without the luck of the draw.
+    # All training films are in one batch without augmentation, so that only the optimisation matters.
     films = GazeDataModule(
         str(store), loader=LoaderOptions(batch_size=24, num_workers=0), augmentation=AugmentationOptions(enabled=False)
     )
@@ -106,7 +106,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(weighting, store, 
     straight = fit(4)
     fit(2)
     resumed = fit(4, tmp_path / "2.ckpt")
-    # Dropout and augmentation are in it.
+    # The training has dropout and augmentation.
     assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
 
 
@@ -134,7 +134,7 @@ def test_pretrained_weights_are_fetched_for_a_fresh_fit_only(store, tmp_path, mo
     joint = stages()["joint"]()
     joint.take_over(tmp_path / "a.ckpt")
     trainer(tmp_path).fit(joint, data(store))
-    # What was handed over is not overwritten.
+    # Components that were handed over are not overwritten.
     assert set(fetched) == {"classifier"}
     fetched.clear()
     trainer(tmp_path).validate(joint, data(store), verbose=False)
@@ -202,7 +202,7 @@ def test_the_joint_stage_learns_several_labels_with_unknowns(multi_label, run_ga
     assert np.array_equal(predictions[[f"y_{name}" for name in names]].to_numpy(), known, equal_nan=True)
 
 
-# The third is trained so by two agents of torchrun, below.
+# Stage 3 is trained on two processes by two agents of torchrun, below.
 @pytest.mark.parametrize("stage", [1, 2])
 def test_every_stage_trains_on_two_processes_without_a_search_for_unused_parameters(
     stage, store, run_gazelit, tmp_path
@@ -259,7 +259,7 @@ def test_two_processes_test_every_case_once_and_agree_with_one(store, tmp_path, 
         )
     (single, single_table), (double, double_table) = results
     assert single.keys() == double.keys()
-    # Metrics from outside are what gazelit's own are.
+    # Metrics from outside the package equal gazelit's own.
     assert single["test/multiclass_accuracy"] == pytest.approx(single["test/accuracy"])
     assert single["test/own_cc"] == pytest.approx(single["test/cc"], abs=1e-5)
     assert single_table["own_cc"].tolist() == pytest.approx(single_table["cc"].tolist(), abs=1e-5, nan_ok=True)
@@ -294,7 +294,7 @@ def finish(*processes):
 @pytest.mark.parametrize(
     "options",
     [
-        # A coarsest map that no decoder step takes, a prior, side heads and projected gradients: nothing may be unused.
+        # A coarsest map that no decoder step takes, a prior, side heads and projected gradients: all must be used.
         [
             "--model.network.saliency_encoder={name: resnet18}", "--model.weighting=gazelit.losses.GradientSurgery",
             "--model.network.centre_prior=true", "--model.network.side_heads=1",
@@ -309,7 +309,7 @@ def finish(*processes):
             "--model.auxiliary.checkpoint=teacher.ckpt",
             "--model.auxiliary.sees_gaze=true",
         ],
-        # A step of each task: what the other alone trains must not leave the processes waiting.
+        # A step of each task: parameters that only the other task trains must not keep the processes waiting.
         ["--model.network.classifier_features=encoder", "--model.schedule={turns: step}"],
     ],
     ids=["resnet-surgery-sides", "gaze-pooling-recompute-teacher", "turns"],
@@ -325,8 +325,8 @@ def test_open_choices_train_on_two_processes(options, store, run_gazelit, tmp_pa
 
 
 def test_a_sharded_training_ends_with_the_weights_of_one_process(store, run_gazelit, tmp_path):
-    # With gradients averaged over processes, sharding parameters changes where they lie and nothing else. One step: in
-    # the next, rounding errors would grow through the statistics of few films.
+    # Gradients are averaged over processes, so sharding changes only where parameters are stored. There is only one
+    # step, because in the next, rounding errors would grow through the statistics of few films.
     options = [
         "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.augmentation.enabled=false",
         "--trainer.deterministic=false",
@@ -346,7 +346,7 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, run_gaze
     ]
     assert weights[0].keys() == weights[1].keys()
     for key, value in weights[0].items():
-        # BatchNorm statistics are each process's own under DDP until the next step shares rank 0's.
+        # Under DDP, each process has its own BatchNorm statistics until the next step shares those of rank 0.
         if "running" not in key:
             assert torch.allclose(value.float(), weights[1][key].float(), rtol=1e-5, atol=1e-6), key
 
@@ -356,7 +356,7 @@ def noted(path):
 
 
 def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, run_gazelit, tmp_path):
-    """One of them is killed at a random step of the second epoch; what went on saw every film once."""
+    """An agent is killed at a random step of the second epoch; the resumed training sees every film once."""
     import socket
 
     with socket.socket() as free:
@@ -383,7 +383,7 @@ def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, 
     train = len(GazeDataModule(str(store)).rows("train"))
     seen = noted(tmp_path / "films.txt")
     assert len(seen) == 2 * killed_at
-    # Each node had a part of the store of its own, the same in both epochs.
+    # Each node read its own part of the store, the same in both epochs.
     first, second = ({film for _, rank, *batch in seen for film in batch if rank == node} for node in range(2))
     assert not first & second
     run_gazelit(*options, "--ckpt_path=last")
@@ -391,7 +391,7 @@ def test_two_torchrun_agents_train_together_and_one_goes_on_after_a_kill(store, 
     for epoch in (0, 1):
         films = [film for number, _, *batch in seen for film in batch if number == epoch]
         assert len(set(films)) == len(films), seen
-        # A step of four films in the first epoch, of two where one process went on.
+        # A step has four films in the first epoch, and two films where one process went on.
         assert len(films) == train - train % (4, 2)[epoch], seen
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs["epoch"].tolist() == [0, 1]

@@ -1,4 +1,4 @@
-"""Schedules of tasks: what trains when, what a paused task costs nothing, and resumed runs."""
+"""Schedules of tasks: which task trains when, paused tasks, and resumed runs."""
 
 import lightning as L
 import numpy as np
@@ -21,7 +21,7 @@ SMALL = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
 
 
 def network():
-    # The classifier draws on the encoder alone: the saliency encoder, decoder and head are the gaze's.
+    # The classifier uses only the encoder, so saliency encoder, decoder and head belong to the gaze task.
     options = {"classifier_features": "encoder"}
     return DualEncoderUNet(SMALL, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4], **options)
 
@@ -140,7 +140,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(weighting, schedule, store, tmp_
     train(2)
     resumed = train(3, tmp_path / "2.ckpt")
     assert straight.keys() == resumed.keys()
-    # FAMO's note of a paused task's last loss is no number.
+    # FAMO notes NaN as the last loss of a paused task.
     assert all(torch.equal(value.nan_to_num(), resumed[key].nan_to_num()) for key, value in straight.items())
     assert torch.load(tmp_path / "2.ckpt", weights_only=True)
 

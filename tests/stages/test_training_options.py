@@ -91,7 +91,7 @@ def test_a_component_with_rate_zero_stays_where_it_is(store, tmp_path):
     from gazelit.data.datamodule import GazeDataModule
     from gazelit.data.options import LoaderOptions
 
-    # As large as the seed that torch draws where nobody gave one.
+    # As large as the seed that torch draws if none is given.
     torch.manual_seed(2**63 + 12345)
     stage = JointFinetuning(network(), learning_rates={"encoder": 0.0})
     before = {key: value.clone() for key, value in stage.network.named_parameters()}
@@ -111,7 +111,7 @@ def test_the_documented_commands_train(command, store, run_gazelit, tmp_path):
     short = ["--trainer.max_epochs=2", "--checkpoint.dirpath=run/checkpoints"]
     stage = 1 if "stage1.yaml" in " ".join(arguments) else 3
     small = [*tiny(stage, store), "--data.downscale=1", *short]
-    # What the command is about comes last, where tiny() would undo it.
+    # The command's own options come last, because tiny() would undo them.
     again = [argument for argument in arguments if "precision" in argument or "encoder=" in argument]
     run_gazelit(name, *arguments, *small, *again)
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
@@ -154,7 +154,7 @@ def test_rates_fall_towards_the_input_by_the_decay():
     ]
     assert all(len(rates) == 1 for rates in of)
     rates = [next(iter(rates)) for rates in of]
-    # Positions and tokens are as deep as the patches or less; the classifier keeps the optimiser's own rate.
+    # Positions and tokens are as deep as the patches, or deeper; the classifier keeps the optimiser's own rate.
     assert all(later == pytest.approx(2 * earlier) for earlier, later in itertools.pairwise(rates[:4]))
     assert rates[-1] == pytest.approx(0.8)
     assert rate[id(encoder.body.pos_embed)] <= rates[0]

@@ -1,4 +1,4 @@
-"""A W&B that answers when a training begins, and then no more: the training ends, and what is kept can be sent."""
+"""W&B answers when a training begins, and then no more: the training ends, and the kept data can be sent later."""
 
 import json
 import os
@@ -16,18 +16,18 @@ from tests.tiny import tiny
 
 
 class Service(BaseHTTPRequestHandler):
-    """As much of W&B's service as ``wandb.init``, an upload and ``wandb sync`` ask for."""
+    """The part of W&B's service that ``wandb.init``, an upload and ``wandb sync`` use."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
 
     def do_POST(self):
-        """Answers, or, once it is away, does not."""
+        """Answers requests until the service is away."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.endswith("file_stream") and not self.server.away.is_set() and not self.server.back.is_set():
             self.server.away.set()
         if self.server.away.is_set():
-            # Uploads are left without an answer, what else is asked is cut off.
+            # Uploads get no answer; other requests are cut off.
             if self.path.endswith("file_stream"):
                 self.server.back.wait()
             self.close_connection = True
@@ -59,7 +59,7 @@ class Service(BaseHTTPRequestHandler):
         return {"data": {"viewer": viewer, "serverInfo": features, "model": model}}
 
     def log_message(self, *_):
-        """Says nothing."""
+        """Writes no log."""
 
 
 class Server(ThreadingHTTPServer):
@@ -73,7 +73,7 @@ class Server(ThreadingHTTPServer):
         self.away, self.back = threading.Event(), threading.Event()
 
     def handle_error(self, *_):
-        """Says nothing of a client that ends while it waits for an answer."""
+        """Ignores a client that ends while it waits for an answer."""
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_training_ends_in_time_and_says_what_is_kept_where_wandb_goes_away(ser
     (said,) = re.findall(r"W&B did not take all of this run within 2 s: it is whole in (\S+), and", result.stderr)
     assert f"and `wandb sync --include-online {said}` sends it" in result.stderr
     assert b"best/epoch" in logged(tmp_path / "runs" / "wandb")
-    # What the line says can be done, once W&B is back.
+    # The action that the line recommends works once W&B is back.
     server.back.set()
     server.away.clear()
     sync = [sys.executable, "-m", "wandb", "sync", "--include-online", said]

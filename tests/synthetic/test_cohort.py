@@ -1,4 +1,4 @@
-"""The cohort as its readers meet it: formats, quirks, and the signal in it."""
+"""The synthetic cohort: formats, quirks, and its signal."""
 
 import csv
 import hashlib
@@ -22,7 +22,7 @@ from gazelit.synthetic.cohort import write_cohort
 from gazelit.synthetic.reader import read_chest
 from gazelit.synthetic.tables import original_pixels
 
-#: The headers as the dataset's documentation gives them.
+#: The headers in the dataset's documentation.
 GAZE_HEADER = (
     "SESSION_ID,MEDIA_ID,DICOM_ID,CNT,Time (in secs),TIMETICK(f=10000000),FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,BPOGX,"
     "BPOGY,BPOGV,LPCX,LPCY,LPD,LPS,LPV,RPCX,RPCY,RPD,RPS,RPV,BKID,BKDUR,BKPMIN,LPMM,LPMMV,RPMM,RPMMV,SACCADE_MAG,"
@@ -143,7 +143,7 @@ def test_gaze_tables_have_the_quirks(egd):
     assert ((samples["BKID"] > 0) & (samples["FPOGV"] == 0)).any()
     assert (fixations["Time (in secs)"] - fixations["FPOGS"] - fixations["FPOGD"]).abs().max() <= 1.5e-5
     assert (fixations["FPOGV"] == 1).all()
-    # Ticks are written as floats, and advance as the time does.
+    # Ticks are written as floats, and advance with the time.
     assert ".0" in (egd / "eye_gaze.csv").read_text().splitlines()[1].split(",")[5]
     recording = samples[samples["DICOM_ID"] == samples["DICOM_ID"].iloc[-1]]
     assert np.allclose(
@@ -191,7 +191,7 @@ def test_classes_are_equally_frequent_and_have_the_same_film_sizes():
 
 
 def test_readers_agree_with_each_other_more_than_with_the_mean_map():
-    """What a model can learn: two readings of a film, against the mean of all films' readings."""
+    """Two readings of a film agree more than a reading and the mean of all films' readings: a model can learn this."""
     readings = ([], [])
     for number in range(90):
         rng = np.random.default_rng(number)
@@ -255,5 +255,5 @@ def test_finding_f4_further_readers_of_every_film_are_drawn(cohort):
     assert (peers.groupby("dicom_id")["reader"].nunique() == 5).all()
     looks = peers.groupby(["dicom_id", "reader"])
     assert looks["t"].apply(lambda times: times.is_monotonic_increasing).all()
-    # Each looks for themselves: no two readings of a film are the same.
+    # Readers are independent, so no two readings of a film are the same.
     assert not looks["x"].sum().duplicated().any()

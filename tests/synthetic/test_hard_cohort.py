@@ -1,4 +1,4 @@
-"""The hard cohort's gates, from rendered films and readings: no scalar tells the class, and readers miss and stray."""
+"""Requirements of the hard cohort on films and readings: no scalar gives the class; readers miss and are distracted."""
 
 import hashlib
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ SEED, CASES, SIDE = 8, 240, 128
 
 @pytest.fixture(scope="session")
 def hard():
-    """240 films at 128 pixels, a reading each: thumbnails, gaze statistics and truth."""
+    """240 films at 128 pixels with a reading each: thumbnails, gaze statistics and truth."""
     thumbnails, gaze, items, readings, labels = [], [], [], [], []
     for plan in plan_cohort(CASES, SEED, SIDE, "hard"):
         case = simulate_hard_case(plan, SEED)
@@ -53,7 +53,7 @@ def hard():
 
 @pytest.fixture(scope="module")
 def hard_film():
-    """A film of pneumonia with a finding and a distractor or two."""
+    """A film of pneumonia with a finding and at least one distractor."""
     film = render(plan_cohort(9, 1, 96, "hard")[2])
     assert len(film.patient.items) > 1
     return film
@@ -84,7 +84,7 @@ def test_the_size_of_the_heart_alone_does_not_tell_heart_failure():
         rng = np.random.default_rng(0)
         bodies = [draw_body(rng, label) for _ in range(250)]
         ratio[label] = np.array([body.heart_ratio for body in bodies])
-    # What is drawn is what is built: the edges of the heart over the inner width.
+    # The heart has the drawn width: its edges over the inner width of the chest.
     for body in bodies[:20]:
         left, right = heart_edges(body)
         assert (left - right) / (body.lungs[0].wall + body.lungs[1].wall) == pytest.approx(body.heart_ratio, rel=0.06)
@@ -122,7 +122,7 @@ def test_the_chance_of_noticing_is_how_often_it_happens(hard):
 
 
 def test_what_lies_off_the_film_is_not_seen(hard_film):
-    """A collimated film may cut off a costophrenic angle, with what is in it."""
+    """A collimated film may cut off a costophrenic angle and the finding in it."""
     patient, size = hard_film.patient, hard_film.pixels.shape
     clean = (hard_film.pixels, hard_film.pixels * 0.9)
     lungs = hard_film.lungs[0] | hard_film.lungs[1]
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(hard_manif
 
 
 def test_the_easy_cohort_is_what_it_was(manifest):
-    """Text of the tables as of d77ec39."""
+    """The text of the tables is that of commit d77ec39."""
     names = ("images", "gaze")
     found = {name: hashlib.sha256((manifest / f"{name}.csv").read_bytes()).hexdigest()[:16] for name in names}
     assert found == {"images": "23c3fcba95a9316c", "gaze": "23eee305c823f03b"}

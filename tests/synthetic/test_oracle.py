@@ -1,4 +1,4 @@
-"""The oracle against estimates of another kind: enumeration, simulation, the metrics, and models that know less."""
+"""The oracle against independent estimates: enumeration, simulation, the metrics, and models with less information."""
 
 import itertools
 from dataclasses import replace
@@ -42,9 +42,9 @@ def readings_of(oracle, count, seed):
 
 
 def enumerated(oracle, places, draws, rng):
-    """Log-density of the first fixations together: every sequence of targets, latent states drawn from their prior.
+    """Joint log-density of the first fixations: all sequences of targets, with latent states drawn from their prior.
 
-    Given the targets, the places are jointly Gaussian: their errors are independent but for the bias they share.
+    Given the targets, the positions are jointly Gaussian: their errors are independent but for the bias they share.
     """
     scene = oracle.scene
     count, targets = len(places), len(scene.spots)
@@ -76,14 +76,14 @@ def enumerated(oracle, places, draws, rng):
 @pytest.mark.parametrize("film", [1, 2])
 def test_the_filter_equals_enumeration_of_all_targets(films, film):
     oracle = Oracle.of(films[film], "b")
-    # All items noticed at the first looks, so that three looks meet them.
+    # All items are noticed at the first looks, so that three looks can reach them.
     differences = []
     for seed in range(6):
         simulated = oracle.simulate(1, seed)
         places = simulated.tracked[0][:3]
         exact, error = enumerated(oracle, places, 300, np.random.default_rng(seed))
         x, y = oracle.pixels(places).T
-        # The likelihood is estimated without bias, the logarithm is not: average before taking it.
+        # The estimate of the likelihood is unbiased, that of its logarithm is not, so likelihoods are averaged.
         estimates = np.exp([oracle.log_density(x, y, particles=1000, seed=s).sum() for s in range(4)])
         mass = np.exp(np.mean([on_film(oracle, places, seed)]))
         spread = np.hypot(error / exact, estimates.std(ddof=1) / estimates.mean() / 2)
@@ -93,14 +93,14 @@ def test_the_filter_equals_enumeration_of_all_targets(films, film):
 
 
 def on_film(oracle, places, seed):
-    """Logarithm of the chance that three looks lie on the film: practically all."""
+    """Logarithm of the chance that three looks lie on the film, which is nearly 1."""
     half = np.array(oracle.extent) / 2
     simulated = oracle.simulate(4000, seed).tracked[:, : len(places)]
     return np.log((np.abs(simulated) < half).all(axis=(1, 2)).mean())
 
 
 def test_the_mean_information_equals_the_entropy_by_simulation(films):
-    """First look: its density has no past, so that its entropy is an integral over the film."""
+    """The density of the first look has no past, so its entropy is an integral over the film."""
     oracle = Oracle.of(films[1])
     simulated = oracle.simulate(3000, 1)
     first = simulated.tracked[:, :1]
@@ -134,7 +134,7 @@ def test_the_expected_map_is_the_mean_of_many_readers(oracles):
 
 @pytest.fixture(scope="module")
 def scores(oracles):
-    """Bits per fixation over a uniform film, of models on the same new readings, (models, readings)."""
+    """Bits per fixation over a uniform density, of models on the same new readings, (models, readings)."""
     names = ("oracle", "expected", "two readers", "another film", "history-free")
     table = {name: [] for name in names}
     for number, oracle in enumerate(oracles):
@@ -174,7 +174,7 @@ def test_no_model_exceeds_the_oracle(scores):
 
 
 def test_the_bounds_hold_for_the_metrics(oracles):
-    """Floor and ceiling against gazelit's own KLD, CC and IG on new readings."""
+    """Floor and ceiling agree with gazelit's own KLD, CC and IG on new readings."""
     oracle = oracles[1]
     bounds = oracle.bounds(SHAPE, SIGMA)
     expected = torch.from_numpy(oracle.expected_map(SHAPE, SIGMA))
@@ -239,7 +239,7 @@ def test_the_mass_of_a_cell_is_scipys_normal_in_both_tails():
     for row, (centre, spread) in enumerate(((0.0, 0.5), (3.0, 2.0))):
         below = stats.norm(centre, spread)
         assert found[row, :6] == pytest.approx(np.diff(below.cdf(edges))[:6], rel=1e-9)
-    # A Gaussian in the middle is the same on both sides, to its last digits.
+    # A Gaussian in the middle has the same masses on both sides, to the last digits.
     assert found[0] == pytest.approx(found[0, ::-1], rel=1e-9)
     assert found[0, -1] > 0
 

@@ -1,4 +1,4 @@
-"""The physics, against numerical integration."""
+"""The physics of projection, against numerical integration."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_a_tapering_tube_is_thinner_at_its_end(grid):
 
 
 def test_attenuation_follows_beer_and_lambert():
-    # Slabs of soft tissue: without scatter the film's density is linear in the thickness, whatever the exposure.
+    # Slabs of soft tissue without scatter: the film's density is linear in the thickness, whatever the exposure.
     thickness = np.repeat(np.linspace(5, 20, 64, dtype=np.float32)[None], 64, axis=0)
     shown = expose(0.17 * thickness, (64, 64), np.random.default_rng(0), 40.0).astype(float)
     density = np.log(shown / (1 - shown))[32]
@@ -86,6 +86,6 @@ def test_positions_and_film_coordinates_are_inverse():
     assert np.allclose(position.to_chest(*position.to_film(x, y)), (x, y))
     grid = film_grid((43, 35), (43.0, 35.0), position)
     u, v = position.to_film(grid.x.astype(float), grid.y.astype(float))
-    # One pixel a centimetre, centres half a pixel in.
+    # A pixel is a centimetre wide, so the first centre is half a pixel from the edge.
     assert np.allclose(u[0], np.arange(35) + 0.5 - 17.5, atol=1e-4)
     assert np.allclose(v[:, 0], np.arange(43) + 0.5 - 21.5, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The other formats of the cohort: exact headers, quirks, and the same bytes for the same seed."""
+"""Further formats of the cohort: exact headers, quirks, and the same bytes for the same seed."""
 
 import gzip
 import hashlib
@@ -91,7 +91,7 @@ def test_a_zoomed_reading_and_a_look_beside_the_film_occur(main_data):
 
 
 def test_readers_agree_with_each_other_more_than_with_other_films(reflacx):
-    """Five readings of a film can serve as a ceiling: they are alike, and not the same."""
+    """Five readings of a film are alike but not the same, so they can serve as a ceiling."""
     import torch
 
     from gazelit.data.gaze.heatmap import fixation_density

@@ -1,7 +1,7 @@
-"""Records what pymovements finds in seeded recordings, as the oracle of gazelit's own detection of fixations.
+"""Records the fixations that pymovements finds in seeded recordings, the oracle of gazelit's detection of fixations.
 
-pymovements brings a package under the AGPL with it, so it is no dependency, not even of the tests: its answers are kept
-in ``pymovements_events.json``. To record them anew, in an environment of its own with pymovements 0.28.0:
+pymovements depends on a package under the AGPL, so it is not a dependency, not even of the tests. Its results are kept
+in ``pymovements_events.json``. To record them again, in an environment of its own with pymovements 0.28.0:
 
 python tests/data/oracles/record_pymovements.py
 """

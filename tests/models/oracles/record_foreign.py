@@ -1,9 +1,9 @@
-"""Records what publishers' own classes (transformers, open_clip) make of small files in their layouts.
+"""Records the features that publishers' own classes (transformers, open_clip) compute with small files.
 
 PYTHONPATH=. python tests/models/oracles/record_foreign.py
 
-needs transformers 5 and open_clip_torch 3, which the tests do without: they would cost every process of the suite the
-time that torchmetrics takes to import them.
+needs transformers 5 and open_clip_torch 3. The tests do without them, because torchmetrics would import them in every
+process of the suite, which takes time.
 """
 
 import json
@@ -86,7 +86,7 @@ def of_open_clip(size):
 
 
 def patches(name, size):
-    """How many tokens are of patches; others come before them."""
+    """Number of tokens that are patches; the other tokens come before them."""
     side = 16 if name == "dinov3" else 14
     return (size[0] // side) * (size[1] // side)
 
