@@ -1,4 +1,4 @@
-"""What `make bench` measures by and what `make bench-check` says, without timing anything."""
+"""The method of `make bench` and the messages of `make bench-check`, without timing anything."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def found(low: float, median: float, high: float, against: str = "plain") -> dic
         (found(1.9, 2.0, 2.1), 0, "0 of 1 ratios moved"),
         (found(1.0, 1.1, 1.2), 1, "work, ours: slower, 1.10 (1.00 to 1.20) times, committed 2.00 (1.80 to 2.20)"),
         (found(3.0, 3.1, 3.2), 0, "work, ours: faster"),
-        # Against something else the ratio is another number.
+        # A ratio to another alternative is not comparable.
         (found(1.0, 1.1, 1.2, "compiled"), 0, "0 of 1 ratios moved"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What each option that names a checkpoint means, command by command."""
+"""The meaning of each option that names a checkpoint, command by command."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_finding_c3_start_from_begins_anew_also_from_the_same_stage(runs, store,
 
 
 def commands_of(pipeline, store, out, monkeypatch, run_gazelit):
-    """The command lines of a pipeline's steps, which are not run: each leaves what the next looks for."""
+    """The command lines of a pipeline's steps, which are not run; each step leaves the files that the next needs."""
     commands = []
 
     class Process:
@@ -149,7 +149,7 @@ def option(arguments, name):
 
 
 def test_finding_c3_two_steps_of_one_stage_in_a_pipeline(store, run_gazelit, tmp_path, monkeypatch):
-    """The second begins anew from the first, as a stage of another class would, and does not resume it."""
+    """The second step begins anew from the first step's weights, and does not resume its training."""
     stages = [{"name": name, "config": "presets/quick/stage2.yaml"} for name in ("first", "second")]
     (tmp_path / "twice.yaml").write_text(yaml.safe_dump({"stages": stages}))
     first, second, test, _ = commands_of(tmp_path / "twice.yaml", store, tmp_path / "out", monkeypatch, run_gazelit)
@@ -304,7 +304,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(run_gazelit, store, tmp_path
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("gazelit.stages.joint.JointFinetuning.on_train_epoch_start", interrupt)
-    # What a shell starts in the background ignores it.
+    # A process that a shell starts in the background ignores SIGINT.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         printed = fit(run_gazelit, 3, store, tmp_path / "run", code=130)

@@ -1,4 +1,4 @@
-"""The command line as its users meet it."""
+"""The command line as its users run it."""
 
 import contextlib
 import csv
@@ -52,7 +52,7 @@ def test_input_errors_are_one_line_without_a_traceback(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory, lightning_imported):
-    """One epoch of each stage, each handed over from the one before: {stage: run folder}, and what was printed."""
+    """An epoch of each stage, each handed over from the stage before: {stage: run folder}, and the output."""
     root = tmp_path_factory.mktemp("trained")
     runs, printed, parent = {}, {}, None
     for number in (1, 2, 3):
@@ -196,7 +196,7 @@ def test_validate_measures_the_validation_split(trained, run_gazelit):
         row = next(csv.DictReader(file))
     with (folder / "epochs.csv").open() as file:
         trained_row = next(csv.DictReader(file))
-    # The stored checkpoint gives again what was logged while training.
+    # The stored checkpoint gives the values that were logged in training.
     for key in ("val/loss", "val/cc", "val/auroc_macro"):
         assert float(row[key]) == pytest.approx(float(trained_row[key]), rel=1e-4)
 

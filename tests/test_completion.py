@@ -1,4 +1,4 @@
-"""What bash completes, asked of bash."""
+"""Shell completion, run by bash itself."""
 
 import subprocess
 

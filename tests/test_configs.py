@@ -32,7 +32,7 @@ OTHER_STAGES = sorted(
         "finding_conditional.yaml",
     )
     for path in config_root().rglob(pattern)
-    # What stages are laid over is no stage.
+    # Base files, over which stages are merged, are not stages.
     if path.parent.name != "networks"
 )
 #: Run by tests/test_sweeps.py.
@@ -52,12 +52,12 @@ def shipped_name(path):
 
 def test_every_yaml_is_of_a_kind_that_is_tested():
     every = set(map(shipped_name, config_root().rglob("*.yaml")))
-    # What a stage is laid over is parsed with it.
+    # The base of a stage is parsed with it.
     bases = {
         shipped_name(path) for stage in (*STAGE_CONFIGS, *OTHER_STAGES) for path in config_chain(find_config(stage))
     }
     kinds = {*STAGE_CONFIGS, *OTHER_STAGES, *PIPELINES, *DATA, *WANDB, *ABLATIONS, *HANDOVERS}
-    # What a pipeline lays over a stage is trained with it, below.
+    # A file that a pipeline merges over a stage is trained with it, below.
     overlaid = {name for stage in PIPELINE_STAGES if not isinstance(stage.config, str) for name in stage.config}
     assert every == kinds | overlaid | bases
 
@@ -98,7 +98,7 @@ def test_a_preset_has_shipped_files_of_its_own_and_leaves_others_and_the_users_a
     assert take_preset(["--preset", "quick", "--x=1", "--preset=paper"]) == ("paper", ["--x=1"])
     (tmp_path / "stage1.yaml").write_text("mine: true")
     assert find_config("stage1.yaml", "quick").read_text() == "mine: true"
-    # In the shipped folder itself, and by a path into it, a name is that of the shipped file.
+    # In the shipped folder, and by a path into it, a name is that of the shipped file.
     monkeypatch.chdir(root)
     assert find_config("stage1.yaml", "quick") == root / "presets" / "quick" / "stage1.yaml"
     assert find_config(str(root / "stage1.yaml"), "quick") == root / "presets" / "quick" / "stage1.yaml"
@@ -178,7 +178,7 @@ TINY_ONE_ENCODER = [
 
 
 def small(config, store):
-    """Options that make the stage of a configuration small."""
+    """Options that make a configuration's stage small."""
     if "multitask" in config:
         return [*tiny(3, store, network=False), *TINY_ONE_ENCODER]
     if any(name in config for name in ("time_resolved", "reader_conditional", "finding_conditional")):
@@ -216,7 +216,7 @@ def test_pipelines_name_shipped_configurations_and_stages_before_those_that_foll
     if config in ("pipelines/paper.yaml", "pipelines/lean.yaml", "pipelines/lean-small.yaml"):
         assert [stage.name for stage in stages] == ["contrastive", "saliency", "joint"]
     else:
-        # Every stage is tested or leads to one that is.
+        # Every stage is tested, or leads to a stage that is tested.
         used = set(tested.values())
         for number, stage in reversed(list(enumerate(stages))):
             after = stages[number - 1].name if stage.after == "previous" and number else stage.after
@@ -256,7 +256,7 @@ def test_the_classifier_that_was_trained_first_is_taken_over(store, run_gazelit,
 
     first = fit("first", "--config=presets/quick/handover/head_first.yaml")
     after = fit("after", f"--start_from={tmp_path / 'first' / 'best.ckpt'}", "--model.optimizer.lr=0.0")
-    # Without a rate every weight is as it was taken over.
+    # With a learning rate of 0, every weight is as it was taken over.
     trained = [key for key in first if key.startswith("network.") and key.endswith((".weight", ".bias"))]
     assert any(key.startswith("network.classifier.") for key in trained)
     assert all(torch.equal(first[key], after[key]) for key in trained)
@@ -288,12 +288,12 @@ def test_what_an_ablation_changes_trains_a_step(config, preset, name, store, run
     configs = [stage.config] if isinstance(stage.config, str) else stage.config
     options = small(configs[0], store)
     if "ablations/one_encoder.yaml" in configs:
-        # Nothing that would bring the second encoder back.
+        # Options that would bring the second encoder back are left out.
         options = [option for option in options if "saliency_encoder" not in option]
     if "networks/lean.yaml" in configs:
         options += TINY_LEAN
     elif "presets/quick/networks/lean.yaml" in configs:
-        # Small enough as it is.
+        # The network is small enough.
         options = tiny(3, store, network=False)
     run_gazelit(
         "fit", *(f"--config={file}" for file in configs), *options, *stage.overrides, "--data.downscale=1",
@@ -331,7 +331,7 @@ def test_finding_a3_with_classifier_only_nothing_but_the_classifier_changes(stor
     new = {f"network.classifier.layers.{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")}
     assert changed == new | {"temperature"}
     assert any(key.endswith("running_var") for key in before)
-    # The classifier itself is trained: a step from the same seed without a learning rate leaves it elsewhere.
+    # The classifier is trained: a step from the same seed with a learning rate of 0 gives other weights.
     still = weights(*configs, *tiny(3, store), parent, "--model.optimizer.lr=0.0", "still")
     assert all(not torch.equal(after[key], still[key]) for key in new)
 

@@ -1,4 +1,4 @@
-"""A training's console: no adverts, no warnings that tell nothing; others stay."""
+"""A training's console has no adverts and no useless warnings; other warnings stay."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The page of dependencies is that of pyproject.toml, and core takes no strong licence."""
+"""The page of dependencies agrees with pyproject.toml, and no core dependency has a strong copyleft licence."""
 
 import re
 import runpy
@@ -21,7 +21,7 @@ def test_every_requirement_stands_on_the_page_with_its_reason_and_no_licence_is_
     rows = re.findall(r"^\| (\S+) \| (\S+) \| (\w+) \| (\S+) \| (.+) \|$", page, re.MULTILINE)
     rows = [row for row in rows if row[0] != "package"]
     found = {(where, name, bounds.replace("\\", "")) for name, bounds, where, _, _ in rows}
-    # tomllib is the oracle of what the script reads line by line, for the sake of the comments.
+    # tomllib is the oracle; the script reads line by line to keep the comments.
     assert found == {
         (where, (requirement := Requirement(text)).name, str(requirement.specifier)) for where, text in required
     }
@@ -35,7 +35,7 @@ def test_what_counts_as_strong():
     def short(text):
         return next((name for name, pattern in known.items() if re.search(pattern, text, re.IGNORECASE)), None)
 
-    # Expressions of SPDX and classifiers of the index.
+    # SPDX expressions and classifiers of the package index.
     assert short("AGPL-3.0-or-later") == "AGPL"
     assert short("License :: OSI Approved :: GNU Lesser General Public License v3 (LGPLv3)") == "LGPL"
     assert short("GPL-2.0-only") == "GPL"

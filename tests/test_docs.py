@@ -1,4 +1,4 @@
-"""The documentation site without building it, and the files of a project that people join."""
+"""Checks of the documentation site without building it, and of the project's files for contributors."""
 
 import ast
 import doctest
@@ -86,7 +86,7 @@ def test_the_tutorial_runs(monkeypatch, tmp_path):
     level = log.level
     matplotlib.use("agg")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    # Lightning's seed_everything leaves it for the processes that it starts.
+    # Lightning's seed_everything sets this variable for the processes that it starts.
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     namespace = {"__name__": "__main__"}
     try:
@@ -103,7 +103,7 @@ def test_the_tutorial_runs(monkeypatch, tmp_path):
 
 
 def test_the_tutorial_has_no_outputs_in_git():
-    # They are computed when the site is built, so that they are never those of another version.
+    # Outputs are computed when the site is built, so that they are never those of another version.
     notebook = json.loads((DOCS / "tutorial.ipynb").read_text())
     assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     links = re.findall(r"\]\(([^)#]+)", "".join(notebook_cells("markdown")))
@@ -138,7 +138,7 @@ def test_forms_and_hooks_are_complete():
 def test_the_citation_is_complete_and_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
-    # What version 1.2.0 of the format requires.
+    # Fields that version 1.2.0 of the format requires.
     assert {"authors", "cff-version", "message", "title"} <= set(citation)
     assert citation["version"] == gazelit.__version__
     paper = citation["references"][0]

@@ -1,4 +1,4 @@
-"""What `gazelit doctor` finds, and that it changes nothing."""
+"""`gazelit doctor`: the faults that it finds, and that it changes nothing."""
 
 import json
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.tiny import tiny
 
-# What docs/extending.md shows; the test reads it from there.
+# The files that docs/extending.md shows; the test reads them from the page.
 PAGE = "docs/extending.md"
 
 
@@ -29,7 +29,7 @@ def outside(tmp_path_factory):
 
 @pytest.fixture
 def gazelit(outside, run_gazelit, monkeypatch):
-    """Runs a command in that folder, as if in a process of its own: nothing of the file is imported before."""
+    """Runs a command in that folder as if in a new process, in which nothing of the file is imported."""
     monkeypatch.chdir(outside)
     monkeypatch.syspath_prepend(outside)
 
@@ -68,7 +68,7 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
     assert epochs["train/loss"].notna().all()
     # The loss at the median is half of the mean error.
     assert (epochs["val/age_error"] / 2).tolist() == pytest.approx(epochs["val/loss"].tolist(), rel=1e-5)
-    # Its encoder is handed over to a stage of gazelit's.
+    # Its encoder is handed over to one of gazelit's stages.
     printed = gazelit("fit", "--config=presets/quick/stage2.yaml", *tiny(2, outside / "store"),
                       "--data.gaze.sigma_unit=px", "--data.gaze.sigma=4",
                       "--data.split.val_fraction=0.25", "--data.split.test_fraction=0.25",
@@ -78,7 +78,7 @@ def test_the_pages_dataset_encoder_loss_metric_and_stage_work_from_yaml_alone(ou
                       "--checkpoint.dirpath=next/checkpoints")  # fmt: skip
     assert "loaded encoder" in printed
     gazelit("lineage", "next/checkpoints/best.ckpt")
-    # What a run saved may name the user's classes once their module is trusted.
+    # A run's saved configuration may name the user's classes once their module is trusted.
     gazelit("test", "--config=run/config.yaml", "--trust=mine", "--trainer.logger=false",
             "--trainer.default_root_dir=tested")  # fmt: skip
     metrics = json.loads((outside / "tested" / "metrics.json").read_text())

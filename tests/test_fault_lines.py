@@ -1,4 +1,4 @@
-"""What is the machine's fault is one line that says what to do."""
+"""A fault of the machine gives one line that says what to do."""
 
 import errno
 import multiprocessing
@@ -12,7 +12,7 @@ from gazelit.data.sampling import check_shared_memory
 from gazelit.errors import InputError
 from gazelit.runs.steps import checkpoint_digest
 
-#: As torch 2 words them.
+#: Messages in the words of torch 2.
 KILLED = "DataLoader worker (pid 4711) is killed by signal: Killed. "
 BUS = (
     "DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
@@ -93,5 +93,5 @@ def test_a_batch_whose_sender_was_killed_is_one_line():
     with pytest.raises(FileNotFoundError) as raised:
         names["_try_get_data"]()
     assert "a loader's process was killed" in mistake_behind(raised.value)
-    # Not every file that is missing.
+    # Other missing files do not get this line.
     assert mistake_behind(FileNotFoundError(2, "No such file or directory")) is None

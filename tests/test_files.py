@@ -89,7 +89,7 @@ def test_finding_g9_a_file_is_on_the_disk_before_and_after_it_gets_its_name(tmp_
 
 
 def test_finding_c19_a_lock_that_lost_its_name_does_not_count(tmp_path, monkeypatch):
-    """The file that was opened is removed by its holder before the lock on it is had."""
+    """The holder removes the file between the opening and the lock."""
     lock_file = tmp_path / ".out-lock"
     real, calls = fcntl.flock, []
 
@@ -134,7 +134,7 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
         assert done.returncode == -signal.SIGKILL
-    # One of each, however often it was killed.
+    # There is one temporary file of each kind, however often the process was killed.
     assert sorted(os.listdir(tmp_path)) == [".a-writing.json", ".made-building"]
     write_json(tmp_path / "a.json", [1])
     with building_folder(tmp_path / "made") as folder:
@@ -149,7 +149,7 @@ def test_two_at_once_do_not_write_into_each_others_file(tmp_path):
         outer.write_text("outer")
         inner.write_text("inner")
         assert outer != inner
-    # The outer one is the last to take the name.
+    # The outer file takes the name last.
     assert (tmp_path / "a").read_text() == "outer"
     with building_folder(tmp_path / "f") as outer, building_folder(tmp_path / "g") as inner:
         assert outer != inner
@@ -186,9 +186,9 @@ def test_a_file_system_without_locks_is_written_and_told_of(code, tmp_path, monk
     with exclusive(tmp_path / "out"), building_folder(tmp_path / "page") as building:
         (building / "index.html").touch()
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
-    # Of a pipeline the lock stays.
+    # The lock of a pipeline stays.
     assert names == ["out", "out/.lock", "page", "page/index.html", "store", "store/a.json"]
-    # Where the suite has given the package's logger a handler, a record comes twice.
+    # If an earlier test gave the package's logger a handler, a record comes twice.
     warned = dict.fromkeys(record.getMessage() for record in caplog.records)
     assert [line.partition(":")[0] for line in warned] == [
         str(tmp_path / name) for name in (".run-lock", ".store-lock", "out/.lock")

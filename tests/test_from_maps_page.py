@@ -12,7 +12,7 @@ from tests.tiny import TINY_ENCODER, TINY_SALIENCY_ENCODER
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "from-maps-to-scanpaths.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
-#: What makes a command of the page small.
+#: Options that make a command of the page small.
 SMALLER = {"--cases 400": "--cases 40", "--size 96,64": "--size 64,64"}
 TINY = [
     "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.enable_progress_bar=false",
@@ -37,7 +37,7 @@ def test_every_command_of_the_page_runs_in_its_order(folder, monkeypatch, lightn
         if arguments[0] == "fit":
             arguments += [*TINY, *(PATHS if "scanpath.yaml" in command else MAPS)]
         if arguments[0] == "infer":
-            # One film, the first by name.
+            # Only the first film by name.
             arguments[1] = str(min(Path(arguments[1]).iterdir()))
         monkeypatch.setattr("sys.argv", ["gazelit"])
         assert main(arguments) == 0, command + capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""On a GPU: every stage trains in bfloat16 and tests as on the CPU, a model reads as there, metrics are the same.
+"""On a GPU every stage trains in bfloat16, and tests, readings of a model and metrics equal those on the CPU.
 
 Skipped without a GPU; tests of a machine with one: ``python -m pytest tests/test_gpu.py``.
 """
@@ -22,9 +22,9 @@ from tests.tiny import save_untrained
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    # What runs on the CPU here is what the GPU is compared with.
+    # Runs on the CPU are the reference of the GPU's results.
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
-    # torch 2.11 of DDP, which makes its own streams: it costs a synchronisation, and no result.
+    # torch 2.11's warning about DDP, which makes its own streams: it costs a synchronisation and changes no result.
     pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream does not match"),
 ]
 
@@ -33,7 +33,7 @@ STAGES = ["stage1", "stage2", "stage3", "supervised", "scanpath", "time_resolved
 
 
 def fit(run_gazelit, config, store, *options, folder="run"):
-    """Trains two steps on the GPU; the quick preset asks for determinism, which not every operator has there."""
+    """Trains two steps on the GPU; not every operator there has the determinism that the quick preset asks for."""
     run_gazelit(
         "fit", f"--config={config}", *small(config, store), "--data.downscale=1", "--trainer.accelerator=gpu",
         "--trainer.devices=1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",

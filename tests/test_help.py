@@ -1,4 +1,4 @@
-"""Help that answers at once and names what there is; the configurations that ship."""
+"""Help answers at once and names commands and options; and the shipped configurations."""
 
 import gc
 import inspect

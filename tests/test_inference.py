@@ -1,4 +1,4 @@
-"""`gazelit infer`: bad films do not stop it, and no result takes another's place."""
+"""`gazelit infer`: bad films do not stop it, and no result overwrites another."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from gazelit.errors import InputError
 
 
 class Stub(nn.Module):
-    """Gives what a trained network of a stage gives."""
+    """A network with the outputs of a stage's trained network."""
 
     classes = 2
 
@@ -63,7 +63,7 @@ def test_finding_c18_results_never_take_each_others_names(tmp_path, model):
     infer(files, Path("x.ckpt"), tmp_path / "out", names="file")
     results = results_in(tmp_path / "out")
     assert len({name.casefold() for name in results}) == len(files)
-    # A name of its own stays.
+    # A unique name stays.
     assert [results[name]["file"] for name in ("a", "a_1", "a_2")] == ["a.png", "a_1.png", "a_2.png"]
     maps = {np.load(tmp_path / "out" / result["saliency"]).tobytes() for result in results.values()}
     assert len(maps) == len(files)
@@ -84,7 +84,7 @@ def test_finding_c18_results_of_another_run_are_refused_unless_asked_to_overwrit
     assert (tmp_path / "out" / "b.json").exists()
     infer(files, Path("x.ckpt"), tmp_path / "out", overwrite=True, saliency="full", **options)
     assert (tmp_path / "out" / "a.json").stat().st_mtime_ns > before
-    # Results without the record of their run are somebody else's.
+    # Results without the record of their run are treated as another run's.
     (tmp_path / "out" / "run.json").unlink()
     with pytest.raises(InputError, match="holds 2 of the 2 results already, but not how they were made"):
         infer(files, Path("x.ckpt"), tmp_path / "out", **options)

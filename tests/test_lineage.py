@@ -113,7 +113,7 @@ def test_another_split_of_the_same_data_is_refused_unless_insisted_on():
 
 
 def test_an_ancestor_of_another_split_is_refused_too():
-    """The parent's encoder has seen what its own parent was trained on."""
+    """The parent's encoder has learned from the films on which its own parent was trained."""
     grandparent = {"sha256": "0", **stamped({**DATA, "split_sha256": "bbbb"})}
     with pytest.raises(InputError, match="another split"):
         split_guard.check_split("a.ckpt", stamped(DATA, grandparent), DATA)
@@ -170,6 +170,6 @@ def test_the_command_line_refuses_and_records_what_was_insisted_on(store, run_ga
     stamp = stamps.read_checkpoint(tmp_path / "two" / "checkpoints" / "best.ckpt")[stamps.STAMP_KEY]
     assert "another split of egd-cxr" in stamp["parent"]["split_note"]
     assert str(tmp_path) not in str(stamp)
-    # Testing on a split of its own data that it was not trained on is refused as well.
+    # A test on another split of its own training data is refused too.
     test = ["test", "--config=two/config.yaml", "--ckpt_path=two/checkpoints/best.ckpt", "--data.split.seed=3"]
     assert "may have seen patients of this test split" in run_gazelit(*test, "--allow_other_split=false", code=2)

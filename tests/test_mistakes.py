@@ -1,4 +1,4 @@
-"""Mistakes on the command line and in configurations: one line each, with what was probably meant."""
+"""Mistakes on the command line and in configurations each give one line with the probable intention."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.tiny import tiny
 
 STAGE = ("fit", "--config=stage1.yaml")
 
-#: What is typed, and how the only line ends.
+#: The command, and the end of its only line.
 TYPED = {
     "a configuration": (["fit", "--config=stag1.yaml"], "did you mean stage1.yaml?"),
     "a configuration in a folder": (["run", "pipelines/quik.yaml"], "did you mean pipelines/quick.yaml?"),
@@ -89,7 +89,7 @@ def test_a_configuration_beside_the_one_named_is_suggested(run_gazelit, tmp_path
     ],
 )
 def test_finding_e_what_is_cheap_is_checked_before_weights_are_fetched(option, message, run_gazelit, store):
-    # The stage's own encoder fetches weights, and an opened store is announced: either would be another line.
+    # The stage's own encoder fetches weights, and an opened store is announced; both would print another line.
     printed = run_gazelit(*STAGE, f"--data.store={store}", option, code=2)
     assert message in printed
     assert len(printed.splitlines()) == 1

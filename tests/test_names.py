@@ -1,4 +1,4 @@
-"""Identifiers say what something is in the field's terms; a word that fits anything says nothing."""
+"""Identifiers name roles in the field's terms; words that fit anything are refused."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ OWN_ROLES = {("losses/scanpath.py", "place")}
 
 
 def names(tree):
-    """(line, name) of what a module itself names: variables, parameters, functions, classes and attributes."""
+    """(line, name) of everything that a module defines: variables, parameters, functions, classes and attributes."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):

@@ -1,4 +1,4 @@
-"""The guard of conftest.py sees what it must see, or it proves nothing of the commands."""
+"""The guard of conftest.py finds attempts to reach another machine; otherwise it would prove nothing."""
 
 import socket
 import subprocess

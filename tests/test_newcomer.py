@@ -1,4 +1,4 @@
-"""From an empty folder to a tested model and a report, as somebody new types it, mistakes included."""
+"""From an empty folder to a tested model and a report by the commands of a new user, mistakes included."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Overlays: clear at and below the uniform level, coloured by a percentile scale, and flat maps say so."""
+"""Overlays are clear at and below the uniform level and coloured by a percentile scale; flat maps are called flat."""
 
 import matplotlib
 import numpy as np
@@ -25,7 +25,7 @@ def film_of(picture):
 
 
 def lines_drawn(monkeypatch):
-    """What is written into the pictures drawn from here on."""
+    """The lines of text in pictures that are drawn from here on."""
     lines = []
     draw = overlay.ImageDraw.ImageDraw.text
     monkeypatch.setattr(
@@ -94,7 +94,7 @@ def test_every_film_has_an_overlay_of_a_size_that_can_be_looked_at(shape):
     assert 384 <= max(film.shape) <= 1024
     assert picture.width > film.shape[1]
     assert picture.height > film.shape[0]
-    # The line below is never cut.
+    # The line of text below the film is never cut.
     assert picture.width >= 300
 
 

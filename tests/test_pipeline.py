@@ -94,7 +94,7 @@ def interrupted(store, tmp_path_factory):
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)
     assert first.wait() == 128 + signal.SIGTERM
-    # Nobody takes it for finished, and what was trained is kept.
+    # The run does not count as finished, and trained stages are kept.
     assert not (out / "saliency" / "done.json").exists()
     assert run_status(out)[1].state == "interrupted"
     mark = (out / "contrastive" / "done.json").stat().st_mtime_ns
@@ -154,7 +154,7 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     assert "## Subgroups" in text
     assert "Published figures" not in text
     assert "Checkpoints were selected on the validation split alone" in text
-    # The joint stage alone measures several tasks, and the easy cohort's readers have no oracle.
+    # Only the joint stage measures several tasks, and the easy cohort's readers have no oracle.
     (joint,) = metrics["asynchrony"]
     epochs = pd.read_csv(out / "joint" / "epochs.csv")
     assert (joint["stage"], joint["epochs"]) == ("joint", 3)
@@ -163,7 +163,7 @@ def test_the_run_ends_in_a_report_that_says_the_data_are_synthetic(interrupted):
     assert "## Asynchrony of the tasks" in text
     assert "explainable" not in text
     assert "fitted on the val split" in text
-    # What the stage was given as model.metrics; it is the accuracy.
+    # The metric that the stage was given as model.metrics, which is the accuracy.
     micro = text.split("## Further metrics")[1].split("\n## ")[0]
     assert f"| multiclass accuracy, higher is better | {metrics['test/accuracy']:.3f} |" in micro
     for stage in ("contrastive", "saliency", "joint"):
@@ -223,7 +223,7 @@ def test_infer_reads_real_files_with_the_trained_model(interrupted, real_data, r
         assert saliency.shape == shape
         assert saliency.sum(dtype=np.float64) == pytest.approx(1, abs=1e-4)
         assert saliency.min() >= 0
-        # The film, with the colour bar beside it and lines below.
+        # The picture has the film, the colour bar beside it and lines of text below.
         width, height = Image.open(tmp_path / "read" / result["overlay"]).size
         scale = min(1, 1024 / max(shape))
         assert 0 < height - shape[0] * scale < 200
@@ -345,10 +345,10 @@ def test_a_training_by_hand_is_reported_by_its_folder_or_that_of_its_test(interr
         assert "| joint | " in text
         assert [f"| {stage} | `" in text for stage in ("joint", "saliency", "contrastive")] == [True] * 3
         assert "Every model was tested once." in text
-        # The stages' curves are found by what the configurations name.
+        # The stages' curves are found by the folders that the configurations name.
         assert "Loss and validation metrics of every stage" in text
     assert json.loads((tmp_path / "hand" / "t" / "metrics.json").read_text()) == tested
-    # Beside the run that it was taken out of, it is an arm like another.
+    # Beside the run from which it was copied, it is an arm like any other.
     run_gazelit("report", str(interrupted[1]), "hand/t", "--out", "both")
     assert list(json.loads((tmp_path / "both" / "metrics.json").read_text())["arms"]) == ["run: joint", "t"]
     (tmp_path / "hand" / "joint" / "epochs.csv").unlink()
@@ -395,7 +395,7 @@ def test_a_failed_stage_is_one_error_that_names_the_log(tmp_path, store):
     with pytest.raises(InputError, match=r"step 'joint' failed \(exit code 2\).*Cough.*log\.txt"):
         run([step], store, tmp_path / "run")
     assert not (tmp_path / "run" / "joint" / "done.json").exists()
-    # Nothing was trained, so that other settings are not a mixture: this fails for its own reason.
+    # Nothing was trained, so other settings are not refused, and the error is that of the new settings.
     step = StageStep("joint", "presets/quick/stage3.yaml", overrides=[*tiny(3, store), "--data.labels=[Fever]"])
     with pytest.raises(InputError, match=r"Fever"):
         run([step], store, tmp_path / "run")
@@ -423,7 +423,7 @@ def test_missing_store_says_how_to_make_one(tmp_path):
 
 
 def arms_file(folder, stages, arms, **members):
-    """A pipeline of arms that make one pass each."""
+    """A pipeline whose arms train one epoch each."""
     overrides = ["--trainer.max_epochs=1"]
     path = folder / "arms.yaml"
     path.write_text(yaml.safe_dump({"stages": stages, "arms": arms, "overrides": overrides, **members}))
@@ -514,7 +514,7 @@ def test_arms_seeds_and_folds_that_cannot_be(options, message, store, tmp_path):
 
 
 def test_the_page_on_export_runs_and_its_figures_are_those_of_the_report(interrupted, run_gazelit, tmp_path):
-    # Not imported here: its own import reports to its makers.
+    # OpenVINO is not imported here, because its import sends a report to its makers.
     has_openvino = importlib.util.find_spec("openvino") is not None
     import onnx
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Teachers in pipelines: the earlier stage of the same seed and fold, in the step's key, in the report."""
+"""Teachers in pipelines are the earlier stage of the same seed and fold; they are in the step's key and the report."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_the_shipped_pipeline_trains_students_with_the_teachers_of_their_run(sto
 
 
 def written(stages, out, store, content):
-    """The steps of all members of a run whose checkpoints are there already: (member, step) of the student."""
+    """Writes the checkpoints of all stages of all members of a run; returns (member, step) of the student."""
     found = []
     for member in members_of(out, 0, 2, 3):
         for stage in stages:
@@ -101,7 +101,7 @@ def test_every_seed_and_fold_has_its_own_teacher_and_another_one_is_another_step
     after = written(stages, tmp_path, store, "second")
     keys = [[step_key(step.arguments, step.inputs, tmp_path) for _, step in steps] for steps in (before, after)]
     assert len({*keys[0], *keys[1]}) == 12
-    # Wherever the run folder lies, the key is the same.
+    # The key does not depend on the path of the run folder.
     moved = written(stages, tmp_path / "elsewhere", store, "second")
     assert [step_key(step.arguments, step.inputs, tmp_path / "elsewhere") for _, step in moved] == keys[1]
 

@@ -1,7 +1,7 @@
 """Identifiers planted in films, file names and tables are in nothing that gazelit prints, writes or logs.
 
-Three places hold ids on purpose and are left out: the store's own tables, which say whose film is whose so that
-patients stay in one split; ``image_id`` of ``predictions.parquet``, which says what was predicted of which film and
+Three kinds of files hold ids on purpose and are left out: the store's own tables, which hold the patient of each film
+so that patients stay in one split; ``image_id`` of ``predictions.parquet``, which names the film of each prediction and
 stays beside the data; and DICOM results, which belong to the patient.
 """
 
@@ -26,7 +26,7 @@ from tests.data.film_writers import write
 from tests.test_sweeps import logged
 from tests.tiny import tiny
 
-#: What begins every planted identifier: letters that no other word of the outputs has.
+#: Prefix of every planted identifier: letters that no other word of the outputs has.
 MARK = "QZXJ"
 #: Thirty attributes of PS3.15's basic profile (table E.1-1), with values that their representation allows.
 TAGS = {
@@ -108,7 +108,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def proxy():
-    """What programs that are not Python would ask for beyond this machine: a proxy that notes and refuses it."""
+    """A proxy that notes and refuses requests of other programs than Python to another machine."""
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -130,7 +130,7 @@ def proxy():
 
 @pytest.fixture(scope="module")
 def worked(cohort, proxy, tmp_path_factory):
-    """Every command that sees films or tables, from tables to a package; the folder of outputs and what was printed."""
+    """Runs every command that reads films or tables; returns the folder of outputs and the printed text."""
     out = tmp_path_factory.mktemp("worked")
     environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
     environment |= {"WANDB_MODE": "offline", "HTTP_PROXY": proxy[0], "HTTPS_PROXY": proxy[0], "COLUMNS": "250"}
@@ -164,7 +164,7 @@ def worked(cohort, proxy, tmp_path_factory):
     gazelit("export", ckpt, "--format=torch-export", "--out=export/model.pt2")
     gazelit("package", ckpt, "--out=package")
     gazelit("lineage", "package/model.safetensors")
-    # By its name it is gazelit's command, whose steps share their imports.
+    # Its name makes it gazelit's command, whose steps share their imports.
     (out / "gazelit").write_text(
         "import json, sys\nfrom gazelit.cli.main import main\n"
         "if __name__ == '__main__':\n"
@@ -184,7 +184,7 @@ def worked(cohort, proxy, tmp_path_factory):
 
 
 def readable(path):
-    """What is in a file: its bytes, and those of what it holds compressed."""
+    """The contents of a file: its bytes, and those of its compressed parts."""
     content = path.read_bytes()
     yield content
     if path.suffix == ".parquet":
@@ -203,7 +203,7 @@ def readable(path):
 
 
 def says_whose_film(path, folder):
-    """Whether a file is one of the tables that say whose film is whose."""
+    """Whether a file is one of the tables that hold the patient of each film."""
     is_store = path.relative_to(folder).parts[0] == "store" and path.suffix in (".parquet", ".csv")
     return is_store or path.name == "predictions.parquet"
 
@@ -245,7 +245,7 @@ def test_tables_that_say_whose_film_it_is_hold_ids_and_nothing_else(worked):
 
 def test_nothing_printed_holds_an_identifier(worked):
     assert MARK not in worked[1]
-    # Every command has said something.
+    # Every command has printed something.
     commands = ("store", "report", "agreement.md", "largest differences", "before you share", "fingerprint")
     for words in commands:
         assert words in worked[1], words

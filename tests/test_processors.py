@@ -60,7 +60,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatc
     monkeypatch.delenv("OMP_NUM_THREADS")
     processors.settle_threads()
     assert os.environ["OMP_NUM_THREADS"] == "1"
-    # What gazelit set itself is divided.
+    # A value that gazelit set itself is divided.
     monkeypatch.setattr(processors, "usable", lambda: 8)
     with processors.threads_divided(3):
         assert os.environ["OMP_NUM_THREADS"] == "2"

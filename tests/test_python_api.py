@@ -1,4 +1,4 @@
-"""gazelit from Python: docs/python.md runs, films of every form are read alike, bad ones end in one line."""
+"""gazelit from Python: docs/python.md runs, films of every form are read alike, bad films give one line."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_what_answers_at_once_imports_no_heavy_library(code):
 
 
 def test_a_report_waits_for_no_library_that_it_may_not_need():
-    """Each takes 20 to 300 MB of a report's memory."""
+    """Each of these libraries takes 20 to 300 MB of a report's memory."""
     heavy = ["numba", "scipy.stats", "scipy.optimize", "ot", "captum", "torchmetrics", "lightning", "matplotlib"]
     code = "import gazelit.reporting.collect, sys"
     printed = run_python(f"{code}; print('LOADED', *(name for name in {heavy} if name in sys.modules))")
@@ -67,7 +67,7 @@ def test_the_package_says_that_it_is_typed():
 
 @pytest.fixture(scope="module")
 def page(store, cohort, tmp_path_factory):
-    """The page's blocks, run in one folder: training first, then reading; what they defined, and the folder."""
+    """Runs the page's blocks in one folder, training first, then reading; returns their variables and the folder."""
     folder = tmp_path_factory.mktemp("python")
     (folder / "store").symlink_to(store)
     (folder / "cohort").symlink_to(cohort)
@@ -141,7 +141,7 @@ def test_one_film_in_every_form_is_one_reading(page, tmp_path):
     assert np.array_equal(model.predict(write(tmp_path / "deep.dcm", full)).saliency, deep.saliency)
     inverted = write(tmp_path / "inverted.dcm", 4095 - full, PhotometricInterpretation="MONOCHROME1")
     assert np.allclose(model.predict(inverted).saliency, deep.saliency, rtol=1e-4)
-    # Of batches the same to the precision of float32, in the order of the list.
+    # Batches give the same values to the precision of float32, in the order of the list.
     films = [png, full.astype(np.float64) / 4095, grey[::-1].copy(), png.read_bytes(), grey]
     for reading, form in zip(model.predict(films, batch_size=3), films, strict=True):
         alone = model.predict(form)
@@ -178,7 +178,7 @@ def test_films_go_through_the_network_in_batches_past_bad_ones(model, tmp_path):
     assert readings[0].probabilities == readings[4].probabilities
     with pytest.raises(InputError, match=r"bad\.dcm: "):
         model.predict(films)
-    # One film after another in the same process, also after one that cannot be read.
+    # Films are read one after another in the same process, also after a film that cannot be read.
     for film_, fails in ((good, False), (tmp_path / "bad.dcm", True), (good, False)):
         if fails:
             with pytest.raises(InputError):
@@ -292,7 +292,7 @@ def test_a_plain_film_has_no_warning_and_each_doubt_has_one(model, tmp_path):
 def test_real_and_synthetic_films_of_the_chest_have_no_warning_and_a_hip_has(model, real_data, cohort):
     films = [*real_data.glob("*.png"), *real_data.glob("*.dcm"), *sorted((cohort / "mimic-cxr").rglob("*.dcm"))[:6]]
     for path, reading in zip(films, model.predict(films), strict=True):
-        # One of them is a hip, and says so.
+        # One of them is a hip, and has a warning.
         assert kinds(reading) == (["not a chest"] if path.name == "RG2_JPLL.dcm" else []), path
 
 

@@ -41,7 +41,7 @@ def test_metrics_are_grouped_with_interval_and_number(capsys):
     # For a mean of so many cases the bootstrap and the normal interval agree.
     half = stats.norm.ppf(0.975) * np.nanstd(cc) / np.sqrt(360)
     assert np.allclose([low, high], [np.nanmean(cc) - half, np.nanmean(cc) + half], atol=0.002)
-    # The second of that name is of the classifier that was given gaze, here one that is always right.
+    # The second row of that name is of the classifier that was given gaze, which is always right here.
     assert found["AUC, mean of the classes"] == ["0.800", "1.000 to 1.000", "400"]
     assert found["AUC, B"][2] == "400"
     value, interval, number = found["half of the CC"]

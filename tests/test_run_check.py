@@ -1,4 +1,4 @@
-"""`gazelit run --check`: what it says of a run that is not begun, of one that is done, and of one that cannot be."""
+"""`gazelit run --check`: its output for a run that is not begun, a finished run, and a run that is impossible."""
 
 import contextlib
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from tests.tiny import grouped, tiny
 
 
 class InThisProcess:
-    """A step's process, without the seconds that imports take."""
+    """Replaces a step's process, without the seconds that imports take."""
 
     cpu_seconds = 0.0
 
@@ -89,7 +89,7 @@ def test_what_a_run_refuses_its_check_refuses_in_the_same_words(checked, tmp_pat
 def test_a_check_is_refused_where_the_whole_validation_has_no_target_and_not_for_its_first_batches(
     unseen, store, tmp_path
 ):
-    """Of the validation only the last film, or none, has gaze."""
+    """Only the last film of the validation split, or none, has gaze."""
     module = GazeDataModule(str(store), **grouped(batch_size=1, num_workers=0, val_fraction=0.4, test_fraction=0.1))
     rows = module.rows("val")
     assert len(rows) > 2
@@ -111,7 +111,7 @@ def test_a_check_is_refused_where_the_whole_validation_has_no_target_and_not_for
 @pytest.mark.parametrize(
     ("labels", "seen", "order"),
     [
-        # One class after another of films that have all; then what has one target, and what has none.
+        # Films with all targets come first, class by class; then films with one target, then films with none.
         ([0, 0, 0, 1, 2, -1, -1], [1, 1, 0, 1, 1, 1, 0], [0, 3, 4, 1, 5, 2, 6]),
         ([[1.0, 0.0], [torch.nan] * 2, [torch.nan, 1.0], [1.0, 0.0]], [0, 1, 0, 0], [1, 0, 2, 3]),
         ([[], []], [0, 1], [1, 0]),

@@ -28,7 +28,7 @@ def test_a_named_run_keeps_everything_in_its_folder_and_is_found_by_its_name(fit
     assert {path.name for path in folder.iterdir()} == {"checkpoints", "config.yaml", "epochs.csv", "lightning_logs"}
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    # Neither the same stage, nor another one that starts from it, may take its place.
+    # Neither the same stage nor another stage that starts from it may overwrite the run.
     for options in ([], [f"--start_from={folder / 'checkpoints' / 'best.ckpt'}"]):
         printed = fit("--name=study/first", *options, code=2)
         assert "--name study/first: runs/study/first holds a run; go on with it by --ckpt_path=last" in printed
@@ -68,7 +68,7 @@ def test_a_run_that_is_not_there_cannot_be_tested(run_gazelit):
 def test_wandb_runs_have_names_and_their_summary_is_of_the_best_checkpoint(fit, tmp_path, wandb_offline):
     import wandb
 
-    # The first epoch is the best one, whatever is learned.
+    # The first epoch is the best, whatever is learned.
     fit("--config=loggers/wandb.yaml", "--name=study/first", "--trainer.max_epochs=3", "--checkpoint.monitor=epoch",
         "--checkpoint.mode=min", "--model.optimizer.lr=0.01")  # fmt: skip
     wandb.finish()
@@ -102,7 +102,7 @@ def test_paths_are_logged_where_they_are_asked_for(fit, tmp_path, store, wandb_o
     wandb.finish()
     # What the service has not written yet.
     wandb.teardown()
-    # Without it nothing of them is there: tests/stages/test_privacy.py.
+    # Without the option, no paths are logged: tests/stages/test_privacy.py.
     assert str(store).encode() in logged(tmp_path / "runs" / "wandb")
 
 

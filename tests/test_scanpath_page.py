@@ -1,4 +1,4 @@
-"""docs/scanpaths.md: its commands and its Python run as they stand there."""
+"""docs/scanpaths.md: its commands and its Python run as they are printed there."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Trainings side by side: order, shares, and what happens when one fails."""
+"""Trainings side by side: order, shares of the machine, and the failure of a training."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Files and signatures stay small: what grows too large holds a second idea."""
+"""Files and signatures stay small; a file that grows too large holds a second idea."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gazelit"
 LINES, PARAMETERS = 400, 8
-#: Begins the reason in a docstring: of the function, or of the class for its ``__init__``.
+#: Text that begins the reason in a docstring, of the function or, for ``__init__``, of the class.
 REASON = "Many arguments, because"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -20,7 +20,7 @@ def decorators(function):
 def signatures(tree, path, within=()):
     """Qualified names of functions with too many parameters and no reason."""
     for node in ast.iter_child_nodes(tree):
-        # What numba compiles takes plain arrays and numbers.
+        # Functions that numba compiles take plain arrays and numbers.
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and "compiled" not in decorators(node):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             count = len(arguments) - (bool(arguments) and arguments[0].arg in ("self", "cls"))

@@ -23,7 +23,7 @@ def epochs(folder, count):
 
 @pytest.fixture
 def run(tmp_path):
-    """The first seed done; of the second one the first stage begun 30 s ago, with 3 of 6 epochs after 24 s."""
+    """A run whose first seed is done; the second's first stage began 30 s ago, and had 3 of 6 epochs after 24 s."""
     commands = {"test": "test", "report": "report"}
     plan = [{"folder": step, "command": commands.get(step.rpartition("/")[2], "fit")} for step in STEPS]
     write_json(tmp_path / "plan.json", {"steps": plan})
@@ -51,7 +51,7 @@ def test_a_running_pipeline_says_what_is_done_and_what_is_left(run, capsys):
     assert [step.step for step in steps] == STEPS
     assert [step.state for step in steps] == ["done"] * 3 + ["running"] + ["waiting"] * 3
     assert [(step.epochs, step.max_epochs) for step in steps[:4]] == [(6, 6), (6, 6), (None, None), (3, 6)]
-    # Three more epochs of 8 s each; the others as long as in the first seed; of the report nothing is known.
+    # Three more epochs of 8 s each; other stages take as long as with the first seed; the report's time is unknown.
     assert steps[3].left_seconds == pytest.approx(24, abs=0.5)
     assert [step.left_seconds for step in steps[4:]] == [100.0, 20.0, None]
     printed = capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_a_running_pipeline_says_what_is_done_and_what_is_left(run, capsys):
 
 @pytest.mark.parametrize("ahead", ["started.json", "epochs.csv"])
 def test_a_clock_that_was_set_back_makes_no_negative_time(ahead, run):
-    # Written an hour from now, as the clock says since.
+    # By the clock that was set back, the files were written an hour from now.
     later = os.stat(run / ".lock").st_mtime + 3600
     os.utime(run / STEPS[3] / ahead, (later, later))
     with (run / ".lock").open("w") as lock:

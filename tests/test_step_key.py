@@ -1,4 +1,4 @@
-"""What makes a step of a pipeline count as done."""
+"""The key of a step of a pipeline, by which it counts as done."""
 
 import io
 import json

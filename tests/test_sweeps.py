@@ -1,4 +1,4 @@
-"""W&B, offline: sweeps as an agent runs them, a run that is resumed, and images on request alone."""
+"""W&B, offline: sweeps as an agent runs them, a resumed run, and images only on request."""
 
 import pytest
 import yaml
@@ -45,14 +45,14 @@ def test_the_agents_command_trains(path, store, tmp_path, run_gazelit):
         drawn["ckpt_path"] = str(tmp_path / "parent" / "best.ckpt")
     env, program, *words = agent_command(sweep, drawn)
     assert (env, program) == ("/usr/bin/env", "gazelit")
-    # The same words, with what makes it small at the end.
+    # The same arguments, followed by options that make the training small.
     run_gazelit(*words, *tiny(stage, store), "--data.downscale=1", "--trainer.max_epochs=1")
     wandb.finish()
     wandb.teardown()
     metric = sweep["metric"]["name"]
     epochs = next((tmp_path / "runs" / "wandb").rglob("epochs.csv")).read_text()
     assert metric in epochs.splitlines()[0]
-    # Of the same meaning in all runs, whatever objective is drawn.
+    # The criterion has the same meaning in all runs, whatever objective is drawn.
     assert metric.startswith("val/")
     assert "loss" not in metric
     assert metric != "val/selection"
@@ -60,7 +60,7 @@ def test_the_agents_command_trains(path, store, tmp_path, run_gazelit):
 
 
 def records(folder):
-    """What offline runs hold, in order: the records of LevelDB logs, in blocks of 32 KiB, behind headers of 7 bytes."""
+    """The records of offline runs, in order; they are LevelDB logs with blocks of 32 KiB and headers of 7 bytes."""
     for file in sorted(folder.rglob("*.wandb")):
         data = file.read_bytes()
         position, content = 7, b""
@@ -70,7 +70,7 @@ def records(folder):
                 continue
             length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
             part = data[position + 7 : position + 7 + length]
-            # Whole, first, middle, last.
+            # Record types: whole, first, middle, last.
             content = part if kind in (1, 2) else content + part
             if kind in (1, 4):
                 yield content
@@ -78,7 +78,7 @@ def records(folder):
 
 
 def logged(folder):
-    """All that offline runs hold."""
+    """All items that offline runs hold."""
     return b"".join(records(folder))
 
 

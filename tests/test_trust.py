@@ -1,4 +1,4 @@
-"""What a stranger's checkpoint or configuration can make gazelit run: nothing."""
+"""A stranger's checkpoint or configuration cannot make gazelit run code."""
 
 import copy
 import pickle
@@ -202,14 +202,14 @@ def test_a_trusted_module_is_imported(run, tmp_path, run_gazelit, monkeypatch, r
     assert "known_networks" not in sys.modules
     run_gazelit(*command, "--trust", "known_networks")
     assert "known_networks" in sys.modules
-    # What one command trusts the next does not.
+    # A module that one command trusts is not trusted by the next.
     assert not trust.is_trusted("known_networks")
 
 
 def test_a_users_own_configuration_names_its_modules_but_only_classes_of_use_are_imported(
     stranger, store, run_gazelit, tmp_path
 ):
-    """`fit` takes the user's modules, and reads their text first: a class that extends nothing is of no kind."""
+    """`fit` imports the user's modules, but reads their text first and refuses a class that extends nothing."""
     own = tmp_path / "own.yaml"
     for text, message in (
         ("model: {class_path: evil.Plain}", "extends no class"),
@@ -283,7 +283,7 @@ def test_finding_g8_yaml_bombs_end_in_one_line(text, message, tmp_path, run_gaze
         assert message in printed.splitlines()[-1]
         assert "Traceback" not in printed
     if "YAML" not in message:
-        # Nor are they a way in as a value.
+        # The same text is refused as the value of an option.
         assert message in run_gazelit("fit", "--config=presets/quick/stage1.yaml", f"--data={text}", code=2)
 
 

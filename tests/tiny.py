@@ -1,4 +1,4 @@
-"""Options that make any shipped stage small enough for a test, and checkpoints that took no training."""
+"""Options that make any shipped stage small enough for a test, and untrained checkpoints."""
 
 from dataclasses import fields
 from inspect import signature
@@ -7,7 +7,8 @@ from typing import Any
 
 TINY_ENCODER = '{"name": "densenet-small", "weights": null}'
 TINY_SALIENCY_ENCODER = '{"name": "res-se", "options": {"widths": [4, 4, 8, 8, 8], "reduction": 4}}'
-#: After the others: a saliency encoder that begins, and a decoder that ends, where configs/networks/lean.yaml has it.
+#: Options after the others: strides of the saliency encoder's start and the decoder's end as in
+#: configs/networks/lean.yaml.
 TINY_LEAN = [
     '--model.network.saliency_encoder={"name": "res-se", "options": {"widths": [4, 8, 8], "stem_stride": 4}}',
     "--model.network.decoder_widths=[8, 8, 4]",

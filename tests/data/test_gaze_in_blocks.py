@@ -86,7 +86,7 @@ def test_a_full_disk_is_told_with_what_to_do(several_readings, small_blocks, mon
 
 def test_yardsticks_over_blocks_are_those_over_the_whole_and_read_no_film(several_readings, monkeypatch):
     monkeypatch.setattr(Store, "images", lambda self: pytest.fail("a film was read"))
-    # Films with the same pixels are looked for once, when a store is first split.
+    # Films with the same pixels are searched for once, when a store is first split.
     monkeypatch.setattr("gazelit.data.splits.case_split.pixel_hashes", lambda store: np.full(len(store.cases), b""))
     monkeypatch.setattr("gazelit.data.store.store._check", lambda path, about: None)
     loader = LoaderOptions(num_workers=0, batch_size=5)

@@ -72,7 +72,7 @@ def test_occlusion_finds_the_square_that_the_class_lives_on():
     assert highest[8:12, 20:24].any()
     assert not highest[:6].any()
     assert not highest[14:].any()
-    # Where nothing of the class is covered, the logit does not fall.
+    # Where no evidence for the class is covered, the logit does not fall.
     assert maps[0, 20:].sum() == 0
     assert attribute(Linear(weight), x, torch.tensor([0]), "occlusion").sum() == 0
 

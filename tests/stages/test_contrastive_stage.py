@@ -122,7 +122,7 @@ def test_balanced_sampling_draws_as_many_of_every_class(store):
     assert drawn[0] != drawn[1]
     loader.sampler.set_epoch(0)
     assert [position for _, position in loader.sampler] == drawn[0]
-    # No case of the commonest class is drawn twice before every case of the rarest class was drawn.
+    # No case of the commonest class is drawn twice.
     common = int(natural.argmax())
     assert len({row for row in drawn[0] if labels[row] == common}) == counts[common]
 

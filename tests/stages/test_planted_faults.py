@@ -76,7 +76,7 @@ class Plants(L.Callback):
 
 
 class Data(GazeDataModule):
-    """A data module that spoils batches by the plan; all other batches, and all of validation, are odd in some way."""
+    """A data module that spoils batches by the plan; validation batches, and batches without a fault, are odd."""
 
     plants: Plants
 

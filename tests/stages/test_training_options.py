@@ -154,7 +154,7 @@ def test_rates_fall_towards_the_input_by_the_decay():
     ]
     assert all(len(rates) == 1 for rates in of)
     rates = [next(iter(rates)) for rates in of]
-    # Positions and tokens are as deep as the patches, or deeper; the classifier keeps the optimiser's own rate.
+    # Positions and tokens have the rate of the patches or a lower rate; the classifier has the optimiser's own rate.
     assert all(later == pytest.approx(2 * earlier) for earlier, later in itertools.pairwise(rates[:4]))
     assert rates[-1] == pytest.approx(0.8)
     assert rate[id(encoder.body.pos_embed)] <= rates[0]
