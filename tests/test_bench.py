@@ -25,7 +25,7 @@ def found(low: float, median: float, high: float, against: str = "plain") -> dic
         (found(1.0, 1.1, 1.2, "compiled"), 0, "0 of 1 ratios moved"),
     ],
 )
-def test_what_moved_by_more_than_its_spread_is_said(now, code, said, capsys):
+def test_ratios_that_moved_by_more_than_their_spread_are_reported(now, code, said, capsys):
     assert bench.check(now, found(1.8, 2.0, 2.2)) == code
     assert said in capsys.readouterr().out
 

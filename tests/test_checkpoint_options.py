@@ -93,7 +93,7 @@ def test_finding_c2_a_run_is_tested_with_its_own_best_and_never_with_its_parent(
     assert f"there is no {best(tmp_path / 'alone')}" in printed.splitlines()[-1]
 
 
-def test_finding_c2_a_folder_is_answered_with_its_checkpoint(runs, store, run_gazelit, tmp_path):
+def test_finding_c2_for_a_folder_the_error_names_its_checkpoint(runs, store, run_gazelit, tmp_path):
     printed = fit(run_gazelit, 3, store, tmp_path / "run", f"--ckpt_path={runs / 'two'}", code=2)
     assert f"{runs / 'two'}: a folder; give the checkpoint in it: {best(runs / 'two')}" in printed.splitlines()[-1]
     assert "give a checkpoint file" in run_gazelit("lineage", str(tmp_path), code=2)
@@ -231,7 +231,7 @@ def test_finding_c4_options_given_now_win(schedule, store, run_gazelit, tmp_path
         (["--model.learning_rates={encoder: 0.1}"], "the number of learning_rates was 2 and is 3 now"),
     ],
 )
-def test_finding_c4_what_cannot_change_is_named(changed, message, cosine, store, run_gazelit, tmp_path):
+def test_finding_c4_options_that_cannot_change_are_named(changed, message, cosine, store, run_gazelit, tmp_path):
     shutil.copytree(cosine, tmp_path / "run")
     arguments = [*COSINE, "--model.lr_scheduler.T_max=4", "--model.optimizer.lr=0.01", *changed]
     printed = fit(run_gazelit, 3, store, tmp_path / "run", "--ckpt_path=last", *arguments, epochs=2, code=2)
@@ -287,7 +287,7 @@ def test_exported_weights_stand_for_their_checkpoint(runs, store, run_gazelit, t
     assert "model.json: no such file" in run_gazelit("lineage", "model.safetensors", code=2)
 
 
-def test_fit_ends_with_the_checkpoint_what_chose_it_and_the_next_command(run_gazelit, store, tmp_path):
+def test_fit_ends_with_the_checkpoint_its_criterion_and_the_next_command(run_gazelit, store, tmp_path):
     printed = fit(run_gazelit, 3, store, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
     score = float(pd.read_csv(tmp_path / "run" / "epochs.csv")["val/selection"].iloc[0])
@@ -298,7 +298,7 @@ def test_fit_ends_with_the_checkpoint_what_chose_it_and_the_next_command(run_gaz
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(run_gazelit, store, tmp_path, monkeypatch, presses):
+def test_ctrl_c_ends_with_130_and_says_how_to_resume(run_gazelit, store, tmp_path, monkeypatch, presses):
     def interrupt(self):
         for _ in range(presses):
             os.kill(os.getpid(), signal.SIGINT)

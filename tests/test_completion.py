@@ -50,7 +50,7 @@ def test_every_command_is_offered(script, tmp_path):
     assert {*COMMANDS, *TRAINER_COMMANDS} <= set(result.stdout.split())
 
 
-def test_zsh_is_served_and_other_shells_are_told(capsys):
+def test_zsh_has_a_script_and_other_shells_an_error(capsys):
     assert main(["completion", "zsh"]) == 0
     assert capsys.readouterr().out.startswith("#compdef gazelit")
     assert main(["completion", "fish"]) == 2

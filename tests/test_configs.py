@@ -85,11 +85,11 @@ def test_arguments_keep_everything_but_the_configs():
     ]
 
 
-def test_a_shipped_stage_says_only_what_differs():
+def test_a_shipped_stage_has_only_settings_that_differ():
     assert max(len(find_config(name).read_text().splitlines()) for name in (*STAGE_CONFIGS, *OTHER_STAGES)) <= 25
 
 
-def test_a_preset_has_shipped_files_of_its_own_and_leaves_others_and_the_users_as_they_are(tmp_path, monkeypatch):
+def test_a_preset_replaces_its_own_shipped_files_and_no_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = config_root()
     assert find_config("stage1.yaml", "quick") == root / "presets" / "quick" / "stage1.yaml"
@@ -165,7 +165,7 @@ def test_the_joint_model_trains_on_reflacx(stage, reflacx, run_gazelit, tmp_path
     assert "gazelit: stage" in printed
 
 
-def test_labels_that_the_network_does_not_tell_apart(store, run_gazelit):
+def test_labels_that_do_not_fit_the_network_are_refused(store, run_gazelit):
     options = ["--data.labels=[CHF, pneumonia]", "--data.exclusive=false", "--trainer.fast_dev_run=true"]
     printed = run_gazelit("fit", "--config=stage3.yaml", *tiny(3, store), *options, code=2)
     assert "the data have 2, but the network has 3 classes; set --model.network.classes=2" in printed

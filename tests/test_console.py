@@ -29,7 +29,7 @@ def test_warnings_that_are_known_are_left_out_and_others_are_not(restored):
     assert all(HARMLESS.values())
 
 
-def test_a_fit_says_its_components_and_no_advert(restored, run_gazelit, store, monkeypatch):
+def test_a_fit_prints_its_components_and_no_advert(restored, run_gazelit, store, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     options = [*tiny(2, store), "--trainer.max_epochs=1", "--trainer.enable_progress_bar=true"]
     with contextlib.redirect_stdout(io.StringIO()) as bar:

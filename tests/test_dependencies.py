@@ -28,7 +28,7 @@ def test_every_requirement_stands_on_the_page_with_its_reason_and_no_licence_is_
     assert all(licence not in script["STRONG"] for _, _, where, licence, _ in rows if where == "core")
 
 
-def test_what_counts_as_strong():
+def test_licences_that_count_as_strong():
     script = runpy.run_path(str(ROOT / ".ci" / "dependencies.py"))
     known = script["_KNOWN"]
 

@@ -81,7 +81,7 @@ def test_a_lock_that_finds_no_shared_memory_is_one_line_and_no_loader_is_begun(n
         check_shared_memory(2)
 
 
-def test_a_checkpoint_that_a_later_step_needs_is_missed_by_name(tmp_path):
+def test_a_missing_checkpoint_that_a_later_step_needs_is_named(tmp_path):
     with pytest.raises(InputError, match=r"contrastive/checkpoints/best\.ckpt: no such file, although"):
         checkpoint_digest(tmp_path / "contrastive" / "checkpoints" / "best.ckpt")
 

@@ -115,7 +115,7 @@ def test_finding_g7_json_that_no_parser_takes_is_one_error(tmp_path, content):
         read_json(tmp_path / "a.json")
 
 
-def test_finding_g8_a_pipe_is_no_json(tmp_path):
+def test_finding_g8_a_pipe_is_not_read_as_json(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(InputError, match="is not a regular file"):
         read_json(tmp_path / "a.json")
@@ -126,7 +126,7 @@ def test_infinity_becomes_null_too(tmp_path):
     assert read_json(tmp_path / "a.json") == [None, None]
 
 
-def test_what_a_killed_process_left_is_written_over(tmp_path):
+def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
     code = "import os, signal; from pathlib import Path; from gazelit.files import atomic_path, building_folder\n"
     code += "with building_folder(Path('made')) as folder, atomic_path('a.json') as temporary:\n"
     code += "    temporary.write_text('half'); (folder / 'x').write_text('half'); (folder / 'y').mkdir()\n"
@@ -174,7 +174,7 @@ def test_a_second_writer_is_kept_from_a_folder_and_the_lock_goes_with_the_first(
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_written_and_told_of(code, tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_written_with_a_warning(code, tmp_path, monkeypatch, caplog):
     def flock(*_):
         raise OSError(code, os.strerror(code))
 

@@ -56,7 +56,7 @@ VALUES = {
 }
 
 
-def test_help_of_what_reads_small_files_waits_for_no_library():
+def test_help_of_commands_for_small_files_imports_no_heavy_library():
     code = (
         "import sys; from gazelit.cli.main import main\n"
         "for name in ('lineage', 'encoders', 'report', 'agreement', 'configs', 'import-reference', 'infer', 'push'):\n"
@@ -70,14 +70,14 @@ def test_help_of_what_reads_small_files_waits_for_no_library():
     assert "--films" in result.stdout
 
 
-def test_lineage_and_encoders_know_nothing_of_lightning():
+def test_lineage_and_encoders_do_not_import_lightning():
     code = "import sys, gazelit.checkpoints.ancestry as a; print({'lightning', 'timm'} & set(sys.modules));"
     code += "import gazelit.models.catalogue; print({'lightning'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["set()", "set()"]
 
 
-def test_reports_and_agreements_know_no_library_of_training():
+def test_reports_and_agreements_import_no_library_of_training():
     code = "import sys, gazelit.reporting.collect, gazelit.reporting.agreement, gazelit.models.registry\n"
     code += "gazelit.models.registry.build_encoder({'name': 'res-se'})\n"
     code += (
@@ -90,7 +90,7 @@ def test_reports_and_agreements_know_no_library_of_training():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_is_described_is_what_is_called(name):
+def test_described_functions_are_the_called_functions(name):
     target = COMMANDS[name].target
     said, is_so = described(target), load(target)
     assert inspect.signature(said, eval_str=True).parameters == inspect.signature(is_so, eval_str=True).parameters
@@ -98,14 +98,14 @@ def test_what_is_described_is_what_is_called(name):
 
 
 @pytest.mark.parametrize("command", TRAINER_COMMANDS)
-def test_help_of_training_fits_two_screens_and_says_where_the_rest_is(command):
+def test_help_of_training_fits_two_screens_and_names_the_full_help(command):
     lines = short_help(command).splitlines()
     assert len(lines) <= 100
     assert max(map(len, lines)) <= 100
     assert any(f"gazelit {command} --help.all" in line for line in lines)
 
 
-def test_every_option_that_the_help_names_is_taken(run_gazelit, capfd):
+def test_every_option_that_the_help_names_is_accepted(run_gazelit, capfd):
     named = [name for name in option_names() if name not in ("--config", "--trust", "--debug")]
     named = [name + "+" * (name == "--trainer.callbacks") for name in named]
     assert set(named) == set(VALUES)

@@ -53,7 +53,7 @@ def results_in(folder):
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json") if path.name != "run.json"}
 
 
-def test_finding_c18_results_never_take_each_others_names(tmp_path, model):
+def test_finding_c18_results_never_share_a_name(tmp_path, model):
     files = [
         picture(tmp_path / folder / name, seed)
         for seed, (folder, name) in enumerate(
@@ -109,7 +109,7 @@ def test_finding_g2_infer_goes_on_past_bad_films_and_lists_them(tmp_path, model)
     ]
 
 
-def test_finding_c5_a_checkpoint_that_predicts_nothing_of_a_film_says_so(tmp_path, model):
+def test_finding_c5_a_checkpoint_that_predicts_nothing_for_a_film_is_an_error(tmp_path, model):
     model("embedding")
     with pytest.raises(
         InputError, match=r"stage1\.ckpt: stage Stub predicts neither classes nor a saliency map.*; give a"

@@ -24,7 +24,7 @@ def equal(first, second):
     return all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
 
 
-def test_exactly_the_shared_components_are_taken(tmp_path):
+def test_exactly_the_shared_components_are_handed_over(tmp_path):
     source, target = ContrastiveNetwork(SMALL, projection=4), receiving()
     before = {key: value.clone() for key, value in target.decoder.state_dict().items()}
     report = handoff.hand_over(save(tmp_path / "a.ckpt", source), target, "joint")
@@ -157,7 +157,7 @@ def test_finding_c9_the_message_names_the_settings_that_differ():
         split_guard.check_split("a.ckpt", stratified, DATA)
 
 
-def test_the_command_line_refuses_and_records_what_was_insisted_on(store, run_gazelit, tmp_path):
+def test_the_command_line_refuses_another_split_and_records_that_it_was_allowed(store, run_gazelit, tmp_path):
     from tests.tiny import tiny
 
     first = ["--trainer.max_epochs=1", "--checkpoint.dirpath=one", "--data.split.seed=1"]

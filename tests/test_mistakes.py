@@ -44,7 +44,7 @@ TYPED = {
 
 
 @pytest.mark.parametrize("name", TYPED)
-def test_a_mistake_is_one_line_with_what_was_meant(name, run_gazelit, store):
+def test_a_mistake_gives_one_line_with_the_probable_intention(name, run_gazelit, store):
     arguments, message = TYPED[name]
     if name == "an accelerator":
         arguments = [*arguments, f"--data.store={store}"]
@@ -88,7 +88,7 @@ def test_a_configuration_beside_the_one_named_is_suggested(run_gazelit, tmp_path
         ("--model.network.encoder.weights=weights.pt", "weights.pt: no such file"),
     ],
 )
-def test_finding_e_what_is_cheap_is_checked_before_weights_are_fetched(option, message, run_gazelit, store):
+def test_finding_e_cheap_checks_run_before_weights_are_fetched(option, message, run_gazelit, store):
     # The stage's own encoder fetches weights, and an opened store is announced; both would print another line.
     printed = run_gazelit(*STAGE, f"--data.store={store}", option, code=2)
     assert message in printed
@@ -100,6 +100,6 @@ def test_debug_shows_where_a_mistake_was_found(run_gazelit):
         run_gazelit(*STAGE, "--trainr.max_epochs=1", "--debug")
 
 
-def test_what_is_right_goes_through(run_gazelit, store):
+def test_correct_options_are_accepted(run_gazelit, store):
     printed = run_gazelit("fit", "--config=presets/quick/stage1.yaml", *tiny(1, store), "--trainer.fast_dev_run=true")
     assert "error" not in printed

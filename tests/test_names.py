@@ -62,5 +62,5 @@ def test_an_identifier_without_a_role_is_found(text):
     assert without_role(text)
 
 
-def test_what_other_modules_name_is_theirs_to_name():
+def test_names_of_other_modules_are_not_checked():
     assert not without_role("values = numpy.place(ones, torch.ones(3))")

@@ -43,7 +43,7 @@ def test_a_flag_needs_no_value_and_takes_one():
     assert complete_flags(["--films=false"], command) == ["--films=false"]
 
 
-def test_a_flag_may_name_words_and_what_follows_may_be_a_file():
+def test_a_flag_may_take_words_and_a_file_may_follow():
     def command(files: list[str], dicom: bool | list[Literal["sr", "sc"]] = False, out: str = "") -> None: ...
 
     for given, expected in (
@@ -77,7 +77,7 @@ def test_a_command_without_options_says_what_it_needs(run_gazelit):
     assert "has nothing to show; give --ckpt, --store, --runs" in run_gazelit("app", code=2)
 
 
-def test_a_parameter_that_ends_as_python_demands_is_an_option_without_that(capsys):
+def test_a_trailing_underscore_of_a_parameter_is_dropped_in_its_option(capsys):
     with pytest.raises(SystemExit):
         main(["infer", "--help"])
     shown = capsys.readouterr().out

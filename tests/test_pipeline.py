@@ -445,7 +445,7 @@ def compared(store, tmp_path_factory, lightning_imported):
     return out
 
 
-def test_a_training_beside_another_ends_in_the_weights_of_one_by_itself(store, run_gazelit, tmp_path, monkeypatch):
+def test_a_training_beside_another_ends_in_the_weights_of_a_training_alone(store, run_gazelit, tmp_path, monkeypatch):
     import torch
 
     alone = {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": tiny(1, store)}
@@ -508,7 +508,7 @@ def test_arms_over_folds_test_every_case_once_and_stand_side_by_side(compared, s
         ({"external": {"there": ExternalTest(Path("nowhere"))}}, "external: there: nowhere is no prepared store"),
     ],
 )
-def test_arms_seeds_and_folds_that_cannot_be(options, message, store, tmp_path):
+def test_impossible_arms_seeds_and_folds_are_refused(options, message, store, tmp_path):
     with pytest.raises(InputError, match=message):
         run([StageStep("one", "stage1.yaml")], store, tmp_path / "run", **options)
 
@@ -560,7 +560,7 @@ def test_the_page_on_export_runs_and_its_figures_are_those_of_the_report(interru
         assert words in card
 
 
-def test_a_package_of_a_model_that_the_run_did_not_test_says_which_it_did(interrupted, run_gazelit, tmp_path):
+def test_packing_a_model_that_the_run_did_not_test_names_the_tested_models(interrupted, run_gazelit, tmp_path):
     best = interrupted[1] / "joint" / "checkpoints" / "best.ckpt"
     printed = run_gazelit("package", str(best), "--out", "chest", code=2)
     assert "did not test" in printed

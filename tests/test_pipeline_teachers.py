@@ -114,7 +114,7 @@ def test_every_seed_and_fold_has_its_own_teacher_and_another_one_is_another_step
         ({"first": {"checkpoint": "x.ckpt"}}, "'first' decides the checkpoint"),
     ],
 )
-def test_teachers_that_cannot_be(teachers, message, store, tmp_path):
+def test_impossible_teachers_are_refused(teachers, message, store, tmp_path):
     stages = [
         StageStep("first", "stage3.yaml"), StageStep("student", "supervised.yaml", teachers=teachers),
         StageStep("later", "stage3.yaml"),

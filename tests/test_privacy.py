@@ -208,7 +208,7 @@ def says_whose_film(path, folder):
     return is_store or path.name == "predictions.parquet"
 
 
-def test_thirty_tags_are_planted_and_the_films_say_so(cohort):
+def test_thirty_tags_are_planted_in_the_films(cohort):
     import pydicom
 
     assert len(TAGS) == 30
@@ -231,7 +231,7 @@ def test_nothing_written_holds_an_identifier(worked):
     assert (named, holding) == ([], [])
 
 
-def test_tables_that_say_whose_film_it_is_hold_ids_and_nothing_else(worked):
+def test_tables_with_the_patient_of_each_film_hold_ids_and_nothing_else(worked):
     folder = worked[0]
     tables = [path for path in folder.rglob("*") if path.is_file() and says_whose_film(path, folder)]
     assert {"cases.parquet", "predictions.parquet"} <= {path.name for path in tables}
@@ -251,5 +251,5 @@ def test_nothing_printed_holds_an_identifier(worked):
         assert words in worked[1], words
 
 
-def test_no_program_asked_another_machine_for_anything(worked, proxy):
+def test_no_program_tried_to_reach_another_machine(worked, proxy):
     assert proxy[1] == []

@@ -40,13 +40,13 @@ def run_python(code):
         "from gazelit.cli.main import main; main(['--version'])",
     ],
 )
-def test_what_answers_at_once_imports_no_heavy_library(code):
+def test_quick_commands_import_no_heavy_library(code):
     heavy = ["torch", "lightning", "pandas", "numpy", "matplotlib", "jsonargparse", "PIL"]
     printed = run_python(f"{code}\nimport sys; print('LOADED', *(name for name in {heavy} if name in sys.modules))")
     assert printed[printed.index("LOADED") :] == ["LOADED"]
 
 
-def test_a_report_waits_for_no_library_that_it_may_not_need():
+def test_a_report_imports_no_library_that_it_may_not_need():
     """Each of these libraries takes 20 to 300 MB of a report's memory."""
     heavy = ["numba", "scipy.stats", "scipy.optimize", "ot", "captum", "torchmetrics", "lightning", "matplotlib"]
     code = "import gazelit.reporting.collect, sys"
@@ -223,7 +223,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_film_ends_in_one_line(case, model):
+def test_an_input_that_is_not_a_film_gives_one_line(case, model):
     bad, options, message = REFUSED[case]
     with pytest.raises(InputError, match=message) as caught:
         model.predict(bad, **options)
@@ -266,7 +266,7 @@ def kinds(reading):
     return [kind for kind in found if kind != "flat map"]
 
 
-def test_a_plain_film_has_no_warning_and_each_doubt_has_one(model, tmp_path):
+def test_a_plain_film_has_no_warning_and_each_anomaly_has_a_warning(model, tmp_path):
     def of(**attributes):
         return model.predict(write(tmp_path / "film.dcm", smooth(), **attributes))
 
@@ -362,7 +362,7 @@ def interrupt(worker):
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_film_does_not_answer_for_the_next(model, tmp_path, monkeypatch):
+def test_an_interrupted_film_does_not_change_the_result_of_the_next(model, tmp_path, monkeypatch):
     paths = [write(tmp_path / f"{number}.dcm", smooth()[:, : 80 - number]) for number in (0, 8)]
     model.predict(paths[0])
     with monkeypatch.context() as patch:

@@ -68,7 +68,7 @@ def test_a_run_is_tried_in_a_folder_that_is_removed_and_its_steps_are_skipped_wh
         checked("--model.saliency_loss=NSSLoss")
 
 
-def test_limits_of_the_run_itself_count_in_what_it_will_take(checked):
+def test_limits_of_the_run_count_in_its_number_of_steps(checked):
     printed = checked("--trainer.limit_train_batches=0.5")
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if len(line.split()) > 4}
     # Half of two batches.

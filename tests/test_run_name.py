@@ -57,7 +57,7 @@ def test_a_named_run_keeps_everything_in_its_folder_and_is_found_by_its_name(fit
         (["--name=a", "--checkpoint.dirpath=b"], "--name and --checkpoint.dirpath: give one of them"),
     ],
 )
-def test_a_name_that_is_none_or_contradicts_is_refused(options, message, fit):
+def test_an_invalid_or_contradictory_name_is_refused(options, message, fit):
     assert message in fit(*options, code=2)
 
 

@@ -31,11 +31,11 @@ def test_results_come_in_order_and_no_more_run_than_are_allowed(monkeypatch):
     assert "OMP_NUM_THREADS" not in os.environ
 
 
-def test_one_at_a_time_has_everything():
+def test_a_single_training_runs_alone_and_without_limits():
     assert side_by_side([lambda share: (share.is_alone, dict(share.variables))], 4) == [(True, {})]
 
 
-def test_the_first_failure_ends_the_others_and_is_what_is_said():
+def test_the_first_failure_ends_the_others_and_is_reported():
     waiting, ended = threading.Event(), []
 
     def long(share):

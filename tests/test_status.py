@@ -43,7 +43,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_running_pipeline_says_what_is_done_and_what_is_left(run, capsys):
+def test_a_running_pipeline_shows_finished_and_remaining_steps(run, capsys):
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         steps = run_status(run)
@@ -72,7 +72,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_time(ahead, run):
     assert running.left_seconds >= 0
 
 
-def test_a_run_that_stopped_says_so_and_why(run, capsys):
+def test_a_stopped_run_is_shown_with_its_reason(run, capsys):
     assert run_status(run)[3].state == "interrupted"
     (run / STEPS[3] / "log.txt").write_text("$ gazelit fit\ngazelit: error: old\n\n$ gazelit fit\nepoch 3\n")
     assert run_status(run)[3].state == "interrupted"

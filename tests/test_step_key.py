@@ -55,7 +55,7 @@ def test_finding_c7_a_file_behind_an_option_that_changed_is_another_setting(wher
     assert len(step.started) == 1
 
 
-def test_finding_c7_other_versions_are_said_and_refused_unless_accepted(step, tmp_path):
+def test_finding_c7_other_versions_are_named_and_refused_unless_accepted(step, tmp_path):
     step("--a=1")
     done = tmp_path / "run" / "stage" / "done.json"
     record = read_json(done)

@@ -78,7 +78,7 @@ NAMES = {
 
 @pytest.mark.parametrize("hostile", NAMES)
 @pytest.mark.parametrize("command", ["infer", "agreement"])
-def test_finding_b1_a_stamp_is_data(command, hostile, run, stranger, run_gazelit, monkeypatch, real_film):
+def test_finding_b1_a_stamp_is_only_data(command, hostile, run, stranger, run_gazelit, monkeypatch, real_film):
     called = []
     monkeypatch.setattr("os.system", called.append)
     monkeypatch.setattr("subprocess.Popen", called.append)
@@ -170,7 +170,7 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("named", CONFIGURATIONS)
 @pytest.mark.parametrize("command", ["test", "validate", "predict", "calibrate", "agreement"])
-def test_finding_g1_a_configuration_beside_a_checkpoint_is_data(command, named, run, stranger, run_gazelit):
+def test_finding_g1_a_configuration_beside_a_checkpoint_is_only_data(command, named, run, stranger, run_gazelit):
     path = write_checkpoint(run, stranger, lambda checkpoint: None)
     config = tampered(stranger, CONFIGURATIONS[named])
     arguments = [f"--config={config}", *(["--out=out.ckpt"] if command == "calibrate" else [])]
@@ -179,7 +179,7 @@ def test_finding_g1_a_configuration_beside_a_checkpoint_is_data(command, named, 
     assert "--trust" in printed.splitlines()[-1]
 
 
-def test_a_part_of_a_saved_configuration_in_a_file_of_its_own_is_no_way_round(run, stranger, run_gazelit, tmp_path):
+def test_a_saved_configuration_cannot_load_code_through_another_file(run, stranger, run_gazelit, tmp_path):
     write_checkpoint(run, stranger, lambda checkpoint: None)
     part = tmp_path / "part.yaml"
     part.write_text("name: evil:Net\n")
@@ -249,7 +249,7 @@ def test_arguments_that_do_not_fit_a_network_are_one_error(arguments):
     assert issubclass(trust.load_class(path, Network, "a.ckpt"), Network)
 
 
-def test_names_of_files_are_no_names_of_modules():
+def test_names_of_files_are_not_taken_for_names_of_modules():
     files = ["stage1.yaml", "best.ckpt", "runs/a.csv", "profile.yaml", "0.5", "configs.yaml", "x.y.z"]
     assert list(trust.names_in({"files": files, "config": {"name": "tu-resnet18"}})) == []
     assert [name for name, _ in trust.names_in(["os.system", "torch.optim.Adam", "a.b:C"])] == [

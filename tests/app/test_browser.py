@@ -100,7 +100,7 @@ def browse(page, row=0):
     expect(page.locator("#case-title")).to_contain_text(f"Film {row}")
 
 
-def test_a_dropped_film_is_read_and_without_the_map_it_is_the_film(page):
+def test_a_dropped_film_is_read_and_shown_unchanged_when_the_map_is_off(page):
     read(page)
     expect(page.locator("#read-probabilities tr")).to_have_count(3)
     covered = pixels(page)
@@ -127,7 +127,7 @@ def test_more_opacity_moves_pixels_towards_the_colour(page):
     assert pixels(page)[150, 290].tolist() == colours[255]
 
 
-def test_window_level_and_inversion_are_those_of_the_formula(page):
+def test_window_level_and_inversion_follow_the_formula(page):
     read(page)
     slide(page, "read-display", "opacity", 0)
     slide(page, "read-display", "window", 0.2)
@@ -152,7 +152,7 @@ def test_dragging_on_the_film_changes_window_and_level(page):
     assert float(page.locator("#read-display [name=level]").input_value()) > 0.52
 
 
-def test_what_is_no_film_and_what_is_too_large_are_said(page, monkeypatch, address):
+def test_a_file_that_is_not_a_film_or_too_large_is_reported(page, monkeypatch, address):
     read(page)
     drop(page, b"no film")
     expect(page.locator("#read-error")).to_contain_text("film: ")
@@ -175,7 +175,7 @@ def test_the_overlay_is_downloaded(page, model):
     assert started.value.suggested_filename == "overlay.png"
 
 
-def test_dicom_results_of_a_dicom_film_are_offered(page, cohort):
+def test_dicom_results_are_offered_for_a_dicom_film(page, cohort):
     pytest.importorskip("highdicom", reason="the extra dicom is not installed")
     drop(page, sorted((cohort / "mimic-cxr").rglob("*.dcm"))[0].read_bytes(), "film.dcm")
     link = page.get_by_role("link", name="Structured report (DICOM)")
@@ -208,7 +208,7 @@ def test_a_film_is_chosen_from_a_dialog_and_examples_by_the_keyboard_alone(page)
     expect(page.locator("#read-display [name=opacity-words]")).to_have_text("100 %")
 
 
-def test_everything_that_can_be_used_is_reached_by_tab(page):
+def test_every_control_is_reached_by_tab(page):
     read(page)
     browse(page)
     usable = """() => [...document.querySelectorAll("a[href], button, input, select, [tabindex='0']")]
@@ -271,7 +271,7 @@ def test_playing_moves_the_gaze_and_stops_at_the_end(page):
     assert page.locator("#time").input_value() == stopped
 
 
-def test_phrases_lead_to_their_time_and_marks_are_drawn(page):
+def test_phrases_move_the_slider_to_their_time_and_marks_are_drawn(page):
     browse(page, 1)
     case = page.request.get(f"{page.url.partition('#')[0]}api/cases/1").json()
     phrases = case["readings"][0]["phrases"]
@@ -285,7 +285,7 @@ def test_phrases_lead_to_their_time_and_marks_are_drawn(page):
     expect(page.locator("#scanpath .mark")).to_have_count(0)
 
 
-def test_the_expected_scanpath_of_the_chosen_reader_lies_on_films_that_are_read_and_of_the_store(
+def test_the_expected_scanpath_of_the_chosen_reader_is_drawn_on_read_and_stored_films(
     browser, make_page, scanpath_model
 ):
     def lies_where_it_is(page, name, prediction, number):

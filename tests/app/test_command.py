@@ -50,13 +50,13 @@ def run_folder(tmp_path_factory, store, datamodule):
         (["--store", "s", "--tls_key", "k", "--tls_certificate", "c"], "tls: a certificate or key cannot be used"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(run_gazelit, arguments, words):
+def test_input_that_cannot_be_served_gives_one_line(run_gazelit, arguments, words):
     lines = run_gazelit("app", *arguments, code=2).strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"gazelit: error: {words}")
 
 
-def test_a_busy_port_is_said_before_a_model_is_read(run_gazelit):
+def test_a_busy_port_is_reported_before_a_model_is_read(run_gazelit):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

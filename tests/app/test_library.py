@@ -60,7 +60,7 @@ def test_filters_are_those_of_the_tables(client, opened, datamodule):
     assert rows_of(client, "sort=seconds") == seconds.sort_values(ascending=False, kind="stable").index.tolist()
 
 
-def test_what_the_model_has_not_read_is_not_found_by_what_it_says(make_page):
+def test_unread_cases_are_not_found_by_filters_on_predictions(make_page):
     client = TestClient(make_page(), cookies={"gazelit-8750": KEY})
     assert rows_of(client, "low=0.01&class=CHF") == []
     assert rows_of(client, "sort=cc") == []
@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_predictions(surveyed, model, opened, datamodule
         assert scores["nss"] == pytest.approx(nss, abs=2e-2)
 
 
-def test_filters_and_order_by_what_the_model_says(surveyed):
+def test_filters_and_order_by_predictions(surveyed):
     every = surveyed.get("/api/cases?class=Normal").json()["cases"]
     table = pd.DataFrame(every).set_index("row")
     for column, ascending in (("cc", True), ("distance", False), ("probability", False)):
@@ -109,7 +109,7 @@ def test_filters_and_order_by_what_the_model_says(surveyed):
     assert set(rows_of(surveyed, f"cc={middle}")) == set(table.index[table["cc"] <= middle])
 
 
-def test_a_survey_that_is_stopped_goes_on(opened, model):
+def test_a_stopped_survey_goes_on(opened, model):
     library = Library(opened, ReadingRoom(model))
     library.start_survey()
     library.stop_survey()
@@ -182,7 +182,7 @@ def test_several_readers_each_have_their_map_and_path(reflacx, model, tmp_path):
     assert library.find(Query())["total"] == len(opened.cases)
 
 
-def test_a_model_of_scanpaths_tells_the_expected_ones_of_a_case_by_reader(opened, scanpath_model, datamodule):
+def test_a_scanpath_model_gives_the_expected_scanpaths_of_a_case_by_reader(opened, scanpath_model, datamodule):
     """The paths are the network's own for the stored film, in the film's pixels; ids of readers stay private."""
     library = Library(opened, ReadingRoom(scanpath_model))
     prediction = library.case(3, None)["prediction"]
@@ -210,7 +210,7 @@ def test_raw_samples_become_fixations_where_the_angle_is_known(opened):
     assert found.events[["t", "x", "y"]].to_numpy() == pytest.approx(expected[["t", "x", "y"]].to_numpy())
 
 
-def test_raw_samples_are_drawn_as_a_line_where_it_is_not(opened, monkeypatch):
+def test_raw_samples_are_drawn_as_a_line_where_the_angle_is_unknown(opened, monkeypatch):
     class WithoutAngles(Store):
         def gaze(self, kind, valid_only=True, columns=None):
             return super().gaze(kind, valid_only, columns).assign(ppd_x=np.nan, ppd_y=np.nan)

@@ -32,7 +32,7 @@ def test_the_film_comes_back_pixel_for_pixel(client):
     assert (shown["prediction"]["height"], shown["prediction"]["width"]) == film().shape
 
 
-def test_twelve_bits_are_not_lost_on_the_way(client):
+def test_twelve_bits_are_kept(client):
     stored = np.tile(np.arange(0, 4000, 5, dtype=np.uint16), (600, 1))
     file = io.BytesIO()
     dicom_film(stored).save_as(file, enforce_file_format=True)
@@ -62,7 +62,7 @@ def test_the_map_lies_on_the_bright_square_on_the_scale_of_overlays(client, mode
     assert np.abs(heat / 255 - expected).max() < 0.02
 
 
-def test_the_overlay_is_that_of_infer_and_old_films_are_forgotten(client, model):
+def test_the_overlay_equals_that_of_infer_and_old_films_are_forgotten(client, model):
     first = client.post("/api/readings", content=png(film())).json()["id"]
     answer = client.get(f"/api/readings/{first}/overlay.png")
     assert answer.headers["content-disposition"] == 'attachment; filename="overlay.png"'
@@ -119,7 +119,7 @@ def test_there_is_no_dicom_result_of_a_picture_or_of_an_unknown_kind(client, fil
     assert client.get(f"/api/readings/{dicom['id']}/fractional.dcm").status_code == 404
 
 
-def test_several_networks_and_guards_are_told(model):
+def test_the_spread_of_several_networks_and_guards_are_shown(model):
     """Two known networks have a known mean and SD, and a known threshold gives a known prediction set."""
 
     class Opposite(BrightPlaces):

@@ -112,7 +112,7 @@ def test_a_film_that_is_too_large_is_refused_before_it_is_in_memory(client, monk
 @pytest.mark.parametrize(
     "content", [b"", b"no film", b"\x89PNG\r\n\x1a\n" + bytes(50), bytes(128) + b"DICM" + b"\xff" * 90]
 )
-def test_what_is_no_film_is_one_line(client, content):
+def test_a_file_that_is_not_a_film_gives_one_line(client, content):
     answer = client.post("/api/readings", content=content)
     assert answer.status_code == 422
     line = answer.json()["error"]
@@ -133,13 +133,13 @@ def test_what_is_no_film_is_one_line(client, content):
         ("class=nothing", "class: 'nothing' is none of Normal,"),
     ],
 )
-def test_a_wrong_query_is_said(client, query, words):
+def test_a_wrong_query_is_reported(client, query, words):
     answer = client.get(f"/api/cases?{query}")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(words)
 
 
-def test_what_is_not_there_and_what_cannot_be_done(client):
+def test_missing_objects_and_impossible_requests_are_refused(client):
     assert client.get("/api/cases/99").status_code == 400
     assert client.get("/api/cases/0?reading=99").status_code == 400
     assert client.get("/api/cases/0?reading=x").status_code == 400
@@ -148,7 +148,7 @@ def test_what_is_not_there_and_what_cannot_be_done(client):
     assert client.put("/api/survey").status_code == 405
 
 
-def test_without_a_model_or_a_store_their_parts_are_not_there(make_page):
+def test_without_a_model_or_a_store_their_parts_of_the_page_are_absent(make_page):
     client = TestClient(make_page(with_model=False), cookies={"gazelit-8750": KEY}, headers={"x-gazelit-token": TOKEN})
     about = client.get("/api/about").json()
     assert about["model"] is None

@@ -39,7 +39,7 @@ def test_the_file_is_of_format_1(old):
     assert stamp["network"]["class_path"] == "gazelit.models.dual_unet.DualEncoderUNet"
 
 
-def test_it_is_read_in_todays_format_with_all_that_it_comes_from(old):
+def test_it_is_read_in_todays_format_with_its_lineage(old):
     checkpoint = stamps.read_checkpoint(old)
     generations = list(stamps.sources(checkpoint["gazelit"]))
     assert [stamp["stage"] for stamp in generations] == ["joint", "saliency"]
@@ -52,7 +52,7 @@ def test_it_is_read_in_todays_format_with_all_that_it_comes_from(old):
     assert all(torch.equal(value, before[key]) for key, value in checkpoint["state_dict"].items())
 
 
-def test_it_says_of_a_film_what_it_said_then(old):
+def test_its_outputs_for_a_film_are_unchanged(old):
     film = np.add.outer(np.linspace(0, 1, 80), np.linspace(0, 0.5, 64) ** 2).astype(np.float32) / 1.3
     reading = gazelit.load(str(old)).predict(film)
     assert reading.probabilities == pytest.approx(
@@ -71,7 +71,7 @@ def test_it_is_handed_over(old):
     assert all(torch.equal(value, before[f"network.{key}"]) for key, value in network.state_dict().items())
 
 
-def test_it_is_resumed_and_what_is_written_is_of_todays_format(old, store, run_gazelit, tmp_path):
+def test_it_is_resumed_and_saved_in_todays_format(old, store, run_gazelit, tmp_path):
     printed = run_gazelit(
         "fit", "--config=stage3.yaml", *tiny(3, store, network=False), f"--model.network.encoder={ENCODER}",
         f"--model.network.saliency_encoder={ENCODER}", "--model.network.decoder_widths=[2]",
@@ -115,6 +115,6 @@ def test_a_later_format_is_refused_in_one_line(old, tmp_path, of, run_gazelit):
 
 
 @pytest.mark.parametrize("number", [0, "2", True, None])
-def test_a_format_that_is_none_is_refused(number):
+def test_an_invalid_format_number_is_refused(number):
     with pytest.raises(InputError, match="field 'format'"):
         migrate({"format": number}, "a.ckpt")

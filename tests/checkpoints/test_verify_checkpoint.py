@@ -33,7 +33,7 @@ def flipped(content: bytes, position: int, bit: int) -> bytes:
     return bytes(changed)
 
 
-def test_the_seal_is_one_that_torch_passes_over(sealed):
+def test_torch_ignores_the_seal(sealed):
     plain = torch.load(sealed.with_name("plain.ckpt"), weights_only=True)
     read = torch.load(sealed, weights_only=True)
     assert check_seal(sealed)
@@ -42,7 +42,7 @@ def test_the_seal_is_one_that_torch_passes_over(sealed):
     assert all(torch.equal(read["state_dict"][key], value) for key, value in plain["state_dict"].items())
 
 
-def test_torch_alone_takes_a_flipped_bit_for_a_weight_and_gazelit_does_not(sealed, tmp_path):
+def test_torch_alone_loads_a_flipped_bit_and_gazelit_refuses_it(sealed, tmp_path):
     content = sealed.read_bytes()
     draw = random.Random(7)
     damaged = tmp_path / "damaged.ckpt"
@@ -117,7 +117,7 @@ def test_a_run_names_every_file_that_differs(run, run_gazelit):
     assert "3 files differ" in printed
 
 
-def test_a_training_by_hand_and_an_older_run_are_read_as_far_as_they_can_be(run, run_gazelit):
+def test_a_training_by_hand_and_an_older_run_are_verified_as_far_as_possible(run, run_gazelit):
     step = run / "joint"
     (step / "done.json").unlink()
     assert "a training by hand records digests of its checkpoints alone" in run_gazelit("verify", str(step))

@@ -50,7 +50,7 @@ def test_labels_of_the_challenge(folder):
         CXRP(write(folder, [record()]), folder / "images", table).read()
 
 
-def test_images_that_are_not_at_hand_are_listed(folder, tmp_path):
+def test_missing_images_are_listed(folder, tmp_path):
     store = prepare(
         CXRP(write(folder, [record(), record("z")]), folder / "images"), tmp_path / "s", size=(64, 64), workers=1
     )
@@ -90,7 +90,7 @@ def test_wrong_files_are_one_error(folder, content, message):
         CXRP(write(folder, content), folder / "images").read()
 
 
-def test_a_file_that_is_no_json(folder):
+def test_a_file_that_is_not_json_is_refused(folder):
     path = folder / "gaze.json"
     path.write_text("[{")
     with pytest.raises(InputError, match="cannot be read as JSON"):

@@ -20,7 +20,7 @@ from gazelit.errors import InputError
         (lambda: AugmentationOptions(rotation=200), "augmentation.rotation: must be 0 to 180 degrees, not 200"),
     ],
 )
-def test_a_group_refuses_what_is_out_of_range(build, message):
+def test_a_group_refuses_values_out_of_range(build, message):
     with pytest.raises(InputError) as error:
         build()
     assert str(error.value).startswith(message)

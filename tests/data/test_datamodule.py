@@ -34,7 +34,7 @@ def epoch(datamodule, number):
     return list(loader)
 
 
-def test_a_batch_is_what_the_architecture_says(store):
+def test_a_batch_has_the_documented_entries(store):
     datamodule = module(store)
     batch = datamodule.on_after_batch_transfer(next(iter(datamodule.val_dataloader())), 0)
     size = len(batch["index"])
@@ -95,7 +95,7 @@ def test_sigma_units_agree(store):
     assert sigma(3.0, "px")[0] == pytest.approx([3, 3])
 
 
-def test_downscaling_keeps_places(store):
+def test_downscaling_keeps_positions(store):
     fine, coarse = module(store), module(store, downscale=2)
     full, halved = fine.dataset("test")[0, 0], coarse.dataset("test")[0, 0]
     assert halved["image"].shape == (1, 32, 32)
@@ -307,7 +307,7 @@ def test_folds_and_their_provenance(store):
     assert len({datamodule.provenance["split_sha256"] for datamodule in modules}) == 4
 
 
-def test_uncertain_labels_become_what_is_asked(store):
+def test_uncertain_labels_follow_the_option(store):
     name = "edema__chx"
     raw = Store.open(store).cases[name].to_numpy()
     if not (raw == -1).any():
@@ -465,7 +465,7 @@ def test_finding_c1_a_class_without_a_positive_in_a_split_stops_the_training(sto
     module(store, **options, allow_empty=True).setup()
 
 
-def test_finding_c1_fit_says_once_what_is_in_each_split(store, caplog):
+def test_finding_c1_fit_logs_the_counts_of_each_split_once(store, caplog):
     datamodule = module(store)
     with caplog.at_level("INFO", logger="gazelit"):
         datamodule.setup()
@@ -489,7 +489,7 @@ def test_processes_of_a_loader_that_outlive_signals_end_with_the_interpreter():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_gaze_is_ordered_however_its_file_is_and_read_in_blocks_the_same(store, tmp_path, monkeypatch):
+def test_gaze_is_sorted_whatever_the_order_of_its_file_and_equal_in_blocks(store, tmp_path, monkeypatch):
     turned = tmp_path / "turned"
     turned.mkdir()
     for file in store.iterdir():

@@ -201,7 +201,7 @@ def test_real_files_have_the_pixels_that_gdcm_decodes(real_data, name, digest):
     assert hashlib.sha256(stored(real_data / name).astype("<u2").tobytes()).hexdigest() == digest
 
 
-def test_finding_g2_no_other_decoder_is_asked(monkeypatch, tmp_path):
+def test_finding_g2_no_other_decoder_is_used(monkeypatch, tmp_path):
     """GDCM aborts the process on malformed streams, so it is not used even where it is installed."""
     calls = []
     decoder = pydicom.pixels.get_decoder(uid.JPEG2000Lossless)
@@ -223,7 +223,7 @@ def test_odd_depths_are_scaled_by_their_own_range(tmp_path, bits):
     assert np.allclose(read_radiograph(path).pixels, pixels / top, atol=1e-6)
 
 
-def test_bits_above_the_stored_ones_are_no_pixels(tmp_path):
+def test_bits_above_the_stored_bits_are_ignored(tmp_path):
     # Old files keep overlays in these bits.
     plain = read_radiograph(write(tmp_path / "a.dcm")).pixels
     assert np.array_equal(read_radiograph(write(tmp_path / "b.dcm", RAMP | 0x8000)).pixels, plain)
@@ -327,7 +327,7 @@ def broken(tmp_path, kind):
         "folder",
     ],
 )
-def test_files_that_are_no_radiograph_are_one_error_that_names_them(tmp_path, kind):
+def test_files_that_are_not_radiographs_give_one_error_that_names_them(tmp_path, kind):
     with pytest.raises(InputError, match=r"broken\.dcm: "):
         read_radiograph(broken(tmp_path, kind))
 
@@ -348,7 +348,7 @@ def test_a_codestream_cut_short_is_an_error(tmp_path, syntax, share):
         read_radiograph(path)
 
 
-def test_finding_d3_padding_is_no_part_of_the_display_range(tmp_path):
+def test_finding_d3_padding_is_left_out_of_the_display_range(tmp_path):
     pixels = np.linspace(3000, 3500, 1024).astype(np.uint16).reshape(32, 32)
     tissue = pixels.copy()
     pixels[:4] = 0
@@ -473,7 +473,7 @@ def test_finding_g8_a_bomb_is_refused_before_its_memory_is_taken(tmp_path):
         read_radiograph(long)
 
 
-def test_finding_g8_what_is_no_regular_file_is_one_line_at_once(tmp_path):
+def test_finding_g8_a_file_that_is_not_regular_gives_one_line_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.dcm")
     for path, message in ((tmp_path / "pipe.dcm", "is a pipe"), (tmp_path, "is a folder"), ("/dev/zero", "a device")):
         for read in (read_radiograph, image_size):

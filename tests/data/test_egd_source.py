@@ -41,7 +41,7 @@ def test_golden_case_of_the_mapping():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1621, 3056), st.integers(1684, 3056), st.floats(0.02, 0.98), st.floats(0.02, 0.98))
-def test_places_on_a_film_come_back_from_the_screen(width, height, u, v):
+def test_points_on_a_film_are_recovered_from_the_screen(width, height, u, v):
     """A point that the preparation's padding maps to fractions of the screen is mapped back to itself."""
     pads = Pads.of(width, height)
     x, y = u * (width - 1), v * (height - 1)
@@ -112,7 +112,7 @@ def test_fixation_weights_are_their_durations_and_samples_last_to_the_next(recor
     assert samples["duration"].max() <= 0.1
 
 
-def test_pixels_per_degree_of_a_portrait_film_are_the_known_ones():
+def test_pixels_per_degree_of_a_portrait_film_have_the_known_values():
     # 39.87 screen pixels a degree; 2544 × 3056 shown at 852 × 1080: 119 × 113 film pixels.
     assert pytest.approx(119, abs=0.5) == 39.87 * 2544 / (1920 - 2 * 534)
     assert pytest.approx(113, abs=0.5) == 39.87 * 3056 / 1080

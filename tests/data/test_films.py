@@ -71,7 +71,7 @@ def bytes_of(store):
     return {path.name: path.read_bytes() for path in sorted(store.iterdir())}
 
 
-def test_finding_c8_strict_and_later_errors_keep_what_was_decoded(tree, tmp_path, caplog, monkeypatch):
+def test_finding_c8_strict_and_later_errors_keep_decoded_films(tree, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("gazelit"), "propagate", True)
     caplog.set_level(logging.INFO)
     bad = films(tree)[3]
@@ -99,7 +99,7 @@ def test_finding_c8_strict_and_later_errors_keep_what_was_decoded(tree, tmp_path
     assert not list(tmp_path.glob(".*"))
 
 
-def test_finding_c8_films_are_taken_over_by_another_request(tree, tmp_path, caplog, monkeypatch):
+def test_finding_c8_another_request_reuses_decoded_films(tree, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("gazelit"), "propagate", True)
     caplog.set_level(logging.INFO)
     films(tree)[3].write_bytes(b"no film")

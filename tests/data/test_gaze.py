@@ -74,7 +74,7 @@ def test_thresholds_are_in_degrees():
         detect_fixations(samples.assign(ppd_x=np.nan), Detection())
 
 
-def test_short_rests_are_no_fixations():
+def test_short_rests_are_not_fixations():
     samples = staircase([0.0, 5.0, 1.0], 250, seconds=0.05, noise=0.001)
     assert len(detect_fixations(samples, Detection(min_duration=0.1))) == 0
     assert len(detect_fixations(samples, Detection(min_duration=0.03))) == 3
@@ -111,7 +111,7 @@ FIXATIONS = table([0.1, 0.6, 1.5], [1.0, 2.0, 3.0], duration=np.array([0.4, 0.8,
 NO_PHRASES = pd.DataFrame({"row": [], "reading_id": [], "text": [], "begin": [], "end": []})
 
 
-def test_first_and_last_seconds_cut_what_lies_across():
+def test_first_and_last_seconds_cut_fixations_at_the_limit():
     first = clip_to_window(FIXATIONS, TimeWindow(first=1.0), NO_PHRASES)
     assert first["duration"].tolist() == pytest.approx([0.4, 0.5])
     last = clip_to_window(FIXATIONS, TimeWindow(last=1.0), NO_PHRASES)

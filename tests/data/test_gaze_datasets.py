@@ -53,7 +53,7 @@ def edit(path, change):
     table.to_csv(path, index=False)
 
 
-def test_readers_of_gazevalm_are_told_apart_under_each_task(valm, tmp_path):
+def test_readers_of_gazevalm_are_separate_in_each_task(valm, tmp_path):
     recording = GazeVaLM(str(valm)).read()
     assert recording.images.set_index("image_id")["generated"].to_dict() == {"fake_013": 1, "real_013": 0}
     assert set(recording.images["patient_id"]) == {"013"}
@@ -114,7 +114,7 @@ def test_rows_of_gazevalm_without_a_time_are_counted_and_those_beside_the_film_a
         ),
     ],
 )
-def test_what_gazevalm_cannot_be_is_refused(damage, message, valm):
+def test_malformed_gazevalm_is_refused(damage, message, valm):
     damage(valm)
     with pytest.raises(InputError, match=message):
         GazeVaLM(str(valm)).read()
@@ -167,7 +167,7 @@ def assisted(root, **options):
     return EyeAssist(str(root), str(root / "neo" / "cases.csv"), **options)
 
 
-def test_readers_of_eyeassist_are_told_apart_on_the_films_pixels(eyeassist, tmp_path):
+def test_readers_of_eyeassist_are_separate_in_the_films_pixels(eyeassist, tmp_path):
     recording = assisted(eyeassist).read()
     assert recording.images["abnormal"].tolist() == [1, 0]
     assert sorted(recording.readings["reading_id"])[:2] == ["1.jpg:Expert:expert1", "1.jpg:General:generalist1"]
@@ -214,7 +214,7 @@ def test_readers_of_eyeassist_are_told_apart_on_the_films_pixels(eyeassist, tmp_
         ),
     ],
 )
-def test_what_eyeassist_cannot_be_is_refused(damage, options, message, eyeassist):
+def test_malformed_eyeassist_is_refused(damage, options, message, eyeassist):
     damage(eyeassist)
     with pytest.raises(InputError, match=message):
         assisted(eyeassist, **options).read()
@@ -265,13 +265,13 @@ def test_the_findings_of_fixations_are_phrases_with_their_times(films, tmp_path)
         ({"split": "dev"}, "record 1: split is none of train, valid, test"),
     ],
 )
-def test_what_gazeintent_cannot_be_is_refused(changes, message, films, tmp_path):
+def test_malformed_gazeintent_is_refused(changes, message, films, tmp_path):
     (tmp_path / "egd.json").write_text(json.dumps([intended(films[1][0], **changes)]))
     with pytest.raises(InputError, match=message):
         GazeIntent(str(tmp_path / "egd.json"), str(films[0])).read()
 
 
-def test_a_gazesearch_file_is_told_from_a_gazeintent_file(films, tmp_path):
+def test_a_gazesearch_file_is_distinguished_from_a_gazeintent_file(films, tmp_path):
     (tmp_path / "file.json").write_text(json.dumps([record(films[1][0], "edema", "train", [[1, 2, 0.3]])]))
     with pytest.raises(InputError, match="record 1: findings is missing; a GazeSearch file has none"):
         GazeIntent(str(tmp_path / "file.json"), str(films[0])).read()

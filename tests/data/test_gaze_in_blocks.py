@@ -74,7 +74,7 @@ def test_little_gaze_or_gaze_by_phrase_is_read_whole(several_readings, monkeypat
     assert isinstance(gaze_in_order(store, by_phrase, 1), WorkingGaze)
 
 
-def test_a_full_disk_is_told_with_what_to_do(several_readings, small_blocks, monkeypatch):
+def test_a_full_disk_gives_an_error_that_says_what_to_do(several_readings, small_blocks, monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
 

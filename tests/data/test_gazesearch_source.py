@@ -133,7 +133,7 @@ def test_a_record_that_cannot_be_used_is_named(tmp_path, change, message):
         read_gazesearch(write(tmp_path / "file.json", rows))
 
 
-def test_other_files_and_folders_are_told_apart(tmp_path, images, file):
+def test_other_files_and_folders_are_refused_by_name(tmp_path, images, file):
     for content in ({}, [], [1], [{"name": "a.jpg"}]):
         with pytest.raises(InputError, match="name, task, X, Y, T, split"):
             read_gazesearch(write(tmp_path / "file.json", content))

@@ -46,7 +46,7 @@ def work(job):
     return value
 
 
-def test_finding_g2_a_job_that_kills_its_worker_costs_that_job_alone(tmp_path, capfd):
+def test_finding_g2_a_job_that_kills_its_worker_loses_only_that_job(tmp_path, capfd):
     jobs = [
         *(("plain", 0), ("crash", 1), ("plain", 2), ("exit", 3), ("plain", 4), ("hang", 5), ("print", 6)),
         *(
@@ -83,7 +83,7 @@ def test_results_come_in_order_and_jobs_are_not_taken_far_ahead():
         assert list(results) == list(range(1, 40))
 
 
-def test_a_first_job_that_hangs_keeps_nobody_waiting(tmp_path):
+def test_a_first_job_that_hangs_does_not_delay_the_others(tmp_path):
     with Workers(work, 2, memory=2**30, seconds=60) as pool:
         begun = time.monotonic()
         # The hanging process reports its start long before the other process has a result.
@@ -100,7 +100,7 @@ def test_processes_end_with_the_pool():
     assert all(process.poll() is not None for process in processes)
 
 
-def test_a_worker_that_cannot_start_is_no_film_s_fault(monkeypatch):
+def test_a_worker_that_cannot_start_is_not_reported_as_a_bad_film(monkeypatch):
     monkeypatch.setattr("sys.executable", "/bin/false")
     with Workers(work, 1, memory=2**30) as pool, pytest.raises(RuntimeError, match="cannot start"):
         list(pool.map([("plain", 0)]))

@@ -247,7 +247,7 @@ def test_finding_d6_unusual_points_make_the_right_map(name):
     ],
 )
 @pytest.mark.parametrize("count", [1, 600])
-def test_finding_d6_what_has_no_meaning_is_refused(point, sigma, message, count):
+def test_finding_d6_meaningless_points_are_refused(point, sigma, message, count):
     with pytest.raises(InputError, match=message):
         fixation_density(torch.tensor([[2.0, 2.0, 1.0]] * (count - 1) + [point]), (8, 8), sigma)
 

@@ -53,7 +53,7 @@ def test_finding_d8_spellings_of_an_id_are_one_patient():
     assert find_people(images).spellings.startswith("20 patients have ids in several spellings (60)")
 
 
-def test_finding_d8_a_split_file_or_an_official_split_that_parts_spellings_is_refused(tmp_path):
+def test_finding_d8_a_split_that_separates_spellings_of_an_id_is_refused(tmp_path):
     images = pd.DataFrame({"image_id": list("abcd"), "patient_id": ["7", "7.0", "8", "9"], "study_id": ""})
     parted = ["train", "test", "val", "test"]
     with pytest.raises(InputError, match="1 patient_id are in more than one split"):
@@ -94,7 +94,7 @@ def test_finding_d8_an_external_test_leaves_out_films_that_were_trained_on(store
     assert "of 24 cases 5 are left out because their patients or films" in split.notes[0]
 
 
-def test_pixels_are_read_once_and_films_of_one_grey_value_are_nobodys(store, tmp_path):
+def test_pixels_are_read_once_and_films_of_one_grey_value_have_no_hash(store, tmp_path):
     folder = changed(store, tmp_path / "s", copies=[(0, 3)], blank=[7, 8])
     first = pixel_hashes(Store.open(folder))
     assert first[0] == first[3] != first[1]

@@ -34,7 +34,7 @@ def source(folder, images=IMAGES, gaze=GAZE, **options):
     return Manifest(folder / "images.csv", folder / "gaze.csv" if gaze is not None else None, **options)
 
 
-def test_the_least_that_is_needed(folder):
+def test_minimal_tables_are_read(folder):
     recording = source(folder).read()
     gaze = recording.gaze()
     assert gaze[["x", "y"]].to_numpy().tolist() == [[10, 20], [30, 5], [0, 0]]
@@ -223,7 +223,7 @@ def test_finding_d_separators_and_decimal_commas_give_the_cause(folder, images, 
     ("labels", "message"),
     [(["height"], "rename the label"), (["photometric"], "rename the label"), (["sick", "sick"], "more than once")],
 )
-def test_finding_d10_label_names_that_cannot_be_are_refused(folder, labels, message):
+def test_finding_d10_impossible_label_names_are_refused(folder, labels, message):
     with pytest.raises(InputError, match=message):
         source(folder, labels=labels)
 
@@ -265,14 +265,14 @@ def test_two_columns_of_one_name_in_parquet_are_one_error(folder):
         Manifest(folder / "images.parquet").read()
 
 
-def test_text_in_parquet_that_is_no_text_is_one_error(folder):
+def test_text_in_parquet_that_is_not_utf8_is_one_error(folder):
     text = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff"))
     pq.write_table(pa.table({"image_id": text, "patient_id": ["1"], "path": ["a.png"]}), folder / "images.parquet")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         Manifest(folder / "images.parquet").read()
 
 
-def test_what_is_up_to_date_is_found_without_reading_gaze_or_films(folder, monkeypatch):
+def test_an_up_to_date_store_is_recognised_without_reading_gaze_or_films(folder, monkeypatch):
     # The first of three images has no gaze and is no case, so a case's row number is not its record number.
     images = IMAGES.replace("a,1", "c,1,a.png,0\na,1")
     out = prepare(source(folder, images), folder / "store", size=(64, 64), workers=1).path

@@ -47,7 +47,7 @@ def test_pysaliency_reads_films_and_fixations(store, exported):
     assert (fixations.y_int < [height for height, _ in inside]).all()
 
 
-def test_there_and_back_is_the_same(store, exported, tmp_path):
+def test_a_round_trip_changes_nothing(store, exported, tmp_path):
     source = Pysaliency(str(exported / "fixations.hdf5"), str(exported / "stimuli.hdf5"))
     again = prepare(source, tmp_path / "again", size=(64, 64), workers=1)
     before, after = Store.open(store), again
@@ -130,7 +130,7 @@ def test_bad_files_are_one_clear_line(written, exported, store, tmp_path, capsys
     assert "exists; choose another --out" in capsys.readouterr().err
 
 
-def test_films_without_fixations_are_no_export(mimic, tmp_path):
+def test_films_without_fixations_cannot_be_exported(mimic, tmp_path):
     from gazelit.data.sources import MIMICCXR
 
     store = prepare(MIMICCXR(mimic / "mimic-cxr-jpg"), tmp_path / "store", size=(64, 64), workers=1)

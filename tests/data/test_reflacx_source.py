@@ -58,7 +58,7 @@ def test_the_label_of_several_readers_is_the_majority_at_the_threshold(reflacx):
     assert low.images["Consolidation"].sum() > high.images["Consolidation"].sum()
 
 
-def test_what_a_phase_did_not_ask_is_unknown(reflacx, recording):
+def test_labels_that_a_phase_did_not_ask_for_are_unknown(reflacx, recording):
     first = set(metadata(reflacx, 1)["dicom_id"])
     in_first = recording.images["image_id"].isin(first)
     assert recording.images.loc[in_first, "Enlarged hilum"].isna().all()
@@ -66,7 +66,7 @@ def test_what_a_phase_did_not_ask_is_unknown(reflacx, recording):
     assert recording.images.loc[~in_first, "Fibrosis"].isna().all()
 
 
-def test_finer_labels_of_phase_1_go_into_the_coarser_ones(reflacx):
+def test_finer_labels_of_phase_1_are_merged_into_coarser_labels(reflacx):
     merged = source(reflacx).read().label_columns
     assert "Pleural abnormality" in merged
     assert "Pleural effusion" not in merged

@@ -82,7 +82,7 @@ LEGS = [
 
 @pytest.mark.parametrize(("name", "legs"), LEGS)
 @pytest.mark.parametrize("count", [96, 101])
-def test_whatever_goes_on_with_an_epoch_every_case_comes_once(name, legs, count):
+def test_every_case_comes_once_whatever_processes_resume_an_epoch(name, legs, count):
     random = np.random.default_rng(count)
     seen, state = [], None
     for number, options in enumerate(legs):
@@ -102,7 +102,7 @@ def test_whatever_goes_on_with_an_epoch_every_case_comes_once(name, legs, count)
 
 
 @pytest.mark.parametrize("options", [{}, {"nodes": 2}, {"classes": torch.arange(101) % 3}, {"workers": 1}])
-def test_the_same_processes_go_on_with_the_same_batches(options):
+def test_the_same_processes_resume_with_the_same_batches(options):
     options = {"world": 2, **options}
     undisturbed, _ = train(loaders(101, **options))
     parts, state = [[], []], None
@@ -139,7 +139,7 @@ def test_nodes_read_only_their_own_part_of_the_store_in_every_epoch():
     assert rows == [set(range(50)), set(range(50, 100))]
 
 
-def test_what_is_left_of_an_epoch_may_be_less_than_a_step():
+def test_the_rest_of_an_epoch_may_be_less_than_a_step():
     _, state = train(loaders(40, world=1, batch=4), steps=8)
     made = loaders(40, world=6, batch=4, state=state)
     assert made[0][0].batches_left == 1
@@ -166,7 +166,7 @@ def test_another_order_is_refused_in_one_line(options, name):
     loaders(**{"count": 96, "state": state, **options})
 
 
-def test_checkpoints_of_before_go_on():
+def test_older_checkpoints_are_resumed():
     _, state = train(loaders(96, world=2), steps=3)
     found, _ = train(loaders(96, world=1, state=state))
     old, _ = train(loaders(96, world=1, state={"batches": 3, "batch_size": 4, "processes": 2}))

@@ -60,7 +60,7 @@ def test_shards_are_merged_into_the_bytes_of_one_process(cohort, store, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_shard_lists_what_it_could_not_decode_and_takes_over_what_is_the_same(cohort, tmp_path, caplog):
+def test_a_shard_lists_undecodable_films_and_reuses_unchanged_films(cohort, tmp_path, caplog):
     tree = tmp_path / "tree"
     shutil.copytree(cohort, tree)
     broken, *_ = sorted((tree / "mimic-cxr").rglob("*.dcm"))
@@ -88,7 +88,7 @@ def test_every_film_is_in_one_shard(films, count):
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "1/4/8"])
-def test_what_is_no_shard(text):
+def test_invalid_shards_are_refused(text):
     with pytest.raises(InputError, match="write number/count, such as 3/16"):
         Shard.parse(text)
 

@@ -74,7 +74,7 @@ def test_a_second_run_changes_nothing(cohort, store):
     assert {path.name: path.stat().st_mtime_ns for path in store.iterdir()} == before
 
 
-def test_what_is_up_to_date_is_told_without_reading_the_source(tree, tmp_path, monkeypatch):
+def test_an_up_to_date_store_is_recognised_without_reading_the_source(tree, tmp_path, monkeypatch):
     out = prepare(source(tree), tmp_path / "store", size=(64, 64), workers=1).path
 
     class WasReadError(Exception):
@@ -105,7 +105,7 @@ def test_what_is_up_to_date_is_told_without_reading_the_source(tree, tmp_path, m
     prepare(source(tree), out, size=(64, 64), workers=1)
 
 
-def test_a_film_that_was_missing_is_looked_for_again(tree, tmp_path):
+def test_a_missing_film_is_searched_for_again(tree, tmp_path):
     film, aside = films(tree)[0], tmp_path / "aside.dcm"
     film.rename(aside)
     out = prepare(source(tree), tmp_path / "store", size=(64, 64), workers=1).path
@@ -164,7 +164,7 @@ def test_an_image_without_gaze_is_left_out_or_kept(tree, tmp_path):
     assert len(kept.cases) == len(made.cases) + 1
 
 
-def test_nothing_left_is_an_error_and_leaves_nothing(tree, tmp_path):
+def test_a_store_without_any_case_is_an_error_and_leaves_nothing(tree, tmp_path):
     for film in films(tree):
         film.write_bytes(film.read_bytes()[:-3000])
     with pytest.raises(InputError, match=r"no case is left of 24; first reason: .*cannot be decoded"):
@@ -181,7 +181,7 @@ def test_wrong_options(cohort, tmp_path, options, message):
         prepare(source(cohort), tmp_path / "store", **{"size": (64, 64), **options})
 
 
-def test_opening_what_is_no_store_says_how_to_make_one(tmp_path):
+def test_opening_a_folder_without_a_store_says_how_to_make_one(tmp_path):
     with pytest.raises(InputError, match="gazelit prepare"):
         Store.open(tmp_path)
 
@@ -245,7 +245,7 @@ def test_an_interruption_while_a_line_or_an_image_was_written(cohort, tmp_path):
     assert _bytes(tmp_path / "store") == _bytes(whole.path)
 
 
-def test_another_request_does_not_go_on_from_what_was_interrupted(cohort, tmp_path):
+def test_another_request_does_not_resume_an_interrupted_one(cohort, tmp_path):
     work = tmp_path / ".store-partial" / "work"
     _run_until(_command(cohort, tmp_path / "store"), lambda: _decoded(work) >= 3)
     made = prepare(source(cohort), tmp_path / "store", size=(64, 64), workers=1)

@@ -56,7 +56,7 @@ def test_finding_d5_damaged_tables_and_masks_are_named(copy, run_gazelit):
     assert "phrases.parquet: is missing" in printed
 
 
-def test_finding_d5_damaged_digests_are_told(copy, run_gazelit):
+def test_finding_d5_damaged_digests_are_reported(copy, run_gazelit):
     (copy / "digests.json").write_text("{}")
     assert "digests.json: is missing or differs" in run_gazelit("verify", str(copy), code=2)
 

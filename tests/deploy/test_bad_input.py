@@ -55,7 +55,7 @@ REFUSED = {
 }
 
 
-def test_each_film_that_is_none_is_one_line_and_stops_no_other(tmp_path, loaded, capsys):
+def test_each_bad_film_gives_one_line_and_stops_no_other(tmp_path, loaded, capsys):
     (tmp_path / "films").mkdir()
     paths = {case: tmp_path / "films" / f"{number}.dcm" for number, case in enumerate(REFUSED)}
     for case, (make, _) in REFUSED.items():
@@ -90,7 +90,7 @@ DOUBTED = {
 }
 
 
-def test_what_is_read_nevertheless_is_doubted_in_one_line(tmp_path, loaded, capsys):
+def test_unusual_films_are_read_with_a_one_line_warning(tmp_path, loaded, capsys):
     (tmp_path / "films").mkdir()
     for case, (make, _) in DOUBTED.items():
         make(tmp_path / "films" / f"{case}.dcm")
@@ -102,7 +102,7 @@ def test_what_is_read_nevertheless_is_doubted_in_one_line(tmp_path, loaded, caps
     assert len(list((tmp_path / "out").glob("*_sr.dcm"))) == 1
 
 
-def test_a_checkpoint_of_another_project_is_said_to_be_one(tmp_path, capsys):
+def test_a_checkpoint_of_another_project_is_named_as_such(tmp_path, capsys):
     torch.save({"state_dict": {"fc.weight": torch.zeros(2, 2)}, "epoch": 3}, tmp_path / "other.ckpt")
     path = film(tmp_path / "film.dcm")
     assert main(["infer", str(path), f"--ckpt={tmp_path / 'other.ckpt'}", f"--out={tmp_path / 'out'}"]) == 2

@@ -90,7 +90,7 @@ def edges(mask, square):
     return np.abs(np.subtract(found, square)).max()
 
 
-def test_what_is_read_is_what_was_written(tmp_path):
+def test_results_read_back_equal(tmp_path):
     path = save(tmp_path / "film.dcm", chest((640, 480), (100, 300, 100, 200), ViewPosition="LL"))
     reading, made = results(path)
     assert [warning.split(":")[0] for warning in reading.warnings] == ["lateral"]
@@ -150,7 +150,7 @@ def errors_of(path):
     return {line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("Error")}
 
 
-def test_results_have_no_fault_that_their_film_has_not(tmp_path, real_data):
+def test_results_have_no_fault_that_their_film_does_not_have(tmp_path, real_data):
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
     films = [*sorted(real_data.glob("*.dcm")), save(tmp_path / "film.dcm", chest((320, 240), (50, 150, 50, 100)))]
@@ -169,7 +169,7 @@ def test_a_hip_is_never_called_a_chest_and_no_name_is_printed(real_data, capfd, 
     assert "CompressedSamples" not in printed
 
 
-def test_a_film_without_what_makes_it_somebodys_has_no_result(tmp_path):
+def test_a_film_without_a_study_uid_has_no_result(tmp_path):
     dataset = chest((320, 240), (50, 150, 50, 100))
     del dataset.StudyInstanceUID
     with pytest.raises(InputError, match="header lacks StudyInstanceUID"):

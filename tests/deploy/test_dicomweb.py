@@ -137,6 +137,6 @@ def test_servers_that_fail_are_one_line(tmp_path):
         ({}, "name films, or a server"),
     ],
 )
-def test_what_goes_nowhere_is_one_line(options, message, tmp_path):
+def test_impossible_options_of_servers_give_one_line(options, message, tmp_path):
     with pytest.raises(InputError, match=message):
         infer([], Path("x.ckpt"), tmp_path / "out", **options)

@@ -54,7 +54,7 @@ def test_features_are_what_the_encoder_makes_of_each_film(spec, store, folders):
     assert "encoder.pt" not in about
 
 
-def test_an_ended_run_goes_on_to_the_same_bytes(spec, store, folders, tmp_path, monkeypatch, caplog):
+def test_an_interrupted_run_ends_in_the_same_bytes(spec, store, folders, tmp_path, monkeypatch, caplog):
     from gazelit.deploy import embed as module
 
     calls, plain = [], module._features
@@ -177,7 +177,7 @@ def test_features_that_changed_are_not_trained_on_and_verify_names_them(
     assert "features.npy: is missing" in run_gazelit("verify", str(copy), code=2)
 
 
-def test_what_cannot_be_embedded_is_refused(spec, store, tmp_path):
+def test_impossible_inputs_of_embed_are_refused(spec, store, tmp_path):
     with pytest.raises(InputError, match=r"encoder\.weights: names none; features of random weights are of no use"):
         embed(str(store), tmp_path / "out", EncoderSpec("densenet-small"))
     with pytest.raises(InputError, match="embed: give --encoder, with the file of its weights, or --ckpt"):

@@ -56,7 +56,7 @@ def test_infer_writes_the_paths_of_the_readers_that_are_asked_for(checkpoint, fi
     assert "reader: the model has not learned z; it knows a, b" in printed
 
 
-def test_a_path_is_drawn_where_it_is():
+def test_a_path_is_drawn_at_its_positions():
     film = np.zeros((200, 100), np.uint8)
     path = ExpectedScanpath(None, np.array([[20.0, 300.0, 0.25], [170.0, 40.0, 1.0]]))
     drawn = np.asarray(draw_scanpath(film, path, (400, 200)).convert("L"))

@@ -43,7 +43,7 @@ def test_the_quantile_is_the_smallest_that_covers():
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_prediction_sets_cover_what_they_promise_and_no_more(exclusive):
+def test_prediction_sets_have_the_promised_coverage_and_no_more(exclusive):
     rng = np.random.default_rng(1)
     names, coverage, covered, sizes = ["a", "b", "c"], 0.8, [], []
     for _ in range(150):
@@ -72,7 +72,7 @@ def test_prediction_sets_cover_what_they_promise_and_no_more(exclusive):
         assert 1 < np.mean(sizes) < 3
 
 
-def test_too_few_films_for_a_promise_are_said():
+def test_too_few_films_for_a_promise_are_reported():
     p = np.full((8, 2), 0.5)
     with pytest.raises(InputError, match=r"coverage of 0\.9 needs at least 9 calibration films .* of a, b"):
         fit_conformal(p, np.zeros(8), ["a", "b"], 0.9, "val")
@@ -142,7 +142,7 @@ def guarded(store, tmp_path_factory):
     return folder
 
 
-def test_a_guarded_checkpoint_tells_a_hip_without_tags_and_gives_sets(guarded, store, real_data):
+def test_a_guarded_checkpoint_recognises_a_hip_without_tags_and_gives_sets(guarded, store, real_data):
     model = load(guarded / "guarded.ckpt")
     assert model.guards is not None
     assert load(guarded / "checkpoints" / "best.ckpt").guards is None
@@ -165,7 +165,7 @@ def test_the_ranges_are_those_of_the_training_films(guarded, store):
     assert ranges["width"] == (cases["width"].min(), cases["width"].max())
 
 
-def test_what_is_scored_at_inference_is_what_was_fitted(store, cohort):
+def test_inference_scores_the_same_inputs_as_the_fit(store, cohort):
     """A film read from its file has the same small film and the same facts as in the store."""
     data = GazeDataModule(store, loader=LoaderOptions(batch_size=8, num_workers=0))
     films = {path.stem: path for path in (cohort / "mimic-cxr").rglob("*.dcm")}

@@ -163,7 +163,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(films, tmp_path):
     assert {name: (out / name).stat().st_mtime_ns for name in done} == done
 
 
-def test_a_full_disk_ends_the_run_and_what_is_there_is_whole(films, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_and_written_files_are_whole(films, tmp_path, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device", str(target))
 
@@ -175,7 +175,7 @@ def test_a_full_disk_ends_the_run_and_what_is_there_is_whole(films, tmp_path, mo
     assert bytes_of(tmp_path / "out") == before
 
 
-def test_several_networks_are_read_as_their_mean_and_say_how_far_they_agree(films, tmp_path, monkeypatch):
+def test_several_networks_give_their_mean_and_their_spread(films, tmp_path, monkeypatch):
     class Other(type(model().network)):
         def forward(self, x):
             outputs = super().forward(x)
@@ -198,7 +198,7 @@ def test_several_networks_are_read_as_their_mean_and_say_how_far_they_agree(film
     assert result["spread"]["mutual_information"] == pytest.approx(entropy[0] - np.mean(entropy[1:]), abs=2e-6)
 
 
-def test_spread_of_maps_counts_the_film_alone():
+def test_spread_of_maps_is_measured_only_on_the_film():
     box = Letterbox.fit(4, 2, (4, 4))
     maps = torch.rand(2, 4, 4)
     outside = ~torch.from_numpy(box.valid_mask())

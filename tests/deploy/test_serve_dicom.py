@@ -136,7 +136,7 @@ def dcmread_bytes(content):
     return dcmread(io.BytesIO(content))
 
 
-def test_who_is_not_named_is_rejected(tmp_path):
+def test_peers_that_are_not_named_are_rejected(tmp_path):
     service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=2)
     with node(service, reads=False) as port:
         assert store(port, film(), title="STRANGER") is None
@@ -148,7 +148,7 @@ def test_who_is_not_named_is_rejected(tmp_path):
             listen("GAZELIT", "127.0.0.1", port, [], service.take, service.counters)
 
 
-def test_what_was_promised_survives_a_kill_and_a_receiver_that_is_down(tmp_path, monkeypatch):
+def test_accepted_films_survive_a_kill_and_a_receiver_that_is_down(tmp_path, monkeypatch):
     monkeypatch.setattr(serve, "_FIRST_WAIT", 0.1)
     films = [film(number) for number in range(4)]
     killed = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
@@ -235,7 +235,7 @@ def test_encrypted_connections_need_a_known_certificate_on_both_sides(tmp_path, 
         server.shutdown()
 
 
-def test_health_is_told_on_loopback(tmp_path):
+def test_health_is_reported_on_loopback(tmp_path):
     service = Service(model(), OPTIONS, Spool(tmp_path / "spool"), queue_size=10)
     server = serve._health_server(service, 0)
     url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -262,7 +262,7 @@ def test_health_is_told_on_loopback(tmp_path):
         ({"queue_size": 0}, "queue_size"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(changes, message, tmp_path):
+def test_impossible_options_of_the_node_give_one_line(changes, message, tmp_path):
     options = {"allow": ["MODALITY"], "to": "PACS@127.0.0.1:4242", "spool": tmp_path / "spool", **changes}
     with pytest.raises(InputError, match=message):
         serve_dicom(tmp_path / "none.ckpt", **options)

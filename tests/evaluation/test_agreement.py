@@ -72,7 +72,7 @@ def test_a_map_of_the_gaze_itself_agrees_with_it_and_a_diagnosis_is_right_or_wro
         assert row[name] == pytest.approx(values[name].item())
 
 
-def test_a_region_with_the_name_of_a_class_is_held_against_the_map_of_that_class(read_twice):
+def test_a_region_with_the_name_of_a_class_is_compared_with_the_map_of_that_class(read_twice):
     names = ["Consolidation", "Pleural abnormality", "Support devices"]
     loader, split = LoaderOptions(num_workers=0, batch_size=3), SplitOptions(method="official", allow_empty=True)
     datamodule = GazeDataModule(read_twice, labels=names, exclusive=False, loader=loader, split=split)
@@ -92,7 +92,7 @@ def test_a_region_with_the_name_of_a_class_is_held_against_the_map_of_that_class
         assert row["mass"] == pytest.approx(values["mass"].item(), abs=1e-5)
 
 
-def test_finding_f5_maps_are_held_against_the_marked_findings_and_anatomy_is_none(read_twice, datamodule):
+def test_finding_f5_maps_are_compared_with_marked_findings_and_not_with_anatomy(read_twice, datamodule):
     names = ["Consolidation", "Pleural abnormality", "Support devices"]
     marked = GazeDataModule(
         read_twice,

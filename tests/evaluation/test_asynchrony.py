@@ -90,7 +90,7 @@ def test_a_report_of_a_joint_arm_and_others_has_rows_of_the_joint_one_alone(tmp_
     assert json.loads((tmp_path / "without" / "metrics.json").read_text())["asynchrony"] == []
 
 
-def test_a_stage_that_arms_share_stands_once_with_the_epoch_of_what_was_handed_over(tmp_path):
+def test_a_stage_that_arms_share_stands_once_with_the_epoch_that_was_handed_over(tmp_path):
     write_curve(tmp_path / "first")
     write_curve(tmp_path / "second")
     handed = tmp_path / "first" / "checkpoints" / "best.ckpt"
@@ -123,7 +123,7 @@ def test_one_epoch_is_best_and_kept(tmp_path):
     assert (tmp_path / "report" / "figures" / "asynchrony.png").is_file()
 
 
-def test_what_is_not_a_number_is_passed_over_and_an_unknown_regret_a_dash(tmp_path):
+def test_nan_values_are_skipped_and_an_unknown_regret_is_a_dash(tmp_path):
     rows = ["0,9,nan,0.9,2.0,,0.40,", "1,18,0.7,,1.3,,0.55,0.95", "2,27,inf,0.3,1.1,,0.70,0.90", "3,36,1.0,0.2,1.2,,,"]
     (joint,) = found(tmp_path, rows)
     diagnosis, saliency = joint.tasks["diagnosis"], joint.tasks["saliency"]
@@ -139,7 +139,7 @@ def test_what_is_not_a_number_is_passed_over_and_an_unknown_regret_a_dash(tmp_pa
     }  # fmt: skip
 
 
-def test_a_curve_without_metrics_or_of_a_checkpoint_that_does_not_tell_its_epoch(tmp_path):
+def test_a_curve_without_metrics_or_with_a_checkpoint_of_unknown_epoch(tmp_path):
     (joint,) = found(tmp_path, [row.rsplit(",", 3)[0] for row in ROWS], HEADER.rsplit(",", 3)[0], epoch=None)
     assert joint.kept is None
     assert joint.learned == {}
@@ -172,7 +172,7 @@ def test_a_resumed_run_whose_curve_repeats_epochs_counts_the_last_of_each(tmp_pa
         ("a,b", ["1,2", "1,2,3,4"], "cannot be read as a table"),
     ],
 )
-def test_a_curve_that_is_none_is_one_error(header, rows, message, tmp_path):
+def test_a_malformed_curve_is_one_error(header, rows, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         found(tmp_path, rows, header)
     assert str(tmp_path / "joint" / "epochs.csv") in str(caught.value)

@@ -116,7 +116,7 @@ def test_paired_tests_are_those_of_the_mean_over_seeds():
     assert paired_blocks({"one": tables["one"]}, NAMES) == []
 
 
-def test_paired_tests_leave_out_what_an_arm_or_a_class_does_not_have():
+def test_paired_tests_leave_out_missing_metrics_and_classes():
     first, second = result("one", 0), result("two", 0)
     maps_only = second.predictions.drop(columns=[f"p_{name}" for name in NAMES])
     lines = "\n".join(lines_of(paired_blocks({"one": {0: first.predictions}, "two": {0: maps_only}}, NAMES)))
@@ -129,7 +129,7 @@ def test_paired_tests_leave_out_what_an_arm_or_a_class_does_not_have():
     assert "nan" not in lines
 
 
-def test_alearning_curve_has_a_point_for_every_number_of_cases_with_gaze():
+def test_a_learning_curve_has_a_point_for_every_number_of_cases_with_gaze():
     results = [
         result("all", 0), result("few", 0, gaze_cases=20), result("none", 0, gaze_control="none"),
         result("shuffled", 0, gaze_control="shuffled"),
@@ -149,7 +149,7 @@ def test_folds_are_pooled_to_every_case_once():
         pooled([*folds, result("one", 1, 0, indexes=range(20))])
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_results_that_cannot_be_compared_are_refused():
     with pytest.raises(
         InputError, match=r"another sigma than 'one' \(sigma 2\.0 and 1\.0\); their numbers cannot be compared"
     ):
@@ -197,7 +197,7 @@ def test_subgroups_have_the_metrics_of_their_cases_alone():
     assert all("few" in str(subgroup_blocks([subgroup], "one")[1].rows[0]) for subgroup in small)
 
 
-def test_the_page_is_one_file_with_its_pictures_and_escapes_what_is_not_its_own(tmp_path):
+def test_the_page_is_one_file_with_its_pictures_and_escapes_foreign_text(tmp_path):
     from matplotlib.figure import Figure
 
     from gazelit.reporting.figures import save

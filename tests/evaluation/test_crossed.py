@@ -20,7 +20,7 @@ def as_arms(table, resamples=4000):
     return (values, np.zeros_like(values)), (draws, np.zeros_like(draws))
 
 
-def test_finding_f1_the_variance_is_that_of_a_crossed_bootstrap_with_its_known_faults_mended():
+def test_finding_f1_the_variance_is_that_of_a_crossed_bootstrap_with_its_known_faults_corrected():
     rng = np.random.default_rng(0)
     patients, seeds = 50, 4
     table = two_way(rng, patients, seeds, 1.0, 0.3, 0.5)

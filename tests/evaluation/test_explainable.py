@@ -215,7 +215,7 @@ def test_the_law_is_known_of_hard_cohorts_alone(about, ids, reader, words):
         assert words in law.words
 
 
-def test_nothing_is_said_of_easy_cohorts_windows_and_other_gaze(store, hard_store, tmp_path, caplog):
+def test_easy_cohorts_windows_and_other_gaze_have_no_share(store, hard_store, tmp_path, caplog):
     easy = data_of(store)
     easy.setup()
     oracles = Oracles(tmp_path, workers=1)

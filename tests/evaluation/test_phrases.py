@@ -65,7 +65,7 @@ def test_a_share_is_what_counting_milliseconds_gives():
     assert table["said"].item() == pytest.approx(inside.to_numpy()[number].mean(), abs=2e-3)
 
 
-def test_what_cannot_be_asked_is_one_line():
+def test_impossible_questions_give_one_line():
     with pytest.raises(InputError, match=r"no reading says one of heart on a film where it is marked"):
         looks_at_findings(made(2), {"heart": "heart"}, [0])
     with pytest.raises(InputError, match=r"findings\.nodule: is no regular expression"):
@@ -74,7 +74,7 @@ def test_what_cannot_be_asked_is_one_line():
         TimeWindow(first=3, lag=1)
 
 
-def test_targets_can_be_what_was_looked_at_then():
+def test_targets_can_be_the_gaze_during_a_phrase():
     store = made(3)
     gaze = store.gaze("fixation")
     during, before = (

@@ -78,7 +78,7 @@ def test_finding_f1_a_report_of_one_seed_prints_no_p(tmp_path):
     assert " | p | p after Holm |" in several
 
 
-def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands_beside():
+def test_finding_f2_only_pairs_of_a_fold_are_compared_and_the_pooled_auc_is_given_too():
     folds = []
     for fold in range(3):
         part = result("one", 0, fold, indexes=range(fold, 60, 3))
@@ -107,7 +107,7 @@ def test_finding_f2_pairs_of_a_fold_alone_are_compared_and_the_pooled_auc_stands
     assert "macro AUC, folds pooled" in text
 
 
-def test_finding_f3_tests_say_what_they_test():
+def test_finding_f3_tests_state_what_they_test():
     results = two_arms(3)
     tables = {name: pooled([tested for tested in results if tested.arm == name]) for name in ("one", "two")}
     lines = lines_of(paired_blocks(tables, NAMES))
@@ -129,7 +129,7 @@ def test_finding_f3_delong_over_folds_compares_pairs_within_a_fold():
     assert both.effect / both.statistic == pytest.approx(np.sqrt(np.sum(np.square(errors))) / 2)
 
 
-def test_finding_c19_delong_without_variance_is_no_equality():
+def test_finding_c19_delong_without_variance_does_not_mean_equality():
     positive = np.array([True] * 5 + [False] * 5)
     best, worst = np.where(positive, 1.0, 0.0), np.where(positive, 0.0, 1.0)
     ours = delong(best, worst, positive)
@@ -302,7 +302,7 @@ def test_finding_b3_the_page_takes_pictures_of_its_own_folder_alone(tmp_path):
     assert "<img" not in to_page(document("![words](own.png)"), folder)
 
 
-def test_finding_b3_a_name_is_no_markup(tmp_path):
+def test_finding_b3_a_name_is_escaped(tmp_path):
     name = "![x](../secret.png) | <script>alert(1)</script> `a` [b](http://c)\n# d"
     page = to_page(document(Table(["a"], [[plain(name)]]), f"and {code(name)}"), tmp_path)
     assert "<img" not in page
@@ -454,7 +454,7 @@ def verdict_of(results):
     return " ".join(verdict(ReportRecord(results, compare(results, NAMES), record())))
 
 
-def test_the_verdict_says_the_primary_difference_or_why_nothing_is_concluded():
+def test_the_verdict_gives_the_primary_difference_or_why_nothing_is_concluded():
     sure = [result(arm, seed, skill=skill) for arm, skill in (("one", 0.1), ("two", 3.0)) for seed in range(4)]
     difference = compare(sure, NAMES)[1].differences["auroc_macro"]
     assert difference.p < 0.001
@@ -497,7 +497,7 @@ def roc_of(results, cases, draws):
     return roc_figure(arms, NAMES, None if draws is None else bootstrap_weights(np.arange(cases), draws))
 
 
-def test_a_report_begins_with_what_it_is_and_lists_its_contents(tmp_path):
+def test_a_report_begins_with_its_description_and_lists_its_contents(tmp_path):
     facts = [("run", "`a|b`"), ("tested", "2026-11-26")]
     written(tmp_path, two_arms(2), facts=facts, commands=["gazelit fit <x>", "gazelit test"])
     page = (tmp_path / "report.html").read_text()

@@ -45,7 +45,7 @@ def test_every_density_is_one_after_any_history(learnt):
             assert model.log_likelihood(FINDINGS[0], past, np.array([7, 21])) == pytest.approx(log[21, 7], abs=1e-9)
 
 
-def test_what_a_density_knows_is_what_it_gains(learnt):
+def test_the_gain_of_a_density_is_the_information_it_uses(learnt):
     test = trials(40, seed=1)
     gains = {
         name: densities.score(model, test, learnt["centre bias"].log)[0].ig.values.mean()

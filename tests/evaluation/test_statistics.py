@@ -80,7 +80,7 @@ def test_cases_of_one_patient_are_drawn_together():
     assert single.high - single.low > 3 * (many.high - many.low)
 
 
-def test_what_is_never_defined_is_nan():
+def test_statistics_that_are_never_defined_are_nan():
     undefined = estimate(auroc_of(np.arange(4.0), np.ones(4, bool)), np.arange(4))
     assert np.isnan([undefined.value, undefined.low, undefined.high, undefined.p]).all()
     assert np.isnan(value_of(auroc_of(np.zeros(0), np.zeros(0, bool)), 0))
@@ -109,7 +109,7 @@ def test_delong_is_its_definition_with_ties():
     assert delong(first, first, positive).p == 1
 
 
-def test_delong_refuses_what_it_cannot_compare():
+def test_delong_refuses_scores_that_it_cannot_compare():
     positive = np.array([True, True, False, False])
     with pytest.raises(InputError, match="a score is NaN"):
         delong(np.array([1, 2, 3, np.nan]), np.arange(4.0), positive)

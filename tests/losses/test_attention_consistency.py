@@ -79,7 +79,7 @@ def test_only_images_of_the_classes_and_with_gaze_count():
     assert AttentionConsistencyLoss().counted(batch) == 3
 
 
-def test_of_several_labels_the_evidence_for_all_that_are_known_to_be_there_counts():
+def test_with_several_labels_the_evidence_of_all_known_positives_counts():
     torch.manual_seed(0)
     network = dual().eval()
     label = torch.tensor([[1.0, 1.0, 0.0], [0.0, torch.nan, 1.0], [0.0, torch.nan, 0.0], [1.0, 0.0, 0.0]])
@@ -123,7 +123,7 @@ def test_its_gradient_moves_the_evidence_towards_gaze():
 
 
 @pytest.mark.parametrize("stage", [JointFinetuning, SupervisedFinetuning])
-def test_a_stage_adds_it_in_training_alone(stage):
+def test_a_stage_adds_it_only_in_training(stage):
     torch.manual_seed(0)
     network = dual() if stage is JointFinetuning else ClassificationNetwork(SMALL, 3)
     batch = make_batch()
@@ -140,7 +140,7 @@ def test_a_stage_adds_it_in_training_alone(stage):
     assert "attention_loss" not in module._step(batch)[2]
 
 
-def test_what_it_cannot_do_is_said():
+def test_impossible_options_are_refused():
     with pytest.raises(InputError, match="at least one class"):
         AttentionConsistencyLoss(classes=[])
     with pytest.raises(InputError, match="at least 0"):

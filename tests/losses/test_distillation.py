@@ -130,7 +130,7 @@ def test_a_teacher_that_sees_gaze_pools_by_the_readers_where_there_is_any():
         assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_teacher_is_no_part_of_what_holds_it_and_stays_as_it_is():
+def test_a_teacher_is_not_a_submodule_and_does_not_change():
     teacher = dual(3)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     objective = taught_by(teacher.train())
@@ -182,11 +182,11 @@ def test_a_teacher_runs_in_the_precision_and_on_the_device_of_its_student():
         ({"outputs": ["saliency"], "sees_gaze": True}, "gaze changes the teacher's diagnosis alone"),
     ],
 )
-def test_options_that_cannot_be(options, message):
+def test_impossible_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Distillation("teacher.ckpt", **options)
 
 
-def test_without_its_teacher_it_says_so():
+def test_a_missing_teacher_is_an_error():
     with pytest.raises(InputError, match=r"teacher\.ckpt: the teacher was not loaded"):
         Distillation("teacher.ckpt")({}, make_batch())

@@ -50,7 +50,7 @@ def test_gaze_similarity_is_the_correlation_of_coarse_maps():
     assert not together[0, 2]
 
 
-def test_images_without_gaze_belong_to_their_own_views_alone():
+def test_images_without_gaze_belong_only_to_their_own_views():
     batch = {
         "heatmap": torch.zeros(3, 1, 32, 32),
         "has_gaze": torch.zeros(3, dtype=torch.bool),

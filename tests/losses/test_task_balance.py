@@ -61,7 +61,7 @@ def descend(weighting, steps, x=None):
     return weights, places
 
 
-def test_famo_is_its_authors_code_where_the_next_batch_is_the_same():
+def test_famo_equals_its_authors_code_if_the_next_batch_is_the_same():
     weights, places = descend(FAMO(), 30)
     for step, (expected, place) in FAMO_BY_ITS_AUTHORS.items():
         # The next batch measures the effect of the step.
@@ -69,7 +69,7 @@ def test_famo_is_its_authors_code_where_the_next_batch_is_the_same():
         assert places[step - 1] == pytest.approx(place, abs=2e-6)
 
 
-def test_excess_mtl_is_its_authors_code():
+def test_excess_mtl_equals_its_authors_code():
     weights, places = descend(ExcessMTL(step_size=0.3), 30)
     for step, (expected, place) in EXCESS_MTL_BY_ITS_AUTHORS.items():
         assert weights[step - 1] == pytest.approx(expected, abs=2e-6)

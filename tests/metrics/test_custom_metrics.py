@@ -81,7 +81,7 @@ def test_a_metric_of_torchmetrics_compares_a_prediction_with_a_truth():
         (["my/metric"], "is no name for logs"),
     ],
 )
-def test_names_are_their_own(names, message):
+def test_names_must_be_unique(names, message):
     metrics = [MeanGap() for _ in names]
     for metric, name in zip(metrics, names, strict=True):
         metric.name = name
@@ -90,7 +90,7 @@ def test_names_are_their_own(names, message):
     assert metric_name(MeanGap()) == "mean_gap"
 
 
-def test_the_catalogue_has_what_is_logged():
+def test_the_catalogue_has_every_logged_metric():
     diagnosis, several = DiagnosisMetrics(["a", "b"]), DiagnosisMetrics(["a", "b"], exclusive=False)
     diagnosis.update(torch.tensor([[0.7, 0.3], [0.4, 0.6]]), torch.tensor([0, 1]))
     several.update(torch.tensor([[0.7, 0.3], [0.4, 0.6]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))

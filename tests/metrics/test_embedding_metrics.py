@@ -60,7 +60,7 @@ def test_macro_aucs_are_scikit_learns(embedded):
         assert float(values[f"{name}_auroc_macro"]) == pytest.approx(np.mean(each), abs=1e-6)
 
 
-def test_unknown_labels_and_classes_that_tell_nothing_do_not_count(embedded):
+def test_unknown_labels_and_constant_classes_do_not_count(embedded):
     features, label = embedded
     labels = torch.nn.functional.one_hot(label, 3).float()
     labels[:, 0] = 1.0
@@ -75,7 +75,7 @@ def test_unknown_labels_and_classes_that_tell_nothing_do_not_count(embedded):
     assert float(metrics.compute()["probe_auroc_macro"]) == pytest.approx(np.mean(each), abs=1e-6)
 
 
-def test_without_classes_there_is_nothing_to_say(embedded):
+def test_without_classes_there_are_no_metrics(embedded):
     metrics = EmbeddingMetrics([], exclusive=False)
     metrics.update(embedded[0], torch.zeros(60, 0))
     assert metrics.compute() == {}

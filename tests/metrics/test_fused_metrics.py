@@ -52,7 +52,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_together_they_are_what_each_is(case):
+def test_together_they_equal_each_metric(case):
     prediction, target, counts, mask = CASES[case]
     values = cc_kld_sim_nss(prediction, target, counts, mask)
     predicted, observed, fixations = prediction.double(), target.double(), counts.double()
@@ -88,7 +88,7 @@ def test_torch_keeps_its_number_of_threads():
     assert result.stdout.split() == ["1"]
 
 
-def test_what_does_not_fit_is_refused():
+def test_shapes_that_differ_and_blurred_counts_are_refused():
     with pytest.raises(ValueError, match="whole numbers"):
         cc_kld_sim_nss(RANDOM, TARGET, COUNTS + 0.25)
     with pytest.raises(ValueError, match="maps must all be"):

@@ -20,7 +20,7 @@ def test_the_region_itself_is_perfect_and_its_complement_is_worst():
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3])
-def test_a_map_that_says_nothing_scores_the_regions_share_of_the_image(level):
+def test_a_map_without_information_scores_the_regions_share_of_the_image(level):
     values = localisation_values(torch.full(REGION.shape, level), REGION, MASK)
     assert torch.allclose(values["pointing"], values["area"])
     assert torch.allclose(values["mass"], values["area"])

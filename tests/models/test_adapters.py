@@ -127,7 +127,7 @@ class WithStatistics(Encoder):
 @pytest.mark.parametrize(
     "name", ["tu-vit_tiny_patch16_224", f"{__name__}:WithStatistics"], ids=["transformer", "statistics"]
 )
-def test_adapters_and_what_no_file_fills_are_trained_and_nothing_else(name):
+def test_only_adapters_and_parameters_that_no_file_fills_are_trained(name):
     torch.manual_seed(0)
     options = {} if ":" in name else dict(SMALL)
     stage = SupervisedFinetuning(ClassificationNetwork(EncoderSpec(name, None, options, LoRA(rank=2)), classes=2))

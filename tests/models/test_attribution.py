@@ -102,7 +102,7 @@ def test_gradcam_of_the_joint_network_is_its_formula(pooling):
     assert evidence > 0
 
 
-def test_what_cannot_be_explained_is_refused():
+def test_networks_that_cannot_be_explained_are_refused():
     decoder_only = DualEncoderUNet(ENCODER, SALIENCY_ENCODER, [8, 8, 8, 4, 4], classifier_features="decoder")
     with pytest.raises(InputError, match="does not see"):
         attribute(decoder_only.eval(), images(), torch.zeros(2, dtype=torch.long), "gradcam")

@@ -78,7 +78,7 @@ def test_every_parameter_of_the_joint_network_gets_a_gradient_or_is_not_on_the_p
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tu-convnext_atto", "efficientnet-b0", "mobilenet_v2", "densenet-small"])
-def test_any_encoder_fits_in_the_diagnosis_place(name):
+def test_any_encoder_can_be_the_diagnosis_encoder(name):
     network = DualEncoderUNet(
         {**SMALL, "encoder": EncoderSpec(name)}["encoder"], SMALL["saliency_encoder"], SMALL["decoder_widths"]
     )
@@ -87,7 +87,7 @@ def test_any_encoder_fits_in_the_diagnosis_place(name):
     assert torch.isfinite(outputs["logits"]).all()
 
 
-def test_a_library_encoder_fits_in_the_saliency_place():
+def test_a_library_encoder_can_be_the_saliency_encoder():
     network = DualEncoderUNet(
         EncoderSpec("densenet-small"), EncoderSpec("resnet18", options={"depth": 4}), [8, 8, 8, 4, 4]
     )
@@ -199,7 +199,7 @@ def test_several_poolings_of_several_maps_stand_side_by_side():
     assert torch.allclose(seen[3], strongest, atol=1e-6)
 
 
-def test_a_small_finding_moves_place_keeping_pools_and_not_the_mean():
+def test_a_small_finding_moves_pools_that_keep_positions_and_not_the_mean():
     """One bright cell of 1,000 is a thousandth of the mean, all of the gaze pooling and nearly all of the maximum."""
     features = torch.zeros(1, 1, 25, 40)
     features[0, 0, 7, 11] = 10.0
@@ -258,7 +258,7 @@ def test_concentration_is_zero_of_an_even_density_and_in_closed_form_of_a_gaussi
 
 
 @pytest.mark.parametrize("pooling", ["mean", "gaze"])
-def test_a_network_in_bfloat16_says_what_it_says_in_float32(pooling):
+def test_a_network_in_bfloat16_gives_the_outputs_of_float32(pooling):
     torch.manual_seed(0)
     network = DualEncoderUNet(**SMALL, classifier_pooling=pooling, classifier_concentration=True).eval()
     image = torch.rand(2, 1, 64, 64)
@@ -302,7 +302,7 @@ def test_the_classifier_sees_the_concentration_of_the_predicted_map():
         ({"classifier_strides": [2, 2]}, "each once"),
     ],
 )
-def test_options_that_fit_nothing(options, message):
+def test_impossible_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         DualEncoderUNet(**SMALL, **options)
 
@@ -310,7 +310,7 @@ def test_options_that_fit_nothing(options, message):
 @pytest.mark.parametrize(
     "name", ["densenet-small", "resnet18", "tu-convnext_atto", "mit_b0", "tu-vit_tiny_patch16_224"]
 )
-def test_any_encoder_goes_into_either_place(name):
+def test_any_encoder_can_be_either_encoder(name):
     small = SMALL["saliency_encoder"]
     for pair in (
         (EncoderSpec(name), small),

@@ -253,7 +253,7 @@ def test_the_catalogue_describes_encoders(run_gazelit, capfd):
 
 
 @pytest.mark.parametrize("name", ["densenet-small", "resnet18", "tu-resnet10t"])
-def test_a_card_tells_what_the_encoder_gives(name):
+def test_a_card_describes_the_encoders_outputs(name):
     from gazelit.models.catalogue import describe
 
     card, encoder = describe(name), build_encoder({"name": name})
@@ -263,7 +263,7 @@ def test_a_card_tells_what_the_encoder_gives(name):
     assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
 
 
-def test_weights_are_at_hand_when_their_file_lies_in_the_cache(tmp_path, monkeypatch):
+def test_weights_are_available_when_their_file_is_in_the_cache(tmp_path, monkeypatch):
     from gazelit.models.catalogue import describe
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -147,7 +147,7 @@ def test_a_coarsest_map_that_no_step_takes_is_found_unreached():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 6)])
-def test_doubling_and_convolution_as_one_are_what_they_are_apart_up_to_the_border(size):
+def test_doubling_and_convolution_merged_equal_both_apart_up_to_the_border(size):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4, 3, 3, 3, generator=generator, dtype=torch.float64)
     x = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)

@@ -169,7 +169,7 @@ def test_a_part_of_a_training_is_named(tmp_path):
         read_state(f"{tmp_path / 'nothing.pth'}#teacher")
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_weights_that_do_not_fit_are_refused(tmp_path):
     shapes = dict(RECORDED["dinov2"]["shapes"])
     encoder = small("vit_small_patch14_dinov2", img_size=56)
     del shapes["encoder.layer.1.norm1.weight"]

@@ -71,7 +71,7 @@ def test_a_stem_begins_the_pyramid_at_its_stride():
         ({"classifier_strides": [1]}, "classifier_strides: must be one or several of 4, 8, 16"),
     ],
 )
-def test_what_does_not_fit_is_refused(options, message):
+def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         DualEncoderUNet(**LEAN | options)
 

@@ -191,7 +191,7 @@ def test_finding_g6_an_imported_checkpoint_has_the_same_bytes_every_time(joint, 
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)[STAMP_KEY]["data"]["size"] == [320, 256]
 
 
-def test_the_stage_is_asked_for_where_the_file_does_not_tell(joint):
+def test_the_stage_must_be_given_if_the_file_does_not_show_it(joint):
     state = stage_state(joint, "supervised")
     state = {name: torch.tensor(0) if name.endswith("num_batches_tracked") else value for name, value in state.items()}
     with pytest.raises(InputError, match=r"does not show which training wrote it; say --stage contrastive"):
@@ -227,7 +227,7 @@ def test_data_parallel_prefixes_are_understood(joint, prefix):
     assert all(torch.equal(value, parallel[key]) for key, value in plain.items())
 
 
-def test_what_does_not_fit_is_listed_by_the_names_of_the_file(joint):
+def test_tensors_that_do_not_fit_are_listed_by_the_names_of_the_file(joint):
     broken = stage_state(joint, "saliency")
     del broken["Up3.1.bias"]
     broken["Conv2.0.conv1.weight"] = torch.zeros(3)

@@ -104,7 +104,7 @@ def test_no_fixation_depends_on_later_ones(network):
     assert not torch.allclose(changed["log_median"][:, 3], outputs["log_median"][:, 3], atol=1e-3)
 
 
-def test_step_by_step_is_what_one_pass_trains(network):
+def test_step_by_step_equals_one_pass(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     outputs = network(image, whole)
     features = network.film_features(image)
@@ -134,7 +134,7 @@ def test_padding_and_other_readings_change_nothing(network):
     assert loss == 0
 
 
-def test_readers_and_findings_are_told_apart_and_withheld_in_training(network):
+def test_readers_and_findings_change_the_law_and_are_withheld_in_training(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     known = network(image, whole)
     for name in ("reader", "finding"):
@@ -160,7 +160,7 @@ def test_batches_are_unfolded_reading_by_reading():
     assert found.ends.tolist() == [False, True]
 
 
-def test_paths_repeat_with_their_seed_and_end_as_they_are_said_to(network):
+def test_paths_repeat_with_their_seed_and_end_with_the_predicted_chance(network):
     image = torch.rand(1, 1, 64, 96)
     first, again = (sample(network, image, draws=400, seed=3) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
@@ -192,7 +192,7 @@ def test_beams_find_a_path_at_least_as_likely_as_the_greedy_one(network):
         likeliest(network, image, length=13)
 
 
-def test_it_is_rebuilt_from_primitives_and_gives_a_map_of_the_film_alone(network):
+def test_it_is_rebuilt_from_primitives_and_its_map_depends_only_on_the_film(network):
     again = rebuild(network.config).eval()
     again.load_state_dict(network.state_dict())
     image = torch.rand(1, 1, 64, 96)

@@ -165,7 +165,7 @@ def test_a_graph_that_gives_something_else_is_not_written(tmp_path, monkeypatch)
     assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
 
 
-def test_what_parity_asks_for():
+def test_the_limits_of_parity():
     images = working_images(synthetic_films(SIZE), SIZE)
     assert images.shape == (6, 1, *SIZE)
     graph = InferenceGraph(dual(), torch.ones(3), True).eval()
@@ -181,7 +181,7 @@ def test_what_parity_asks_for():
     )
 
 
-def test_a_pt2_file_is_opened_for_those_who_trust_it_alone(exported):
+def test_a_pt2_file_is_opened_only_if_it_is_trusted(exported):
     with pytest.raises(InputError, match=r"best\.pt2: torch reads \.pt2 files by pickle.*--trust torch\.export"):
         gazelit.load(exported / "best.pt2")
 
@@ -233,7 +233,7 @@ def garble(path):
         ({"format": "onnx", "precision": "int8"}, r"config\.yaml: no configuration; .*--stage_config"),
     ],
 )
-def test_options_that_cannot_be(exported, options, message):
+def test_impossible_options_are_refused(exported, options, message):
     out = options.pop("out", None)
     with pytest.raises(InputError, match=message):
         exporting.export(str(exported / "best.ckpt"), **options, out=out and exported / out)

@@ -54,7 +54,7 @@ def test_a_package_goes_up_closed_and_comes_back_the_same(hub, packed):
     assert gazelit.load("hub:me/chest@main").predict(film).probabilities == expected.probabilities
 
 
-def test_weights_of_real_patients_need_a_word_and_the_gate_can_be_opened_on_purpose(hub, packed):
+def test_weights_of_real_patients_need_confirmation_and_the_gate_can_be_opened(hub, packed):
     with pytest.raises(InputError, match=r"trained on egd-cxr, and fall under that data's agreement; .*--agreement_a"):
         push(str(packed / "real"), "me/real")
     assert hub.events == []
@@ -63,7 +63,7 @@ def test_weights_of_real_patients_need_a_word_and_the_gate_can_be_opened_on_purp
     assert "'private': True" in next(event for event in hub.events if "/commit/" in event)
 
 
-def test_what_was_changed_on_the_way_is_noticed(hub, packed):
+def test_files_that_were_changed_on_the_way_are_noticed(hub, packed):
     push(str(packed / "made"), "me/chest")
     config = json.loads(hub.files["me/chest"]["config.json"])
     hub.files["me/chest"]["config.json"] = json.dumps(config | {"temperature": [9.0] * 3}).encode()
@@ -80,7 +80,7 @@ def test_what_was_changed_on_the_way_is_noticed(hub, packed):
         ("hub:me/empty", r"is no package of gazelit"),
     ],
 )
-def test_what_is_not_there_is_one_error(hub, name, message):
+def test_a_missing_package_is_one_error(hub, name, message):
     hub.files["me/empty"] = {"README.md": b"nothing"}
     with pytest.raises(InputError, match=message):
         gazelit.load(name)
@@ -100,7 +100,7 @@ def test_a_closed_gate_a_refusal_and_no_hub_are_one_error(hub, packed, monkeypat
         gazelit.load("hub:me/chest")
 
 
-def test_a_folder_that_is_no_package_is_not_sent(hub, tmp_path):
+def test_a_folder_that_is_not_a_package_is_not_sent(hub, tmp_path):
     with pytest.raises(InputError, match=r"no package; make one with `gazelit package"):
         push(str(tmp_path), "me/chest")
     assert hub.events == []

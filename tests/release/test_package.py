@@ -175,7 +175,7 @@ def test_a_reference_of_another_processor_is_within_tolerance(copied):
     gazelit.load(copied)
 
 
-def test_what_cannot_be_packed_says_why_and_leaves_nothing(tmp_path, packed):
+def test_a_model_that_cannot_be_packed_says_why_and_leaves_nothing(tmp_path, packed):
     with pytest.raises(InputError, match=r"chest: is not empty"):
         package(str(packed / "best.ckpt"), packed / "chest")
     with pytest.raises(InputError, match=r"no finished run"):

@@ -85,7 +85,7 @@ def test_the_temperature_is_that_of_the_validation_split(calibrated, trained, st
     assert torch.allclose(kept, expected, rtol=1e-2)
 
 
-def test_training_on_forgets_it(calibrated, trained, run_gazelit, tmp_path):
+def test_further_training_drops_the_temperature(calibrated, trained, run_gazelit, tmp_path):
     run_gazelit("fit", f"--config={trained / 'config.yaml'}", f"--ckpt_path={calibrated}", "--trainer.max_epochs=3",
                 "--checkpoint.dirpath=again/checkpoints")  # fmt: skip
     again = torch.load(tmp_path / "again" / "checkpoints" / "last.ckpt", weights_only=True)

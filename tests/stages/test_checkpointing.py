@@ -89,7 +89,7 @@ def test_finding_g3_last_is_the_last_epoch_and_a_killed_run_ends_in_the_same_byt
 
 
 @pytest.mark.parametrize(("name", "killed", "left"), [("plain", (1, 3), 6), ("often validated", (1, 2), 6)])
-def test_a_kill_costs_the_steps_since_the_last_that_was_saved(name, killed, left, store, tmp_path, undisturbed):
+def test_a_kill_loses_the_steps_since_the_last_saved_step(name, killed, left, store, tmp_path, undisturbed):
     """A validation that is due between two steps is neither repeated nor left out."""
     finished = undisturbed(name)
     run = tmp_path / "run"

@@ -94,7 +94,7 @@ def test_readings_are_rows_of_their_own(batch, datamodule):
     assert torch.allclose(readings["heatmap"].sum((1, 2, 3)), torch.ones(len(readings["film"])), atol=1e-5)
 
 
-def test_readers_begin_alike_and_are_told_apart_once_they_differ(plain, batch):
+def test_readers_begin_alike_and_differ_once_their_vectors_differ(plain, batch):
     network = handed_over(ReaderUNet(**PARTS, readers=["a", "b"]), plain)
     image = batch["image"]
     with torch.no_grad():
@@ -199,7 +199,7 @@ def test_the_readers_of_a_left_out_reader_are_unknown(read_twice, plain, run_gaz
 WORDS = {"cardiac silhouette": "heart", "bone": "bones"}
 
 
-def test_what_was_said_is_told_event_by_event_and_the_control_moves_it(store):
+def test_named_findings_are_given_event_by_event_and_the_control_moves_them(store):
     def events(**options):
         module = GazeDataModule(
             str(store), gaze=GazeOptions(phrases=WORDS, **options), loader=LoaderOptions(num_workers=0)

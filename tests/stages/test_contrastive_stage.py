@@ -65,7 +65,7 @@ def test_impossible_data_options(options, message, store):
         GazeDataModule(str(store), **grouped(**options))
 
 
-def test_ntxent_wants_two_views_and_other_objectives_take_them(store, run_gazelit):
+def test_ntxent_needs_two_views_and_other_objectives_accept_them(store, run_gazelit):
     short = [*tiny(1, store), "--trainer.fast_dev_run=true"]
     config = "--config=presets/quick/stage1.yaml"
     loss = "--model.loss=gazelit.losses.NTXentLoss"
@@ -177,7 +177,7 @@ def test_micro_batches_count_batchnorm_statistics_once(store, tmp_path):
         ContrastivePretraining(ContrastiveNetwork(**NETWORK), micro_batch=1)
 
 
-def test_every_epoch_says_what_the_features_know_of_the_classes(store, run_gazelit, tmp_path):
+def test_every_epoch_logs_how_well_features_separate_the_classes(store, run_gazelit, tmp_path):
     options = ["--trainer.max_epochs=2", "--data.downscale=1", "--checkpoint.dirpath=run/checkpoints"]
     run_gazelit("fit", "--config=stage1.yaml", *tiny(1, store), *options)
     curve = pd.read_csv(tmp_path / "run" / "epochs.csv")

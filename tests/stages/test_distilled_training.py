@@ -144,7 +144,7 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(make, options, message, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_teacher_of_another_split_can_be_insisted_on_and_is_then_known(tmp_path):
+def test_a_teacher_of_another_split_can_be_allowed_and_is_then_recorded(tmp_path):
     path = save(tmp_path / "a.ckpt", dual())
     resplit = {**DATA, "split_sha256": "bbbb"}
     _, record = take(path, resplit, allowed=True)
@@ -221,7 +221,7 @@ def test_from_the_command_line_a_teacher_is_checked_recorded_and_not_needed_for_
     assert [teacher["sha256"] for teacher in stamp["teachers"]] == [digest]
 
 
-def test_the_lineage_says_who_taught_what(tmp_path, capsys):
+def test_the_lineage_names_teachers_and_their_tasks(tmp_path, capsys):
     _, record = take(save(tmp_path / "a.ckpt", dual(classifier_pooling="gaze")), sees_gaze=True)
     save(tmp_path / "b.ckpt", image_only(), stage="supervised", teachers=[record])
     print_lineage([str(tmp_path / "b.ckpt")])

@@ -34,7 +34,7 @@ def fit(module, store, precision="32-true", **data):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_weights_are_those_of_computing_features_again(precision, store, lightning_imported):
+def test_weights_equal_those_with_features_computed_again(precision, store, lightning_imported):
     again, once = stage(False), stage(True)
     seen = fit(again, store, precision), fit(once, store, precision)
     # Films of a last batch that an epoch leaves out come in a later epoch, where their whole batch is computed.

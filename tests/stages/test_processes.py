@@ -135,7 +135,7 @@ def faults(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("fault", "world", "rank"), TRAININGS)
-def test_finding_g9_where_one_process_is_lost_the_others_end_and_name_it(fault, world, rank, faults):
+def test_finding_g9_if_one_process_is_lost_the_others_end_and_name_it(fault, world, rank, faults):
     row, said = faults[fault, world, rank]
     ends = [line for line in said.splitlines() if " ends: " in line]
     if fault == "all frozen":

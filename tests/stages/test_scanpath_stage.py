@@ -27,7 +27,7 @@ def options(store):
     return [*tiny(1, store, network=False), *SMALL]
 
 
-def test_a_training_lowers_the_likelihood_and_its_test_is_told_in_bits(read_twice, run_gazelit, tmp_path):
+def test_a_training_lowers_the_loss_and_its_test_reports_bits(read_twice, run_gazelit, tmp_path):
     stage3 = save_untrained(
         tmp_path / "stage3.ckpt", DualEncoderUNet(**PARTS), GazeDataModule(str(read_twice)).provenance
     )

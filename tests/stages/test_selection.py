@@ -109,7 +109,7 @@ def test_finding_c12_sigma_has_a_learning_rate_of_its_own_and_is_logged(store, r
     assert sigma.iloc[1] != sigma.iloc[0]
 
 
-def test_means_leave_out_what_no_image_counts_for():
+def test_means_leave_out_values_without_an_image():
     means = ImageMeans()
     means.update({"a": torch.tensor(torch.nan), "b": torch.tensor(2.0)}, {"a": 0, "b": 3})
     means.update({"b": torch.tensor(4.0)}, 1)

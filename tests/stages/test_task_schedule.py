@@ -26,7 +26,7 @@ def network():
     return DualEncoderUNet(SMALL, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4], **options)
 
 
-def test_turns_by_step_and_by_epoch_and_epochs_of_ones_own():
+def test_turns_by_step_by_epoch_and_by_given_epochs():
     def trained(schedule, *moments):
         return ["".join(task[0] for task in schedule.active(TASKS, *moment)) for moment in moments]
 
@@ -54,13 +54,13 @@ def test_turns_by_step_and_by_epoch_and_epochs_of_ones_own():
         ),
     ],
 )
-def test_schedules_that_make_no_sense(options, message):
+def test_impossible_schedules_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         JointFinetuning(network(), **options)
 
 
 @pytest.mark.parametrize("epochs", [(-1, None), (3, 3)])
-def test_epochs_that_are_none(epochs):
+def test_invalid_epochs_are_refused(epochs):
     with pytest.raises(InputError, match="there is no epoch from"):
         Epochs(*epochs)
 
@@ -86,7 +86,7 @@ def test_a_schedule_that_ends_before_the_training_is_refused_at_its_beginning(st
         fit(stage, store, tmp_path, 3)
 
 
-def test_what_a_paused_task_alone_trains_stays_and_it_is_logged(store, tmp_path):
+def test_parameters_that_only_a_paused_task_trains_stay_and_the_pause_is_logged(store, tmp_path):
     def train(epochs, resume=None):
         L.seed_everything(0)
         schedule = TaskSchedule(epochs={"saliency": Epochs(until=1)})

@@ -31,7 +31,7 @@ def test_films_that_are_not_drawn_have_no_density():
     ("options", "message"),
     [({"start": 1.5}, "within 0 and 1"), ({"end": -0.1}, "within 0 and 1"), ({"epochs": 0}, "at least 1")],
 )
-def test_schedules_that_cannot_be(options, message):
+def test_impossible_schedules_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         TeacherForcing(**options)
 

@@ -86,7 +86,7 @@ def server():
     server.server_close()
 
 
-def test_a_training_ends_in_time_and_says_what_is_kept_where_wandb_goes_away(server, store, tmp_path):
+def test_a_training_ends_in_time_and_names_the_kept_data_if_wandb_goes_away(server, store, tmp_path):
     environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
     environment |= {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "0" * 40}
     command = [

@@ -173,7 +173,7 @@ def test_table_and_contrast_agent_are_gone_and_bone_is_not(body):
     assert body.lung == pytest.approx(0.15 * SOFT, rel=0.02)
 
 
-def test_what_the_masks_tell_is_where_it_is(body):
+def test_anatomy_is_measured_on_the_masks(body):
     """Right is on the film's left; positions are the phantom's, from the middle at the trachea's end (4 cm up)."""
     marks = body.anatomy.landmarks
     assert marks["cardiac silhouette"] == pytest.approx([3.0, 6.5, 1.5], abs=0.4)
@@ -293,7 +293,7 @@ def test_another_ct_is_another_patient(folder, cohort, tmp_path):
         )
 
 
-def test_truth_tells_what_is_on_the_films_and_who_saw_it(cohort):
+def test_the_truth_lists_findings_and_the_readers_who_noticed_them(cohort):
     cases, items, readings = (pd.read_csv(cohort / "truth" / f"{name}.csv") for name in ("cases", "items", "readings"))
     assert cases["label"].tolist() == [CLASSES[number % 3] for number in range(9)]
     assert (cases["body"] == "ct").all()
@@ -327,7 +327,7 @@ def test_a_film_differs_from_one_without_the_finding_at_the_finding(folder):
     assert np.flatnonzero(film.lungs[0].any(axis=0)).mean() < np.flatnonzero(film.lungs[1].any(axis=0)).mean()
 
 
-def test_one_patient_is_no_split_and_can_be_an_external_test(store):
+def test_one_patient_cannot_be_split_and_can_be_an_external_test(store):
     assert len(store.cases) == 9
     usable = np.ones(9, bool)
     split = split_cases(store, SplitOptions("external"), usable)
@@ -345,7 +345,7 @@ def test_it_is_an_egd_cxr_too(folder, tmp_path):
     assert prepared.about["synthetic"]
 
 
-def test_the_oracle_refuses_what_it_cannot_rebuild_and_a_report_leaves_it_out(cohort, store):
+def test_the_oracle_refuses_films_of_a_ct_and_a_report_leaves_it_out(cohort, store):
     case = pd.read_csv(cohort / "truth" / "cases.csv").iloc[0]
     with pytest.raises(InputError, match="is projected from a CT; the oracle rebuilds films of"):
         for_case(case["image_id"], (int(case["height"]), int(case["width"])))
@@ -376,7 +376,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch, tmp_path):
         ({"body": "nowhere"}, "nowhere has no cxr.nii.gz"),
     ],
 )
-def test_what_does_not_fit_is_refused(folder, tmp_path, options, message):
+def test_options_that_do_not_fit_are_refused(folder, tmp_path, options, message):
     given = {"format": "manifest", "difficulty": "hard", "body": str(folder)} | options
     with pytest.raises(InputError, match=message):
         write_cohort(tmp_path / "out", 3, **given)

@@ -78,7 +78,7 @@ def macro_auc(features, labels, inverse_penalty):
     return np.mean([roc_auc_score(labels == name, chance[:, n]) for n, name in enumerate(np.unique(labels))])
 
 
-def test_the_size_of_the_heart_alone_does_not_tell_heart_failure():
+def test_the_size_of_the_heart_alone_does_not_give_heart_failure():
     ratio = {}
     for label in ("Normal", "CHF"):
         rng = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_gaze_concentration_is_a_hint_and_not_the_label(hard):
     assert 0.65 < macro_auc(hard.gaze, hard.label, 1.0) < 0.80
 
 
-def test_a_thumbnail_does_not_tell_the_class(hard):
+def test_a_thumbnail_does_not_give_the_class(hard):
     assert macro_auc(hard.thumbnails, hard.label, 0.05) < 0.65
 
 
@@ -121,7 +121,7 @@ def test_the_chance_of_noticing_is_how_often_it_happens(hard):
     assert np.corrcoef(hard.seen["visibility"].clip(-2, 4), noticed)[0, 1] > 0.4
 
 
-def test_what_lies_off_the_film_is_not_seen(hard_film):
+def test_items_off_the_film_are_not_noticed(hard_film):
     """A collimated film may cut off a costophrenic angle and the finding in it."""
     patient, size = hard_film.patient, hard_film.pixels.shape
     clean = (hard_film.pixels, hard_film.pixels * 0.9)

@@ -217,7 +217,7 @@ def test_share_of_the_explainable_information():
         explainable_share([1.0], [0.0])
 
 
-def test_a_fixation_off_the_film_is_passed_over(oracles):
+def test_a_fixation_off_the_film_is_skipped(oracles):
     x, y, duration = next(readings_of(oracles[2], 1, 4))
     x[3] = np.nan
     bits = oracles[2].information(x, y, duration, particles=100)
@@ -225,7 +225,7 @@ def test_a_fixation_off_the_film_is_passed_over(oracles):
     assert np.isfinite(np.delete(bits, 3)).all()
 
 
-def test_readers_that_are_not_of_the_panel(films):
+def test_readers_outside_the_panel_are_refused(films):
     with pytest.raises(InputError, match="none of a, b"):
         Oracle.of(films[0], "zz")
     image = identifiers(films[0].plan)["dicom_id"]
