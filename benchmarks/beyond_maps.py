@@ -70,6 +70,12 @@ COMMON = [
     # Labels are not trained on; a class may be missing from a small split.
     "--data.split.allow_empty=true",
 ]
+REGIONS = ("--model.network.map_stride=2", "--model.network.regions=32")
+#: An encoder as large as the quick preset's (199,000 and 183,000 parameters) whose finest level is at full resolution.
+FULL_RESOLUTION = (
+    "--model.network.encoder.name=res-se",
+    "--model.network.encoder.options={widths: [24, 32, 32, 48, 64]}",
+)
 NETWORK_OF_READERS = "--model.network.readers=[{}]"
 
 
@@ -111,9 +117,9 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
         ],
         # At this size a fixation is spread over 1.4 pixels: of the oracle's bits a stride of 4 loses a fifth.
         "scanpaths_fine": [stage("scanpath", "scanpath", 2, everybody, "--model.network.map_stride=2")],
-        "scanpaths_regions": [
-            stage("regions", "scanpath", 2, everybody, "--model.network.map_stride=2", "--model.network.regions=32")
-        ],
+        "scanpaths_regions": [stage("regions", "scanpath", 2, everybody, *REGIONS)],
+        # Most distractors are smaller than a pixel or two, which an encoder that begins at a stride of 2 blurs.
+        "scanpaths_sharp": [stage("sharp", "scanpath", 2, everybody, *REGIONS, *FULL_RESOLUTION)],
     }[part]
     # A stage that others begin with is tested where it is an arm of its own.
     first = {"readers": "pooled_longer", "left_out": "pooled_longer"}.get(part)
@@ -121,7 +127,7 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
     return found, {name: name for name in arms}
 
 
-PARTS = ("scanpaths", "scanpaths_fine", "scanpaths_regions", "maps", "readers", "left_out")
+PARTS = ("scanpaths", "scanpaths_fine", "scanpaths_regions", "scanpaths_sharp", "maps", "readers", "left_out")
 
 
 def prepare(out: Path, size: Size) -> None:
@@ -200,6 +206,14 @@ def _aligned(result: Result, name: str, metric: str) -> np.ndarray:
     return table.reindex(result.predictions["index"]).to_numpy(np.float64)
 
 
+def less_than(other: str, arm: str, less_part: str, less_arm: str) -> list[Question]:
+    """What an arm of scanpaths has less another, which may be of another part."""
+    return [
+        Question(f"{what} less that of {other}", arm, column(name), column(name), less_arm, less_part)
+        for what, name in (("information", "scanpath_bits"), ("ScanMatch", "scanpath_scanmatch"))
+    ]
+
+
 IID = "static map of the model (IID saliency)"
 QUESTIONS: dict[str, list[Question]] = {
     "scanpaths": [
@@ -227,12 +241,12 @@ QUESTIONS: dict[str, list[Question]] = {
     "scanpaths_regions": [
         Question("bits a fixation over the centre bias", "regions", column("scanpath_bits")),
         Question("share of the oracle's bits, reader known", "regions", share(ORACLE_OF_READER)),
-        Question(
-            "bits less those of one map", "regions", column("scanpath_bits"), column("scanpath_bits"), "scanpath",
-            "scanpaths_fine",
-        ),
-        Question("ScanMatch less that of one map", "regions", column("scanpath_scanmatch"),
-                 column("scanpath_scanmatch"), "scanpath", "scanpaths_fine"),
+        *less_than("one map", "regions", "scanpaths_fine", "scanpath"),
+    ],
+    "scanpaths_sharp": [
+        Question("bits a fixation over the centre bias", "sharp", column("scanpath_bits")),
+        Question("share of the oracle's bits, reader known", "sharp", share(ORACLE_OF_READER)),
+        *less_than("an encoder that begins at a stride of 2", "sharp", "scanpaths_regions", "regions"),
     ],
     "maps": [
         Question(

@@ -87,7 +87,8 @@ def infer(
         overlay: Whether overlays are written.
         table: ``csv``, or ``parquet`` with the same columns.
         reader: For a model of scanpaths, readers (``reader_id``, or ``all``) whose expected scanpaths are written into
-            the JSON. That of an unknown reader is always written, and drawn (``<name>_scanpath.png``).
+            the JSON. That of an unknown reader is always written, and drawn (``<name>_scanpath.png``); so are the
+            regions of a model that learns them (``<name>_regions.png``).
         mc_dropout: Passes with dropout on; their mean and spread are written. 0 for one pass without.
         guards: A file of ``gazelit guard`` for several checkpoints or passes with dropout.
         dicom: Kinds of DICOM results that are written for DICOM films; without a list, sr and sc. Needs the extra

@@ -16,6 +16,7 @@ from gazelit.checkpoints import stamps
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.data.images.film_intake import Film, FilmIntake
 from gazelit.deploy.checks import check_classes, check_size, to_device
+from gazelit.deploy.film_regions import regions_of
 from gazelit.deploy.guards import Guards
 from gazelit.deploy.map_warnings import map_warnings
 from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
@@ -183,9 +184,14 @@ class LoadedModel:
         passes = self.passes(images)
         boxes = [film.record.box for film in sound]
         paths = scanpaths_of(self.network, images.to(self.device), boxes, self.readers)
+        regions = regions_of(self.network, images.to(self.device), boxes)
         readings = iter(
             [
-                replace(self._reading(film, [batch.row(row) for batch in passes]), scanpaths=paths[row])
+                replace(
+                    self._reading(film, [batch.row(row) for batch in passes]),
+                    scanpaths=paths[row],
+                    regions=regions[row],
+                )
                 for row, film in enumerate(sound)
             ]
         )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gazelit.data.images.geometry import Letterbox
+from gazelit.deploy.film_regions import FilmRegions, draw_regions
 from gazelit.deploy.overlay import draw_overlay
 from gazelit.deploy.preparing import FilmRecord
 from gazelit.deploy.scanpaths import ExpectedScanpath, draw_scanpath
@@ -47,6 +48,7 @@ class Reading:
         prediction_set: With fitted guards, the classes that cannot be excluded at the stated coverage, or by label
             ``present``, ``absent``, ``unclear``; None without guards.
         scanpaths: For a model of scanpaths, the expected path of an unknown reader and of the readers that were named.
+        regions: For a model of scanpaths that learns regions, where they are.
     """
 
     probabilities: dict[str, float]
@@ -57,6 +59,7 @@ class Reading:
     prediction_set: list[str] | dict[str, str] | None = None
     _density: NDArray[np.float32] | None = field(default=None, repr=False)
     scanpaths: tuple[ExpectedScanpath, ...] = ()
+    regions: FilmRegions | None = None
 
     def __repr__(self) -> str:
         return f"Reading(probabilities={self.probabilities}, warnings={self.warnings}, shape={self.shape})"
@@ -108,3 +111,13 @@ class Reading:
         if not self.scanpaths:
             raise InputError("scanpath: the model predicts none; load one of the stage scanpath")
         return draw_scanpath(self.film.thumbnail, self.scanpaths[0], self.shape)
+
+    def regions_picture(self) -> Image.Image:
+        """The film with the learned regions over it.
+
+        Raises:
+            InputError: The network learns none.
+        """
+        if self.regions is None:
+            raise InputError("regions: the model has none; load one of the stage scanpath with network.regions above 1")
+        return draw_regions(self.film.thumbnail, self.regions, self.shape)

@@ -107,11 +107,16 @@ class ResultFolder:
                 picture = np.asarray(reading.overlay())[..., ::-1]
                 temporary.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
             result["overlay"] = path.name
-        if self.kinds.overlay and reading.scanpaths:
-            path = self.out / f"{film.name}_scanpath.png"
-            with atomic_path(path) as temporary:
-                reading.scanpath_picture().save(temporary, "PNG")
-            result["scanpath"] = path.name
+        pictures = [
+            ("scanpath", "scanpath", bool(reading.scanpaths), reading.scanpath_picture),
+            ("regions_picture", "regions", reading.regions is not None, reading.regions_picture),
+        ]
+        for key, suffix, is_there, picture_of in pictures:
+            if self.kinds.overlay and is_there:
+                path = self.out / f"{film.name}_{suffix}.png"
+                with atomic_path(path) as temporary:
+                    picture_of().save(temporary, "PNG")
+                result[key] = path.name
         for kind, content in objects.items():
             path = self.out / f"{film.name}_{kind}.dcm"
             with atomic_path(path) as temporary:
@@ -212,6 +217,8 @@ def described(model: LoadedModel, reading: Reading) -> dict[str, Any]:
         result["spread"] = vars(reading.spread)
     if reading.scanpaths:
         result["scanpaths"] = [scanpath.primitives() for scanpath in reading.scanpaths]
+    if reading.regions is not None:
+        result["regions"] = reading.regions.primitives()
     return result | {
         "warnings": list(reading.warnings),
         "notice": reading.notice,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.app.reading_room import ReadingRoom
+from gazelit.deploy.film_regions import FilmRegions, draw_regions
 from gazelit.deploy.inference import load_model
 from gazelit.deploy.scanpaths import ExpectedScanpath, draw_scanpath, expected_scanpaths
 from gazelit.models import EncoderSpec, ScanpathNetwork
@@ -21,7 +22,7 @@ from tests.tiny import save_untrained
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     options = {"map_stride": 8, "width": 16, "layers": 1, "heads": 2, "longest": 6, "readers": ["a", "b"]}
-    network = ScanpathNetwork(EncoderSpec("densenet-small"), **options)
+    network = ScanpathNetwork(EncoderSpec("densenet-small"), regions=5, **options)
     with torch.no_grad():
         network.history.reader.weight.mul_(200)
     data = {"size": [64, 96], "synthetic": True, "class_names": ["Normal"]}
@@ -54,6 +55,38 @@ def test_infer_writes_the_paths_of_the_readers_that_are_asked_for(checkpoint, fi
     assert picture.size == (300, 400)
     printed = run_gazelit("infer", "film.png", f"--ckpt={checkpoint}", "--out=again", "--reader=z", code=2)
     assert "reader: the model has not learned z; it knows a, b" in printed
+
+
+def test_infer_writes_the_regions_in_pixels_of_the_film(checkpoint, film, run_gazelit, tmp_path):
+    run_gazelit("infer", "film.png", f"--ckpt={checkpoint}", "--out=out", "--names=file")
+    result = json.loads((tmp_path / "out" / "film.json").read_text())
+    network, box = load_model(checkpoint).network, Letterbox.fit(400, 300, (64, 96))
+    image = torch.from_numpy(box.apply(film.astype(np.float32) / 255))[None, None]
+    with torch.no_grad():
+        maps = network.film_map(network.film_features(image)).regions
+    # The moments of each region's cells, whose middles are moved to the film one by one.
+    rows, columns = np.indices((8, 12))
+    cells = box.to_original(np.column_stack([columns.ravel(), rows.ravel()]) * 8.0 + 3.5)
+    for number, chance in enumerate(maps.chance[0].flatten(1).double().numpy()):
+        mean = np.average(cells, axis=0, weights=chance)
+        spread = np.sqrt(np.diag(np.cov(cells.T, aweights=chance, ddof=0)))
+        found = result["regions"]
+        assert (found["x"][number], found["y"][number]) == pytest.approx(tuple(mean), abs=0.05)
+        assert (found["spread_x"][number], found["spread_y"][number]) == pytest.approx(tuple(spread), abs=0.05)
+    assert sum(result["regions"]["share"]) == pytest.approx(1, abs=1e-4)
+    assert Image.open(tmp_path / "out" / result["regions_picture"]).size == (300, 400)
+
+
+def test_a_region_is_drawn_where_it_is_unless_nobody_looks_there():
+    centre, spread = np.array([[100.0, 300.0], [40.0, 40.0]]), np.array([[20.0, 10.0], [20.0, 10.0]])
+    drawn = draw_regions(
+        np.zeros((200, 100), np.uint8), FilmRegions(centre, spread, np.array([0.999, 0.001])), (400, 200)
+    )
+    pixels = np.asarray(drawn.convert("L"))
+    # At 1.177 standard deviations to the left and right, above and below.
+    for x, y in ((49.75 - 11.8, 149.75), (49.75 + 11.8, 149.75), (49.75, 149.75 - 5.9), (49.75, 149.75 + 5.9)):
+        assert pixels[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].max() > 100
+    assert pixels[:100].max() == 0
 
 
 def test_a_path_is_drawn_at_its_positions():
