@@ -70,7 +70,8 @@ COMMON = [
     # Labels are not trained on; a class may be missing from a small split.
     "--data.split.allow_empty=true",
 ]
-REGIONS = ("--model.network.map_stride=2", "--model.network.regions=32")
+#: The first two parts were measured before there were regions.
+ONE_MAP, FINE = "--model.network.regions=1", "--model.network.map_stride=2"
 #: An encoder as large as the quick preset's (199,000 and 183,000 parameters) whose finest level is at full resolution.
 FULL_RESOLUTION = (
     "--model.network.encoder.name=res-se",
@@ -111,15 +112,15 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
             stage("readers", "reader_conditional", 1, known, without, after="pooled"),
         ],
         "scanpaths": [
-            stage("scanpath", "scanpath", 2, everybody),
-            stage("nobody_known", "scanpath", 2),
-            stage("order_drawn_anew", "scanpath", 2, everybody, "--data.gaze.control=order"),
+            stage("scanpath", "scanpath", 2, everybody, ONE_MAP),
+            stage("nobody_known", "scanpath", 2, ONE_MAP),
+            stage("order_drawn_anew", "scanpath", 2, everybody, ONE_MAP, "--data.gaze.control=order"),
         ],
         # At this size a fixation is spread over 1.4 pixels: of the oracle's bits a stride of 4 loses a fifth.
-        "scanpaths_fine": [stage("scanpath", "scanpath", 2, everybody, "--model.network.map_stride=2")],
-        "scanpaths_regions": [stage("regions", "scanpath", 2, everybody, *REGIONS)],
+        "scanpaths_fine": [stage("scanpath", "scanpath", 2, everybody, ONE_MAP, FINE)],
+        "scanpaths_regions": [stage("regions", "scanpath", 2, everybody, FINE)],
         # Most distractors are smaller than a pixel or two, which an encoder that begins at a stride of 2 blurs.
-        "scanpaths_sharp": [stage("sharp", "scanpath", 2, everybody, *REGIONS, *FULL_RESOLUTION)],
+        "scanpaths_sharp": [stage("sharp", "scanpath", 2, everybody, FINE, *FULL_RESOLUTION)],
     }[part]
     # A stage that others begin with is tested where it is an arm of its own.
     first = {"readers": "pooled_longer", "left_out": "pooled_longer"}.get(part)
