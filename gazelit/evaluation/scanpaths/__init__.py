@@ -1,1 +1,1 @@
-"""Scanpaths compared with yardsticks that see no film."""
+"""Comparison of scanpaths with yardsticks that do not use the film."""

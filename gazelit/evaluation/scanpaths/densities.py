@@ -1,4 +1,4 @@
-"""Densities of the next fixation without the film: the baselines in bits for a model of films."""
+"""Densities of the next fixation that do not use the film: baselines, in bits, for a model of films."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from scipy.ndimage import gaussian_filter
 from gazelit.evaluation.scanpaths.trials import Path, Trials
 from gazelit.metrics.scanpath import Conditional, Scores, conditional_scores
 
-#: One in so many training films is held out for the choice.
+#: One training film in this many is held out for the choice.
 HELD_OUT = 5
 #: σ of the kernel in shares of the longer side.
 SIGMAS = (0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16)
-#: Share of the centre bias that a density of few fixations is mixed with.
+#: Share of the centre bias in a density that is learnt from few fixations.
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9)
 #: Share of the uniform density, so that no pixel has density 0.
 UNIFORM_SHARE = 0.01
-#: Depths and radii (shares of the longer side) of what the last fixation changes.
+#: Depths and radii (shares of the longer side) of the change near the last fixation.
 DEPTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 0.9)
 RADII = (0.04, 0.08, 0.16)
 
 
 class NextFixation(ABC):
-    """A density of the next fixation, given those before it (n, 3) and the finding that is searched for."""
+    """A density of the next fixation, given the earlier fixations (n, 3) and the finding that is searched for."""
 
     @abstractmethod
     def log_density(self, finding: str, history: Path) -> NDArray[np.float64]:
@@ -73,7 +73,7 @@ def mean_log_likelihood(model: NextFixation, trials: Trials) -> float:
 
 @dataclass(frozen=True)
 class Static(NextFixation):
-    """One density for any history: uniform over the image, or the centre bias.
+    """The same density for any history: uniform over the image, or the centre bias.
 
     Attributes:
         log: (H, W) natural logarithm of the density.
@@ -105,10 +105,10 @@ class ByFinding(NextFixation):
 
 @dataclass(frozen=True)
 class ByStep(NextFixation):
-    """A density for each place in the sequence.
+    """A density for each step of the sequence.
 
     Attributes:
-        of_step: (H, W) logarithm for fixations with so many before them.
+        of_step: (H, W) logarithm by the number of fixations before.
         fallback: Density for fixations later in the sequence.
     """
 
@@ -122,12 +122,12 @@ class ByStep(NextFixation):
 
 @dataclass(frozen=True)
 class AfterLast(NextFixation):
-    """A static density, changed near the last fixation: lower is inhibition of return, higher is looking on.
+    """A static density, changed near the last fixation: a decrease is inhibition of return, an increase is staying.
 
     Attributes:
         log: (H, W) logarithm of the static density.
-        depth: By how much the last fixation lowers the density at its place, as a share, below 1; below 0 raises it.
-        radius: σ of what it changes, in pixels.
+        depth: Share by which the last fixation lowers the density at its position, below 1; raises it if below 0.
+        radius: σ of the change in pixels.
     """
 
     log: NDArray[np.float64]
@@ -183,10 +183,10 @@ def fit_all(train: Trials) -> dict[str, NextFixation]:
     rest. Then the densities are learnt from all.
 
     Args:
-        train: Scanpaths from whose fixations they are learnt.
+        train: Scanpaths from whose fixations the densities are learnt.
 
     Returns:
-        By name, in the order of a report; ``centre bias`` is the one that information is gained over.
+        By name, in the order of a report; ``centre bias`` is the baseline of information gains.
     """
     films = train.table["film"]
     # An order by hash does not depend on the order of the file.
@@ -243,7 +243,7 @@ def _mixed(logs: dict[Any, NDArray[np.float64]], centre: NDArray[np.float64], sh
 
 
 def _kernel(paths: Sequence[Path], size: tuple[int, int], sigma: float) -> NDArray[np.float64]:
-    """Logarithm of a kernel density of fixations; what the kernel moves off the image is put back."""
+    """Logarithm of a kernel density of fixations; mass that the kernel moves off the image is put back."""
     points = np.concatenate([np.empty((0, 3)), *paths])
     column, row = pixels(points, size).T
     counts = np.zeros(size[::-1])

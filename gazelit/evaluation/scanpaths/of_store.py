@@ -1,6 +1,7 @@
-"""Yardsticks for scanpath models of a store's films, scored like them: each fixation given the true ones before.
+"""Yardsticks for scanpath models of a store's films, scored like the models.
 
-A reader's first fixation is predicted, too. Densities are conditional on a fixation on the film.
+Each fixation is predicted given the true fixations before it, the first fixation too. Densities are conditional on the
+fixation lying on the film.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ logger = logging.getLogger("gazelit")
 MOST_FOR_MEDOID = 200
 #: Numbers of test films for the oracle's particle filter, and of validation films for the choice of the inhibition.
 MOST_ORACLE_FILMS, MOST_CHOSEN_ON = 100, 20
-#: Draws of what is random.
+#: Number of draws of random yardsticks.
 DRAWS = 5
 #: Names of rows.
 ORACLE, ORACLE_OF_READER = "oracle, reader unknown", "oracle, reader known"
@@ -46,8 +47,9 @@ class Yardstick:
     """A predictor for comparison with the models under test.
 
     Attributes:
-        name: What reports call it.
-        films: By metric as in :data:`gazelit.metrics.catalogue.SCANPATH_METRICS`, and ``index``, a row a film.
+        name: Name in reports.
+        films: A row for each film: ``index``, and the metrics of
+            :data:`gazelit.metrics.catalogue.SCANPATH_METRICS`.
     """
 
     name: str
@@ -57,15 +59,16 @@ class Yardstick:
 def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: int = 0) -> list[Yardstick]:
     """Scores yardsticks on the test films.
 
-    Densities: uniform; the training fixations' kernel density over all steps, by step, and changed near the last
-    fixation (:func:`gazelit.evaluation.scanpaths.densities.fit_all`); the network's static map, as it is and changed
-    near the last fixation (chosen on validation films); the oracle of a hard synthetic cohort. Paths: the training
-    readings' medoid, one at random, drawn from the centre bias, and that of the same film's other reader.
+    Densities are the uniform density; the training fixations' kernel density over all steps, by step, and changed near
+    the last fixation (:func:`gazelit.evaluation.scanpaths.densities.fit_all`); the network's static map, unchanged and
+    changed near the last fixation (chosen on validation films); and the oracle of a hard synthetic cohort. Paths are
+    the training readings' medoid, a random training reading, a path drawn from the centre bias, and the reading of
+    another reader of the same film.
 
     Args:
         data: The data.
-        network: Gives ``saliency_logits`` of a film; none unless given.
-        seed: Of the draws.
+        network: Network that gives ``saliency_logits`` of a film; without it there is no static map.
+        seed: Seed of the draws.
     """
     train, test = (_trials(data, data.cohort.scanpaths(split)) for split in ("train", "test"))
     readings = data.cohort.scanpaths("test")
@@ -73,7 +76,7 @@ def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: in
         return []
     bases = _Bases(data)
     learnt = fit_all(train)
-    # Readings here are no searches, so that the density by finding is the centre bias.
+    # These readings do not search for a finding, so the density by finding is the centre bias.
     models = {name: model for name, model in learnt.items() if name != "density of the finding"}
     found = [
         Yardstick("centre bias, kernel density" if name == "centre bias" else name, _conditional(readings, bases, each))
@@ -101,14 +104,14 @@ def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: in
 
 
 class _Bases:
-    """The base of information gains, and where a fixation can be, film by film."""
+    """The base of information gains and the mask of the film, film by film."""
 
     def __init__(self, data: GazeData) -> None:
         self._data = data
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-density of the centre bias on the film (H, W), and which pixels are film."""
+        """Log-density of the centre bias on the film (H, W), and the mask of the film's pixels."""
         if row not in self._kept:
             mask = self._data.valid_mask(row)
             density = self._data.centre_bias(torch.tensor([row])).density[0].double()
@@ -123,7 +126,7 @@ def on_film(log: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _trials(data: GazeData, readings: Sequence[Scanpath]) -> Trials:
-    """Readings as the yardsticks take them: from the image's upper left corner."""
+    """Readings with positions from the image's upper left corner, as the yardsticks take them."""
     height, width = data.size
     paths = []
     for reading in readings:
@@ -159,7 +162,7 @@ def _conditional(readings: Sequence[Scanpath], bases: _Bases, densities: _Densit
 
 
 def _static(data: GazeData, network: Network, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
-    """The network's map of each film, for fixations that are independent, or depend only on the last one."""
+    """The network's map of each film, with independent fixations, and with fixations that depend on the last."""
     maps = dict(_maps(data, network, "test"))
     if not maps:
         return []
@@ -247,7 +250,7 @@ def oracle_bits(data: GazeData, reading: Scanpath, oracle: Oracle, base: torch.T
     """
     xy = data.to_original(reading.row, reading.path[:, :2])
     log = oracle.log_density(xy[:, 0], xy[:, 1], reading.path[:, 2])
-    # Per cm² to per working pixel.
+    # The density is converted from per cm² to per working pixel.
     inner = np.array(data.store.letterboxes[reading.row].inner[::-1]) / data.downscale
     log = log + np.log(np.prod(np.array(oracle.extent) / inner))
     column, row = np.clip(np.round(reading.path[:, :2]).astype(int), 0, np.array(data.size[::-1]) - 1).T
@@ -258,7 +261,7 @@ def oracle_bits(data: GazeData, reading: Scanpath, oracle: Oracle, base: torch.T
 def _mean_scores(
     data: GazeData, readings: Sequence[Scanpath], rows: Sequence[int], drawn: Sequence[Sequence[Path]]
 ) -> pd.DataFrame:
-    """By film, what predicted paths (from the upper left corner) score against readings, means over draws."""
+    """By film, the scores of predicted paths (from the upper left corner) against readings, means over draws."""
     size = data.size[::-1]
     read = [readings[row].path for row in rows]
     parts: list[Mapping[str, NDArray[np.float64]]] = []

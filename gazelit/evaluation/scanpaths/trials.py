@@ -1,4 +1,4 @@
-"""Scanpaths to be predicted, and those to learn from."""
+"""Scanpaths for prediction and for learning."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Trials:
     """Scanpaths with their films and the findings that were searched for.
 
     Attributes:
-        table: ``film`` and ``finding``, one row a scanpath.
+        table: ``film`` and ``finding``, a row for each scanpath.
         paths: (n, 3) float64 each: x, y in pixels from the upper left corner, duration in s. The first ``given``
             fixations are the same for all.
         size: Width and height of the image in pixels.
-        given: How many fixations at the start are given and not predicted.
+        given: Number of fixations at the start that are given and not predicted.
     """
 
     table: pd.DataFrame
@@ -46,14 +46,15 @@ class Trials:
         return np.flatnonzero(kept)
 
     def predicted(self) -> list[Path]:
-        """The fixations after the given ones."""
+        """The fixations after those that are given."""
         return [path[self.given :] for path in self.paths]
 
 
 def from_centre(paths: Sequence[Path], size: tuple[int, int]) -> list[Path]:
-    """Scanpaths with the centre of the image before them, where the readers' gaze was when it began.
+    """Scanpaths that begin with a fixation on the centre of the image, where the readers' gaze was at the start.
 
-    It lasts 0 s, so that no model has to predict its duration, and it has no letter if letters are units of time.
+    This fixation lasts 0 s, so that no model has to predict its duration; it has no letter if letters are units of
+    time.
     """
     start = np.array([[size[0] / 2, size[1] / 2, 0.0]])
     return [np.concatenate([start, path]) for path in paths]

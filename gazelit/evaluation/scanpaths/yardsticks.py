@@ -1,4 +1,4 @@
-"""Scanpaths predicted without the film: baselines for a model of films."""
+"""Scanpaths that are predicted without the film: baselines for a model of films."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gazelit.evaluation.scanpaths.densities import AfterLast, Static
 from gazelit.evaluation.scanpaths.trials import Path, Trials
 from gazelit.metrics.scanpath import Paths, every_pair, scanmatch
 
-#: After so many rejected proposals the last one is taken, because a small film may be inhibited everywhere.
+#: Number of rejected proposals after which the last is taken, because a small film may be inhibited everywhere.
 MOST_PROPOSALS = 1000
 #: A yardstick predicts the fixations after the given ones for the rows of a table with ``film`` and ``finding``.
 Yardstick = Callable[[pd.DataFrame, np.random.Generator], list[Path]]
@@ -24,7 +24,7 @@ def drawn(train: Trials, model: Static | AfterLast, inhibition: float = 0.0) -> 
     Args:
         train: The training scanpaths.
         model: The density.
-        inhibition: Nothing is drawn within so many pixels of an earlier fixation, as published decoders do.
+        inhibition: Radius in pixels about earlier fixations within which nothing is drawn, as in published decoders.
     """
     lengths = np.array([len(path) - train.given for path in train.paths])
     durations = np.concatenate(train.predicted())[:, 2]
@@ -37,7 +37,7 @@ def drawn(train: Trials, model: Static | AfterLast, inhibition: float = 0.0) -> 
         return np.column_stack([columns, rows])
 
     def next_position(path: Path, generator: np.random.Generator) -> NDArray[np.float64]:
-        # Proposals from the static density, each accepted with the probability that the fixations before leave.
+        # Proposals come from the static density; the earlier fixations decide the probability of acceptance.
         for _ in range(MOST_PROPOSALS):
             pixel = draw_pixels(generator, 1)
             xy = pixel[0] + generator.uniform(size=2)
@@ -60,7 +60,7 @@ def drawn(train: Trials, model: Static | AfterLast, inhibition: float = 0.0) -> 
 
 
 def random_path(train: Trials, same_finding: bool) -> Yardstick:
-    """A training scanpath at random, of the same finding or of any."""
+    """A random training scanpath, of the same finding or of any finding."""
 
     def predict(table: pd.DataFrame, generator: np.random.Generator) -> list[Path]:
         paths = train.predicted()
@@ -72,7 +72,7 @@ def random_path(train: Trials, same_finding: bool) -> Yardstick:
 
 
 def mean_path(train: Trials) -> Yardstick:
-    """The mean of the finding's training scanpaths, fixation by fixation, of those of the most frequent length."""
+    """The mean, fixation by fixation, of the finding's training scanpaths that have the most frequent length."""
 
     def mean(paths: Sequence[Path]) -> Path:
         lengths, counts = np.unique([len(path) for path in paths], return_counts=True)
@@ -82,7 +82,7 @@ def mean_path(train: Trials) -> Yardstick:
 
 
 def medoid(train: Trials) -> Yardstick:
-    """The finding's training scanpath that is most like its others, by ScanMatch 16 × 12 without durations."""
+    """The finding's training scanpath that is most like the others, by ScanMatch 16 × 12 without durations."""
 
     def most_typical(paths: Sequence[Path]) -> Path:
         packed = Paths.of(paths)
@@ -93,7 +93,7 @@ def medoid(train: Trials) -> Yardstick:
 
 
 def same_film(train: Trials, otherwise: Yardstick) -> Yardstick:
-    """The first training scanpath of the same film, for another finding: what a leaky split lets a model remember."""
+    """The first training scanpath of the same film for another finding, which a leaky split lets a model remember."""
 
     def predict(table: pd.DataFrame, generator: np.random.Generator) -> list[Path]:
         paths, first = train.predicted(), dict[str, Path]()

@@ -2,9 +2,9 @@
 
 Positions are in pixels from the image's upper left corner, so that an image of W × H pixels reaches from (0, 0) to
 (W, H); a store's gaze, whose pixel centres are at integers, is half a pixel less. Every score carries its
-:class:`Settings`: grid, time bin, gap and length rule decide what it is.
+:class:`Settings`, because its value depends on grid, time bin, gap and length rule.
 
-What needs torchmetrics, which takes 300 MB, is imported when it is first used.
+Classes that need torchmetrics, which takes 300 MB, are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING

@@ -14,7 +14,7 @@ from gazelit.errors import InputError
 from gazelit.metrics.scanpath.paths import Paths, is_one_path
 from gazelit.metrics.scanpath.values import Scores, Settings, wrap
 
-#: How far a density's sum may be from 1: what float32 loses over a large map.
+#: Greatest distance of a density's sum from 1: the error of float32 over a large map.
 TOLERANCE = 1e-3
 
 
@@ -38,9 +38,9 @@ def conditional_scores(log_density: Tensor, fixations: Any, baseline: Tensor) ->
     Source: Kümmerer and Bethge, arXiv 2102.12239 (2021); pysaliency.
 
     Args:
-        log_density: (N, H, W) natural logarithm of the density of the next fixation over the pixels, one for each
-            fixation that is scored, given what was before it.
-        fixations: (N, 2) or (N, 3) x, y (pixels from the upper left corner) and whatever else.
+        log_density: (N, H, W) natural logarithm of the density of the next fixation over the pixels, for each scored
+            fixation given the fixations before it.
+        fixations: (N, 2) or (N, 3) x, y (pixels from the upper left corner); a third column is not used.
         baseline: (H, W) or (N, H, W) logarithm of the baseline's density, such as the training set's centre bias.
 
     Returns:
@@ -93,8 +93,8 @@ def conditional_ig(log_density: Any, path: Any, baseline: Any, *, given: int = 1
     """Conditional information gain: the mean over fixations of log2 p(f_i | image, f_<i) − log2 b(f_i), in bits.
 
     Args:
-        log_density: (n, H, W) natural logarithm of the density of each fixation given the true ones before it; for
-            lists one of these for each path. Those of the ``given`` fixations are ignored.
+        log_density: (n, H, W) natural logarithm of the density of each fixation given the true fixations before it; a
+            list of these for a list of paths. Those of the ``given`` fixations are ignored.
         path: (n, 3) array of x, y (pixels from the upper left corner) and duration (s), or a list of such.
         baseline: (H, W) logarithm of the baseline's density; for lists one for all, or one for each path.
         given: Number of fixations at the start that are given and not scored.

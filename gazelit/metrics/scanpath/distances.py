@@ -1,4 +1,4 @@
-"""Distances between scanpaths as sequences or sets of points: time-delay embedding, DTW, Fréchet and their kin."""
+"""Distances between scanpaths as sequences or sets of points: time-delay embedding, DTW, Fréchet and others."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def tde(a: Any, b: Any, *, k: int = 3, reduce: Literal["mean", "hausdorff"] = "m
     """Time-delay embedding distance: how far each window of ``k`` fixations of ``a`` is from the nearest of ``b``.
 
     The distance of two windows is the mean of the Euclidean distances of their fixations. It is asymmetric: ``a`` is
-    the simulated path and ``b`` the human one.
+    the simulated path and ``b`` the human path.
 
     Source: Wang, Chen, Wang, Jiang, Fang and Yao, CVPR 2011; FixaTons (Zanca et al. 2018).
 
     Args:
         a: (n, 3) array of x, y (pixels) and duration (s), or a list of such.
         b: The same, of as many.
-        k: Fixations in a window.
+        k: Number of fixations in a window.
         reduce: ``mean`` over the windows of ``a``, or their largest (``hausdorff``).
 
     Returns:
@@ -56,7 +56,7 @@ def stde(a: Any, b: Any, *, size: Sequence[float]) -> Any:
 
     Args:
         a: (n, 3) array of x, y (pixels) and duration (s), the simulated path, or a list of such.
-        b: The same of the human, of as many.
+        b: The human path, or a list of as many.
         size: Width and height of the image in pixels.
 
     Returns:
@@ -100,7 +100,7 @@ def dtw(a: Any, b: Any) -> Any:
 
 
 def frechet(a: Any, b: Any) -> Any:
-    """Discrete Fréchet distance: the largest distance along the alignment that keeps it least, exact.
+    """Discrete Fréchet distance: the least possible largest distance along an alignment, exact.
 
     Source: Eiter and Mannila, TU Wien CD-TR 94/64 (1994).
 
@@ -118,9 +118,9 @@ def frechet(a: Any, b: Any) -> Any:
 
 
 def hausdorff(a: Any, b: Any) -> Any:
-    """Hausdorff distance: the largest distance from a fixation of either path to the nearest of the other.
+    """Hausdorff distance: the largest distance from a fixation of either path to the nearest of the other path.
 
-    Order does not count.
+    The order of fixations does not count.
 
     Args:
         a: (n, 3) array of x, y (pixels) and duration (s), or a list of such.
@@ -139,7 +139,7 @@ def hausdorff(a: Any, b: Any) -> Any:
 def eyenalysis(a: Any, b: Any, *, normalise: Literal["longer", "both"] = "longer") -> Any:
     """Eyenalysis: the distances from each fixation of either path to the nearest of the other, summed and normalised.
 
-    Order does not count.
+    The order of fixations does not count.
 
     Source: Mathôt, Cristino, Gilchrist and Theeuwes, Journal of Eye Movement Research 5(1):4 (2012).
 
@@ -181,7 +181,7 @@ def _nearest_distances(a: Any, b: Any) -> tuple[NDArray[np.float64], NDArray[np.
 
 @partial(compiled, has_nan=False)
 def _squares(x, y, xs, ys, row):  # type: ignore[no-untyped-def]
-    """Squared distances of one point to those of a path."""
+    """Squared distances from a point to the points of a path."""
     for index in range(len(xs)):
         row[index] = (x - xs[index]) * (x - xs[index]) + (y - ys[index]) * (y - ys[index])
 

@@ -33,7 +33,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "eyenalysis": eyenalysis,
     "cross_recurrence": cross_recurrence,
 }
-#: Those where more is better.
+#: Metrics of which a higher value is better.
 SIMILARITIES = ("scanmatch", "multimatch", "sequence_score", "stde", "cross_recurrence")
 
 
@@ -45,8 +45,8 @@ class ScanpathMetric(Metric):
 
     Args:
         name: One of ``FUNCTIONS``.
-        settings: Of the function, such as ``{"size": [224, 224], "bins": [8, 6]}``.
-        options: Of :class:`torchmetrics.Metric`.
+        settings: Arguments of the function, such as ``{"size": [224, 224], "bins": [8, 6]}``.
+        options: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
         InputError: There is no such metric, or it has no such setting.
@@ -66,7 +66,7 @@ class ScanpathMetric(Metric):
         self.arguments = dict(settings or {})
         empty = self._function([], [], **self._arguments_for(0))
         self.fields: tuple[str, ...] = getattr(empty, "_fields", ())
-        #: What the values depend on.
+        #: The settings on which the values depend.
         self.settings: Settings = empty.settings
         for state in ("total", "count"):
             self.add_state(state, torch.zeros(max(1, len(self.fields)), dtype=torch.float64), dist_reduce_fx="sum")
@@ -74,7 +74,7 @@ class ScanpathMetric(Metric):
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
-        """Whether more is better."""
+        """Whether a higher value is better."""
         return self.name in SIMILARITIES
 
     def _function(self, prediction: Any, target: Any, **arguments: Any) -> Any:
@@ -95,7 +95,7 @@ class ScanpathMetric(Metric):
         Args:
             prediction: List of (n, 3) arrays or tensors of x, y (pixels) and duration (s).
             target: As many.
-            arguments: What differs from batch to batch, such as ``regions``.
+            arguments: Arguments that differ from batch to batch, such as ``regions``.
         """
         packed = [_pack(paths, name) for paths, name in ((prediction, "prediction"), (target, "target"))]
         scores = self._function(*packed, **{**self.arguments, **arguments})
@@ -107,13 +107,13 @@ class ScanpathMetric(Metric):
         self.pairs += len(packed[0])
 
     def compute(self) -> Any:
-        """The mean, a scalar; of several dimensions a dictionary of them. NaN without any pair."""
+        """The mean, a scalar; a dictionary if the metric has several dimensions. NaN without any pair."""
         means = self.total / self.count
         return dict(zip(self.fields, means, strict=True)) if self.fields else means[0]
 
     @property
     def undefined(self) -> int:
-        """Pairs without a value so far; of several dimensions the most of any."""
+        """Number of pairs without a value so far; if there are several dimensions, their greatest number."""
         return int((self.pairs - self.count).max())
 
 
@@ -122,8 +122,8 @@ class ConditionalMetric(Metric):
 
     Args:
         name: ``ig``, ``nss`` or ``auc``.
-        given: How many fixations at the start of a path are given and not scored.
-        options: Of :class:`torchmetrics.Metric`.
+        given: Number of fixations at the start of a path that are given and not scored.
+        options: Arguments of :class:`torchmetrics.Metric`.
     """
 
     full_state_update = False

@@ -14,18 +14,18 @@ from gazelit.metrics.compiled import compiled
 from gazelit.metrics.scanpath.paths import check_size, pack_pair
 from gazelit.metrics.scanpath.values import Score, Scores, Settings, wrap
 
-#: Fewer fixations have too few saccades to align.
+#: Least number of fixations; paths with fewer have too few saccades to align.
 FEWEST = 3
 
 
 @dataclass(frozen=True)
 class Simplification:
-    """When consecutive saccades are taken for one.
+    """Limits below which consecutive saccades are joined.
 
     Attributes:
-        amplitude: Saccades shorter than this (pixels) are joined with the next one.
+        amplitude: Saccades shorter than this (pixels) are joined with the next saccade.
         direction: Saccades whose directions differ by less than this (degrees) are joined.
-        duration: Only where the fixation between is shorter than this (s).
+        duration: Saccades are joined only if the fixation between them is shorter than this (s).
     """
 
     amplitude: float
@@ -37,11 +37,11 @@ class MultiMatch(NamedTuple):
     """Similarities in the five dimensions, each in [0, 1]; a :class:`Score` each, or :class:`Scores` for lists.
 
     Attributes:
-        shape: Of the aligned saccades' difference as vectors.
-        direction: Of their angles.
-        length: Of their amplitudes.
-        position: Of the points that they start from.
-        duration: Of the fixations before them.
+        shape: Similarity of the aligned saccades as vectors.
+        direction: Similarity of their angles.
+        length: Similarity of their amplitudes.
+        position: Similarity of their starting points.
+        duration: Similarity of the durations of the fixations before them.
     """
 
     shape: Any
@@ -52,7 +52,7 @@ class MultiMatch(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        """What the similarities depend on."""
+        """The settings on which the similarities depend."""
         return self.shape.settings
 
     @property
@@ -67,11 +67,12 @@ def multimatch(a: Any, b: Any, *, size: Sequence[float], simplify: Simplificatio
 
     Scanpaths become the vectors between fixations. The shortest path through the matrix of the vectors' differences
     aligns them; along it the median of each difference is taken: shape 1 − Δ / (2 · diagonal), direction
-    1 − angle / π, length and position 1 − difference / diagonal, duration 1 − difference / the longer one. Of shortest
-    paths that tie, the one with more diagonal steps is taken. A saccade of length 0 counts as one to the right.
+    1 − angle / π, length and position 1 − difference / diagonal, duration 1 − difference / the longer duration. Of
+    shortest paths that tie, that with more diagonal steps is taken. A saccade of length 0 counts as directed right.
 
-    With ``simplify`` saccades are joined first, by direction and by amplitude in turn, until none is, as the published
-    toolbox does: it joins a short last saccade with the one before and keeps a duration more than there are saccades.
+    With ``simplify``, saccades are first joined by direction and by amplitude in turn until no more can be joined, as
+    in the published toolbox: it joins a short last saccade with the saccade before, and keeps one more duration than
+    saccades.
 
     Source: Jarodzka, Holmqvist and Nyström, ETRA 2010; Dewhurst et al., Behavior Research Methods 44, 1079 (2012).
 

@@ -18,9 +18,9 @@ class CrossRecurrence(NamedTuple):
 
     Attributes:
         rec: Share of pairs of fixations that are recurrent, 0 to 100.
-        det: Share of the recurrent pairs on diagonal lines: the same places in the same order, 0 to 100.
-        lam: Share on vertical and horizontal lines: one place for several fixations, 0 to 100.
-        corm: Centre of recurrence mass, −100 to 100; above 0 where ``b`` comes later to the same places.
+        det: Share of the recurrent pairs on diagonal lines: the same positions in the same order, 0 to 100.
+        lam: Share on vertical and horizontal lines: the same position for several fixations, 0 to 100.
+        corm: Centre of recurrence mass, −100 to 100; above 0 if ``b`` looks later at the same positions.
     """
 
     rec: Any
@@ -30,7 +30,7 @@ class CrossRecurrence(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        """What the measures depend on."""
+        """The settings on which the measures depend."""
         return self.rec.settings
 
 
@@ -50,9 +50,9 @@ def cross_recurrence(
     Args:
         a: (n, 3) array of x, y (pixels) and duration (s), or a list of such.
         b: The same, of as many.
-        radius: In pixels; about the size of the fovea or of what is looked at (the source: 1° to 2°).
+        radius: Radius in pixels, about the size of the fovea or of the objects (the source: 1° to 2°).
         shortest_line: Fewest recurrent pairs of a line.
-        truncate: Whether the longer path is cut to the length of the shorter one.
+        truncate: Whether the longer path is cut to the length of the shorter path.
 
     Returns:
         The four measures. NaN: REC if a path is empty; DET, LAM and CORM if nothing recurs; CORM also of two paths of
@@ -79,7 +79,7 @@ def cross_recurrence(
 
 @compiled
 def _added(run, shortest):  # type: ignore[no-untyped-def]
-    """By how many pairs a line grows what lies on lines when it reaches this length."""
+    """Number of pairs that a line adds to the pairs on lines when it reaches this length."""
     return np.int32(run >= shortest) + np.int32(run == shortest) * np.int32(shortest - 1)
 
 
@@ -89,7 +89,7 @@ def _quantify(x_a, y_a, first_a, last_a, x_b, y_b, first_b, last_b, radius, shor
     for pair in range(len(values)):
         longest = max(longest, last_b[pair] - first_b[pair])
     near, vertical = np.empty(longest, np.int32), np.empty(longest, np.int32)
-    # Lines that end in the row before and in this one, a column to the right.
+    # Lengths of lines that end in the row before and in this row, a column to the right.
     before, diagonal = np.empty(longest + 1, np.int32), np.empty(longest + 1, np.int32)
     unit = np.int32(1)
     for pair in range(len(values)):

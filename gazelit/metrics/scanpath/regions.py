@@ -1,4 +1,4 @@
-"""Regions of an image that the Sequence Score names fixations after."""
+"""Regions of an image, whose numbers are the letters of the Sequence Score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gazelit.files import read_json, write_json
 
 
 class Regions(ABC):
-    """Which region of an image a point belongs to."""
+    """Assigns points of an image to regions."""
 
     @abstractmethod
     def of(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -30,7 +30,7 @@ class Clusters(Regions):
 
     Attributes:
         centres: (K, 2) x and y in pixels.
-        bandwidth: Of the kernel, in pixels.
+        bandwidth: Bandwidth of the kernel in pixels.
     """
 
     centres: NDArray[np.float64]
@@ -40,7 +40,7 @@ class Clusters(Regions):
     def fit(cls, paths: Sequence[ArrayLike], bandwidth: float | None = None) -> Clusters:
         """Clusters the fixations of an image's readers (scikit-learn's mean shift).
 
-        Leave the paths that are scored out: a path that shaped its own clusters agrees with itself too well.
+        Leave out the paths that are scored: a path scores too high with clusters that it helped to make.
 
         Args:
             paths: (n, 3) arrays.
@@ -57,7 +57,7 @@ class Clusters(Regions):
         width = float(estimate_bandwidth(points) if bandwidth is None else bandwidth)
         if bandwidth is not None and not width > 0:
             raise InputError(f"bandwidth: must be above 0 pixels, not {width:g}")
-        # Fixations on one spot have no spread: they are one cluster, whatever the kernel.
+        # Fixations on a single point have no spread, and are a single cluster whatever the kernel.
         centres = MeanShift(bandwidth=width).fit(points).cluster_centers_ if width > 0 else points[:1]
         return cls(centres, width)
 
@@ -98,10 +98,10 @@ def save_clusters(path: str | Path, clusters: dict[str, Clusters]) -> None:
 
 
 def load_clusters(path: str | Path) -> dict[str, Clusters]:
-    """Reads what :func:`save_clusters` wrote.
+    """Reads a file of :func:`save_clusters`.
 
     Raises:
-        InputError: The file is not of that form.
+        InputError: The file does not have this form.
     """
     content: Any = read_json(path)
     try:

@@ -55,8 +55,8 @@ def scanmatch(
         size: Width and height of the image in pixels.
         bins: Columns and rows of the grid.
         time_bin: Seconds that a letter stands for; durations do not count unless given.
-        threshold: Distance in cells from which on two letters are worse than a gap of cost 0.
-        gap: Added for each letter without a partner, at most 0.
+        threshold: Distance in cells above which a pair of letters scores less than a gap of cost 0.
+        gap: Score of each letter without a partner, at most 0.
 
     Returns:
         A :class:`Score`, or :class:`Scores` for lists; at most 1, and 1 for equal strings. NaN if both strings are
@@ -90,8 +90,8 @@ def scanmatch(
 def sed(a: Any, b: Any, *, size: Sequence[float], bins: int | Sequence[int] = 5, normalise: bool = False) -> Any:
     """String edit distance: insertions, deletions and substitutions that turn one string of grid cells into the other.
 
-    Source: Levenshtein (1966), on scanpaths Brandt and Stark (1997). A cell is floor(x · columns / width), so that
-    there are as many columns as asked for.
+    Source: Levenshtein (1966), on scanpaths Brandt and Stark (1997). A cell is floor(x · columns / width), so that the
+    grid has exactly the given number of columns.
 
     Args:
         a: (n, 3) array of x, y (pixels from the upper left corner) and duration (s), or a list of such.
@@ -137,14 +137,14 @@ def sequence_score(a: Any, b: Any, *, regions: Regions | Sequence[Regions], time
     Args:
         a: (n, 3) array of x, y (pixels from the upper left corner) and duration (s), or a list of such.
         b: The same, of as many.
-        regions: Of the image; for lists one for all pairs, or one for each.
+        regions: Regions of the image; for lists the same for all pairs, or a list with regions for each pair.
         time_bin: Seconds that a letter stands for; durations do not count unless given.
 
     Returns:
         A :class:`Score`, or :class:`Scores` for lists, in [0, 1]. NaN if both strings are empty.
 
     Raises:
-        InputError: A path or an option cannot be used, or regions are not as many as pairs.
+        InputError: A path or an option cannot be used, or the numbers of regions and pairs differ.
     """
     paths_a, paths_b, is_single = pack_pair(a, b)
     time_bin = check_time_bin(time_bin)
@@ -168,7 +168,7 @@ def sequence_score(a: Any, b: Any, *, regions: Regions | Sequence[Regions], time
 
 @lru_cache(maxsize=16)
 def _substitution(grid: tuple[int, int], threshold: float) -> NDArray[np.float64]:
-    """What each pair of cells scores; kept, as a grid is used for many batches."""
+    """Scores of all pairs of cells; cached, because a grid is used for many batches."""
     column, row = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     return threshold - np.hypot(column[:, None] - column, row[:, None] - row)
 
@@ -182,7 +182,7 @@ def _visited(paths: Paths, regions: Sequence[Regions]) -> NDArray[np.uint32]:
 
 
 def _repeated(letters: NDArray[np.uint32], paths: Paths, time_bin: float | None, name: str) -> _Strings:
-    """The strings of some paths, each letter repeated for as long as it was looked at."""
+    """The strings of paths, with each letter repeated in proportion to the duration of its fixation."""
     if time_bin is None:
         return _Strings(letters, paths.first, paths.last)
     # 75 ms are one and a half bins of 50 ms, which 0.075 / 0.05 misses by a rounding error.
@@ -220,7 +220,7 @@ def _align(a, first_a, last_a, b, first_b, last_b, substitution, gap, scores):  
             left = diagonal + gap
             row[0] = left
             for index in range(len(letters_b)):
-                # What does not wait for the cell to the left comes first.
+                # Terms that do not depend on the cell to the left are computed first.
                 above = row[index + 1]
                 best = max(diagonal + matches[letters_b[index]], above + gap)
                 left = max(best, left + gap)

@@ -1,4 +1,4 @@
-"""The scores of predicted paths that reports and tables of predictions tell."""
+"""The scores of predicted paths in reports and tables of predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def path_scores(predicted: Sequence[Path], read: Sequence[Path], size: tuple[int
 
     Args:
         predicted: N paths (n, 3): x, y in working pixels with centres at integers, as networks and batches have them,
-            and seconds. What lies beside the image counts at its edge.
+            and seconds. Points beside the image count at its edge.
         read: N readings, likewise.
         size: Width and height in pixels.
 
@@ -37,6 +37,6 @@ def path_scores(predicted: Sequence[Path], read: Sequence[Path], size: tuple[int
 
 
 def _from_corner(path: Path, size: tuple[int, int]) -> NDArray[np.float64]:
-    """A path as the metrics take it: positions from the image's upper left corner."""
+    """A path with positions from the image's upper left corner, as the metrics take it."""
     xy = np.clip(path[:, :2].astype(np.float64) + 0.5, 0, np.array(size))
     return np.column_stack([xy, np.minimum(path[:, 2], LONGEST_FIXATION)])

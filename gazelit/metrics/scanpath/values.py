@@ -1,4 +1,4 @@
-"""Scores of scanpaths that carry what they depend on."""
+"""Scores of scanpaths with the settings on which they depend."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Settings:
-    """What a score of scanpaths depends on: without it two scores cannot be compared.
+    """The settings on which a score of scanpaths depends; without them two scores cannot be compared.
 
     Attributes:
         metric: Name of the metric.
-        size: Width and height of the image in pixels, where the metric needs them.
-        grid: Columns and rows that positions are binned into, if they are.
-        time_bin: Seconds for which a letter stands, if durations count that way.
-        gap: What a gap in the alignment costs, if there is an alignment.
+        size: Width and height of the image in pixels, if the metric needs them.
+        grid: Columns and rows of the grid, if positions are binned.
+        time_bin: Seconds for which a letter stands, if letters are repeated by duration.
+        gap: Score of a gap in the alignment, if there is an alignment.
         length_rule: How paths of different lengths are treated.
         parameters: Further parameters by name.
     """
@@ -43,10 +43,10 @@ class Settings:
 
 
 class Score(float):
-    """The score of one pair: a float with its settings.
+    """The score of a pair: a float with its settings.
 
     Attributes:
-        settings: What it depends on.
+        settings: The settings on which it depends.
     """
 
     settings: Settings
@@ -67,7 +67,7 @@ class Scores:
 
     Attributes:
         values: (N,) float64; NaN where the metric is undefined.
-        settings: What they depend on.
+        settings: The settings on which they depend.
     """
 
     values: NDArray[np.float64]
@@ -87,7 +87,7 @@ class Scores:
 
     @property
     def undefined(self) -> int:
-        """How many pairs have no value."""
+        """Number of pairs without a value."""
         return int(np.isnan(self.values).sum())
 
     def mean(self) -> Score:
