@@ -15,7 +15,7 @@ def found(capsys) -> dict[str, dict[str, str]]:
     return {line["name"]: line for line in lines}
 
 
-def test_this_machine_is_fit_and_nothing_is_left_behind(store, tmp_path, capsys):
+def test_this_machine_passes_and_no_file_is_left(store, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     doctor(store=store, out=tmp_path / "runs", json=True)
     findings = found(capsys)

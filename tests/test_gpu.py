@@ -52,7 +52,7 @@ def metrics(run_gazelit, tmp_path, accelerator):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_trains_in_bfloat16_and_its_test_says_what_the_cpu_says(name, read_twice, run_gazelit, tmp_path):
+def test_a_stage_trains_in_bfloat16_and_its_test_equals_that_on_the_cpu(name, read_twice, run_gazelit, tmp_path):
     fit(run_gazelit, f"{QUICK}{name}.yaml", read_twice, "--trainer.precision=auto")
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["precision"] == "bf16-mixed"
     losses = pd.read_csv(tmp_path / "run" / "epochs.csv").filter(like="_loss")

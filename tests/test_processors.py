@@ -71,7 +71,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatc
 
 
 @pytest.mark.parametrize(("flags", "takes"), [("fpu avx512_bf16", True), ("fpu avx2", False)])
-def test_bfloat16_is_told_by_the_processors_flags_and_auto_takes_it(tmp_path, monkeypatch, flags, takes):
+def test_bfloat16_is_recognised_by_the_processors_flags_and_auto_uses_it(tmp_path, monkeypatch, flags, takes):
     from gazelit.cli.trainer import GazeTrainer, chosen_precision
 
     (tmp_path / "proc").mkdir()

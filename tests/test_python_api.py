@@ -61,7 +61,7 @@ def test_every_public_name_is_there_and_unknown_ones_are_not():
         gazelit.laod  # noqa: B018
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (Path(gazelit.__file__).parent / "py.typed").is_file()
 
 

@@ -102,7 +102,7 @@ def test_a_run_from_before_plans_shows_what_was_begun(run):
     ]  # fmt: skip
 
 
-def test_a_training_alone_says_its_epochs_and_its_best_one(tmp_path):
+def test_a_training_alone_is_shown_with_its_epochs_and_its_best_epoch(tmp_path):
     (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 5}\ncheckpoint: {monitor: val/selection, mode: min}\n")
     epochs(tmp_path, 3)
     (step,) = run_status(tmp_path)

@@ -37,7 +37,7 @@ def step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["option", "nested option", "configuration"])
-def test_finding_c7_a_file_behind_an_option_that_changed_is_another_setting(where, step, tmp_path):
+def test_finding_c7_a_changed_file_of_an_option_is_another_setting(where, step, tmp_path):
     split, config = tmp_path / "split.json", tmp_path / "config.yaml"
     split.write_text("{}")
     config.write_text(json.dumps({"data": {"split_file": str(split) if where == "configuration" else None}}))

@@ -28,7 +28,7 @@ def test_ntxent_equals_pytorch_metric_learning_on_two_views():
     assert NTXentLoss(0.5)(torch.cat([first, second]), image.repeat(2)).item() == pytest.approx(oracle.item(), rel=1e-5)
 
 
-def test_a_matrix_of_pairs_says_the_same_as_labels():
+def test_a_matrix_of_pairs_gives_the_same_loss_as_labels():
     torch.manual_seed(0)
     embedding, label = torch.randn(12, 5), torch.randint(0, 3, (12,))
     pairs = label[:, None] == label[None, :]

@@ -18,7 +18,7 @@ RECORDED = {
 }
 
 
-def test_finding_a4_triplets_of_pooled_embeddings_cost_what_the_reference_says():
+def test_finding_a4_triplets_of_pooled_embeddings_have_the_references_loss():
     embedding = 2 * filled("embedding", (12, 32))
     label = torch.tensor([0, 0, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
     # torch's triplet loss, which the reference calls for every triplet, adds 1e-6 to each difference.

@@ -155,7 +155,7 @@ def test_finding_g4_a_learning_rate_of_a_million_is_one_line_and_exit_code_2(sto
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_finding_g4_batches_of_one_class_are_counted_and_said_once_an_epoch(store, run_gazelit, tmp_path):
+def test_finding_g4_batches_of_one_class_are_counted_and_reported_once_an_epoch(store, run_gazelit, tmp_path):
     import pandas as pd
 
     printed = run_gazelit(

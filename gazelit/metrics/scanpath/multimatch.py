@@ -140,7 +140,7 @@ def _vectors(points, saccades, durations):  # type: ignore[no-untyped-def]
 
 @compiled
 def _join(saccades, step, kept):  # type: ignore[no-untyped-def]
-    """Writes the sum of a saccade and the next one to row ``kept``."""
+    """Writes the sum of a saccade and the next saccade to row ``kept``."""
     saccades[kept, 0], saccades[kept, 1] = saccades[step, 0], saccades[step, 1]
     saccades[kept, 2] = saccades[step, 2] + saccades[step + 1, 2]
     saccades[kept, 3] = saccades[step, 3] + saccades[step + 1, 3]
@@ -154,7 +154,7 @@ def _keep(saccades, step, kept):  # type: ignore[no-untyped-def]
 
 @compiled
 def _simplify_direction(saccades, durations, count, fixations, direction, duration):  # type: ignore[no-untyped-def]
-    # In place: what is kept is never behind what is read.
+    # Saccades are joined in place: rows are never written before they are read.
     last_duration = durations[fixations - 1]
     step, kept = 0, 0
     while step < count:
@@ -186,8 +186,8 @@ def _simplify_amplitude(saccades, durations, count, fixations, amplitude, durati
     while step < count:
         is_short = math.hypot(saccades[step, 2], saccades[step, 3]) < amplitude
         if step == count - 1 and kept > 0 and is_short and (last_duration < duration or before_last < duration):
-            # The toolbox puts the last two original saccades in place of the last that was kept, and keeps the
-            # duration before besides.
+            # The toolbox replaces the last kept saccade by the last two original saccades, and also keeps the
+            # duration before.
             saccades[kept - 1, 2], saccades[kept - 1, 3] = previous_x + last_x, previous_y + last_y
             further = 1
             break
@@ -226,7 +226,7 @@ def _angle(x, y):  # type: ignore[no-untyped-def]
 @compiled
 def _trace(work, rows, columns, path):  # type: ignore[no-untyped-def]
     """Writes the shortest path through a matrix of costs, from its last corner; returns its length."""
-    # Where every path begins costs nothing, so that equal sums stay equal.
+    # The start of every path has cost zero, so that equal sums stay equal.
     work[0, 0] = 0.0
     for row in range(rows):
         for column in range(columns):

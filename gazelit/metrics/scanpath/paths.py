@@ -1,4 +1,4 @@
-"""Scanpaths as the metrics take them: checked once, packed into one array."""
+"""Scanpaths in the form that the metrics take: checked once and packed into a single array."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from gazelit.errors import InputError
 from gazelit.metrics.compiled import compiled
 
-#: No fixation lasts longer (s); what does was given in milliseconds.
+#: Longest duration of a fixation (s); a longer duration was given in milliseconds.
 LONGEST_FIXATION = 30.0
-#: No letter stands for more (s); what does was given in milliseconds.
+#: Longest time of a letter (s); a longer time was given in milliseconds.
 LONGEST_TIME_BIN = 5.0
 
 
@@ -24,8 +24,8 @@ class Paths:
 
     Attributes:
         points: (M, 3) float64: x and y in pixels from the image's upper left corner, duration in seconds.
-        first: (N,) where each path begins.
-        last: (N,) one past its end.
+        first: (N,) row at which each path begins.
+        last: (N,) row after the last of each path.
     """
 
     points: NDArray[np.float64]
@@ -38,16 +38,16 @@ class Paths:
 
         Args:
             paths: (n, 3) arrays, each of any length.
-            name: Of the argument, for errors.
+            name: Name of the argument, for errors.
 
         Raises:
-            InputError: One is no (n, 3) array, holds what is not finite or a negative duration, or durations that can
-                only be milliseconds.
+            InputError: A path is not an (n, 3) array, holds values that are not finite or a negative duration, or
+                durations that can only be milliseconds.
         """
         arrays = [path if isinstance(path, np.ndarray) else _array(path, name) for path in paths]
         try:
             counts = np.fromiter(map(len, arrays), np.int64, len(arrays))
-            # Columns lie in a row each: compiled loops read them as they are.
+            # Each column is stored contiguously, so that compiled loops read it without a copy.
             points = np.empty((int(counts.sum()), 3), order="F")
             if len(arrays):
                 np.concatenate(arrays, out=points)
@@ -78,7 +78,7 @@ class Paths:
         rows = np.flatnonzero(wrong)
         if len(rows):
             row = int(rows[0])
-            # Behind an empty path the next one begins at the same row.
+            # After an empty path, the next path begins at the same row.
             path = int(np.flatnonzero((self.first <= row) & (row < self.last))[0])
             raise InputError(f"{name}: path {path + 1}, fixation {row - self.first[path] + 1} {fault}")
 
@@ -91,12 +91,12 @@ class Paths:
         return self.last - self.first
 
     def take(self, indices: NDArray[np.integer]) -> Paths:
-        """Some of the paths, any of them several times, without copying their points."""
+        """Some of the paths, possibly repeated, without copying their points."""
         return Paths(self.points, self.first[indices], self.last[indices])
 
     @property
     def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Positions x and y of all points, and where each path begins and ends, as compiled loops take them."""
+        """Positions x and y of all points, and the rows at which each path begins and ends, for compiled loops."""
         return self.points[:, 0], self.points[:, 1], self.first, self.last
 
     def cells(self, size: tuple[float, float], grid: tuple[int, int], name: str) -> NDArray[np.uint32]:
@@ -117,12 +117,12 @@ class Paths:
 
 @compiled
 def _number_cells(x, y, width, height, columns, rows, cells):  # type: ignore[no-untyped-def]
-    """Writes the cells; returns which point lies off the image, or −1."""
+    """Writes the cells; returns the number of the last point that lies off the image, or −1."""
     outside = -1
     for point in range(len(cells)):
         if not (-0.5 <= x[point] <= width + 0.5 and -0.5 <= y[point] <= height + 0.5):
             outside = point
-        # Where it is cut off at 0, cutting and rounding down are the same.
+        # Values are limited to 0 and above, where truncation equals rounding down.
         column = min(max(x[point] * columns / width, 0.0), columns - 1.0)
         row = min(max(y[point] * rows / height, 0.0), rows - 1.0)
         cells[point] = np.uint32(column) * np.uint32(rows) + np.uint32(row)
