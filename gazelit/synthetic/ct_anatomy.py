@@ -46,8 +46,8 @@ class Anatomy:
         heart_depth: y of its back and front.
         lungs: Right and left.
         lean: Angle of the spine with the vertical (rad); its lower end is to the left where it is positive.
-        reach: (Y, Z, 2) |x| of the chest wall beside the right and the left lung, on the lattice of the masks; 0 where
-            no lung is near.
+        reach: (Y, Z, 2) ``|x|`` of the chest wall beside the right and the left lung, on the lattice of the masks; 0
+            where no lung is near.
     """
 
     landmarks: dict[str, Floats]

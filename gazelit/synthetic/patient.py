@@ -52,7 +52,7 @@ class Lung:
 
     @property
     def wall(self) -> float:
-        """|x| of the chest wall at its widest."""
+        """Greatest ``|x|`` of the chest wall."""
         return self.inner + 2 * self.half
 
     def spread(self, y: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """A body (|u/rx|^p + |v/ry|^p)^(2/p) + (w/rz)^2 ≤ 1, with (u, v) turned in the film plane.
+    """A body ``(|u/rx|^p + |v/ry|^p)^(2/p) + (w/rz)^2 ≤ 1``, with (u, v) turned in the film plane.
 
     Attributes:
         x: Centre.
