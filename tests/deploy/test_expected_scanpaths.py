@@ -77,7 +77,7 @@ def test_infer_writes_the_regions_in_pixels_of_the_film(checkpoint, film, run_ga
     assert Image.open(tmp_path / "out" / result["regions_picture"]).size == (300, 400)
 
 
-def test_a_region_is_drawn_where_it_is_unless_nobody_looks_there():
+def test_a_region_is_drawn_at_its_centre_unless_its_share_is_tiny():
     centre, spread = np.array([[100.0, 300.0], [40.0, 40.0]]), np.array([[20.0, 10.0], [20.0, 10.0]])
     drawn = draw_regions(
         np.zeros((200, 100), np.uint8), FilmRegions(centre, spread, np.array([0.999, 0.001])), (400, 200)
