@@ -57,7 +57,7 @@ class RegionMaps(NamedTuple):
 
 
 class Regions(nn.Module):
-    """Regions of films, and how the history of a reading weighs them; all in float32, whatever the autocast.
+    """Regions of films, and how the history of a reading weighs them; sums are in float32, whatever the precision.
 
     Args:
         count: Number of regions K, at least 2.
@@ -94,15 +94,16 @@ class Regions(nn.Module):
     def forward(self, features: Tensor) -> RegionMaps:
         """The regions of films: (S, width, h, w) features."""
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            logits = self.heat(features) + self._tiles(features.shape[-2:])
+            # The weights of a network in `bf16-true` are not in float32.
+            logits = self.heat(features.to(self.own.dtype)).float() + self._tiles(features.shape[-2:])
             log_size = logits.flatten(2).logsumexp(-1)
             chance = (logits - log_size[..., None, None]).exp()
             flat = chance.flatten(2)
             centre = torch.stack(
                 [chance.sum(2) @ self._pixels(chance.shape[-1]), chance.sum(3) @ self._pixels(chance.shape[-2])], -1
             )
-            return RegionMaps(chance, log_size, self.own + self.content(flat @ features.flatten(2).mT), centre)
+            seen = (flat @ features.float().flatten(2).mT).to(self.own.dtype)
+            return RegionMaps(chance, log_size, self.own + self.content(seen), centre)
 
     def _pixels(self, cells: int) -> Tensor:
         """Middles of cells along an axis, in pixels."""
@@ -112,7 +113,7 @@ class Regions(nn.Module):
         """(K, h, w) logits of Gaussians about the tiles."""
         down, across = (
             ((torch.arange(count, device=self.own.device) + 0.5) / count * 2 - 1 - self.tile_centre[:, axis, None])
-            / self.tile_log_width.exp()[:, None]
+            / self.tile_log_width.float().exp()[:, None]
             for axis, count in ((1, cells[0]), (0, cells[1]))
         )
         return -0.5 * (down.square()[:, :, None] + across.square()[:, None, :])
@@ -130,9 +131,9 @@ class Regions(nn.Module):
             (S, N, K) float32.
         """
         with torch.autocast(before.device.type, enabled=False):
-            before, token = before.float(), maps.token.float()
+            before = before.to(self.own.dtype)
             number = first + torch.arange(before.shape[1], device=before.device)
-            alike = self.query(before) @ token.mT / math.sqrt(token.shape[-1])
+            alike = (self.query(before) @ maps.token.mT).float() / math.sqrt(maps.token.shape[-1])
             seen = self._seen(maps, number, sequences) if sequences.valid.shape[1] else 0.0
             return maps.log_size[:, None] + alike + seen + self._nearness(maps, before, number, sequences)
 
@@ -141,18 +142,18 @@ class Regions(nn.Module):
         chance = at_positions(maps.chance, sequences.position, self.stride) * maps.log_size.softmax(-1)[:, None]
         share = chance / chance.sum(-1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
         lag = number[:, None] - torch.arange(sequences.valid.shape[1], device=number.device) - 1
-        height = self.lag(lag.clamp(min=0)).masked_fill((lag < 0)[..., None], 0.0)
+        height = self.lag(lag.clamp(min=0)).float().masked_fill((lag < 0)[..., None], 0.0)
         share = share * sequences.valid[..., None]
-        return torch.einsum("ntm,stk,skm->snk", height, share, self.kind(maps.token.float()))
+        return torch.einsum("ntm,stk,skm->snk", height, share, self.kind(maps.token).float())
 
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:
         """What regions gain by being near the last fixation, (S, N, K); nothing before the first."""
         if not sequences.valid.shape[1]:
-            return before.new_zeros(*before.shape[:2], maps.log_size.shape[1])
+            return maps.log_size.new_zeros(*before.shape[:2], maps.log_size.shape[1])
         last = sequences.position[:, (number - 1).clamp(0, sequences.valid.shape[1] - 1)]
         longer = self.stride * max(maps.chance.shape[-2:])
         # The square root has no slope at 0.
         distance = ((last[:, :, None] - maps.centre[:, None]) / longer).square().sum(-1).add(1e-6).sqrt()
         kinds = [-_FALL * distance, *((-0.5 * (distance / width).square()).exp() for width in _DISTANCES)]
-        gained = (torch.stack(kinds, -1) * self.near(before)[:, :, None]).sum(-1)
+        gained = (torch.stack(kinds, -1) * self.near(before).float()[:, :, None]).sum(-1)
         return gained * (number > 0)[:, None]

@@ -103,6 +103,20 @@ def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():
         assert maps.centre[0, number].tolist() == pytest.approx(expected, abs=1e-3)
 
 
+def test_weights_in_half_precision_give_about_the_same_and_sums_in_float32():
+    torch.manual_seed(0)
+    regions, features = Regions(5, 8, 10, STRIDE), torch.randn(2, 8, 6, 6)
+    before, sequences = torch.randn(2, 3, 8), readings(torch.rand(2, 3, 2) * 24)
+    plain = regions.log_weights(regions(features), before, sequences).log_softmax(-1)
+    half = regions.to(torch.bfloat16)
+    maps = half(features.to(torch.bfloat16))
+    found = half.log_weights(maps, before.to(torch.bfloat16), sequences)
+    assert found.dtype == maps.chance.dtype == torch.float32
+    assert torch.allclose(maps.chance.sum((2, 3)), torch.ones(2, 5), atol=1e-5)
+    assert (found.log_softmax(-1) - plain).abs().max() < 0.05
+    found.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_changes_nothing(dtype):
     torch.manual_seed(0)
