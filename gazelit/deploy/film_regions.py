@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,8 +18,6 @@ from gazelit.models.scanpath_net import ScanpathNetwork
 
 #: Regions with a smaller share of the static map are not drawn.
 SMALLEST_SHARE = 0.005
-#: At this many standard deviations a Gaussian has half of its height.
-_HALF_HEIGHT = float(np.sqrt(2 * np.log(2)))
 _COLOUR = "#a8e6ff"
 _TEXT = 12
 
@@ -27,20 +26,23 @@ _TEXT = 12
 class FilmRegions:
     """Where the K regions of a model lie on a film; the number of a region is the same on every film.
 
+    A region's core is where its chance is at least half of its greatest, connected with that cell. Beyond it a region
+    has tails, which may reach over the whole film.
+
     Attributes:
-        centre: (K, 2) float64 x, y in pixels of the film, centres at integers.
-        spread: (K, 2) float64 standard deviation along x and y (pixels).
-        share: (K,) float64 part of the static map, which sums to 1.
+        centre: (K, 2) float64 x, y of the core's centre of mass in pixels of the film, centres at integers.
+        radius: (K,) float64 radius of a circle of the core's area (pixels).
+        share: (K,) float64 part of the static map; sums to 1.
     """
 
     centre: NDArray[np.float64]
-    spread: NDArray[np.float64]
+    radius: NDArray[np.float64]
     share: NDArray[np.float64]
 
     def primitives(self) -> dict[str, list[float]]:
         """The regions in the form of the JSON."""
-        (x, y), (spread_x, spread_y) = self.centre.T.round(2).tolist(), self.spread.T.round(2).tolist()
-        return {"x": x, "y": y, "spread_x": spread_x, "spread_y": spread_y, "share": self.share.round(5).tolist()}
+        x, y = self.centre.T.round(2).tolist()
+        return {"x": x, "y": y, "radius": self.radius.round(2).tolist(), "share": self.share.round(5).tolist()}
 
 
 def on_film(maps: RegionMaps, stride: int, box: Letterbox) -> FilmRegions:
@@ -51,15 +53,17 @@ def on_film(maps: RegionMaps, stride: int, box: Letterbox) -> FilmRegions:
         stride: Side of a cell in working pixels.
         box: How the film lies in the working image.
     """
-    chance = maps.chance[0].double().cpu().numpy()
-    centre = maps.centre[0].double().cpu().numpy()
-    spread = np.empty_like(centre)
-    for axis, along in ((0, chance.sum(1)), (1, chance.sum(2))):
-        pixel = (np.arange(along.shape[1]) + 0.5) * stride - 0.5
-        spread[:, axis] = np.sqrt((along * (pixel - centre[:, axis, None]) ** 2).sum(1))
+    chances = maps.chance[0].double().cpu().numpy()
+    centre, cells = np.empty((len(chances), 2)), np.empty(len(chances))
+    for number, chance in enumerate(chances):
+        _, part = cv2.connectedComponents((chance >= chance.max() / 2).astype(np.uint8), connectivity=4)
+        core = part == part.flat[chance.argmax()]
+        centre[number] = np.average(np.argwhere(core)[:, ::-1], axis=0, weights=chance[core])
+        cells[number] = core.sum()
+    # The sides of a cell on the film.
+    side = box.to_original(np.full((1, 2), float(stride))) - box.to_original(np.zeros((1, 2)))
     share = maps.log_size[0].double().softmax(0).cpu().numpy()
-    # A spread is a difference of positions.
-    return FilmRegions(box.to_original(centre), box.to_original(centre + spread) - box.to_original(centre), share)
+    return FilmRegions(box.to_original((centre + 0.5) * stride - 0.5), np.sqrt(cells * side.prod() / np.pi), share)
 
 
 def regions_of(network: nn.Module, images: Tensor, boxes: Sequence[Letterbox]) -> list[FilmRegions | None]:
@@ -74,7 +78,7 @@ def regions_of(network: nn.Module, images: Tensor, boxes: Sequence[Letterbox]) -
 
 
 def draw_regions(film: NDArray[np.uint8], regions: FilmRegions, shape: tuple[int, int]) -> Image.Image:
-    """Draws regions over their film: ellipses at half of their height, with their numbers from 0.
+    """Draws regions over their film: circles of their cores' area, with their numbers from 0.
 
     Args:
         film: (h, w) as :func:`gazelit.deploy.preparing.shrunk` gives it.
@@ -86,7 +90,7 @@ def draw_regions(film: NDArray[np.uint8], regions: FilmRegions, shape: tuple[int
     scale = np.array(film.shape[::-1]) / np.array(shape[::-1])
     for number in np.flatnonzero(regions.share >= SMALLEST_SHARE):
         x, y = (regions.centre[number] + 0.5) * scale - 0.5
-        across, down = regions.spread[number] * scale * _HALF_HEIGHT
+        across, down = regions.radius[number] * scale
         draw.ellipse((x - across, y - down, x + across, y + down), outline=_COLOUR, width=1)
         draw.text((x, y), str(number), fill=_COLOUR, font=font, anchor="mm")
     return picture

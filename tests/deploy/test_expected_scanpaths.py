@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.app.reading_room import ReadingRoom
@@ -64,27 +65,29 @@ def test_infer_writes_the_regions_in_pixels_of_the_film(checkpoint, film, run_ga
     image = torch.from_numpy(box.apply(film.astype(np.float32) / 255))[None, None]
     with torch.no_grad():
         maps = network.film_map(network.film_features(image)).regions
-    # The moments of each region's cells, whose middles are moved to the film one by one.
+    # The cells of each core, whose middles are moved to the film one by one.
     rows, columns = np.indices((8, 12))
     cells = box.to_original(np.column_stack([columns.ravel(), rows.ravel()]) * 8.0 + 3.5)
-    for number, chance in enumerate(maps.chance[0].flatten(1).double().numpy()):
-        mean = np.average(cells, axis=0, weights=chance)
-        spread = np.sqrt(np.diag(np.cov(cells.T, aweights=chance, ddof=0)))
+    for number, chance in enumerate(maps.chance[0].double().numpy()):
+        parts, _ = ndimage.label(chance >= chance.max() / 2)
+        core = (parts == parts[np.unravel_index(chance.argmax(), chance.shape)]).ravel()
+        mean = np.average(cells[core], axis=0, weights=chance.ravel()[core])
         found = result["regions"]
         assert (found["x"][number], found["y"][number]) == pytest.approx(tuple(mean), abs=0.05)
-        assert (found["spread_x"][number], found["spread_y"][number]) == pytest.approx(tuple(spread), abs=0.05)
+        # The film's 400 rows are 64 of the working image, so that a cell of 8 has 50 pixels.
+        assert np.pi * found["radius"][number] ** 2 == pytest.approx(core.sum() * 50**2, rel=0.01)
     assert sum(result["regions"]["share"]) == pytest.approx(1, abs=1e-4)
     assert Image.open(tmp_path / "out" / result["regions_picture"]).size == (300, 400)
 
 
 def test_a_region_is_drawn_at_its_centre_unless_its_share_is_tiny():
-    centre, spread = np.array([[100.0, 300.0], [40.0, 40.0]]), np.array([[20.0, 10.0], [20.0, 10.0]])
+    centre, radius = np.array([[100.0, 300.0], [40.0, 40.0]]), np.array([20.0, 20.0])
     drawn = draw_regions(
-        np.zeros((200, 100), np.uint8), FilmRegions(centre, spread, np.array([0.999, 0.001])), (400, 200)
+        np.zeros((200, 100), np.uint8), FilmRegions(centre, radius, np.array([0.999, 0.001])), (400, 200)
     )
     pixels = np.asarray(drawn.convert("L"))
-    # At 1.177 standard deviations to the left and right, above and below.
-    for x, y in ((49.75 - 11.8, 149.75), (49.75 + 11.8, 149.75), (49.75, 149.75 - 5.9), (49.75, 149.75 + 5.9)):
+    # To the left and right, above and below, at half of the radius, because the film is drawn at half of its size.
+    for x, y in ((49.75 - 10, 149.75), (49.75 + 10, 149.75), (49.75, 149.75 - 10), (49.75, 149.75 + 10)):
         assert pixels[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].max() > 100
     assert pixels[:100].max() == 0
 
