@@ -207,10 +207,10 @@ def _aligned(result: Result, name: str, metric: str) -> np.ndarray:
     return table.reindex(result.predictions["index"]).to_numpy(np.float64)
 
 
-def less_than(other: str, arm: str, less_part: str, less_arm: str) -> list[Question]:
+def less_than(name_of_less: str, arm: str, less_part: str, less_arm: str) -> list[Question]:
     """What an arm of scanpaths has less another, which may be of another part."""
     return [
-        Question(f"{what} less that of {other}", arm, column(name), column(name), less_arm, less_part)
+        Question(f"{what} less that of {name_of_less}", arm, column(name), column(name), less_arm, less_part)
         for what, name in (("information", "scanpath_bits"), ("ScanMatch", "scanpath_scanmatch"))
     ]
 
@@ -276,24 +276,28 @@ QUESTIONS: dict[str, list[Question]] = {
 }  # fmt: skip
 
 
-def answer(question: Question, results: Sequence[Result], others: Sequence[Result], weights: Draws) -> Estimate | None:
+def answer(
+    question: Question, results: Sequence[Result], less_results: Sequence[Result], weights: Draws
+) -> Estimate | None:
     """An estimate over patients and seeds; None where an arm is not finished.
 
     Args:
         question: The question.
         results: Of its part.
-        others: Of the part that ``less_arm`` is of.
+        less_results: Of the part that ``less_arm`` is of.
         weights: Draws of the patients.
 
     Raises:
-        SystemExit: The two parts have other test films.
+        SystemExit: The two parts have different test films.
     """
     own = sorted((r for r in results if r.arm == question.arm), key=lambda result: result.seed)
-    less = sorted((r for r in others if r.arm == (question.less_arm or question.arm)), key=lambda result: result.seed)
+    less = sorted(
+        (r for r in less_results if r.arm == (question.less_arm or question.arm)), key=lambda result: result.seed
+    )
     if not own or not less:
         return None
     if any(not each.predictions["index"].equals(own[0].predictions["index"]) for each in less):
-        raise SystemExit(f"{question.name}: the parts have other test films; train both on the same store")
+        raise SystemExit(f"{question.name}: the parts have different test films; train both on the same store")
     patients = own[0].predictions["patient"].nunique()
     everyone = np.ones((1, weights.cases))
 
@@ -333,8 +337,8 @@ def write_tables(out: Path) -> None:
         ]
         cells: list[list[object]] = []
         for question in QUESTIONS[part]:
-            others = results_of(out, question.less_part) if question.less_part else results
-            found = answer(question, results, others, weights)
+            less_results = results_of(out, question.less_part) if question.less_part else results
+            found = answer(question, results, less_results, weights)
             if found is None:
                 continue
             cells.append([question.name, f"{number(found.value, signed=question.less is not None)}",

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor, nn
 
 from gazelit.data.images.geometry import Letterbox
+from gazelit.deploy.film_sketch import FilmSketch
 from gazelit.models.regions import RegionMaps
 from gazelit.models.scanpath_net import ScanpathNetwork
 
@@ -85,12 +86,7 @@ def draw_regions(film: NDArray[np.uint8], regions: FilmRegions, shape: tuple[int
         regions: In pixels of the whole film.
         shape: Height and width of the whole film.
     """
-    picture = Image.fromarray(film).convert("RGB")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TEXT)
-    scale = np.array(film.shape[::-1]) / np.array(shape[::-1])
+    sketch = FilmSketch(film, shape, _COLOUR, _TEXT)
     for number in np.flatnonzero(regions.share >= SMALLEST_SHARE):
-        x, y = (regions.centre[number] + 0.5) * scale - 0.5
-        across, down = regions.radius[number] * scale
-        draw.ellipse((x - across, y - down, x + across, y + down), outline=_COLOUR, width=1)
-        draw.text((x, y), str(number), fill=_COLOUR, font=font, anchor="mm")
-    return picture
+        sketch.circle(regions.centre[number], int(number), float(regions.radius[number]))
+    return sketch.picture

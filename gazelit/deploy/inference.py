@@ -184,7 +184,10 @@ class LoadedModel:
         passes = self.passes(images)
         boxes = [film.record.box for film in sound]
         paths = scanpaths_of(self.network, images.to(self.device), boxes, self.readers)
-        regions = regions_of(self.network, images.to(self.device), boxes)
+        # A survey of a store shows neither paths nor regions, and the encoder would run once more for them.
+        regions = (
+            [None] * len(boxes) if self.readers is None else regions_of(self.network, images.to(self.device), boxes)
+        )
         readings = iter(
             [
                 replace(

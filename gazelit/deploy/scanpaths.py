@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor, nn
 
 from gazelit.data.images.geometry import Letterbox
+from gazelit.deploy.film_sketch import FilmSketch
 from gazelit.errors import InputError
 from gazelit.models.scanpath_decoding import likeliest
 from gazelit.models.scanpath_net import ScanpathNetwork
@@ -97,16 +98,11 @@ def draw_scanpath(film: NDArray[np.uint8], scanpath: ExpectedScanpath, shape: tu
         scanpath: In pixels of the whole film.
         shape: Height and width of the whole film.
     """
-    picture = Image.fromarray(film).convert("RGB")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_TEXT)
-    scale = np.array(film.shape[::-1]) / np.array(shape[::-1])
-    points = [tuple(point) for point in (scanpath.path[:, :2] + 0.5) * scale - 0.5]
-    draw.line(points, fill=_COLOUR, width=1)
-    for number, ((x, y), duration) in enumerate(zip(points, scanpath.path[:, 2], strict=True), start=1):
-        radius = _RADIUS * max(film.shape) * float(np.sqrt(duration / 0.25))
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_COLOUR, width=1)
-        draw.text((x, y), str(number), fill=_COLOUR, font=font, anchor="mm")
-    return picture
+    sketch = FilmSketch(film, shape, _COLOUR, _TEXT)
+    sketch.line(scanpath.path[:, :2])
+    for number, (x, y, duration) in enumerate(scanpath.path, start=1):
+        sketch.circle(np.array([x, y]), number, _RADIUS * max(shape) * float(np.sqrt(duration / 0.25)))
+    return sketch.picture
 
 
 def scanpaths_of(

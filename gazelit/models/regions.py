@@ -134,8 +134,11 @@ class Regions(nn.Module):
             before = before.to(self.own.dtype)
             number = first + torch.arange(before.shape[1], device=before.device)
             alike = (self.query(before) @ maps.token.mT).float() / math.sqrt(maps.token.shape[-1])
-            seen = self._seen(maps, number, sequences) if sequences.valid.shape[1] else 0.0
-            return maps.log_size[:, None] + alike + seen + self._nearness(maps, before, number, sequences)
+            without_history = maps.log_size[:, None] + alike
+            if not sequences.valid.shape[1]:
+                return without_history
+            seen = self._seen(maps, number, sequences)
+            return without_history + seen + self._nearness(maps, before, number, sequences)
 
     def _seen(self, maps: RegionMaps, number: Tensor, sequences: Sequences) -> Tensor:
         """What regions have lost or gained by being seen, (S, N, K): each look counts for the regions it may be in."""
@@ -148,8 +151,6 @@ class Regions(nn.Module):
 
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:
         """What regions gain by being near the last fixation, (S, N, K); nothing before the first."""
-        if not sequences.valid.shape[1]:
-            return maps.log_size.new_zeros(*before.shape[:2], maps.log_size.shape[1])
         last = sequences.position[:, (number - 1).clamp(0, sequences.valid.shape[1] - 1)]
         longer = self.stride * max(maps.chance.shape[-2:])
         # The square root has no slope at 0.
