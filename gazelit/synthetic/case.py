@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,21 +161,26 @@ def plan_cohort(
     """Draws classes, patients, film sizes and sessions; classes are equally frequent."""
     rng = np.random.default_rng(SeedSequence([seed, 1]))
     labels = [CLASSES[number % len(CLASSES)] for number in range(cases)]
+    again = set(rng.choice(np.arange(6, cases), size=round(0.04 * cases), replace=False)) if cases > 8 else set()
     patients: list[int] = []
     images: list[int] = []
-    again = set(rng.choice(np.arange(6, cases), size=round(0.04 * cases), replace=False)) if cases > 8 else set()
+    # By class and by films before it: the films that are their patients' last so far.
+    last_films: dict[tuple[str, int], list[int]] = defaultdict(list)
+    people = 0
     for number, label in enumerate(labels):
         # One case in 25 is a second film of an earlier patient of the same class; the last case of a large cohort is
         # a patient's third film.
         films_before = 1 if number == cases - 1 and cases >= 60 else 0 if number in again else None
-        earlier = [film for film in range(number) if labels[film] == label and images[film] == films_before]
-        returning = [film for film in earlier if patients.count(patients[film]) == images[film] + 1]
+        returning = last_films[label, films_before] if films_before is not None else []
         if returning:
-            patients.append(patients[returning[-1]])
-            images.append(images[returning[-1]] + 1)
+            film = returning.pop()
+            patients.append(patients[film])
+            images.append(images[film] + 1)
         else:
-            patients.append(len(set(patients)))
+            patients.append(people)
             images.append(0)
+            people += 1
+        last_films[label, images[-1]].append(number)
     sizes = rng.choice(len(SIZES), size=cases, p=[share for _, share in SIZES])
     order = rng.permutation(cases)
     session = {int(number): int(rank) // 30 for rank, number in enumerate(order)}
