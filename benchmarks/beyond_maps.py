@@ -5,13 +5,15 @@ are written to ``beyond_maps.md`` and ``beyond_maps.csv`` from whatever is finis
 
     python benchmarks/beyond_maps.py --out runs/beyond [--parts scanpaths maps …] [--size full] [--jobs N]
     python benchmarks/beyond_maps.py --out runs/beyond --report
+    python benchmarks/beyond_maps.py --out runs/many --size many --parts scanpaths_many --jobs 5 \
+        --option=--trainer.accelerator=gpu --option=--data.loader.num_workers=2
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from gazelit.reporting.tables import Table, number
 from gazelit.synthetic.search import PANEL, panel_reader
 
 READERS = [panel_reader(number).name for number in range(PANEL)]
-COHORT_SEED, TEST_FRACTION = 17, 0.25
+COHORT_SEED = 17
 #: Who is left out of a training.
 LEFT_OUT = "h"
 YARDSTICKS = "yardsticks.parquet"
@@ -45,26 +47,34 @@ class Size:
     """How large an experiment is.
 
     Attributes:
-        films: Of the cohort, each read by two of the panel of eight.
+        films: Of the cohort.
         passes: Over the training films, of maps; scanpaths have twice as many.
         resolution: Height and width of the working images.
+        max_side: Longest side of the simulated films in pixels.
+        readings: Of each film, by as many of the panel of eight.
+        test_fraction: Share of the films that are tested.
+        val_fraction: Share of the films that are validated on.
     """
 
     films: int
     passes: int
     resolution: str
+    max_side: int = 128
+    readings: int = 2
+    test_fraction: float = 0.25
+    val_fraction: float = 0.1
 
 
 SIZES = {
     "tiny": Size(40, 1, "[64,64]"),
     "reduced": Size(800, 24, "[96,64]"),
     "full": Size(4000, 40, "[160,128]"),
+    "many": Size(12800, 5, "[192,128]", max_side=256, readings=4, test_fraction=0.03125, val_fraction=0.015625),
 }
 #: Options of all stages.
 COMMON = [
     "--data.loader.num_workers=0",
     "--data.split.method=patient",
-    f"--data.split.test_fraction={TEST_FRACTION}",
     # The law is one of fixations: a wide Gaussian blurs away what a map could say of them (docs/metrics.md).
     "--data.gaze.sigma=0.5",
     # Labels are not trained on; a class may be missing from a small split.
@@ -77,6 +87,21 @@ FULL_RESOLUTION = (
     "--model.network.encoder.name=res-se",
     "--model.network.encoder.options={widths: [24, 32, 32, 48, 64]}",
 )
+#: For many films: six levels, the finest at full resolution; films are not changed at random, and a reading's reader is
+#: seldom withheld.
+FOR_MANY_FILMS = (
+    "--model.network.encoder.name=res-se",
+    "--model.network.encoder.options={widths: [16, 32, 48, 64, 96, 128]}",
+    "--model.network.width=64",
+    "--model.network.dropout=0",
+    "--model.network.unknown_share=0.05",
+    "--data.augmentation.enabled=false",
+    "--data.loader.batch_size=8",
+    "--model.optimizer.lr=1.5e-3",
+    # Paths are drawn one by one; bits need none.
+    "--model.draws=0",
+)
+OFFSET = "--model.network.follow_offset=true"
 NETWORK_OF_READERS = "--model.network.readers=[{}]"
 
 
@@ -121,6 +146,8 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
         "scanpaths_regions": [stage("regions", "scanpath", 2, everybody, FINE)],
         # Most distractors are smaller than a pixel or two, which an encoder that begins at a stride of 2 blurs.
         "scanpaths_sharp": [stage("sharp", "scanpath", 2, everybody, FINE, *FULL_RESOLUTION)],
+        "scanpaths_offset": [stage("offset", "scanpath", 2, everybody, FINE, *FULL_RESOLUTION, OFFSET)],
+        "scanpaths_many": [stage("many", "scanpath", 2, everybody, FINE, *FOR_MANY_FILMS, OFFSET)],
     }[part]
     # A stage that others begin with is tested where it is an arm of its own.
     first = {"readers": "pooled_longer", "left_out": "pooled_longer"}.get(part)
@@ -128,15 +155,19 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
     return found, {name: name for name in arms}
 
 
-PARTS = ("scanpaths", "scanpaths_fine", "scanpaths_regions", "scanpaths_sharp", "maps", "readers", "left_out")
+#: The last is of a size of its own, and no part unless it is named.
+PARTS = (
+    "scanpaths", "scanpaths_fine", "scanpaths_regions", "scanpaths_sharp", "scanpaths_offset", "maps", "readers",
+    "left_out", "scanpaths_many",
+)  # fmt: skip
 
 
 def prepare(out: Path, size: Size) -> None:
     """Makes cohort and store, unless they are there."""
     cohort = out / "cohort"
     if not cohort.is_dir():
-        options = ["--difficulty=hard", "--format=manifest", f"--cases={size.films}", "--readers=2"]
-        gazelit("synth", *options, f"--seed={COHORT_SEED}", "--max_side=128", f"--out={cohort}")
+        options = ["--difficulty=hard", "--format=manifest", f"--cases={size.films}", f"--readers={size.readings}"]
+        gazelit("synth", *options, f"--seed={COHORT_SEED}", f"--max_side={size.max_side}", f"--out={cohort}")
     if not (out / "store").is_dir():
         tables = [f"--source.{name}={cohort / 'manifest' / f'{name}.csv'}" for name in ("images", "gaze")]
         options = ["--source.coordinates=normalised", "--source.labels=[Normal,CHF,pneumonia]"]
@@ -144,10 +175,11 @@ def prepare(out: Path, size: Size) -> None:
         gazelit("prepare", "--source=Manifest", *tables, *options)
 
 
-def train(out: Path, part: str, size: Size, seeds: int, jobs: int) -> None:
-    """Runs a part, or goes on with it; ``jobs`` seeds at the same time."""
+def train(out: Path, part: str, size: Size, seeds: int, jobs: int, options: Sequence[str] = ()) -> None:
+    """Runs a part, or goes on with it; ``jobs`` seeds at the same time, with further ``options`` of every stage."""
     found, arms = stages(part, size.passes)
-    pipeline = {"stages": found, "arms": arms, "seeds": seeds, "overrides": COMMON}
+    split = [f"--data.split.{name}={getattr(size, name)}" for name in ("test_fraction", "val_fraction")]
+    pipeline = {"stages": found, "arms": arms, "seeds": seeds, "overrides": [*COMMON, *split, *options]}
     file = out / f"{part}.yaml"
     file.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
     gazelit("run", file, f"--store={out / 'store'}", f"--out={out / 'runs' / part}", f"--jobs={jobs}")
@@ -248,6 +280,16 @@ QUESTIONS: dict[str, list[Question]] = {
         Question("bits a fixation over the centre bias", "sharp", column("scanpath_bits")),
         Question("share of the oracle's bits, reader known", "sharp", share(ORACLE_OF_READER)),
         *less_than("an encoder that begins at a stride of 2", "sharp", "scanpaths_regions", "regions"),
+    ],
+    "scanpaths_offset": [
+        Question("bits a fixation over the centre bias", "offset", column("scanpath_bits")),
+        Question("share of the oracle's bits, reader known", "offset", share(ORACLE_OF_READER)),
+        *less_than("a network that does not follow the tracker's error", "offset", "scanpaths_sharp", "sharp"),
+    ],
+    "scanpaths_many": [
+        Question("bits a fixation over the centre bias", "many", column("scanpath_bits")),
+        Question("share of the oracle's bits, reader known", "many", share(ORACLE_OF_READER)),
+        Question("bits less the static map's", "many", column("scanpath_bits"), of_yardstick(IID, "scanpath_bits")),
     ],
     "maps": [
         Question(
@@ -353,17 +395,21 @@ def write_tables(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:-1])
     parser.add_argument("--size", choices=list(SIZES), default="reduced")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="seeds that are trained at the same time")
+    parser.add_argument("--passes", type=int, help="over the training films, of maps; those of the size unless given")
+    parser.add_argument("--option", action="append", default=[], help="a further option of every stage; repeatable")
     parser.add_argument("--report", action="store_true", help="write the tables of what is finished, and train nothing")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    size = SIZES[options.size]
+    size = replace(size, passes=options.passes or size.passes)
     if not options.report:
-        prepare(options.out, SIZES[options.size])
+        prepare(options.out, size)
         for part in options.parts:
-            train(options.out, part, SIZES[options.size], options.seeds, options.jobs)
+            train(options.out, part, size, options.seeds, options.jobs, options.option)
     write_tables(options.out)
 
 

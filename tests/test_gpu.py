@@ -110,3 +110,37 @@ def test_the_metrics_are_those_of_the_cpu(store):
     on_gpu = values_at_test(*(each.cuda() for each in maps), bias, ["mit", "reference"])
     for name, value in on_cpu.items():
         assert np.allclose(on_gpu[name].cpu(), value, rtol=1e-5, atol=1e-5, equal_nan=True), name
+
+
+def test_an_encoder_with_adapters_is_sharded_and_its_checkpoint_is_whole(store, run_gazelit, tmp_path):
+    options = [
+        "--model.network.encoder.name=tu-vit_small_patch14_dinov2", "--model.network.encoder.weights=null",
+        "--model.network.encoder.options={embed_dim: 32, depth: 2, num_heads: 2, img_size: 56}",
+        "--model.network.encoder.lora.rank=2",
+    ]  # fmt: skip
+    sharded = [
+        "--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=1",
+        "--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false",
+    ]  # fmt: skip
+    one_step = ["--trainer.limit_train_batches=1", "--data.augmentation.enabled=false", "--trainer.precision=32-true"]
+    states = []
+    for folder, strategy in (("alone", []), ("sharded", sharded)):
+        fit(run_gazelit, f"{QUICK}stage3.yaml", store, *options, *one_step, *strategy, folder=folder)
+        states.append(torch.load(tmp_path / folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    torch.distributed.destroy_process_group()
+    adapters = [key for key in states[0] if key.endswith((".up", ".down"))]
+    assert adapters
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        assert torch.allclose(value.float(), states[1][key].float(), rtol=1e-3, atol=1e-4), key
+
+
+def test_embedded_features_are_those_of_the_cpu(store, run_gazelit, tmp_path):
+    torch.manual_seed(0)
+    ckpt = save_untrained(tmp_path / "joint.ckpt", DualEncoderUNet(**PARTS), GazeDataModule(str(store)).provenance)
+    for kind in ("pooled", "map"):
+        for device in ("cpu", "cuda"):
+            out = tmp_path / f"{kind}-{device}"
+            run_gazelit("embed", str(store), f"--ckpt={ckpt}", f"--out={out}", f"--kind={kind}", f"--device={device}")
+        on_cpu, on_gpu = (np.load(tmp_path / f"{kind}-{device}" / "features.npy") for device in ("cpu", "cuda"))
+        assert np.allclose(on_gpu, on_cpu, rtol=1e-2, atol=1e-3 * np.abs(on_cpu).max())

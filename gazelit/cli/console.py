@@ -13,6 +13,7 @@ HARMLESS = {
     r"Found \d+ module\(s\) in eval mode at the start of training": "frozen components are meant to be",
     r"The number of training batches .* is smaller than the logging interval": "values are logged once an epoch",
     r"Checkpoint directory .* exists and is not empty": "a resumed run goes on in its folder",
+    r"FSDP2-wrapped module .* returned a view tensor": "parts hand their maps on; nothing changes a map in place",
     r"The '?\w+'? ?does not have many workers": "the number is configured; one core has no use for more",
 }
 #: Parts of log messages that are adverts, repeat the configuration, or say that there is no TPU.

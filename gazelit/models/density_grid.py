@@ -62,6 +62,28 @@ def log_density_at(log_chance: Tensor, position: Tensor, stride: int) -> Tensor:
     return terms.flatten(-2).logsumexp(-1) - 2 * math.log(stride)
 
 
+def moved(log_chance: Tensor, offset: Tensor, stride: int) -> Tensor:
+    """Grids moved by some pixels: logarithms are interpolated, so that a Gaussian keeps its width.
+
+    Args:
+        log_chance: (…, h, w) float32 logarithm of the cells' chances.
+        offset: (…, 2) x, y in pixels, one for each grid.
+        stride: Side of a cell.
+
+    Returns:
+        (…, h, w), normalised; beyond the border a grid goes on as at the border.
+    """
+    with torch.autocast(log_chance.device.type, enabled=False):
+        across, down = (
+            hats(
+                torch.arange(cells, device=offset.device) * stride + (stride - 1) / 2 - offset[..., axis, None],
+                cells, stride,
+            )
+            for axis, cells in ((0, log_chance.shape[-1]), (1, log_chance.shape[-2]))
+        )  # fmt: skip
+        return (down @ log_chance @ across.mT).flatten(-2).log_softmax(-1).view_as(log_chance)
+
+
 def on_pixels(chance: Tensor, stride: int) -> Tensor:
     """The density at the pixels: (…, h, w) to (…, h · stride, w · stride), of the same sum."""
     down, across = (

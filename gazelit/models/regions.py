@@ -38,12 +38,14 @@ class RegionMaps(NamedTuple):
         log_size: (S, K) float32, the region's part in the static map, as a logarithm.
         token: (S, K, width) what a region is: its own vector and the film's features there.
         centre: (S, K, 2) float32 x, y in pixels.
+        variance: (S, K) float32 of where the eye lands, along an axis (square pixels, mean of both axes).
     """
 
     chance: Tensor
     log_size: Tensor
     token: Tensor
     centre: Tensor
+    variance: Tensor
 
     def rows(self, rows: Tensor) -> RegionMaps:
         """The regions of some of the films, or of films several times."""
@@ -99,11 +101,13 @@ class Regions(nn.Module):
             log_size = logits.flatten(2).logsumexp(-1)
             chance = (logits - log_size[..., None, None]).exp()
             flat = chance.flatten(2)
-            centre = torch.stack(
-                [chance.sum(2) @ self._pixels(chance.shape[-1]), chance.sum(3) @ self._pixels(chance.shape[-2])], -1
-            )
+            axes = [(chance.sum(2), self._pixels(chance.shape[-1])), (chance.sum(3), self._pixels(chance.shape[-2]))]
+            centre = torch.stack([marginal @ pixels for marginal, pixels in axes], -1)
+            squares = torch.stack([marginal @ pixels.square() for marginal, pixels in axes], -1) - centre.square()
+            # A region of a single cell is as wide as the cell, whose hat function has this variance.
+            variance = squares.mean(-1).clamp(min=0) + self.stride**2 / 6
             seen = (flat @ features.float().flatten(2).mT).to(self.own.dtype)
-            return RegionMaps(chance, log_size, self.own + self.content(seen), centre)
+            return RegionMaps(chance, log_size, self.own + self.content(seen), centre, variance)
 
     def _pixels(self, cells: int) -> Tensor:
         """Middles of cells along an axis, in pixels."""
@@ -142,12 +146,16 @@ class Regions(nn.Module):
 
     def _seen(self, maps: RegionMaps, number: Tensor, sequences: Sequences) -> Tensor:
         """What regions have lost or gained by being seen, (S, N, K): each look counts for the regions it may be in."""
-        chance = at_positions(maps.chance, sequences.position, self.stride) * maps.log_size.softmax(-1)[:, None]
-        share = chance / chance.sum(-1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
         lag = number[:, None] - torch.arange(sequences.valid.shape[1], device=number.device) - 1
         height = self.lag(lag.clamp(min=0)).float().masked_fill((lag < 0)[..., None], 0.0)
-        share = share * sequences.valid[..., None]
+        share = self.share(maps, sequences)
         return torch.einsum("ntm,stk,skm->snk", height, share, self.kind(maps.token).float())
+
+    def share(self, maps: RegionMaps, sequences: Sequences) -> Tensor:
+        """Chance that each fixation was about each region, by its place alone, (S, T, K) float32; 0 for padding."""
+        chance = at_positions(maps.chance, sequences.position, self.stride) * maps.log_size.softmax(-1)[:, None]
+        share = chance / chance.sum(-1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
+        return share * sequences.valid[..., None]
 
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:
         """What regions gain by being near the last fixation, (S, N, K); nothing before the first."""

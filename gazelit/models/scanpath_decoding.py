@@ -121,6 +121,8 @@ class _Path:
         self.network, self.features, self.film_map = network, features, network.film_map(features)
         self.reader, self.finding = reader, finding
         self.position = features.new_zeros(len(features), 0, 2, dtype=torch.float32)
+        #: What was looked at: the recorded positions without the tracker's error, as estimated before each.
+        self._looks = self.position
         self.seconds = self.position.new_zeros(len(features), 0)
         history, nothing = network.history, features.new_zeros(len(features), 0, features.shape[1])
         conditions = Sequences.alone(self.position, self.seconds, reader, finding)
@@ -137,36 +139,46 @@ class _Path:
     def ahead(self) -> tuple[Tensor, Tensor]:
         """Log-chances of the next cells (S, h, w), and the chance that there is no next fixation (S,)."""
         head, count = self.network.next_fixation, self.position.shape[1]
-        sequences = Sequences.alone(self.position, self.seconds, self.reader, self.finding)
+        sequences = Sequences.alone(self._looks, self.seconds, self.reader, self.finding)
         before = self._state[:, None]
         static = self.network.weighed(self.film_map, before, sequences, count)
         log_chance = head.log_chances(
             before, self._after, static, self.features, sequences, self.network.map_stride, count
         )
-        return log_chance[:, 0], head.stop(self._state)[:, 0].float().sigmoid()
+        log_chance = self.network.recorded(log_chance[:, 0], self._offset())
+        return log_chance, head.stop(self._state)[:, 0].float().sigmoid()
+
+    def _offset(self) -> Tensor:
+        """The tracker's error after the fixations so far, (S, 2) pixels."""
+        recorded = Sequences.alone(self.position, self.seconds, self.reader, self.finding)
+        return self.network.offsets(self.film_map, recorded)[:, -1]
 
     def duration(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-spread of the logarithm of the next duration, if the next place is ``position`` (S, 2)."""
-        seen = at_positions(self.features, position[:, None], self.network.map_stride)
+        looks = (position - self._offset())[:, None]
+        seen = at_positions(self.features, looks, self.network.map_stride)
         mean, spread = self.network.next_fixation.durations(self._state[:, None], seen)
         return mean[:, 0], spread[:, 0]
 
     def add(self, position: Tensor, seconds: Tensor) -> None:
         """Appends a fixation to each."""
+        look = position.float() - self._offset()
+        self._looks = torch.cat([self._looks, look[:, None]], dim=1)
         self.position = torch.cat([self.position, position[:, None].float()], dim=1)
         self.seconds = torch.cat([self.seconds, seconds[:, None].float()], dim=1)
         stride, rows, columns = self.network.map_stride, *self.features.shape[-2:]
-        seen = at_positions(self.features, self.position[:, -1:], stride)
+        seen = at_positions(self.features, self._looks[:, -1:], stride)
         # The fixation before is needed for the distance that the gaze has moved.
         seen = seen.expand(-1, min(2, self.position.shape[1]), -1)
         size = rows * stride, columns * stride
-        tokens = self.network.history.tokens(self.position[:, -2:], self.seconds[:, -2:], seen, size)
+        tokens = self.network.history.tokens(self._looks[:, -2:], self.seconds[:, -2:], seen, size)
         self._see(tokens[:, -1])
         self._after = torch.cat([self._after, self._state[:, None]], dim=1)
 
     def take(self, rows: Tensor) -> None:
         """Continues with some of the paths; a path may occur several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
+        self._looks = self._looks[rows]
         self.features, self.film_map, self._whole = self.features[rows], self.film_map.rows(rows), self._whole[rows]
         self.reader, self.finding = self.reader[rows], self.finding[rows]
         self._after, self._inputs = self._after[rows], [each[rows] for each in self._inputs]

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from gazelit.errors import InputError
 from gazelit.models.decoder import conv_bn_relu
-from gazelit.models.density_grid import at_positions, log_density_at
+from gazelit.models.density_grid import at_positions, log_density_at, moved
 from gazelit.models.encoder import Encoder
 from gazelit.models.heads import enlarged
 from gazelit.models.history import LOG_MEDIAN, SHORTEST, History
 from gazelit.models.network import Network
+from gazelit.models.offset import Offset
 from gazelit.models.regions import RegionMaps, Regions
 from gazelit.models.registry import EncoderSpec, build_encoder
 from gazelit.models.sequences import Sequences
@@ -38,7 +39,9 @@ class ScanpathNetwork(Network):
     sum of three terms: a static map, as the history weighs its regions if any are learned
     (:mod:`gazelit.models.regions`); the product of the history's state with the film's features, as in attention; and
     Gaussians about each past fixation, whose widths are learned and whose heights depend on state and lag: saccades
-    favour near places, and seen places are inhibited or revisited. A reading's steps are trained in one pass.
+    favour near places, and seen places are inhibited or revisited. If the tracker's constant error is followed
+    (:mod:`gazelit.models.offset`), all of this is about the places that were looked at, and the density is moved to
+    where the tracker will record them. A reading's steps are trained in one pass.
 
     The parts are those of DeepGaze III (Kümmerer, Bethge and Wallis, J Vis 2022: a static map and history as
     distances) and of TPP-Gaze (D'Amelio et al., arXiv 2410.23409: durations as a point process), with attention in
@@ -58,6 +61,8 @@ class ScanpathNetwork(Network):
         dropout: Of the transformer.
         regions: Regions of the film that are learned and that history weighs (:mod:`gazelit.models.regions`); 1 is the
             static map alone.
+        follow_offset: Whether the tracker's constant error of each reading is estimated from its fixations so far;
+            needs regions.
 
     Raises:
         InputError: The encoder has no map at ``map_stride``, a name repeats, or a number is impossible.
@@ -76,6 +81,7 @@ class ScanpathNetwork(Network):
         unknown_share: float = 0.2,
         dropout: float = 0.1,
         regions: int = 1,
+        follow_offset: bool = False,
     ) -> None:
         super().__init__()
         spec = EncoderSpec.of(encoder)
@@ -91,6 +97,7 @@ class ScanpathNetwork(Network):
             "unknown_share": unknown_share,
             "dropout": dropout,
             "regions": regions,
+            "follow_offset": follow_offset,
         }
         for name, names in (("readers", readers), ("findings", findings)):
             if len(set(names)) < len(names):
@@ -101,6 +108,8 @@ class ScanpathNetwork(Network):
             raise InputError(f"width, layers and longest must be above 0 and heads divide width, not {width} / {heads}")
         if regions < 1:
             raise InputError(f"regions: must be at least 1, not {regions}")
+        if follow_offset and regions == 1:
+            raise InputError("follow_offset: needs regions, by which the error is told; set regions to 2 or more")
         self.encoder = build_encoder(spec)
         if map_stride not in self.encoder.strides:
             known = ", ".join(map(str, self.encoder.strides))
@@ -110,6 +119,7 @@ class ScanpathNetwork(Network):
         self.neck = Neck(self.encoder, map_stride, width)
         self.static_head = nn.Conv2d(width, 1, 1) if regions == 1 else None
         self.regions = Regions(regions, width, longest, map_stride) if regions > 1 else None
+        self.offset = Offset(len(readers)) if follow_offset else None
         self.history = History(width, layers, heads, longest, len(readers), len(findings), unknown_share, dropout)
         self.next_fixation = NextFixation(width, longest)
         shared = {"width": width, "map_stride": map_stride}
@@ -118,6 +128,7 @@ class ScanpathNetwork(Network):
             "neck": {**shared, "encoder": spec.name, "options": spec.options},
             **({"static_head": {"in_channels": width, "kernel": 1}} if regions == 1 else
                {"regions": {**shared, "regions": regions, "longest": longest}}),
+            **({"offset": {"readers": list(readers)}} if follow_offset else {}),
             "history": {**shared, **{key: self.arguments[key] for key in ("layers", "heads", "longest", "readers",
                                                                          "findings")}},
             "next_fixation": {**shared, "longest": longest},
@@ -143,17 +154,20 @@ class ScanpathNetwork(Network):
     def of_features(self, features: Tensor, sequences: Sequences) -> dict[str, Tensor]:
         """The outputs of :meth:`forward`, from those of :meth:`film_features`."""
         film_map = self.film_map(features)
-        of_reading = features[sequences.film]
-        state = self.history(sequences, of_reading, self.map_stride)
+        of_reading, map_of_reading = features[sequences.film], film_map.rows(sequences.film)
+        offset = self.offsets(map_of_reading, sequences)[:, :-1]
+        looks = sequences._replace(position=sequences.position - offset)
+        state = self.history(looks, of_reading, self.map_stride)
         log_chance = self.next_fixation.log_chances(
             state[:, :-1],
             state[:, 1:],
-            self.weighed(film_map.rows(sequences.film), state[:, :-1], sequences),
+            self.weighed(map_of_reading, state[:, :-1], looks),
             of_reading,
-            sequences,
+            looks,
             self.map_stride,
         )
-        seen = at_positions(of_reading, sequences.position, self.map_stride)
+        log_chance = self.recorded(log_chance, offset)
+        seen = at_positions(of_reading, looks.position, self.map_stride)
         log_median, log_spread = self.next_fixation.durations(state[:, :-1], seen)
         stop = self.next_fixation.stop(state[:, 1:])[..., 0].float()
         log_place = log_density_at(log_chance, sequences.position, self.map_stride)
@@ -200,6 +214,22 @@ class ScanpathNetwork(Network):
         if self.regions is None or film_map.regions is None:
             return film_map.logits
         return film_map.regions.log_chance(self.regions.log_weights(film_map.regions, before, sequences, first))
+
+    def offsets(self, film_map: FilmMap, sequences: Sequences) -> Tensor:
+        """The tracker's error before each fixation and after the last, (S, T + 1, 2) pixels; 0 unless it is followed.
+
+        Args:
+            film_map: Of each reading's film.
+            sequences: The readings, as recorded.
+        """
+        if self.offset is None or self.regions is None or film_map.regions is None:
+            count, length = sequences.valid.shape
+            return sequences.position.new_zeros(count, length + 1, 2)
+        return self.offset(self.regions, film_map.regions, sequences)
+
+    def recorded(self, log_chance: Tensor, offset: Tensor) -> Tensor:
+        """Where the tracker will record a look: (…, h, w) of the film and (…, 2) pixels to (…, h, w)."""
+        return log_chance if self.offset is None else moved(log_chance, offset, self.map_stride)
 
     def middle(self, x: Tensor) -> Sequences:
         """For each film a path of one fixation at its middle, of an unknown reader."""

@@ -26,7 +26,7 @@ def patches(films):
         row, column = divmod(number, 2)
         chance[number, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 1 / 16
     middle = torch.tensor([[7.5, 7.5], [23.5, 7.5], [7.5, 23.5], [23.5, 23.5]])
-    whole = (chance, torch.zeros(4), torch.eye(4).repeat(1, 4), middle)
+    whole = (chance, torch.zeros(4), torch.eye(4).repeat(1, 4), middle, torch.full((4,), 20.0))
     return RegionMaps(*(part.expand(films, *part.shape) for part in whole))
 
 
@@ -71,7 +71,7 @@ def test_the_next_region_is_a_neighbour_of_the_last():
 def test_the_mixture_is_the_weighted_sum_of_the_regions():
     maps = RegionMaps(
         torch.rand(2, 3, 4, 5).flatten(2).softmax(-1).view(2, 3, 4, 5),
-        torch.zeros(2, 3), torch.zeros(2, 3, 8), torch.zeros(2, 3, 2),
+        torch.zeros(2, 3), torch.zeros(2, 3, 8), torch.zeros(2, 3, 2), torch.ones(2, 3),
     )  # fmt: skip
     weight = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
     found = maps.log_chance(weight.log()[:, None])[:, 0].exp()

@@ -16,16 +16,21 @@ from gazelit.models.sequences import Sequences
 STRIDE = 8
 
 
-@pytest.fixture(scope="module", params=[1, 6], ids=["one map", "regions"])
+@pytest.fixture(scope="module", params=[(1, False), (6, False), (6, True)], ids=["one map", "regions", "offset"])
 def network(request):
     torch.manual_seed(0)
-    options = {"map_stride": STRIDE, "width": 16, "layers": 2, "heads": 2, "longest": 12, "regions": request.param}
+    regions, follow_offset = request.param
+    options = {"map_stride": STRIDE, "width": 16, "layers": 2, "heads": 2, "longest": 12}
+    options |= {"regions": regions, "follow_offset": follow_offset}
     made = ScanpathNetwork(EncoderSpec("densenet-small"), readers=["a", "b"], findings=["nodule"], **options).eval()
     with torch.no_grad():
         # All weights differ from their neutral start, as after a training.
-        for part in (made.next_fixation, made.regions or made.static_head):
+        for part in (made.next_fixation, made.regions or made.static_head, *([made.offset] if follow_offset else [])):
             for parameter in part.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
+        if follow_offset:
+            # Errors of several pixels.
+            made.offset.log_spread.add_(3.0)
         made.next_fixation.stop.bias.fill_(-1.0)
     return made
 

@@ -1,0 +1,55 @@
+"""The tracker's constant error of a reading, estimated as the reading goes on and taken off its positions.
+
+A calibrated tracker still errs by some tenths of a degree, in one direction throughout a recording (Hornof and
+Halverson, Behav Res Methods 2002), and the film's organs tell in which. If the eye lands in region k with mean c and
+variance v, and the error has a normal prior about the reader's own mean, then the error's mean after some fixations is
+that of the Kalman filter: each fixation's distance from c, weighted by 1 / v and by the chance that it was about k.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gazelit.models.regions import RegionMaps, Regions
+from gazelit.models.sequences import Sequences
+
+#: Spread of the error before training, as a share of the film's longer side.
+_SPREAD = 0.005
+
+
+class Offset(nn.Module):
+    """Estimates, before each fixation, how far the tracker is off; sums are in float32.
+
+    Args:
+        readers: Number of readers that are learned; entry 0 is an unknown reader.
+    """
+
+    def __init__(self, readers: int) -> None:
+        super().__init__()
+        self.mean = nn.Embedding(readers + 1, 2)
+        self.log_spread = nn.Parameter(torch.zeros(2))
+        nn.init.zeros_(self.mean.weight)
+
+    def forward(self, regions: Regions, maps: RegionMaps, sequences: Sequences) -> Tensor:
+        """The error before each fixation of S readings of T fixations, and after the last.
+
+        Args:
+            regions: Tells which region a fixation is about.
+            maps: Of each reading's film.
+            sequences: The readings, as recorded.
+
+        Returns:
+            (S, T + 1, 2) float32 x, y in pixels, to be taken off what is recorded.
+        """
+        with torch.autocast(maps.chance.device.type, enabled=False):
+            share = regions.share(maps, sequences) / maps.variance[:, None]
+            known = share.sum(-1, keepdim=True)
+            pull = known * sequences.position.float() - share @ maps.centre
+            longer = regions.stride * max(maps.chance.shape[-2:])
+            certainty = (-2 * self.log_spread.float()).exp() / (_SPREAD * longer) ** 2
+            prior = self.mean(sequences.reader).float()[:, None] * (_SPREAD * longer)
+            # Sums over the fixations before each, as a product: a running sum has no deterministic form on CUDA.
+            length = known.shape[1]
+            earlier = known.new_ones(length + 1, length).tril(-1)
+            return (earlier @ pull + certainty * prior) / (earlier @ known + certainty)
