@@ -69,7 +69,7 @@ SIZES = {
     "tiny": Size(40, 1, "[64,64]"),
     "reduced": Size(800, 24, "[96,64]"),
     "full": Size(4000, 40, "[160,128]"),
-    "many": Size(12800, 5, "[192,128]", max_side=256, readings=4, test_fraction=0.03125, val_fraction=0.015625),
+    "many": Size(12800, 5, "[192,128]", max_side=256, readings=4, test_fraction=0.015625, val_fraction=0.015625),
 }
 #: Options of all stages.
 COMMON = [

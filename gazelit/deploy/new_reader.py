@@ -43,10 +43,11 @@ def adapt_reader(
 ) -> None:
     """Writes a checkpoint that also has a new reader, learned from k readings.
 
-    In a model of scanpaths or of maps by reader only the new reader's vector is fitted, by maximum a posteriori: the
-    likelihood of the k readings' fixations, and a Gaussian prior about the unknown reader's vector with the spread of
-    the known readers' vectors. The k readings are of films of the training split, which the model may have seen with
-    other readers; the reader's readings of the test split only measure the gain.
+    In a model of scanpaths or of maps by reader only the new reader's vector (and the mean error of the tracker with
+    this reader, if the model follows it) is fitted, by maximum a posteriori: the likelihood of the k readings'
+    fixations, and a Gaussian prior about the unknown reader's vector with the spread of the known readers' vectors. The
+    k readings are of films of the training split, which the model may have seen with other readers; the reader's
+    readings of the test split only measure the gain.
 
     Args:
         ckpt: A checkpoint of the stage ``scanpath`` or ``reader_conditional``.
@@ -104,39 +105,44 @@ def adapt_reader(
     )  # fmt: skip
 
 
-def table_of(network: ScanpathNetwork | ReaderUNet) -> nn.Embedding:
-    """The vectors of a network's readers; entry 0 is that of an unknown reader."""
-    return network.history.reader if isinstance(network, ScanpathNetwork) else network.reader_film.table
+def tables_of(network: ScanpathNetwork | ReaderUNet) -> list[nn.Embedding]:
+    """What a network has for each reader; entry 0 is that of an unknown reader."""
+    if isinstance(network, ReaderUNet):
+        return [network.reader_film.table]
+    return [network.history.reader, *([] if network.offset is None else [network.offset.mean])]
 
 
 def with_reader(network: ScanpathNetwork | ReaderUNet, name: str) -> ScanpathNetwork | ReaderUNet:
-    """The same network with one more reader, whose vector is that of an unknown reader until it is fitted."""
+    """The same network with one more reader, whose vectors are those of an unknown reader until they are fitted."""
     config = network.config
     arguments = {**config["init_args"], "readers": [*network.readers, name]}
     grown = rebuild({**config, "init_args": arguments})
     assert isinstance(grown, (ScanpathNetwork, ReaderUNet))
-    state, weight = network.state_dict(), table_of(network).weight
-    key = next(key for key, value in state.items() if value.data_ptr() == weight.data_ptr())
-    state[key] = torch.cat([weight.detach(), weight.detach()[:1]])
+    state = network.state_dict()
+    for weight in (table.weight.detach() for table in tables_of(network)):
+        key = next(key for key, value in state.items() if value.data_ptr() == weight.data_ptr())
+        state[key] = torch.cat([weight, weight[:1]])
     grown.load_state_dict(state)
     return grown
 
 
 def fit_reader(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor]) -> None:
-    """Fits the last reader's vector to the readings of a batch of films, in place."""
-    table = table_of(network)
+    """Fits the last reader's vectors to the readings of a batch of films, in place."""
+    weights = [table.weight for table in tables_of(network)]
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    table.weight.requires_grad_(True)
-    unknown = table.weight.detach()[0].clone()
-    spread = table.weight.detach()[1:-1].std(correction=0).clamp(min=1e-3)
+    for weight in weights:
+        weight.requires_grad_(True)
+    unknown = [weight.detach()[0].clone() for weight in weights]
+    spreads = [weight.detach()[1:-1].std(correction=0).clamp(min=1e-3) for weight in weights]
     # The other rows are not used: their gradient is zero, and Adam does not change them.
-    optimizer = torch.optim.Adam([table.weight], lr=RATE)
+    optimizer = torch.optim.Adam(weights, lr=RATE)
     likelihood = likelihood_of(network, batch)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        prior = 0.5 * ((table.weight[-1] - unknown) / spread).square().sum()
-        torch.autograd.backward(prior - likelihood(len(network.readers), True).sum())
+        away = zip(weights, unknown, spreads, strict=True)
+        prior = torch.stack([0.5 * ((weight[-1] - mean) / spread).square().sum() for weight, mean, spread in away])
+        torch.autograd.backward(prior.sum() - likelihood(len(network.readers), True).sum())
         optimizer.step()
 
 
@@ -157,7 +163,7 @@ def likelihood_of(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor
         A function of the reader's number in the network's table and of whether durations and ends count, too: (N,)
         nats a fixation, per square pixel.
     """
-    device = table_of(network).weight.device
+    device = tables_of(network)[0].weight.device
     batch = {name: value.to(device) for name, value in batch.items()}
     unknown = torch.zeros(1, dtype=torch.int64)
     if isinstance(network, ScanpathNetwork):
