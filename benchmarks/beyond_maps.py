@@ -146,7 +146,7 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
         "scanpaths_regions": [stage("regions", "scanpath", 2, everybody, FINE)],
         # Most distractors are smaller than a pixel or two, which an encoder that begins at a stride of 2 blurs.
         "scanpaths_sharp": [stage("sharp", "scanpath", 2, everybody, FINE, *FULL_RESOLUTION)],
-        "scanpaths_offset": [stage("offset", "scanpath", 2, everybody, FINE, *FULL_RESOLUTION, OFFSET)],
+        "scanpaths_offset": [stage("offset", "scanpath", 2, everybody, FINE, OFFSET)],
         "scanpaths_many": [stage("many", "scanpath", 2, everybody, FINE, *FOR_MANY_FILMS, OFFSET)],
     }[part]
     # A stage that others begin with is tested where it is an arm of its own.
@@ -284,7 +284,7 @@ QUESTIONS: dict[str, list[Question]] = {
     "scanpaths_offset": [
         Question("bits a fixation over the centre bias", "offset", column("scanpath_bits")),
         Question("share of the oracle's bits, reader known", "offset", share(ORACLE_OF_READER)),
-        *less_than("a network that does not follow the tracker's error", "offset", "scanpaths_sharp", "sharp"),
+        *less_than("a network that does not follow the tracker's error", "offset", "scanpaths_regions", "regions"),
     ],
     "scanpaths_many": [
         Question("bits a fixation over the centre bias", "many", column("scanpath_bits")),
