@@ -71,15 +71,23 @@ SIZES = {
     "full": Size(4000, 40, "[160,128]"),
     "many": Size(12800, 5, "[192,128]", max_side=256, readings=4, test_fraction=0.015625, val_fraction=0.015625),
 }
-#: Options of all stages.
-COMMON = [
-    "--data.loader.num_workers=0",
-    "--data.split.method=patient",
-    # The law is one of fixations: a wide Gaussian blurs away what a map could say of them (docs/metrics.md).
-    "--data.gaze.sigma=0.5",
-    # Labels are not trained on; a class may be missing from a small split.
-    "--data.split.allow_empty=true",
-]
+
+
+def common(size: Size) -> list[str]:
+    """Options of all stages."""
+    fractions = [f"--data.split.val_fraction={size.val_fraction}"] if size.val_fraction != Size.val_fraction else []
+    return [
+        "--data.loader.num_workers=0",
+        "--data.split.method=patient",
+        f"--data.split.test_fraction={size.test_fraction}",
+        *fractions,
+        # The law is one of fixations: a wide Gaussian blurs away what a map could say of them (docs/metrics.md).
+        "--data.gaze.sigma=0.5",
+        # Labels are not trained on; a class may be missing from a small split.
+        "--data.split.allow_empty=true",
+    ]
+
+
 #: The first two parts were measured before there were regions.
 ONE_MAP, FINE = "--model.network.regions=1", "--model.network.map_stride=2"
 #: An encoder as large as the quick preset's (199,000 and 183,000 parameters) whose finest level is at full resolution.
@@ -178,8 +186,7 @@ def prepare(out: Path, size: Size) -> None:
 def train(out: Path, part: str, size: Size, seeds: int, jobs: int, options: Sequence[str] = ()) -> None:
     """Runs a part, or goes on with it; ``jobs`` seeds at the same time, with further ``options`` of every stage."""
     found, arms = stages(part, size.passes)
-    split = [f"--data.split.{name}={getattr(size, name)}" for name in ("test_fraction", "val_fraction")]
-    pipeline = {"stages": found, "arms": arms, "seeds": seeds, "overrides": [*COMMON, *split, *options]}
+    pipeline = {"stages": found, "arms": arms, "seeds": seeds, "overrides": [*common(size), *options]}
     file = out / f"{part}.yaml"
     file.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
     gazelit("run", file, f"--store={out / 'store'}", f"--out={out / 'runs' / part}", f"--jobs={jobs}")
