@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
 from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.film_sketch import FilmSketch
 from gazelit.models.regions import RegionMaps
-from gazelit.models.scanpath_net import ScanpathNetwork
 
 #: Regions with a smaller share of the static map are not drawn.
 SMALLEST_SHARE = 0.005
@@ -65,17 +61,6 @@ def on_film(maps: RegionMaps, stride: int, box: Letterbox) -> FilmRegions:
     side = box.to_original(np.full((1, 2), float(stride))) - box.to_original(np.zeros((1, 2)))
     share = maps.log_size[0].double().softmax(0).cpu().numpy()
     return FilmRegions(box.to_original((centre + 0.5) * stride - 0.5), np.sqrt(cells * side.prod() / np.pi), share)
-
-
-def regions_of(network: nn.Module, images: Tensor, boxes: Sequence[Letterbox]) -> list[FilmRegions | None]:
-    """The regions of a batch of films (B, 1, H, W); None each of a network that has learned none."""
-    if not isinstance(network, ScanpathNetwork) or network.regions is None:
-        return [None] * len(boxes)
-    with torch.inference_mode():
-        maps = network.film_map(network.film_features(images)).regions
-    assert maps is not None
-    rows = (maps.rows(torch.tensor([row], device=images.device)) for row in range(len(boxes)))
-    return [on_film(film, network.map_stride, box) for film, box in zip(rows, boxes, strict=True)]
 
 
 def draw_regions(film: NDArray[np.uint8], regions: FilmRegions, shape: tuple[int, int]) -> Image.Image:

@@ -15,17 +15,19 @@ from torch import Tensor
 from gazelit.checkpoints import stamps
 from gazelit.data.images.dicom import MAX_PIXELS
 from gazelit.data.images.film_intake import Film, FilmIntake
+from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.checks import check_classes, check_size, to_device
-from gazelit.deploy.film_regions import regions_of
+from gazelit.deploy.film_regions import FilmRegions, on_film
 from gazelit.deploy.guards import Guards
 from gazelit.deploy.map_warnings import map_warnings
 from gazelit.deploy.passes import OUTPUTS, Pass, mean_of, run, spread_of
 from gazelit.deploy.preparing import Preparation, Prepared
 from gazelit.deploy.reading import Reading
-from gazelit.deploy.scanpaths import scanpaths_of
+from gazelit.deploy.scanpaths import ExpectedScanpath, expected_scanpaths
 from gazelit.errors import InputError
 from gazelit.files import sha256_file
 from gazelit.models.network import Network, rebuild
+from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.weights import check_fit
 
 _CPU = torch.device("cpu")
@@ -183,22 +185,32 @@ class LoadedModel:
         images = torch.from_numpy(np.stack([film.image for film in sound]))[:, None]
         passes = self.passes(images)
         boxes = [film.record.box for film in sound]
-        paths = scanpaths_of(self.network, images.to(self.device), boxes, self.readers)
-        # A survey of a store shows neither paths nor regions, and the encoder would run once more for them.
-        regions = (
-            [None] * len(boxes) if self.readers is None else regions_of(self.network, images.to(self.device), boxes)
-        )
+        gaze = self._expected_gaze(images, boxes)
         readings = iter(
             [
-                replace(
-                    self._reading(film, [batch.row(row) for batch in passes]),
-                    scanpaths=paths[row],
-                    regions=regions[row],
-                )
-                for row, film in enumerate(sound)
+                replace(self._reading(film, [batch.row(row) for batch in passes]), scanpaths=paths, regions=regions)
+                for row, (film, (paths, regions)) in enumerate(zip(sound, gaze, strict=True))
             ]
         )
         return [film if isinstance(film, InputError) else next(readings) for film in films]
+
+    @torch.inference_mode()
+    def _expected_gaze(
+        self, images: Tensor, boxes: Sequence[Letterbox]
+    ) -> list[tuple[tuple[ExpectedScanpath, ...], FilmRegions | None]]:
+        """The expected scanpaths and the learned regions of each film of a batch; none unless readers are asked for."""
+        network, readers = self.network, self.readers
+        if readers is None or not isinstance(network, ScanpathNetwork):
+            return [((), None)] * len(boxes)
+        features = network.film_features(images.to(self.device))
+        regions = network.film_map(features).regions
+        return [
+            (
+                expected_scanpaths(network, features[row : row + 1], box, readers),
+                None if regions is None else on_film(regions.rows(slice(row, row + 1)), network.map_stride, box),
+            )
+            for row, box in enumerate(boxes)
+        ]
 
     def passes(self, images: Tensor) -> list[Pass]:
         """The outputs of each network, or of each of its passes with dropout, for a batch.

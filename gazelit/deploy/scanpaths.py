@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.film_sketch import FilmSketch
 from gazelit.errors import InputError
-from gazelit.models.scanpath_decoding import likeliest
+from gazelit.models.scanpath_decoding import likeliest_on
 from gazelit.models.scanpath_net import ScanpathNetwork
 
 #: Names all readers that a model knows.
@@ -70,20 +69,20 @@ def readers_to_show(network: nn.Module, names: Sequence[str]) -> tuple[str, ...]
 
 
 def expected_scanpaths(
-    network: ScanpathNetwork, image: Tensor, box: Letterbox, readers: Sequence[str]
+    network: ScanpathNetwork, features: Tensor, box: Letterbox, readers: Sequence[str]
 ) -> tuple[ExpectedScanpath, ...]:
     """The likeliest paths of an unknown and each known reader: :func:`gazelit.models.scanpath_decoding.likeliest`.
 
     Args:
         network: In evaluation mode.
-        image: (1, 1, H, W), the film at working resolution.
-        box: How it lies there.
+        features: (1, width, h, w) of the film, from ``network.film_features``.
+        box: How the film lies in the working image.
         readers: Names that the network knows.
     """
     found = []
     for name in (None, *readers):
         number = 0 if name is None else network.readers.index(name) + 1
-        path = likeliest(network, image, number, beams=BEAMS).double().numpy()
+        path = likeliest_on(network, features, number, beams=BEAMS).double().numpy()
         # Cells at the border of a letterboxed film may have their middle on the padding.
         xy = np.clip(box.to_original(path[:, :2]), 0, (box.width - 1, box.height - 1))
         found.append(ExpectedScanpath(name, np.column_stack([xy, path[:, 2]])))
@@ -103,15 +102,3 @@ def draw_scanpath(film: NDArray[np.uint8], scanpath: ExpectedScanpath, shape: tu
     for number, (x, y, duration) in enumerate(scanpath.path, start=1):
         sketch.circle(np.array([x, y]), number, _RADIUS * max(shape) * float(np.sqrt(duration / 0.25)))
     return sketch.picture
-
-
-def scanpaths_of(
-    network: nn.Module, images: Tensor, boxes: Sequence[Letterbox], readers: Sequence[str] | None
-) -> list[tuple[ExpectedScanpath, ...]]:
-    """The expected scanpaths of a batch of films (B, 1, H, W); none of a network that predicts no scanpaths."""
-    if readers is None or not isinstance(network, ScanpathNetwork):
-        return [()] * len(boxes)
-    with torch.inference_mode():
-        return [
-            expected_scanpaths(network, images[number : number + 1], box, readers) for number, box in enumerate(boxes)
-        ]

@@ -42,14 +42,33 @@ class Offset(nn.Module):
         Returns:
             (S, T + 1, 2) float32 x, y in pixels, to be taken off what is recorded.
         """
+        found = self.evidence(regions, maps, sequences)
+        # Sums over the fixations before each, as a product: a running sum has no deterministic form on CUDA.
+        earlier = found.new_ones(found.shape[1] + 1, found.shape[1]).tril(-1)
+        with torch.autocast(found.device.type, enabled=False):
+            return self.estimate(earlier @ found, regions, maps, sequences.reader)
+
+    def evidence(self, regions: Regions, maps: RegionMaps, sequences: Sequences) -> Tensor:
+        """What each fixation tells of the error, to be added up; arguments as in :meth:`forward`.
+
+        Returns:
+            (S, T, 3) float32: x and y of its distance from where it was expected, times its weight; and the weight.
+        """
         with torch.autocast(maps.chance.device.type, enabled=False):
-            share = regions.share(maps, sequences) / maps.variance[:, None]
-            known = share.sum(-1, keepdim=True)
-            pull = known * sequences.position.float() - share @ maps.centre
-            longer = regions.stride * max(maps.chance.shape[-2:])
-            certainty = (-2 * self.log_spread.float()).exp() / (_SPREAD * longer) ** 2
-            prior = self.mean(sequences.reader).float()[:, None] * (_SPREAD * longer)
-            # Sums over the fixations before each, as a product: a running sum has no deterministic form on CUDA.
-            length = known.shape[1]
-            earlier = known.new_ones(length + 1, length).tril(-1)
-            return (earlier @ pull + certainty * prior) / (earlier @ known + certainty)
+            weight = regions.share(maps, sequences) / maps.variance[:, None]
+            whole = weight.sum(-1, keepdim=True)
+            return torch.cat([whole * sequences.position.float() - weight @ maps.centre, whole], -1)
+
+    def estimate(self, evidence: Tensor, regions: Regions, maps: RegionMaps, reader: Tensor) -> Tensor:
+        """The mean of the error, (S, N, 2) float32 pixels, from (S, N, 3) evidence that is added up.
+
+        Args:
+            evidence: Sums of :meth:`evidence`.
+            regions: As in :meth:`forward`.
+            maps: As in :meth:`forward`.
+            reader: (S,) numbers of the readers.
+        """
+        unit = _SPREAD * regions.stride * max(maps.chance.shape[-2:])
+        certainty = (-2 * self.log_spread.float()).exp() / unit**2
+        mean = self.mean(reader).float()[:, None] * unit
+        return (evidence[..., :2] + certainty * mean) / (evidence[..., 2:] + certainty)

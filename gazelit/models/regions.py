@@ -47,7 +47,7 @@ class RegionMaps(NamedTuple):
     centre: Tensor
     variance: Tensor
 
-    def rows(self, rows: Tensor) -> RegionMaps:
+    def rows(self, rows: Tensor | slice) -> RegionMaps:
         """The regions of some of the films, or of films several times."""
         return RegionMaps(*(part[rows] for part in self))
 
@@ -70,7 +70,7 @@ class Regions(nn.Module):
 
     def __init__(self, count: int, width: int, longest: int, stride: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.count, self.stride = count, stride
         self.heat = nn.Conv2d(width, count, 1)
         # Films are higher than wide or square: more rows of tiles than columns.
         down = round(math.sqrt(1.5 * count))
@@ -122,7 +122,9 @@ class Regions(nn.Module):
         )
         return -0.5 * (down.square()[:, :, None] + across.square()[:, None, :])
 
-    def log_weights(self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
+    def log_weights(
+        self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0, share: Tensor | None = None
+    ) -> Tensor:
         """The regions' weights before N fixations of each reading, as logarithms up to a constant.
 
         Args:
@@ -130,6 +132,7 @@ class Regions(nn.Module):
             before: (S, N, width) states before the fixations.
             sequences: The S readings of T fixations.
             first: Number, from 0, of the fixation that ``before`` begins with.
+            share: (S, T, K) of :meth:`share`, if it is at hand.
 
         Returns:
             (S, N, K) float32.
@@ -141,14 +144,13 @@ class Regions(nn.Module):
             without_history = maps.log_size[:, None] + alike
             if not sequences.valid.shape[1]:
                 return without_history
-            seen = self._seen(maps, number, sequences)
+            seen = self._seen(maps, number, self.share(maps, sequences) if share is None else share)
             return without_history + seen + self._nearness(maps, before, number, sequences)
 
-    def _seen(self, maps: RegionMaps, number: Tensor, sequences: Sequences) -> Tensor:
+    def _seen(self, maps: RegionMaps, number: Tensor, share: Tensor) -> Tensor:
         """What regions have lost or gained by being seen, (S, N, K): each look counts for the regions it may be in."""
-        lag = number[:, None] - torch.arange(sequences.valid.shape[1], device=number.device) - 1
+        lag = number[:, None] - torch.arange(share.shape[1], device=number.device) - 1
         height = self.lag(lag.clamp(min=0)).float().masked_fill((lag < 0)[..., None], 0.0)
-        share = self.share(maps, sequences)
         return torch.einsum("ntm,stk,skm->snk", height, share, self.kind(maps.token).float())
 
     def share(self, maps: RegionMaps, sequences: Sequences) -> Tensor:

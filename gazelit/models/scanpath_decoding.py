@@ -83,14 +83,26 @@ def likeliest(
     Raises:
         InputError: The length is below 1 or more than the network sees, or no beam is kept.
     """
+    return likeliest_on(network, network.film_features(image), reader, finding, length, beams)
+
+
+@torch.no_grad()
+def likeliest_on(
+    network: ScanpathNetwork,
+    features: Tensor,
+    reader: int = 0,
+    finding: int = 0,
+    length: int | None = None,
+    beams: int = 8,
+) -> Tensor:
+    """:func:`likeliest` of a film whose features are at hand: (1, width, h, w) of ``network.film_features``."""
     if beams < 1:
         raise InputError(f"beams: must be at least 1, not {beams}")
     if length is not None and not 1 <= length <= network.longest:
         raise InputError(f"length: must be 1 to {network.longest}, which the network was trained for, not {length}")
-    features = network.film_features(image)
-    conditions = (torch.tensor([number], device=image.device) for number in (reader, finding))
+    conditions = (torch.tensor([number], device=features.device) for number in (reader, finding))
     path = _Path(network, features, *conditions)
-    score, goes_on = torch.zeros(1, device=image.device), torch.ones(1, device=image.device)
+    score, goes_on = torch.zeros(1, device=features.device), torch.ones(1, device=features.device)
     for step in range(length or network.longest):
         log_chance, stop = path.ahead()
         if step:
@@ -121,9 +133,15 @@ class _Path:
         self.network, self.features, self.film_map = network, features, network.film_map(features)
         self.reader, self.finding = reader, finding
         self.position = features.new_zeros(len(features), 0, 2, dtype=torch.float32)
-        #: What was looked at: the recorded positions without the tracker's error, as estimated before each.
-        self._looks = self.position
         self.seconds = self.position.new_zeros(len(features), 0)
+        # What was looked at: the recorded positions without the tracker's error, as estimated before each.
+        self._looks = self.position
+        # By look, the regions it may be of; of all, what they tell of the error.
+        self._share = (
+            None if network.regions is None else self.position.new_zeros(len(features), 0, network.regions.count)
+        )
+        self._evidence = self.position.new_zeros(len(features), 1, 3)
+        self._error = self._estimate()
         history, nothing = network.history, features.new_zeros(len(features), 0, features.shape[1])
         conditions = Sequences.alone(self.position, self.seconds, reader, finding)
         self._whole = history.film(features.mean(dim=(2, 3))) + history.condition(conditions)
@@ -141,33 +159,30 @@ class _Path:
         head, count = self.network.next_fixation, self.position.shape[1]
         sequences = Sequences.alone(self._looks, self.seconds, self.reader, self.finding)
         before = self._state[:, None]
-        static = self.network.weighed(self.film_map, before, sequences, count)
+        static = self.network.weighed(self.film_map, before, sequences, count, self._share)
         log_chance = head.log_chances(
             before, self._after, static, self.features, sequences, self.network.map_stride, count
         )
-        log_chance = self.network.recorded(log_chance[:, 0], self._offset())
+        log_chance = self.network.recorded(log_chance[:, 0], self._error)
         return log_chance, head.stop(self._state)[:, 0].float().sigmoid()
-
-    def _offset(self) -> Tensor:
-        """The tracker's error after the fixations so far, (S, 2) pixels."""
-        recorded = Sequences.alone(self.position, self.seconds, self.reader, self.finding)
-        return self.network.offsets(self.film_map, recorded)[:, -1]
 
     def duration(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-spread of the logarithm of the next duration, if the next place is ``position`` (S, 2)."""
-        looks = (position - self._offset())[:, None]
+        looks = (position - self._error)[:, None]
         seen = at_positions(self.features, looks, self.network.map_stride)
         mean, spread = self.network.next_fixation.durations(self._state[:, None], seen)
         return mean[:, 0], spread[:, 0]
 
     def add(self, position: Tensor, seconds: Tensor) -> None:
         """Appends a fixation to each."""
-        look = position.float() - self._offset()
-        self._looks = torch.cat([self._looks, look[:, None]], dim=1)
-        self.position = torch.cat([self.position, position[:, None].float()], dim=1)
-        self.seconds = torch.cat([self.seconds, seconds[:, None].float()], dim=1)
+        position, seconds = position[:, None].float(), seconds[:, None].float()
+        look = position - self._error[:, None]
+        self.position = torch.cat([self.position, position], dim=1)
+        self.seconds = torch.cat([self.seconds, seconds], dim=1)
+        self._looks = torch.cat([self._looks, look], dim=1)
+        self._weigh(position, look, seconds)
         stride, rows, columns = self.network.map_stride, *self.features.shape[-2:]
-        seen = at_positions(self.features, self._looks[:, -1:], stride)
+        seen = at_positions(self.features, look, stride)
         # The fixation before is needed for the distance that the gaze has moved.
         seen = seen.expand(-1, min(2, self.position.shape[1]), -1)
         size = rows * stride, columns * stride
@@ -175,10 +190,30 @@ class _Path:
         self._see(tokens[:, -1])
         self._after = torch.cat([self._after, self._state[:, None]], dim=1)
 
+    def _weigh(self, position: Tensor, look: Tensor, seconds: Tensor) -> None:
+        """Notes the regions of a new look, and what it tells of the tracker's error: (S, 1, 2), (S, 1, 2), (S, 1)."""
+        regions, maps, offset = self.network.regions, self.film_map.regions, self.network.offset
+        if regions is None or maps is None or self._share is None:
+            return
+        newest = Sequences.alone(look, seconds, self.reader, self.finding)
+        self._share = torch.cat([self._share, regions.share(maps, newest)], dim=1)
+        if offset is not None:
+            recorded = newest._replace(position=position)
+            self._evidence = self._evidence + offset.evidence(regions, maps, recorded)
+            self._error = self._estimate()
+
+    def _estimate(self) -> Tensor:
+        """The tracker's error after the fixations so far, (S, 2) pixels."""
+        regions, maps, offset = self.network.regions, self.film_map.regions, self.network.offset
+        if regions is None or maps is None or offset is None:
+            return self._evidence[:, 0, :2]
+        return offset.estimate(self._evidence, regions, maps, self.reader)[:, 0]
+
     def take(self, rows: Tensor) -> None:
         """Continues with some of the paths; a path may occur several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
-        self._looks = self._looks[rows]
+        self._looks, self._evidence, self._error = self._looks[rows], self._evidence[rows], self._error[rows]
+        self._share = None if self._share is None else self._share[rows]
         self.features, self.film_map, self._whole = self.features[rows], self.film_map.rows(rows), self._whole[rows]
         self.reader, self.finding = self.reader[rows], self.finding[rows]
         self._after, self._inputs = self._after[rows], [each[rows] for each in self._inputs]

@@ -202,7 +202,9 @@ class ScanpathNetwork(Network):
         maps = self.regions(features)
         return FilmMap(maps.log_chance(maps.log_size[:, None]), maps)
 
-    def weighed(self, film_map: FilmMap, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
+    def weighed(
+        self, film_map: FilmMap, before: Tensor, sequences: Sequences, first: int = 0, share: Tensor | None = None
+    ) -> Tensor:
         """The static map's logits as history weighs the regions, (S, N, h, w); the same N = 1 times without regions.
 
         Args:
@@ -210,10 +212,12 @@ class ScanpathNetwork(Network):
             before: (S, N, width) states before N fixations.
             sequences: The readings.
             first: Number, from 0, of the fixation that ``before`` begins with.
+            share: Of each look in each region, if it is at hand (:meth:`gazelit.models.regions.Regions.share`).
         """
-        if self.regions is None or film_map.regions is None:
+        maps = film_map.regions
+        if self.regions is None or maps is None:
             return film_map.logits
-        return film_map.regions.log_chance(self.regions.log_weights(film_map.regions, before, sequences, first))
+        return maps.log_chance(self.regions.log_weights(maps, before, sequences, first, share))
 
     def offsets(self, film_map: FilmMap, sequences: Sequences) -> Tensor:
         """The tracker's error before each fixation and after the last, (S, T + 1, 2) pixels; 0 unless it is followed.

@@ -116,6 +116,6 @@ def test_a_path_stays_on_the_film():
     torch.manual_seed(2)
     network = ScanpathNetwork(EncoderSpec("densenet-small"), map_stride=8, width=16, heads=2, longest=4).eval()
     box = Letterbox.fit(400, 100, (64, 96))
-    (path,) = expected_scanpaths(network, torch.rand(1, 1, 64, 96), box, ())
+    (path,) = expected_scanpaths(network, network.film_features(torch.rand(1, 1, 64, 96)), box, ())
     assert (path.path[:, :2] >= 0).all()
     assert (path.path[:, :2] <= (99, 399)).all()
