@@ -29,6 +29,8 @@ class Encoder(nn.Module):
         strides: Down-sampling factor of each map, ascending.
     """
 
+    #: Methods besides ``forward`` that networks call and that may use weights, which sharding brings together for them.
+    with_weights: ClassVar[tuple[str, ...]] = ("embedding_map",)
     #: Prefixes of keys in weight files that belong to a head, which the encoder does not have.
     head_prefixes: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "head.", "op_threshs")
 

@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from gazelit.errors import InputError
 from gazelit.models.decoder import Doubling
-from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 
 #: Size of a small image, on which a network is tried.
@@ -134,9 +133,8 @@ def shard(network: Network, mesh: DeviceMesh) -> None:
     for name in network.specs:
         component = network.get_submodule(name)
         fully_shard(component, mesh=mesh)
-        if isinstance(component, Encoder):
-            # The embedding is computed outside of the encoder's forward pass, and may have parameters of its own.
-            register_fsdp_forward_method(component, "embedding_map")
+        for method in getattr(component, "with_weights", ()):
+            register_fsdp_forward_method(component, method)
     fully_shard(network, mesh=mesh)
 
 

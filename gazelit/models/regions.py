@@ -10,7 +10,7 @@ they are. No region is named or given: each begins about a tile of the film, and
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,9 @@ class Regions(nn.Module):
         longest: Fixations of a reading.
         stride: Side of a cell in pixels.
     """
+
+    #: As :attr:`gazelit.models.encoder.Encoder.with_weights`.
+    with_weights: ClassVar[tuple[str, ...]] = ("log_weights",)
 
     def __init__(self, count: int, width: int, longest: int, stride: int) -> None:
         super().__init__()

@@ -164,7 +164,7 @@ class _Path:
             before, self._after, static, self.features, sequences, self.network.map_stride, count
         )
         log_chance = self.network.recorded(log_chance[:, 0], self._error)
-        return log_chance, head.stop(self._state)[:, 0].float().sigmoid()
+        return log_chance, head.stops(self._state).sigmoid()
 
     def duration(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-spread of the logarithm of the next duration, if the next place is ``position`` (S, 2)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,7 @@ class ScanpathNetwork(Network):
         log_chance = self.recorded(log_chance, offset)
         seen = at_positions(of_reading, looks.position, self.map_stride)
         log_median, log_spread = self.next_fixation.durations(state[:, :-1], seen)
-        stop = self.next_fixation.stop(state[:, 1:])[..., 0].float()
+        stop = self.next_fixation.stops(state[:, 1:])
         log_place = log_density_at(log_chance, sequences.position, self.map_stride)
         static = film_map.logits
         log_static = static.float().flatten(1).log_softmax(1).view_as(static)[sequences.film]
@@ -308,6 +308,9 @@ class NextFixation(nn.Module):
         longest: Fixations of a reading.
     """
 
+    #: As :attr:`gazelit.models.encoder.Encoder.with_weights`.
+    with_weights: ClassVar[tuple[str, ...]] = ("log_chances", "durations", "stops")
+
     def __init__(self, width: int, longest: int) -> None:
         super().__init__()
         self.query = nn.Linear(width, width)
@@ -385,3 +388,7 @@ class NextFixation(nn.Module):
         """
         values = self.times(torch.cat([before, seen], dim=-1)).float()
         return values[..., 0] + LOG_MEDIAN, values[..., 1].clamp(-3, 3) + math.log(_LOG_SPREAD)
+
+    def stops(self, after: Tensor) -> Tensor:
+        """Logits of the chance to stop, float32: states that have seen a fixation, (…, width), to (…)."""
+        return self.stop(after)[..., 0].float()

@@ -113,3 +113,26 @@ def test_samples_of_gaze_are_refused_in_a_line(read_twice, run_gazelit):
         "--trainer.fast_dev_run=true", code=2,
     )  # fmt: skip
     assert "scanpaths are of fixations, and this is raw samples; set --data.gaze.kind=fixation" in printed
+
+
+def test_a_sharded_training_of_a_step_ends_with_the_weights_of_a_plain_one(read_twice, run_gazelit, tmp_path):
+    step = [
+        "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.augmentation.enabled=false",
+        "--trainer.deterministic=false", "--model.network.regions=4", "--model.network.follow_offset=true",
+        "--model.network.dropout=0", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
+    ]  # fmt: skip
+    sharded = [
+        "--trainer.devices=1", "--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=1",
+        "--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false",
+    ]  # fmt: skip
+    states = []
+    for folder, strategy in (("plain", []), ("sharded", sharded)):
+        run_gazelit(
+            "fit", "--config=presets/quick/scanpath.yaml", *options(read_twice), *step, *strategy,
+            f"--checkpoint.dirpath={folder}/checkpoints",
+        )  # fmt: skip
+        states.append(load_model(tmp_path / folder / "checkpoints" / "last.ckpt").network.state_dict())
+    # Lightning keeps the group until the process ends; the other tests are of one process.
+    torch.distributed.destroy_process_group()
+    for key, value in states[0].items():
+        assert torch.allclose(value.float(), states[1][key].float(), rtol=1e-5, atol=1e-6), key
