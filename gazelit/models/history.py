@@ -110,8 +110,14 @@ class History(nn.Module):
 
     def condition(self, sequences: Sequences) -> Tensor:
         """(S, width) vectors of reader and finding."""
+        return self.reader(sequences.reader) + self.finding(sequences.finding)
+
+    def withheld(self, sequences: Sequences) -> Sequences:
+        """In training, the readings with the reader of some unknown, and the finding of some; else as they are."""
+        if not self.training or not self.unknown_share:
+            return sequences
         reader, finding = sequences.reader, sequences.finding
-        if self.training and self.unknown_share:
-            withheld = torch.rand(2, len(reader), device=reader.device) < self.unknown_share
-            reader, finding = reader.masked_fill(withheld[0], 0), finding.masked_fill(withheld[1], 0)
-        return self.reader(reader) + self.finding(finding)
+        withheld = torch.rand(2, len(reader), device=reader.device) < self.unknown_share
+        return sequences._replace(
+            reader=reader.masked_fill(withheld[0], 0), finding=finding.masked_fill(withheld[1], 0)
+        )

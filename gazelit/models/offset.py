@@ -28,7 +28,8 @@ class Offset(nn.Module):
     def __init__(self, readers: int) -> None:
         super().__init__()
         self.mean = nn.Embedding(readers + 1, 2)
-        self.log_spread = nn.Parameter(torch.zeros(2))
+        # Of an unknown reader the spread is that of readers and readings, of a known one that of readings.
+        self.log_spread = nn.Parameter(torch.zeros(2, 2))
         nn.init.zeros_(self.mean.weight)
 
     def forward(self, regions: Regions, maps: RegionMaps, sequences: Sequences) -> Tensor:
@@ -69,6 +70,6 @@ class Offset(nn.Module):
             reader: (S,) numbers of the readers.
         """
         unit = _SPREAD * regions.stride * max(maps.chance.shape[-2:])
-        certainty = (-2 * self.log_spread.float()).exp() / unit**2
+        certainty = (-2 * self.log_spread[(reader > 0).long()].float()).exp()[:, None] / unit**2
         mean = self.mean(reader).float()[:, None] * unit
         return (evidence[..., :2] + certainty * mean) / (evidence[..., 2:] + certainty)

@@ -153,6 +153,7 @@ class ScanpathNetwork(Network):
 
     def of_features(self, features: Tensor, sequences: Sequences) -> dict[str, Tensor]:
         """The outputs of :meth:`forward`, from those of :meth:`film_features`."""
+        sequences = self.history.withheld(sequences)
         film_map = self.film_map(features)
         of_reading, map_of_reading = features[sequences.film], film_map.rows(sequences.film)
         offset = self.offsets(map_of_reading, sequences)[:, :-1]

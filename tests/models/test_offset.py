@@ -91,6 +91,18 @@ def test_a_readers_own_error_is_the_estimate_before_the_first_fixation():
     assert found[:, 0].tolist() == [[0, 0], pytest.approx([5 * 0.005 * SIDE, -2 * 0.005 * SIDE])]
 
 
+def test_an_unknown_readers_error_has_a_spread_of_its_own():
+    sequences, _ = biased(1, 1, np.random.default_rng(4))
+    sequences = Sequences(*(part.repeat(2, *[1] * (part.ndim - 1)) for part in sequences))
+    offset, regions = follower()
+    with torch.no_grad():
+        offset.log_spread[0] += np.log(2)
+        found = offset(regions, blobs(2), sequences._replace(reader=torch.tensor([0, 1])))[:, 1]
+    # What a fixation moves the estimate by, as a share of its distance: the Kalman gain of each prior.
+    gain = [spread**2 / (spread**2 + LANDING**2) for spread in (2 * ERROR, ERROR)]
+    assert (found[0] / found[1]).tolist() == pytest.approx([gain[0] / gain[1]] * 2, rel=1e-3)
+
+
 @pytest.mark.parametrize("stride", [1, 4])
 def test_a_moved_grid_is_scipys(stride):
     rng = np.random.default_rng(3)

@@ -139,13 +139,24 @@ def test_padding_and_other_readings_change_nothing(network):
     assert loss == 0
 
 
-def test_readers_and_findings_change_the_law_and_are_withheld_in_training(network):
+def test_readers_and_findings_change_the_law(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     known = network(image, whole)
     for name in ("reader", "finding"):
         withheld = network(image, whole._replace(**{name: torch.zeros(3, dtype=torch.int64)}))
         differs = (known["place"] - withheld["place"]).abs().amax(1) > 1e-6
         assert torch.equal(differs, getattr(whole, name) > 0)
+
+
+def test_in_training_a_fifth_of_the_readers_and_findings_are_withheld():
+    history = ScanpathNetwork(EncoderSpec("densenet-small"), map_stride=STRIDE, width=16, readers=["a"]).history
+    many = torch.ones(20000, dtype=torch.int64)
+    sequences = Sequences.alone(torch.zeros(20000, 1, 2), torch.zeros(20000, 1), many, many)
+    withheld = history.withheld(sequences)
+    # They are withheld apart from each other.
+    for kept, share in ((withheld.reader, 0.8), (withheld.finding, 0.8), (withheld.reader * withheld.finding, 0.64)):
+        assert kept.float().mean().item() == pytest.approx(share, abs=0.02)
+    assert history.eval().withheld(sequences) is sequences
 
 
 def test_batches_are_unfolded_reading_by_reading():
