@@ -109,7 +109,10 @@ class ScanpathNetwork(Network):
         if regions < 1:
             raise InputError(f"regions: must be at least 1, not {regions}")
         if follow_offset and regions == 1:
-            raise InputError("follow_offset: needs regions, by which the error is told; set regions to 2 or more")
+            raise InputError(
+                "follow_offset: needs regions, by which the error is told; set regions to 2 or more, or follow_offset "
+                "to false"
+            )
         self.encoder = build_encoder(spec)
         if map_stride not in self.encoder.strides:
             known = ", ".join(map(str, self.encoder.strides))

@@ -35,7 +35,7 @@ def test_a_training_lowers_the_loss_and_its_test_reports_bits(read_twice, run_ga
     printed = run_gazelit(
         "fit", "--config=presets/quick/scanpath.yaml", *options(read_twice), *fit, f"--ckpt_path={stage3}"
     )
-    assert "loaded encoder; new neck, regions, history, next_fixation; left behind saliency_" in printed
+    assert "loaded encoder; new neck, regions, offset, history, next_fixation; left behind saliency_" in printed
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs["train/scanpath_loss"].iloc[-1] < epochs["train/scanpath_loss"].iloc[0] - 0.3
     whole = epochs[["train/place_loss", "train/duration_loss", "train/stop_loss"]].sum(axis=1)
@@ -100,9 +100,11 @@ def test_a_training_lowers_the_loss_and_its_test_reports_bits(read_twice, run_ga
     before, after = (load_model(path).network for path in ("run/checkpoints/best.ckpt", "adapted.ckpt"))
     assert after.readers == ("a", "b", "c", "d", name)
     changed = {key for key, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[key])}
-    assert changed == {"history.reader.weight"}
-    assert torch.equal(after.history.reader.weight[:5], before.history.reader.weight)
-    assert not torch.equal(after.history.reader.weight[5], after.history.reader.weight[0])
+    assert changed == {"history.reader.weight", "offset.mean.weight"}
+    for table in changed:
+        rows = after.state_dict()[table]
+        assert torch.equal(rows[:5], before.state_dict()[table])
+        assert not torch.equal(rows[5], rows[0])
     printed = run_gazelit("adapt-reader", "adapted.ckpt", f"--reader={name}", "--out=again.ckpt", code=2)
     assert f"{name} is known to the model already" in printed
 
@@ -118,7 +120,7 @@ def test_samples_of_gaze_are_refused_in_a_line(read_twice, run_gazelit):
 def test_a_sharded_training_of_a_step_ends_with_the_weights_of_a_plain_one(read_twice, run_gazelit, tmp_path):
     step = [
         "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.augmentation.enabled=false",
-        "--trainer.deterministic=false", "--model.network.regions=4", "--model.network.follow_offset=true",
+        "--trainer.deterministic=false", "--model.network.regions=4",
         "--model.network.dropout=0", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
     ]  # fmt: skip
     sharded = [
