@@ -111,3 +111,10 @@ def threads_divided(among: int) -> Iterator[None]:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+def opencv_in_one_thread() -> None:
+    """For a pool's processes. To pickle OpenCV's own function, every imported module would be searched for its name."""
+    import cv2
+
+    cv2.setNumThreads(1)

@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -205,7 +204,9 @@ class Oracles:
             yield from (case_mixture(*job) for job in jobs)
             return
         # spawn: forking a process whose libraries run threads can deadlock.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        with ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), processors.opencv_in_one_thread
+        ) as pool:
             yield from pool.map(case_mixture, *zip(*jobs, strict=True), chunksize=8)
 
 

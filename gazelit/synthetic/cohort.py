@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import cv2
 from rich.console import Console
 from rich.progress import track
 
@@ -147,7 +146,7 @@ def _simulated(root: Path, plans: list[Plan], format: str, seed: int, workers: i
         yield from map(write, plans)
         return
     # spawn: forking a process whose libraries run threads can deadlock.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), processors.opencv_in_one_thread) as pool:
         yield from pool.map(write, plans)
 
 
