@@ -75,6 +75,7 @@ SIZES = {
 
 def common(size: Size) -> list[str]:
     """Options of all stages."""
+    # The default is not written out, so that folders of earlier runs can be continued.
     fractions = [f"--data.split.val_fraction={size.val_fraction}"] if size.val_fraction != Size.val_fraction else []
     return [
         "--data.loader.num_workers=0",
@@ -246,6 +247,14 @@ def _aligned(result: Result, name: str, metric: str) -> np.ndarray:
     return table.reindex(result.predictions["index"]).to_numpy(np.float64)
 
 
+def bits_and_share(arm: str) -> list[Question]:
+    """How much an arm of scanpaths, whose readers are known, tells of a fixation."""
+    return [
+        Question("bits a fixation over the centre bias", arm, column("scanpath_bits")),
+        Question("share of the oracle's bits, reader known", arm, share(ORACLE_OF_READER)),
+    ]
+
+
 def less_than(name_of_less: str, arm: str, less_part: str, less_arm: str) -> list[Question]:
     """What an arm of scanpaths has less another, which may be of another part."""
     return [
@@ -257,8 +266,7 @@ def less_than(name_of_less: str, arm: str, less_part: str, less_arm: str) -> lis
 IID = "static map of the model (IID saliency)"
 QUESTIONS: dict[str, list[Question]] = {
     "scanpaths": [
-        Question("bits a fixation over the centre bias", "scanpath", column("scanpath_bits")),
-        Question("share of the oracle's bits, reader known", "scanpath", share(ORACLE_OF_READER)),
+        *bits_and_share("scanpath"),
         Question("the same, reader unknown", "nobody_known", share(ORACLE)),
         Question("bits less the static map's", "scanpath", column("scanpath_bits"), of_yardstick(IID, "scanpath_bits")),
         Question(
@@ -275,27 +283,22 @@ QUESTIONS: dict[str, list[Question]] = {
         ),
     ],
     "scanpaths_fine": [
-        Question("bits a fixation over the centre bias", "scanpath", column("scanpath_bits")),
-        Question("share of the oracle's bits, reader known", "scanpath", share(ORACLE_OF_READER)),
+        *bits_and_share("scanpath"),
     ],
     "scanpaths_regions": [
-        Question("bits a fixation over the centre bias", "regions", column("scanpath_bits")),
-        Question("share of the oracle's bits, reader known", "regions", share(ORACLE_OF_READER)),
+        *bits_and_share("regions"),
         *less_than("one map", "regions", "scanpaths_fine", "scanpath"),
     ],
     "scanpaths_sharp": [
-        Question("bits a fixation over the centre bias", "sharp", column("scanpath_bits")),
-        Question("share of the oracle's bits, reader known", "sharp", share(ORACLE_OF_READER)),
+        *bits_and_share("sharp"),
         *less_than("an encoder that begins at a stride of 2", "sharp", "scanpaths_regions", "regions"),
     ],
     "scanpaths_offset": [
-        Question("bits a fixation over the centre bias", "offset", column("scanpath_bits")),
-        Question("share of the oracle's bits, reader known", "offset", share(ORACLE_OF_READER)),
+        *bits_and_share("offset"),
         *less_than("a network that does not follow the tracker's error", "offset", "scanpaths_regions", "regions"),
     ],
     "scanpaths_many": [
-        Question("bits a fixation over the centre bias", "many", column("scanpath_bits")),
-        Question("share of the oracle's bits, reader known", "many", share(ORACLE_OF_READER)),
+        *bits_and_share("many"),
         Question("bits less the static map's", "many", column("scanpath_bits"), of_yardstick(IID, "scanpath_bits")),
     ],
     "maps": [

@@ -18,7 +18,7 @@ from gazelit.metrics.map_values import values_at_test
 from gazelit.models import DualEncoderUNet
 from tests.stages.test_stages import PARTS
 from tests.test_configs import small
-from tests.tiny import save_untrained
+from tests.tiny import save_untrained, sharded
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -118,13 +118,9 @@ def test_an_encoder_with_adapters_is_sharded_and_its_checkpoint_is_whole(store, 
         "--model.network.encoder.options={embed_dim: 32, depth: 2, num_heads: 2, img_size: 56}",
         "--model.network.encoder.lora.rank=2",
     ]  # fmt: skip
-    sharded = [
-        "--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=1",
-        "--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false",
-    ]  # fmt: skip
     one_step = ["--trainer.limit_train_batches=1", "--data.augmentation.enabled=false", "--trainer.precision=32-true"]
     states = []
-    for folder, strategy in (("alone", []), ("sharded", sharded)):
+    for folder, strategy in (("alone", []), ("sharded", sharded())):
         fit(run_gazelit, f"{QUICK}stage3.yaml", store, *options, *one_step, *strategy, folder=folder)
         saved = torch.load(tmp_path / folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
         states.append(saved["state_dict"])

@@ -62,3 +62,12 @@ def save_untrained(path: Path, network: Any, data: dict[str, Any], stage: str = 
     state = {f"network.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": state, stamps.STAMP_KEY: stamp | changes}, path)
     return str(path)
+
+
+def sharded(processes=1):
+    """Options of a training that is sharded over some processes (FSDP2) and writes a whole checkpoint."""
+    return [
+        f"--trainer.devices={processes}", "--trainer.strategy=ModelParallelStrategy",
+        f"--trainer.strategy.data_parallel_size={processes}", "--trainer.strategy.tensor_parallel_size=1",
+        "--trainer.strategy.save_distributed_checkpoint=false",
+    ]  # fmt: skip

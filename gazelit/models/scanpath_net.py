@@ -110,8 +110,8 @@ class ScanpathNetwork(Network):
             raise InputError(f"regions: must be at least 1, not {regions}")
         if follow_offset and regions == 1:
             raise InputError(
-                "follow_offset: needs regions, by which the error is told; set regions to 2 or more, or follow_offset "
-                "to false"
+                "follow_offset: needs regions, by which the error is estimated; set regions to 2 or more, or "
+                "follow_offset to false"
             )
         self.encoder = build_encoder(spec)
         if map_stride not in self.encoder.strides:

@@ -12,7 +12,7 @@ from gazelit.data.store.store import Store
 from gazelit.deploy.inference import load_model
 from gazelit.models import DualEncoderUNet
 from tests.stages.test_stages import PARTS
-from tests.tiny import TINY_ENCODER, save_untrained, tiny
+from tests.tiny import TINY_ENCODER, save_untrained, sharded, tiny
 
 SMALL = [
     f"--model.network.encoder={TINY_ENCODER}",
@@ -123,12 +123,8 @@ def test_a_sharded_training_of_a_step_ends_with_the_weights_of_a_plain_one(read_
         "--trainer.deterministic=false", "--model.network.regions=4",
         "--model.network.dropout=0", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01",
     ]  # fmt: skip
-    sharded = [
-        "--trainer.devices=1", "--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=1",
-        "--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false",
-    ]  # fmt: skip
     states = []
-    for folder, strategy in (("plain", []), ("sharded", sharded)):
+    for folder, strategy in (("plain", []), ("sharded", sharded())):
         run_gazelit(
             "fit", "--config=presets/quick/scanpath.yaml", *options(read_twice), *step, *strategy,
             f"--checkpoint.dirpath={folder}/checkpoints",

@@ -20,7 +20,7 @@ from gazelit.losses import DynamicWeightAverage, ReferenceWeighting
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
 from tests.environment import importing_tests
-from tests.tiny import save_untrained, tiny
+from tests.tiny import save_untrained, sharded, tiny
 
 PARTS = {
     "encoder": EncoderSpec("densenet-small"),
@@ -337,9 +337,7 @@ def test_a_sharded_training_ends_with_the_weights_of_one_process(store, run_gaze
     ]  # fmt: skip
     run_gazelit(*command, *FORKED, "--checkpoint.dirpath=ddp/checkpoints")
     finish(launch(
-        tmp_path, "gazelit", *command, "--trainer.devices=2", "--checkpoint.dirpath=fsdp/checkpoints",
-        "--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=2",
-        "--trainer.strategy.tensor_parallel_size=1", "--trainer.strategy.save_distributed_checkpoint=false",
+        tmp_path, "gazelit", *command, *sharded(processes=2), "--checkpoint.dirpath=fsdp/checkpoints",
     ))  # fmt: skip
     weights = [
         load_model(tmp_path / name / "checkpoints" / "last.ckpt").network.state_dict() for name in ("ddp", "fsdp")
