@@ -203,11 +203,11 @@ class LoadedModel:
         if readers is None or not isinstance(network, ScanpathNetwork):
             return [((), None)] * len(boxes)
         features = network.film_features(images.to(self.device))
-        regions = network.film_map(features).regions
+        regions = network.regions(features)
         return [
             (
                 expected_scanpaths(network, features[row : row + 1], box, readers),
-                None if regions is None else on_film(regions.rows(slice(row, row + 1)), network.map_stride, box),
+                on_film(regions.rows(slice(row, row + 1)), network.map_stride, box),
             )
             for row, box in enumerate(boxes)
         ]

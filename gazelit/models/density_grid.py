@@ -2,13 +2,10 @@
 
 A hat function along each axis, the basis of bilinear interpolation, spreads a cell's chance; towards the image's border
 the hat is constant. Each hat's integral is the cell's side. So the density's integral over the image is 1, and so is
-its sum over the pixels. Everything is a product of matrices, because torch's own interpolation has no deterministic
-gradient on CUDA.
+its sum over the pixels. Torch's own interpolation has no deterministic gradient on CUDA, and is not used.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -29,68 +26,50 @@ def hats(position: Tensor, count: int, stride: int) -> Tensor:
     return (1 - (cell[..., None] - torch.arange(count, device=position.device)).abs()).clamp(min=0)
 
 
-def at_positions(maps: Tensor, position: Tensor, stride: int) -> Tensor:
+def at_positions(maps: Tensor, position: Tensor, stride: int, film: Tensor) -> Tensor:
     """Bilinear interpolation of feature maps at some positions.
 
     Args:
-        maps: (S, C, h, w).
+        maps: (B, C, h, w).
         position: (S, T, 2) x, y in pixels.
         stride: Side of a cell.
+        film: (S,) number of the maps that each of S rows is of.
 
     Returns:
         (S, T, C).
     """
-    across, down = hats(position[..., 0], maps.shape[-1], stride), hats(position[..., 1], maps.shape[-2], stride)
-    return torch.einsum("schw,sth,stw->stc", maps, down.to(maps.dtype), across.to(maps.dtype))
-
-
-def log_density_at(log_chance: Tensor, position: Tensor, stride: int) -> Tensor:
-    """Log-density at some positions, in nats per square pixel.
-
-    Args:
-        log_chance: (…, h, w) logarithm of the cells' chances, which sum to 1.
-        position: (…, 2) x, y in pixels, one for each grid.
-        stride: Side of a cell.
-
-    Returns:
-        (…) float32.
-    """
-    across, down = (hats(position[..., axis], log_chance.shape[-1 - axis], stride) for axis in (0, 1))
-    weight = down[..., :, None] * across[..., None, :]
-    tiny = torch.finfo(weight.dtype).tiny
-    terms = (log_chance.float() + weight.clamp(min=tiny).log()).masked_fill(weight == 0, -torch.inf)
-    return terms.flatten(-2).logsumexp(-1) - 2 * math.log(stride)
-
-
-def moved(log_chance: Tensor, offset: Tensor, stride: int) -> Tensor:
-    """Grids moved by some pixels: logarithms are interpolated, so that a Gaussian keeps its width.
-
-    Args:
-        log_chance: (…, h, w) float32 logarithm of the cells' chances.
-        offset: (…, 2) x, y in pixels, one for each grid.
-        stride: Side of a cell.
-
-    Returns:
-        (…, h, w), normalised; beyond the border a grid goes on as at the border.
-    """
-    with torch.autocast(log_chance.device.type, enabled=False):
-        across, down = (
-            hats(
-                torch.arange(cells, device=offset.device) * stride + (stride - 1) / 2 - offset[..., axis, None],
-                cells, stride,
-            )
-            for axis, cells in ((0, log_chance.shape[-1]), (1, log_chance.shape[-2]))
-        )  # fmt: skip
-        return (down @ log_chance @ across.mT).flatten(-2).log_softmax(-1).view_as(log_chance)
-
-
-def on_pixels(chance: Tensor, stride: int) -> Tensor:
-    """The density at the pixels: (…, h, w) to (…, h · stride, w · stride), of the same sum."""
-    down, across = (
-        hats(torch.arange(cells * stride, device=chance.device, dtype=torch.float32), cells, stride)
-        for cells in chance.shape[-2:]
+    (rows, down), (columns, across) = (
+        nearest_cells(position[..., axis], count, stride) for axis, count in ((1, maps.shape[-2]), (0, maps.shape[-1]))
     )
-    return down.to(chance.dtype) @ chance @ across.to(chance.dtype).T / stride**2
+    cell = (rows[..., :, None] * maps.shape[-1] + columns[..., None, :]).flatten(-2)
+    part = (down[..., :, None] * across[..., None, :]).flatten(-2).to(maps.dtype)
+    # Indexing, and not torch's gather, whose gradient has no deterministic form on CUDA.
+    values = maps.flatten(2).mT[film[:, None, None], cell]
+    return (part[..., None] * values).sum(-2)
+
+
+def nearest_cells(position: Tensor, count: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Of positions on an axis of ``count`` cells: the two nearest cells (…, 2), and their hats' values there."""
+    cell = ((position + 0.5) / stride - 0.5).clamp(0, count - 1)
+    first = cell.detach().floor()
+    cells = torch.stack([first, (first + 1).clamp(max=count - 1)], -1).long()
+    return cells, torch.stack([1 - (cell - first), cell - first], -1)
+
+
+def density_on(chance: Tensor, rows: Tensor, columns: Tensor, stride: int) -> Tensor:
+    """The density at the crossings of some rows and columns, per square pixel.
+
+    Args:
+        chance: (…, h, w) of the cells.
+        rows: (…, H) y in pixels.
+        columns: (…, W) x in pixels.
+        stride: Side of a cell.
+
+    Returns:
+        (…, H, W). On all pixels its sum is that of the chances.
+    """
+    down, across = hats(rows, chance.shape[-2], stride), hats(columns, chance.shape[-1], stride)
+    return down.to(chance.dtype) @ chance @ across.to(chance.dtype).mT / stride**2
 
 
 def drawn(chance: Tensor, stride: int, generator: torch.Generator) -> Tensor:

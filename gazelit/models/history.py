@@ -55,7 +55,7 @@ class History(nn.Module):
 
         Args:
             sequences: S readings of T fixations.
-            features: (S, width, h, w) features of each reading's film.
+            features: (B, width, h, w) features of their films.
             stride: Stride of the features.
 
         Returns:
@@ -63,11 +63,11 @@ class History(nn.Module):
         """
         count, length = sequences.duration.shape
         height, width = (side * stride for side in features.shape[-2:])
-        seen = at_positions(features, sequences.position, stride)
+        seen = at_positions(features, sequences.position, stride, sequences.film)
         tokens = self.tokens(sequences.position, sequences.duration, seen, (height, width))
         tokens = torch.cat([self.start.expand(count, 1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = tokens + self.step(torch.arange(length + 1, device=tokens.device))
-        whole = self.film(features.mean(dim=(2, 3))) + self.condition(sequences)
+        whole = self.whole(sequences, features)
         mask = nn.Transformer.generate_square_subsequent_mask(length + 1, device=tokens.device, dtype=torch.float32)
         return self.layers(tokens + whole[:, None], mask=mask, is_causal=True)
 
@@ -108,9 +108,10 @@ class History(nn.Module):
         assert self.layers.norm is not None
         return self.layers.norm(state)[:, 0], longer
 
-    def condition(self, sequences: Sequences) -> Tensor:
-        """(S, width) vectors of reader and finding."""
-        return self.reader(sequences.reader) + self.finding(sequences.finding)
+    def whole(self, sequences: Sequences, features: Tensor) -> Tensor:
+        """(S, width) vectors of film, reader and finding, for all steps; arguments as in :meth:`forward`."""
+        film = self.film(features.mean(dim=(2, 3)))[sequences.film]
+        return film + self.reader(sequences.reader) + self.finding(sequences.finding)
 
     def withheld(self, sequences: Sequences) -> Sequences:
         """In training, the readings with the reader of some unknown, and the finding of some; else as they are."""

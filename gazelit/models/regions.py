@@ -5,6 +5,9 @@ map's logits cannot say so of an organ as a whole: a Gaussian about a past fixat
 the point where the eye landed. So the density of the next fixation is a sum of maps, one for each region, and history
 weighs the regions: which reader looks and for how long already, which regions were seen and how long ago, and how far
 they are. No region is named or given: each begins about a tile of the film, and the likelihood of gaze forms it.
+
+A mixture is normalised as it stands. So the density at a fixation is had from the maps at that place alone, and a
+training need not normalise a map for each of thousands of fixations.
 """
 
 from __future__ import annotations
@@ -31,14 +34,16 @@ _FALL = 4.0
 
 
 class RegionMaps(NamedTuple):
-    """The K regions of S films.
+    """The K regions of B films, or of S readings of them.
 
     Attributes:
-        chance: (S, K, h, w) float32, where the eye lands in a region; each map sums to 1.
+        chance: (B, K, h, w) float32, where the eye lands in a region; each map sums to 1.
         log_size: (S, K) float32, the region's part in the static map, as a logarithm.
         token: (S, K, width) what a region is: its own vector and the film's features there.
         centre: (S, K, 2) float32 x, y in pixels.
         variance: (S, K) float32 of where the eye lands, along an axis (square pixels, mean of both axes).
+        log_static: (B, h, w) float32 logarithm of the static map's chances: the regions in their sizes.
+        film: (S,) int64 number of the maps that each reading is of; of the films themselves 0 to B − 1.
     """
 
     chance: Tensor
@@ -46,16 +51,24 @@ class RegionMaps(NamedTuple):
     token: Tensor
     centre: Tensor
     variance: Tensor
+    log_static: Tensor
+    film: Tensor
 
     def rows(self, rows: Tensor | slice) -> RegionMaps:
-        """The regions of some of the films, or of films several times."""
-        return RegionMaps(*(part[rows] for part in self))
+        """The regions of some of the films or readings, or of each several times; maps are not copied."""
+        kept = self._asdict()
+        names = ("log_size", "token", "centre", "variance", "film")
+        return self._replace(**{name: kept[name][rows] for name in names})
 
-    def log_chance(self, log_weight: Tensor) -> Tensor:
-        """Logarithm of the cells' chances if regions have these weights: (S, N, K), as logarithms, to (S, N, h, w)."""
-        rows, columns = self.chance.shape[-2:]
-        chance = log_weight.log_softmax(-1).exp() @ self.chance.flatten(2)
-        return ((1 - _ANYWHERE) * chance + _ANYWHERE / (rows * columns)).log().unflatten(-1, (rows, columns))
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Numbers of rows and columns of a map."""
+        return self.chance.shape[-2], self.chance.shape[-1]
+
+
+def anywhere(chance: Tensor, cells: int) -> Tensor:
+    """Logarithm of the chances of cells with a small share of each spread over all ``cells``: none is infinite."""
+    return ((1 - _ANYWHERE) * chance + _ANYWHERE / cells).log()
 
 
 class Regions(nn.Module):
@@ -110,7 +123,10 @@ class Regions(nn.Module):
             # A region of a single cell is as wide as the cell, whose hat function has this variance.
             variance = squares.mean(-1).clamp(min=0) + self.stride**2 / 6
             seen = (flat @ features.float().flatten(2).mT).to(self.own.dtype)
-            return RegionMaps(chance, log_size, self.own + self.content(seen), centre, variance)
+            static = (log_size.softmax(-1)[:, None] @ flat)[:, 0].view_as(chance[:, 0])
+            log_static = anywhere(static, static[0].numel())
+            film = torch.arange(len(flat), device=flat.device)
+            return RegionMaps(chance, log_size, self.own + self.content(seen), centre, variance, log_static, film)
 
     def _pixels(self, cells: int) -> Tensor:
         """Middles of cells along an axis, in pixels."""
@@ -126,7 +142,7 @@ class Regions(nn.Module):
         return -0.5 * (down.square()[:, :, None] + across.square()[:, None, :])
 
     def log_weights(
-        self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0, share: Tensor | None = None
+        self, maps: RegionMaps, before: Tensor, sequences: Sequences, share: Tensor, first: int = 0
     ) -> Tensor:
         """The regions' weights before N fixations of each reading, as logarithms up to a constant.
 
@@ -134,8 +150,8 @@ class Regions(nn.Module):
             maps: Of each reading's film.
             before: (S, N, width) states before the fixations.
             sequences: The S readings of T fixations.
+            share: (S, T, K) of :meth:`share`.
             first: Number, from 0, of the fixation that ``before`` begins with.
-            share: (S, T, K) of :meth:`share`, if it is at hand.
 
         Returns:
             (S, N, K) float32.
@@ -147,7 +163,7 @@ class Regions(nn.Module):
             without_history = maps.log_size[:, None] + alike
             if not sequences.valid.shape[1]:
                 return without_history
-            seen = self._seen(maps, number, self.share(maps, sequences) if share is None else share)
+            seen = self._seen(maps, number, share)
             return without_history + seen + self._nearness(maps, before, number, sequences)
 
     def _seen(self, maps: RegionMaps, number: Tensor, share: Tensor) -> Tensor:
@@ -156,9 +172,20 @@ class Regions(nn.Module):
         height = self.lag(lag.clamp(min=0)).float().masked_fill((lag < 0)[..., None], 0.0)
         return torch.einsum("ntm,stk,skm->snk", height, share, self.kind(maps.token).float())
 
-    def share(self, maps: RegionMaps, sequences: Sequences) -> Tensor:
-        """Chance that each fixation was about each region, by its place alone, (S, T, K) float32; 0 for padding."""
-        chance = at_positions(maps.chance, sequences.position, self.stride) * maps.log_size.softmax(-1)[:, None]
+    def at(self, maps: RegionMaps, position: Tensor) -> Tensor:
+        """Each region's chance at some positions, interpolated: (S, T, 2) x, y in pixels to (S, T, K) float32."""
+        return at_positions(maps.chance, position, self.stride, maps.film)
+
+    def share(self, maps: RegionMaps, sequences: Sequences, at: Tensor | None = None) -> Tensor:
+        """Chance that each fixation was about each region, by its place alone, (S, T, K) float32; 0 for padding.
+
+        Args:
+            maps: Of each reading's film.
+            sequences: The readings.
+            at: Of :meth:`at` of their positions, if it is at hand.
+        """
+        at = self.at(maps, sequences.position) if at is None else at
+        chance = at * maps.log_size.softmax(-1)[:, None]
         share = chance / chance.sum(-1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
         return share * sequences.valid[..., None]
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gazelit.errors import InputError
 from gazelit.models.density_grid import at_positions, drawn
+from gazelit.models.offset import looked_at, recorded_at
 from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.sequences import Sequences
 
@@ -35,21 +36,21 @@ def sample(
         B · ``draws`` paths, film after film: (n, 3) float32 x, y in working pixels (centres at integers) and s.
     """
     generator = torch.Generator().manual_seed(seed)
-    features = network.film_features(image).repeat_interleave(draws, 0)
-    numbers = [_numbers(value, image, draws) for value in (reader, finding)]
-    path = _Path(network, features, *numbers)
-    lengths = torch.full((len(features),), network.longest)
+    film = torch.arange(len(image), device=image.device).repeat_interleave(draws)
+    numbers = [torch.zeros_like(film) if value is None else value.to(film.device)[film] for value in (reader, finding)]
+    path = _Path(network, network.film_features(image), film, *numbers)
+    lengths = torch.full((len(film),), network.longest)
     for step in range(network.longest):
         log_chance, stop = path.ahead()
         if step:
-            chance = torch.rand(len(features), generator=generator, dtype=torch.float64)
+            chance = torch.rand(len(film), generator=generator, dtype=torch.float64)
             ended = (chance < stop.double().cpu()) & (lengths == network.longest)
             lengths[ended] = step
             if (lengths < network.longest).all():
                 break
-        position = drawn(log_chance.exp(), network.map_stride, generator).to(image.device)
+        position = path.recorded(drawn(log_chance.exp(), network.map_stride, generator).to(image.device))
         mean, spread = path.duration(position)
-        standard = torch.randn(len(features), generator=generator, dtype=torch.float64).float().to(image.device)
+        standard = torch.randn(len(film), generator=generator, dtype=torch.float64).float().to(image.device)
         path.add(position, (mean + spread.exp() * standard).exp())
     whole = torch.cat([path.position, path.seconds[..., None]], dim=2).cpu()
     return [points[:length] for points, length in zip(whole, lengths.tolist(), strict=True)]
@@ -100,8 +101,7 @@ def likeliest_on(
         raise InputError(f"beams: must be at least 1, not {beams}")
     if length is not None and not 1 <= length <= network.longest:
         raise InputError(f"length: must be 1 to {network.longest}, which the network was trained for, not {length}")
-    conditions = (torch.tensor([number], device=features.device) for number in (reader, finding))
-    path = _Path(network, features, *conditions)
+    path = _Path(network, features, *(torch.tensor([number], device=features.device) for number in (0, reader, finding)))
     score, goes_on = torch.zeros(1, device=features.device), torch.ones(1, device=features.device)
     for step in range(length or network.longest):
         log_chance, stop = path.ahead()
@@ -115,105 +115,104 @@ def likeliest_on(
         beam, cell = chosen // log_chance[0].numel(), chosen % log_chance[0].numel()
         path.take(beam)
         goes_on = goes_on[beam]
-        position = (torch.stack([cell % columns, cell // columns], 1) + 0.5) * network.map_stride - 0.5
+        position = path.recorded((torch.stack([cell % columns, cell // columns], 1) + 0.5) * network.map_stride - 0.5)
         mean, _ = path.duration(position)
         path.add(position, mean.exp())
     return torch.cat([path.position[0], path.seconds[0, :, None]], dim=1).cpu()
 
 
-def _numbers(value: Tensor | None, image: Tensor, draws: int) -> Tensor:
-    given = torch.zeros(len(image), dtype=torch.int64) if value is None else value
-    return given.to(image.device).repeat_interleave(draws, 0)
-
-
 class _Path:
     """Growing paths, one for each row, all of one length."""
 
-    def __init__(self, network: ScanpathNetwork, features: Tensor, reader: Tensor, finding: Tensor) -> None:
-        self.network, self.features, self.film_map = network, features, network.film_map(features)
+    def __init__(
+        self, network: ScanpathNetwork, features: Tensor, film: Tensor, reader: Tensor, finding: Tensor
+    ) -> None:
+        self.network, self.features, self.maps = network, features, network.regions(features).rows(film)
         self.reader, self.finding = reader, finding
-        self.position = features.new_zeros(len(features), 0, 2, dtype=torch.float32)
-        self.seconds = self.position.new_zeros(len(features), 0)
+        self.position = features.new_zeros(len(film), 0, 2, dtype=torch.float32)
+        self.seconds = self.position.new_zeros(len(film), 0)
         # What was looked at: the recorded positions without the tracker's error, as estimated before each.
         self._looks = self.position
         # By look, the regions it may be of; of all, what they tell of the error.
-        self._share = (
-            None if network.regions is None else self.position.new_zeros(len(features), 0, network.regions.count)
-        )
-        self._evidence = self.position.new_zeros(len(features), 1, 3)
+        self._share = self.position.new_zeros(len(film), 0, network.regions.count)
+        self._evidence = self.position.new_zeros(len(film), 1, 3)
         self._error = self._estimate()
-        history, nothing = network.history, features.new_zeros(len(features), 0, features.shape[1])
-        conditions = Sequences.alone(self.position, self.seconds, reader, finding)
-        self._whole = history.film(features.mean(dim=(2, 3))) + history.condition(conditions)
+        history, nothing = network.history, features.new_zeros(len(film), 0, features.shape[1])
+        self._whole = history.whole(self._readings(self.position, self.seconds), features)
         # States after each fixation so far; the first state is the one before any fixation.
         self._after = nothing
         self._inputs = [nothing] * len(history.layers.layers)
-        self._see(history.start.expand(len(features), -1))
+        self._see(history.start.expand(len(film), -1))
 
     def _see(self, token: Tensor) -> None:
         number = self.network.history.step.weight[self.position.shape[1]]
         self._state, self._inputs = self.network.history.after(token + number + self._whole, self._inputs)
 
+    def _readings(self, position: Tensor, seconds: Tensor) -> Sequences:
+        return Sequences.alone(position, seconds, self.reader, self.finding)._replace(film=self.maps.film)
+
     def ahead(self) -> tuple[Tensor, Tensor]:
-        """Log-chances of the next cells (S, h, w), and the chance that there is no next fixation (S,)."""
-        head, count = self.network.next_fixation, self.position.shape[1]
-        sequences = Sequences.alone(self._looks, self.seconds, self.reader, self.finding)
-        before = self._state[:, None]
-        static = self.network.weighed(self.film_map, before, sequences, count, self._share)
-        log_chance = head.log_chances(
-            before, self._after, static, self.features, sequences, self.network.map_stride, count
-        )
-        log_chance = self.network.recorded(log_chance[:, 0], self._error)
-        return log_chance, head.stops(self._state).sigmoid()
+        """Log-chances of the cells that are looked at next (S, h, w), and the chance that none is (S,)."""
+        network, count = self.network, self.position.shape[1]
+        looks = self._readings(self._looks, self.seconds)
+        log_chance = network.log_chances(self.maps, self._state[:, None], self._after, looks, self._share, count)
+        return log_chance[:, 0], network.timing.stops(self._state).sigmoid()
+
+    def recorded(self, look: Tensor) -> Tensor:
+        """Where the tracker will record the next look, (S, 2)."""
+        return recorded_at(look, self._error, self.network.size(self.maps))
+
+    def _without_error(self, position: Tensor) -> Tensor:
+        """Where the eye looked, of the next recorded positions (S, 2)."""
+        return looked_at(position, self._error, self.network.size(self.maps))[0]
 
     def duration(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-spread of the logarithm of the next duration, if the next place is ``position`` (S, 2)."""
-        looks = (position - self._error)[:, None]
-        seen = at_positions(self.features, looks, self.network.map_stride)
-        mean, spread = self.network.next_fixation.durations(self._state[:, None], seen)
+        seen = self._seen(self._without_error(position)[:, None])
+        mean, spread = self.network.timing.durations(self._state[:, None], seen)
         return mean[:, 0], spread[:, 0]
+
+    def _seen(self, looks: Tensor) -> Tensor:
+        """Features of the film where (S, 1, 2) looks are, (S, 1, width)."""
+        return at_positions(self.features, looks, self.network.map_stride, self.maps.film)
 
     def add(self, position: Tensor, seconds: Tensor) -> None:
         """Appends a fixation to each."""
+        look = self._without_error(position.float())[:, None]
         position, seconds = position[:, None].float(), seconds[:, None].float()
-        look = position - self._error[:, None]
         self.position = torch.cat([self.position, position], dim=1)
         self.seconds = torch.cat([self.seconds, seconds], dim=1)
         self._looks = torch.cat([self._looks, look], dim=1)
         self._weigh(position, look, seconds)
-        stride, rows, columns = self.network.map_stride, *self.features.shape[-2:]
-        seen = at_positions(self.features, look, stride)
         # The fixation before is needed for the distance that the gaze has moved.
-        seen = seen.expand(-1, min(2, self.position.shape[1]), -1)
-        size = rows * stride, columns * stride
+        seen = self._seen(look).expand(-1, min(2, self.position.shape[1]), -1)
+        size = self.network.size(self.maps)
         tokens = self.network.history.tokens(self._looks[:, -2:], self.seconds[:, -2:], seen, size)
         self._see(tokens[:, -1])
         self._after = torch.cat([self._after, self._state[:, None]], dim=1)
 
     def _weigh(self, position: Tensor, look: Tensor, seconds: Tensor) -> None:
         """Notes the regions of a new look, and what it tells of the tracker's error: (S, 1, 2), (S, 1, 2), (S, 1)."""
-        regions, maps, offset = self.network.regions, self.film_map.regions, self.network.offset
-        if regions is None or maps is None or self._share is None:
-            return
-        newest = Sequences.alone(look, seconds, self.reader, self.finding)
-        self._share = torch.cat([self._share, regions.share(maps, newest)], dim=1)
+        regions, offset = self.network.regions, self.network.offset
+        newest = self._readings(look, seconds)
+        self._share = torch.cat([self._share, regions.share(self.maps, newest)], dim=1)
         if offset is not None:
             recorded = newest._replace(position=position)
-            self._evidence = self._evidence + offset.evidence(regions, maps, recorded)
+            self._evidence = self._evidence + offset.evidence(regions, self.maps, recorded)
             self._error = self._estimate()
 
     def _estimate(self) -> Tensor:
         """The tracker's error after the fixations so far, (S, 2) pixels."""
-        regions, maps, offset = self.network.regions, self.film_map.regions, self.network.offset
-        if regions is None or maps is None or offset is None:
+        offset = self.network.offset
+        if offset is None:
             return self._evidence[:, 0, :2]
-        return offset.estimate(self._evidence, regions, maps, self.reader)[:, 0]
+        return offset.estimate(self._evidence, self.network.regions, self.maps, self.reader)[:, 0]
 
     def take(self, rows: Tensor) -> None:
         """Continues with some of the paths; a path may occur several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
         self._looks, self._evidence, self._error = self._looks[rows], self._evidence[rows], self._error[rows]
-        self._share = None if self._share is None else self._share[rows]
-        self.features, self.film_map, self._whole = self.features[rows], self.film_map.rows(rows), self._whole[rows]
+        self._share = self._share[rows]
+        self.maps, self._whole = self.maps.rows(rows), self._whole[rows]
         self.reader, self.finding = self.reader[rows], self.finding[rows]
         self._after, self._inputs = self._after[rows], [each[rows] for each in self._inputs]

@@ -18,7 +18,6 @@ from gazelit.losses.scanpath import FACTORS, ScanpathLikelihood
 from gazelit.metrics.means import ImageMeans
 from gazelit.metrics.scanpath import conditional_scores
 from gazelit.metrics.scanpath.summary import path_scores
-from gazelit.models.density_grid import on_pixels
 from gazelit.models.scanpath_decoding import sample
 from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.sequences import Sequences
@@ -142,14 +141,14 @@ class Scanpath(Stage):
         data = self._gaze_data
         bias = data.centre_bias(batch["index"].cpu()).density.double()
         sequences, valid = self._sequences(batch), outputs["valid"].cpu()
+        density = self.network.next_density(self.network.film_features(batch["image"]), sequences)
         found = {name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc")}
         on_film = batch["valid_mask"].cpu()
         for row, film in enumerate(sequences.film.tolist()):
             length = int(valid[row].sum())
             positions = sequences.position[row, :length].double().cpu() + 0.5
-            chance = outputs["next_log_chance"][row, :length].double().exp().cpu()
             base, mask = _on(bias[film], on_film[film, 0]), on_film[film, 0]
-            scores = conditional_scores(_on(on_pixels(chance, self.network.map_stride), mask), positions, base)
+            scores = conditional_scores(_on(density[row, :length].double().cpu(), mask), positions, base)
             for name, score in zip(found, scores, strict=True):
                 found[name][row, :length] = torch.from_numpy(score.values)
         return {name: values.to(self.device) for name, values in found.items()}

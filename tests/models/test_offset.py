@@ -1,14 +1,13 @@
-"""The tracker's error of a reading: against quadrature, scipy's shift, and the closed form of a Gaussian law."""
+"""The tracker's error of a reading: against quadrature, scipy's roots, and the closed form of a Gaussian law."""
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage, stats
+from scipy import optimize, stats
 
 from gazelit.errors import InputError
 from gazelit.models import EncoderSpec, ScanpathNetwork
-from gazelit.models.density_grid import log_density_at, moved
-from gazelit.models.offset import Offset
+from gazelit.models.offset import Offset, looked_at, recorded_at
 from gazelit.models.regions import RegionMaps, Regions
 from gazelit.models.sequences import Sequences
 
@@ -23,9 +22,9 @@ def blobs(readings):
     chance = torch.tensor(np.stack([np.outer(axes[1], axes[0]), np.outer(axes[3], axes[2])]), dtype=torch.float32)
     whole = (
         chance / chance.sum((1, 2), keepdim=True), torch.zeros(2), torch.zeros(2, 8),
-        torch.tensor(CENTRES, dtype=torch.float32), torch.full((2,), LANDING**2),
+        torch.tensor(CENTRES, dtype=torch.float32), torch.full((2,), LANDING**2), chance.mean(0).log(),
     )  # fmt: skip
-    return RegionMaps(*(part.expand(readings, *part.shape) for part in whole))
+    return RegionMaps(*(part.expand(readings, *part.shape) for part in whole), torch.arange(readings))
 
 
 def follower(spread=ERROR):
@@ -69,9 +68,9 @@ def test_later_fixations_are_as_likely_as_by_the_law_and_more_likely_than_withou
     maps = blobs(400)
     with torch.no_grad():
         error = offset(regions, maps, sequences)[:, :-1]
-    own = maps.log_chance(torch.zeros(400, 30, 2))
-    followed = log_density_at(moved(own, error, 1), sequences.position, 1)
-    not_followed = log_density_at(own, sequences.position, 1)
+    look, log_slope = looked_at(sequences.position, error, (SIDE, SIDE))
+    followed = regions.at(maps, look).mean(-1).log() + log_slope
+    not_followed = regions.at(maps, sequences.position).mean(-1).log()
     # Both regions are equally likely, and the error is known but for what 20 fixations or more leave open.
     left = 1 / (1 / ERROR**2 + np.arange(20, 30) / LANDING**2)
     by_law = -np.log(2) - np.log(2 * np.pi * np.e * (LANDING**2 + left))
@@ -103,17 +102,37 @@ def test_an_unknown_readers_error_has_a_spread_of_its_own():
     assert (found[0] / found[1]).tolist() == pytest.approx([gain[0] / gain[1]] * 2, rel=1e-3)
 
 
-@pytest.mark.parametrize("stride", [1, 4])
-def test_a_moved_grid_is_scipys(stride):
+def test_in_the_middle_the_error_is_taken_off_and_the_border_stays():
+    offset = torch.tensor([1.5, -2.0])
+    look, log_slope = looked_at(torch.tensor([[31.5, 47.5], [-0.5, -0.5], [63.5, 95.5]]), offset, (96, 64))
+    assert look[0].tolist() == pytest.approx([30, 49.5])
+    assert look[1:].tolist() == [[-0.5, -0.5], [63.5, 95.5]]
+    assert log_slope[0].item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0), (1.7, -3.9), (50.0, -50.0)])
+def test_every_place_on_the_film_is_recorded_once(offset):
+    offset = torch.tensor(offset, dtype=torch.float64)
     rng = np.random.default_rng(3)
-    log_chance = torch.tensor(np.log(rng.dirichlet(np.ones(12 * 9), 3).reshape(3, 12, 9)), dtype=torch.float32)
-    offset = torch.tensor([[0.0, 0.0], [1.3, -2.6], [-7.0, 3.1]]) * stride
-    found = moved(log_chance, offset, stride).exp().numpy()
-    for grid, (x, y), result in zip(log_chance.numpy(), (offset / stride).tolist(), found, strict=True):
-        expected = np.exp(ndimage.shift(grid, (y, x), order=1, mode="nearest"))
-        assert result == pytest.approx(expected / expected.sum(), rel=1e-4)
+    place = torch.tensor(rng.random((40, 2)) * [64, 96] - 0.5)
+    look, log_slope = looked_at(place, offset, (96, 64))
+    assert torch.allclose(recorded_at(look, offset, (96, 64)), place, atol=1e-9)
+    # The slope is that of scipy's derivative, and the inverse scipy's root.
+    for axis, side in ((0, 64), (1, 96)):
+        def found(value, axis=axis):
+            point = torch.zeros(2, dtype=torch.float64)
+            point[axis] = value
+            return looked_at(point, offset, (96, 64))[0][axis].item()
+
+        for number in range(0, 40, 8):
+            goal = look[number, axis].item()
+            root = optimize.brentq(lambda value, goal=goal, found=found: found(value) - goal, -0.5, side - 0.5)
+            assert root == pytest.approx(place[number, axis].item(), abs=1e-6)
+    steps = torch.eye(2, dtype=torch.float64) * 1e-6
+    slopes = [(looked_at(place + step, offset, (96, 64))[0] - look)[:, axis] / 1e-6 for axis, step in enumerate(steps)]
+    assert torch.allclose((slopes[0] * slopes[1]).log(), log_slope, atol=1e-5)
 
 
 def test_there_must_be_regions():
-    with pytest.raises(InputError, match="follow_offset: needs regions"):
-        ScanpathNetwork(EncoderSpec("densenet-small"), follow_offset=True)
+    with pytest.raises(InputError, match="regions: must be at least 2, not 1"):
+        ScanpathNetwork(EncoderSpec("densenet-small"), regions=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gazelit.models.regions import RegionMaps, Regions
+from gazelit.models.regions import RegionMaps, Regions, anywhere
 from gazelit.models.sequences import Sequences
 
 STRIDE = 4
@@ -26,8 +26,13 @@ def patches(films):
         row, column = divmod(number, 2)
         chance[number, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 1 / 16
     middle = torch.tensor([[7.5, 7.5], [23.5, 7.5], [7.5, 23.5], [23.5, 23.5]])
-    whole = (chance, torch.zeros(4), torch.eye(4).repeat(1, 4), middle, torch.full((4,), 20.0))
-    return RegionMaps(*(part.expand(films, *part.shape) for part in whole))
+    whole = (chance, torch.zeros(4), torch.eye(4).repeat(1, 4), middle, torch.full((4,), 20.0), chance.mean(0).log())
+    return RegionMaps(*(part.expand(films, *part.shape) for part in whole), torch.arange(films))
+
+
+def weights(regions, features, before, sequences):
+    maps = regions(features)
+    return regions.log_weights(maps, before, sequences, regions.share(maps, sequences))
 
 
 def learned_nats(targets, scatter=12.0, steps=400):
@@ -41,7 +46,8 @@ def learned_nats(targets, scatter=12.0, steps=400):
     before = torch.zeros(len(targets), targets.shape[1], 16)
     optimizer = torch.optim.Adam(regions.parameters(), lr=0.05)
     for _ in range(steps):
-        log_weight = regions.log_weights(maps, before, sequences).log_softmax(-1)
+        share = regions.share(maps, sequences)
+        log_weight = regions.log_weights(maps, before, sequences, share).log_softmax(-1)
         nats = -log_weight.gather(2, number[..., None])[..., 0]
         optimizer.zero_grad()
         nats.mean().backward()
@@ -68,22 +74,28 @@ def test_the_next_region_is_a_neighbour_of_the_last():
     assert nats[1] == pytest.approx(math.log(2), abs=0.06)
 
 
-def test_the_mixture_is_the_weighted_sum_of_the_regions():
-    maps = RegionMaps(
-        torch.rand(2, 3, 4, 5).flatten(2).softmax(-1).view(2, 3, 4, 5),
-        torch.zeros(2, 3), torch.zeros(2, 3, 8), torch.zeros(2, 3, 2), torch.ones(2, 3),
-    )  # fmt: skip
-    weight = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
-    found = maps.log_chance(weight.log()[:, None])[:, 0].exp()
-    expected = np.stack(
-        [np.average(chance, axis=0, weights=part) for chance, part in zip(maps.chance, weight, strict=True)]
-    )
-    assert found.numpy() == pytest.approx(expected, abs=1e-5)
-    assert found.sum((1, 2)).numpy() == pytest.approx(np.ones(2), abs=1e-6)
-    # Even if a region has weight zero, every cell stays possible.
-    nowhere = torch.zeros(1, 1, 4, 4)
-    nowhere[..., 0, 0] = 1
-    assert torch.isfinite(RegionMaps(nowhere, *maps[1:]).log_chance(torch.zeros(1, 1, 1))).all()
+def test_the_static_map_is_the_sum_of_the_regions_in_their_sizes():
+    torch.manual_seed(0)
+    maps = Regions(3, 8, 10, STRIDE)(torch.randn(2, 8, 6, 5))
+    for number in range(2):
+        expected = np.average(maps.chance[number].detach(), axis=0, weights=maps.log_size[number].exp().detach())
+        assert maps.log_static[number].exp().detach().numpy() == pytest.approx(expected, abs=1e-5)
+    assert maps.log_static.exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_no_place_is_impossible():
+    assert anywhere(torch.tensor([0.0, 1.0]), 100).exp().tolist() == pytest.approx([1e-6, 1 - 1e-4 + 1e-6])
+
+
+def test_readings_of_a_film_share_its_maps():
+    torch.manual_seed(0)
+    regions, features = Regions(3, 8, 10, STRIDE), torch.randn(2, 8, 6, 5)
+    maps, xy = regions(features), torch.rand(3, 4, 2) * 20
+    of_readings = maps.rows(torch.tensor([1, 1, 0]))
+    assert of_readings.chance is maps.chance
+    copied = regions(features[[1, 1, 0]])
+    assert torch.allclose(regions.at(of_readings, xy), regions.at(copied, xy), atol=1e-6)
+    assert torch.allclose(of_readings.token, copied.token, atol=1e-6)
 
 
 def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():
@@ -107,10 +119,10 @@ def test_weights_in_half_precision_give_about_the_same_and_sums_in_float32():
     torch.manual_seed(0)
     regions, features = Regions(5, 8, 10, STRIDE), torch.randn(2, 8, 6, 6)
     before, sequences = torch.randn(2, 3, 8), readings(torch.rand(2, 3, 2) * 24)
-    plain = regions.log_weights(regions(features), before, sequences).log_softmax(-1)
+    plain = weights(regions, features, before, sequences).log_softmax(-1)
     half = regions.to(torch.bfloat16)
     maps = half(features.to(torch.bfloat16))
-    found = half.log_weights(maps, before.to(torch.bfloat16), sequences)
+    found = weights(half, features.to(torch.bfloat16), before.to(torch.bfloat16), sequences)
     assert found.dtype == maps.chance.dtype == torch.float32
     assert torch.allclose(maps.chance.sum((2, 3)), torch.ones(2, 5), atol=1e-5)
     assert (found.log_softmax(-1) - plain).abs().max() < 0.05
@@ -122,7 +134,7 @@ def test_autocast_changes_nothing(dtype):
     torch.manual_seed(0)
     regions, features = Regions(5, 8, 10, STRIDE), torch.randn(2, 8, 6, 6)
     before, sequences = torch.randn(2, 3, 8), readings(torch.rand(2, 3, 2) * 24)
-    plain = regions.log_weights(regions(features), before, sequences)
+    plain = weights(regions, features, before, sequences)
     with torch.autocast("cpu", dtype=dtype):
-        mixed = regions.log_weights(regions(features), before, sequences)
+        mixed = weights(regions, features, before, sequences)
     assert torch.equal(plain, mixed)

@@ -9,29 +9,31 @@ from scipy import stats
 from gazelit.errors import InputError
 from gazelit.losses import ScanpathLikelihood
 from gazelit.models import EncoderSpec, ScanpathNetwork, rebuild
-from gazelit.models.density_grid import at_positions, drawn, log_density_at, on_pixels
+from gazelit.models.density_grid import at_positions, density_on, drawn
 from gazelit.models.scanpath_decoding import _Path, likeliest, sample
 from gazelit.models.sequences import Sequences
 
 STRIDE = 8
 
 
-@pytest.fixture(scope="module", params=[(1, False), (6, False), (6, True)], ids=["one map", "regions", "offset"])
+@pytest.fixture(scope="module", params=[False, True], ids=["not followed", "offset followed"])
 def network(request):
     torch.manual_seed(0)
-    regions, follow_offset = request.param
+    follow_offset = request.param
     options = {"map_stride": STRIDE, "width": 16, "layers": 2, "heads": 2, "longest": 12}
-    options |= {"regions": regions, "follow_offset": follow_offset}
+    options |= {"regions": 6, "follow_offset": follow_offset}
     made = ScanpathNetwork(EncoderSpec("densenet-small"), readers=["a", "b"], findings=["nodule"], **options).eval()
     with torch.no_grad():
         # All weights differ from their neutral start, as after a training.
-        for part in (made.next_fixation, made.regions or made.static_head, *([made.offset] if follow_offset else [])):
+        for part in (made.timing, made.revisits, made.regions, *([made.offset] if follow_offset else [])):
             for parameter in part.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
         if follow_offset:
             # Errors of several pixels.
             made.offset.log_spread.add_(3.0)
-        made.next_fixation.stop.bias.fill_(-1.0)
+        # Past fixations have about a third of the weight, in this one as in the regions.
+        made.revisits.lag.weight.add_(3.0)
+        made.timing.stop.bias.fill_(-1.0)
     return made
 
 
@@ -49,41 +51,47 @@ def grid(seed=0, count=2):
     )
 
 
-def test_the_density_is_the_bilinear_interpolation_and_sums_to_one():
+def test_the_density_is_torchs_bilinear_interpolation_and_its_integral_is_one():
     chance = grid()
     expected = F.interpolate(chance[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)[0] / STRIDE**2
-    assert torch.allclose(on_pixels(chance, STRIDE), expected, atol=1e-9)
+    rows, columns = torch.arange(24.0), torch.arange(32.0)
+    assert torch.allclose(density_on(chance, rows, columns, STRIDE), expected, atol=1e-9)
     assert torch.allclose(expected.sum((1, 2)), torch.ones(2), atol=1e-5)
-    # It is a single density between the pixels and up to the border, and its integral is 1.
+    # It is a single density between the pixels and up to the border.
     fine = (torch.arange(32 * 10) + 0.5) / 10 - 0.5
-    y, x = torch.meshgrid(fine[: 24 * 10], fine, indexing="ij")
-    places = torch.stack([x, y], -1)
-    density = log_density_at(chance[0].log()[None, None].expand(*x.shape, -1, -1), places, STRIDE).exp()
-    assert density.mean() * 32 * 24 == pytest.approx(1, abs=1e-4)
-    at_pixel = log_density_at(chance.log(), torch.tensor([[5.0, 7.0], [31.0, 0.0]]), STRIDE)
-    assert torch.allclose(at_pixel.exp(), torch.stack([expected[0, 7, 5], expected[1, 0, 31]]), rtol=1e-5)
+    density = density_on(chance, fine[: 24 * 10], fine, STRIDE)
+    assert (density.mean((1, 2)) * 32 * 24).tolist() == pytest.approx([1, 1], abs=1e-4)
 
 
 def test_features_at_positions_are_torchs_own():
-    maps, xy = torch.randn(2, 5, 3, 4), torch.rand(2, 7, 2) * torch.tensor([32.0, 24.0]) - 0.5
+    maps, film = torch.randn(2, 5, 3, 4, requires_grad=True), torch.tensor([1, 0, 1])
+    xy = (torch.rand(3, 7, 2) * torch.tensor([32.0, 24.0]) - 0.5).requires_grad_()
     where = (xy + 0.5) / torch.tensor([32.0, 24.0]) * 2 - 1
-    sampled = F.grid_sample(maps, where[:, :, None], padding_mode="border", align_corners=False)[..., 0]
-    assert torch.allclose(at_positions(maps, xy, STRIDE), sampled.transpose(1, 2), atol=1e-5)
+    sampled = F.grid_sample(maps[film], where[:, :, None], padding_mode="border", align_corners=False)[..., 0]
+    found = at_positions(maps, xy, STRIDE, film)
+    assert torch.allclose(found, sampled.mT, atol=1e-5)
+    weight = torch.randn_like(found)
+    for own, torchs in zip(
+        torch.autograd.grad((found * weight).sum(), (maps, xy)),
+        torch.autograd.grad((sampled.mT * weight).sum(), (maps, xy)), strict=True,
+    ):  # fmt: skip
+        assert torch.allclose(own, torchs, atol=1e-4)
 
 
 def test_draws_follow_the_density_at_the_border_too():
     chance = grid(3, 1)
     xy = drawn(chance.expand(60000, -1, -1), STRIDE, torch.Generator().manual_seed(1)).numpy()
     counts = np.histogram2d(xy[:, 1], xy[:, 0], bins=(12, 16), range=((-0.5, 23.5), (-0.5, 31.5)))[0]
-    expected = on_pixels(chance, STRIDE)[0].reshape(12, 2, 16, 2).sum((1, 3)).numpy()
+    density = density_on(chance, torch.arange(24.0), torch.arange(32.0), STRIDE)
+    expected = density[0].reshape(12, 2, 16, 2).sum((1, 3)).numpy()
     # Averages of a density over two pixels equal its integral only to second order.
     expected = expected.ravel().astype(np.float64)
     assert stats.chisquare(counts.ravel(), counts.sum() * expected / expected.sum()).pvalue > 1e-3
 
 
 def test_every_step_is_a_law(network):
-    outputs = network(torch.rand(3, 1, 64, 96), paths())
-    assert torch.allclose(outputs["next_log_chance"].exp().sum((2, 3)), torch.ones(3, 6), atol=1e-5)
+    image, whole = torch.rand(3, 1, 64, 96), paths()
+    outputs = network(image, whole)
     median, spread = (outputs[name].detach().exp().numpy() for name in ("log_median", "log_spread"))
     expected = stats.lognorm.logpdf(paths().duration.numpy(), s=spread, scale=median)
     assert outputs["duration"].detach().numpy() == pytest.approx(expected, abs=1e-4)
@@ -94,6 +102,34 @@ def test_every_step_is_a_law(network):
     assert torch.equal(ended["stop"][:, :-1] < 0, torch.ones(3, 5, dtype=torch.bool))
 
 
+def test_the_density_of_places_is_a_law_and_that_of_the_likelihood(network):
+    image, whole = torch.rand(3, 1, 64, 96), paths()
+    features = network.film_features(image)
+    log_place = network.of_features(features, whole)["place"]
+    # Fixations in the middle of pixels, where both forms must agree; the path before them changes, too.
+    middles = whole._replace(position=whole.position.round())
+    density = network.next_density(features, middles)
+    columns, rows = middles.position.long().unbind(-1)
+    series, steps = torch.meshgrid(torch.arange(3), torch.arange(6), indexing="ij")
+    expected = density[series, steps, rows.clamp(max=63), columns.clamp(max=95)]
+    assert torch.allclose(network.of_features(features, middles)["place"], expected.log(), atol=1e-4)
+    # The integral by quadrature of the likelihood itself, for the last fixation of the second reading.
+    total, side = 0.0, 0.5
+    for y in torch.arange(-0.25, 63.5, side):
+        x = torch.arange(-0.25, 95.5, side)
+        grid_row = torch.stack([x, y.expand_as(x)], -1)
+        rest = whole.position[1, :5].expand(len(x), -1, -1)
+        unknown = torch.full((len(x),), 0)
+        series = Sequences.alone(
+            torch.cat([rest, grid_row[:, None]], 1), whole.duration[1:2].expand(len(x), -1),
+            unknown + whole.reader[1], unknown + whole.finding[1],
+        )._replace(film=unknown + 1)  # fmt: skip
+        with torch.no_grad():
+            total += network.of_features(features, series)["place"][:, 5].exp().sum().item() * side**2
+    assert total == pytest.approx(1, abs=2e-3)
+    assert torch.isfinite(log_place).all()
+
+
 def test_no_fixation_depends_on_later_ones(network):
     image = torch.rand(3, 1, 64, 96)
     first = paths()
@@ -101,7 +137,9 @@ def test_no_fixation_depends_on_later_ones(network):
     position[:, 3], duration[:, 3] = position[:, 3].flip(0) + 1.5, 2.0
     outputs, changed = network(image, first), network(image, first._replace(position=position, duration=duration))
     before = torch.arange(6) <= 3
-    same = (outputs["next_log_chance"] - changed["next_log_chance"]).abs().amax((0, 2, 3)) < 1e-5
+    densities = [network.next_density(network.film_features(image), each) for each in (
+        first, first._replace(position=position, duration=duration))]  # fmt: skip
+    same = (densities[0] - densities[1]).abs().amax((0, 2, 3)) < 1e-7
     assert same.tolist() == before.tolist()
     # A duration depends on its fixation's position, and not on itself.
     longer = network(image, first._replace(duration=duration))
@@ -113,10 +151,17 @@ def test_step_by_step_equals_one_pass(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     outputs = network(image, whole)
     features = network.film_features(image)
-    path = _Path(network, features, whole.reader, whole.finding)
+    maps = network.regions(features).rows(whole.film)
+    looks, _ = network.looks(maps, whole)
+    state = network.history(looks, features, STRIDE)
+    share = network.regions.share(maps, looks)
+    one_pass = network.log_chances(maps, state[:, :-1], state[:, 1:], looks, share)
+    assert torch.allclose(one_pass.exp().sum((2, 3)), torch.ones(3, 6), atol=1e-5)
+    path = _Path(network, features, torch.arange(3), whole.reader, whole.finding)
     for step in range(6):
         log_chance, stop = path.ahead()
-        assert torch.allclose(log_chance, outputs["next_log_chance"][:, step], atol=1e-4)
+        assert torch.allclose(log_chance, one_pass[:, step], atol=1e-4)
+        assert torch.allclose(path.recorded(looks.position[:, step]), whole.position[:, step], atol=1e-3)
         if step:
             assert torch.allclose(stop, outputs["stop_chance"][:, step - 1], atol=1e-5)
         mean, _ = path.duration(whole.position[:, step])
@@ -196,9 +241,14 @@ def test_beams_find_a_path_at_least_as_likely_as_the_greedy_one(network):
     def likelihood(path):
         unknown = torch.zeros(1, dtype=torch.int64)
         whole = Sequences.alone(path[None, :, :2], path[None, :, 2], unknown, unknown)
-        outputs = network(image, whole)
-        columns, rows = ((path[:, :2] + 0.5) / STRIDE - 0.5).long().T
-        return outputs["next_log_chance"][0, torch.arange(len(path)), rows, columns].sum().item()
+        features = network.film_features(image)
+        maps = network.regions(features).rows(whole.film)
+        looks, _ = network.looks(maps, whole)
+        state = network.history(looks, features, STRIDE)
+        share = network.regions.share(maps, looks)
+        log_chance = network.log_chances(maps, state[:, :-1], state[:, 1:], looks, share)
+        columns, rows = ((looks.position[0] + 0.5) / STRIDE - 0.5).round().long().T
+        return log_chance[0, torch.arange(len(path)), rows, columns].sum().item()
 
     greedy, wide = (likeliest(network, image, length=4, beams=count) for count in (1, 16))
     assert len(greedy) == len(wide) == 4
