@@ -5,8 +5,7 @@ are written to ``beyond_maps.md`` and ``beyond_maps.csv`` from whatever is finis
 
     python benchmarks/beyond_maps.py --out runs/beyond [--parts scanpaths maps …] [--size full] [--jobs N]
     python benchmarks/beyond_maps.py --out runs/beyond --report
-    python benchmarks/beyond_maps.py --out runs/many --size many --parts scanpaths_many --jobs 5 \
-        --option=--trainer.accelerator=gpu --option=--data.loader.num_workers=2
+    python benchmarks/beyond_maps.py --out runs/many --size many --parts scanpaths_many [--jobs N]
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ SIZES = {
     "tiny": Size(40, 1, "[64,64]"),
     "reduced": Size(800, 24, "[96,64]"),
     "full": Size(4000, 40, "[160,128]"),
-    "many": Size(12800, 5, "[192,128]", max_side=256, readings=4, test_fraction=0.015625, val_fraction=0.015625),
+    "many": Size(6400, 2, "[128,96]", max_side=192, readings=4, test_fraction=0.03125, val_fraction=0.015625),
 }
 
 
@@ -89,14 +88,8 @@ def common(size: Size) -> list[str]:
     ]
 
 
-#: The first parts were measured before there were regions, or before the tracker's error was followed.
-ONE_MAP, NOT_FOLLOWED = "--model.network.regions=1", "--model.network.follow_offset=false"
+#: At these sizes a fixation is spread over 1.4 to 2 pixels: of the oracle's bits a stride of 4 would lose a fifth.
 FINE = "--model.network.map_stride=2"
-#: An encoder as large as the quick preset's (199,000 and 183,000 parameters) whose finest level is at full resolution.
-FULL_RESOLUTION = (
-    "--model.network.encoder.name=res-se",
-    "--model.network.encoder.options={widths: [24, 32, 32, 48, 64]}",
-)
 #: For many films: six levels, the finest at full resolution; films are not changed at random, and a reading's reader is
 #: seldom withheld.
 FOR_MANY_FILMS = (
@@ -146,16 +139,10 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
             stage("readers", "reader_conditional", 1, known, without, after="pooled"),
         ],
         "scanpaths": [
-            stage("scanpath", "scanpath", 2, everybody, ONE_MAP, NOT_FOLLOWED),
-            stage("nobody_known", "scanpath", 2, ONE_MAP, NOT_FOLLOWED),
-            stage("order_drawn_anew", "scanpath", 2, everybody, ONE_MAP, NOT_FOLLOWED, "--data.gaze.control=order"),
+            stage("scanpath", "scanpath", 2, everybody, FINE),
+            stage("nobody_known", "scanpath", 2, FINE),
+            stage("order_drawn_anew", "scanpath", 2, everybody, FINE, "--data.gaze.control=order"),
         ],
-        # At this size a fixation is spread over 1.4 pixels: of the oracle's bits a stride of 4 loses a fifth.
-        "scanpaths_fine": [stage("scanpath", "scanpath", 2, everybody, ONE_MAP, NOT_FOLLOWED, FINE)],
-        "scanpaths_regions": [stage("regions", "scanpath", 2, everybody, NOT_FOLLOWED, FINE)],
-        # Most distractors are smaller than a pixel or two, which an encoder that begins at a stride of 2 blurs.
-        "scanpaths_sharp": [stage("sharp", "scanpath", 2, everybody, NOT_FOLLOWED, FINE, *FULL_RESOLUTION)],
-        "scanpaths_offset": [stage("offset", "scanpath", 2, everybody, FINE)],
         "scanpaths_many": [stage("many", "scanpath", 2, everybody, FINE, *FOR_MANY_FILMS)],
     }[part]
     # A stage that others begin with is tested where it is an arm of its own.
@@ -165,10 +152,7 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
 
 
 #: The last is of a size of its own, and no part unless it is named.
-PARTS = (
-    "scanpaths", "scanpaths_fine", "scanpaths_regions", "scanpaths_sharp", "scanpaths_offset", "maps", "readers",
-    "left_out", "scanpaths_many",
-)  # fmt: skip
+PARTS = ("scanpaths", "maps", "readers", "left_out", "scanpaths_many")
 
 
 def prepare(out: Path, size: Size) -> None:
@@ -214,7 +198,6 @@ class Question:
         value: By result, a statistic of its test films.
         less: Another, which is taken off; of the same arm unless ``less_arm`` names another.
         less_arm: See ``less``.
-        less_part: The part that ``less_arm`` is of, unless it is the same.
     """
 
     name: str
@@ -222,7 +205,6 @@ class Question:
     value: Callable[[Result], Statistic]
     less: Callable[[Result], Statistic] | None = None
     less_arm: str | None = None
-    less_part: str | None = None
 
 
 def column(name: str) -> Callable[[Result], Statistic]:
@@ -255,14 +237,6 @@ def bits_and_share(arm: str) -> list[Question]:
     ]
 
 
-def less_than(name_of_less: str, arm: str, less_part: str, less_arm: str) -> list[Question]:
-    """What an arm of scanpaths has less another, which may be of another part."""
-    return [
-        Question(f"{what} less that of {name_of_less}", arm, column(name), column(name), less_arm, less_part)
-        for what, name in (("information", "scanpath_bits"), ("ScanMatch", "scanpath_scanmatch"))
-    ]
-
-
 IID = "static map of the model (IID saliency)"
 QUESTIONS: dict[str, list[Question]] = {
     "scanpaths": [
@@ -281,21 +255,6 @@ QUESTIONS: dict[str, list[Question]] = {
             "bits less those with the order drawn anew", "scanpath", column("scanpath_bits"), column("scanpath_bits"),
             "order_drawn_anew",
         ),
-    ],
-    "scanpaths_fine": [
-        *bits_and_share("scanpath"),
-    ],
-    "scanpaths_regions": [
-        *bits_and_share("regions"),
-        *less_than("one map", "regions", "scanpaths_fine", "scanpath"),
-    ],
-    "scanpaths_sharp": [
-        *bits_and_share("sharp"),
-        *less_than("an encoder that begins at a stride of 2", "sharp", "scanpaths_regions", "regions"),
-    ],
-    "scanpaths_offset": [
-        *bits_and_share("offset"),
-        *less_than("a network that does not follow the tracker's error", "offset", "scanpaths_regions", "regions"),
     ],
     "scanpaths_many": [
         *bits_and_share("many"),
@@ -328,28 +287,20 @@ QUESTIONS: dict[str, list[Question]] = {
 }  # fmt: skip
 
 
-def answer(
-    question: Question, results: Sequence[Result], less_results: Sequence[Result], weights: Draws
-) -> Estimate | None:
+def answer(question: Question, results: Sequence[Result], weights: Draws) -> Estimate | None:
     """An estimate over patients and seeds; None where an arm is not finished.
 
     Args:
         question: The question.
         results: Of its part.
-        less_results: Of the part that ``less_arm`` is of.
         weights: Draws of the patients.
-
-    Raises:
-        SystemExit: The two parts have different test films.
     """
-    own = sorted((r for r in results if r.arm == question.arm), key=lambda result: result.seed)
-    less = sorted(
-        (r for r in less_results if r.arm == (question.less_arm or question.arm)), key=lambda result: result.seed
+    own, less = (
+        sorted((result for result in results if result.arm == arm), key=lambda result: result.seed)
+        for arm in (question.arm, question.less_arm or question.arm)
     )
     if not own or not less:
         return None
-    if any(not each.predictions["index"].equals(own[0].predictions["index"]) for each in less):
-        raise SystemExit(f"{question.name}: the parts have different test films; train both on the same store")
     patients = own[0].predictions["patient"].nunique()
     everyone = np.ones((1, weights.cases))
 
@@ -389,8 +340,7 @@ def write_tables(out: Path) -> None:
         ]
         cells: list[list[object]] = []
         for question in QUESTIONS[part]:
-            less_results = results_of(out, question.less_part) if question.less_part else results
-            found = answer(question, results, less_results, weights)
+            found = answer(question, results, weights)
             if found is None:
                 continue
             cells.append([question.name, f"{number(found.value, signed=question.less is not None)}",
