@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.film_sketch import FilmSketch
 from gazelit.errors import InputError
-from gazelit.models.scanpath_decoding import likeliest_on
+from gazelit.models.scanpath_decoding import likeliest
 from gazelit.models.scanpath_net import ScanpathNetwork
 
 #: Names all readers that a model knows.
@@ -82,7 +82,7 @@ def expected_scanpaths(
     found = []
     for name in (None, *readers):
         number = 0 if name is None else network.readers.index(name) + 1
-        path = likeliest_on(network, features, number, beams=BEAMS).double().numpy()
+        path = likeliest(network, features, number, beams=BEAMS).double().numpy()
         # Cells at the border of a letterboxed film may have their middle on the padding.
         xy = np.clip(box.to_original(path[:, :2]), 0, (box.width - 1, box.height - 1))
         found.append(ExpectedScanpath(name, np.column_stack([xy, path[:, 2]])))

@@ -60,6 +60,16 @@ class RegionMaps(NamedTuple):
         names = ("log_size", "token", "centre", "variance", "film")
         return self._replace(**{name: kept[name][rows] for name in names})
 
+    def summed(self, weight: Tensor) -> Tensor:
+        """The sum of each reading's regions with some weights: (S, N, K) to (S, N, h, w)."""
+        maps = self.chance.flatten(2)
+        found = weight.new_empty(*weight.shape[:2], maps.shape[-1])
+        # Film by film: a copy of the maps for each reading would take longer than the product.
+        for film in self.film.unique():
+            rows = self.film == film
+            found[rows] = weight[rows] @ maps[film]
+        return found.unflatten(-1, self.cells)
+
     @property
     def cells(self) -> tuple[int, int]:
         """Numbers of rows and columns of a map."""

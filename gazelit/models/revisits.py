@@ -50,9 +50,9 @@ class Near(NamedTuple):
             for axis, count in ((1, self.chance.shape[-2]), (0, self.chance.shape[-1]))
         )
         series = torch.arange(len(position), device=position.device)[:, None, None]
-        here = self.chance[series[..., None], rows[..., :, None], columns[..., None, :]]
-        here = here * down[..., :, None] * across[..., None, :]
-        found = (here.mT @ self.down.mT[series, rows] * self.across.mT[series, columns]).sum(-2)
+        static = self.chance[series[..., None], rows[..., :, None], columns[..., None, :]]
+        static = static * down[..., :, None] * across[..., None, :]
+        found = (static.mT @ self.down.mT[series, rows] * self.across.mT[series, columns]).sum(-2)
         return found / self.whole[:, None]
 
     def chances(self, weight: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,45 +14,58 @@ from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.sequences import Sequences
 
 
+class Readings(NamedTuple):
+    """Of whom S readings are that are to be predicted.
+
+    Attributes:
+        film: (S,) int64 number of the film among the features.
+        reader: (S,) int64 number in the network's table; 0 is an unknown reader.
+        finding: (S,) int64 likewise.
+    """
+
+    film: Tensor
+    reader: Tensor
+    finding: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, reader: int = 0, finding: int = 0) -> Readings:
+        """One reading of each film."""
+        film = torch.arange(len(features), device=features.device)
+        return cls(film, torch.full_like(film, reader), torch.full_like(film, finding))
+
+
 @torch.no_grad()
 def sample(
-    network: ScanpathNetwork,
-    image: Tensor,
-    reader: Tensor | None = None,
-    finding: Tensor | None = None,
-    draws: int = 1,
-    seed: int = 0,
+    network: ScanpathNetwork, features: Tensor, readings: Readings, draws: int = 1, seed: int = 0
 ) -> list[Tensor]:
     """Draws scanpaths: place, duration and end of each fixation, given those before.
 
     Args:
         network: In evaluation mode.
-        image: (B, 1, H, W) in [0, 1].
-        reader: (B,) numbers in the network's table; an unknown reader unless given.
-        finding: (B,) likewise.
-        draws: Scanpaths of each film.
+        features: (B, width, h, w) of the films, from ``network.film_features``.
+        readings: Of which film, reader and finding S readings are.
+        draws: Scanpaths of each reading.
         seed: Seed of the draws. The same seed draws the same paths; on another device or in another batch rounding may
             change a draw.
 
     Returns:
-        B · ``draws`` paths, film after film: (n, 3) float32 x, y in working pixels (centres at integers) and s.
+        S · ``draws`` paths, reading after reading: (n, 3) float32 x, y in working pixels (centres at integers) and s.
     """
     generator = torch.Generator().manual_seed(seed)
-    film = torch.arange(len(image), device=image.device).repeat_interleave(draws)
-    numbers = [torch.zeros_like(film) if value is None else value.to(film.device)[film] for value in (reader, finding)]
-    path = _Path(network, network.film_features(image), film, *numbers)
-    lengths = torch.full((len(film),), network.longest)
+    path = _Path(network, features, Readings(*(part.repeat_interleave(draws) for part in readings)))
+    count, device = len(path.position), features.device
+    lengths = torch.full((count,), network.longest)
     for step in range(network.longest):
         log_chance, stop = path.ahead()
         if step:
-            chance = torch.rand(len(film), generator=generator, dtype=torch.float64)
+            chance = torch.rand(count, generator=generator, dtype=torch.float64)
             ended = (chance < stop.double().cpu()) & (lengths == network.longest)
             lengths[ended] = step
             if (lengths < network.longest).all():
                 break
-        position = path.recorded(drawn(log_chance.exp(), network.map_stride, generator).to(image.device))
+        position = path.recorded(drawn(log_chance.exp(), network.map_stride, generator).to(device))
         mean, spread = path.duration(position)
-        standard = torch.randn(len(film), generator=generator, dtype=torch.float64).float().to(image.device)
+        standard = torch.randn(count, generator=generator, dtype=torch.float64).float().to(device)
         path.add(position, (mean + spread.exp() * standard).exp())
     whole = torch.cat([path.position, path.seconds[..., None]], dim=2).cpu()
     return [points[:length] for points, length in zip(whole, lengths.tolist(), strict=True)]
@@ -59,7 +74,7 @@ def sample(
 @torch.no_grad()
 def likeliest(
     network: ScanpathNetwork,
-    image: Tensor,
+    features: Tensor,
     reader: int = 0,
     finding: int = 0,
     length: int | None = None,
@@ -72,36 +87,23 @@ def likeliest(
 
     Args:
         network: In evaluation mode.
-        image: (1, 1, H, W) in [0, 1].
+        features: (1, width, h, w) of the film, from ``network.film_features``.
         reader: Number in the network's table; 0 is an unknown reader.
         finding: Likewise.
         length: Number of fixations. Unless given, the path ends when half of the readings would have ended.
         beams: Paths that are kept at each step.
 
     Returns:
-        (n, 3) float32 x, y in working pixels (cells' centres) and s.
+        (n, 3) float32 x, y in working pixels (cells' centres, as the tracker records them) and s.
 
     Raises:
         InputError: The length is below 1 or more than the network sees, or no beam is kept.
     """
-    return likeliest_on(network, network.film_features(image), reader, finding, length, beams)
-
-
-@torch.no_grad()
-def likeliest_on(
-    network: ScanpathNetwork,
-    features: Tensor,
-    reader: int = 0,
-    finding: int = 0,
-    length: int | None = None,
-    beams: int = 8,
-) -> Tensor:
-    """:func:`likeliest` of a film whose features are at hand: (1, width, h, w) of ``network.film_features``."""
     if beams < 1:
         raise InputError(f"beams: must be at least 1, not {beams}")
     if length is not None and not 1 <= length <= network.longest:
         raise InputError(f"length: must be 1 to {network.longest}, which the network was trained for, not {length}")
-    path = _Path(network, features, *(torch.tensor([number], device=features.device) for number in (0, reader, finding)))
+    path = _Path(network, features, Readings.of(features, reader, finding))
     score, goes_on = torch.zeros(1, device=features.device), torch.ones(1, device=features.device)
     for step in range(length or network.longest):
         log_chance, stop = path.ahead()
@@ -124,37 +126,36 @@ def likeliest_on(
 class _Path:
     """Growing paths, one for each row, all of one length."""
 
-    def __init__(
-        self, network: ScanpathNetwork, features: Tensor, film: Tensor, reader: Tensor, finding: Tensor
-    ) -> None:
-        self.network, self.features, self.maps = network, features, network.regions(features).rows(film)
-        self.reader, self.finding = reader, finding
-        self.position = features.new_zeros(len(film), 0, 2, dtype=torch.float32)
-        self.seconds = self.position.new_zeros(len(film), 0)
+    def __init__(self, network: ScanpathNetwork, features: Tensor, readings: Readings) -> None:
+        self.network, self.features, self.maps = network, features, network.regions(features).rows(readings.film)
+        self.readings, count = readings, len(readings.film)
+        self.position = features.new_zeros(count, 0, 2, dtype=torch.float32)
+        self.seconds = self.position.new_zeros(count, 0)
         # What was looked at: the recorded positions without the tracker's error, as estimated before each.
         self._looks = self.position
         # By look, the regions it may be of; of all, what they tell of the error.
-        self._share = self.position.new_zeros(len(film), 0, network.regions.count)
-        self._evidence = self.position.new_zeros(len(film), 1, 3)
+        self._share = self.position.new_zeros(count, 0, network.regions.count)
+        self._evidence = self.position.new_zeros(count, 1, 3)
         self._error = self._estimate()
-        history, nothing = network.history, features.new_zeros(len(film), 0, features.shape[1])
-        self._whole = history.whole(self._readings(self.position, self.seconds), features)
+        history, nothing = network.history, features.new_zeros(count, 0, features.shape[1])
+        self._whole = history.whole(self._sequences(self.position, self.seconds), features)
         # States after each fixation so far; the first state is the one before any fixation.
         self._after = nothing
         self._inputs = [nothing] * len(history.layers.layers)
-        self._see(history.start.expand(len(film), -1))
+        self._see(history.start.expand(count, -1))
 
     def _see(self, token: Tensor) -> None:
         number = self.network.history.step.weight[self.position.shape[1]]
         self._state, self._inputs = self.network.history.after(token + number + self._whole, self._inputs)
 
-    def _readings(self, position: Tensor, seconds: Tensor) -> Sequences:
-        return Sequences.alone(position, seconds, self.reader, self.finding)._replace(film=self.maps.film)
+    def _sequences(self, position: Tensor, seconds: Tensor) -> Sequences:
+        film, reader, finding = self.readings
+        return Sequences.alone(position, seconds, reader, finding)._replace(film=film)
 
     def ahead(self) -> tuple[Tensor, Tensor]:
         """Log-chances of the cells that are looked at next (S, h, w), and the chance that none is (S,)."""
         network, count = self.network, self.position.shape[1]
-        looks = self._readings(self._looks, self.seconds)
+        looks = self._sequences(self._looks, self.seconds)
         log_chance = network.log_chances(self.maps, self._state[:, None], self._after, looks, self._share, count)
         return log_chance[:, 0], network.timing.stops(self._state).sigmoid()
 
@@ -174,7 +175,7 @@ class _Path:
 
     def _seen(self, looks: Tensor) -> Tensor:
         """Features of the film where (S, 1, 2) looks are, (S, 1, width)."""
-        return at_positions(self.features, looks, self.network.map_stride, self.maps.film)
+        return at_positions(self.features, looks, self.network.map_stride, self.readings.film)
 
     def add(self, position: Tensor, seconds: Tensor) -> None:
         """Appends a fixation to each."""
@@ -194,7 +195,7 @@ class _Path:
     def _weigh(self, position: Tensor, look: Tensor, seconds: Tensor) -> None:
         """Notes the regions of a new look, and what it tells of the tracker's error: (S, 1, 2), (S, 1, 2), (S, 1)."""
         regions, offset = self.network.regions, self.network.offset
-        newest = self._readings(look, seconds)
+        newest = self._sequences(look, seconds)
         self._share = torch.cat([self._share, regions.share(self.maps, newest)], dim=1)
         if offset is not None:
             recorded = newest._replace(position=position)
@@ -206,7 +207,7 @@ class _Path:
         offset = self.network.offset
         if offset is None:
             return self._evidence[:, 0, :2]
-        return offset.estimate(self._evidence, self.network.regions, self.maps, self.reader)[:, 0]
+        return offset.estimate(self._evidence, self.network.regions, self.maps, self.readings.reader)[:, 0]
 
     def take(self, rows: Tensor) -> None:
         """Continues with some of the paths; a path may occur several times."""
@@ -214,5 +215,5 @@ class _Path:
         self._looks, self._evidence, self._error = self._looks[rows], self._evidence[rows], self._error[rows]
         self._share = self._share[rows]
         self.maps, self._whole = self.maps.rows(rows), self._whole[rows]
-        self.reader, self.finding = self.reader[rows], self.finding[rows]
+        self.readings = Readings(*(part[rows] for part in self.readings))
         self._after, self._inputs = self._after[rows], [each[rows] for each in self._inputs]

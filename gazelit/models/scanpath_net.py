@@ -226,7 +226,7 @@ class ScanpathNetwork(Network):
         """Log-chances of the cells that N fixations look at, (S, N, h, w) float32; arguments as above."""
         weight = self.log_weights(maps, before, after, looks, share, first).exp()
         count = self.regions.count
-        chance = (weight[..., :count] @ maps.chance[maps.film].flatten(2)).unflatten(-1, maps.cells)
+        chance = maps.summed(weight[..., :count])
         if weight.shape[-1] > count:
             chance = chance + self.revisits.near(maps, looks).chances(weight[..., count:])
         return anywhere(chance, math.prod(maps.cells))

@@ -18,7 +18,7 @@ from gazelit.losses.scanpath import FACTORS, ScanpathLikelihood
 from gazelit.metrics.means import ImageMeans
 from gazelit.metrics.scanpath import conditional_scores
 from gazelit.metrics.scanpath.summary import path_scores
-from gazelit.models.scanpath_decoding import sample
+from gazelit.models.scanpath_decoding import Readings, sample
 from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.sequences import Sequences
 from gazelit.stages.base import Batch, Outputs, Stage
@@ -118,7 +118,8 @@ class Scanpath(Stage):
         over_uniform = (outputs["place"].double() + np.log(height * width)) / np.log(2)
         by_fixation = {"bits_over_uniform": over_uniform}
         if split == "test":
-            by_fixation |= self._conditional(batch, outputs)
+            features = self.network.film_features(batch["image"])
+            by_fixation |= self._conditional(batch, outputs, features)
         fixations = torch.zeros(films, device=film.device).index_add_(0, film, valid.sum(1).float())
         values = {}
         for name, value in by_fixation.items():
@@ -128,12 +129,12 @@ class Scanpath(Stage):
             values[f"scanpath_{name}"] = total / fixations
         if split == "test":
             per_case["fixations"] = fixations
-            values |= self._path_scores(batch) if self.draws else {}
+            values |= self._path_scores(batch, features) if self.draws else {}
             per_case |= values
         self._metrics("scanpath", split).update_each(values)
         return per_case
 
-    def _conditional(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+    def _conditional(self, batch: Batch, outputs: Outputs, features: Tensor) -> dict[str, Tensor]:
         """Bits over the centre bias, conditional NSS and AUC of each fixation: (S, T).
 
         All densities are conditional on a fixation that is on the film and not on its padding.
@@ -141,7 +142,7 @@ class Scanpath(Stage):
         data = self._gaze_data
         bias = data.centre_bias(batch["index"].cpu()).density.double()
         sequences, valid = self._sequences(batch), outputs["valid"].cpu()
-        density = self.network.next_density(self.network.film_features(batch["image"]), sequences)
+        density = self.network.next_density(features, sequences)
         found = {name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc")}
         on_film = batch["valid_mask"].cpu()
         for row, film in enumerate(sequences.film.tolist()):
@@ -153,17 +154,14 @@ class Scanpath(Stage):
                 found[name][row, :length] = torch.from_numpy(score.values)
         return {name: values.to(self.device) for name, values in found.items()}
 
-    def _path_scores(self, batch: Batch) -> Outputs:
+    def _path_scores(self, batch: Batch, features: Tensor) -> Outputs:
         """Scores of drawn paths against each reading: means over draws and a film's readings, (B,) each."""
         sequences = self._sequences(batch)
         height, width = batch["image"].shape[-2:]
         # A seed of its own for each batch: the same films draw the same paths whatever was drawn before.
         seed = self.sample_seed * 1_000_003 + int(batch["index"][0])
-        images = batch["image"][sequences.film]
-        drawn = [
-            path.numpy() for path in
-            sample(self.network, images, sequences.reader, sequences.finding, self.draws, seed)
-        ]  # fmt: skip
+        readings = Readings(sequences.film, sequences.reader, sequences.finding)
+        drawn = [path.numpy() for path in sample(self.network, features, readings, self.draws, seed)]
         read = [
             torch.cat([sequences.position[row, :length], sequences.duration[row, :length, None]], 1).cpu().numpy()
             for row, length in enumerate(sequences.lengths.tolist())

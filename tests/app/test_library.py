@@ -192,7 +192,9 @@ def test_a_scanpath_model_gives_the_expected_scanpaths_of_a_case_by_reader(opene
     box = opened.letterboxes[3]
     image = torch.from_numpy(opened.images()[3].astype(np.float32) / opened.largest)[None, None]
     for number, path in enumerate(paths):
-        expected = likeliest(scanpath_model.network, image, number, beams=4).numpy()
+        expected = likeliest(
+            scanpath_model.network, scanpath_model.network.film_features(image), number, beams=4
+        ).numpy()
         xy = np.clip(box.to_original(expected[:, :2].astype(np.float64)), 0, (box.width - 1, box.height - 1))
         assert np.column_stack([path["x"], path["y"]]) == pytest.approx(xy, abs=0.01)
         assert path["duration"] == pytest.approx(expected[:, 2], abs=0.001)

@@ -26,6 +26,7 @@ def checkpoint(tmp_path_factory):
     network = ScanpathNetwork(EncoderSpec("densenet-small"), regions=5, **options)
     with torch.no_grad():
         network.history.reader.weight.mul_(200)
+        network.regions.query.weight.mul_(30)
     data = {"size": [64, 96], "synthetic": True, "class_names": ["Normal"]}
     return save_untrained(tmp_path_factory.mktemp("scanpath") / "x.ckpt", network, data, "scanpath")
 
@@ -46,7 +47,7 @@ def test_infer_writes_the_paths_of_the_readers_that_are_asked_for(checkpoint, fi
     box = Letterbox.fit(400, 300, (64, 96))
     image = torch.from_numpy(box.apply(film.astype(np.float32) / 255))[None, None]
     for path, number in zip(result["scanpaths"], (0, 2), strict=True):
-        expected = likeliest(model.network, image, number, beams=4).numpy()
+        expected = likeliest(model.network, model.network.film_features(image), number, beams=4).numpy()
         xy = np.clip(box.to_original(expected[:, :2].astype(np.float64)), 0, (299, 399))
         assert np.column_stack([path["x"], path["y"]]) == pytest.approx(xy, abs=0.01)
         assert path["duration"] == pytest.approx(expected[:, 2], abs=0.001)
@@ -64,7 +65,7 @@ def test_infer_writes_the_regions_in_pixels_of_the_film(checkpoint, film, run_ga
     network, box = load_model(checkpoint).network, Letterbox.fit(400, 300, (64, 96))
     image = torch.from_numpy(box.apply(film.astype(np.float32) / 255))[None, None]
     with torch.no_grad():
-        maps = network.film_map(network.film_features(image)).regions
+        maps = network.regions(network.film_features(image))
     # The cells of each core, whose middles are moved to the film one by one.
     rows, columns = np.indices((8, 12))
     cells = box.to_original(np.column_stack([columns.ravel(), rows.ravel()]) * 8.0 + 3.5)

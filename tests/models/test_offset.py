@@ -119,6 +119,7 @@ def test_every_place_on_the_film_is_recorded_once(offset):
     assert torch.allclose(recorded_at(look, offset, (96, 64)), place, atol=1e-9)
     # The slope is that of scipy's derivative, and the inverse scipy's root.
     for axis, side in ((0, 64), (1, 96)):
+
         def found(value, axis=axis):
             point = torch.zeros(2, dtype=torch.float64)
             point[axis] = value

@@ -96,6 +96,9 @@ def test_readings_of_a_film_share_its_maps():
     copied = regions(features[[1, 1, 0]])
     assert torch.allclose(regions.at(of_readings, xy), regions.at(copied, xy), atol=1e-6)
     assert torch.allclose(of_readings.token, copied.token, atol=1e-6)
+    weight = torch.rand(3, 2, 3)
+    expected = np.einsum("snk,skyx->snyx", weight.numpy(), copied.chance.detach().numpy())
+    assert of_readings.summed(weight).detach().numpy() == pytest.approx(expected, abs=1e-6)
 
 
 def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():

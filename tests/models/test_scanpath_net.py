@@ -10,7 +10,7 @@ from gazelit.errors import InputError
 from gazelit.losses import ScanpathLikelihood
 from gazelit.models import EncoderSpec, ScanpathNetwork, rebuild
 from gazelit.models.density_grid import at_positions, density_on, drawn
-from gazelit.models.scanpath_decoding import _Path, likeliest, sample
+from gazelit.models.scanpath_decoding import Readings, _Path, likeliest, sample
 from gazelit.models.sequences import Sequences
 
 STRIDE = 8
@@ -157,7 +157,7 @@ def test_step_by_step_equals_one_pass(network):
     share = network.regions.share(maps, looks)
     one_pass = network.log_chances(maps, state[:, :-1], state[:, 1:], looks, share)
     assert torch.allclose(one_pass.exp().sum((2, 3)), torch.ones(3, 6), atol=1e-5)
-    path = _Path(network, features, torch.arange(3), whole.reader, whole.finding)
+    path = _Path(network, features, Readings(torch.arange(3), whole.reader, whole.finding))
     for step in range(6):
         log_chance, stop = path.ahead()
         assert torch.allclose(log_chance, one_pass[:, step], atol=1e-4)
@@ -223,9 +223,11 @@ def test_batches_are_unfolded_reading_by_reading():
 
 def test_paths_repeat_with_their_seed_and_end_with_the_predicted_chance(network):
     image = torch.rand(1, 1, 64, 96)
-    first, again = (sample(network, image, draws=400, seed=3) for _ in range(2))
+    features = network.film_features(image)
+    readings = Readings.of(features)
+    first, again = (sample(network, features, readings, draws=400, seed=3) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
-    assert not torch.equal(first[0], sample(network, image, seed=4)[0])
+    assert not torch.equal(first[0], sample(network, features, readings, seed=4)[0])
     # The share of paths that end at once equals their mean chance of an end after the first fixation.
     starts = torch.stack([path[0] for path in first])
     unknown = torch.zeros(400, dtype=torch.int64)
@@ -250,12 +252,13 @@ def test_beams_find_a_path_at_least_as_likely_as_the_greedy_one(network):
         columns, rows = ((looks.position[0] + 0.5) / STRIDE - 0.5).round().long().T
         return log_chance[0, torch.arange(len(path)), rows, columns].sum().item()
 
-    greedy, wide = (likeliest(network, image, length=4, beams=count) for count in (1, 16))
+    of_film = network.film_features(image)
+    greedy, wide = (likeliest(network, of_film, length=4, beams=count) for count in (1, 16))
     assert len(greedy) == len(wide) == 4
     assert likelihood(wide) >= likelihood(greedy) - 1e-5
-    assert 1 <= len(likeliest(network, image, reader=2)) <= 12
+    assert 1 <= len(likeliest(network, of_film, reader=2)) <= 12
     with pytest.raises(InputError, match="length: must be 1 to 12"):
-        likeliest(network, image, length=13)
+        likeliest(network, of_film, length=13)
 
 
 def test_it_is_rebuilt_from_primitives_and_its_map_depends_only_on_the_film(network):
