@@ -64,10 +64,11 @@ class RegionMaps(NamedTuple):
         """The sum of each reading's regions with some weights: (S, N, K) to (S, N, h, w)."""
         maps = self.chance.flatten(2)
         found = weight.new_empty(*weight.shape[:2], maps.shape[-1])
-        # Film by film: a copy of the maps for each reading would take longer than the product.
-        for film in self.film.unique():
-            rows = self.film == film
-            found[rows] = weight[rows] @ maps[film]
+        with torch.autocast(weight.device.type, enabled=False):
+            # Film by film: a copy of the maps for each reading would take longer than the product.
+            for film in self.film.unique():
+                rows = self.film == film
+                found[rows] = weight[rows] @ maps[film]
         return found.unflatten(-1, self.cells)
 
     @property

@@ -38,11 +38,6 @@ class Near(NamedTuple):
     down: Tensor
     across: Tensor
 
-    @property
-    def whole(self) -> Tensor:
-        """(S, J) sum of each product of map and Gaussian."""
-        return ((self.down @ self.chance) * self.across).sum(-1).clamp(min=torch.finfo(self.chance.dtype).tiny)
-
     def at(self, position: Tensor, stride: int) -> Tensor:
         """Each density at some positions, times a cell's area: (S, N, 2) x, y in pixels to (S, N, J)."""
         (rows, down), (columns, across) = (
@@ -52,19 +47,25 @@ class Near(NamedTuple):
         series = torch.arange(len(position), device=position.device)[:, None, None]
         static = self.chance[series[..., None], rows[..., :, None], columns[..., None, :]]
         static = static * down[..., :, None] * across[..., None, :]
-        found = (static.mT @ self.down.mT[series, rows] * self.across.mT[series, columns]).sum(-2)
-        return found / self.whole[:, None]
+        with torch.autocast(static.device.type, enabled=False):
+            found = (static.mT @ self.down.mT[series, rows] * self.across.mT[series, columns]).sum(-2)
+            return found / self._whole()[:, None]
 
     def chances(self, weight: Tensor) -> Tensor:
         """The sum of the densities with some weights, (S, N, J), as chances of the cells, (S, N, h, w)."""
-        height = weight / self.whole[:, None]
-        if weight.shape[1] == 1:
-            about = ((height.mT * self.down).mT @ self.across)[:, None]
-        else:
-            # Many fixations ahead share the map of each past fixation.
-            products = self.down[..., :, None] * self.across[..., None, :]
-            about = (height @ products.flatten(2)).unflatten(-1, products.shape[-2:])
-        return about * self.chance[:, None]
+        with torch.autocast(weight.device.type, enabled=False):
+            height = weight / self._whole()[:, None]
+            if weight.shape[1] == 1:
+                about = ((height.mT * self.down).mT @ self.across)[:, None]
+            else:
+                # Many fixations ahead share the map of each past fixation.
+                products = self.down[..., :, None] * self.across[..., None, :]
+                about = (height @ products.flatten(2)).unflatten(-1, products.shape[-2:])
+            return about * self.chance[:, None]
+
+    def _whole(self) -> Tensor:
+        """(S, J) sum of each product of map and Gaussian."""
+        return ((self.down @ self.chance) * self.across).sum(-1).clamp(min=torch.finfo(self.chance.dtype).tiny)
 
 
 class Revisits(nn.Module):

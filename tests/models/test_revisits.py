@@ -73,3 +73,18 @@ def test_only_what_is_past_and_no_padding_has_a_weight():
     after = revisits.log_weights(states[:, :1], states, valid, first=3).unflatten(-1, (3, 3)).isfinite()
     assert after[:, 0, 0].tolist() == [[True, True, True], [True, True, False]]
     assert revisits.log_weights(states[:, :1], states[:, :0], valid[:, :0]).shape == (2, 1, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_densities_are_in_full_precision_under_autocast(dtype):
+    revisits, maps, looks = parts()
+    places, weight = torch.rand(2, 7, 2) * 20, torch.rand(2, 7, 9)
+
+    def found():
+        near = revisits.near(maps, looks)
+        return near.at(places, STRIDE), near.chances(weight), near.chances(weight[:, :1]), maps.summed(weight[..., :4])
+
+    plain = found()
+    with torch.autocast("cpu", dtype=dtype):
+        mixed = found()
+    assert all(torch.equal(*pair) for pair in zip(plain, mixed, strict=True))
