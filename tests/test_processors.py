@@ -3,8 +3,10 @@
 import os
 
 import pytest
+import torch
 
 from gazelit import processors
+from gazelit.errors import InputError
 
 
 def machine(root, cgroup: str, files: dict[str, str]):
@@ -83,3 +85,22 @@ def test_bfloat16_is_recognised_by_the_processors_flags_and_auto_uses_it(tmp_pat
     assert chosen_precision("16-mixed", "cpu") == "16-mixed"
     trainer = GazeTrainer(precision="auto", accelerator="cpu", logger=False, enable_checkpointing=False)
     assert trainer.precision == expected
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", 64])
+def test_a_precision_that_would_round_gaze_is_refused(precision, run_gazelit, tmp_path):
+    from gazelit.cli.trainer import chosen_precision
+
+    # What Lightning would do to a position on a film of 640 rows.
+    position = torch.tensor(601.3)
+    assert abs(position.to(torch.bfloat16).item() - position.item()) > 1
+    with pytest.raises(InputError, match=f"trainer.precision: {precision} would change the type of the gaze positions"):
+        chosen_precision(precision, "cpu")
+    printed = run_gazelit(
+        "fit",
+        "--config=presets/quick/stage2.yaml",
+        f"--data.store={tmp_path}",
+        f"--trainer.precision={precision}",
+        code=2,
+    )
+    assert "error: trainer.precision:" in printed
