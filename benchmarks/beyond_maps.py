@@ -27,7 +27,13 @@ from gazelit.data.saved import saved_data
 from gazelit.deploy.inference import load_model
 from gazelit.evaluation.compare import Result
 from gazelit.evaluation.crossed import crossed_difference
-from gazelit.evaluation.scanpaths.of_store import ORACLE, ORACLE_OF_READER, scanpath_yardsticks
+from gazelit.evaluation.scanpaths.of_store import (
+    ORACLE,
+    ORACLE_OF_READER,
+    Yardstick,
+    scanpath_yardsticks,
+    static_map_yardsticks,
+)
 from gazelit.evaluation.scores import share_of
 from gazelit.evaluation.statistics import Draws, Estimate, Statistic, bootstrap_weights, drawn, mean_of
 from gazelit.reporting.folders import read_run
@@ -178,14 +184,19 @@ def train(out: Path, part: str, size: Size, seeds: int, jobs: int, options: Sequ
 
 
 def yardsticks(result: Result) -> dict[str, pd.DataFrame]:
-    """The yardsticks of a model of scanpaths by film; kept beside its test."""
-    file = result.run / result.stages[-1] / YARDSTICKS
+    """The yardsticks of a model of scanpaths by film; its own are kept beside its test, those of the data once."""
+    stage = result.run / result.stages[-1]
+    data = saved_data(stage / "config.yaml")
+    # All seeds and arms have the same split.
+    of_data = _kept(result.run / YARDSTICKS, lambda: scanpath_yardsticks(data))
+    of_model = _kept(stage / YARDSTICKS, lambda: static_map_yardsticks(data, load_model(result.checkpoint).network))
+    return {str(name): rows for table in (of_data, of_model) for name, rows in table.groupby("yardstick")}
+
+
+def _kept(file: Path, make: Callable[[], list[Yardstick]]) -> pd.DataFrame:
     if not file.is_file():
-        config = result.run / result.stages[-1] / "config.yaml"
-        found = scanpath_yardsticks(saved_data(config), load_model(result.checkpoint).network)
-        table = pd.concat([each.films.assign(yardstick=each.name) for each in found])
-        table.to_parquet(file, index=False)
-    return {str(name): part for name, part in pd.read_parquet(file).groupby("yardstick")}
+        pd.concat([each.films.assign(yardstick=each.name) for each in make()]).to_parquet(file, index=False)
+    return pd.read_parquet(file)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: in
         for name, each in ((name, _given_history(model)) for name, model in models.items())
     ]
     if network is not None:
-        found += _static(data, network, readings, bases)
+        found += static_map_yardsticks(data, network)
     found += _oracles(data, readings, bases)
     generator = np.random.default_rng(seed)
     centre = models["centre bias"]
@@ -161,8 +161,12 @@ def _conditional(readings: Sequence[Scanpath], bases: _Bases, densities: _Densit
     return table.groupby("index", as_index=False).mean()
 
 
-def _static(data: GazeData, network: Network, readings: Sequence[Scanpath], bases: _Bases) -> list[Yardstick]:
-    """The network's map of each film, with independent fixations, and with fixations that depend on the last."""
+def static_map_yardsticks(data: GazeData, network: Network) -> list[Yardstick]:
+    """Of :func:`scanpath_yardsticks`, those that depend on the network: its map of each film.
+
+    Fixations do not depend on each other, or they depend on the last.
+    """
+    readings, bases = data.cohort.scanpaths("test"), _Bases(data)
     maps = dict(_maps(data, network, "test"))
     if not maps:
         return []
