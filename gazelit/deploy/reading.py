@@ -119,5 +119,5 @@ class Reading:
             InputError: The network learns none.
         """
         if self.regions is None:
-            raise InputError("regions: the model has none; load one of the stage scanpath with network.regions above 1")
+            raise InputError("regions: the model has none; load one of the stage scanpath")
         return draw_regions(self.film.thumbnail, self.regions, self.shape)
