@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from gazelit.data.images.geometry import Letterbox
 from gazelit.deploy.film_sketch import FilmSketch
 from gazelit.errors import InputError
-from gazelit.models.scanpath_decoding import likeliest
+from gazelit.metrics.scanpath.summary import from_corner, most_typical
+from gazelit.models.scanpath_decoding import Readings, sample
 from gazelit.models.scanpath_net import ScanpathNetwork
 
 #: Names all readers that a model knows.
 EVERYBODY = "all"
-#: Paths that are kept at each step of the search.
-BEAMS = 4
+#: Paths that are drawn for each reader, and their seed.
+DRAWS, SEED = 16, 0
 #: A fixation of a quarter of a second has this share of the film's longer side as radius; its area grows with duration.
 _RADIUS = 0.014
 _COLOUR = "#ffe9a8"
@@ -28,7 +29,7 @@ _TEXT = 14
 
 @dataclass(frozen=True)
 class ExpectedScanpath:
-    """The likeliest path of a reader over a film.
+    """A path that is typical of a reader over a film.
 
     Attributes:
         reader: ``reader_id``; None for an unknown reader, the mean of the readers of the training.
@@ -71,7 +72,10 @@ def readers_to_show(network: nn.Module, names: Sequence[str]) -> tuple[str, ...]
 def expected_scanpaths(
     network: ScanpathNetwork, features: Tensor, box: Letterbox, readers: Sequence[str]
 ) -> tuple[ExpectedScanpath, ...]:
-    """The likeliest paths of an unknown and each known reader: :func:`gazelit.models.scanpath_decoding.likeliest`.
+    """The typical paths of an unknown and each known reader: of ``DRAWS`` drawn paths the one most like the others.
+
+    The likeliest path (:func:`gazelit.models.scanpath_decoding.likeliest`) is one that nobody takes: it stays where the
+    density is greatest. A reader's path does not depend on which others are asked for.
 
     Args:
         network: In evaluation mode.
@@ -79,11 +83,13 @@ def expected_scanpaths(
         box: How the film lies in the working image.
         readers: Names that the network knows.
     """
-    found = []
+    found, (height, width) = [], box.size
     for name in (None, *readers):
         number = 0 if name is None else network.readers.index(name) + 1
-        path = likeliest(network, features, number, beams=BEAMS).double().numpy()
-        # Cells at the border of a letterboxed film may have their middle on the padding.
+        drawn = sample(network, features, Readings.of(features, number), DRAWS, SEED)
+        paths = [path.double().numpy() for path in drawn]
+        path = paths[most_typical([from_corner(each, (width, height)) for each in paths], (width, height))]
+        # A path may touch the padding of a letterboxed film.
         xy = np.clip(box.to_original(path[:, :2]), 0, (box.width - 1, box.height - 1))
         found.append(ExpectedScanpath(name, np.column_stack([xy, path[:, 2]])))
     return tuple(found)

@@ -72,6 +72,7 @@ def scanpath_model(datamodule):
     network = ScanpathNetwork(EncoderSpec("densenet-small"), **options).eval()
     with torch.no_grad():
         network.history.reader.weight.mul_(200)
+        network.regions.query.weight.mul_(30)
     return LoadedModel(network, {"stage": "scanpath", "data": datamodule.provenance}, "cd" * 32, torch.ones(0))
 
 

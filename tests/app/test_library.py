@@ -20,7 +20,7 @@ from gazelit.deploy.app.known_split import known_split
 from gazelit.deploy.app.library import PAGE, Library, Query
 from gazelit.deploy.app.reader_gaze import ReaderGaze
 from gazelit.deploy.app.reading_room import ReadingRoom
-from gazelit.models.scanpath_decoding import likeliest
+from gazelit.models.scanpath_decoding import Readings, sample
 from tests.app.conftest import KEY, TOKEN
 
 
@@ -192,12 +192,12 @@ def test_a_scanpath_model_gives_the_expected_scanpaths_of_a_case_by_reader(opene
     box = opened.letterboxes[3]
     image = torch.from_numpy(opened.images()[3].astype(np.float32) / opened.largest)[None, None]
     for number, path in enumerate(paths):
-        expected = likeliest(
-            scanpath_model.network, scanpath_model.network.film_features(image), number, beams=4
-        ).numpy()
-        xy = np.clip(box.to_original(expected[:, :2].astype(np.float64)), 0, (box.width - 1, box.height - 1))
-        assert np.column_stack([path["x"], path["y"]]) == pytest.approx(xy, abs=0.01)
-        assert path["duration"] == pytest.approx(expected[:, 2], abs=0.001)
+        features = scanpath_model.network.film_features(image)
+        drawn = sample(scanpath_model.network, features, Readings.of(features, number), 16, 0)
+        places = [np.clip(box.to_original(each[:, :2].double().numpy()), 0, (box.width - 1, box.height - 1))
+                  for each in drawn]  # fmt: skip
+        found = np.column_stack([path["x"], path["y"]])
+        assert any(len(found) == len(each) and np.abs(found - each).max() < 0.01 for each in places)
     assert (prediction["height"], prediction["width"]) == (box.height, box.width)
     assert paths[1]["x"] != paths[2]["x"]
     # The film that was opened last is not read again; the next film is.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gazelit.evaluation.scanpaths.densities import AfterLast, Static
 from gazelit.evaluation.scanpaths.trials import Path, Trials
-from gazelit.metrics.scanpath import Paths, every_pair, scanmatch
+from gazelit.metrics.scanpath.summary import most_typical
 
 #: Number of rejected proposals after which the last is taken, because a small film may be inhibited everywhere.
 MOST_PROPOSALS = 1000
@@ -83,13 +83,7 @@ def mean_path(train: Trials) -> Yardstick:
 
 def medoid(train: Trials) -> Yardstick:
     """The finding's training scanpath that is most like the others, by ScanMatch 16 × 12 without durations."""
-
-    def most_typical(paths: Sequence[Path]) -> Path:
-        packed = Paths.of(paths)
-        likeness = scanmatch(*every_pair(packed, packed), size=train.size).values.reshape(len(packed), len(packed))
-        return paths[int(np.nanargmax(likeness.sum(axis=1)))]
-
-    return _by_finding(train, most_typical)
+    return _by_finding(train, lambda paths: paths[most_typical(paths, train.size)])
 
 
 def same_film(train: Trials, otherwise: Yardstick) -> Yardstick:
