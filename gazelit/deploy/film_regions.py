@@ -42,15 +42,16 @@ class FilmRegions:
         return {"x": x, "y": y, "radius": self.radius.round(2).tolist(), "share": self.share.round(5).tolist()}
 
 
-def on_film(maps: RegionMaps, stride: int, box: Letterbox) -> FilmRegions:
-    """The regions of a single film, from its working resolution to its own pixels.
+def on_film(maps: RegionMaps, film: int, stride: int, box: Letterbox) -> FilmRegions:
+    """The regions of a film, from its working resolution to its own pixels.
 
     Args:
-        maps: Of one film, S = 1.
+        maps: Of a batch of films.
+        film: Number of the film in the batch.
         stride: Side of a cell in working pixels.
         box: How the film lies in the working image.
     """
-    chances = maps.chance[0].double().cpu().numpy()
+    chances = maps.chance[film].double().cpu().numpy()
     centre, cells = np.empty((len(chances), 2)), np.empty(len(chances))
     for number, chance in enumerate(chances):
         _, part = cv2.connectedComponents((chance >= chance.max() / 2).astype(np.uint8), connectivity=4)
@@ -59,7 +60,7 @@ def on_film(maps: RegionMaps, stride: int, box: Letterbox) -> FilmRegions:
         cells[number] = core.sum()
     # The sides of a cell on the film.
     side = box.to_original(np.full((1, 2), float(stride))) - box.to_original(np.zeros((1, 2)))
-    share = maps.log_size[0].double().softmax(0).cpu().numpy()
+    share = maps.log_size[film].double().softmax(0).cpu().numpy()
     return FilmRegions(box.to_original((centre + 0.5) * stride - 0.5), np.sqrt(cells * side.prod() / np.pi), share)
 
 

@@ -207,7 +207,7 @@ class LoadedModel:
         return [
             (
                 expected_scanpaths(network, features[row : row + 1], box, readers),
-                on_film(regions.rows(slice(row, row + 1)), network.map_stride, box),
+                on_film(regions, row, network.map_stride, box),
             )
             for row, box in enumerate(boxes)
         ]

@@ -84,7 +84,10 @@ def drawn(chance: Tensor, stride: int, generator: torch.Generator) -> Tensor:
         (B, 2) x, y in pixels, centres at integers.
     """
     chance = chance.detach().cpu().double()
-    cell = torch.multinomial(chance.flatten(1), 1, generator=generator)[:, 0]
+    # torch.multinomial draws a random number for every cell; one for each row does.
+    edges = chance.flatten(1).cumsum(1)
+    point = torch.rand(len(edges), 1, generator=generator, dtype=torch.float64) * edges[:, -1:]
+    cell = torch.searchsorted(edges, point, right=True)[:, 0].clamp(max=edges.shape[1] - 1)
     axes = []
     for number, count in ((cell % chance.shape[-1], chance.shape[-1]), (cell // chance.shape[-1], chance.shape[-2])):
         first, second = torch.rand(2, len(cell), generator=generator, dtype=torch.float64)

@@ -54,7 +54,7 @@ class RegionMaps(NamedTuple):
     log_static: Tensor
     film: Tensor
 
-    def rows(self, rows: Tensor | slice) -> RegionMaps:
+    def rows(self, rows: Tensor) -> RegionMaps:
         """The regions of some of the films or readings, or of each several times; maps are not copied."""
         kept = self._asdict()
         names = ("log_size", "token", "centre", "variance", "film")

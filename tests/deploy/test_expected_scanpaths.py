@@ -71,9 +71,12 @@ def test_infer_writes_the_paths_of_the_readers_that_are_asked_for(checkpoint, fi
     assert "reader: the model has not learned z; it knows a, b" in printed
 
 
-def test_infer_writes_the_regions_in_pixels_of_the_film(checkpoint, film, run_gazelit, tmp_path):
-    run_gazelit("infer", "film.png", f"--ckpt={checkpoint}", "--out=out", "--names=file")
-    result = json.loads((tmp_path / "out" / "film.json").read_text())
+@pytest.mark.parametrize("name", ["film", "another"])
+def test_infer_writes_the_regions_in_pixels_of_each_film(checkpoint, film, run_gazelit, tmp_path, name):
+    films = {"film": film, "another": 255 - film}
+    cv2.imwrite(str(tmp_path / "another.png"), films["another"])
+    run_gazelit("infer", "film.png", "another.png", f"--ckpt={checkpoint}", "--out=out", "--names=file")
+    result, film = json.loads((tmp_path / "out" / f"{name}.json").read_text()), films[name]
     network, box = load_model(checkpoint).network, Letterbox.fit(400, 300, (64, 96))
     image = torch.from_numpy(box.apply(film.astype(np.float32) / 255))[None, None]
     with torch.no_grad():
