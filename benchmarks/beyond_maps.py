@@ -23,6 +23,7 @@ import yaml
 # Of the benchmark of the claims, which lies beside this one.
 from claims import gazelit
 
+from gazelit.data.gaze_data import GazeData
 from gazelit.data.saved import saved_data
 from gazelit.deploy.inference import load_model
 from gazelit.evaluation.compare import Result
@@ -186,10 +187,16 @@ def train(out: Path, part: str, size: Size, seeds: int, jobs: int, options: Sequ
 def yardsticks(result: Result) -> dict[str, pd.DataFrame]:
     """The yardsticks of a model of scanpaths by film; its own are kept beside its test, those of the data once."""
     stage = result.run / result.stages[-1]
-    data = saved_data(stage / "config.yaml")
+
+    def data() -> GazeData:
+        found = saved_data(stage / "config.yaml")
+        if found.gaze.control != "true":
+            raise SystemExit(f"{result.arm}: its training readings are changed; ask for the yardsticks of another arm")
+        return found
+
     # All seeds and arms have the same split.
-    of_data = _kept(result.run / YARDSTICKS, lambda: scanpath_yardsticks(data))
-    of_model = _kept(stage / YARDSTICKS, lambda: static_map_yardsticks(data, load_model(result.checkpoint).network))
+    of_data = _kept(result.run / YARDSTICKS, lambda: scanpath_yardsticks(data()))
+    of_model = _kept(stage / YARDSTICKS, lambda: static_map_yardsticks(data(), load_model(result.checkpoint).network))
     return {str(name): rows for table in (of_data, of_model) for name, rows in table.groupby("yardstick")}
 
 

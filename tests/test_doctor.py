@@ -45,12 +45,13 @@ def test_a_missing_store_and_configuration_are_errors_and_the_exit_code_says_so(
     assert "2 of these" in captured.err
 
 
-def test_an_unknown_option_of_a_configuration_is_found_before_a_training(tmp_path, capsys):
+@pytest.mark.parametrize(("written", "named"), [("max_epoch: 3", "max_epoch"), ("precision: bf16-true", "bf16-true")])
+def test_what_fit_would_refuse_of_a_configuration_is_found_before_a_training(tmp_path, capsys, written, named):
     config = tmp_path / "own.yaml"
-    config.write_text("trainer: {max_epoch: 3}\n")
+    config.write_text(f"trainer: {{{written}}}\n")
     with pytest.raises(InputError):
         doctor(fit=["stage1.yaml", str(config)], out=tmp_path, json=True)
-    assert "max_epoch" in found(capsys)["configuration"]["text"]
+    assert named in found(capsys)["configuration"]["text"]
 
 
 def test_a_run_folder_that_cannot_be_made_is_an_error(tmp_path, capsys):

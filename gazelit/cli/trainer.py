@@ -31,9 +31,6 @@ def say(message: str) -> None:
 
 
 Precision: TypeAlias = _PRECISION_INPUT | Literal["auto"] | None
-#: Lightning turns every batch into the weights' type before heatmaps are rendered: in bfloat16 a gaze position of 600
-#: pixels is off by up to two.
-_ROUNDED = ("bf16-true", "16-true", "64-true", "64", "transformer-engine", "transformer-engine-float16")
 
 
 def chosen_precision(precision: Precision, accelerator: Any) -> _PRECISION_INPUT | None:
@@ -46,11 +43,7 @@ def chosen_precision(precision: Precision, accelerator: Any) -> _PRECISION_INPUT
     Raises:
         InputError: The batches, gaze positions among them, would be of another type than float32.
     """
-    if str(precision) in _ROUNDED:
-        raise InputError(
-            f"trainer.precision: {precision} would change the type of the gaze positions of each batch; set 32-true, "
-            "bf16-mixed or 16-mixed"
-        )
+    processors.check_precision(str(precision))
     if precision != "auto":
         return precision
     return "bf16-mixed" if processors.has_bfloat16(accelerator != "cpu") else "32-true"

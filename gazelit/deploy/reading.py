@@ -119,5 +119,5 @@ class Reading:
             InputError: The network learns none.
         """
         if self.regions is None:
-            raise InputError("regions: the model has none; load one of the stage scanpath")
+            raise InputError("regions: none were asked for; load a model of the stage scanpath and set its readers")
         return draw_regions(self.film.thumbnail, self.regions, self.shape)

@@ -68,8 +68,9 @@ def density_on(chance: Tensor, rows: Tensor, columns: Tensor, stride: int) -> Te
     Returns:
         (…, H, W). On all pixels its sum is that of the chances.
     """
-    down, across = hats(rows, chance.shape[-2], stride), hats(columns, chance.shape[-1], stride)
-    return down.to(chance.dtype) @ chance @ across.to(chance.dtype).mT / stride**2
+    with torch.autocast(chance.device.type, enabled=False):
+        down, across = hats(rows, chance.shape[-2], stride), hats(columns, chance.shape[-1], stride)
+        return down.to(chance.dtype) @ chance @ across.to(chance.dtype).mT / stride**2
 
 
 def drawn(chance: Tensor, stride: int, generator: torch.Generator) -> Tensor:

@@ -68,9 +68,7 @@ class FusionClassifier(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (B, classes) of feature vectors (B, …) whose lengths add up to ``in_channels``."""
-        seen = torch.cat(list(features), dim=1)
-        # Pooling is in float32; the weights of a network in `bf16-true` are not.
-        return self.layers(seen.to(next(self.layers.parameters()).dtype))
+        return self.layers(torch.cat(list(features), dim=1))
 
 
 class CentrePrior(nn.Module):

@@ -23,6 +23,8 @@ from gazelit.models.sequences import Sequences
 
 #: Share of the chance that is spread over the whole film, so that no cell's logarithm is infinite.
 _ANYWHERE = 1e-4
+#: Sums that are divided by are at least this: far below a chance anywhere on a film, and a gradient stays finite.
+_LEAST = 1e-20
 #: Kinds of inhibition, each with its own course over the fixations after a look.
 _KINDS = 4
 #: Inhibition right after a look (nats) before training; it fades to 0 over the longest reading.
@@ -123,7 +125,7 @@ class Regions(nn.Module):
     def forward(self, features: Tensor) -> RegionMaps:
         """The regions of films: (S, width, h, w) features."""
         with torch.autocast(features.device.type, enabled=False):
-            # The weights of a network in `bf16-true` are not in float32.
+            # Under autocast the features are not in float32.
             logits = self.heat(features.to(self.own.dtype)).float() + self._tiles(features.shape[-2:])
             log_size = logits.flatten(2).logsumexp(-1)
             chance = (logits - log_size[..., None, None]).exp()
@@ -197,7 +199,7 @@ class Regions(nn.Module):
         """
         at = self.at(maps, sequences.position) if at is None else at
         chance = at * maps.log_size.softmax(-1)[:, None]
-        share = chance / chance.sum(-1, keepdim=True).clamp(min=torch.finfo(chance.dtype).tiny)
+        share = chance / chance.sum(-1, keepdim=True).clamp(min=_LEAST)
         return share * sequences.valid[..., None]
 
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:

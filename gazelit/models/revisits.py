@@ -21,6 +21,8 @@ from gazelit.models.sequences import Sequences
 _WIDTHS = (0.015, 0.03, 0.08)
 #: Length of the vectors that decide how likely a past fixation is looked at again.
 _PAIR = 8
+#: Sums that are divided by are at least this, so that a gradient stays finite.
+_LEAST = 1e-20
 #: Weight of a past fixation before training (nats), beside regions whose weights sum to 1.
 _RARE = -5.0
 
@@ -65,7 +67,7 @@ class Near(NamedTuple):
 
     def _whole(self) -> Tensor:
         """(S, J) sum of each product of map and Gaussian."""
-        return ((self.down @ self.chance) * self.across).sum(-1).clamp(min=torch.finfo(self.chance.dtype).tiny)
+        return ((self.down @ self.chance) * self.across).sum(-1).clamp(min=_LEAST)
 
 
 class Revisits(nn.Module):

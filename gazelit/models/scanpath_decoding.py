@@ -45,8 +45,8 @@ def sample(
         features: (B, width, h, w) of the films, from ``network.film_features``.
         readings: Of which film, reader and finding S readings are.
         draws: Scanpaths of each reading.
-        seed: Seed of the draws. The same seed draws the same paths; on another device or in another batch rounding may
-            change a draw.
+        seed: Seed of the draws. The same seed draws the same paths of the same readings; with other readings beside
+            them they are others, and on another device rounding may change one.
 
     Returns:
         S · ``draws`` paths, reading after reading: (n, 3) float32 x, y in working pixels (centres at integers) and s.
@@ -97,8 +97,11 @@ def likeliest(
         (n, 3) float32 x, y in working pixels (cells' centres, as the tracker records them) and s.
 
     Raises:
-        InputError: The length is below 1 or more than the network sees, or no beam is kept.
+        InputError: The features are of several films, the length is below 1 or more than the network sees, or no beam
+            is kept.
     """
+    if len(features) != 1:
+        raise InputError(f"features: must be of one film, not of {len(features)}")
     if beams < 1:
         raise InputError(f"beams: must be at least 1, not {beams}")
     if length is not None and not 1 <= length <= network.longest:

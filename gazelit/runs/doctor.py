@@ -277,6 +277,11 @@ def _configuration(config: list[str], store: Path | None) -> Iterator[tuple[Stat
         return
     read: dict[str, Any] = yaml.safe_load(done.stdout)
     precision = str((read.get("trainer") or {}).get("precision") or "32-true")
+    try:
+        processors.check_precision(precision)
+    except InputError as error:
+        yield "error", f"{names}: {error}"
+        return
     if precision.startswith("bf16") and not processors.has_bfloat16():
         yield "warning", f"{names}: precision is {precision}, which this machine emulates; float32 may be faster"
     yield "ok", f"{names}: every option is known, precision {precision}"

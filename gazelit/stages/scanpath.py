@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from gazelit.errors import InputError
 from gazelit.files import atomic_path
@@ -142,14 +143,16 @@ class Scanpath(Stage):
         data = self._gaze_data
         bias = data.centre_bias(batch["index"].cpu()).density.double()
         sequences, valid = self._sequences(batch), outputs["valid"].cpu()
-        density = self.network.next_density(features, sequences)
         found = {name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc")}
         on_film = batch["valid_mask"].cpu()
         for row, film in enumerate(sequences.film.tolist()):
             length = int(valid[row].sum())
+            # Reading by reading: maps of a whole batch on all pixels take gigabytes.
+            reading = Sequences(*(part[row : row + 1] for part in sequences))
+            density = self.network.next_density(features, reading)[0, :length].double().cpu()
             positions = sequences.position[row, :length].double().cpu() + 0.5
             base, mask = _on(bias[film], on_film[film, 0]), on_film[film, 0]
-            scores = conditional_scores(_on(density[row, :length].double().cpu(), mask), positions, base)
+            scores = conditional_scores(_on(density, mask), positions, base)
             for name, score in zip(found, scores, strict=True):
                 found[name][row, :length] = torch.from_numpy(score.values)
         return {name: values.to(self.device) for name, values in found.items()}
@@ -197,7 +200,13 @@ class Scanpath(Stage):
             )
 
     def on_test_epoch_start(self) -> None:
-        """Discards the paths of an earlier test."""
+        """Discards the paths of an earlier test.
+
+        Raises:
+            InputError: The weights are sharded; processes whose paths differ in length would wait for each other.
+        """
+        if isinstance(self.network, FSDPModule):
+            raise InputError("a test of scanpaths needs whole weights; leave out --trainer.strategy")
         self._drawn = []
 
     def on_test_end(self) -> None:

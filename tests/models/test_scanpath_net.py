@@ -130,6 +130,26 @@ def test_the_density_of_places_is_a_law_and_that_of_the_likelihood(network):
     assert torch.isfinite(log_place).all()
 
 
+def test_densities_on_pixels_are_in_full_precision_under_autocast(network):
+    features, whole = network.film_features(torch.rand(3, 1, 64, 96)), paths()
+    maps = network.regions(features).rows(whole.film)
+    plain = density_on(maps.chance, torch.arange(64.0), torch.arange(96.0), STRIDE)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(density_on(maps.chance, torch.arange(64.0), torch.arange(96.0), STRIDE), plain)
+        assert network.next_density(features, whole).dtype == torch.float32
+
+
+def test_a_reading_is_scored_alone_as_beside_others(network):
+    image, whole = torch.rand(2, 1, 64, 96), paths()._replace(film=torch.tensor([1, 0, 1]))
+    features = network.film_features(image)
+    together = network.next_density(features, whole)
+    for row in range(3):
+        alone = Sequences(*(part[row : row + 1] for part in whole))
+        assert torch.allclose(network.next_density(features, alone)[0], together[row], atol=1e-8)
+        of_its_film = network(image[whole.film[row : row + 1]], alone._replace(film=torch.tensor([0])))
+        assert torch.allclose(of_its_film["place"][0], network(image, whole)["place"][row], atol=1e-5)
+
+
 def test_no_fixation_depends_on_later_ones(network):
     image = torch.rand(3, 1, 64, 96)
     first = paths()
@@ -259,6 +279,8 @@ def test_beams_find_a_path_at_least_as_likely_as_the_greedy_one(network):
     assert 1 <= len(likeliest(network, of_film, reader=2)) <= 12
     with pytest.raises(InputError, match="length: must be 1 to 12"):
         likeliest(network, of_film, length=13)
+    with pytest.raises(InputError, match="features: must be of one film, not of 2"):
+        likeliest(network, of_film.repeat(2, 1, 1, 1))
 
 
 def test_it_is_rebuilt_from_primitives_and_its_map_depends_only_on_the_film(network):

@@ -130,6 +130,8 @@ def test_a_sharded_training_of_a_step_ends_with_the_weights_of_a_plain_one(read_
             f"--checkpoint.dirpath={folder}/checkpoints",
         )  # fmt: skip
         states.append(load_model(tmp_path / folder / "checkpoints" / "last.ckpt").network.state_dict())
+    printed = run_gazelit("test", "--config=sharded/config.yaml", *sharded(), code=2)
+    assert "a test of scanpaths needs whole weights; leave out --trainer.strategy" in printed
     # Lightning keeps the group until the process ends; the other tests are of one process.
     torch.distributed.destroy_process_group()
     for key, value in states[0].items():
