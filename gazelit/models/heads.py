@@ -68,7 +68,9 @@ class FusionClassifier(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (B, classes) of feature vectors (B, …) whose lengths add up to ``in_channels``."""
-        return self.layers(torch.cat(list(features), dim=1))
+        seen = torch.cat(list(features), dim=1)
+        # Pooling is in float32; the weights of a network that was turned to bfloat16 are not.
+        return self.layers(seen.to(next(self.layers.parameters()).dtype))
 
 
 class CentrePrior(nn.Module):
