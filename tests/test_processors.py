@@ -88,7 +88,7 @@ def test_bfloat16_is_recognised_by_the_processors_flags_and_auto_uses_it(tmp_pat
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", 64])
-def test_a_precision_that_would_round_gaze_is_refused(precision, run_gazelit, tmp_path):
+def test_a_precision_that_would_change_the_type_of_gaze_is_refused(precision, run_gazelit, tmp_path):
     from gazelit.cli.trainer import chosen_precision
 
     # What Lightning would do to a position on a film of 640 rows.

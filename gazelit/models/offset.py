@@ -80,7 +80,7 @@ class Offset(nn.Module):
             maps: As in :meth:`forward`.
             reader: (S,) numbers of the readers.
         """
-        unit = _SPREAD * regions.stride * max(maps.chance.shape[-2:])
+        unit = _SPREAD * regions.stride * max(maps.cells)
         certainty = (-2 * self.log_spread[(reader > 0).long()].float()).exp()[:, None] / unit**2
         mean = self.mean(reader).float()[:, None] * unit
         return (evidence[..., :2] + certainty * mean) / (evidence[..., 2:] + certainty)

@@ -205,7 +205,7 @@ class Regions(nn.Module):
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:
         """What regions gain by being near the last fixation, (S, N, K); nothing before the first."""
         last = sequences.position[:, (number - 1).clamp(0, sequences.valid.shape[1] - 1)]
-        longer = self.stride * max(maps.chance.shape[-2:])
+        longer = self.stride * max(maps.cells)
         # The square root has no slope at 0.
         distance = ((last[:, :, None] - maps.centre[:, None]) / longer).square().sum(-1).add(1e-6).sqrt()
         kinds = [-_FALL * distance, *((-0.5 * (distance / width).square()).exp() for width in _DISTANCES)]

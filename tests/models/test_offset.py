@@ -114,9 +114,9 @@ def test_in_the_middle_the_error_is_taken_off_and_the_border_stays():
 def test_every_place_on_the_film_is_recorded_once(offset):
     offset = torch.tensor(offset, dtype=torch.float64)
     rng = np.random.default_rng(3)
-    place = torch.tensor(rng.random((40, 2)) * [64, 96] - 0.5)
-    look, log_slope = looked_at(place, offset, (96, 64))
-    assert torch.allclose(recorded_at(look, offset, (96, 64)), place, atol=1e-9)
+    recorded = torch.tensor(rng.random((40, 2)) * [64, 96] - 0.5)
+    look, log_slope = looked_at(recorded, offset, (96, 64))
+    assert torch.allclose(recorded_at(look, offset, (96, 64)), recorded, atol=1e-9)
     # The slope is that of scipy's derivative, and the inverse scipy's root.
     for axis, side in ((0, 64), (1, 96)):
 
@@ -128,9 +128,11 @@ def test_every_place_on_the_film_is_recorded_once(offset):
         for number in range(0, 40, 8):
             goal = look[number, axis].item()
             root = optimize.brentq(lambda value, goal=goal, found=found: found(value) - goal, -0.5, side - 0.5)
-            assert root == pytest.approx(place[number, axis].item(), abs=1e-6)
+            assert root == pytest.approx(recorded[number, axis].item(), abs=1e-6)
     steps = torch.eye(2, dtype=torch.float64) * 1e-6
-    slopes = [(looked_at(place + step, offset, (96, 64))[0] - look)[:, axis] / 1e-6 for axis, step in enumerate(steps)]
+    slopes = [
+        (looked_at(recorded + step, offset, (96, 64))[0] - look)[:, axis] / 1e-6 for axis, step in enumerate(steps)
+    ]
     assert torch.allclose((slopes[0] * slopes[1]).log(), log_slope, atol=1e-5)
 
 

@@ -45,6 +45,15 @@ def paths(count=3, length=6, seed=0, size=(64, 96)):
     return Sequences.alone(xy, seconds, reader, finding)
 
 
+def in_one_pass(network, features, whole):
+    """The looks of some readings, and the log-chances of the cells before each of them."""
+    maps = network.regions(features).rows(whole.film)
+    looks, _ = network.looks(maps, whole)
+    state = network.history(looks, features, STRIDE)
+    share = network.regions.share(maps, looks)
+    return looks, network.log_chances(maps, state[:, :-1], state[:, 1:], looks, share)
+
+
 def grid(seed=0, count=2):
     return (
         torch.rand(count, 3, 4, generator=torch.Generator().manual_seed(seed)).flatten(1).softmax(1).view(count, 3, 4)
@@ -171,11 +180,7 @@ def test_step_by_step_equals_one_pass(network):
     image, whole = torch.rand(3, 1, 64, 96), paths()
     outputs = network(image, whole)
     features = network.film_features(image)
-    maps = network.regions(features).rows(whole.film)
-    looks, _ = network.looks(maps, whole)
-    state = network.history(looks, features, STRIDE)
-    share = network.regions.share(maps, looks)
-    one_pass = network.log_chances(maps, state[:, :-1], state[:, 1:], looks, share)
+    looks, one_pass = in_one_pass(network, features, whole)
     assert torch.allclose(one_pass.exp().sum((2, 3)), torch.ones(3, 6), atol=1e-5)
     path = _Path(network, features, Readings(torch.arange(3), whole.reader, whole.finding))
     for step in range(6):
@@ -263,12 +268,7 @@ def test_beams_find_a_path_at_least_as_likely_as_the_greedy_one(network):
     def likelihood(path):
         unknown = torch.zeros(1, dtype=torch.int64)
         whole = Sequences.alone(path[None, :, :2], path[None, :, 2], unknown, unknown)
-        features = network.film_features(image)
-        maps = network.regions(features).rows(whole.film)
-        looks, _ = network.looks(maps, whole)
-        state = network.history(looks, features, STRIDE)
-        share = network.regions.share(maps, looks)
-        log_chance = network.log_chances(maps, state[:, :-1], state[:, 1:], looks, share)
+        looks, log_chance = in_one_pass(network, of_film, whole)
         columns, rows = ((looks.position[0] + 0.5) / STRIDE - 0.5).round().long().T
         return log_chance[0, torch.arange(len(path)), rows, columns].sum().item()
 
