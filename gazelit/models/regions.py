@@ -6,6 +6,12 @@ the point where the eye landed. So the density of the next fixation is a sum of 
 weighs the regions: which reader looks and for how long already, which regions were seen and how long ago, and how far
 they are. No region is named or given: each begins about a tile of the film, and the likelihood of gaze forms it.
 
+Most of what readers look at has no border of its own (the middle of a lung zone), and lies where the rest of the chest
+says it does. So a region's place is found in two steps. Each region has a map of evidence, whose mean is a place to a
+fraction of a cell (Sun et al., Integral Human Pose Regression, ECCV 2018). Then every place is corrected by all of them
+together, as points of a shape correct each other in an active shape model (Cootes et al., CVIU 1995). A region is a
+Gaussian about its place, times what the film shows there.
+
 A mixture is normalised as it stands. So the density at a fixation is had from the maps at that place alone, and a
 training need not normalise a map for each of thousands of fixations.
 """
@@ -31,6 +37,8 @@ _KINDS = 4
 _INHIBITION = -2.0
 #: Widths of the Gaussians of distance, as shares of the image's longer side.
 _DISTANCES = (0.05, 0.12, 0.25)
+#: Logarithms of widths change as many times as fast as other parameters: a region falls from a tile to a landmark.
+_WIDTH_RATE = 5.0
 #: Nats that a region loses over the whole longer side before training, in units of ``near``'s first weight.
 _FALL = 4.0
 
@@ -100,6 +108,7 @@ class Regions(nn.Module):
     def __init__(self, count: int, width: int, longest: int, stride: int) -> None:
         super().__init__()
         self.count, self.stride = count, stride
+        self.evidence = nn.Conv2d(width, count, 1)
         self.heat = nn.Conv2d(width, count, 1)
         # Films are higher than wide or square: more rows of tiles than columns.
         down = round(math.sqrt(1.5 * count))
@@ -108,6 +117,8 @@ class Regions(nn.Module):
         middle = torch.stack([(tile % across + 0.5) / across, (tile // across + 0.5) / down], 1)
         self.tile_centre = nn.Parameter(2 * middle - 1)
         self.tile_log_width = nn.Parameter(torch.full((count,), -math.log(across)))
+        self.log_width = nn.Parameter(torch.full((count, 2), -math.log(across) / _WIDTH_RATE))
+        self.together = nn.Parameter(torch.zeros(2 * count, 2 * count))
         self.own = nn.Parameter(0.1 * torch.randn(count, width))
         self.content = nn.Linear(width, width)
         self.query = nn.Linear(width, width)
@@ -126,7 +137,9 @@ class Regions(nn.Module):
         """The regions of films: (S, width, h, w) features."""
         with torch.autocast(features.device.type, enabled=False):
             # Under autocast the features are not in float32.
-            logits = self.heat(features.to(self.own.dtype)).float() + self._tiles(features.shape[-2:])
+            features = features.to(self.own.dtype)
+            cells, width = features.shape[-2:], (_WIDTH_RATE * self.log_width).float().exp()
+            logits = self.heat(features).float() + self._gaussians(self._places(features), width, cells)
             log_size = logits.flatten(2).logsumexp(-1)
             chance = (logits - log_size[..., None, None]).exp()
             flat = chance.flatten(2)
@@ -145,14 +158,27 @@ class Regions(nn.Module):
         """Middles of cells along an axis, in pixels."""
         return (torch.arange(cells, device=self.own.device) + 0.5) * self.stride - 0.5
 
-    def _tiles(self, cells: torch.Size) -> Tensor:
-        """(K, h, w) logits of Gaussians about the tiles."""
-        down, across = (
-            ((torch.arange(count, device=self.own.device) + 0.5) / count * 2 - 1 - self.tile_centre[:, axis, None])
-            / self.tile_log_width.float().exp()[:, None]
-            for axis, count in ((1, cells[0]), (0, cells[1]))
+    def _places(self, features: Tensor) -> Tensor:
+        """Where regions lie on each film, (B, K, 2) x, y from -1 to 1 between the film's borders."""
+        cells = features.shape[-2:]
+        width = self.tile_log_width.float().exp()[:, None].expand(-1, 2)
+        evidence = self.evidence(features).float() + self._gaussians(self.tile_centre.float()[None], width, cells)
+        chance = evidence.flatten(2).softmax(-1).view_as(evidence)
+        place = torch.stack([chance.sum(-2) @ self._along(cells[1]), chance.sum(-1) @ self._along(cells[0])], -1)
+        correction = (place - self.tile_centre).flatten(1) @ self.together.float().mT
+        return place + correction.view_as(place)
+
+    def _along(self, cells: int) -> Tensor:
+        """Middles of cells along an axis, from -1 to 1 between the film's borders."""
+        return (torch.arange(cells, device=self.own.device) + 0.5) / cells * 2 - 1
+
+    def _gaussians(self, centre: Tensor, width: Tensor, cells: torch.Size) -> Tensor:
+        """Logits of Gaussians: (B, K, 2) centres and (K, 2) widths to (B, K, h, w)."""
+        across, down = (
+            ((self._along(count) - centre[..., axis, None]) / width[:, axis, None]).square()
+            for axis, count in ((0, cells[1]), (1, cells[0]))
         )
-        return -0.5 * (down.square()[:, :, None] + across.square()[:, None, :])
+        return -0.5 * (down[..., :, None] + across[..., None, :])
 
     def log_weights(
         self, maps: RegionMaps, before: Tensor, sequences: Sequences, share: Tensor, first: int = 0

@@ -101,21 +101,65 @@ def test_readings_of_a_film_share_its_maps():
     assert of_readings.summed(weight).detach().numpy() == pytest.approx(expected, abs=1e-6)
 
 
-def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():
+def blind(count, width=8):
+    """Regions that see nothing of a film yet."""
     torch.manual_seed(0)
-    regions = Regions(6, 8, 10, STRIDE)
+    regions = Regions(count, width, 10, STRIDE)
     with torch.no_grad():
-        regions.heat.weight.zero_()
-        regions.heat.bias.zero_()
-    maps = regions(torch.randn(1, 8, 30, 20))
-    # Three rows of two regions, each a Gaussian about the middle of its tile, truncated at the film's border.
+        for convolution in (regions.evidence, regions.heat):
+            convolution.weight.zero_()
+            convolution.bias.zero_()
+    return regions
+
+
+def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():
+    maps = blind(6)(torch.randn(1, 8, 30, 20))
+    # Three rows of two regions: the mean of a Gaussian about the tile's middle within the film, and a Gaussian about it.
     for number, (row, column) in enumerate((r, c) for r in range(3) for c in range(2)):
         expected = []
         for middle, cells in (((column + 0.5) / 2, 20), ((row + 0.5) / 3, 30)):
-            sigma = 0.5 * cells / 2
-            chance = stats.norm.pdf(np.arange(cells) + 0.5, middle * cells, sigma)
-            expected.append(np.average((np.arange(cells) + 0.5) * STRIDE - 0.5, weights=chance))
+            cell = np.arange(cells) + 0.5
+            place = middle * cells
+            for _ in range(2):
+                place = np.average(cell, weights=stats.norm.pdf(cell, place, 0.5 * cells / 2))
+            expected.append(place * STRIDE - 0.5)
         assert maps.centre[0, number].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_region_lies_where_its_evidence_is_and_between_cells():
+    regions = blind(2, width=3)
+    with torch.no_grad():
+        regions.evidence.weight[0, 0] = regions.evidence.weight[1, 1] = 200.0
+        regions.log_width[:] = math.log(0.15) / 5
+        # No tile is preferred.
+        regions.tile_log_width[:] = 10.0
+    features = torch.zeros(1, 3, 20, 24)
+    features[0, 0, 9, 7:9] = 1
+    features[0, 1, 8:12, 13] = 1
+    centre = regions(features).centre[0]
+    assert centre[0].tolist() == pytest.approx([8 * STRIDE - 0.5, 9.5 * STRIDE - 0.5], abs=0.02)
+    assert centre[1].tolist() == pytest.approx([13.5 * STRIDE - 0.5, 10 * STRIDE - 0.5], abs=0.02)
+
+
+def test_a_region_without_a_border_of_its_own_lies_where_others_say():
+    """Readers look at a distance from a mark, where the film is empty: the nats come down to the looks' own spread."""
+    torch.manual_seed(0)
+    films, cells, spread = 300, 16, 1.2 * STRIDE
+    column, row = torch.randint(3, 9, (2, films))
+    features = torch.zeros(films, 2, cells, cells)
+    features[torch.arange(films), 0, row, column] = 1
+    mark = (torch.stack([column, row], -1) + 0.5) * STRIDE - 0.5
+    xy = (mark + torch.tensor([4.0, 3.0]) * STRIDE)[:, None] + spread * torch.randn(films, 20, 2)
+    regions = Regions(2, 2, 10, STRIDE)
+    optimizer = torch.optim.Adam(regions.parameters(), lr=0.03)
+    for _ in range(400):
+        maps = regions(features)
+        at = (regions.at(maps, xy) * maps.log_size.softmax(-1)[:, None]).sum(-1)
+        nats = -(at / STRIDE**2).log().mean()
+        optimizer.zero_grad()
+        nats.backward()
+        optimizer.step()
+    assert nats.item() == pytest.approx(2 * stats.norm.entropy(scale=spread), abs=0.12)
 
 
 def test_weights_in_half_precision_give_about_the_same_and_sums_in_float32():
