@@ -75,7 +75,7 @@ SIZES = {
     "tiny": Size(40, 1, "[64,64]"),
     "reduced": Size(800, 24, "[96,64]"),
     "full": Size(4000, 40, "[160,128]"),
-    "many": Size(6400, 2, "[128,96]", max_side=192, readings=4, test_fraction=0.03125, val_fraction=0.015625),
+    "many": Size(6400, 4, "[128,96]", max_side=192, readings=4, test_fraction=0.03125, val_fraction=0.015625),
 }
 
 
@@ -98,7 +98,7 @@ def common(size: Size) -> list[str]:
 #: At 96 x 64 a fixation is spread over 1.3 pixels, and a stride of 4 would lose a fifth of the oracle's bits.
 FINE = "--model.network.map_stride=2"
 #: For many films: six levels, the finest at full resolution; films are not changed at random, and a reading's reader is
-#: seldom withheld.
+#: seldom withheld. A pass with Muon is worth about two with Adam (docs/from-maps-to-scanpaths.md).
 FOR_MANY_FILMS = (
     "--model.network.encoder.name=res-se",
     "--model.network.encoder.options={widths: [16, 32, 48, 64, 96, 128]}",
@@ -107,7 +107,13 @@ FOR_MANY_FILMS = (
     "--model.network.unknown_share=0.05",
     "--data.augmentation.enabled=false",
     "--data.loader.batch_size=8",
-    "--model.optimizer.lr=1.5e-3",
+    "--model.optimizer.class_path=timm.optim.Muon",
+    "--model.optimizer.lr=4e-3",
+    "--model.optimizer.fallback_lr_scale=0.4",
+    "--model.optimizer.nesterov=true",
+    "--model.optimizer.betas=[0.9,0.999]",
+    "--model.execution.channels_last=true",
+    "--trainer.precision=bf16-mixed",
     # Paths are drawn one by one; bits need none.
     "--model.draws=0",
 )

@@ -24,7 +24,15 @@ from gazelit.errors import InputError
 _T = TypeVar("_T")
 
 #: What saved configurations name besides gazelit's own classes: optimisers, schedulers, callbacks, loggers, losses.
-LIBRARIES = ("gazelit", "lightning.pytorch", "lightning.fabric.plugins", "torch.nn", "torch.optim", "torchmetrics")
+LIBRARIES = (
+    "gazelit",
+    "lightning.pytorch",
+    "lightning.fabric.plugins",
+    "timm.optim",
+    "torch.nn",
+    "torch.optim",
+    "torchmetrics",
+)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 #: ``module:Class``, and a dotted path.
 _COLON = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)

@@ -239,6 +239,17 @@ def test_finding_c4_options_that_cannot_change_are_named(changed, message, cosin
     assert "--start_from" in printed.splitlines()[-1]
 
 
+def test_muon_of_timm_is_saved_resumed_and_tested_like_torchs_own(store, run_gazelit, tmp_path):
+    """Of two epochs at once, and of one and a resumed one: the same weights; its class needs no ``--trust``."""
+    muon = ["--model.optimizer=timm.optim.Muon", "--model.optimizer.lr=0.01", "--model.optimizer.nesterov=true"]
+    fit(run_gazelit, 2, store, tmp_path / "whole", *PLAIN, *muon, epochs=2)
+    fit(run_gazelit, 2, store, tmp_path / "parts", *PLAIN, *muon)
+    fit(run_gazelit, 2, store, tmp_path / "parts", *PLAIN, *muon, "--ckpt_path=last", epochs=2)
+    weights = {name: read(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("whole", "parts")}
+    assert all(torch.equal(value, weights["parts"][key]) for key, value in weights["whole"].items())
+    run_gazelit("test", f"--config={tmp_path / 'parts' / 'config.yaml'}", "--trainer.logger=false")
+
+
 @pytest.fixture(scope="module")
 def cosine(store, tmp_path_factory):
     from gazelit.cli.main import main
