@@ -75,7 +75,8 @@ class ReaderUNet(DualEncoderUNet):
     def maps(self, last: Tensor, film: Tensor | None = None, reader: Tensor | None = None) -> dict[str, Tensor]:
         """The maps of readings, from the decoder's last map (B, C, h, w); see :meth:`forward`."""
         last = last if film is None else last[film]
-        number = torch.zeros(len(last), dtype=torch.int64, device=last.device) if reader is None else reader
+        # torch.export takes the length of a tensor for a constant.
+        number = torch.zeros(last.shape[0], dtype=torch.int64, device=last.device) if reader is None else reader
         if self.training and self.unknown_share:
             withheld = torch.rand(len(number), device=number.device) < self.unknown_share
             number = number.masked_fill(withheld, 0)

@@ -8,9 +8,9 @@ they are. No region is named or given: each begins about a tile of the film, and
 
 Most of what readers look at has no border of its own (the middle of a lung zone), and lies where the rest of the chest
 says it does. So a region's place is found in two steps. Each region has a map of evidence, whose mean is a place to a
-fraction of a cell (Sun et al., Integral Human Pose Regression, ECCV 2018). Then every place is corrected by all of them
-together, as points of a shape correct each other in an active shape model (Cootes et al., CVIU 1995). A region is a
-Gaussian about its place, times what the film shows there.
+fraction of a cell (Sun et al., Integral Human Pose Regression, ECCV 2018); it is looked for about the region's tile.
+Then every place is corrected by all of them together, as points of a shape correct each other in an active shape model
+(Cootes et al., CVIU 1995). A region is a Gaussian about its place, times what the film shows there.
 
 A mixture is normalised as it stands. So the density at a fixation is had from the maps at that place alone, and a
 training need not normalise a map for each of thousands of fixations.
@@ -29,7 +29,7 @@ from gazelit.models.sequences import Sequences
 
 #: Share of the chance that is spread over the whole film, so that no cell's logarithm is infinite.
 _ANYWHERE = 1e-4
-#: Sums that are divided by are at least this: far below a chance anywhere on a film, and a gradient stays finite.
+#: Sums that are divided by are at least this, so that a gradient stays finite: a look far from all regions is of none.
 _LEAST = 1e-20
 #: Kinds of inhibition, each with its own course over the fixations after a look.
 _KINDS = 4
@@ -37,8 +37,12 @@ _KINDS = 4
 _INHIBITION = -2.0
 #: Widths of the Gaussians of distance, as shares of the image's longer side.
 _DISTANCES = (0.05, 0.12, 0.25)
-#: Logarithms of widths change as many times as fast as other parameters: a region falls from a tile to a landmark.
+#: A region's width changes as many times as fast as other parameters: it falls from a tile's to a landmark's.
 _WIDTH_RATE = 5.0
+#: Least width of a region's Gaussian in cells: sampled at cells' middles, a narrower one lies beside its centre.
+_NARROWEST = 0.4
+#: Nats that a region's width may be from a tile's, so that a gradient stays finite.
+_EXTREME = 20.0
 #: Nats that a region loses over the whole longer side before training, in units of ``near``'s first weight.
 _FALL = 4.0
 
@@ -92,6 +96,35 @@ def anywhere(chance: Tensor, cells: int) -> Tensor:
     return ((1 - _ANYWHERE) * chance + _ANYWHERE / cells).log()
 
 
+def _middles(cells: int, maps: Tensor) -> Tensor:
+    """Middles of cells along an axis, from -1 to 1 between the film's borders, on the device of some maps."""
+    return (torch.arange(cells, device=maps.device) + 0.5) / cells * 2 - 1
+
+
+def _mean(chance: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Mean of x and y over maps of chances: (B, K, h, w), and y of the rows and x of the columns, to (B, K, 2)."""
+    return torch.stack([chance.sum(-2) @ across, chance.sum(-1) @ down], -1)
+
+
+def _gaussians(centre: Tensor, width: Tensor, maps: Tensor) -> Tensor:
+    """Logits of Gaussians on the cells (…, h, w) of some maps.
+
+    Args:
+        centre: (B, K, 2) x, y; the film's borders are at -1 and 1.
+        width: (K, 2), or (K, 1) for both axes, in halves of the film's sides.
+        maps: Whose cells and device are taken.
+
+    Returns:
+        (B, K, h, w) float32, 0 at the centre.
+    """
+    width = width.expand(-1, 2)
+    across, down = (
+        -0.5 * ((_middles(cells, maps) - centre[..., axis, None]) / width[:, axis, None]).square()
+        for axis, cells in enumerate(reversed(maps.shape[-2:]))
+    )
+    return down[..., :, None] + across[..., None, :]
+
+
 class Regions(nn.Module):
     """Regions of films, and how the history of a reading weighs them; sums are in float32, whatever the precision.
 
@@ -108,16 +141,21 @@ class Regions(nn.Module):
     def __init__(self, count: int, width: int, longest: int, stride: int) -> None:
         super().__init__()
         self.count, self.stride = count, stride
-        self.evidence = nn.Conv2d(width, count, 1)
+        # A constant is nothing in a softmax over the film.
+        self.evidence = nn.Conv2d(width, count, 1, bias=False)
         self.heat = nn.Conv2d(width, count, 1)
         # Films are higher than wide or square: more rows of tiles than columns.
         down = round(math.sqrt(1.5 * count))
         across = math.ceil(count / down)
         tile = torch.arange(count)
         middle = torch.stack([(tile % across + 0.5) / across, (tile // across + 0.5) / down], 1)
+        # Where evidence is looked for, and from where places are measured; a width is in halves of the film's sides.
         self.tile_centre = nn.Parameter(2 * middle - 1)
-        self.tile_log_width = nn.Parameter(torch.full((count,), -math.log(across)))
-        self.log_width = nn.Parameter(torch.full((count, 2), -math.log(across) / _WIDTH_RATE))
+        self.tile_log_width = nn.Parameter(torch.full((count, 1), -math.log(across)))
+        # Of the region's own Gaussian along x and y, beside 1 / across: at 0 it is as wide as a tile's.
+        self.log_width = nn.Parameter(torch.zeros(count, 2))
+        self.tile_width = 1 / across
+        # By how much each place moves the others, for each step from its tile's middle.
         self.together = nn.Parameter(torch.zeros(2 * count, 2 * count))
         self.own = nn.Parameter(0.1 * torch.randn(count, width))
         self.content = nn.Linear(width, width)
@@ -134,51 +172,36 @@ class Regions(nn.Module):
             self.near.bias.copy_(torch.eye(1 + len(_DISTANCES))[0])
 
     def forward(self, features: Tensor) -> RegionMaps:
-        """The regions of films: (S, width, h, w) features."""
+        """The regions of films: (B, width, h, w) features."""
         with torch.autocast(features.device.type, enabled=False):
             # Under autocast the features are not in float32.
             features = features.to(self.own.dtype)
-            cells, width = features.shape[-2:], (_WIDTH_RATE * self.log_width).float().exp()
-            logits = self.heat(features).float() + self._gaussians(self._places(features), width, cells)
+            width = (_WIDTH_RATE * self.log_width.float()).clamp(-_EXTREME, _EXTREME).exp() * self.tile_width
+            narrowest = width.new_tensor([2 * _NARROWEST / cells for cells in reversed(features.shape[-2:])])
+            width = (width.square() + narrowest.square()).sqrt()
+            logits = self.heat(features).float() + _gaussians(self._positions(features), width, features)
             log_size = logits.flatten(2).logsumexp(-1)
             chance = (logits - log_size[..., None, None]).exp()
             flat = chance.flatten(2)
-            axes = [(chance.sum(2), self._pixels(chance.shape[-1])), (chance.sum(3), self._pixels(chance.shape[-2]))]
-            centre = torch.stack([marginal @ pixels for marginal, pixels in axes], -1)
-            squares = torch.stack([marginal @ pixels.square() for marginal, pixels in axes], -1) - centre.square()
+            pixels = [((_middles(cells, chance) + 1) * cells * self.stride - 1) / 2 for cells in chance.shape[-2:]]
+            centre = _mean(chance, *pixels)
+            squares = _mean(chance, *(each.square() for each in pixels)) - centre.square()
             # A region of a single cell is as wide as the cell, whose hat function has this variance.
             variance = squares.mean(-1).clamp(min=0) + self.stride**2 / 6
             seen = (flat @ features.float().flatten(2).mT).to(self.own.dtype)
             static = (log_size.softmax(-1)[:, None] @ flat)[:, 0].view_as(chance[:, 0])
             log_static = anywhere(static, static[0].numel())
-            film = torch.arange(len(flat), device=flat.device)
+            film = torch.arange(flat.shape[0], device=flat.device)
             return RegionMaps(chance, log_size, self.own + self.content(seen), centre, variance, log_static, film)
 
-    def _pixels(self, cells: int) -> Tensor:
-        """Middles of cells along an axis, in pixels."""
-        return (torch.arange(cells, device=self.own.device) + 0.5) * self.stride - 0.5
-
-    def _places(self, features: Tensor) -> Tensor:
-        """Where regions lie on each film, (B, K, 2) x, y from -1 to 1 between the film's borders."""
-        cells = features.shape[-2:]
-        width = self.tile_log_width.float().exp()[:, None].expand(-1, 2)
-        evidence = self.evidence(features).float() + self._gaussians(self.tile_centre.float()[None], width, cells)
+    def _positions(self, features: Tensor) -> Tensor:
+        """Where regions lie, (B, K, 2) x, y; the film's borders are at -1 and 1, and a region may lie outside."""
+        tiles = _gaussians(self.tile_centre.float()[None], self.tile_log_width.float().exp(), features)
+        evidence = self.evidence(features).float() + tiles
         chance = evidence.flatten(2).softmax(-1).view_as(evidence)
-        place = torch.stack([chance.sum(-2) @ self._along(cells[1]), chance.sum(-1) @ self._along(cells[0])], -1)
-        correction = (place - self.tile_centre).flatten(1) @ self.together.float().mT
-        return place + correction.view_as(place)
-
-    def _along(self, cells: int) -> Tensor:
-        """Middles of cells along an axis, from -1 to 1 between the film's borders."""
-        return (torch.arange(cells, device=self.own.device) + 0.5) / cells * 2 - 1
-
-    def _gaussians(self, centre: Tensor, width: Tensor, cells: torch.Size) -> Tensor:
-        """Logits of Gaussians: (B, K, 2) centres and (K, 2) widths to (B, K, h, w)."""
-        across, down = (
-            ((self._along(count) - centre[..., axis, None]) / width[:, axis, None]).square()
-            for axis, count in ((0, cells[1]), (1, cells[0]))
-        )
-        return -0.5 * (down[..., :, None] + across[..., None, :])
+        position = _mean(chance, *(_middles(cells, chance) for cells in chance.shape[-2:]))
+        correction = (position - self.tile_centre.float()).flatten(1) @ self.together.float().mT
+        return position + correction.view_as(position)
 
     def log_weights(
         self, maps: RegionMaps, before: Tensor, sequences: Sequences, share: Tensor, first: int = 0

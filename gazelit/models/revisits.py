@@ -46,7 +46,7 @@ class Near(NamedTuple):
             nearest_cells(position[..., axis], count, stride)
             for axis, count in ((1, self.chance.shape[-2]), (0, self.chance.shape[-1]))
         )
-        series = torch.arange(len(position), device=position.device)[:, None, None]
+        series = torch.arange(position.shape[0], device=position.device)[:, None, None]
         static = self.chance[series[..., None], rows[..., :, None], columns[..., None, :]]
         static = static * down[..., :, None] * across[..., None, :]
         with torch.autocast(static.device.type, enabled=False):

@@ -250,10 +250,10 @@ class ScanpathNetwork(Network):
 
     def middle(self, x: Tensor) -> Sequences:
         """For each film a path of one fixation at its middle, of an unknown reader."""
-        height, width = x.shape[-2:]
-        position = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(x), 1, 2)
-        unknown = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return Sequences.alone(position, x.new_full((len(x), 1), 0.3), unknown, unknown)
+        films, _, height, width = x.shape
+        position = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(films, 1, 2)
+        unknown = torch.zeros(films, dtype=torch.int64, device=x.device)
+        return Sequences.alone(position, x.new_full((films, 1), 0.3), unknown, unknown)
 
 
 class Neck(nn.Module):
@@ -287,4 +287,4 @@ class Neck(nn.Module):
             torch.linspace(-1, 1, size, device=found.device, dtype=found.dtype) for size in found.shape[-2:]
         )
         coordinates = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
-        return self.smooth(torch.cat([found, coordinates.expand(len(found), -1, -1, -1)], dim=1))
+        return self.smooth(torch.cat([found, coordinates.expand(found.shape[0], -1, -1, -1)], dim=1))

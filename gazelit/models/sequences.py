@@ -69,7 +69,8 @@ class Sequences(NamedTuple):
     @classmethod
     def alone(cls, position: Tensor, duration: Tensor, reader: Tensor, finding: Tensor) -> Sequences:
         """Paths of equal length that have not ended, one for each film: (B, T, 2), (B, T), (B,) and (B,)."""
-        count = len(position)
+        # torch.export takes the length of a tensor for a constant.
+        count = position.shape[0]
         film = torch.arange(count, device=position.device)
         valid = torch.ones_like(duration, dtype=torch.bool)
         return cls(film, position, duration, valid, film < 0, reader, finding)

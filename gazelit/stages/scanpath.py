@@ -147,9 +147,9 @@ class Scanpath(Stage):
         on_film = batch["valid_mask"].cpu()
         for row, film in enumerate(sequences.film.tolist()):
             length = int(valid[row].sum())
-            # Reading by reading: maps of a whole batch on all pixels take gigabytes.
-            reading = Sequences(*(part[row : row + 1] for part in sequences))
-            density = self.network.next_density(features, reading)[0, :length].double().cpu()
+            # Reading by reading, of its own film: maps of a whole batch on all pixels take gigabytes.
+            reading = Sequences(*(part[row : row + 1] for part in sequences._replace(film=sequences.film * 0)))
+            density = self.network.next_density(features[film : film + 1], reading)[0, :length].double().cpu()
             positions = sequences.position[row, :length].double().cpu() + 0.5
             base, mask = _on(bias[film], on_film[film, 0]), on_film[film, 0]
             scores = conditional_scores(_on(density, mask), positions, base)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gazelit.models.regions import RegionMaps, Regions, anywhere
+from gazelit.models.regions import _WIDTH_RATE, RegionMaps, Regions, anywhere
 from gazelit.models.sequences import Sequences
 
 STRIDE = 4
@@ -106,31 +106,37 @@ def blind(count, width=8):
     torch.manual_seed(0)
     regions = Regions(count, width, 10, STRIDE)
     with torch.no_grad():
-        for convolution in (regions.evidence, regions.heat):
-            convolution.weight.zero_()
-            convolution.bias.zero_()
+        for parameter in (regions.evidence.weight, regions.heat.weight, regions.heat.bias):
+            parameter.zero_()
     return regions
+
+
+def set_width(regions, across, down, cells):
+    """Regions as wide as so many cells along x and y, on films of (h, w) cells."""
+    width = torch.tensor([2 * across / cells[1], 2 * down / cells[0]])
+    with torch.no_grad():
+        regions.log_width[:] = (width / regions.tile_width).log() / _WIDTH_RATE
 
 
 def test_regions_begin_about_tiles_and_their_middle_is_in_pixels():
     maps = blind(6)(torch.randn(1, 8, 30, 20))
-    # Three rows of two regions: the mean of a Gaussian about the tile's middle within the film, and a Gaussian about it.
+    # Three rows of two regions: the mean of a Gaussian about a tile's middle within the film, and a Gaussian about it.
     for number, (row, column) in enumerate((r, c) for r in range(3) for c in range(2)):
         expected = []
         for middle, cells in (((column + 0.5) / 2, 20), ((row + 0.5) / 3, 30)):
             cell = np.arange(cells) + 0.5
             place = middle * cells
-            for _ in range(2):
-                place = np.average(cell, weights=stats.norm.pdf(cell, place, 0.5 * cells / 2))
+            for least in (0, 0.4):
+                place = np.average(cell, weights=stats.norm.pdf(cell, place, np.hypot(0.5 * cells / 2, least)))
             expected.append(place * STRIDE - 0.5)
         assert maps.centre[0, number].tolist() == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_region_lies_where_its_evidence_is_and_between_cells():
     regions = blind(2, width=3)
+    set_width(regions, 1.5, 1.5, (20, 24))
     with torch.no_grad():
         regions.evidence.weight[0, 0] = regions.evidence.weight[1, 1] = 200.0
-        regions.log_width[:] = math.log(0.15) / 5
         # No tile is preferred.
         regions.tile_log_width[:] = 10.0
     features = torch.zeros(1, 3, 20, 24)
@@ -141,23 +147,79 @@ def test_a_region_lies_where_its_evidence_is_and_between_cells():
     assert centre[1].tolist() == pytest.approx([13.5 * STRIDE - 0.5, 10 * STRIDE - 0.5], abs=0.02)
 
 
-def test_a_region_without_a_border_of_its_own_lies_where_others_say():
-    """Readers look at a distance from a mark, where the film is empty: the nats come down to the looks' own spread."""
+def test_a_region_that_sees_nothing_is_moved_by_another():
+    regions = blind(2, width=1)
+    set_width(regions, 1, 1, (20, 24))
+    with torch.no_grad():
+        regions.evidence.weight[0] = 200.0
+        regions.tile_log_width[0] = 10.0
+        regions.together[2, 0], regions.together[3, 1] = 0.5, 0.25
+    features = torch.zeros(2, 1, 20, 24)
+    features[0, 0, 6, 8] = features[1, 0, 9, 14] = 1
+    centre = regions(features).centre
+    moved = (centre[1] - centre[0]).tolist()
+    # The mark lies 6 columns and 3 rows farther on the second film; of two regions in two rows each moves by its share.
+    assert moved[0] == pytest.approx([6 * STRIDE, 3 * STRIDE], abs=0.05)
+    assert moved[1] == pytest.approx([3 * STRIDE, 0.75 * STRIDE], abs=0.05)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.25, 0.0, 0.4])
+@pytest.mark.parametrize(("across", "down"), [(0.6, 2.5), (3.0, 1.0)])
+def test_a_region_is_a_gaussian_of_its_widths(across, down, shift):
+    cells = (40, 48)
+    regions = blind(1, width=1)
+    set_width(regions, across, down, cells)
+    with torch.no_grad():
+        regions.tile_centre[:] = torch.tensor([[2 * (20.5 + shift) / cells[1] - 1, 2 * (17.5 - shift) / cells[0] - 1]])
+        regions.tile_log_width[:] = math.log(0.1)
+    maps = regions(torch.zeros(1, 1, *cells))
+    assert maps.centre[0, 0].tolist() == pytest.approx(
+        [(20.5 + shift) * STRIDE - 0.5, (17.5 - shift) * STRIDE - 0.5], abs=0.1 * STRIDE
+    )
+    spread = np.sqrt([across**2 + 0.4**2, down**2 + 0.4**2]) * STRIDE
+    expected = np.square(spread).mean() + STRIDE**2 / 6
+    assert maps.variance.item() == pytest.approx(expected, rel=0.03)
+    for axis, sigma in ((2, spread[0]), (3, spread[1])):
+        marginal = maps.chance.sum(axis)[0, 0].detach().numpy()
+        cell = np.arange(len(marginal))
+        found = np.sqrt(np.average((cell - np.average(cell, weights=marginal)) ** 2, weights=marginal)) * STRIDE
+        assert found == pytest.approx(sigma, rel=0.03)
+
+
+@pytest.mark.parametrize("place", [0.3, 1.5, -4.0])
+@pytest.mark.parametrize("nats", [-200.0, -4.0, 0.0, 200.0])
+def test_any_width_and_place_have_finite_maps_and_gradients(nats, place):
+    regions = blind(2)
+    with torch.no_grad():
+        regions.log_width[:] = nats
+        regions.tile_centre[0] = place
+        regions.together.fill_(0.5)
+    features = torch.randn(1, 8, 12, 16)
+    maps = regions(features)
+    (maps.log_static.mean() + maps.centre.sum() + maps.log_size.sum()).backward()
+    assert all(part.isfinite().all() for part in maps)
+    assert all(each.grad.isfinite().all() for each in regions.parameters() if each.grad is not None)
+
+
+def test_readers_look_where_the_film_is_empty():
+    """Looks are at a distance from a mark that another region sees: the nats come down to the looks' own spread."""
     torch.manual_seed(0)
-    films, cells, spread = 300, 16, 1.2 * STRIDE
+    films, cells, spread = 200, 16, 1.2 * STRIDE
     column, row = torch.randint(3, 9, (2, films))
-    features = torch.zeros(films, 2, cells, cells)
+    features = torch.zeros(films, 1, cells, cells)
     features[torch.arange(films), 0, row, column] = 1
     mark = (torch.stack([column, row], -1) + 0.5) * STRIDE - 0.5
     xy = (mark + torch.tensor([4.0, 3.0]) * STRIDE)[:, None] + spread * torch.randn(films, 20, 2)
-    regions = Regions(2, 2, 10, STRIDE)
+    regions = Regions(2, 1, 10, STRIDE)
     optimizer = torch.optim.Adam(regions.parameters(), lr=0.03)
-    for _ in range(400):
+    for _ in range(250):
         maps = regions(features)
-        at = (regions.at(maps, xy) * maps.log_size.softmax(-1)[:, None]).sum(-1)
-        nats = -(at / STRIDE**2).log().mean()
+        nats = -(regions.at(maps, xy)[..., 1] / STRIDE**2).log().mean()
         optimizer.zero_grad()
         nats.backward()
+        # The second region sees nothing itself, and moves by the first one alone.
+        regions.evidence.weight.grad[1] = 0
+        regions.together.grad[2:, 2:] = 0
         optimizer.step()
     assert nats.item() == pytest.approx(2 * stats.norm.entropy(scale=spread), abs=0.12)
 

@@ -1,5 +1,6 @@
 """Small checkpoints for tests of exports and packages, with weights and statistics that differ from initial ones."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,11 @@ import torch
 from torch import nn
 
 from gazelit.models import ClassificationNetwork, DualEncoderUNet, EncoderSpec
+from gazelit.models.finding_unet import FindingUNet
+from gazelit.models.network import Network
+from gazelit.models.reader_unet import ReaderUNet
+from gazelit.models.scanpath_net import ScanpathNetwork
+from gazelit.models.time_unet import TimeResolvedUNet
 from tests.tiny import save_untrained
 
 SIZE = (64, 32)
@@ -26,6 +32,24 @@ def classifier() -> ClassificationNetwork:
     """A network without a map."""
     torch.manual_seed(3)
     return scattered(ClassificationNetwork(_ENCODER, classes=3))
+
+
+def _gaze(network: type[Network], *arguments: Any, **options: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        torch.manual_seed(3)
+        return scattered(network(*arguments, **options))
+
+    return build
+
+
+_PAIR = (_ENCODER, _SALIENCY_ENCODER)
+#: Those of gaze by reader, time, finding and step, which give the map of a whole reading of an unknown reader.
+GAZE_NETWORKS = {
+    "scanpath": _gaze(ScanpathNetwork, _SALIENCY_ENCODER, map_stride=2, width=16, regions=6, readers=["a", "b"]),
+    "time": _gaze(TimeResolvedUNet, *_PAIR, decoder_widths=[4] * 5),
+    "reader": _gaze(ReaderUNet, *_PAIR, ["a", "b"], decoder_widths=[4] * 5),
+    "finding": _gaze(FindingUNet, *_PAIR, ["mass", "node"], decoder_widths=[4] * 5),
+}
 
 
 def scattered(network: nn.Module) -> Any:

@@ -19,7 +19,7 @@ from gazelit.deploy.graph import OUTPUTS, InferenceGraph, outputs_of, traced
 from gazelit.models import ContrastiveNetwork, EncoderSpec
 from gazelit.release import export as exporting
 from gazelit.release.parity import compare, shortfall, synthetic_films, working_images
-from tests.release.models import CLASSES, SIZE, checkpoint, classifier, dual
+from tests.release.models import CLASSES, GAZE_NETWORKS, SIZE, checkpoint, classifier, dual
 
 WITH_OPENVINO = importlib.util.find_spec("openvino") is not None
 #: OpenVINO's file is read in tests/test_pipeline.py, which runs docs/export.md.
@@ -123,6 +123,7 @@ def test_infer_takes_an_exported_file(exported, run_gazelit, tmp_path):
             ),
             id="every pooling",
         ),
+        *(pytest.param(make, id=name) for name, make in GAZE_NETWORKS.items()),
     ],
 )
 def test_traced_graphs_of_other_networks_take_any_batch(network):
