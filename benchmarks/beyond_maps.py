@@ -98,7 +98,7 @@ def common(size: Size) -> list[str]:
 #: At 96 x 64 a fixation is spread over 1.3 pixels, and a stride of 4 would lose a fifth of the oracle's bits.
 FINE = "--model.network.map_stride=2"
 #: For many films: six levels, the finest at full resolution; films are not changed at random, and a reading's reader is
-#: seldom withheld. A pass with Muon is worth about two with Adam (docs/from-maps-to-scanpaths.md).
+#: seldom withheld. Muon gets farther than Adam in as many passes (docs/from-maps-to-scanpaths.md).
 FOR_MANY_FILMS = (
     "--model.network.encoder.name=res-se",
     "--model.network.encoder.options={widths: [16, 32, 48, 64, 96, 128]}",
