@@ -6,7 +6,7 @@ the point where the eye landed. So the density of the next fixation is a sum of 
 weighs the regions: which reader looks and for how long already, which regions were seen and how long ago, and how far
 they are. No region is named or given: each begins about a tile of the film, and the likelihood of gaze forms it.
 
-Most of what readers look at has no border of its own (the middle of a lung zone), and lies where the rest of the chest
+Much of what readers look at has no border of its own (the middle of a lung zone), and lies where the rest of the chest
 says it does. So a region's place is found in two steps. Each region has a map of evidence, whose mean is a place to a
 fraction of a cell (Sun et al., Integral Human Pose Regression, ECCV 2018); it is looked for about the region's tile.
 Then every place is corrected by all of them together, as points of a shape correct each other in an active shape model

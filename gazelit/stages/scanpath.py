@@ -145,10 +145,11 @@ class Scanpath(Stage):
         sequences, valid = self._sequences(batch), outputs["valid"].cpu()
         found = {name: torch.zeros(valid.shape, dtype=torch.float64) for name in ("bits", "cnss", "cauc")}
         on_film = batch["valid_mask"].cpu()
+        of_one_film = sequences._replace(film=torch.zeros_like(sequences.film))
         for row, film in enumerate(sequences.film.tolist()):
             length = int(valid[row].sum())
             # Reading by reading, of its own film: maps of a whole batch on all pixels take gigabytes.
-            reading = Sequences(*(part[row : row + 1] for part in sequences._replace(film=sequences.film * 0)))
+            reading = Sequences(*(part[row : row + 1] for part in of_one_film))
             density = self.network.next_density(features[film : film + 1], reading)[0, :length].double().cpu()
             positions = sequences.position[row, :length].double().cpu() + 0.5
             base, mask = _on(bias[film], on_film[film, 0]), on_film[film, 0]

@@ -109,7 +109,7 @@ def test_the_documented_commands_train(command, store, run_gazelit, tmp_path):
         pytest.skip("two processes are started by test_stages.py")
     name, *arguments = command[1:]
     short = ["--trainer.max_epochs=2", "--checkpoint.dirpath=run/checkpoints"]
-    # Of one encoder alone, as stage 1 is, is also the network of scanpaths.
+    # Stage 1's network has one encoder, as that of scanpaths has.
     stage = 1 if re.search(r"stage1|scanpath", " ".join(arguments)) else 3
     small = [*tiny(stage, store), "--data.downscale=1", *short]
     # The command's own options come last, because tiny() would undo them.
