@@ -54,12 +54,13 @@ class Size:
 
     Attributes:
         films: Of the cohort.
-        passes: Over the training films, of maps; scanpaths have twice as many.
+        passes: Over the training films, or ``epoch`` of them, of maps; scanpaths have twice as many.
         resolution: Height and width of the working images.
         max_side: Longest side of the simulated films in pixels.
         readings: Of each film, by as many of the panel of eight.
         test_fraction: Share of the films that are tested.
         val_fraction: Share of the films that are validated on.
+        epoch: Share of the training films that a pass takes, drawn anew for each.
     """
 
     films: int
@@ -69,20 +70,25 @@ class Size:
     readings: int = 2
     test_fraction: float = 0.25
     val_fraction: float = 0.1
+    epoch: float = 1.0
 
 
 SIZES = {
     "tiny": Size(40, 1, "[64,64]"),
     "reduced": Size(800, 24, "[96,64]"),
     "full": Size(4000, 40, "[160,128]"),
-    "many": Size(6400, 4, "[128,96]", max_side=192, readings=4, test_fraction=0.03125, val_fraction=0.015625),
+    # The learning rate falls once a pass: two whole passes would end at half of it.
+    "many": Size(
+        25600, 4, "[128,96]", max_side=192, readings=4, test_fraction=1 / 128, val_fraction=1 / 256, epoch=0.25
+    ),
 }
 
 
 def common(size: Size) -> list[str]:
     """Options of all stages."""
-    # The default is not written out, so that folders of earlier runs can be continued.
+    # Defaults are not written out, so that folders of earlier runs can be continued.
     fractions = [f"--data.split.val_fraction={size.val_fraction}"] if size.val_fraction != Size.val_fraction else []
+    fractions += [f"--trainer.limit_train_batches={size.epoch}"] if size.epoch != Size.epoch else []
     return [
         "--data.loader.num_workers=0",
         "--data.split.method=patient",
