@@ -16,6 +16,7 @@ from torch import Tensor
 from gazelit.data.dataset import check_downscale
 from gazelit.data.gaze.centre_bias import CentreBiases, mean_maps
 from gazelit.data.gaze.events import TimeWindow
+from gazelit.data.gaze.sequences import Events
 from gazelit.data.images.regions import region_masks
 from gazelit.data.labels import Uncertain, explain_unusable, read_labels
 from gazelit.data.options import GazeOptions, SplitOptions
@@ -220,6 +221,12 @@ class Cohort:
             (torch.from_numpy(points[reading == number]), torch.from_numpy(sigma[reading == number]))
             for number in np.unique(reading)
         ]
+
+    def events(self, split: str) -> Events:
+        """The events of a split's cases, from the readers' own gaze, whatever ``gaze.control`` says."""
+        gaze = self._own_gaze.whole
+        row = np.repeat(np.arange(len(gaze.starts) - 1), np.diff(gaze.starts))
+        return gaze.events.take(np.flatnonzero(np.isin(row, self.rows(split))))
 
     def scanpaths(self, split: str) -> list[Scanpath]:
         """Every reading of a split's cases, from the readers' own gaze, whatever ``gaze.control`` says."""

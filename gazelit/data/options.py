@@ -68,6 +68,13 @@ class GazeOptions:
                 re.compile(pattern)
             except re.error as error:
                 raise InputError(f"gaze.phrases.{name}: is no regular expression ({error})") from error
+        if self.phrase_lag and not self.phrases:
+            raise InputError("gaze.phrase_lag: goes with gaze.phrases; leave it out")
+        if self.control == "phrases":
+            if not self.phrases:
+                raise InputError("gaze.control: phrases moves what gaze.phrases names, which is not given")
+            if self.window is not None and self.window.phrase is not None:
+                raise InputError("gaze.control: phrases does not move gaze.window.phrase; leave out one of both")
         if self.cases is not None and self.cases < 0:
             raise InputError(f"gaze.cases: must be at least 0, not {self.cases}")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -26,7 +27,7 @@ def config_of(checkpoint: str | Path, given: Path | None = None) -> Path:
     return config
 
 
-def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
+def saved_data(config: Path, overrides: Sequence[str] = (), gaze: Mapping[str, Any] | None = None) -> GazeData:
     """The data of a training's ``config.yaml``, with the store opened and split.
 
     The result is no data module, which only trainers need (Lightning takes 300 MB), unless its class is from outside
@@ -35,11 +36,15 @@ def saved_data(config: Path, overrides: Sequence[str] = ()) -> GazeData:
     Args:
         config: The file.
         overrides: Options that replace the file's, such as ``--data.store=STORE``.
+        gaze: Of :class:`gazelit.data.options.GazeOptions`, what replaces the file's; an override cannot give None.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(GazeData, "data")
     saved = read_saved(config)
     data = dict(saved["data"])
+    if gaze:
+        arguments = data.get("init_args", {})
+        data["init_args"] = {**arguments, "gaze": {**arguments.get("gaze", {}), **gaze}}
     if data.get("class_path") == "gazelit.data.datamodule.GazeDataModule":
         data["class_path"] = f"{GazeData.__module__}.{GazeData.__qualname__}"
     try:

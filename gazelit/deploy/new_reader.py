@@ -75,8 +75,9 @@ def adapt_reader(
     if reader in network.readers:
         raise InputError(f"reader: {reader} is known to the model already")
     config = config_of(ckpt, stage_config)
-    changes = [f"--data.store={store}"] if store else []
-    data = saved_data(config, [*changes, "--data.gaze.leave_out=null"])
+    # The reader's own gaze, whatever the model was trained on.
+    own_gaze = {"leave_out": None, "control": "true", "cases": None}
+    data = saved_data(config, [f"--data.store={store}"] if store else [], own_gaze)
     if note := split_guard.check_split(ckpt, model.stamp, data.provenance):
         logger.info("%s", note)
     if reader not in data.reader_names:

@@ -6,6 +6,7 @@ import re
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from gazelit.data.gaze.heatmap import fixation_density
@@ -48,8 +49,8 @@ class FindingConditional(Stage):
         """Checks that the data have the network's findings.
 
         Raises:
-            InputError: ``data.gaze.phrases`` names other findings than the network has, or two findings share their
-                columns of the test.
+            InputError: ``data.gaze.phrases`` names other findings than the network has, two findings share their
+                columns of the test, or nobody looked anywhere while a finding was named in the training films.
         """
         super().setup(stage)
         named: dict[str, str] = {}
@@ -66,6 +67,14 @@ class FindingConditional(Stage):
                 f"data.gaze.phrases: names {', '.join(configured) or 'no finding'}, but the network has maps of "
                 f"{', '.join(self.network.findings)}; name the same in the same order"
             )
+        if stage == TrainerFn.FITTING:
+            shares = self._gaze_data.cohort.events("train").phrase_shares
+            for name, share in zip(configured, shares.T, strict=True):
+                if not share.any():
+                    raise InputError(
+                        f"data.gaze.phrases.{name}: matches nothing that was said over a training film; give the words "
+                        "of the store's phrases"
+                    )
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:
         outputs = self(batch["image"])

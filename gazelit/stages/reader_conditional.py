@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from gazelit.data.gaze.heatmap import fixation_counts, fixation_density
@@ -15,7 +16,7 @@ from gazelit.losses.saliency import KLDivergenceLoss, SaliencyLoss
 from gazelit.metrics.functional import ig
 from gazelit.models.reader_unet import ReaderUNet
 from gazelit.stages.base import Batch, Outputs, Stage
-from gazelit.stages.scanpath import numbers_of
+from gazelit.stages.readers import check_readers, numbers_of
 
 
 class ReaderConditional(Stage):
@@ -49,8 +50,14 @@ class ReaderConditional(Stage):
             raise InputError("saliency_loss: the network has no side heads; choose one without")
 
     def setup(self, stage: str) -> None:
-        """Maps the data's readers to the network's."""
+        """Maps the data's readers to the network's.
+
+        Raises:
+            InputError: A training has no reading of the network's readers, or one of them is left out.
+        """
         super().setup(stage)
+        if stage == TrainerFn.FITTING:
+            check_readers(self.network.readers, self._datamodule)
         self._readers = numbers_of(getattr(self._datamodule, "reader_names", ()), self.network.readers)
 
     def _step(self, batch: Batch) -> tuple[Tensor, Outputs, dict[str, Tensor]]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -24,6 +25,7 @@ from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.sequences import Sequences
 from gazelit.stages.base import Batch, Outputs, Stage
 from gazelit.stages.callbacks import run_folder
+from gazelit.stages.readers import check_readers, numbers_of
 
 #: Of a test: the paths that were drawn, in pixels of the original films.
 SCANPATHS_FILE = "scanpaths.parquet"
@@ -74,7 +76,7 @@ class Scanpath(Stage):
         """Maps the data's readers and findings to the network's.
 
         Raises:
-            InputError: The data's gaze is raw samples.
+            InputError: The data's gaze is raw samples, or a training has no reading of the network's readers.
         """
         super().setup(stage)
         data = self._datamodule
@@ -83,6 +85,8 @@ class Scanpath(Stage):
                 "data.gaze.kind: scanpaths are of fixations, and this is raw samples; set --data.gaze.kind=fixation, "
                 "or detected"
             )
+        if stage == TrainerFn.FITTING:
+            check_readers(self.network.readers, data)
         self._readers = numbers_of(getattr(data, "reader_names", ()), self.network.readers)
         self._findings = numbers_of(getattr(data, "finding_names", ()), self.network.findings)
 
@@ -217,20 +221,6 @@ class Scanpath(Stage):
             path: Path = run_folder(self.trainer) / name
             with atomic_path(path) as temporary:
                 pd.concat(self._drawn, ignore_index=True).to_parquet(temporary, index=False)
-
-
-def numbers_of(data: Sequence[str], network: Sequence[str]) -> Tensor:
-    """The network's number, from 1 on, of each name of the data; 0 for unknown names and as the last entry.
-
-    Args:
-        data: R names.
-        network: The names that the network has learned, in the order of its table.
-
-    Returns:
-        (R + 1,) int64.
-    """
-    known = {name: number for number, name in enumerate(network, start=1)}
-    return torch.tensor([*(known.get(name, 0) for name in data), 0])
 
 
 def _on(density: Tensor, mask: Tensor) -> Tensor:

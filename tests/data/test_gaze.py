@@ -117,6 +117,8 @@ def test_first_and_last_seconds_cut_fixations_at_the_limit():
     last = clip_to_window(FIXATIONS, TimeWindow(last=1.0), NO_PHRASES)
     assert last["duration"].tolist() == pytest.approx([0.4, 0.5])
     assert last["x"].tolist() == [2.0, 3.0]
+    # The reading ends at 2.0 s.
+    assert last["t"].tolist() == pytest.approx([1.0, 1.5])
 
 
 def test_during_a_phrase_of_the_same_reading():
@@ -132,6 +134,7 @@ def test_during_a_phrase_of_the_same_reading():
     inside = clip_to_window(FIXATIONS, TimeWindow(phrase="consolidation"), phrases)
     # 0.3 to 0.8 s, the overlap of the two phrases once.
     assert inside["duration"].tolist() == pytest.approx([0.2, 0.2])
+    assert inside["t"].tolist() == pytest.approx([0.3, 0.6])
     assert clip_to_window(FIXATIONS, TimeWindow(phrase="fracture"), phrases).empty
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gazelit.data.datamodule import GazeDataModule
+from gazelit.data.gaze.events import TimeWindow
 from gazelit.data.options import GazeOptions, LoaderOptions
 from gazelit.data.working_gaze import WorkingGaze
 from gazelit.density import log_density
@@ -192,11 +193,45 @@ def test_a_stage_takes_stage_2_over_and_is_tested_by_film(name, read_twice, plai
 def test_the_readers_of_a_left_out_reader_are_unknown(read_twice, plain, run_gazelit, tmp_path):
     gaze = GazeOptions(leave_out="a")
     assert GazeDataModule(str(read_twice), gaze=gaze).provenance["reader_left_out"]
-    options = [*tiny(2, read_twice), "--model.network.readers=[b,c]", "--data.gaze.leave_out=a"]
-    run_gazelit("fit", "--config=presets/quick/reader_conditional.yaml", *options, "--trainer.fast_dev_run=true")
+    fit = ["fit", "--config=presets/quick/reader_conditional.yaml", *tiny(2, read_twice), "--trainer.fast_dev_run=true"]
+    run_gazelit(*fit, "--model.network.readers=[b,c]", "--data.gaze.leave_out=a")
+    # A vector that nothing trains would score the readings of the test.
+    printed = run_gazelit(*fit, "--model.network.readers=[a,b]", "--data.gaze.leave_out=a", code=2)
+    assert "model.network.readers: has a, whom data.gaze.leave_out leaves out; leave a out of both" in printed
+
+
+def test_readers_without_training_films_are_named(read_twice, run_gazelit):
+    fit = ["fit", "--config=presets/quick/reader_conditional.yaml", *tiny(2, read_twice), "--trainer.fast_dev_run=true"]
+    printed = run_gazelit(*fit, "--model.network.readers=[A,B]", code=2)
+    assert "model.network.readers: no training film was read by A, B; name some of a, " in printed
+    printed = run_gazelit(*fit, "--model.network.readers=[a,nobody]")
+    assert "no training film was read by nobody, so nothing is learned of them" in printed
 
 
 WORDS = {"cardiac silhouette": "heart", "bone": "bones"}
+
+
+def test_during_a_phrase_all_that_is_left_was_looked_at_while_it_was_said(store):
+    window = TimeWindow(phrase="heart", lag=0.5)
+    gaze = GazeDataModule(str(store), gaze=GazeOptions(phrases=WORDS, phrase_lag=0.5, window=window)).cohort.gaze
+    assert len(gaze.points) > 20
+    assert gaze.events.phrase_shares[:, 0] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"control": "phrases"}, "gaze.control: phrases moves what gaze.phrases names, which is not given"),
+        (
+            {"control": "phrases", "phrases": WORDS, "window": TimeWindow(phrase="heart")},
+            "gaze.control: phrases does not move gaze.window.phrase",
+        ),
+        ({"phrase_lag": 1.0}, "gaze.phrase_lag: goes with gaze.phrases"),
+    ],
+)
+def test_options_of_phrases_without_phrases_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        GazeOptions(**options)
 
 
 def test_named_findings_are_given_event_by_event_and_the_control_moves_them(store):
@@ -265,6 +300,11 @@ def test_maps_by_finding_are_trained_and_scored_against_regions(store, plain, ru
         "--trainer.fast_dev_run=true", code=2,
     )  # fmt: skip
     assert "data.gaze.phrases: names cardiac silhouette, but the network has maps of lung" in printed
+    printed = run_gazelit(
+        "fit", "--config=presets/quick/finding_conditional.yaml", *tiny(2, store),
+        "--data.gaze.phrases={cardiac silhouette: hert}", "--trainer.fast_dev_run=true", code=2,
+    )  # fmt: skip
+    assert "data.gaze.phrases.cardiac silhouette: matches nothing that was said over a training film" in printed
 
 
 def test_findings_that_would_share_a_column_are_refused(store, run_gazelit):

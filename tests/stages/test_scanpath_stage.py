@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.store.store import Store
@@ -105,6 +106,16 @@ def test_a_training_lowers_the_loss_and_its_test_reports_bits(read_twice, run_ga
         rows = after.state_dict()[table]
         assert torch.equal(rows[:5], before.state_dict()[table])
         assert not torch.equal(rows[5], rows[0])
+    # What the training did with its gaze does not change what the reader is learned from.
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    config["data"]["init_args"]["gaze"] |= {"control": "none", "cases": 2}
+    (tmp_path / "none.yaml").write_text(yaml.safe_dump(config))
+    run_gazelit(
+        "adapt-reader", "run/checkpoints/best.ckpt", f"--reader={name}", "--k=2", "--stage_config=none.yaml",
+        "--out=same.ckpt",
+    )  # fmt: skip
+    same = load_model("same.ckpt").network.state_dict()
+    assert all(torch.equal(value, after.state_dict()[key]) for key, value in same.items())
     printed = run_gazelit("adapt-reader", "adapted.ckpt", f"--reader={name}", "--out=again.ckpt", code=2)
     assert f"{name} is known to the model already" in printed
 

@@ -149,24 +149,27 @@ def clip_to_window(gaze: pd.DataFrame, window: TimeWindow, phrases: pd.DataFrame
         phrases: ``row``, ``reading_id``, ``text``, ``begin`` and ``end``; used by ``phrase`` alone.
 
     Returns:
-        The rows that have a part within, with ``duration`` that part.
+        The rows that have a part within, with ``duration`` that part and ``t`` its beginning.
     """
     keys = [gaze["row"], gaze["reading_id"]]
-    start, end = gaze["t"], gaze["t"] + gaze["duration"]
+    begin, end = gaze["t"], gaze["t"] + gaze["duration"]
     if window.phrase is not None:
-        inside = seconds_said(gaze, window.phrase, phrases, window.lag)
+        inside, since = seconds_said(gaze, window.phrase, phrases, window.lag)
+        begin = np.maximum(begin, since)
     elif window.first is not None:
-        limit = start.groupby(keys, observed=True).transform("min") + window.first
-        inside = (np.minimum(end, limit) - start).to_numpy()
+        limit = begin.groupby(keys, observed=True).transform("min") + window.first
+        inside = (np.minimum(end, limit) - begin).to_numpy()
     else:
         assert window.last is not None
-        limit = end.groupby(keys, observed=True).transform("max") - window.last
-        inside = (end - np.maximum(start, limit)).to_numpy()
+        begin = np.maximum(begin, end.groupby(keys, observed=True).transform("max") - window.last)
+        inside = (end - begin).to_numpy()
     kept = inside > 0
-    return gaze[kept].assign(duration=inside[kept]).reset_index(drop=True)
+    return gaze[kept].assign(t=begin[kept], duration=inside[kept]).reset_index(drop=True)
 
 
-def seconds_said(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame, lag: float = 0.0) -> NDArray[np.float64]:
+def seconds_said(
+    gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame, lag: float = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Seconds of each row of gaze during which a matching phrase was dictated; overlapping phrases count once.
 
     Args:
@@ -174,6 +177,9 @@ def seconds_said(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame, lag: f
         pattern: Regular expression, in either case.
         phrases: ``row``, ``reading_id``, ``text``, ``begin`` and ``end``.
         lag: Seconds by which looking precedes the words.
+
+    Returns:
+        (M,) seconds; and (M,) when the first such phrase of a row began, infinite without any.
     """
     matching = phrases[phrases["text"].str.contains(pattern, case=False, regex=True)]
     matching = matching.assign(begin=matching["begin"] - lag, end=matching["end"] - lag)
@@ -186,14 +192,16 @@ def seconds_said(gaze: pd.DataFrame, pattern: str, phrases: pd.DataFrame, lag: f
             spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
         else:
             spans.append((begin, end))
-    inside = np.zeros(len(gaze))
+    inside, first = np.zeros(len(gaze)), np.full(len(gaze), np.inf)
     start = gaze["t"].to_numpy()
     end = start + gaze["duration"].to_numpy()
     for key, rows in gaze.groupby(["row", "reading_id"], observed=True).indices.items():
         row, reading = key
         for since, until in intervals.get((int(row), str(reading)), []):
-            inside[rows] += np.clip(np.minimum(end[rows], until) - np.maximum(start[rows], since), 0, None)
-    return inside
+            seconds = np.minimum(end[rows], until) - np.maximum(start[rows], since)
+            inside[rows] += np.clip(seconds, 0, None)
+            first[rows] = np.where(seconds > 0, np.minimum(first[rows], since), first[rows])
+    return inside, first
 
 
 def _runs(samples: pd.DataFrame, longest_gap: float) -> NDArray[np.int64]:

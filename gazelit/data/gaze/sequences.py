@@ -51,7 +51,7 @@ class Events:
         times = gaze[["t", "duration"]].to_numpy(np.float32)
         duration = gaze["duration"].to_numpy(np.float64).clip(1e-9)
         by_phrase = [
-            seconds_said(gaze, pattern, store.table("phrases"), options.phrase_lag) / duration
+            seconds_said(gaze, pattern, store.table("phrases"), options.phrase_lag)[0] / duration
             for pattern in (options.phrases or {}).values()
         ]
         shares = np.stack(by_phrase, axis=1) if by_phrase else np.zeros((len(gaze), 0))

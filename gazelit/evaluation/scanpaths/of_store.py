@@ -25,6 +25,7 @@ from gazelit.evaluation.scanpaths.trials import Path, Trials
 from gazelit.metrics.scanpath import conditional_scores
 from gazelit.metrics.scanpath.summary import path_scores
 from gazelit.models.network import Network
+from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.synthetic.oracle import Oracle, for_case
 
 logger = logging.getLogger("gazelit")
@@ -67,11 +68,12 @@ def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: in
 
     Args:
         data: The data.
-        network: Network that gives ``saliency_logits`` of a film; without it there is no static map.
+        network: Network that gives ``saliency_logits`` of a film; without it there is no static map. Only the
+            fixations that a network of scanpaths sees are scored.
         seed: Seed of the draws.
     """
-    train, test = (_trials(data, data.cohort.scanpaths(split)) for split in ("train", "test"))
-    readings = data.cohort.scanpaths("test")
+    readings = _test_readings(data, network)
+    train, test = _trials(data, data.cohort.scanpaths("train")), _trials(data, readings)
     if not len(train) or not readings:
         return []
     bases = _Bases(data)
@@ -101,6 +103,12 @@ def scanpath_yardsticks(data: GazeData, network: Network | None = None, seed: in
         table = _mean_scores(data, readings, rows.tolist(), [repeated])
         found.append(Yardstick("same film's other reader", table))
     return found
+
+
+def _test_readings(data: GazeData, network: Network | None) -> list[Scanpath]:
+    """The test readings, with the fixations that a network of scanpaths is tested on: the first ones."""
+    longest = network.longest if isinstance(network, ScanpathNetwork) else None
+    return [reading._replace(path=reading.path[:longest]) for reading in data.cohort.scanpaths("test")]
 
 
 class _Bases:
@@ -166,7 +174,7 @@ def static_map_yardsticks(data: GazeData, network: Network) -> list[Yardstick]:
 
     Fixations do not depend on each other, or they depend on the last.
     """
-    readings, bases = data.cohort.scanpaths("test"), _Bases(data)
+    readings, bases = _test_readings(data, network), _Bases(data)
     maps = dict(_maps(data, network, "test"))
     if not maps:
         return []
@@ -265,13 +273,13 @@ def oracle_bits(data: GazeData, reading: Scanpath, oracle: Oracle, base: torch.T
 def _mean_scores(
     data: GazeData, readings: Sequence[Scanpath], rows: Sequence[int], drawn: Sequence[Sequence[Path]]
 ) -> pd.DataFrame:
-    """By film, the scores of predicted paths (from the upper left corner) against readings, means over draws."""
+    """By film, scores of predicted paths (from the upper left corner) against readings: means of draws with a value."""
     size = data.size[::-1]
     read = [readings[row].path for row in rows]
     parts: list[Mapping[str, NDArray[np.float64]]] = []
     for paths in drawn:
         centred = [path - np.array([0.5, 0.5, 0.0]) for path in paths]
         parts.append({name: score.values for name, score in path_scores(centred, read, size).items()})
-    columns = {f"scanpath_{name}": np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+    columns = {f"scanpath_{name}": pd.DataFrame([part[name] for part in parts]).mean() for name in parts[0]}
     table = pd.DataFrame({"index": [readings[row].row for row in rows], **columns})
     return table.groupby("index", as_index=False).mean()
