@@ -182,7 +182,9 @@ def small(config, store):
     if "multitask" in config:
         return [*tiny(3, store, network=False), *TINY_ONE_ENCODER]
     if any(name in config for name in ("time_resolved", "reader_conditional", "finding_conditional")):
-        return tiny(2, store)
+        # The store's only reader.
+        readers = ["--model.network.readers=[egd-cxr-1]"] if "reader_conditional" in config else []
+        return [*tiny(2, store), *readers]
     number = re.search(r"stage(\d)", config)
     return tiny(int(number.group(1)) if number else 1, store)
 
