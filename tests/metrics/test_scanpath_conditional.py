@@ -8,6 +8,7 @@ import torch
 from pysaliency import FixationTrains, Model, ScanpathModel, Stimuli
 from pysaliency.saliency_map_models import ScanpathSaliencyMapModel
 from scipy.stats import entropy
+from torchmetrics import MetricCollection
 
 from gazelit.errors import InputError
 from gazelit.metrics.scanpath import (
@@ -115,6 +116,18 @@ def test_the_information_of_a_synthetic_reader_is_its_entropy_difference():
     entropies = np.array([entropy(np.exp(half).ravel(), base=2) for half in halves])
     expected = math.log2(HEIGHT * WIDTH) - entropies[before]
     assert gain.mean() == pytest.approx(expected.mean(), abs=4 * gain.std() / math.sqrt(len(gain)))
+
+
+def test_a_collection_keeps_conditional_scores_apart(paths, log_densities):
+    uniform = torch.full((HEIGHT, WIDTH), -math.log(HEIGHT * WIDTH), dtype=torch.float64)
+    together = MetricCollection({"ig": ConditionalMetric(), "nss": ConditionalMetric("nss")})
+    alone = {name: metric.clone() for name, metric in together.items()}
+    # Of a first batch of uniform densities both are 0.
+    for densities in ([uniform.expand(len(path), -1, -1) for path in paths], log_densities):
+        together.update(densities, paths, uniform)
+        for metric in alone.values():
+            metric.update(densities, paths, uniform)
+    assert together.compute() == {name: metric.compute() for name, metric in alone.items()}
 
 
 def test_a_constant_density_is_chance():

@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist, directed_hausdorff
 from similaritymeasures import dtw as other_dtw
 from similaritymeasures import frechet_dist
 from sklearn.cluster import MeanShift
+from torchmetrics import MetricCollection
 
 from gazelit.errors import InputError
 from gazelit.metrics.scanpath import (
@@ -360,6 +361,12 @@ def test_lists_and_tensors_are_paths_too():
     expected = scanmatch(A[0], B[0], size=SIZE)
     assert scanmatch(A[0].tolist(), torch.from_numpy(B[0]), size=SIZE) == expected
     assert scanmatch([A[0].tolist()], [torch.from_numpy(B[0])], size=SIZE)[0] == expected
+    whole = [[16, 32, 0.25], [64, 128, 0.5]]
+    half = torch.tensor(whole, dtype=torch.bfloat16, requires_grad=True)
+    assert dtw([half], [whole])[0] == dtw(half, whole) == 0
+    # Empty paths come first, too.
+    assert np.isnan(scanmatch([[], []], [[], []], size=SIZE).values).tolist() == [True, True]
+    assert scanmatch([[], A[0].tolist()], [B[0], B[0]], size=SIZE).values.tolist() == [0, expected]
 
 
 @pytest.mark.parametrize(
@@ -376,6 +383,10 @@ def test_lists_and_tensors_are_paths_too():
         ({"size": (0, 5)}, "size: width and height must be above 0"),
         ({"size": 5}, "size: must be the image's width and height"),
         ({"bins": (16, 0)}, "bins: must be columns and rows"),
+        ({"bins": "ab"}, "bins: must be columns and rows"),
+        ({"bins": None}, "bins: must be columns and rows"),
+        ({"bins": (np.nan, 3)}, "bins: must be columns and rows"),
+        ({"bins": 7.5}, "bins: must be columns and rows"),
         ({"threshold": 0}, "threshold: must be above 0"),
         ({"gap": 1}, "gap: is added"),
         ({"a": A}, "must both be one scanpath or both a list"),
@@ -425,3 +436,26 @@ def test_the_metric_is_the_mean_over_pairs_and_batches():
         ScanpathMetric("scanmach")
     with pytest.raises(InputError, match="unexpected keyword argument 'grid'"):
         ScanpathMetric("sed", {"grid": 5})
+
+
+def test_a_collection_keeps_metrics_of_different_settings_apart():
+    pixels = np.arange(224 * 320).reshape(224, 320)
+    together = MetricCollection(
+        {
+            "dtw": ScanpathMetric("dtw"),
+            "frechet": ScanpathMetric("frechet"),
+            "coarse": ScanpathMetric("scanmatch", {"size": SIZE, "bins": [8, 6]}),
+            "fine": ScanpathMetric("scanmatch", {"size": SIZE}),
+            "halves": ScanpathMetric("sequence_score", {"regions": LabelMap(pixels % 2)}),
+            "thirds": ScanpathMetric("sequence_score", {"regions": LabelMap(pixels % 3)}),
+        }
+    )
+    alone = {name: metric.clone() for name, metric in together.items()}
+    # Of a first batch of equal paths all distances are 0 and all similarities 1.
+    for batch in ((A[:1], A[:1]), (A, B)):
+        together.update(*batch)
+        for metric in alone.values():
+            metric.update(*batch)
+    assert together.compute() == {name: metric.compute() for name, metric in alone.items()}
+    # Processes add up states by name.
+    assert ScanpathMetric("dtw").metric_state.keys() == alone["dtw"].metric_state.keys()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from gazelit.errors import InputError
 from gazelit.metrics.scanpath.conditional import scored_fixations
 from gazelit.metrics.scanpath.distances import dtw, eyenalysis, frechet, hausdorff, stde, tde
 from gazelit.metrics.scanpath.multimatch import multimatch
-from gazelit.metrics.scanpath.paths import Paths
+from gazelit.metrics.scanpath.paths import packed_paths
 from gazelit.metrics.scanpath.recurrence import cross_recurrence
 from gazelit.metrics.scanpath.strings import scanmatch, sed, sequence_score
 from gazelit.metrics.scanpath.values import Settings
@@ -71,6 +73,7 @@ class ScanpathMetric(Metric):
         for state in ("total", "count"):
             self.add_state(state, torch.zeros(max(1, len(self.fields)), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pairs", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        _keep_apart(self, name, sorted(self.arguments.items()))
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
@@ -97,7 +100,7 @@ class ScanpathMetric(Metric):
             target: As many.
             arguments: Arguments that differ from batch to batch, such as ``regions``.
         """
-        packed = [_pack(paths, name) for paths, name in ((prediction, "prediction"), (target, "target"))]
+        packed = [packed_paths(paths, name) for paths, name in ((prediction, "prediction"), (target, "target"))]
         scores = self._function(*packed, **{**self.arguments, **arguments})
         columns = [np.asarray(dimension) for dimension in (scores if self.fields else (scores,))]
         values = torch.from_numpy(np.stack(columns)).to(self.total.device)
@@ -113,7 +116,10 @@ class ScanpathMetric(Metric):
 
     @property
     def undefined(self) -> int:
-        """Number of pairs without a value so far; if there are several dimensions, their greatest number."""
+        """Number of pairs without a value so far; if there are several dimensions, their greatest number.
+
+        Of several processes each counts its own pairs.
+        """
         return int((self.pairs - self.count).max())
 
 
@@ -140,6 +146,7 @@ class ConditionalMetric(Metric):
         self.given = given
         for state in ("total", "count"):
             self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        _keep_apart(self, name, given)
 
     def update(self, log_density: Any, paths: Any, baseline: Any | None = None) -> None:
         """Adds the fixations of some paths.
@@ -164,7 +171,11 @@ class ConditionalMetric(Metric):
         return self.total / self.count
 
 
-def _pack(paths: Any, name: str) -> Paths:
-    if isinstance(paths, Paths):
-        return paths
-    return Paths.of([path.detach().cpu().numpy() if isinstance(path, Tensor) else path for path in paths], name)
+def _keep_apart(metric: Metric, *computed: Any) -> None:
+    """Adds a state whose name tells what a metric computes.
+
+    A collection of torchmetrics takes metrics for one whose states have the same names and, after the first batch, the
+    same values.
+    """
+    digest = hashlib.sha256(pickle.dumps(computed)).hexdigest()
+    metric.add_state(f"of_{digest[:16]}", torch.zeros(()), dist_reduce_fx="sum")

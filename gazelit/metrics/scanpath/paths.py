@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from gazelit.errors import InputError
 from gazelit.metrics.compiled import compiled
@@ -145,7 +146,7 @@ def pack_pair(a: Any, b: Any) -> tuple[Paths, Paths, bool]:
     is_single = is_one_path(a)
     if is_single != is_one_path(b):
         raise InputError("a and b: must both be one scanpath or both a list of scanpaths")
-    packed = [_packed([paths] if is_single else paths, name) for paths, name in ((a, "a"), (b, "b"))]
+    packed = [packed_paths([paths] if is_single else paths, name) for paths, name in ((a, "a"), (b, "b"))]
     if len(packed[0]) != len(packed[1]):
         raise InputError(f"a and b: hold {len(packed[0])} and {len(packed[1])} scanpaths; give pairs")
     return packed[0], packed[1], is_single
@@ -178,8 +179,12 @@ def check_grid(bins: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         InputError: They are not whole numbers above 0.
     """
-    values = [bins, bins] if isinstance(bins, (int, np.integer)) else list(bins)
-    if len(values) != 2 or any(int(value) != value or value < 1 for value in values):
+    values: list[Any] = list(bins) if isinstance(bins, Iterable) else [bins, bins]
+    try:
+        is_grid = len(values) == 2 and all(int(value) == value and value >= 1 for value in values)
+    except (TypeError, ValueError, OverflowError):
+        is_grid = False
+    if not is_grid:
         raise InputError(f"bins: must be columns and rows, whole numbers above 0, not {bins}")
     return int(values[0]), int(values[1])
 
@@ -196,19 +201,23 @@ def check_time_bin(time_bin: float | None) -> float | None:
 
 
 def is_one_path(paths: Any) -> bool:
-    """Whether something is one path: its first element is a fixation, or it has none."""
+    """Whether something is one path: an (n, 3) array, or a list whose first element is a fixation."""
     if isinstance(paths, Paths):
         return False
     if hasattr(paths, "ndim"):
         return int(paths.ndim) == 2
-    return len(paths) > 0 and np.ndim(paths[0]) == 1
+    return len(paths) > 0 and np.ndim(paths[0]) == 1 and len(paths[0]) > 0
 
 
-def _packed(paths: Any, name: str) -> Paths:
+def packed_paths(paths: Any, name: str) -> Paths:
+    """A batch of scanpaths, packed if it is not; see :meth:`Paths.of`."""
     return paths if isinstance(paths, Paths) else Paths.of(list(paths), name)
 
 
 def _array(path: ArrayLike, name: str) -> NDArray[np.float64]:
+    if isinstance(path, Tensor):
+        # NumPy has no bfloat16.
+        path = path.detach().cpu().double()
     try:
         array = np.asarray(path, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
