@@ -1,12 +1,15 @@
 """GazeSearch: rows, its split's leak, the films of MIMIC-CXR, errors."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.sources import GazeSearch
-from gazelit.data.sources.gazesearch import leak_free, read_gazesearch
+from gazelit.data.sources.canvas import on_films
+from gazelit.data.sources.gazesearch import end_to_end, leak_free, read_gazesearch
 from gazelit.data.store.prepare import prepare
 from gazelit.errors import InputError
 from tests.gazesearch_files import FINDINGS, record, records, write
@@ -124,10 +127,11 @@ def test_the_official_split_is_refused_unless_insisted_on(file, images, metadata
         ({"split": "holdout"}, "record 2: split is none of train, valid, test"),
         ({"name": 5}, "record 2: name or task is not text"),
         ({"name": "a.jpg"}, "record 2: the same film and task"),
+        ({"T": [300, 200, 400]}, "half of the fixations last longer than 10 s: is T in milliseconds"),
     ],
 )
 def test_a_record_that_cannot_be_used_is_named(tmp_path, change, message):
-    rows = [record(film, FINDINGS[0], "train", [[10, 20, 0.3]] * 3) for film in ("a", "b")]
+    rows = [record(film, FINDINGS[0], "train", [[10, 20, 0.3]] * count) for film, count in (("a", 2), ("b", 3))]
     rows[1] |= change
     with pytest.raises(InputError, match=message):
         read_gazesearch(write(tmp_path / "file.json", rows))
@@ -142,3 +146,23 @@ def test_other_files_and_folders_are_refused_by_name(tmp_path, images, file):
         GazeSearch(elsewhere, images).read()
     with pytest.raises(InputError, match="split: must be film or official"):
         GazeSearch(file, images, split="patient")
+
+
+def test_fixations_end_to_end_never_begin_before_the_last():
+    # The difference of a cumulative sum and its last term goes back where a duration is 0.
+    generator = np.random.default_rng(0)
+    durations = np.round(generator.uniform(0.08, 1, (20, 7)), 5)
+    durations[:, 3] = 0
+    assert any((np.diff(row.cumsum() - row) < 0).any() for row in durations)
+    table = pd.DataFrame({"image_id": "a", "reading_id": map(str, range(20)), "width": 224, "height": 224})
+    paths = [np.column_stack([np.full((7, 2), 100.0), row]) for row in durations]
+    searched = np.stack([part["t"] for part in end_to_end(table, paths)])
+    gaze = pd.DataFrame({"image_id": "a", "reading_id": np.repeat(range(20), 7), "reader_id": "", "x": 1.0, "y": 1.0})
+    gaze["duration"] = durations.ravel()
+    size = pd.DataFrame({"image_id": ["a"], "width": 9, "height": 9})
+    (canvas,) = on_films(gaze, size, size.set_index("image_id"))
+    exact = [[math.fsum(row[:step]) for step in range(7)] for row in durations]
+    for begins in (searched, canvas["t"].to_numpy().reshape(20, 7)):
+        assert begins == pytest.approx(np.array(exact), abs=1e-12)
+        assert (np.diff(begins) >= 0).all()
+    assert canvas.index.tolist() == list(range(140))

@@ -1,5 +1,7 @@
 """pysaliency's HDF5 files: ours are read by pysaliency, its files are read by gazelit, and a round trip."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from gazelit.cli.main import main
 from gazelit.data.sources import Pysaliency
 from gazelit.data.store.prepare import prepare
 from gazelit.data.store.pysaliency import export_pysaliency
+from gazelit.data.store.schema import SYNTHETIC_MARKER
 from gazelit.data.store.store import Store
 from gazelit.errors import InputError
 
@@ -60,6 +63,7 @@ def test_a_round_trip_changes_nothing(store, exported, tmp_path):
     assert np.stack(first["place"]) == pytest.approx(np.stack(second["place"]), abs=1e-9)
     assert np.array_equal(before.images(), after.images())
     assert len(after.table("readings")) == first["reading_id"].nunique()
+    assert before.about["synthetic"] is after.about["synthetic"] is True
 
 
 @pytest.fixture
@@ -71,6 +75,20 @@ def written(exported, tmp_path, monkeypatch):
     )
     trains.to_hdf5(str(tmp_path / "fixations.hdf5"))
     return tmp_path / "fixations.hdf5"
+
+
+def test_either_file_of_a_simulated_store_makes_the_data_simulated(written, exported, tmp_path):
+    for name in ("fixations.hdf5", "stimuli.hdf5"):
+        shutil.copy(exported / name, tmp_path / f"unmarked_{name}")
+        with h5py.File(tmp_path / f"unmarked_{name}", "a") as file:
+            del file.attrs["gazelit"]
+    (tmp_path / "films").symlink_to(exported / "films")
+    unmarked = str(tmp_path / "unmarked_stimuli.hdf5")
+    assert Pysaliency(str(written), str(exported / "stimuli.hdf5")).read().synthetic
+    assert Pysaliency(str(exported / "fixations.hdf5"), unmarked).read().synthetic
+    assert not Pysaliency(str(written), unmarked).read().synthetic
+    (tmp_path / SYNTHETIC_MARKER).touch()
+    assert Pysaliency(str(written), unmarked).read().synthetic
 
 
 def test_files_that_pysaliency_wrote_are_read(written, exported):
@@ -99,6 +117,28 @@ def test_the_later_format_is_read(written, exported, tmp_path):
     gaze = Pysaliency(str(later), str(exported / "stimuli.hdf5")).read().gaze()
     assert gaze["x"].tolist() == [1.5, 1.0, 8.5, 2.5]
     assert gaze["duration"].tolist() == [0.2] * 4
+
+
+def test_times_must_be_seconds(written, exported):
+    def read():
+        return Pysaliency(str(written), str(exported / "stimuli.hdf5")).read()
+
+    with h5py.File(written, "a") as file:
+        file["train_ts"][...] *= 1000
+    with pytest.raises(InputError, match="half of the fixations last longer than 10 s: is their time in milliseconds"):
+        read()
+    with h5py.File(written, "a") as file:
+        file["train_ts"][...] = [[0, 1, 2], [0, np.nan, np.nan]]
+    with pytest.raises(InputError, match=r"only the numbers of the fixations .*, and durations are missing"):
+        read()
+    with h5py.File(written, "a") as file:
+        file["scanpath_fixation_attributes/durations"] = [[0.25, 0.5, 0.125], [0.75, np.nan, np.nan]]
+    # Fixations that are only numbered follow each other.
+    assert read().gaze()["t"].tolist() == [0, 0, 0.25, 0.75]
+    with h5py.File(written, "a") as file:
+        file["scanpath_fixation_attributes/durations"][...] *= 1000
+    with pytest.raises(InputError, match="in milliseconds"):
+        read()
 
 
 def test_bad_files_are_one_clear_line(written, exported, store, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Converts fixations on a canvas that shows a whole film to pixels of the film."""
+"""Converts fixations on a canvas that shows a whole film to pixels of the film, and puts them end to end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from gazelit.data.images.geometry import on_image
+
+
+def begin_times(duration: ArrayLike) -> NDArray[np.float64]:
+    """Begins of (n,) fixations that are put end to end (s).
+
+    They never decrease; a difference of the ends and the durations does, by rounding.
+    """
+    return np.concatenate([[0.0], np.asarray(duration, np.float64)])[:-1].cumsum()
 
 
 def on_films(gaze: pd.DataFrame, films: pd.DataFrame, canvas: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -34,7 +43,7 @@ def on_films(gaze: pd.DataFrame, films: pd.DataFrame, canvas: pd.DataFrame) -> I
         rows = part[["image_id", "reading_id", "reader_id", "duration"]].assign(
             recording_id=part["reading_id"],
             kind="fixation",
-            t=part.groupby("reading_id")["duration"].cumsum() - part["duration"],
+            t=part.groupby("reading_id")["duration"].transform(begin_times),
             x=x,
             y=y,
             valid=on_image(x, y, width, height),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gazelit.data.sources.canvas import begin_times
 from gazelit.data.sources.gazesearch import (
     OFFICIAL_SPLITS,
     end_to_end,
@@ -20,6 +21,7 @@ from gazelit.data.sources.gazesearch import (
     strictest_split,
 )
 from gazelit.data.sources.mimic import MIMICCXR
+from gazelit.data.sources.plausible import require_seconds
 from gazelit.data.store.schema import PHRASE_COLUMNS, Recording, Source, is_synthetic
 from gazelit.data.tables import is_text
 from gazelit.errors import InputError
@@ -27,8 +29,6 @@ from gazelit.errors import InputError
 KEYS = ("name", "X", "Y", "T", "findings", "split")
 #: Marks a fixation that was for no finding.
 NOTHING = "null"
-#: No fixation lasts as long at the median (s).
-LONGEST = 10.0
 
 
 class GazeIntent(Source):
@@ -110,10 +110,7 @@ def read_gazeintent(path: str | Path) -> tuple[pd.DataFrame, list[NDArray[np.flo
         return row, fixations, _tracks(record["findings"], len(fixations))
 
     rows, paths, tracks = map(list, zip(*read_records(path, KEYS, "GazeIntent", read), strict=True))
-    if np.median(np.concatenate([path[:, 2] for path in paths])) > LONGEST:
-        raise InputError(
-            f"{path}: half of the fixations last longer than {LONGEST:g} s: is T in milliseconds? It is read as seconds"
-        )
+    require_seconds(Path(path), np.concatenate(paths)[:, 2], "T")
     return pd.DataFrame(rows, columns=["image_id", "official_split"]), paths, tracks
 
 
@@ -142,13 +139,12 @@ def _phrases(table: pd.DataFrame, paths: list[NDArray[np.float64]], tracks: list
     """A phrase for each run of fixations for the same finding."""
     rows = []
     for reading, path, own in zip(table.itertuples(), paths, tracks, strict=True):
-        ends = np.cumsum(path[:, 2])
+        begins, ends = begin_times(path[:, 2]), np.cumsum(path[:, 2])
         for track in own:
             first = 0
             for finding, run in groupby(track):
                 last = first + len(list(run))
                 if finding != NOTHING:
-                    begin = ends[first] - path[first, 2]
-                    rows.append((reading.image_id, reading.reading_id, finding, begin, ends[last - 1]))
+                    rows.append((reading.image_id, reading.reading_id, finding, begins[first], ends[last - 1]))
                 first = last
     return pd.DataFrame(rows, columns=list(PHRASE_COLUMNS))

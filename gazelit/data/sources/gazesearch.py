@@ -14,7 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gazelit.data.images.geometry import on_image
+from gazelit.data.sources.canvas import begin_times
 from gazelit.data.sources.mimic import MIMICCXR
+from gazelit.data.sources.plausible import require_seconds
 from gazelit.data.store.schema import Recording, Source, is_synthetic
 from gazelit.data.tables import is_text
 from gazelit.errors import InputError
@@ -72,14 +74,17 @@ def read_gazesearch(path: str | Path, needs_split: bool = True) -> GazeSearchRow
 
     Raises:
         InputError: The file is no list of records with ``name``, ``task``, ``X``, ``Y``, ``T`` and ``split``; a
-            record's lists differ in length or hold what cannot be; or a film's finding is listed twice.
+            record's lists differ in length or hold what cannot be; a film's finding is listed twice; or the times
+            cannot be seconds.
     """
     records = read_records(path, KEYS, "GazeSearch", lambda record: (_row(record, needs_split), path_of(record)))
     table = pd.DataFrame([row for row, _ in records], columns=["image_id", "finding", "official_split"])
     twice = np.flatnonzero(table.duplicated(["image_id", "finding"]))
     if len(twice):
         raise InputError(f"{path}: record {twice[0] + 1}: the same film and task as in an earlier record")
-    return GazeSearchRows(table, [fixations for _, fixations in records])
+    paths = [fixations for _, fixations in records]
+    require_seconds(Path(path), np.concatenate(paths)[:, 2], "T")
+    return GazeSearchRows(table, paths)
 
 
 def read_records(path: str | Path, keys: Sequence[str], dataset: str, read: Callable[[Any], Read]) -> list[Read]:
@@ -290,7 +295,7 @@ def end_to_end(table: pd.DataFrame, paths: list[NDArray[np.float64]]) -> Iterato
                 "image_id": reading.image_id,
                 "reading_id": reading.reading_id,
                 "recording_id": reading.reading_id,
-                "t": np.cumsum(duration) - duration,
+                "t": begin_times(duration),
                 "duration": duration,
                 "x": x,
                 "y": y,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from gazelit.errors import InputError
 
 #: With fewer rows units are not checked.
 FEWEST_ROWS = 10
@@ -18,6 +21,16 @@ LONGEST = {"fixation": 10.0, "sample": 0.5}
 FARTHEST = 100
 #: Largest position in percent on an image, and beside it.
 MOST_PERCENT, MOST_PERCENT_BESIDE = 100, 110
+
+
+def require_seconds(path: Path, durations: NDArray[np.float64], field: str) -> None:
+    """Raises InputError if durations of fixations can only be milliseconds: half of them last longer than 10 s."""
+    longest = LONGEST["fixation"]
+    if len(durations) and np.median(durations) > longest:
+        raise InputError(
+            f"{path}: half of the fixations last longer than {longest:g} s: is {field} in milliseconds? It is read as "
+            "seconds; divide it by 1000"
+        )
 
 
 class DoubtsAboutUnits:

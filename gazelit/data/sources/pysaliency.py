@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from gazelit.data.images.dicom import image_size
 from gazelit.data.images.geometry import on_image
-from gazelit.data.store.pysaliency import require_h5py
-from gazelit.data.store.schema import Recording, Source
+from gazelit.data.sources.canvas import begin_times
+from gazelit.data.sources.plausible import require_seconds
+from gazelit.data.store.pysaliency import ORIGIN, require_h5py
+from gazelit.data.store.schema import Recording, Source, is_synthetic
 from gazelit.errors import InputError
 
 #: Types of files of scanpaths, and the versions of each that are read.
@@ -30,7 +33,10 @@ class Pysaliency(Source):
 
     Format: scanpaths as ``FixationTrains`` or ``ScanpathFixations``, positions in pixels from the upper left corner;
     stimuli as ``FileStimuli``, whose file names are relative to the file's folder. Durations are the fixation attribute
-    ``durations``; without it a fixation lasts until the next one begins, and the last as long as the median.
+    ``durations`` (s); without it a fixation lasts until the next one begins, and the last as long as the median. Where
+    times are only the fixations' numbers (0, 1, 2, …), fixations are put end to end, and durations must be given.
+
+    The data are simulated if either file was exported from a simulated store or lies in a simulated dataset's folder.
 
     The patient of a stimulus is not known: each stimulus counts as a patient, so that a split by patient is one by
     image.
@@ -74,6 +80,7 @@ class Pysaliency(Source):
             images,
             [],
             partial(_gaze, [train for _, train in kept], sizes, [number for number, _ in kept]),
+            synthetic=_is_simulated(self.fixations, SCANPATHS) or _is_simulated(self.stimuli, STIMULI),
             skipped=skipped,
             readings=pd.DataFrame(
                 {
@@ -114,6 +121,12 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _is_simulated(path: Path, kinds: Mapping[str, tuple[str, ...]]) -> bool:
+    with _open(path, kinds) as file, _damage(path):
+        origin = json.loads(_text(file.attrs.get(ORIGIN, "{}")))
+        return bool(origin.get("synthetic", False)) or is_synthetic(path.parent)
+
+
 def _stimuli(path: Path) -> list[Path]:
     with _open(path, STIMULI) as file, _damage(path):
         if "filenames" not in file:
@@ -129,6 +142,8 @@ def _scanpaths(path: Path, stimuli: int) -> list[_Train]:
             raise InputError(f"{path}: scanpath {number} is of stimulus {train.stimulus}, but there are {stimuli}")
         if not np.isfinite(train.fixations).all() or (train.fixations[:, 3] < 0).any():
             raise InputError(f"{path}: scanpath {number} holds what is not finite, or a time that runs backwards")
+    if trains:
+        require_seconds(path, np.concatenate([train.fixations[:, 3] for train in trains]), "their time")
     return trains
 
 
@@ -179,17 +194,24 @@ def _padded(path: Path, file: Any) -> list[_Train]:
     durations = next(
         (np.asarray(_array(path, further[name])) for name in ("durations", "duration") if name in further), None
     )
+    times = [row[:length] for row, length in zip(t, lengths, strict=True)]
+    # Datasets without times number the fixations instead.
+    are_numbers = len(times) > 0 and all(np.array_equal(row, np.arange(len(row))) for row in times)
     if durations is None:
+        if are_numbers:
+            raise InputError(
+                f"{path}: its times are only the numbers of the fixations (0, 1, 2, …), and durations are missing; "
+                "write them (s) as the fixation attribute durations"
+            )
         durations = np.diff(t, axis=1, append=np.nan)
         durations = np.where(np.isnan(durations), np.nanmedian(durations) if durations.size else 0.0, durations)
-    return [
-        _Train(
-            np.column_stack([values[row, :length] for values in (x, y, t, durations)]),
-            int(stimulus[row]),
-            int(subject[row]),
-        )
-        for row, length in enumerate(lengths)
-    ]
+    trains = []
+    for row, length in enumerate(lengths):
+        duration = durations[row, :length]
+        start = begin_times(duration) if are_numbers else times[row]
+        fixations = np.column_stack([x[row, :length], y[row, :length], start, duration])
+        trains.append(_Train(fixations, int(stimulus[row]), int(subject[row])))
+    return trains
 
 
 def _gaze(trains: list[_Train], sizes: dict[str, tuple[int, int]], numbers: list[int]) -> Iterator[pd.DataFrame]:

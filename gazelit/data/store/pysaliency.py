@@ -20,6 +20,8 @@ from gazelit.files import building_folder, is_free
 logger = logging.getLogger("gazelit")
 
 FIXATIONS, STIMULI = "fixations.hdf5", "stimuli.hdf5"
+#: The attribute of both files that says what they were written from, as JSON.
+ORIGIN = "gazelit"
 
 
 def require_h5py() -> Any:
@@ -60,13 +62,13 @@ def export_pysaliency(store: str, out: Path) -> None:
     trains = _trains(opened, gaze)
     with building_folder(Path(out)) as building:
         sizes = _write_films(opened, building / "films")
+        origin = {"version": __version__, "source": opened.about["source"], "synthetic": opened.about["synthetic"]}
         with h5py.File(building / STIMULI, "w") as file:
             _write_stimuli(h5py, file, sizes)
+            file.attrs[ORIGIN] = json.dumps(origin)
         with h5py.File(building / FIXATIONS, "w") as file:
             _write_trains(file, trains)
-            file.attrs["gazelit"] = json.dumps(
-                {"version": __version__, "source": opened.about["source"], "synthetic": opened.about["synthetic"]}
-            )
+            file.attrs[ORIGIN] = json.dumps(origin)
     logger.info("%s: %d scanpaths over %d films", out, len(trains["train_ns"]), len(sizes))
 
 
