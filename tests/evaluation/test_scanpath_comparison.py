@@ -11,7 +11,8 @@ from gazelit.cli.main import main
 from gazelit.errors import InputError
 from gazelit.evaluation.scanpaths import densities, yardsticks
 from gazelit.evaluation.scanpaths.trials import Trials, from_centre
-from gazelit.reporting.scanpaths import compare
+from gazelit.metrics.scanpath import Scores, Settings
+from gazelit.reporting.scanpaths import _row, compare
 from tests.gazesearch_files import FINDINGS, records, write
 
 SIZE = (40, 30)
@@ -139,6 +140,14 @@ def test_both_splits_stand_side_by_side_when_the_leak_is_insisted_on(file, tmp_p
     assert oracle.filter(like="MultiMatch").eq(1).all()
     assert (table["low"] <= table["value"] + 1e-9).all()
     assert table["settings"].notna().all()
+
+
+def test_a_scanpath_counts_by_its_defined_draws():
+    drawn = [{"bits": Scores(np.array(values), Settings("bits"))} for values in ([1, np.nan, 4], [np.nan, np.nan, 8])]
+    # (1 + 6) / 2: a scanpath has its defined draws, and none if none is defined.
+    assert _row("drawn", drawn, np.array(["a", "b", "c"])).estimates["bits"].value == 3.5
+    gained = [{"bits": Scores(np.array([-np.inf, 1.0]), Settings("bits"))}]
+    assert _row("drawn", gained, np.array(["a", "b"])).estimates["bits"].value == -np.inf
 
 
 def test_patients_are_kept_apart_where_they_are_known(file, tmp_path, capsys):
