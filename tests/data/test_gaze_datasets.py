@@ -208,6 +208,11 @@ def test_readers_of_eyeassist_are_separate_in_the_films_pixels(eyeassist, tmp_pa
             "record 2: label is neither 1 nor 0",
         ),
         (
+            lambda root: edit(root / "neo" / "cases.csv", lambda table: table.__setitem__("include", [1, "no", 0])),
+            {},
+            "cases.csv: record 2: include is neither 1 nor 0",
+        ),
+        (
             lambda root: edit(root / "neo" / "cases.csv", lambda table: table.__setitem__("case_id", list("abc"))),
             {},
             "has none of the 2 cases .* case_id must be as Source_File has it",
@@ -218,6 +223,19 @@ def test_malformed_eyeassist_is_refused(damage, options, message, eyeassist):
     damage(eyeassist)
     with pytest.raises(InputError, match=message):
         assisted(eyeassist, **options).read()
+
+
+@pytest.mark.parametrize(
+    "include",
+    [[1.0, None, 0.0], [True, True, False], ["true", "TRUE", "false"], [1, 0, 0], [" 1", 1, " 0"]],
+)
+def test_cases_of_eyeassist_are_left_out_as_in_its_own_reader(include, eyeassist):
+    cases = eyeassist / "neo" / "cases.csv"
+    film(eyeassist / "neo" / "images" / "3.jpg", 140, 100, 3)
+    edit(cases, lambda table: table.__setitem__("include", include))
+    theirs = pd.read_csv(cases)
+    theirs = theirs[theirs["include"].astype(bool)]
+    assert assisted(eyeassist).read().images["image_id"].tolist() == theirs["case_id"].tolist()
 
 
 # GazeIntent

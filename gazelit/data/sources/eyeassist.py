@@ -24,6 +24,8 @@ COLUMNS = ("CURRENT_FIX_X", "CURRENT_FIX_Y", "CURRENT_FIX_DURATION", "CURRENT_FI
 MANIFEST_COLUMNS = ("case_id", "patient_id", "image_path", "width", "height", "label")
 #: Neither milliseconds below nor above this are fixations at the median.
 SHORTEST, LONGEST = 20.0, 10_000.0
+#: What include may be, in lower case; a blank includes the case, as in the authors' reader.
+INCLUDED = {"": True, "1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 #: How far the shapes of canvas and film may differ.
 SHAPE = 0.01
 
@@ -37,7 +39,7 @@ class EyeAssist(Source):
     the case's canvas), ``CURRENT_FIX_DURATION`` (EyeLink's milliseconds) and ``CURRENT_FIX_INDEX``; states are
     ``Expert``, ``General`` and the sessions ``first`` and ``second``. Users of that code also write a table of cases:
     ``case_id`` (as in ``Source_File``), ``patient_id``, ``image_path``, ``width`` and ``height`` of the canvas,
-    ``label`` (1 abnormal, 0 normal), perhaps ``include``.
+    ``label`` (1 abnormal, 0 normal), perhaps ``include`` (1, true or blank; 0 or false leaves the case out).
 
     Two assumptions: the film fills its canvas, so that a film of another shape is refused; and a file's name is the
     reader in all states. A recording that is in two chosen states is refused, because those of the first session may be
@@ -94,7 +96,11 @@ class EyeAssist(Source):
         if len(wrong):
             raise InputError(f"{self.cases}: record {wrong[0] + 1}: label is neither 1 nor 0, or patient_id is empty")
         if "include" in table:
-            table = table[table["include"].str.strip() != "0"]
+            is_included = table["include"].str.strip().str.lower().map(INCLUDED)
+            wrong = np.flatnonzero(is_included.isna())
+            if len(wrong):
+                raise InputError(f"{self.cases}: record {wrong[0] + 1}: include is neither 1 nor 0; write one of them")
+            table = table[is_included.astype(bool)]
         skipped: list[tuple[str, str]] = []
         rows = []
         for case in table.itertuples():
