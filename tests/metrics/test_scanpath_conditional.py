@@ -98,6 +98,13 @@ def test_the_mean_of_a_path_leaves_the_given_fixations_out(paths, log_densities)
     assert conditional_nss(log_densities[0], paths[0], given=2) == pytest.approx(single.nss.values[2:].mean())
     assert conditional_auc(log_densities, paths, given=0)[0] == pytest.approx(single.auc.values.mean())
     assert math.isnan(conditional_ig(log_densities[0][:1], paths[0][:1], baseline))
+    for score, values in ((conditional_nss, single.nss.values), (conditional_auc, single.auc.values)):
+        # A map of a given fixation need not be a density.
+        for ignored in (math.nan, 0.0):
+            maps = log_densities[0].clone()
+            maps[0] = ignored
+            assert score(maps, paths[0]) == pytest.approx(values[1:].mean())
+        assert math.isnan(score(log_densities[0][:0], paths[0][:0]))
     assert "given 1" in str(gain.settings)
 
 
@@ -136,6 +143,9 @@ def test_a_constant_density_is_chance():
     assert scores.ig.values.tolist() == [0, 0]
     assert scores.nss.values.tolist() == [0, 0]
     assert scores.auc.values.tolist() == [0.5, 0.5]
+    differentiable = torch.tensor([[1.0, 2.0], [15.9, 11.9]], requires_grad=True)
+    again = conditional_scores(uniform.clone().requires_grad_(), differentiable, uniform[0].numpy())
+    assert again.ig.values.tolist() == [0, 0]
 
 
 def test_bad_input_is_one_clear_line(paths, log_densities):
@@ -148,8 +158,11 @@ def test_bad_input_is_one_clear_line(paths, log_densities):
         conditional_scores(density, path[:2], density[0])
     with pytest.raises(InputError, match="fixations: number 1 lies off the image"):
         conditional_scores(density, path + 20, density[0])
-    with pytest.raises(InputError, match="baseline: must be"):
-        conditional_scores(density, path, density[0, :5])
+    with pytest.raises(InputError, match=r"fixations: number 2 lies off the image .*, or is not finite"):
+        conditional_scores(density, np.where(np.arange(5)[:, None] == 1, np.nan, path), density[0])
+    for wrong in (density[0, :5], density[:2], density[None]):
+        with pytest.raises(InputError, match="baseline: must be"):
+            conditional_scores(density, path, wrong)
     with pytest.raises(InputError, match="one map for each fixation"):
         conditional_ig(density[:3], path, density[0])
     with pytest.raises(InputError, match="has maps of 2 paths, but path has 3"):

@@ -32,7 +32,7 @@ class Conditional(NamedTuple):
     auc: Scores
 
 
-def conditional_scores(log_density: Tensor, fixations: Any, baseline: Tensor) -> Conditional:
+def conditional_scores(log_density: Any, fixations: Any, baseline: Any) -> Conditional:
     """Conditional IG, NSS and AUC of single fixations.
 
     Source: Kümmerer and Bethge, arXiv 2102.12239 (2021); pysaliency.
@@ -47,25 +47,33 @@ def conditional_scores(log_density: Tensor, fixations: Any, baseline: Tensor) ->
         The three scores of every fixation, float64. A density of zero at a fixation gains −∞ bits.
 
     Raises:
-        InputError: Shapes do not fit, a density does not sum to 1, or a fixation lies off the image.
+        InputError: Shapes do not fit, a density does not sum to 1, or a fixation lies off the image or is not finite.
     """
+    log_density = torch.as_tensor(log_density).detach()
+    baseline = torch.as_tensor(baseline, device=log_density.device).detach()
+    fixations = fixations.detach() if isinstance(fixations, Tensor) else np.asarray(fixations, np.float64)
     if log_density.ndim != 3:
         raise InputError(f"log_density: must be (N, H, W), not {tuple(log_density.shape)}")
     count, height, width = log_density.shape
-    xy = torch.as_tensor(np.asarray(fixations, np.float64), device=log_density.device)
+    xy = torch.as_tensor(fixations, dtype=torch.float64, device=log_density.device)
     if xy.ndim != 2 or xy.shape[0] != count or xy.shape[1] < 2:
         raise InputError(f"fixations: must be ({count}, 2) or ({count}, 3), as log_density is, not {tuple(xy.shape)}")
-    if baseline.shape[-2:] != (height, width) or baseline.ndim not in (2, 3):
-        raise InputError(f"baseline: must be ({height}, {width}) or (N, {height}, {width})")
+    if baseline.shape[-2:] != (height, width) or baseline.shape[:-2] not in ((), (1,), (count,)):
+        raise InputError(
+            f"baseline: must be ({height}, {width}) or ({count}, {height}, {width}), not {tuple(baseline.shape)}"
+        )
     for name, values in (("log_density", log_density), ("baseline", baseline)):
         total = values.double().flatten(-2).logsumexp(-1)
         if not bool((total.abs() < TOLERANCE).all()):
             raise InputError(f"{name}: is no logarithm of a density (a map must sum to 1); take log_softmax over it")
+    inside = (xy[:, 0] >= 0) & (xy[:, 0] <= width) & (xy[:, 1] >= 0) & (xy[:, 1] <= height)
+    if not bool(inside.all()):
+        number = int((~inside).nonzero()[0]) + 1
+        raise InputError(
+            f"fixations: number {number} lies off the image of {width} × {height} pixels, or is not finite; leave it "
+            "out"
+        )
     column, row = (xy[:, axis].floor().long() for axis in (0, 1))
-    outside = (xy[:, 0] < 0) | (xy[:, 0] > width) | (xy[:, 1] < 0) | (xy[:, 1] > height)
-    if bool(outside.any()):
-        number = int(outside.nonzero()[0]) + 1
-        raise InputError(f"fixations: number {number} lies off the image of {width} × {height} pixels; leave it out")
     pixel = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
     log = log_density.double().flatten(1)
     at_fixation = log.gather(1, pixel[:, None])
@@ -164,8 +172,10 @@ def scored_fixations(log_density: Any, path: Any, baseline: Any | None, given: i
                 f"log_density: must be ({last - first}, H, W), one map for each fixation of its path, "
                 f"not {tuple(density.shape)}"
             )
-        base = density[0] if base is None else torch.as_tensor(base, device=density.device)
-        results.append(conditional_scores(density[given:], paths.points[first + given : last], base))
+        scored = density[given:]
+        # NSS and AUC do not depend on the baseline.
+        base = scored if base is None else base
+        results.append(conditional_scores(scored, paths.points[first + given : last], base))
     return results
 
 
