@@ -120,6 +120,15 @@ def test_sed_is_the_distance_of_rapidfuzz(bins):
         assert part == expected / max(len(a), len(b))
 
 
+def test_fixations_too_short_for_a_letter_count_alone_as_in_a_batch():
+    short, long = [[10, 10, 0.01]], [[10, 10, 0.2]]
+    settings = {"size": SIZE, "time_bin": 0.05}
+    # No letter of four has a partner; two strings without a letter have no score.
+    assert scanmatch(short, long, **settings) == scanmatch([short, long], [long, long], **settings)[0] == 0
+    assert math.isnan(scanmatch(short, short, **settings))
+    assert sequence_score(short, long, regions=Clusters.fit([long]), time_bin=0.05) == 0
+
+
 def test_the_right_and_lower_edge_belong_to_the_last_cells():
     # Published copies of the code step by 224 // 5 = 44 pixels, which makes a sixth column from 220 on.
     edge, inside = np.array([[223.5, 223.5, 0.2]]), np.array([[181.0, 181.0, 0.2]])
@@ -151,6 +160,11 @@ def test_semantic_sequence_score_reads_the_labels_under_the_fixations():
     assert sequence_score([a, b], [a, b], regions=[LabelMap(labels), Clusters.fit([a])]).mean() == 1
     with pytest.raises(InputError, match="regions: are 1 for 2 pairs"):
         sequence_score([a, b], [a, b], regions=[LabelMap(labels)])
+    # Half a pixel beside the film still is on it, as for the grids.
+    beside = np.array([[-0.5, 224.5, 0.2]])
+    assert sequence_score(beside, a[:1], regions=LabelMap(labels)) == 1
+    with pytest.raises(InputError, match="b: path 2, fixation 3 lies off the label map of 320 × 224 pixels"):
+        sequence_score([a, a], [a, np.vstack([a[:2], [[321, 10, 0.2]]])], regions=LabelMap(labels))
 
 
 def test_clusters_are_kept(tmp_path):
@@ -196,14 +210,14 @@ def test_multimatch_simplifies_as_multimatch_gaze_does():
 
 def test_multimatch_of_two_saccades_is_a_closed_form():
     a = np.array([[0, 0, 0.2], [100, 0, 0.4], [200, 0, 0.1]])
-    b = np.array([[0, 50, 0.4], [0, 150, 0.4], [0, 250, 0.3]])
+    b = np.array([[0, 20, 0.4], [0, 120, 0.4], [0, 220, 0.3]])
     diagonal = math.hypot(*SIZE)
     shape, direction, length, position, duration = multimatch(a, b, size=SIZE)
     assert shape == pytest.approx(1 - 100 * math.sqrt(2) / (2 * diagonal))
     assert direction == pytest.approx(0.5)
     assert length == 1
-    # First saccades with first and second with second: 50 apart, then (100, −150).
-    assert position == pytest.approx(1 - (50 + math.hypot(100, 150)) / 2 / diagonal)
+    # First saccades with first and second with second: 20 apart, then (100, −120).
+    assert position == pytest.approx(1 - (20 + math.hypot(100, 120)) / 2 / diagonal)
     assert duration == pytest.approx(1 - (0.5 + 0.0) / 2)
     assert multimatch(a, b, size=SIZE).mean == pytest.approx((shape + direction + length + position + duration) / 5)
 
@@ -378,7 +392,6 @@ def test_lists_and_tensors_are_paths_too():
         ({"b": np.array([[1, 2, -0.2]])}, "b: path 1, fixation 1 has a negative duration"),
         ({"b": np.array([[1, 2, 283.0]])}, "durations are in seconds, not in milliseconds"),
         ({"time_bin": 50}, "time_bin: 50 is no time bin in seconds; for 50 ms give 0.05"),
-        ({"a": np.array([[1, 2, 0.0002]]), "time_bin": 0.05}, "no fixation of a lasts half of 0.05 s"),
         ({"a": np.array([[1, 300.0, 0.2]])}, r"lies off the image of 320 × 224 pixels \(size is width, height\)"),
         ({"size": (0, 5)}, "size: width and height must be above 0"),
         ({"size": 5}, "size: must be the image's width and height"),
@@ -408,6 +421,7 @@ def test_other_options_are_checked():
         (cross_recurrence, {"radius": -1}, "radius: must be"),
         (cross_recurrence, {"radius": 1, "shortest_line": 1}, "shortest_line: must be"),
         (multimatch, {"size": SIZE, "simplify": Simplification(-1, 45, 0.3)}, "simplify: amplitude"),
+        (multimatch, {"size": (320, 10)}, "a: path 1, fixation 1 lies off the image of 320 × 10 pixels"),
     ]:
         with pytest.raises(InputError, match=message):
             metric(A[0], B[0], **settings)

@@ -98,6 +98,8 @@ def multimatch(a: Any, b: Any, *, size: Sequence[float], simplify: Simplificatio
     """
     size = check_size(size)
     paths_a, paths_b, is_single = pack_pair(a, b)
+    for paths, name in ((paths_a, "a"), (paths_b, "b")):
+        paths.require_on_image(size, name)
     thresholds = np.full(3, -1.0)
     if simplify is not None:
         thresholds[:] = simplify.amplitude, math.radians(simplify.direction), simplify.duration

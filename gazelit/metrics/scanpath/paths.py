@@ -109,25 +109,35 @@ class Paths:
             InputError: A point lies more than half a pixel off the image.
         """
         cells = np.empty(len(self.points), np.uint32)
-        outside = _number_cells(self.points[:, 0], self.points[:, 1], *size, *grid, cells)
-        if outside >= 0:
-            fault = f"lies off the image of {size[0]:g} × {size[1]:g} pixels (size is width, height); leave it out"
-            self._refuse(np.arange(len(cells)) == outside, name, fault)
+        if not _number_cells(self.points[:, 0], self.points[:, 1], *size, *grid, cells):
+            self.require_on_image(size, name)
         return cells
+
+    def require_on_image(self, size: tuple[float, float], name: str) -> None:
+        """Raises InputError if a point lies more than half a pixel off the image."""
+        fault = f"lies off the image of {size[0]:g} × {size[1]:g} pixels (size is width, height); leave it out"
+        self._refuse(~are_on_image(self.points, size), name, fault)
+
+
+def are_on_image(points: NDArray[np.float64], size: tuple[float, float]) -> NDArray[np.bool_]:
+    """(M,) whether each of (M, 2 or more) points lies on the image, or at most half a pixel off it."""
+    # Half a pixel is between the frames whose whole numbers are pixels' corners, and their centres.
+    x, y = points[:, 0], points[:, 1]
+    return (x >= -0.5) & (x <= size[0] + 0.5) & (y >= -0.5) & (y <= size[1] + 0.5)
 
 
 @compiled
 def _number_cells(x, y, width, height, columns, rows, cells):  # type: ignore[no-untyped-def]
-    """Writes the cells; returns the number of the last point that lies off the image, or −1."""
-    outside = -1
+    """Writes the cells; returns whether all points lie on the image."""
+    is_inside = True
     for point in range(len(cells)):
         if not (-0.5 <= x[point] <= width + 0.5 and -0.5 <= y[point] <= height + 0.5):
-            outside = point
+            is_inside = False
         # Values are limited to 0 and above, where truncation equals rounding down.
         column = min(max(x[point] * columns / width, 0.0), columns - 1.0)
         row = min(max(y[point] * rows / height, 0.0), rows - 1.0)
         cells[point] = np.uint32(column) * np.uint32(rows) + np.uint32(row)
-    return outside
+    return is_inside
 
 
 def pack_pair(a: Any, b: Any) -> tuple[Paths, Paths, bool]:

@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 
 from gazelit.errors import InputError
 from gazelit.files import read_json, write_json
+from gazelit.metrics.scanpath.paths import are_on_image
 
 
 class Regions(ABC):
@@ -21,7 +22,11 @@ class Regions(ABC):
 
     @abstractmethod
     def of(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The number of the region, from 0, of (n, 2) points in pixels."""
+        """The number of the region, from 0, of (n, 2) points in pixels.
+
+        Raises:
+            InputError: A point belongs to no region.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,11 @@ class LabelMap(Regions):
     def of(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
         """See :class:`Regions`."""
         height, width = self.labels.shape
+        outside = np.flatnonzero(~are_on_image(points, (width, height)))
+        if len(outside):
+            raise InputError(
+                f"fixation {outside[0] + 1} lies off the label map of {width} × {height} pixels; leave it out"
+            )
         column = np.clip(np.floor(points[:, 0]), 0, width - 1).astype(np.int64)
         row = np.clip(np.floor(points[:, 1]), 0, height - 1).astype(np.int64)
         return self.labels[row, column].astype(np.int64)

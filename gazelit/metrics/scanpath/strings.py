@@ -78,8 +78,8 @@ def scanmatch(
     size, grid = check_size(size), check_grid(bins)
     paths_a, paths_b, is_single = pack_pair(a, b)
     time_bin = check_time_bin(time_bin)
-    letters_a = _repeated(paths_a.cells(size, grid, "a"), paths_a, time_bin, "a")
-    letters_b = _repeated(paths_b.cells(size, grid, "b"), paths_b, time_bin, "b")
+    letters_a = _repeated(paths_a.cells(size, grid, "a"), paths_a, time_bin)
+    letters_b = _repeated(paths_b.cells(size, grid, "b"), paths_b, time_bin)
     substitution = _substitution(grid, float(threshold))
     best = _aligned(letters_a, letters_b, substitution, gap)
     longer = np.maximum(letters_a.counts, letters_b.counts)
@@ -151,8 +151,8 @@ def sequence_score(a: Any, b: Any, *, regions: Regions | Sequence[Regions], time
     of_pair = [regions] * len(paths_a) if isinstance(regions, Regions) else list(regions)
     if len(of_pair) != len(paths_a):
         raise InputError(f"regions: are {len(of_pair)} for {len(paths_a)} pairs; give one, or one for each pair")
-    letters_a = _repeated(_visited(paths_a, of_pair), paths_a, time_bin, "a")
-    letters_b = _repeated(_visited(paths_b, of_pair), paths_b, time_bin, "b")
+    letters_a = _repeated(_visited(paths_a, of_pair, "a"), paths_a, time_bin)
+    letters_b = _repeated(_visited(paths_b, of_pair, "b"), paths_b, time_bin)
     most = 1 + max(int(strings.letters.max(initial=0)) for strings in (letters_a, letters_b))
     common = _aligned(letters_a, letters_b, np.eye(most), 0.0)
     longer = np.maximum(letters_a.counts, letters_b.counts)
@@ -173,22 +173,23 @@ def _substitution(grid: tuple[int, int], threshold: float) -> NDArray[np.float64
     return threshold - np.hypot(column[:, None] - column, row[:, None] - row)
 
 
-def _visited(paths: Paths, regions: Sequence[Regions]) -> NDArray[np.uint32]:
+def _visited(paths: Paths, regions: Sequence[Regions], name: str) -> NDArray[np.uint32]:
     """(M,) the number of the region of each point."""
     visited = np.zeros(len(paths.points), np.uint32)
-    for first, last, region in zip(paths.first, paths.last, regions, strict=True):
-        visited[first:last] = region.of(paths.points[first:last, :2])
+    for number, (first, last, region) in enumerate(zip(paths.first, paths.last, regions, strict=True), start=1):
+        try:
+            visited[first:last] = region.of(paths.points[first:last, :2])
+        except InputError as error:
+            raise InputError(f"{name}: path {number}, {error}") from error
     return visited
 
 
-def _repeated(letters: NDArray[np.uint32], paths: Paths, time_bin: float | None, name: str) -> _Strings:
+def _repeated(letters: NDArray[np.uint32], paths: Paths, time_bin: float | None) -> _Strings:
     """The strings of paths, with each letter repeated in proportion to the duration of its fixation."""
     if time_bin is None:
         return _Strings(letters, paths.first, paths.last)
     # 75 ms are one and a half bins of 50 ms, which 0.075 / 0.05 misses by a rounding error.
     times = np.floor(paths.points[:, 2] / time_bin + (0.5 + 1e-9)).astype(np.int64)
-    if len(times) and not times.any():
-        raise InputError(f"time_bin: no fixation of {name} lasts half of {time_bin:g} s; are the durations in seconds?")
     ends = np.concatenate([[0], np.cumsum(times)])
     return _Strings(np.repeat(letters, times), ends[paths.first], ends[paths.last])
 
