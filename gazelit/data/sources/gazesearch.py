@@ -177,8 +177,9 @@ class GazeSearch(Source):
     a film are readings of one image; its labels are 1 for the findings that were searched for and unknown for others.
 
     The official split has films in several of its parts, so that a model would be tested on films that it was trained
-    on. ``split: film`` puts each film, with all films of its patient, into the strictest of its parts. ``official``
-    needs ``insist``; then every scanpath is a separate case, and ``split_method: official_shared`` uses the split.
+    on. ``split: film`` puts each film, with all its scanpaths and all films of its patient, into the strictest of its
+    parts: the test has more scanpaths than the official one. ``official`` needs ``insist``; then every scanpath is a
+    separate case, and ``split_method: official_shared`` uses the split.
 
     Access: the JSON is open (MIT), the films are PhysioNet's, credentialed. Citation: Pham et al., GazeSearch:
     Radiology Findings Search Benchmark, WACV 2025.
