@@ -236,8 +236,8 @@ def _flat(key: str) -> str:
 def load_weight_file(encoder: Encoder, path: str) -> None:
     """Loads a local weight file (``.pt``, ``.pth``, ``.ckpt``, ``.safetensors``) into an encoder.
 
-    Keys may be under ``state_dict``, ``model``, ``teacher`` and the like (choose one of several with ``FILE#teacher``)
-    and start with ``module.``. The file may also hold a pickled module (torchxrayvision's do); then only its tensors
+    Keys may be under ``state_dict``, ``model``, ``teacher`` and the like (choose one of several with ``FILE#teacher``,
+    or the keys that begin with ``teacher.backbone.`` with ``FILE#teacher.backbone``) and start with ``module.``. The file may also hold a pickled module (torchxrayvision's do); then only its tensors
     are read, and no code is run. Tensors of a classification head are left out. If the encoder has one input channel,
     the first convolution's three are summed, which equals repeating the grey image.
 
@@ -247,7 +247,10 @@ def load_weight_file(encoder: Encoder, path: str) -> None:
     state = read_state(path)
     target = encoder.weight_target()
     expected = target.state_dict()
-    stored = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
+    try:
+        stored = encoder.from_file({key.removeprefix("module."): value for key, value in state.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     for key, value in stored.items():
         if key in expected and value.ndim == 4 and value.shape[1] == 3 and expected[key].shape[1] == 1:
             stored[key] = value.sum(dim=1, keepdim=True)

@@ -43,13 +43,23 @@ class Layout:
     finish: tuple[Callable[[State], State], ...] = field(default=())
 
     def prefix(self, state: Mapping[str, Tensor]) -> str | None:
-        """The prefix of this layout's keys, if the file has them; of several towers the shortest prefix."""
+        """The prefix of this layout's keys, if the file has them; of towers within each other the outermost one's.
+
+        Raises:
+            InputError: Several towers lie side by side.
+        """
         first = self.signature[0]
         prefixes = [key[: len(key) - len(first)] for key in state if key.endswith(first)]
         # A name must begin where the signature does.
         whole = [prefix for prefix in prefixes if not prefix or prefix.endswith(".")]
         fitting = [prefix for prefix in whole if all(prefix + key in state for key in self.signature)]
-        return min(fitting, key=len) if fitting else None
+        if not fitting:
+            return None
+        outermost = min(fitting, key=len)
+        if not all(prefix.startswith(outermost) for prefix in fitting):
+            names = [prefix.removesuffix(".") for prefix in sorted(fitting)]
+            raise InputError(f"holds several encoders ({', '.join(names)}); name one, such as FILE#{names[-1]}")
+        return outermost
 
 
 @dataclass(frozen=True)
@@ -266,7 +276,7 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
         The tensors; None if no layout is known.
 
     Raises:
-        InputError: Queries, keys and values do not fit together.
+        InputError: Queries, keys and values do not fit together, or several towers lie side by side.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     for layout in LAYOUTS:

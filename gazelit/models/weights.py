@@ -94,10 +94,12 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict in a weight file: plain, under one of ``STATE_KEYS``, or that of a pickled module.
 
     Args:
-        path: The file; ``FILE#KEY`` if it holds several state dicts, such as a student's and a teacher's.
+        path: The file; ``FILE#KEY`` if it holds several state dicts, such as a student's and a teacher's. In a single
+            state dict KEY is the beginning of the keys, such as ``student.backbone``, which is then left out.
 
     Raises:
-        InputError: The file is missing or damaged, or holds no state dict, or holds several and none is named.
+        InputError: The file is missing or damaged, or holds no state dict, or holds several and none is named, or
+            lacks the named one.
     """
     path, chosen = _named_part(path)
     content: Any
@@ -113,13 +115,23 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
                 content = torch.load(path, "cpu", pickle_module=_UNPICKLING, weights_only=False)
         except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError, KeyError, ValueError):
             raise error from None
-    content = _part(path, content, chosen)
+    parts = _parts(content)
+    # A single state dict may have several towers.
+    beginning = f"{chosen}." if chosen is not None and chosen not in parts and len(parts) < 2 else None
+    content = _part(path, content, chosen if beginning is None else None)
     state = _module_state(content) if isinstance(content, _Shell) else content
     is_map = isinstance(state, dict)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)} if is_map else {}
     if not tensors:
         raise InputError(f"{path}: holds no state dict; give a file of weights")
-    return tensors
+    if beginning is None:
+        return tensors
+    whole = {key.removeprefix("module."): value for key, value in tensors.items()}
+    named = {key.removeprefix(beginning): value for key, value in whole.items() if key.startswith(beginning)}
+    if not named:
+        known = sorted({key.partition(".")[0] for key in whole})
+        raise InputError(f"{path}: has no part {chosen}; its keys begin with {', '.join(known[:_SHOWN])}")
+    return named
 
 
 def _named_part(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
@@ -129,10 +141,15 @@ def _named_part(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return (whole, None) if whole.exists() or not separator else (Path(file), key)
 
 
+def _parts(content: Any) -> list[str]:
+    """The keys of state dicts among a file's content."""
+    found = [key for key in STATE_KEYS if isinstance(content, dict) and key in content]
+    return [key for key in found if not isinstance(content[key], Tensor)]
+
+
 def _part(path: Path, content: Any, chosen: str | None) -> Any:
     """The state dict among a file's content."""
-    found = [key for key in STATE_KEYS if isinstance(content, dict) and key in content]
-    found = [key for key in found if not isinstance(content[key], Tensor)]
+    found = _parts(content)
     if chosen is not None and chosen not in found:
         raise InputError(f"{path}: has no part {chosen}; parts are {', '.join(found) or 'none'}")
     if chosen is None and len(found) > 1:

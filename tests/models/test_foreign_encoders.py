@@ -169,6 +169,26 @@ def test_a_part_of_a_training_is_named(tmp_path):
         read_state(f"{tmp_path / 'nothing.pth'}#teacher")
 
 
+def test_of_towers_side_by_side_one_is_named(tmp_path):
+    model, student = published("vit_base_patch16_224", img_size=64)
+    _, teacher = published("vit_base_patch16_224", seed=4, img_size=64)
+    file, encoder = tmp_path / "file.pth", small("vit_base_patch16_224", img_size=64)
+    for wrapped in (lambda towers: towers, lambda towers: {"state_dict": {f"module.{k}": towers[k] for k in towers}}):
+        towers = {f"teacher.backbone.{key}": value for key, value in teacher.items()}
+        towers |= {f"student.backbone.{key}": value for key, value in student.items()}
+        torch.save(wrapped(towers), file)
+        with pytest.raises(
+            InputError, match=r"file\.pth: holds several encoders \(student\.backbone, teacher\.backbone\); name one"
+        ):
+            load_weight_file(encoder, str(file))
+        for named, state in (("student.backbone", student), ("teacher", teacher)):
+            load_weight_file(encoder, f"{file}#{named}")
+            with torch.no_grad():
+                assert torch.allclose(encoder.tokens(image((64, 64))), tokens_of(model, state, (64, 64)), atol=1e-5)
+        with pytest.raises(InputError, match="has no part ema; its keys begin with student, teacher"):
+            load_weight_file(encoder, f"{file}#ema")
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     shapes = dict(RECORDED["dinov2"]["shapes"])
     encoder = small("vit_small_patch14_dinov2", img_size=56)
