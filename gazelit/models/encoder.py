@@ -176,6 +176,10 @@ class LibraryEncoder(PyramidAdapter):
         super().__init__(smp.encoders.get_encoder(**self._arguments, weights=None))
         self._ends_in_relu = isinstance(self.body, DenseNetEncoder)
         self._timm_name = name.removeprefix("tu-") if name.startswith("tu-") else None
+        # The whole model has its head, and no stride of its last map.
+        self._timm_options = {
+            key: value for key, value in options.items() if key not in ("num_classes", "output_stride")
+        }
         self.prepared = prepared
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -194,7 +198,7 @@ class LibraryEncoder(PyramidAdapter):
         if recognised is not None:
             log_recognised(recognised)
         named = state if recognised is None else recognised.state
-        return pyramid_part(named, self._timm_name, self.weight_target().state_dict())
+        return pyramid_part(named, _timm_keys(self._timm_name, self._timm_options), self.weight_target().state_dict())
 
     def load_imagenet(self) -> None:
         """Fetches the library's ImageNet weights; without statistics the first convolution is adapted to grey."""
@@ -204,29 +208,33 @@ class LibraryEncoder(PyramidAdapter):
         self.body.load_state_dict(published.state_dict())
 
 
-def pyramid_part(state: Mapping[str, Tensor], timm_name: str, pyramid: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def pyramid_part(state: Mapping[str, Tensor], whole: Sequence[str], pyramid: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a whole timm model that its pyramid uses, under the pyramid's keys.
 
     timm's pyramids write ``stages_0.…`` for ``stages.0.…``; layers after the last map are left out.
+
+    Args:
+        state: The tensors of a file.
+        whole: The keys of the whole model with the pyramid's options.
+        pyramid: The pyramid's tensors.
     """
-    whole = _timm_keys(timm_name)
     keys = {_flat(key.removeprefix("model.")): key for key in pyramid}
     unused = {key for key in whole if _flat(key) not in keys}
     return {keys.get(_flat(key), key): value for key, value in state.items() if key not in unused}
 
 
-def _timm_keys(timm_name: str) -> list[str]:
+def _timm_keys(timm_name: str, options: Mapping[str, Any]) -> list[str]:
     """The keys of a whole timm model, built without memory for its weights if possible."""
     import timm
 
     try:
         with torch.device("meta"):
-            return list(timm.create_model(timm_name).state_dict())
+            return list(timm.create_model(timm_name, **options).state_dict())
     except (NotImplementedError, RuntimeError):
         # Some models compute with their tensors while they are built. Their random weights must not change the run's
         # random numbers.
         with torch.random.fork_rng():
-            return list(timm.create_model(timm_name).state_dict())
+            return list(timm.create_model(timm_name, **options).state_dict())
 
 
 def _flat(key: str) -> str:
@@ -236,10 +244,11 @@ def _flat(key: str) -> str:
 def load_weight_file(encoder: Encoder, path: str) -> None:
     """Loads a local weight file (``.pt``, ``.pth``, ``.ckpt``, ``.safetensors``) into an encoder.
 
-    Keys may be under ``state_dict``, ``model``, ``teacher`` and the like (choose one of several with ``FILE#teacher``,
-    or the keys that begin with ``teacher.backbone.`` with ``FILE#teacher.backbone``) and start with ``module.``. The file may also hold a pickled module (torchxrayvision's do); then only its tensors
-    are read, and no code is run. Tensors of a classification head are left out. If the encoder has one input channel,
-    the first convolution's three are summed, which equals repeating the grey image.
+    Keys may be under ``state_dict``, ``model``, ``teacher`` and the like and start with ``module.``. Choose one of
+    several with ``FILE#teacher``, and keys that begin with ``teacher.backbone.`` with ``FILE#teacher.backbone``. The
+    file may also hold a pickled module (torchxrayvision's do); then only its tensors are read, and no code is run.
+    Tensors of a classification head are left out. If the encoder has one input channel, the first convolution's three
+    are summed, which equals repeating the grey image.
 
     Raises:
         InputError: The file is missing or unreadable, or a tensor is missing, left over or of another shape.

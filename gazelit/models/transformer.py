@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gazelit.errors import InputError
-from gazelit.models.encoder import Encoder, PublishersInput, pyramid_part
+from gazelit.models.encoder import Encoder, PublishersInput
 from gazelit.models.layouts import log_recognised, recognise
 
 #: Stride of the tokens' map, whatever the patches' size.
@@ -40,6 +40,9 @@ class TransformerEncoder(Encoder):
         InputError: Not both or not three of ``mean`` and ``std`` are given.
         RuntimeError: timm does not know the name, or the model is no plain transformer with square patches.
     """
+
+    # Poolings of the tokens to one vector belong to a head, too.
+    head_prefixes: ClassVar[tuple[str, ...]] = (*Encoder.head_prefixes, "head_dist.", "attn_pool.", "fc_norm.")
 
     def __init__(
         self,
@@ -124,9 +127,7 @@ class TransformerEncoder(Encoder):
         if recognised is not None:
             log_recognised(recognised)
         named = dict(state) if recognised is None else recognised.state
-        expected = self.body.state_dict()
-        named = self._without_empty_biases(self._resampled(named), expected)
-        return pyramid_part(named, self._name, expected)
+        return super().from_file(self._without_empty_biases(self._resampled(named), self.body.state_dict()))
 
     def _resampled(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         from timm.layers import resample_abs_pos_embed, resample_patch_embed

@@ -189,6 +189,35 @@ def test_of_towers_side_by_side_one_is_named(tmp_path):
             load_weight_file(encoder, f"{file}#ema")
 
 
+@pytest.mark.parametrize(
+    ("option", "left_over"),
+    [
+        ({"depth": 1}, r"blocks\.1\.norm1\.weight"),
+        ({"init_values": 0}, r"blocks\.0\.ls1\.gamma"),
+        ({"qkv_bias": False}, r"blocks\.0\.attn\.qkv\.bias"),
+        ({"final_norm": False}, r"norm\.weight"),
+    ],
+)
+def test_what_options_remove_is_left_over_in_the_file(option, left_over, tmp_path):
+    # Of a whole model the head alone is unused.
+    options = {**SMALL, "img_size": 56}
+    torch.save(
+        timm.create_model("vit_small_patch14_dinov2", num_classes=3, **options).state_dict(), tmp_path / "file.pth"
+    )
+    load_weight_file(small("vit_small_patch14_dinov2", **options), str(tmp_path / "file.pth"))
+    with pytest.raises(InputError, match=f"the weight file does not fit: {left_over} left over"):
+        load_weight_file(small("vit_small_patch14_dinov2", **{**options, **option}), str(tmp_path / "file.pth"))
+
+
+def test_what_a_pyramid_does_not_use_is_left_out_but_not_what_its_options_remove(tmp_path):
+    torch.save(timm.create_model("convnext_atto", in_chans=1).state_dict(), tmp_path / "file.pth")
+    # Three maps need neither the last stage nor the head.
+    load_weight_file(build_encoder(EncoderSpec("tu-convnext_atto", options={"depth": 4})), str(tmp_path / "file.pth"))
+    shallow = build_encoder(EncoderSpec("tu-convnext_atto", options={"depths": [2, 2, 5, 2]}))
+    with pytest.raises(InputError, match=r"stages\.2\.blocks\.5\.\S* left over"):
+        load_weight_file(shallow, str(tmp_path / "file.pth"))
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     shapes = dict(RECORDED["dinov2"]["shapes"])
     encoder = small("vit_small_patch14_dinov2", img_size=56)
