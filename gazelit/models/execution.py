@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from gazelit.errors import InputError
 from gazelit.models.decoder import Doubling
 from gazelit.models.network import Network
+from gazelit.models.transformer import TransformerEncoder
 
 #: Size of a small image, on which a network is tried.
 _SMALL = (64, 64)
@@ -105,6 +106,9 @@ def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.
 def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[list[nn.Parameter]]:
     """A component's parameters by depth: those before its blocks, of each block, and after the blocks.
 
+    Of a plain transformer the patches' embedding, tokens and positions are one layer before the blocks, as in BEiT, and
+    the pyramid is after them.
+
     Args:
         network: The network.
         component: Its name.
@@ -114,7 +118,12 @@ def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[l
         Lists from the input to the output, none empty, each parameter in one.
     """
     module = network.get_submodule(component)
-    blocks = [list(block.parameters()) for block in _blocks(module, _called(network, size))]
+    parts = (
+        cast(Any, module.body).blocks
+        if isinstance(module, TransformerEncoder)
+        else _blocks(module, _called(network, size))
+    )
+    blocks = [list(block.parameters()) for block in parts]
     within = {id(parameter) for block in blocks for parameter in block}
     order = list(module.parameters())
     first = next((position for position, parameter in enumerate(order) if id(parameter) in within), len(order))
