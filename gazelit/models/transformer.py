@@ -26,7 +26,8 @@ class TransformerEncoder(Encoder):
     14: 640 × 512 to 644 × 518), and the tokens to stride 16.
 
     Weight files may have the keys of timm, of Hugging Face (DINOv2, DINOv3, SigLIP, CLIP), of Meta or of open_clip; see
-    :mod:`gazelit.models.layouts`. Positions and patches of another size are resampled.
+    :mod:`gazelit.models.layouts`. Positions and patches of another size are resampled. Positions are taken for those of
+    a square image if their number is a square, and otherwise for those of an image of ``img_size`` (timm's option).
 
     Args:
         name: timm's name, such as ``vit_small_patch16_224``.
@@ -138,16 +139,12 @@ class TransformerEncoder(Encoder):
         if patches is not None and patches.ndim == 4 and patches.shape[-1] != self._patch:
             result["patch_embed.proj.weight"] = resample_patch_embed(patches, [self._patch, self._patch])
         positions, own = result.get("pos_embed"), getattr(body, "pos_embed", None)
-        if positions is not None and own is not None and positions.shape[1] != own.shape[1]:
+        if positions is not None and own is not None:
             prefix = 0 if getattr(body, "no_embed_class", False) else body.num_prefix_tokens
-            side = round((positions.shape[1] - prefix) ** 0.5)
-            if side * side != positions.shape[1] - prefix:
-                raise InputError(
-                    f"pos_embed: {positions.shape[1]} positions are no square of patches with {prefix} tokens before it"
-                )
-            result["pos_embed"] = resample_abs_pos_embed(
-                positions, list(body.patch_embed.grid_size), [side, side], num_prefix_tokens=prefix
-            )
+            grid = list(body.patch_embed.grid_size)
+            given = _grid(positions.shape[1] - prefix, grid)
+            if given != grid:
+                result["pos_embed"] = resample_abs_pos_embed(positions, grid, given, num_prefix_tokens=prefix)
         return result
 
     def _without_empty_biases(self, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,3 +162,19 @@ class TransformerEncoder(Encoder):
 
         published = timm.create_model(self._name, pretrained=True, **self._arguments).state_dict()
         self.body.load_state_dict({key: value for key, value in published.items() if not key.startswith("attn_pool.")})
+
+
+def _grid(count: int, own: list[int]) -> list[int]:
+    """Rows and columns of a file's positions, which it does not tell.
+
+    Publishers' images are square. Others are of the size that is given with the file.
+    """
+    side = round(max(count, 0) ** 0.5)
+    if side * side == count:
+        return [side, side]
+    if count == own[0] * own[1]:
+        return own
+    raise InputError(
+        f"pos_embed: {count} positions of patches are no square; set the encoder's option img_size: [HEIGHT, WIDTH] to "
+        "that of the file's images"
+    )

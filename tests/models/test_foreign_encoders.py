@@ -144,6 +144,18 @@ def test_swin_of_older_timm(tmp_path):
         assert torch.allclose(model.forward_features(x), expected, atol=1e-5)
 
 
+def test_positions_of_a_square_are_resampled_to_as_many_of_an_oblong(tmp_path):
+    # timm's own model of 64 pixels resamples its 4 × 4 positions to the 8 × 2 of such an image.
+    model, state = published("vit_base_patch16_224", img_size=64)
+    expected = tokens_of(model, state, (128, 32))
+    encoder = small("vit_base_patch16_224", img_size=[128, 32])
+    assert torch.allclose(loaded(encoder, state, tmp_path, (128, 32)), expected, atol=1e-5)
+    # Six times four positions are no square: their order is that of the image size that is given.
+    model, state = published("vit_base_patch16_224", img_size=(96, 64))
+    encoder = small("vit_base_patch16_224", img_size=[96, 64])
+    assert torch.allclose(loaded(encoder, state, tmp_path, (96, 64)), tokens_of(model, state, (96, 64)), atol=1e-5)
+
+
 def test_a_trunk_of_timm_within_open_clip(tmp_path):
     model, state = published("vit_base_patch16_224", img_size=64)
     both = {f"visual.trunk.{key}": value for key, value in state.items()}
@@ -232,7 +244,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match="no weight of query, key or value"):
         load_weight_file(encoder, str(write(tmp_path / "keyless.safetensors", shapes)))
     shapes = {**RECORDED["dinov2"]["shapes"], "embeddings.position_embeddings": [1, 12, 32]}
-    with pytest.raises(InputError, match="12 positions are no square"):
+    with pytest.raises(InputError, match=r"11 positions of patches are no square; set .*img_size"):
         load_weight_file(encoder, str(write(tmp_path / "oblong.safetensors", shapes)))
     with pytest.raises(InputError, match="mean and std: give both"):
         small("vit_small_patch14_dinov2", std=None)
