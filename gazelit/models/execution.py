@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gazelit.errors import InputError
 from gazelit.models.decoder import Doubling
+from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 from gazelit.models.transformer import TransformerEncoder
 
@@ -101,6 +102,36 @@ def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.
             reached.add(id(node.variable))
         edges += [following for following, _ in node.next_functions]
     return [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in reached]
+
+
+def check_frozen(network: Network, frozen: Sequence[str], outputs: str, size: tuple[int, int]) -> None:
+    """Checks that no frozen encoder has random layers over its pretrained part, such as a plain transformer's pyramid.
+
+    Args:
+        network: The network.
+        frozen: Its components that are not trained, and whose weights are those that their specifications name.
+        outputs: Beginnings of the names of the outputs that depend on them.
+        size: Of an image that the network takes.
+
+    Raises:
+        InputError: An encoder's weight file fills only a part of what the outputs depend on.
+    """
+    for name in frozen:
+        encoder = network.get_submodule(name)
+        if network.specs[name].get("weights") is None or not isinstance(encoder, Encoder):
+            continue
+        filled = {id(parameter) for parameter in encoder.weight_target().parameters()}
+        random = [parameter for parameter in encoder.parameters() if id(parameter) not in filled]
+        for parameter in random:
+            parameter.requires_grad_(True)
+        unused = {id(parameter) for parameter in unreached(network, outputs, size)} if random else set()
+        for parameter in random:
+            parameter.requires_grad_(False)
+        if any(id(parameter) not in unused for parameter in random):
+            raise InputError(
+                f"frozen: layers of {name} that no weight file of {network.specs[name]['name']} has would stay random; "
+                "give the network a saliency_encoder, or set --model.frozen=[]"
+            )
 
 
 def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[list[nn.Parameter]]:

@@ -170,7 +170,7 @@ def _grid(count: int, own: list[int]) -> list[int]:
     Publishers' images are square. Others are of the size that is given with the file.
     """
     side = round(max(count, 0) ** 0.5)
-    if side * side == count:
+    if side and side * side == count:
         return [side, side]
     if count == own[0] * own[1]:
         return own

@@ -20,7 +20,7 @@ from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss
 from gazelit.metrics.custom import check_metrics
 from gazelit.models.adapters import keep_statistics
-from gazelit.models.execution import Execution, apply_execution, layers_of, shard, unreached
+from gazelit.models.execution import Execution, apply_execution, check_frozen, layers_of, shard, unreached
 from gazelit.models.network import Network
 from gazelit.stages import unfinished_epoch
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
@@ -174,6 +174,9 @@ class Stage(EvaluatedModule):
             if self._teachers is None:
                 self.take_teachers(getattr(self._datamodule, "provenance", {}))
             size = tuple(getattr(self._datamodule, "provenance", {}).get("size", (64, 64)))
+            if not self.resumes:
+                handed_over = self.hand_off.loaded if self.hand_off else ()
+                check_frozen(self.network, sorted({*self.frozen} - {*handed_over}), self.trains, size)
             for parameter in unreached(self.network, self.trains, size):
                 parameter.requires_grad_(False)
             apply_execution(self.network, self.execution, size)

@@ -11,11 +11,13 @@ import torch
 import gazelit
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.options import AugmentationOptions, LoaderOptions
+from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec, build_encoder
 from gazelit.models.adapters import LoRA
 from gazelit.models.registry import load_pretrained
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
 from tests.models.foreign_files import dinov2_of_meta, dinov3_of_meta, eva_x, in_chunks, write
+from tests.tiny import save_untrained
 
 RECORDED = json.loads((Path(__file__).parents[1] / "models" / "oracles" / "foreign.json").read_text())
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -103,3 +105,27 @@ def test_a_publishers_file_goes_through_the_three_stages(layout, store, tmp_path
         assert lora is None or all(key.endswith((".up", ".down")) for key in keys)
     film = torch.rand(64, 64).numpy()
     assert sum(gazelit.load(tmp_path / "3.ckpt").predict(film).probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_frozen_encoder_has_no_random_layers_under_the_loss(store, tmp_path, lightning_imported):
+    off = AugmentationOptions(enabled=False)
+    films = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0), augmentation=off)
+    name, options, _ = LAYOUTS["dinov2"]
+    given = EncoderSpec(name, file_of("dinov2", tmp_path), {**options, **STATISTICS})
+    saliency = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
+
+    def warm_up(saliency_encoder=None, **options):
+        return SaliencyWarmup(DualEncoderUNet(given, saliency_encoder, [4] * 5, classes=None), **options)
+
+    def begin(stage):
+        L.Trainer(max_steps=0, accelerator="cpu", logger=False, enable_checkpointing=False).fit(stage, films)
+
+    with pytest.raises(InputError, match=r"frozen: layers of encoder that no weight file .* set --model\.frozen=\[\]"):
+        begin(warm_up())
+    # A decoder that takes the tokens alone needs no pyramid, and what a checkpoint fills may be frozen.
+    begin(warm_up(saliency))
+    begin(warm_up(frozen=[]))
+    handed_over = warm_up()
+    handed_over.take_over(save_untrained(tmp_path / "1.ckpt", warm_up().network, {}))
+    begin(handed_over)
+    assert not any(parameter.requires_grad for parameter in handed_over.network.encoder.parameters())
