@@ -87,7 +87,7 @@ class PublishersInput(nn.Module):
         channels: Number of output channels: 3 with statistics, 1 without.
 
     Raises:
-        InputError: Not both or not three of ``mean`` and ``std`` are given.
+        InputError: Not both or not three of ``mean`` and ``std`` are given, or not two of ``input_range``.
     """
 
     mean: Tensor | None
@@ -99,6 +99,8 @@ class PublishersInput(nn.Module):
         super().__init__()
         if (mean is None) != (std is None) or any(values is not None and len(values) != 3 for values in (mean, std)):
             raise InputError("mean and std: give both, three values each, or neither")
+        if len(input_range) != 2:
+            raise InputError("input_range: give two values, of black and of white")
         self._low, self._high = input_range
         self.channels = 1 if mean is None else 3
         # Not in checkpoints: they are options with which the encoder is built.
@@ -156,7 +158,7 @@ class LibraryEncoder(PyramidAdapter):
         options: Passed on to the library.
 
     Raises:
-        InputError: Not both or not three of ``mean`` and ``std`` are given.
+        InputError: Not both or not three of ``mean`` and ``std`` are given, or not two of ``input_range``.
     """
 
     def __init__(
@@ -181,9 +183,22 @@ class LibraryEncoder(PyramidAdapter):
             key: value for key, value in options.items() if key not in ("num_classes", "output_stride")
         }
         self.prepared = prepared
+        # timm's windows of a Swin are made for one size of images.
+        strict = (module for module in self.body.modules() if getattr(module, "strict_img_size", False))
+        self._size = next((tuple(module.img_size) for module in strict if module.img_size), None)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """See :class:`Encoder`."""
+        """See :class:`Encoder`.
+
+        Raises:
+            InputError: The library's encoder is built for images of another size.
+        """
+        size = tuple(x.shape[-2:])
+        if self._size is not None and size != self._size:
+            raise InputError(
+                f"encoder '{self._arguments['name']}': made for images of {self._size[0]} × {self._size[1]}, not "
+                f"{size[0]} × {size[1]}; set its options.img_size=[{size[0]}, {size[1]}]"
+            )
         return super().forward(self.prepared(x))
 
     def embedding_map(self, features: list[Tensor]) -> Tensor:

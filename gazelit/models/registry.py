@@ -118,7 +118,9 @@ def _built(spec: EncoderSpec) -> Encoder:
 
         if spec.name in smp.encoders.encoders:
             return LibraryEncoder(spec.name, **spec.options)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
         raise InputError(f"encoder '{spec.name}': options do not fit: {first_line(error)}") from error
     except RuntimeError as error:
         # timm raises this for an unknown name or a model without a pyramid.
@@ -133,9 +135,13 @@ def _built(spec: EncoderSpec) -> Encoder:
 def _timm_encoder(spec: EncoderSpec) -> Encoder:
     try:
         return LibraryEncoder(spec.name, **spec.options)
-    except ValueError:
+    except ValueError as no_pyramid:
         # segmentation-models-pytorch takes pyramids only; the rest are plain transformers.
-        return TransformerEncoder(spec.name.removeprefix("tu-"), **spec.options)
+        try:
+            return TransformerEncoder(spec.name.removeprefix("tu-"), **spec.options)
+        except TypeError as error:
+            # All plain transformers take this option, which the user did not give.
+            raise no_pyramid if "dynamic_img_size" in str(error) else error from None
 
 
 def load_pretrained(encoder: nn.Module, spec: EncoderSpec | Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ class TransformerEncoder(Encoder):
         options: Passed on to timm.
 
     Raises:
-        InputError: Not both or not three of ``mean`` and ``std`` are given.
+        InputError: Not both or not three of ``mean`` and ``std`` are given, or not two of ``input_range``.
         RuntimeError: timm does not know the name, or the model is no plain transformer with square patches.
     """
 

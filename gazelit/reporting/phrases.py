@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -49,12 +50,15 @@ def phrases(
         seed: Seed of the control.
 
     Raises:
-        InputError: The store cannot be used, or no reading has both the words and a region of a finding.
+        InputError: A lag is no number or given twice, the store cannot be used, or no reading has both the words and a
+            region of a finding.
     """
     if not findings:
         raise InputError(
             'findings: name regions and their words, such as --findings \'{"cardiac silhouette": "heart"}\''
         )
+    if lags is not None and not (lags and np.isfinite(lags).all() and len(set(lags)) == len(lags)):
+        raise InputError("lags: give one or several different numbers of seconds, such as --lags '[0, 1, 2]'")
     opened = Store.open(store)
     table = looks_at_findings(opened, findings, LAGS if lags is None else lags, kind, seed)
     means = summed(

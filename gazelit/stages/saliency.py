@@ -32,7 +32,7 @@ class SaliencyWarmup(Stage):
 
     Raises:
         InputError: The network has side heads that the objective does not train, or the other way round; or features
-            would be kept although they change.
+            would be kept although they change or the network has a classifier.
     """
 
     name: ClassVar[str] = "saliency"
@@ -60,6 +60,10 @@ class SaliencyWarmup(Stage):
         option = "cache_features" if cache_features else "features" if features is not None else None
         if option and not ({"encoder"} <= set(self.frozen) and "saliency_encoder" in network.specs):
             raise InputError(f"{option}: needs a frozen encoder beside a saliency encoder")
+        if option and network.classes is not None:
+            raise InputError(
+                f"{option}: a classifier would see maps that are not kept; set --model.network.classes=null"
+            )
 
     def on_fit_start(self) -> None:
         """Makes the cache, once the frozen weights are final.

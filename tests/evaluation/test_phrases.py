@@ -9,6 +9,7 @@ import pytest
 from gazelit.data.gaze.events import TimeWindow, clip_to_window
 from gazelit.errors import InputError
 from gazelit.evaluation.phrases import looks_at_findings
+from gazelit.reporting.phrases import phrases
 
 LAG = 1.5
 
@@ -70,6 +71,9 @@ def test_impossible_questions_give_one_line():
         looks_at_findings(made(2), {"heart": "heart"}, [0])
     with pytest.raises(InputError, match=r"findings\.nodule: is no regular expression"):
         looks_at_findings(made(2), {"nodule": "("}, [0])
+    for lags in ([np.nan], [0.0, 0.0, 100.0], []):
+        with pytest.raises(InputError, match="lags: give one or several different numbers of seconds"):
+            phrases("nowhere", "nowhere", {"nodule": "nodule"}, lags)
     with pytest.raises(InputError, match=r"window\.lag: goes with window\.phrase"):
         TimeWindow(first=3, lag=1)
 

@@ -146,6 +146,36 @@ def test_unknown_options_are_named():
         build_encoder(EncoderSpec("densenet-small", options={"growth": 3}))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "resnet18",
+            {"depth": 9},
+            r"encoder 'resnet18': options do not fit: .*depth should be in range \[1, 5\], got 9",
+        ),
+        ("tu-resnet10t", {"depth": 9}, r"options do not fit: .*depth should be in range \[1, 5\], got 9"),
+        ("tu-vit_tiny_patch16_224", {"breadth": 9}, "options do not fit: .*breadth"),
+        ("resnet18", {"input_range": [0]}, "^input_range: give two values"),
+        ("tu-vit_tiny_patch16_224", {"input_range": [0]}, "^input_range: give two values"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(name, options, message):
+    with pytest.raises(InputError, match=message):
+        build_encoder(EncoderSpec(name, options=options))
+
+
+def test_a_swin_names_the_option_for_images_of_another_size():
+    options = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": 2}
+    name, image = "tu-swin_tiny_patch4_window7_224", torch.rand(1, 1, 64, 96)
+    with pytest.raises(
+        InputError, match=r"made for images of 64 × 64, not 64 × 96; set its options\.img_size=\[64, 96\]"
+    ):
+        build_encoder(EncoderSpec(name, options={**options, "img_size": 64}))(image)
+    maps = build_encoder(EncoderSpec(name, options={**options, "img_size": [64, 96]}))(image)
+    assert [tuple(map_.shape[2:]) for map_ in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
 def test_registering_a_taken_name_is_an_error():
     with pytest.raises(ValueError, match="registered already"):
         register_encoder("res-se")(lambda: None)

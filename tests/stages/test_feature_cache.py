@@ -12,9 +12,10 @@ from tests.tiny import grouped
 SMALL = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
 
 
-def stage(cached, **options):
+def stage(cached, classes=None, **options):
     torch.manual_seed(0)
-    network = DualEncoderUNet(SMALL, EncoderSpec("res-se", options={"widths": [4], "reduction": 4}), [4], classes=None)
+    saliency = EncoderSpec("res-se", options={"widths": [4], "reduction": 4})
+    network = DualEncoderUNet(SMALL, saliency, [4], classes=classes)
     return SaliencyWarmup(network, cache_features=cached, **options)
 
 
@@ -50,6 +51,10 @@ def test_weights_equal_those_with_features_computed_again(precision, store, ligh
 def test_features_that_change_are_not_kept(store, lightning_imported):
     with pytest.raises(InputError, match="cache_features: needs a frozen encoder beside a saliency encoder"):
         stage(True, frozen=[])
+    with pytest.raises(
+        InputError, match=r"cache_features: a classifier would see .* set --model\.network\.classes=null"
+    ):
+        stage(True, classes=3)
     with pytest.raises(InputError, match=r"images are augmented; set --data\.augmentation\.enabled=false"):
         fit(stage(True), store, **grouped(augment=True))
     with pytest.raises(InputError, match=r"leave it out of execution\.compile"):
