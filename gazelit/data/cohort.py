@@ -225,8 +225,7 @@ class Cohort:
     def events(self, split: str) -> Events:
         """The events of a split's cases, from the readers' own gaze, whatever ``gaze.control`` says."""
         gaze = self._own_gaze.whole
-        row = np.repeat(np.arange(len(gaze.starts) - 1), np.diff(gaze.starts))
-        return gaze.events.take(np.flatnonzero(np.isin(row, self.rows(split))))
+        return gaze.events.take(np.flatnonzero(np.repeat(self._of_case == split, np.diff(gaze.starts))))
 
     def scanpaths(self, split: str) -> list[Scanpath]:
         """Every reading of a split's cases, from the readers' own gaze, whatever ``gaze.control`` says."""

@@ -74,7 +74,9 @@ class GazeOptions:
             if not self.phrases:
                 raise InputError("gaze.control: phrases moves what gaze.phrases names, which is not given")
             if self.window is not None and self.window.phrase is not None:
-                raise InputError("gaze.control: phrases does not move gaze.window.phrase; leave out one of both")
+                raise InputError(
+                    "gaze.control: phrases does not move gaze.window.phrase; leave out the control or the window"
+                )
         if self.cases is not None and self.cases < 0:
             raise InputError(f"gaze.cases: must be at least 0, not {self.cases}")
 

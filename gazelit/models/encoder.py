@@ -259,7 +259,7 @@ def _flat(key: str) -> str:
 def load_weight_file(encoder: Encoder, path: str) -> None:
     """Loads a local weight file (``.pt``, ``.pth``, ``.ckpt``, ``.safetensors``) into an encoder.
 
-    Keys may be under ``state_dict``, ``model``, ``teacher`` and the like and start with ``module.``. Choose one of
+    Keys may be under ``state_dict``, ``model``, ``teacher`` and the like and start with ``module.``. Choose among
     several with ``FILE#teacher``, and keys that begin with ``teacher.backbone.`` with ``FILE#teacher.backbone``. The
     file may also hold a pickled module (torchxrayvision's do); then only its tensors are read, and no code is run.
     Tensors of a classification head are left out. If the encoder has one input channel, the first convolution's three

@@ -43,7 +43,7 @@ class Layout:
     finish: tuple[Callable[[State], State], ...] = field(default=())
 
     def prefix(self, state: Mapping[str, Tensor]) -> str | None:
-        """The prefix of this layout's keys, if the file has them; of towers within each other the outermost one's.
+        """The prefix of this layout's keys, if the file has them; of towers within each other that of the outermost.
 
         Raises:
             InputError: Several towers lie side by side.

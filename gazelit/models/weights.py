@@ -99,7 +99,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises:
         InputError: The file is missing or damaged, or holds no state dict, or holds several and none is named, or
-            lacks the named one.
+            lacks the named part.
     """
     path, chosen = _named_part(path)
     content: Any

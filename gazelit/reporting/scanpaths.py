@@ -225,11 +225,9 @@ def _row(name: str, drawn: Sequence[dict[str, Scores]], films: NDArray[Any]) -> 
     """Means over defined draws for each scanpath (or fixation), then over those, with an interval over films."""
     estimates, settings = {}, {}
     for column in drawn[0]:
-        scores = np.stack([draw[column].values for draw in drawn])
-        defined = ~np.isnan(scores)
-        known = defined.any(axis=0)
-        values = np.where(defined, scores, 0.0).sum(axis=0)[known] / defined.sum(axis=0)[known]
-        estimates[column] = estimate(mean_of(values), films[known], weights=bootstrap_weights(films[known]))
+        values = pd.DataFrame([draw[column].values for draw in drawn]).mean().to_numpy()
+        known = ~np.isnan(values)
+        estimates[column] = estimate(mean_of(values[known]), films[known], weights=bootstrap_weights(films[known]))
         settings[column] = drawn[0][column].settings
     return Row(name, estimates, settings)
 

@@ -47,7 +47,9 @@ def check_readers(network: Sequence[str], data: Any) -> None:
     field = "model.network.readers"
     left_out = cohort.gaze_options.leave_out
     if left_out in network:
-        raise InputError(f"{field}: has {left_out}, whom data.gaze.leave_out leaves out; leave {left_out} out of both")
+        raise InputError(
+            f"{field}: has {left_out}, whom data.gaze.leave_out leaves out; leave {left_out} out of it, too"
+        )
     events = cohort.events("train")
     reads = {events.reader_names[number] for number in np.unique(events.reader) if number >= 0}
     missing = [name for name in network if name not in reads]

@@ -233,9 +233,9 @@ def test_cases_of_eyeassist_are_left_out_as_in_its_own_reader(include, eyeassist
     cases = eyeassist / "neo" / "cases.csv"
     film(eyeassist / "neo" / "images" / "3.jpg", 140, 100, 3)
     edit(cases, lambda table: table.__setitem__("include", include))
-    theirs = pd.read_csv(cases)
-    theirs = theirs[theirs["include"].astype(bool)]
-    assert assisted(eyeassist).read().images["image_id"].tolist() == theirs["case_id"].tolist()
+    manifest = pd.read_csv(cases)
+    manifest = manifest[manifest["include"].astype(bool)]
+    assert assisted(eyeassist).read().images["image_id"].tolist() == manifest["case_id"].tolist()
 
 
 # GazeIntent

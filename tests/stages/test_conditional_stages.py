@@ -197,7 +197,7 @@ def test_the_readers_of_a_left_out_reader_are_unknown(read_twice, plain, run_gaz
     run_gazelit(*fit, "--model.network.readers=[b,c]", "--data.gaze.leave_out=a")
     # A vector that nothing trains would score the readings of the test.
     printed = run_gazelit(*fit, "--model.network.readers=[a,b]", "--data.gaze.leave_out=a", code=2)
-    assert "model.network.readers: has a, whom data.gaze.leave_out leaves out; leave a out of both" in printed
+    assert "model.network.readers: has a, whom data.gaze.leave_out leaves out; leave a out of it, too" in printed
 
 
 def test_readers_without_training_films_are_named(read_twice, run_gazelit):

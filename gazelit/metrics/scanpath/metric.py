@@ -174,8 +174,8 @@ class ConditionalMetric(Metric):
 def _keep_apart(metric: Metric, *computed: Any) -> None:
     """Adds a state whose name tells what a metric computes.
 
-    A collection of torchmetrics takes metrics for one whose states have the same names and, after the first batch, the
-    same values.
+    A collection of torchmetrics merges metrics whose states have the same names and, after the first batch, the same
+    values.
     """
     digest = hashlib.sha256(pickle.dumps(computed)).hexdigest()
     metric.add_state(f"of_{digest[:16]}", torch.zeros(()), dist_reduce_fx="sum")

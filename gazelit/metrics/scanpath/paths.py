@@ -211,7 +211,7 @@ def check_time_bin(time_bin: float | None) -> float | None:
 
 
 def is_one_path(paths: Any) -> bool:
-    """Whether something is one path: an (n, 3) array, or a list whose first element is a fixation."""
+    """Whether something is a single path: an (n, 3) array, or a list whose first element is a fixation."""
     if isinstance(paths, Paths):
         return False
     if hasattr(paths, "ndim"):
