@@ -9,6 +9,7 @@ format    what is new
 1         has no number
 2         ``format``; ``teachers`` is always there; networks are named by the package that exports them, not by the
           module that happens to hold them
+3         ``untrained``: parameters that are random still, in components that are otherwise trained
 ========  ============================================================================================================
 """
 
@@ -22,7 +23,7 @@ from gazelit import __version__
 from gazelit.errors import InputError
 
 #: Of the stamps that are written.
-FORMAT = 2
+FORMAT = 3
 #: Checkpoints that a stamp may name, ancestors and teachers.
 MAX_GENERATIONS = 64
 #: Class paths of format 1, and what they are now.
@@ -75,5 +76,10 @@ def _from_1_to_2(stamp: dict[str, Any]) -> None:
         network["class_path"] = _MOVED.get(network["class_path"], network["class_path"])
 
 
+def _from_2_to_3(stamp: dict[str, Any]) -> None:
+    # Nothing is known of them; what cannot be known is not refused.
+    stamp.setdefault("untrained", {})
+
+
 #: The step from each format to the next.
-_STEPS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_1_to_2,)
+_STEPS: tuple[Callable[[dict[str, Any]], None], ...] = (_from_1_to_2, _from_2_to_3)

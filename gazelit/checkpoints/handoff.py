@@ -38,6 +38,11 @@ class HandOff:
     parent: dict[str, Any]
     merged: tuple[str, ...] = ()
 
+    @property
+    def untrained(self) -> dict[str, list[str]]:
+        """Parameters of each loaded component that are random still, as the checkpoint's stamp says."""
+        return {name: self.parent["untrained"].get(name, []) for name in self.loaded}
+
     def __str__(self) -> str:
         def names(components: tuple[str, ...]) -> str:
             return ", ".join(components) or "none"

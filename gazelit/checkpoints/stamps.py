@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +48,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "parent": (dict, type(None)),
     "teachers": list,
+    "untrained": dict,
 }
 
 
@@ -58,6 +60,7 @@ def make_stamp(
     seed: int | None,
     parent: Mapping[str, Any] | None,
     teachers: Sequence[Mapping[str, Any]] = (),
+    untrained: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Builds the stamp of a checkpoint.
 
@@ -68,6 +71,7 @@ def make_stamp(
         seed: Seed of the run, if it was seeded.
         parent: ``HandOff.parent`` of the checkpoint this one started from.
         teachers: What :func:`gazelit.checkpoints.teachers.take_teachers` records of each teacher.
+        untrained: What :func:`gazelit.models.untrained.left_untrained` returns.
     """
     known = set() if parent is None else {ancestor.get("sha256") for ancestor in chain(parent)}
     return {
@@ -85,6 +89,7 @@ def make_stamp(
         },
         "parent": dict(parent) if parent is not None else None,
         "teachers": [_brief(teacher, known) for teacher in teachers],
+        "untrained": {component: list(names) for component, names in untrained.items()},
     }
 
 
@@ -168,12 +173,18 @@ def check_stamp(path: str | os.PathLike[str], stamp: Any) -> None:
                 raise InputError(f"{path}: its stamp is malformed (field '{field}'); it was not written by gazelit")
         if not all(isinstance(specification, dict) for specification in current["components"].values()):
             raise InputError(f"{path}: its stamp is malformed (field 'components'); it was not written by gazelit")
+        if not all(_is_names(names) for names in current["untrained"].values()):
+            raise InputError(f"{path}: its stamp is malformed (field 'untrained'); it was not written by gazelit")
         teachers = current["teachers"]
         if not all(isinstance(teacher, dict) and "sha256" in teacher for teacher in teachers):
             raise InputError(f"{path}: its stamp is malformed (field 'teachers'); it was not written by gazelit")
         pending += teachers
         if current["parent"] is not None:
             pending.append(current["parent"])
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def component_state(checkpoint: Mapping[str, Any], component: str) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MethodType
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from gazelit.errors import InputError
 from gazelit.models.decoder import Doubling
-from gazelit.models.encoder import Encoder
 from gazelit.models.network import Network
 from gazelit.models.transformer import TransformerEncoder
 
@@ -79,59 +79,37 @@ def apply_execution(network: Network, execution: Execution, size: tuple[int, int
         network.get_submodule(name).compile()
 
 
-def unreached(network: Network, outputs: str, size: tuple[int, int]) -> list[nn.Parameter]:
-    """Parameters that some outputs do not depend on, such as a last layer whose map no decoder step takes.
+def reached(network: Network, outputs: str, size: tuple[int, int]) -> set[str]:
+    """Names of the parameters that some outputs depend on, whether they are trained or frozen.
 
-    They would have no gradient; DistributedDataParallel reports that as an error.
+    Others, such as a last layer whose map no decoder step takes, would have no gradient; DistributedDataParallel
+    reports that as an error.
 
     Args:
         network: The network.
         outputs: Beginnings of the names of these outputs.
         size: Of an image that the network takes.
     """
-    results = _trial(network, size)
-    edges = [value.grad_fn for key, value in results.items() if key.startswith(outputs)]
+    leaves = {name: parameter.detach().requires_grad_() for name, parameter in network.named_parameters()}
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    edges = [value.grad_fn for key, value in _trial(network, size, leaves).items() if key.startswith(outputs)]
     seen: set[Any] = set()
-    reached = set()
+    found = set()
     while edges:
         node = edges.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            reached.add(id(node.variable))
+            found.add(names[id(node.variable)])
         edges += [following for following, _ in node.next_functions]
-    return [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in reached]
+    return found
 
 
-def check_frozen(network: Network, frozen: Sequence[str], outputs: str, size: tuple[int, int]) -> None:
-    """Checks that no frozen encoder has random layers over its pretrained part, such as a plain transformer's pyramid.
-
-    Args:
-        network: The network.
-        frozen: Its components that are not trained, and whose weights are those that their specifications name.
-        outputs: Beginnings of the names of the outputs that depend on them.
-        size: Of an image that the network takes.
-
-    Raises:
-        InputError: An encoder's weight file fills only a part of what the outputs depend on.
-    """
-    for name in frozen:
-        encoder = network.get_submodule(name)
-        if network.specs[name].get("weights") is None or not isinstance(encoder, Encoder):
-            continue
-        filled = {id(parameter) for parameter in encoder.weight_target().parameters()}
-        random = [parameter for parameter in encoder.parameters() if id(parameter) not in filled]
-        for parameter in random:
-            parameter.requires_grad_(True)
-        unused = {id(parameter) for parameter in unreached(network, outputs, size)} if random else set()
-        for parameter in random:
-            parameter.requires_grad_(False)
-        if any(id(parameter) not in unused for parameter in random):
-            raise InputError(
-                f"frozen: layers of {name} that no weight file of {network.specs[name]['name']} has would stay random; "
-                "give the network a saliency_encoder, or set --model.frozen=[]"
-            )
+def freeze_all_but(names: Collection[str], network: Network) -> None:
+    """Leaves all but the named parameters out of training; of those, what is frozen stays so."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name in names)
 
 
 def layers_of(network: Network, component: str, size: tuple[int, int]) -> list[list[nn.Parameter]]:
@@ -178,16 +156,18 @@ def shard(network: Network, mesh: DeviceMesh) -> None:
     fully_shard(network, mesh=mesh)
 
 
-def _trial(network: Network, size: tuple[int, int]) -> dict[str, Tensor]:
+def _trial(
+    network: Network, size: tuple[int, int], parameters: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The outputs of an empty image, in evaluation mode: BatchNorm statistics and random numbers stay as they are."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         try:
-            return network(torch.zeros(1, 1, *_SMALL))
+            return functional_call(network, dict(parameters or {}), torch.zeros(1, 1, *_SMALL))
         except (AssertionError, RuntimeError, ValueError):
             # Some transformers take images of only one size.
-            return network(torch.zeros(1, 1, *size))
+            return functional_call(network, dict(parameters or {}), torch.zeros(1, 1, *size))
     finally:
         for module, training in modes.items():
             module.training = training

@@ -20,8 +20,9 @@ from gazelit.errors import InputError
 from gazelit.losses.auxiliary import AuxiliaryLoss
 from gazelit.metrics.custom import check_metrics
 from gazelit.models.adapters import keep_statistics
-from gazelit.models.execution import Execution, apply_execution, check_frozen, layers_of, shard, unreached
+from gazelit.models.execution import Execution, apply_execution, freeze_all_but, layers_of, reached, shard
 from gazelit.models.network import Network
+from gazelit.models.untrained import left_untrained
 from gazelit.stages import unfinished_epoch
 from gazelit.stages.evaluation import Batch, EvaluatedModule, Outputs
 from gazelit.stages.nonfinite import OnNonFinite, StepGuard, check_checkpoint
@@ -102,9 +103,10 @@ class Stage(EvaluatedModule):
         self.hand_off: handoff.HandOff | None = None
         #: Set before a resume: the checkpoint then fills every component, and no pretrained weights are fetched.
         self.resumes = False
-        self._parent: dict[str, Any] | None = None
         self._teachers: list[dict[str, Any]] | None = None
-        self._former_teachers: list[dict[str, Any]] = []
+        #: The stamp of a resumed checkpoint.
+        self._former: dict[str, Any] = {}
+        self._untrained: dict[str, list[str]] = {}
         self._resumed: dict[str, Any] | None = None
         self._unfinished: dict[str, Any] | None = None
         self._pending_metrics: dict[str | None, float] = {}
@@ -174,11 +176,11 @@ class Stage(EvaluatedModule):
             if self._teachers is None:
                 self.take_teachers(getattr(self._datamodule, "provenance", {}))
             size = tuple(getattr(self._datamodule, "provenance", {}).get("size", (64, 64)))
+            trained = reached(self.network, self.trains, size)
             if not self.resumes:
-                handed_over = self.hand_off.loaded if self.hand_off else ()
-                check_frozen(self.network, sorted({*self.frozen} - {*handed_over}), self.trains, size)
-            for parameter in unreached(self.network, self.trains, size):
-                parameter.requires_grad_(False)
+                before = {} if self.hand_off is None else self.hand_off.untrained
+                self._untrained = left_untrained(self.network, self.frozen, trained, before)
+            freeze_all_but(trained, self.network)
             apply_execution(self.network, self.execution, size)
 
     def _load_pretrained(self) -> None:
@@ -343,24 +345,24 @@ class Stage(EvaluatedModule):
                 configs = self.trainer.lr_scheduler_configs
                 apply_options(checkpoint, self.trainer.optimizers[0], configs[0].scheduler if configs else None)
                 self._resumed = None
-        stamp = checkpoint.get(stamps.STAMP_KEY)
-        if stamp is not None:
-            formats.migrate(stamp, str(self.trainer.ckpt_path or "the checkpoint"))
-            self._parent, self._former_teachers = stamp["parent"], stamp["teachers"]
+        if stamps.STAMP_KEY in checkpoint:
+            self._former = checkpoint[stamps.STAMP_KEY]
+            formats.migrate(self._former, str(self.trainer.ckpt_path or "the checkpoint"))
 
     def stamp(self) -> dict[str, Any]:
         """The stamp of a checkpoint written now."""
         present = self._teachers or []
         # Teachers of the run before a resume stay recorded, even if the resumed run has others.
         known = {record["sha256"] for record in present}
-        former = [record for record in self._former_teachers if record["sha256"] not in known]
+        former = [record for record in self._former.get("teachers", []) if record["sha256"] not in known]
         return stamps.make_stamp(
             stage=self.name,
             network=self.network,
             data=getattr(self._datamodule, "provenance", {}),
             seed=global_seed(),
-            parent=self.hand_off.parent if self.hand_off else self._parent,
+            parent=self.hand_off.parent if self.hand_off else self._former.get("parent"),
             teachers=[*present, *former],
+            untrained=self._former.get("untrained", self._untrained),
         )
 
     def take_teachers(self, data: Mapping[str, Any], allowed: bool = False) -> list[str]:

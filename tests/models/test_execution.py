@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gazelit.errors import InputError
 from gazelit.models import ContrastiveNetwork, DualEncoderUNet, EncoderSpec
 from gazelit.models.decoder import kernel_after_doubling
-from gazelit.models.execution import Execution, apply_execution, recomputed, unreached
+from gazelit.models.execution import Execution, apply_execution, reached, recomputed
 
 SMALL = {
     "encoder": EncoderSpec("densenet-small"),
@@ -130,18 +130,20 @@ def test_unknown_components(network, execution, message):
 
 def test_parameters_without_a_way_to_the_outputs():
     alone = DualEncoderUNet(**SMALL, classes=None)
-    # Without a classifier, no output depends on norm5.
-    found = {id(weight) for weight in unreached(alone, "saliency_logits", SIZE)}
-    assert found == {id(parameter) for parameter in alone.encoder.features.norm5.parameters()}
-    assert unreached(DualEncoderUNet(**SMALL), "", SIZE) == []
+    alone.encoder.requires_grad_(False)
     modes = {module: module.training for module in alone.modules()}
+    # Without a classifier, no output depends on norm5. What is frozen counts as the rest.
+    found = {name for name, _ in alone.named_parameters()} - reached(alone, "saliency_logits", SIZE)
+    assert found == {f"encoder.features.norm5.{name}" for name, _ in alone.encoder.features.norm5.named_parameters()}
+    whole = DualEncoderUNet(**SMALL)
+    assert reached(whole, "", SIZE) == {name for name, _ in whole.named_parameters()}
     assert all(module.training == mode for module, mode in modes.items())
+    assert not any(parameter.requires_grad for parameter in alone.encoder.parameters())
 
 
 def test_a_coarsest_map_that_no_step_takes_is_found_unreached():
     network = DualEncoderUNet(SMALL["encoder"], EncoderSpec("resnet18"), [8, 8, 8, 4, 4])
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    found = {names[id(weight)] for weight in unreached(network, "", SIZE)}
+    found = {name for name, _ in network.named_parameters()} - reached(network, "", SIZE)
     assert found
     assert all(name.startswith("saliency_encoder.body.layer4.") for name in found)
 

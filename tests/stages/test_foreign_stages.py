@@ -9,6 +9,7 @@ import timm
 import torch
 
 import gazelit
+from gazelit.checkpoints.stamps import read_checkpoint
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.data.options import AugmentationOptions, LoaderOptions
 from gazelit.errors import InputError
@@ -17,7 +18,6 @@ from gazelit.models.adapters import LoRA
 from gazelit.models.registry import load_pretrained
 from gazelit.stages import ContrastivePretraining, JointFinetuning, SaliencyWarmup
 from tests.models.foreign_files import dinov2_of_meta, dinov3_of_meta, eva_x, in_chunks, write
-from tests.tiny import save_untrained
 
 RECORDED = json.loads((Path(__file__).parents[1] / "models" / "oracles" / "foreign.json").read_text())
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -117,15 +117,55 @@ def test_a_frozen_encoder_has_no_random_layers_under_the_loss(store, tmp_path, l
     def warm_up(saliency_encoder=None, **options):
         return SaliencyWarmup(DualEncoderUNet(given, saliency_encoder, [4] * 5, classes=None), **options)
 
-    def begin(stage):
-        L.Trainer(max_steps=0, accelerator="cpu", logger=False, enable_checkpointing=False).fit(stage, films)
+    def refused(stage, path):
+        with pytest.raises(InputError, match=r"frozen: layers of encoder would stay random .* --model\.frozen=\[\]"):
+            step(stage, films, path)
 
-    with pytest.raises(InputError, match=r"frozen: layers of encoder that no weight file .* set --model\.frozen=\[\]"):
-        begin(warm_up())
-    # A decoder that takes the tokens alone needs no pyramid, and what a checkpoint fills may be frozen.
-    begin(warm_up(saliency))
-    begin(warm_up(frozen=[]))
-    handed_over = warm_up()
-    handed_over.take_over(save_untrained(tmp_path / "1.ckpt", warm_up().network, {}))
-    begin(handed_over)
-    assert not any(parameter.requires_grad for parameter in handed_over.network.encoder.parameters())
+    def handed_over(stage, path):
+        stage.take_over(path)
+        return stage
+
+    def untrained(path):
+        return read_checkpoint(path)["gazelit"]["untrained"]
+
+    paths = [tmp_path / f"{number}.ckpt" for number in range(6)]
+    refused(warm_up(), paths[0])
+    # A decoder that takes the tokens alone needs no pyramid.
+    step(warm_up(saliency), films, paths[0])
+    pyramid = [key for key, _ in build_encoder(given).named_parameters() if not key.startswith("body.")]
+    assert untrained(paths[0]) == {"encoder": pyramid}
+    # A contrastive loss does not reach the pyramid, so that it is as random after it as it was before.
+    step(ContrastivePretraining(ContrastiveNetwork(given)), films, paths[1])
+    assert untrained(paths[1]) == {"encoder": pyramid}
+    refused(handed_over(warm_up(), paths[1]), paths[2])
+    # It is still known after stages that do not need it, with the encoder frozen or trained.
+    step(handed_over(warm_up(saliency), paths[1]), films, paths[2])
+    assert untrained(paths[2]) == {"encoder": pyramid}
+    step(handed_over(ContrastivePretraining(ContrastiveNetwork(given)), paths[1]), films, paths[2])
+    assert untrained(paths[2]) == {"encoder": pyramid}
+    refused(handed_over(warm_up(), paths[2]), paths[3])
+    # What a stage has trained may be frozen.
+    step(handed_over(warm_up(frozen=[]), paths[2]), films, paths[3])
+    assert untrained(paths[3]) == {}
+    last = handed_over(warm_up(), paths[3])
+    step(last, films, paths[4])
+    assert not any(parameter.requires_grad for parameter in last.network.encoder.parameters())
+
+
+def test_what_is_untrained_is_kept_by_a_resumed_run(store, tmp_path, lightning_imported):
+    off = AugmentationOptions(enabled=False)
+    films = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0), augmentation=off)
+    name, options, _ = LAYOUTS["dinov2"]
+    given = EncoderSpec(name, file_of("dinov2", tmp_path), {**options, **STATISTICS})
+    step(ContrastivePretraining(ContrastiveNetwork(given)), films, tmp_path / "begun.ckpt")
+    resumed = ContrastivePretraining(ContrastiveNetwork(given))
+    resumed.resumes = True
+    trainer = L.Trainer(
+        max_steps=2, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(resumed, films, ckpt_path=tmp_path / "begun.ckpt")
+    trainer.save_checkpoint(tmp_path / "resumed.ckpt")
+    before, after = (read_checkpoint(tmp_path / f"{name}.ckpt")["gazelit"] for name in ("begun", "resumed"))
+    assert before["untrained"]
+    assert after["untrained"] == before["untrained"]
