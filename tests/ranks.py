@@ -4,6 +4,9 @@ import gc
 
 from torch import distributed, multiprocessing
 
+# The processes are forked from one that has imported what they need.
+multiprocessing.set_forkserver_preload(["tests.ranks", "gazelit.losses", "gazelit.stages"])
+
 
 def _rank(rank, work, world, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
@@ -16,4 +19,4 @@ def _rank(rank, work, world, folder):
 
 def on_ranks(work, world, folder):
     """Calls ``work(rank, world, folder)`` on each of ``world`` processes, and waits for all."""
-    multiprocessing.spawn(_rank, (work, world, folder), world)
+    multiprocessing.start_processes(_rank, (work, world, folder), world, start_method="forkserver")

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from gazelit.errors import InputError
 from gazelit.metrics.catalogue import CLASS_METRICS, METRICS
+from gazelit.metrics.groups import keep_apart
 
 Tensors = Mapping[str, Tensor]
 
@@ -34,6 +35,7 @@ class CaseMetric(Metric):
         super().__init__(**options)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        keep_apart(self)
 
     @abstractmethod
     def per_case(self, outputs: Tensors, batch: Tensors) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from gazelit.errors import InputError
@@ -10,6 +10,7 @@ from gazelit.metrics import CaseMetric, ComparedMetric, DiagnosisMetrics, Embedd
 from gazelit.metrics.catalogue import CLASS_METRICS, METRICS, entry
 from gazelit.metrics.custom import check_metrics, computed, described, metric_name, update_metrics
 from gazelit.metrics.map_values import NAMES, names_at_test
+from tests.ranks import on_ranks
 
 
 class MeanGap(CaseMetric):
@@ -51,6 +52,27 @@ def test_a_case_metric_is_the_mean_of_what_is_defined_and_gives_each_case():
     assert computed(metric)["mean_gap"].isnan()
     with pytest.raises(InputError, match=r"mean_gap: per_case gave \(1,\) values for 2 images"):
         update_metrics([metric], {"age": torch.tensor([1.0])}, {"label": torch.zeros(1), "index": torch.arange(2)})
+
+
+class SquareGap(MeanGap):
+    def per_case(self, outputs, batch):
+        return super().per_case(outputs, batch).square()
+
+
+def gaps(rank, world, folder):
+    together = MetricCollection({"mean": MeanGap(), "square": SquareGap()})
+    # The gaps of a first batch of 0 and 1 are their own squares.
+    for age in ([0.0, 1.0], [4.0 + rank, 3.0]):
+        together.update({"age": torch.tensor(age)}, batch_of([0.0, 0.0]))
+    torch.save(together.compute(), folder / f"{rank}.pt")
+
+
+def test_a_collection_keeps_metrics_by_image_apart_on_each_of_several_processes(tmp_path):
+    on_ranks(gaps, 2, tmp_path)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["mean"].item() == (0 + 1 + 4 + 3 + 0 + 1 + 5 + 3) / 8
+        assert found["square"].item() == (0 + 1 + 16 + 9 + 0 + 1 + 25 + 9) / 8
 
 
 def test_a_metric_with_several_values_names_them_after_its_own():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from gazelit.errors import InputError
+from gazelit.metrics.groups import keep_apart
 from gazelit.metrics.scanpath.conditional import scored_fixations
 from gazelit.metrics.scanpath.distances import dtw, eyenalysis, frechet, hausdorff, stde, tde
 from gazelit.metrics.scanpath.multimatch import multimatch
@@ -73,7 +72,7 @@ class ScanpathMetric(Metric):
         for state in ("total", "count"):
             self.add_state(state, torch.zeros(max(1, len(self.fields)), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pairs", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        _keep_apart(self, name, sorted(self.arguments.items()))
+        keep_apart(self)
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
@@ -146,7 +145,7 @@ class ConditionalMetric(Metric):
         self.given = given
         for state in ("total", "count"):
             self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        _keep_apart(self, name, given)
+        keep_apart(self)
 
     def update(self, log_density: Any, paths: Any, baseline: Any | None = None) -> None:
         """Adds the fixations of some paths.
@@ -169,13 +168,3 @@ class ConditionalMetric(Metric):
     def compute(self) -> Tensor:
         """The mean over fixations; NaN without any."""
         return self.total / self.count
-
-
-def _keep_apart(metric: Metric, *computed: Any) -> None:
-    """Adds a state whose name tells what a metric computes.
-
-    A collection of torchmetrics merges metrics whose states have the same names and, after the first batch, the same
-    values.
-    """
-    digest = hashlib.sha256(pickle.dumps(computed)).hexdigest()
-    metric.add_state(f"of_{digest[:16]}", torch.zeros(()), dist_reduce_fx="sum")
