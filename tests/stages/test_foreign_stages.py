@@ -62,20 +62,35 @@ def file_of(layout, folder):
     return f"{folder / 'model.pth'}#teacher" if layout == "swin" else str(folder / "model.pth")
 
 
-def step(stage, films, path):
+def step(stage, films, path, steps=1, **options):
     trainer = L.Trainer(
-        max_steps=1, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_steps=steps, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=path.parent,
     )  # fmt: skip
-    trainer.fit(stage, films)
+    trainer.fit(stage, films, **options)
     trainer.save_checkpoint(path)
     return {key: value.clone() for key, value in stage.network.encoder.state_dict().items()}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_publishers_file_goes_through_the_three_stages(layout, store, tmp_path, lightning_imported):
+def untrained(path):
+    return read_checkpoint(path)["gazelit"]["untrained"]
+
+
+@pytest.fixture
+def films(store):
     off = AugmentationOptions(enabled=False)
-    films = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0), augmentation=off)
+    return GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0), augmentation=off)
+
+
+@pytest.fixture
+def published_transformer(tmp_path):
+    """The specification of a plain transformer that a publisher's file fills."""
+    name, options, _ = LAYOUTS["dinov2"]
+    return EncoderSpec(name, file_of("dinov2", tmp_path), {**options, **STATISTICS})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_publishers_file_goes_through_the_three_stages(layout, films, tmp_path, lightning_imported):
     name, options, lora = LAYOUTS[layout]
     given = EncoderSpec(name, file_of(layout, tmp_path), {**options, **STATISTICS}, lora)
     published = build_encoder(given)
@@ -107,15 +122,15 @@ def test_a_publishers_file_goes_through_the_three_stages(layout, store, tmp_path
     assert sum(gazelit.load(tmp_path / "3.ckpt").predict(film).probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_frozen_encoder_has_no_random_layers_under_the_loss(store, tmp_path, lightning_imported):
-    off = AugmentationOptions(enabled=False)
-    films = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0), augmentation=off)
-    name, options, _ = LAYOUTS["dinov2"]
-    given = EncoderSpec(name, file_of("dinov2", tmp_path), {**options, **STATISTICS})
+def test_a_frozen_encoder_has_no_random_layers_under_the_loss(
+    films, published_transformer, tmp_path, lightning_imported
+):
     saliency = EncoderSpec("res-se", options={"widths": [4, 4], "reduction": 4})
 
     def warm_up(saliency_encoder=None, **options):
-        return SaliencyWarmup(DualEncoderUNet(given, saliency_encoder, [4] * 5, classes=None), **options)
+        return SaliencyWarmup(
+            DualEncoderUNet(published_transformer, saliency_encoder, [4] * 5, classes=None), **options
+        )
 
     def refused(stage, path):
         with pytest.raises(InputError, match=r"frozen: layers of encoder would stay random .* --model\.frozen=\[\]"):
@@ -125,23 +140,20 @@ def test_a_frozen_encoder_has_no_random_layers_under_the_loss(store, tmp_path, l
         stage.take_over(path)
         return stage
 
-    def untrained(path):
-        return read_checkpoint(path)["gazelit"]["untrained"]
-
-    paths = [tmp_path / f"{number}.ckpt" for number in range(6)]
+    paths = [tmp_path / f"{number}.ckpt" for number in range(5)]
     refused(warm_up(), paths[0])
     # A decoder that takes the tokens alone needs no pyramid.
     step(warm_up(saliency), films, paths[0])
-    pyramid = [key for key, _ in build_encoder(given).named_parameters() if not key.startswith("body.")]
+    pyramid = [key for key, _ in build_encoder(published_transformer).named_parameters() if not key.startswith("body.")]
     assert untrained(paths[0]) == {"encoder": pyramid}
     # A contrastive loss does not reach the pyramid, so that it is as random after it as it was before.
-    step(ContrastivePretraining(ContrastiveNetwork(given)), films, paths[1])
+    step(ContrastivePretraining(ContrastiveNetwork(published_transformer)), films, paths[1])
     assert untrained(paths[1]) == {"encoder": pyramid}
     refused(handed_over(warm_up(), paths[1]), paths[2])
     # It is still known after stages that do not need it, with the encoder frozen or trained.
     step(handed_over(warm_up(saliency), paths[1]), films, paths[2])
     assert untrained(paths[2]) == {"encoder": pyramid}
-    step(handed_over(ContrastivePretraining(ContrastiveNetwork(given)), paths[1]), films, paths[2])
+    step(handed_over(ContrastivePretraining(ContrastiveNetwork(published_transformer)), paths[1]), films, paths[2])
     assert untrained(paths[2]) == {"encoder": pyramid}
     refused(handed_over(warm_up(), paths[2]), paths[3])
     # What a stage has trained may be frozen.
@@ -152,20 +164,11 @@ def test_a_frozen_encoder_has_no_random_layers_under_the_loss(store, tmp_path, l
     assert not any(parameter.requires_grad for parameter in last.network.encoder.parameters())
 
 
-def test_what_is_untrained_is_kept_by_a_resumed_run(store, tmp_path, lightning_imported):
-    off = AugmentationOptions(enabled=False)
-    films = GazeDataModule(str(store), loader=LoaderOptions(batch_size=4, num_workers=0), augmentation=off)
-    name, options, _ = LAYOUTS["dinov2"]
-    given = EncoderSpec(name, file_of("dinov2", tmp_path), {**options, **STATISTICS})
-    step(ContrastivePretraining(ContrastiveNetwork(given)), films, tmp_path / "begun.ckpt")
-    resumed = ContrastivePretraining(ContrastiveNetwork(given))
+def test_what_is_untrained_is_kept_by_a_resumed_run(films, published_transformer, tmp_path, lightning_imported):
+    step(ContrastivePretraining(ContrastiveNetwork(published_transformer)), films, tmp_path / "begun.ckpt")
+    resumed = ContrastivePretraining(ContrastiveNetwork(published_transformer))
     resumed.resumes = True
-    trainer = L.Trainer(
-        max_steps=2, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(resumed, films, ckpt_path=tmp_path / "begun.ckpt")
-    trainer.save_checkpoint(tmp_path / "resumed.ckpt")
-    before, after = (read_checkpoint(tmp_path / f"{name}.ckpt")["gazelit"] for name in ("begun", "resumed"))
-    assert before["untrained"]
-    assert after["untrained"] == before["untrained"]
+    step(resumed, films, tmp_path / "resumed.ckpt", steps=2, ckpt_path=tmp_path / "begun.ckpt")
+    before, after = (untrained(tmp_path / f"{name}.ckpt") for name in ("begun", "resumed"))
+    assert before
+    assert after == before
