@@ -22,7 +22,8 @@ class CaseMetric(Metric):
     """The mean over images of a value that each image has; a subclass computes that value.
 
     It is exact over processes, and the value of each image is in ``predictions.parquet`` under the metric's name.
-    Images without a defined value (NaN) are left out of the mean.
+    Images without a defined value (NaN) are left out of the mean. A subclass with settings gives them to
+    :func:`gazelit.metrics.groups.keep_apart`, if metrics of several settings are to be in one ``MetricCollection``.
     """
 
     full_state_update = False

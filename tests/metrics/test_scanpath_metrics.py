@@ -471,3 +471,5 @@ def test_a_collection_keeps_metrics_of_different_settings_apart():
         for metric in alone.values():
             metric.update(*batch)
     assert together.compute() == {name: metric.compute() for name, metric in alone.items()}
+    # Processes add up states by name.
+    assert ScanpathMetric("dtw").metric_state.keys() == alone["dtw"].metric_state.keys()

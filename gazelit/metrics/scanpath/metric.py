@@ -72,7 +72,7 @@ class ScanpathMetric(Metric):
         for state in ("total", "count"):
             self.add_state(state, torch.zeros(max(1, len(self.fields)), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pairs", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        keep_apart(self)
+        keep_apart(self, name, sorted(self.arguments.items()))
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
@@ -145,7 +145,7 @@ class ConditionalMetric(Metric):
         self.given = given
         for state in ("total", "count"):
             self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        keep_apart(self)
+        keep_apart(self, name, given)
 
     def update(self, log_density: Any, paths: Any, baseline: Any | None = None) -> None:
         """Adds the fixations of some paths.
