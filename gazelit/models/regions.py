@@ -31,10 +31,6 @@ from gazelit.models.sequences import Sequences
 _ANYWHERE = 1e-4
 #: Sums that are divided by are at least this, so that a gradient stays finite: a look far from all regions is of none.
 _LEAST = 1e-20
-#: Kinds of inhibition, each with its own course over the fixations after a look.
-_KINDS = 4
-#: Inhibition right after a look (nats) before training; it fades to 0 over the longest reading.
-_INHIBITION = -2.0
 #: Widths of the Gaussians of distance, as shares of the image's longer side.
 _DISTANCES = (0.05, 0.12, 0.25)
 #: A region's width changes as many times as fast as other parameters: it falls from a tile's to a landmark's.
@@ -131,14 +127,13 @@ class Regions(nn.Module):
     Args:
         count: Number of regions K, at least 2.
         width: Length of the history's states and of the film's features.
-        longest: Fixations of a reading.
         stride: Side of a cell in pixels.
     """
 
     #: As :attr:`gazelit.models.encoder.Encoder.with_weights`.
     with_weights: ClassVar[tuple[str, ...]] = ("log_weights",)
 
-    def __init__(self, count: int, width: int, longest: int, stride: int) -> None:
+    def __init__(self, count: int, width: int, stride: int) -> None:
         super().__init__()
         self.count, self.stride = count, stride
         # A constant is nothing in a softmax over the film.
@@ -160,14 +155,8 @@ class Regions(nn.Module):
         self.own = nn.Parameter(0.1 * torch.randn(count, width))
         self.content = nn.Linear(width, width)
         self.query = nn.Linear(width, width)
-        self.kind = nn.Linear(width, _KINDS)
-        self.lag = nn.Embedding(longest, _KINDS)
         self.near = nn.Linear(width, 1 + len(_DISTANCES))
         with torch.no_grad():
-            self.kind.weight.mul_(0.1)
-            self.kind.bias.copy_(torch.eye(_KINDS)[0])
-            self.lag.weight.mul_(0.1)
-            self.lag.weight[:, 0] = _INHIBITION * (1 - torch.arange(longest) / longest)
             self.near.weight.zero_()
             self.near.bias.copy_(torch.eye(1 + len(_DISTANCES))[0])
 
@@ -203,20 +192,17 @@ class Regions(nn.Module):
         correction = (position - self.tile_centre.float()).flatten(1) @ self.together.float().mT
         return position + correction.view_as(position)
 
-    def log_weights(
-        self, maps: RegionMaps, before: Tensor, sequences: Sequences, share: Tensor, first: int = 0
-    ) -> Tensor:
-        """The regions' weights before N fixations of each reading, as logarithms up to a constant.
+    def log_weights(self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
+        """The regions' weights before N fixations of each reading, but for what was seen, as logarithms up to a constant.
 
         Args:
             maps: Of each reading's film.
             before: (S, N, width) states before the fixations.
             sequences: The S readings of T fixations.
-            share: (S, T, K) of :meth:`share`.
             first: Number, from 0, of the fixation that ``before`` begins with.
 
         Returns:
-            (S, N, K) float32.
+            (S, N, K) float32; what was seen adds to it (:mod:`gazelit.models.inhibition`).
         """
         with torch.autocast(before.device.type, enabled=False):
             before = before.to(self.own.dtype)
@@ -225,14 +211,7 @@ class Regions(nn.Module):
             without_history = maps.log_size[:, None] + alike
             if not sequences.valid.shape[1]:
                 return without_history
-            seen = self._seen(maps, number, share)
-            return without_history + seen + self._nearness(maps, before, number, sequences)
-
-    def _seen(self, maps: RegionMaps, number: Tensor, share: Tensor) -> Tensor:
-        """What regions have lost or gained by being seen, (S, N, K): each look counts for the regions it may be in."""
-        lag = number[:, None] - torch.arange(share.shape[1], device=number.device) - 1
-        height = self.lag(lag.clamp(min=0)).float().masked_fill((lag < 0)[..., None], 0.0)
-        return torch.einsum("ntm,stk,skm->snk", height, share, self.kind(maps.token).float())
+            return without_history + self._nearness(maps, before, number, sequences)
 
     def at(self, maps: RegionMaps, position: Tensor) -> Tensor:
         """Each region's chance at some positions, interpolated: (S, T, 2) x, y in pixels to (S, T, K) float32."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gazelit.errors import InputError
 from gazelit.models.density_grid import at_positions, drawn
+from gazelit.models.inhibition import Course, Traces, region_chance
 from gazelit.models.offset import looked_at, recorded_at
 from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.sequences import Sequences
@@ -136,8 +137,9 @@ class _Path:
         self.seconds = self.position.new_zeros(count, 0)
         # What was looked at: the recorded positions without the tracker's error, as estimated before each.
         self._looks = self.position
-        # By look, the regions it may be of; of all, what they tell of the error.
-        self._share = self.position.new_zeros(count, 0, network.regions.count)
+        self._course = network.inhibition.course(self.maps.token)
+        self._traces = Traces.fresh(self._course.noticed)
+        # What the looks tell of the error.
         self._evidence = self.position.new_zeros(count, 1, 3)
         self._error = self._estimate()
         history, nothing = network.history, features.new_zeros(count, 0, features.shape[1])
@@ -148,8 +150,13 @@ class _Path:
         self._see(history.start.expand(count, -1))
 
     def _see(self, token: Tensor) -> None:
-        number = self.network.history.step.weight[self.position.shape[1]]
-        self._state, self._inputs = self.network.history.after(token + number + self._whole, self._inputs)
+        network, count = self.network, self.position.shape[1]
+        number = network.history.step.weight[count]
+        self._state, self._inputs = network.history.after(token + number + self._whole, self._inputs)
+        looks = self._sequences(self._looks, self.seconds)
+        log_weight = network.regions.log_weights(self.maps, self._state[:, None], looks, count)
+        # Of the regions before the next fixation.
+        self._log_region = log_weight + self._course.gained(self._traces)[:, None]
 
     def _sequences(self, position: Tensor, seconds: Tensor) -> Sequences:
         film, reader, finding = self.readings
@@ -158,8 +165,8 @@ class _Path:
     def ahead(self) -> tuple[Tensor, Tensor]:
         """Log-chances of the cells that are looked at next (S, h, w), and the chance that none is (S,)."""
         network, count = self.network, self.position.shape[1]
-        looks = self._sequences(self._looks, self.seconds)
-        log_chance = network.log_chances(self.maps, self._state[:, None], self._after, looks, self._share, count)
+        looks, before = self._sequences(self._looks, self.seconds), self._state[:, None]
+        log_chance = network.log_chances(self.maps, self._log_region, before, self._after, looks, count)
         return log_chance[:, 0], network.timing.stops(self._state).sigmoid()
 
     def recorded(self, look: Tensor) -> Tensor:
@@ -196,12 +203,12 @@ class _Path:
         self._after = torch.cat([self._after, self._state[:, None]], dim=1)
 
     def _weigh(self, position: Tensor, look: Tensor, seconds: Tensor) -> None:
-        """Notes the regions of a new look, and what it tells of the tracker's error: (S, 1, 2), (S, 1, 2), (S, 1)."""
+        """Notes what a new look leaves, and what it tells of the tracker's error: (S, 1, 2), (S, 1, 2), (S, 1)."""
         regions, offset = self.network.regions, self.network.offset
-        newest = self._sequences(look, seconds)
-        self._share = torch.cat([self._share, regions.share(self.maps, newest)], dim=1)
+        share = region_chance(self._log_region, regions.at(self.maps, look))
+        self._traces = self._course.after(self._traces, share[:, 0])
         if offset is not None:
-            recorded = newest._replace(position=position)
+            recorded = self._sequences(position, seconds)
             self._evidence = self._evidence + offset.evidence(regions, self.maps, recorded)
             self._error = self._estimate()
 
@@ -216,7 +223,9 @@ class _Path:
         """Continues with some of the paths; a path may occur several times."""
         self.position, self.seconds, self._state = self.position[rows], self.seconds[rows], self._state[rows]
         self._looks, self._evidence, self._error = self._looks[rows], self._evidence[rows], self._error[rows]
-        self._share = self._share[rows]
+        self._log_region = self._log_region[rows]
+        self._course = Course(*(part[rows] for part in self._course))
+        self._traces = Traces(*(part[rows] for part in self._traces))
         self.maps, self._whole = self.maps.rows(rows), self._whole[rows]
         self.readings = Readings(*(part[rows] for part in self.readings))
         self._after, self._inputs = self._after[rows], [each[rows] for each in self._inputs]

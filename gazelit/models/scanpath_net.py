@@ -15,6 +15,7 @@ from gazelit.models.density_grid import at_positions, density_on
 from gazelit.models.encoder import Encoder
 from gazelit.models.heads import enlarged
 from gazelit.models.history import History
+from gazelit.models.inhibition import Inhibition
 from gazelit.models.network import Network
 from gazelit.models.offset import Offset, along, looked_at
 from gazelit.models.regions import RegionMaps, Regions, anywhere
@@ -106,7 +107,8 @@ class ScanpathNetwork(Network):
         self.readers, self.findings = tuple(readers), tuple(findings)
         self.map_stride, self.longest = map_stride, longest
         self.neck = Neck(self.encoder, map_stride, width)
-        self.regions = Regions(regions, width, longest, map_stride)
+        self.regions = Regions(regions, width, map_stride)
+        self.inhibition = Inhibition(width)
         self.revisits = Revisits(width, longest, map_stride)
         self.offset = Offset(len(readers)) if follow_offset else None
         self.history = History(width, layers, heads, longest, len(readers), len(findings), unknown_share, dropout)
@@ -115,7 +117,8 @@ class ScanpathNetwork(Network):
         self.specs = {
             "encoder": spec.primitives(),
             "neck": {**shared, "encoder": spec.name, "options": spec.options},
-            "regions": {**shared, "regions": regions, "longest": longest},
+            "regions": {**shared, "regions": regions},
+            "inhibition": {**shared, "regions": regions},
             "revisits": {**shared, "longest": longest},
             **({"offset": {"readers": list(readers)}} if follow_offset else {}),
             "history": {**shared, **{key: self.arguments[key] for key in ("layers", "heads", "longest", "readers",
@@ -146,7 +149,8 @@ class ScanpathNetwork(Network):
         looks, log_slope = self.looks(maps, sequences)
         state = self.history(looks, features, self.map_stride)
         at = self.regions.at(maps, looks.position)
-        log_weight = self.log_weights(maps, state[:, :-1], state[:, 1:], looks, self.regions.share(maps, looks, at))
+        log_region = self.region_log_weights(maps, state[:, :-1], looks, at)
+        log_weight = self.log_weights(log_region, state[:, :-1], state[:, 1:], looks)
         near = self.revisits.near(maps, looks).at(looks.position, self.map_stride)
         chance = (log_weight.exp() * torch.cat([at, near], -1)).sum(-1)
         log_place = anywhere(chance, math.prod(maps.cells)) + log_slope - 2 * math.log(self.map_stride)
@@ -187,8 +191,8 @@ class ScanpathNetwork(Network):
         maps = self.regions(features).rows(sequences.film)
         looks, _ = self.looks(maps, sequences)
         state = self.history(looks, features, self.map_stride)
-        share = self.regions.share(maps, looks)
-        chance = self.log_chances(maps, state[:, :-1], state[:, 1:], looks, share).exp()
+        log_region = self.region_log_weights(maps, state[:, :-1], looks, self.regions.at(maps, looks.position))
+        chance = self.log_chances(maps, log_region, state[:, :-1], state[:, 1:], looks).exp()
         offset = self.offsets(maps, sequences)[:, :-1, None]
         (rows, down), (columns, across) = (
             along(torch.arange(side, device=chance.device, dtype=offset.dtype), offset[..., axis], side)
@@ -202,29 +206,38 @@ class ScanpathNetwork(Network):
         position, log_slope = looked_at(sequences.position, offset, self.size(maps))
         return sequences._replace(position=position), log_slope
 
+    def region_log_weights(self, maps: RegionMaps, before: Tensor, looks: Sequences, at: Tensor) -> Tensor:
+        """Logarithms of the weights of regions before each of T fixations, up to a constant, (S, T, K) float32.
+
+        Args:
+            maps: Of each reading's film.
+            before: (S, T, width) states before the fixations.
+            looks: The readings, without the tracker's error.
+            at: (S, T, K) of :meth:`gazelit.models.regions.Regions.at`.
+        """
+        return self.inhibition(maps.token, self.regions.log_weights(maps, before, looks), at)
+
     def log_weights(
-        self, maps: RegionMaps, before: Tensor, after: Tensor, looks: Sequences, share: Tensor, first: int = 0
+        self, log_region: Tensor, before: Tensor, after: Tensor, looks: Sequences, first: int = 0
     ) -> Tensor:
         """Logarithms of the weights of regions and past fixations, (S, N, K + J) float32; the weights sum to 1.
 
         Args:
-            maps: Of each reading's film.
+            log_region: (S, N, K) of the regions alone, up to a constant.
             before: (S, N, width) states before N fixations.
             after: (S, T, width) states that have seen the readings' T fixations.
             looks: The readings, without the tracker's error.
-            share: Of each look in each region (:meth:`gazelit.models.regions.Regions.share`).
             first: Number, from 0, of the fixation that ``before`` begins with.
         """
         # A past fixation's weight is beside those of all regions together.
-        regions = self.regions.log_weights(maps, before, looks, share, first).log_softmax(-1)
         past = self.revisits.log_weights(before, after, looks.valid, first)
-        return torch.cat([regions, past], -1).log_softmax(-1)
+        return torch.cat([log_region.log_softmax(-1), past], -1).log_softmax(-1)
 
     def log_chances(
-        self, maps: RegionMaps, before: Tensor, after: Tensor, looks: Sequences, share: Tensor, first: int = 0
+        self, maps: RegionMaps, log_region: Tensor, before: Tensor, after: Tensor, looks: Sequences, first: int = 0
     ) -> Tensor:
         """Log-chances of the cells that N fixations look at, (S, N, h, w) float32; arguments as above."""
-        weight = self.log_weights(maps, before, after, looks, share, first).exp()
+        weight = self.log_weights(log_region, before, after, looks, first).exp()
         count = self.regions.count
         chance = maps.summed(weight[..., :count])
         if weight.shape[-1] > count:

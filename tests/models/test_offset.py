@@ -31,7 +31,7 @@ def follower(spread=ERROR):
     offset = Offset(1)
     with torch.no_grad():
         offset.log_spread.fill_(np.log(spread / (0.005 * SIDE)))
-    return offset, Regions(2, 8, 50, 1)
+    return offset, Regions(2, 8, 1)
 
 
 def biased(readings, length, rng):

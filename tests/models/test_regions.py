@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from gazelit.models.inhibition import Inhibition
 from gazelit.models.regions import _WIDTH_RATE, RegionMaps, Regions, anywhere
 from gazelit.models.sequences import Sequences
 
@@ -30,24 +31,19 @@ def patches(films):
     return RegionMaps(*(part.expand(films, *part.shape) for part in whole), torch.arange(films))
 
 
-def weights(regions, features, before, sequences):
-    maps = regions(features)
-    return regions.log_weights(maps, before, sequences, regions.share(maps, sequences))
-
-
 def learned_nats(targets, scatter=12.0, steps=400):
     """Nats of each fixation, (T,), after the history's weights were trained on readings of the four quarters."""
     torch.manual_seed(0)
-    regions = Regions(4, 16, targets.shape[1], STRIDE)
+    regions, inhibition = Regions(4, 16, STRIDE), Inhibition(16)
     maps = patches(len(targets))
     number = torch.as_tensor(targets)
     spread = (torch.rand(*targets.shape, 2) - 0.5) * scatter
     sequences = readings(maps.centre[0][number] + spread)
     before = torch.zeros(len(targets), targets.shape[1], 16)
-    optimizer = torch.optim.Adam(regions.parameters(), lr=0.05)
+    at = regions.at(maps, sequences.position)
+    optimizer = torch.optim.Adam([*regions.parameters(), *inhibition.parameters()], lr=0.05)
     for _ in range(steps):
-        share = regions.share(maps, sequences)
-        log_weight = regions.log_weights(maps, before, sequences, share).log_softmax(-1)
+        log_weight = inhibition(maps.token, regions.log_weights(maps, before, sequences), at).log_softmax(-1)
         nats = -log_weight.gather(2, number[..., None])[..., 0]
         optimizer.zero_grad()
         nats.mean().backward()
@@ -63,6 +59,21 @@ def test_each_region_is_seen_once_and_never_again():
     assert torch.allclose(learned_nats(targets), expected, atol=0.06)
 
 
+def test_the_region_that_is_noticed_first_is_looked_at_again_and_again():
+    rng = np.random.default_rng(2)
+    targets = np.repeat(rng.integers(0, 4, (400, 1)), 4, axis=1)
+    assert torch.allclose(learned_nats(targets), torch.tensor([math.log(4), 0, 0, 0]), atol=0.06)
+
+
+def test_a_region_is_left_for_one_fixation_and_then_as_likely_as_before():
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, 4, (400, 1))
+    for _ in range(5):
+        targets = np.column_stack([targets, (targets[:, -1] + rng.integers(1, 4, len(targets))) % 4])
+    expected = torch.tensor([4.0, *[3.0] * 5]).log()
+    assert torch.allclose(learned_nats(targets, scatter=2.0), expected, atol=0.06)
+
+
 def test_the_next_region_is_a_neighbour_of_the_last():
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 4, (400, 1))
@@ -76,10 +87,11 @@ def test_the_next_region_is_a_neighbour_of_the_last():
 
 def test_the_static_map_is_the_sum_of_the_regions_in_their_sizes():
     torch.manual_seed(0)
-    maps = Regions(3, 8, 10, STRIDE)(torch.randn(2, 8, 6, 5))
+    maps = Regions(3, 8, STRIDE)(torch.randn(2, 8, 6, 5))
     for number in range(2):
         expected = np.average(maps.chance[number].detach(), axis=0, weights=maps.log_size[number].exp().detach())
-        assert maps.log_static[number].exp().detach().numpy() == pytest.approx(expected, abs=1e-5)
+        # But for the share that is spread over the film.
+        assert maps.log_static[number].exp().detach().numpy() == pytest.approx(expected, abs=1e-4)
     assert maps.log_static.exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
 
 
@@ -89,7 +101,7 @@ def test_no_place_is_impossible():
 
 def test_readings_of_a_film_share_its_maps():
     torch.manual_seed(0)
-    regions, features = Regions(3, 8, 10, STRIDE), torch.randn(2, 8, 6, 5)
+    regions, features = Regions(3, 8, STRIDE), torch.randn(2, 8, 6, 5)
     maps, xy = regions(features), torch.rand(3, 4, 2) * 20
     of_readings = maps.rows(torch.tensor([1, 1, 0]))
     assert of_readings.chance is maps.chance
@@ -104,7 +116,7 @@ def test_readings_of_a_film_share_its_maps():
 def blind(count, width=8):
     """Regions that see nothing of a film yet."""
     torch.manual_seed(0)
-    regions = Regions(count, width, 10, STRIDE)
+    regions = Regions(count, width, STRIDE)
     with torch.no_grad():
         for parameter in (regions.evidence.weight, regions.heat.weight, regions.heat.bias):
             parameter.zero_()
@@ -210,7 +222,7 @@ def test_readers_look_where_the_film_is_empty():
     features[torch.arange(films), 0, row, column] = 1
     mark = (torch.stack([column, row], -1) + 0.5) * STRIDE - 0.5
     xy = (mark + torch.tensor([4.0, 3.0]) * STRIDE)[:, None] + spread * torch.randn(films, 20, 2)
-    regions = Regions(2, 1, 10, STRIDE)
+    regions = Regions(2, 1, STRIDE)
     optimizer = torch.optim.Adam(regions.parameters(), lr=0.03)
     for _ in range(250):
         maps = regions(features)
@@ -226,12 +238,12 @@ def test_readers_look_where_the_film_is_empty():
 
 def test_weights_in_half_precision_give_about_the_same_and_sums_in_float32():
     torch.manual_seed(0)
-    regions, features = Regions(5, 8, 10, STRIDE), torch.randn(2, 8, 6, 6)
+    regions, features = Regions(5, 8, STRIDE), torch.randn(2, 8, 6, 6)
     before, sequences = torch.randn(2, 3, 8), readings(torch.rand(2, 3, 2) * 24)
-    plain = weights(regions, features, before, sequences).log_softmax(-1)
+    plain = regions.log_weights(regions(features), before, sequences).log_softmax(-1)
     half = regions.to(torch.bfloat16)
     maps = half(features.to(torch.bfloat16))
-    found = weights(half, features.to(torch.bfloat16), before.to(torch.bfloat16), sequences)
+    found = half.log_weights(maps, before.to(torch.bfloat16), sequences)
     assert found.dtype == maps.chance.dtype == torch.float32
     assert torch.allclose(maps.chance.sum((2, 3)), torch.ones(2, 5), atol=1e-5)
     assert (found.log_softmax(-1) - plain).abs().max() < 0.05
@@ -241,9 +253,9 @@ def test_weights_in_half_precision_give_about_the_same_and_sums_in_float32():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_changes_nothing(dtype):
     torch.manual_seed(0)
-    regions, features = Regions(5, 8, 10, STRIDE), torch.randn(2, 8, 6, 6)
+    regions, features = Regions(5, 8, STRIDE), torch.randn(2, 8, 6, 6)
     before, sequences = torch.randn(2, 3, 8), readings(torch.rand(2, 3, 2) * 24)
-    plain = weights(regions, features, before, sequences)
+    plain = regions.log_weights(regions(features), before, sequences)
     with torch.autocast("cpu", dtype=dtype):
-        mixed = weights(regions, features, before, sequences)
+        mixed = regions.log_weights(regions(features), before, sequences)
     assert torch.equal(plain, mixed)

@@ -14,7 +14,7 @@ STRIDE, ROWS, COLUMNS = 4, 6, 5
 
 def parts(readings=2, length=3):
     torch.manual_seed(0)
-    regions, revisits = Regions(4, 8, 10, STRIDE), Revisits(8, 10, STRIDE)
+    regions, revisits = Regions(4, 8, STRIDE), Revisits(8, 10, STRIDE)
     maps = regions(torch.randn(readings, 8, ROWS, COLUMNS))
     xy = torch.rand(readings, length, 2) * torch.tensor([COLUMNS, ROWS]) * STRIDE - 0.5
     unknown = torch.zeros(readings, dtype=torch.int64)

@@ -25,7 +25,7 @@ def network(request):
     made = ScanpathNetwork(EncoderSpec("densenet-small"), readers=["a", "b"], findings=["nodule"], **options).eval()
     with torch.no_grad():
         # All weights differ from their neutral start, as after a training.
-        for part in (made.timing, made.revisits, made.regions, *([made.offset] if follow_offset else [])):
+        for part in (made.timing, made.revisits, made.regions, made.inhibition, *([made.offset] if follow_offset else [])):
             for parameter in part.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
         if follow_offset:
@@ -50,8 +50,9 @@ def in_one_pass(network, features, whole):
     maps = network.regions(features).rows(whole.film)
     looks, _ = network.looks(maps, whole)
     state = network.history(looks, features, STRIDE)
-    share = network.regions.share(maps, looks)
-    return looks, network.log_chances(maps, state[:, :-1], state[:, 1:], looks, share)
+    at = network.regions.at(maps, looks.position)
+    log_region = network.region_log_weights(maps, state[:, :-1], looks, at)
+    return looks, network.log_chances(maps, log_region, state[:, :-1], state[:, 1:], looks)
 
 
 def grid(seed=0, count=2):
