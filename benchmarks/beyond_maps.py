@@ -80,7 +80,7 @@ SIZES = {
     # The learning rate falls once a pass: two whole passes would end at half of it. All of the panel read each film,
     # which takes a sixth longer than four of them: a film's features are computed once.
     "many": Size(
-        25600, 4, "[128,96]", max_side=192, readings=PANEL, test_fraction=1 / 128, val_fraction=1 / 256, epoch=0.25
+        25600, 6, "[128,96]", max_side=192, readings=PANEL, test_fraction=1 / 128, val_fraction=1 / 256, epoch=0.25
     ),
 }
 
