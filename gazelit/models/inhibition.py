@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: Logits before training: a look takes about a quarter of the ease, a fixation gives back a fiftieth of what is missing.
+#: Logits before training: a look takes about a quarter of the ease, a fixation gives back a fiftieth of what is gone.
 _TAKEN, _RESTORED = -1.0, -4.0
 #: An ease is at least this, so that its logarithm is finite.
 _LEAST = 1e-20
@@ -100,11 +100,11 @@ class Inhibition(nn.Module):
             (S, T, K) float32, logarithms up to a constant.
         """
         course = self.course(token)
-        traces, found = Traces.fresh(course.noticed), [log_weight[:, :0]]
-        for weight, chance in zip(log_weight.split(1, 1), at.unbind(1), strict=True):
-            found.append(weight + course.gained(traces)[:, None])
-            traces = course.after(traces, region_chance(found[-1][:, 0], chance))
-        return torch.cat(found, 1)
+        traces, found = Traces.fresh(course.noticed), []
+        for weight, chance in zip(log_weight.unbind(1), at.unbind(1), strict=True):
+            found.append(weight + course.gained(traces))
+            traces = course.after(traces, region_chance(found[-1], chance))
+        return torch.stack(found, 1)
 
 
 def region_chance(log_weight: Tensor, at: Tensor) -> Tensor:

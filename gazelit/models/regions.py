@@ -193,7 +193,7 @@ class Regions(nn.Module):
         return position + correction.view_as(position)
 
     def log_weights(self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
-        """The regions' weights before N fixations of each reading, but for what was seen, as logarithms up to a constant.
+        """Logarithms of the regions' weights before N fixations of each reading, up to a constant and what was seen.
 
         Args:
             maps: Of each reading's film.

@@ -25,7 +25,8 @@ def network(request):
     made = ScanpathNetwork(EncoderSpec("densenet-small"), readers=["a", "b"], findings=["nodule"], **options).eval()
     with torch.no_grad():
         # All weights differ from their neutral start, as after a training.
-        for part in (made.timing, made.revisits, made.regions, made.inhibition, *([made.offset] if follow_offset else [])):
+        parts = (made.timing, made.revisits, made.regions, made.inhibition)
+        for part in (*parts, *([made.offset] if follow_offset else [])):
             for parameter in part.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
         if follow_offset:
