@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import lightning as L
 import pandas as pd
+import yaml
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,13 +19,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gazelit import models
 from gazelit.checkpoints import handoff, split_guard, stamps
-from gazelit.cli import run_name
+from gazelit.cli import checkpoint_paths, run_name
 from gazelit.cli.checks import check_before_work
 from gazelit.cli.console import quiet_console
 from gazelit.cli.mistakes import ExplainingParser
 from gazelit.cli.options import option_values
 from gazelit.cli.trainer import GazeTrainer, chosen_precision, described_network, say
-from gazelit.configs import CONFIG_FILE, config_files
+from gazelit.configs import CONFIG_FILE
 from gazelit.data.datamodule import GazeDataModule
 from gazelit.errors import InputError
 from gazelit.files import read_json
@@ -50,11 +51,8 @@ logger = logging.getLogger("gazelit")
 for _name in models.__all__:
     getattr(models, _name)
 
-BEST, LAST = "best.ckpt", "last.ckpt"
 #: The exit code of a process that Ctrl-C ended, as shells report it.
 INTERRUPTED = 130
-#: Names that Lightning would resolve in its own way.
-_NAMES = ("last", "best", "hpc")
 
 
 class _Parser(ExplainingParser, LightningArgumentParser):
@@ -145,6 +143,12 @@ class GazeCLI(LightningCLI):
         )
         parser.set_defaults({"data": {"class_path": f"{GazeDataModule.__module__}.{GazeDataModule.__qualname__}"}})
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        # All options of all commands take a quarter of a second; only those of the command that runs are read.
+        if subcommand != self._arguments[0]:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, and hides the checkpoint from LightningCLI until it can no longer change the configuration."""
         for each in (parser, *self._subcommand_parsers.values()):
@@ -164,43 +168,13 @@ class GazeCLI(LightningCLI):
                     "--ckpt_path and --start_from: give one of them; --ckpt_path resumes a checkpoint of this stage, "
                     "--start_from begins a new training from its weights"
                 )
-            self._ckpt_path = self._last_of_this_run(ckpt_path, chosen) if ckpt_path in _NAMES else ckpt_path
+            dirpath = chosen.checkpoint.dirpath
+            self._ckpt_path = checkpoint_paths.to_resume(ckpt_path, dirpath, self._arguments)
             return
         run_name.keep_results_apart(chosen, self._arguments, self.config.subcommand)
         if option_values(self._arguments, "--start_from"):
             raise InputError(f"--start_from: belongs to fit; {self.config.subcommand} reads --ckpt_path")
-        self._ckpt_path = self._checkpoint_to_read()
-
-    def _last_of_this_run(self, name: str, chosen: Any) -> str:
-        """The checkpoint of ``fit --ckpt_path last``."""
-        if name != "last":
-            raise InputError(
-                "--ckpt_path: write the file, such as RUN/checkpoints/best.ckpt, or `last` for this run's own"
-            )
-        folders = [Path(chosen.checkpoint.dirpath)] if chosen.checkpoint.dirpath else []
-        folders += [path.resolve().parent / "checkpoints" for path in config_files(self._arguments)]
-        for folder in folders:
-            if (folder / LAST).is_file():
-                return str(folder / LAST)
-        where = f"{folders[0]} holds no {LAST}" if chosen.checkpoint.dirpath else "this run has no folder yet"
-        raise InputError(
-            f"--ckpt_path last: {where}; name the folder with --checkpoint.dirpath, or the file itself, such as "
-            f"RUN/checkpoints/{LAST}"
-        )
-
-    def _checkpoint_to_read(self) -> str:
-        """The checkpoint of ``test`` and similar commands: the one on the command line, or the run's own best."""
-        named = option_values(self._arguments, "--ckpt_path")
-        if named:
-            if named[-1] in _NAMES:
-                raise InputError(f"--ckpt_path: write the file, such as RUN/checkpoints/{BEST}, not '{named[-1]}'")
-            return named[-1]
-        beside = [path.resolve().parent / "checkpoints" / BEST for path in config_files(self._arguments)]
-        for path in reversed(beside):
-            if path.is_file():
-                return str(path)
-        searched = f"; there is no {beside[-1]}" if beside else ""
-        raise InputError("--ckpt_path is missing: without it the network would have untrained weights" + searched)
+        self._ckpt_path = checkpoint_paths.to_read(self._arguments)
 
     def before_instantiate_classes(self) -> None:
         """Puts the checkpoint back, so that the saved configuration records it, and a resumed run's W&B id."""
@@ -227,6 +201,12 @@ class GazeCLI(LightningCLI):
             return
         if isinstance(known := read_json(record), dict) and known.get("stage") == stage:
             logger.init_args["id"] = str(known.get("id"))
+
+    def _dump_config(self) -> None:
+        # Lightning's, but for a second check of the configuration, which has been checked and takes as long again.
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
+            self.config_dump = yaml.safe_load(text)[self.config.subcommand]
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer: checkpoints are written whole and metrics go to CSV, unless configured otherwise."""
@@ -276,7 +256,8 @@ class GazeCLI(LightningCLI):
             # Lightning ends with 1 after Ctrl-C, as if the training had failed, or fails to clean up between two loops.
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-            say(f"interrupted: {left_behind(self.trainer, Path(str(self._checkpoint.dirpath)) / LAST)}")
+            last = Path(str(self._checkpoint.dirpath)) / checkpoint_paths.LAST
+            say(f"interrupted: {left_behind(self.trainer, last)}")
             raise SystemExit(INTERRUPTED) from None
         self._say_what_is_left()
 

@@ -72,7 +72,8 @@ class RunRecord(Callback):
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
+        # It has been checked when it was read.
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, skip_validation=True)
         with atomic_path(folder / CONFIG_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
         shown = yaml.safe_load(text)
