@@ -217,16 +217,14 @@ class Regions(nn.Module):
         """Each region's chance at some positions, interpolated: (S, T, 2) x, y in pixels to (S, T, K) float32."""
         return at_positions(maps.chance, position, self.stride, maps.film)
 
-    def share(self, maps: RegionMaps, sequences: Sequences, at: Tensor | None = None) -> Tensor:
+    def share(self, maps: RegionMaps, sequences: Sequences) -> Tensor:
         """Chance that each fixation was about each region, by its place alone, (S, T, K) float32; 0 for padding.
 
         Args:
             maps: Of each reading's film.
             sequences: The readings.
-            at: Of :meth:`at` of their positions, if it is at hand.
         """
-        at = self.at(maps, sequences.position) if at is None else at
-        chance = at * maps.log_size.softmax(-1)[:, None]
+        chance = self.at(maps, sequences.position) * maps.log_size.softmax(-1)[:, None]
         share = chance / chance.sum(-1, keepdim=True).clamp(min=_LEAST)
         return share * sequences.valid[..., None]
 
