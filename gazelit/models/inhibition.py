@@ -19,6 +19,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gazelit.models.regions import region_chance
+
 #: Logits before training: a look takes about a quarter of the ease, a fixation gives back a fiftieth of what is gone.
 _TAKEN, _RESTORED = -1.0, -4.0
 #: An ease is at least this, so that its logarithm is finite.
@@ -105,14 +107,3 @@ class Inhibition(nn.Module):
             found.append(weight + course.gained(traces))
             traces = course.after(traces, region_chance(found[-1], chance))
         return torch.stack(found, 1)
-
-
-def region_chance(log_weight: Tensor, at: Tensor) -> Tensor:
-    """Chance that a fixation was at each region, (…, K) float32.
-
-    Args:
-        log_weight: (…, K) logarithms of the regions' weights before it, up to a constant.
-        at: (…, K) chance of its place by each region.
-    """
-    chance = log_weight.softmax(-1) * at
-    return chance / (chance.sum(-1, keepdim=True) + _LEAST)

@@ -92,6 +92,17 @@ def anywhere(chance: Tensor, cells: int) -> Tensor:
     return ((1 - _ANYWHERE) * chance + _ANYWHERE / cells).log()
 
 
+def region_chance(log_weight: Tensor, at: Tensor) -> Tensor:
+    """Chance that a fixation was at each region, by Bayes' rule, (…, K) float32; 0 far from all regions.
+
+    Args:
+        log_weight: (…, K) logarithms of the regions' weights before it, up to a constant.
+        at: (…, K) chance of its place by each region.
+    """
+    chance = log_weight.softmax(-1) * at
+    return chance / chance.sum(-1, keepdim=True).clamp(min=_LEAST)
+
+
 def _middles(cells: int, maps: Tensor) -> Tensor:
     """Middles of cells along an axis, from -1 to 1 between the film's borders, on the device of some maps."""
     return (torch.arange(cells, device=maps.device) + 0.5) / cells * 2 - 1
@@ -224,8 +235,7 @@ class Regions(nn.Module):
             maps: Of each reading's film.
             sequences: The readings.
         """
-        chance = self.at(maps, sequences.position) * maps.log_size.softmax(-1)[:, None]
-        share = chance / chance.sum(-1, keepdim=True).clamp(min=_LEAST)
+        share = region_chance(maps.log_size[:, None], self.at(maps, sequences.position))
         return share * sequences.valid[..., None]
 
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gazelit.errors import InputError
 from gazelit.models.density_grid import at_positions, drawn
-from gazelit.models.inhibition import Course, Traces, region_chance
+from gazelit.models.inhibition import Course, Traces
 from gazelit.models.offset import looked_at, recorded_at
+from gazelit.models.regions import region_chance
 from gazelit.models.scanpath_net import ScanpathNetwork
 from gazelit.models.sequences import Sequences
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from gazelit.models.inhibition import Course, Inhibition, Traces, region_chance
+from gazelit.models.inhibition import Course, Inhibition, Traces
+from gazelit.models.regions import region_chance
 
 
 def course(taken, restored, noticed=0.0):

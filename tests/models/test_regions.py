@@ -90,8 +90,9 @@ def test_the_static_map_is_the_sum_of_the_regions_in_their_sizes():
     maps = Regions(3, 8, STRIDE)(torch.randn(2, 8, 6, 5))
     for number in range(2):
         expected = np.average(maps.chance[number].detach(), axis=0, weights=maps.log_size[number].exp().detach())
-        # But for the share that is spread over the film.
-        assert maps.log_static[number].exp().detach().numpy() == pytest.approx(expected, abs=1e-4)
+        # A share of 1e-4 is spread over the film's 30 cells.
+        expected = (1 - 1e-4) * expected + 1e-4 / 30
+        assert maps.log_static[number].exp().detach().numpy() == pytest.approx(expected, abs=1e-6)
     assert maps.log_static.exp().sum((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)
 
 
