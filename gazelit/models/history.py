@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gazelit.models.density_grid import at_positions
 from gazelit.models.sequences import Sequences
 
 #: Shorter durations count as this one (s), because the logarithm is modelled.
@@ -50,12 +49,13 @@ class History(nn.Module):
         for table in (self.step, self.reader, self.finding):
             nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, sequences: Sequences, features: Tensor, stride: int) -> Tensor:
+    def forward(self, sequences: Sequences, features: Tensor, seen: Tensor, stride: int) -> Tensor:
         """The states.
 
         Args:
             sequences: S readings of T fixations.
             features: (B, width, h, w) features of their films.
+            seen: (S, T, width) features at the fixations.
             stride: Stride of the features.
 
         Returns:
@@ -63,13 +63,14 @@ class History(nn.Module):
         """
         count, length = sequences.duration.shape
         height, width = (side * stride for side in features.shape[-2:])
-        seen = at_positions(features, sequences.position, stride, sequences.film)
         tokens = self.tokens(sequences.position, sequences.duration, seen, (height, width))
         tokens = torch.cat([self.start.expand(count, 1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = tokens + self.step(torch.arange(length + 1, device=tokens.device))
         whole = self.whole(sequences, features)
         mask = nn.Transformer.generate_square_subsequent_mask(length + 1, device=tokens.device, dtype=torch.float32)
-        return self.layers(tokens + whole[:, None], mask=mask, is_causal=True)
+        # On a CPU the attention's gradient takes six times as long in bfloat16.
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.layers((tokens + whole[:, None]).to(self.start.dtype), mask=mask, is_causal=True)
 
     def tokens(self, position: Tensor, duration: Tensor, seen: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens of fixations: position, distance from the one before, duration, and the film's features there.

@@ -108,28 +108,24 @@ def _middles(cells: int, maps: Tensor) -> Tensor:
     return (torch.arange(cells, device=maps.device) + 0.5) / cells * 2 - 1
 
 
-def _mean(chance: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Mean of x and y over maps of chances: (B, K, h, w), and y of the rows and x of the columns, to (B, K, 2)."""
-    return torch.stack([chance.sum(-2) @ across, chance.sum(-1) @ down], -1)
-
-
-def _gaussians(centre: Tensor, width: Tensor, maps: Tensor) -> Tensor:
-    """Logits of Gaussians on the cells (…, h, w) of some maps.
+def _gaussians(centre: Tensor, width: Tensor, size: tuple[int, int], height: Tensor | float = 0.0) -> Tensor:
+    """Logits of Gaussians on the cells of a film.
 
     Args:
         centre: (B, K, 2) x, y; the film's borders are at -1 and 1.
         width: (K, 2), or (K, 1) for both axes, in halves of the film's sides.
-        maps: Whose cells and device are taken.
+        size: Numbers of rows and columns h, w.
+        height: (K,) logits at the centres.
 
     Returns:
-        (B, K, h, w) float32, 0 at the centre.
+        (B, h, w, K) float32.
     """
     width = width.expand(-1, 2)
     across, down = (
-        -0.5 * ((_middles(cells, maps) - centre[..., axis, None]) / width[:, axis, None]).square()
-        for axis, cells in enumerate(reversed(maps.shape[-2:]))
+        -0.5 * ((_middles(cells, centre)[:, None] - centre[:, None, :, axis]) / width[:, axis]).square()
+        for axis, cells in enumerate(reversed(size))
     )
-    return down[..., :, None] + across[..., None, :]
+    return (down + height)[:, :, None] + across[:, None]
 
 
 class Regions(nn.Module):
@@ -174,34 +170,44 @@ class Regions(nn.Module):
     def forward(self, features: Tensor) -> RegionMaps:
         """The regions of films: (B, width, h, w) features."""
         with torch.autocast(features.device.type, enabled=False):
-            # Under autocast the features are not in float32.
-            features = features.to(self.own.dtype)
-            width = (_WIDTH_RATE * self.log_width.float()).clamp(-_EXTREME, _EXTREME).exp() * self.tile_width
-            narrowest = width.new_tensor([2 * _NARROWEST / cells for cells in reversed(features.shape[-2:])])
-            width = (width.square() + narrowest.square()).sqrt()
-            logits = self.heat(features).float() + _gaussians(self._positions(features), width, features)
-            log_size = logits.flatten(2).logsumexp(-1)
-            chance = (logits - log_size[..., None, None]).exp()
-            flat = chance.flatten(2)
-            pixels = [((_middles(cells, chance) + 1) * cells * self.stride - 1) / 2 for cells in chance.shape[-2:]]
-            centre = _mean(chance, *pixels)
-            squares = _mean(chance, *(each.square() for each in pixels)) - centre.square()
+            size = features.shape[-2], features.shape[-1]
+            # Regions are the last axis in memory: a fixation reads those of a cell. Under autocast features are halves.
+            features = features.to(self.own.dtype).flatten(2).mT
+            points = torch.cartesian_prod(*(_middles(cells, features) for cells in size)).flip(-1)
+            logits = self._logits(features, points, size)
+            log_size, chance = logits.logsumexp(1), logits.softmax(1)
+            pixels = ((points + 1) * points.new_tensor(size[::-1]) * self.stride - 1) / 2
+            # All means at once, because chances are large.
+            weighed = torch.cat([pixels, pixels.square()], 1).expand(len(chance), -1, -1)
+            means = chance.mT @ torch.cat([weighed, features.float()], -1)
+            centre, squares, seen = means.split([2, 2, features.shape[-1]], -1)
             # A region of a single cell is as wide as the cell, whose hat function has this variance.
-            variance = squares.mean(-1).clamp(min=0) + self.stride**2 / 6
-            seen = (flat @ features.float().flatten(2).mT).to(self.own.dtype)
-            static = (log_size.softmax(-1)[:, None] @ flat)[:, 0].view_as(chance[:, 0])
-            log_static = anywhere(static, static[0].numel())
-            film = torch.arange(flat.shape[0], device=flat.device)
-            return RegionMaps(chance, log_size, self.own + self.content(seen), centre, variance, log_static, film)
+            variance = (squares - centre.square()).mean(-1).clamp(min=0) + self.stride**2 / 6
+            token = self.own + self.content(seen.to(self.own.dtype))
+            log_static = anywhere((chance @ log_size.softmax(-1)[..., None])[..., 0], len(points))
+            film = torch.arange(len(chance), device=chance.device)
+            chance, log_static = chance.mT.unflatten(-1, size), log_static.unflatten(-1, size)
+            return RegionMaps(chance, log_size, token, centre, variance, log_static, film)
 
-    def _positions(self, features: Tensor) -> Tensor:
-        """Where regions lie, (B, K, 2) x, y; the film's borders are at -1 and 1, and a region may lie outside."""
-        tiles = _gaussians(self.tile_centre.float()[None], self.tile_log_width.float().exp(), features)
-        evidence = self.evidence(features).float() + tiles
-        chance = evidence.flatten(2).softmax(-1).view_as(evidence)
-        position = _mean(chance, *(_middles(cells, chance) for cells in chance.shape[-2:]))
+    def _logits(self, features: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits of where the eye lands in regions, (B, cells, K) float32; a region may lie outside the film.
+
+        Args:
+            features: (B, cells, width).
+            points: (cells, 2) x, y of the cells' middles; the film's borders are at -1 and 1.
+            size: Numbers of rows and columns.
+        """
+        assert self.heat.bias is not None
+        shown = (features @ torch.cat([self.evidence.weight, self.heat.weight]).flatten(1).mT).float()
+        evidence, heat = shown.unflatten(1, size).split(self.count, -1)
+        tiles = _gaussians(self.tile_centre.float()[None], self.tile_log_width.float().exp(), size)
+        position = (evidence + tiles).flatten(1, 2).softmax(1).mT @ points
         correction = (position - self.tile_centre.float()).flatten(1) @ self.together.float().mT
-        return position + correction.view_as(position)
+        width = (_WIDTH_RATE * self.log_width.float()).clamp(-_EXTREME, _EXTREME).exp() * self.tile_width
+        narrowest = width.new_tensor([2 * _NARROWEST / cells for cells in reversed(size)])
+        width = (width.square() + narrowest.square()).sqrt()
+        about = _gaussians(position + correction.view_as(position), width, size, self.heat.bias.float())
+        return (heat + about).flatten(1, 2)
 
     def log_weights(self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
         """Logarithms of the regions' weights before N fixations of each reading, up to a constant and what was seen.

@@ -147,14 +147,13 @@ class ScanpathNetwork(Network):
         sequences = self.history.withheld(sequences)
         maps = self.regions(features).rows(sequences.film)
         looks, log_slope = self.looks(maps, sequences)
-        state = self.history(looks, features, self.map_stride)
+        state, seen = self.states(features, looks)
         at = self.regions.at(maps, looks.position)
         log_region = self.region_log_weights(maps, state[:, :-1], looks, at)
         log_weight = self.log_weights(log_region, state[:, :-1], state[:, 1:], looks)
         near = self.revisits.near(maps, looks).at(looks.position, self.map_stride)
         chance = (log_weight.exp() * torch.cat([at, near], -1)).sum(-1)
         log_place = anywhere(chance, math.prod(maps.cells)) + log_slope - 2 * math.log(self.map_stride)
-        seen = at_positions(features, looks.position, self.map_stride, sequences.film)
         log_median, log_spread = self.timing.durations(state[:, :-1], seen)
         stop = self.timing.stops(state[:, 1:])
         static = maps.log_static[:, None]
@@ -176,7 +175,9 @@ class ScanpathNetwork(Network):
     def film_features(self, x: Tensor) -> Tensor:
         """(B, 1, H, W) to (B, width, H / map_stride, W / map_stride)."""
         self.check_input(x, self.encoder.output_stride)
-        return self.neck(self.encoder(x))
+        # What follows is in its own precision, and reads all features of a cell.
+        features = self.neck(self.encoder(x)).to(self.regions.own.dtype)
+        return features.contiguous(memory_format=torch.channels_last)
 
     def next_density(self, features: Tensor, sequences: Sequences) -> Tensor:
         """The density of every fixation's place on the pixels, given the fixations before it.
@@ -190,7 +191,7 @@ class ScanpathNetwork(Network):
         """
         maps = self.regions(features).rows(sequences.film)
         looks, _ = self.looks(maps, sequences)
-        state = self.history(looks, features, self.map_stride)
+        state, _ = self.states(features, looks)
         log_region = self.region_log_weights(maps, state[:, :-1], looks, self.regions.at(maps, looks.position))
         chance = self.log_chances(maps, log_region, state[:, :-1], state[:, 1:], looks).exp()
         offset = self.offsets(maps, sequences)[:, :-1, None]
@@ -205,6 +206,11 @@ class ScanpathNetwork(Network):
         offset = self.offsets(maps, sequences)[:, :-1]
         position, log_slope = looked_at(sequences.position, offset, self.size(maps))
         return sequences._replace(position=position), log_slope
+
+    def states(self, features: Tensor, looks: Sequences) -> tuple[Tensor, Tensor]:
+        """The history's states, (S, T + 1, width), and the film's features at the looks, (S, T, width)."""
+        seen = at_positions(features, looks.position, self.map_stride, looks.film)
+        return self.history(looks, features, seen, self.map_stride), seen
 
     def region_log_weights(self, maps: RegionMaps, before: Tensor, looks: Sequences, at: Tensor) -> Tensor:
         """Logarithms of the weights of regions before each of T fixations, up to a constant, (S, T, K) float32.

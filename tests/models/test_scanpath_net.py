@@ -50,7 +50,7 @@ def in_one_pass(network, features, whole):
     """The looks of some readings, and the log-chances of the cells before each of them."""
     maps = network.regions(features).rows(whole.film)
     looks, _ = network.looks(maps, whole)
-    state = network.history(looks, features, STRIDE)
+    state, _ = network.states(features, looks)
     at = network.regions.at(maps, looks.position)
     log_region = network.region_log_weights(maps, state[:, :-1], looks, at)
     return looks, network.log_chances(maps, log_region, state[:, :-1], state[:, 1:], looks)
