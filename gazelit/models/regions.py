@@ -178,14 +178,14 @@ class Regions(nn.Module):
             log_size, chance = logits.logsumexp(1), logits.softmax(1)
             pixels = ((points + 1) * points.new_tensor(size[::-1]) * self.stride - 1) / 2
             # All means at once, because chances are large.
-            weighed = torch.cat([pixels, pixels.square()], 1).expand(len(chance), -1, -1)
+            weighed = torch.cat([pixels, pixels.square()], 1).expand(chance.shape[0], -1, -1)
             means = chance.mT @ torch.cat([weighed, features.float()], -1)
             centre, squares, seen = means.split([2, 2, features.shape[-1]], -1)
             # A region of a single cell is as wide as the cell, whose hat function has this variance.
             variance = (squares - centre.square()).mean(-1).clamp(min=0) + self.stride**2 / 6
             token = self.own + self.content(seen.to(self.own.dtype))
-            log_static = anywhere((chance @ log_size.softmax(-1)[..., None])[..., 0], len(points))
-            film = torch.arange(len(chance), device=chance.device)
+            log_static = anywhere((chance @ log_size.softmax(-1)[..., None])[..., 0], points.shape[0])
+            film = torch.arange(chance.shape[0], device=chance.device)
             chance, log_static = chance.mT.unflatten(-1, size), log_static.unflatten(-1, size)
             return RegionMaps(chance, log_size, token, centre, variance, log_static, film)
 
