@@ -89,6 +89,11 @@ def test_reports_and_agreements_import_no_library_of_training():
     assert result.stdout.strip() == "set()"
 
 
+def test_a_run_imports_nothing_that_its_steps_import():
+    code = "import sys, gazelit.runs.pipeline; print({'lightning', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_described_functions_are_the_called_functions(name):
     target = COMMANDS[name].target

@@ -445,6 +445,15 @@ def compared(store, tmp_path_factory, lightning_imported):
     return out
 
 
+def test_a_forked_training_starts_its_other_processes(store, tmp_path):
+    two = [*tiny(1, store), "--trainer.devices=2"]
+    alone = {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": two}
+    path, out = arms_file(tmp_path, [alone], {"diagnosis": "alone"}), tmp_path / "run"
+    result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Starting with 2 processes" in (out / "alone" / "log.txt").read_text()
+
+
 def test_a_training_beside_another_ends_in_the_weights_of_a_training_alone(store, run_gazelit, tmp_path, monkeypatch):
     import torch
 

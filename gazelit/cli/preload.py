@@ -1,4 +1,4 @@
-"""Imports of the process from which steps of a pipeline are forked: those of evaluations and reports."""
+"""Imports of the process from which steps of a pipeline are forked: those of trainings, evaluations and reports."""
 
 from gazelit.cli.signature import load
 

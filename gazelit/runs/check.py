@@ -14,12 +14,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gazelit.batch_costs import BATCHES, MEASURED
 from gazelit.errors import InputError
 from gazelit.files import read_json
 from gazelit.runs.doctor import as_size, findings
 from gazelit.runs.status import as_duration
 from gazelit.runs.steps import DONE_FILE, Step, read_epochs, standing
-from gazelit.stages.measure import BATCHES, MEASURED
 from gazelit.text_table import wide_console
 
 #: Added after all of a stage's own options, so that they have precedence.

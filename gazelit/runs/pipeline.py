@@ -84,7 +84,7 @@ def run(
             cores.
         accept_versions: Whether steps of other versions of gazelit or torch are accepted.
         jobs: Number of seeds and folds that are trained at the same time, each with its share of processors and GPUs.
-        share_imports: Whether evaluations (calibrate, test, report) are forked from a process with the imports.
+        share_imports: Whether steps are forked from a process with the imports.
         check: Do not run the pipeline, but try every step with two batches, in a folder that is removed; print the
             estimated cost of the run and the steps that are done.
 

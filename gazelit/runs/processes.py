@@ -1,7 +1,6 @@
 """The processes of steps: a fresh one, or a fork of a process that has the imports already.
 
-Importing torch and Lightning takes some seconds. Evaluations (calibrate, test, report) are forked from a process that
-has done so once. A training gets a fresh process, because it may start further processes itself.
+Importing torch and Lightning takes some seconds. Steps are forked from a process that has done so once and uses no GPU.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Conduct:
         console: Console for the progress.
         lock: See :func:`exclusive`.
         accept_versions: Whether steps that other versions of gazelit or torch made, or began, are accepted.
-        share_imports: Whether evaluations are forked from a process that has the imports.
+        share_imports: Whether steps are forked from a process that has the imports.
     """
 
     out: Path
@@ -117,8 +117,7 @@ def run_step(step: Step, label: str, conduct: Conduct, share: Share) -> str:
         log.write(f"\n$ {command}\n".encode())
     # Names of the steps in W&B, if it is used.
     environment = {"WANDB_RUN_GROUP": out.name, "WANDB_NAME": name, **os.environ, **share.variables}
-    forks = conduct.share_imports and step.arguments[0] != "fit" and can_fork()
-    start = ForkedProcess if forks else OwnProcess
+    start = ForkedProcess if conduct.share_imports and can_fork() else OwnProcess
     process: StepProcess = start(arguments, folder / LOG_FILE, environment, conduct.lock.fileno())
     try:
         title = f"{label} {name}{' (resumed)' if resumed else ''}"

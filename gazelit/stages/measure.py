@@ -12,14 +12,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from gazelit.batch_costs import BATCHES, MEASURED
 from gazelit.data.gaze_data import GazeData
 from gazelit.files import write_json
 from gazelit.stages.callbacks import run_folder
-
-#: Name of the file among a run's others; filled in with ``fit``, ``test`` or ``predict``.
-MEASURED = "measured-{}.json"
-#: The first batch includes what is done once; the second is measured.
-BATCHES = 2
 
 
 class BatchMeasure(Callback):
