@@ -24,6 +24,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
+#: Files whose tests take longest: begun last, a single one would be waited for.
+_LONG = (
+    "test_pipeline", "test_setup", "test_combinations", "test_configs", "test_stages", "test_processes",
+    "test_checkpointing", "test_training_options", "test_reading_room", "test_from_maps_page", "test_newcomer",
+    "test_privacy", "test_scanpath_stage", "test_soak", "test_checkpoint_options", "test_reference", "test_export",
+    "test_store", "test_trust", "test_browser", "test_wandb_goes_away",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of the longest files first, for workers that share the tests."""
+    rank = {name: number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(_LONG)))
+
+
 _GUARD = Path(__file__).parent / "network_guard"
 
 
