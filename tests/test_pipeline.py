@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -445,13 +446,16 @@ def compared(store, tmp_path_factory, lightning_imported):
     return out
 
 
-def test_a_forked_training_starts_its_other_processes(store, tmp_path):
-    two = [*tiny(1, store), "--trainer.devices=2"]
+def test_a_forked_training_starts_processes_as_a_fresh_one_does(store, tmp_path):
+    two = [*tiny(1, store), "--trainer.devices=2", "--trainer.callbacks+=tests.start_method_note.StartMethodNote"]
     alone = {"name": "alone", "config": "presets/quick/supervised.yaml", "overrides": two}
     path, out = arms_file(tmp_path, [alone], {"diagnosis": "alone"}), tmp_path / "run"
     result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "Starting with 2 processes" in (out / "alone" / "log.txt").read_text()
+    said = (out / "alone" / "log.txt").read_text()
+    assert "Starting with 2 processes" in said
+    # One of the two is forked from the run's fork server, the other is fresh.
+    assert re.findall(r"further processes: (\w+)", said) == 2 * [multiprocessing.get_start_method()]
 
 
 def test_a_training_beside_another_ends_in_the_weights_of_a_training_alone(store, run_gazelit, tmp_path, monkeypatch):

@@ -149,6 +149,8 @@ def _run_forked(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    # A fork server's children would start loaders' workers by further fork servers, which import all anew.
+    multiprocessing.set_start_method(None, force=True)
     # By name, as in a fresh process: libraries that start further processes look here for the command.
     entry = importlib.import_module("gazelit.__main__")
     sys.modules["__main__"], sys.argv = entry, ["gazelit", *arguments]
