@@ -171,7 +171,7 @@ class Regions(nn.Module):
         """The regions of films: (B, width, h, w) features."""
         with torch.autocast(features.device.type, enabled=False):
             size = features.shape[-2], features.shape[-1]
-            # Regions are the last axis in memory: a fixation reads those of a cell. Under autocast features are halves.
+            # Regions are the last axis in memory: a fixation reads those of a cell. Autocast gives half precision.
             features = features.to(self.own.dtype).flatten(2).mT
             points = torch.cartesian_prod(*(_middles(cells, features) for cells in size)).flip(-1)
             logits = self._logits(features, points, size)
