@@ -43,14 +43,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# One thread a worker: torch's threads of two workers would wait for each other on two cores. A third worker uses them
-# while the tests of two wait for other processes.
+# One thread a worker: torch's threads of two workers would wait for each other on two cores.
 test: $(READY) ## run the tests (2 cores, no network, no data needed)
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # Old libraries use what newer ones beside them have deprecated: their warnings are no errors here.
 test-min: $(MIN)/.ready ## run the tests with the lowest versions that pyproject.toml allows (TESTS=), in an environment of their own
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(MIN)/bin/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -W default $(TESTS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(MIN)/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -W default $(TESTS)
 
 # pip cannot resolve to the lowest versions; uv can.
 $(MIN)/.ready: pyproject.toml
