@@ -4,6 +4,7 @@ Skipped without a GPU; tests of a machine with one: ``python -m pytest tests/tes
 """
 
 import json
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from gazelit.metrics.map_values import values_at_test
 from gazelit.models import DualEncoderUNet
 from tests.stages.test_stages import PARTS
 from tests.test_configs import small
-from tests.tiny import save_untrained, sharded
+from tests.test_pipeline import arms_file, command
+from tests.tiny import save_untrained, sharded, tiny
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -65,6 +67,16 @@ def test_a_stage_trains_in_bfloat16_and_its_test_equals_that_on_the_cpu(name, re
     same = {key: value for key, value in on_cpu.items() if key not in drawn and isinstance(value, float)}
     assert {key: on_gpu[key] for key in same} == pytest.approx(same, rel=1e-3, abs=1e-3, nan_ok=True)
     assert table["image_id"].tolist() == cpu_table["image_id"].tolist()
+
+
+def test_a_run_forks_a_training_and_a_test_that_use_the_gpu(store, tmp_path):
+    overrides = [*tiny(1, store), "--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.deterministic=false"]
+    alone = {"name": "alone", "config": f"{QUICK}supervised.yaml", "overrides": overrides}
+    path, out = arms_file(tmp_path, [alone], {"diagnosis": "alone"}), tmp_path / "run"
+    result = subprocess.run(command(path, store, out), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for step in ("alone", "test"):
+        assert "used: True" in (out / step / "log.txt").read_text()
 
 
 def test_a_stage_trains_under_ddp_with_nccl(store, run_gazelit, tmp_path):
