@@ -163,11 +163,7 @@ def stages(part: str, passes: int) -> tuple[list[dict[str, Any]], dict[str, str]
             stage("nobody_known", "scanpath", 2, FINE),
             stage("order_drawn_anew", "scanpath", 2, everybody, FINE, "--data.gaze.control=order"),
         ],
-        # The rate falls to nothing, and once more.
-        "scanpaths_many": [
-            stage("many", "scanpath", 2, everybody, FINE, *FOR_MANY_FILMS),
-            stage("many_longer", "scanpath", 2, everybody, FINE, *FOR_MANY_FILMS, after="many"),
-        ],
+        "scanpaths_many": [stage("many", "scanpath", 2, everybody, FINE, *FOR_MANY_FILMS)],
     }[part]
     # A stage that others begin with is tested where it is an arm of its own.
     first = {"readers": "pooled_longer", "left_out": "pooled_longer"}.get(part)
