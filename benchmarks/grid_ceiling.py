@@ -1,4 +1,4 @@
-"""What a grid of hats loses of the oracle's bits, by the side of its cells: the ceiling of a network of scanpaths.
+"""What a grid of splines loses of the oracle's bits, by the side of its cells: the ceiling of a network of scanpaths.
 
 Readings of films of the hard cohort are simulated; before every eighth of their fixations the oracle's density is
 fitted by chances of the cells (:mod:`gazelit.models.density_grid`) as closely as they can, by expectation maximisation.
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gazelit.data.images.geometry import Letterbox
-from gazelit.models.density_grid import hats
+from gazelit.models.density_grid import splines
 from gazelit.synthetic.case import plan_cohort
 from gazelit.synthetic.hard_case import render
 from gazelit.synthetic.oracle import Floats, Oracle, ParticleFilter
@@ -59,7 +59,7 @@ def lost(density: Floats, box: Letterbox, stride: int) -> float:
     """Bits between a density on the film and the nearest that a grid has there."""
     axes = ((box.top, box.inner[0], box.size[0]), (box.left, box.inner[1], box.size[1]))
     down, across = (
-        hats(torch.from_numpy(start - 0.25 + np.arange(2 * cells) / 2), size // stride, stride).numpy()
+        splines(torch.from_numpy(start - 0.25 + np.arange(2 * cells) / 2), size // stride, stride).numpy()
         for start, cells, size in axes
     )
     on_film = np.outer(down.sum(axis=0), across.sum(axis=0))

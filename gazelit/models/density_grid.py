@@ -1,8 +1,10 @@
-"""A density over an image from a grid of chances: piecewise bilinear, continuous and exactly normalised.
+"""A density over an image from a grid of chances: piecewise quadratic, smooth and exactly normalised.
 
-A hat function along each axis, the basis of bilinear interpolation, spreads a cell's chance; towards the image's border
-the hat is constant. Each hat's integral is the cell's side. So the density's integral over the image is 1, and so is
-its sum over the pixels. Torch's own interpolation has no deterministic gradient on CUDA, and is not used.
+A quadratic B-spline along each axis spreads a cell's chance over three cells; what would lie beyond the image's border
+is reflected into it (Unser, Splines: a perfect fit for signal and image processing, IEEE Signal Process Mag 1999). Each
+spline's integral is the cell's side. So the density's integral over the image is 1, and so is its sum over the pixels.
+Bilinear interpolation, with hat functions, has kinks at the cells' middles, and loses three times as many bits of a
+density of looks (``benchmarks/grid_ceiling.py``).
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Variance of a cell's spline, in squares of the cell's side: that of the sum of three uniform random numbers.
+SPLINE_VARIANCE = 1 / 4
 
-def hats(position: Tensor, count: int, stride: int) -> Tensor:
-    """The hat functions of one axis at some positions.
+
+def splines(position: Tensor, count: int, stride: int) -> Tensor:
+    """The splines of all cells of an axis at some positions.
 
     Args:
         position: (…) in pixels, centres at integers.
@@ -22,12 +27,13 @@ def hats(position: Tensor, count: int, stride: int) -> Tensor:
     Returns:
         (…, n), each row sums to 1.
     """
-    cell = ((position + 0.5) / stride - 0.5).clamp(0, count - 1)
-    return (1 - (cell[..., None] - torch.arange(count, device=position.device)).abs()).clamp(min=0)
+    cells, part = nearest_cells(position, count, stride)
+    number = torch.arange(count, device=position.device)
+    return (part[..., None] * (cells[..., None] == number)).sum(-2)
 
 
 def at_positions(maps: Tensor, position: Tensor, stride: int, film: Tensor) -> Tensor:
-    """Bilinear interpolation of feature maps at some positions.
+    """Feature maps at some positions, interpolated by the splines.
 
     Args:
         maps: (B, C, h, w).
@@ -49,11 +55,16 @@ def at_positions(maps: Tensor, position: Tensor, stride: int, film: Tensor) -> T
 
 
 def nearest_cells(position: Tensor, count: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Of positions on an axis of ``count`` cells: the two nearest cells (…, 2), and their hats' values there."""
-    cell = ((position + 0.5) / stride - 0.5).clamp(0, count - 1)
-    first = cell.detach().floor()
-    cells = torch.stack([first, (first + 1).clamp(max=count - 1)], -1).long()
-    return cells, torch.stack([1 - (cell - first), cell - first], -1)
+    """Of positions on an axis of ``count`` cells: the three nearest cells (…, 3), and their splines' values there.
+
+    At a border a cell occurs twice, with its own spline and with what is reflected of it.
+    """
+    cell = ((position + 0.5) / stride - 0.5).clamp(-0.5, count - 0.5)
+    middle = cell.detach().round().clamp(0, count - 1)
+    beside = cell - middle
+    cells = torch.stack([middle - 1, middle, middle + 1], -1).clamp(0, count - 1).long()
+    part = [(0.5 - beside).square() / 2, 0.75 - beside.square(), (0.5 + beside).square() / 2]
+    return cells, torch.stack(part, -1)
 
 
 def density_on(chance: Tensor, rows: Tensor, columns: Tensor, stride: int) -> Tensor:
@@ -69,7 +80,7 @@ def density_on(chance: Tensor, rows: Tensor, columns: Tensor, stride: int) -> Te
         (…, H, W). On all pixels its sum is that of the chances.
     """
     with torch.autocast(chance.device.type, enabled=False):
-        down, across = hats(rows, chance.shape[-2], stride), hats(columns, chance.shape[-1], stride)
+        down, across = splines(rows, chance.shape[-2], stride), splines(columns, chance.shape[-1], stride)
         return down.to(chance.dtype) @ chance @ across.to(chance.dtype).mT / stride**2
 
 
@@ -91,10 +102,9 @@ def drawn(chance: Tensor, stride: int, generator: torch.Generator) -> Tensor:
     cell = torch.searchsorted(edges, point, right=True)[:, 0].clamp(max=edges.shape[1] - 1)
     axes = []
     for number, count in ((cell % chance.shape[-1], chance.shape[-1]), (cell // chance.shape[-1], chance.shape[-2])):
-        first, second = torch.rand(2, len(cell), generator=generator, dtype=torch.float64)
-        # The sum of two uniform random numbers has a hat function as its density.
-        offset = first + second - 1
-        outward = ((number == 0) & (offset < 0)) | ((number == count - 1) & (offset > 0))
-        level = torch.rand(len(cell), generator=generator, dtype=torch.float64) / 2 * offset.sign()
-        axes.append((number + 0.5 + torch.where(outward, level, offset)) * stride - 0.5)
+        # The sum of three uniform random numbers has the spline as its density.
+        beside = torch.rand(3, len(cell), generator=generator, dtype=torch.float64).sum(0) - 1.5
+        # Of the image and its reflections at both borders, in cells from its first border.
+        along = (number + 0.5 + beside).abs()
+        axes.append((count - (count - along).abs()) * stride - 0.5)
     return torch.stack(axes, dim=1).float()

@@ -9,8 +9,9 @@ they are. No region is named or given: each begins about a tile of the film, and
 Much of what readers look at has no border of its own (the middle of a lung zone), and lies where the rest of the chest
 says it does. So a region's place is found in two steps. Each region has a map of evidence, whose mean is a place to a
 fraction of a cell (Sun et al., Integral Human Pose Regression, ECCV 2018); it is looked for about the region's tile.
-Then every place is corrected by all of them together, as points of a shape correct each other in an active shape model
-(Cootes et al., CVIU 1995). A region is a Gaussian about its place, times what the film shows there.
+Then every place is corrected by all of them together, and by further points that are found likewise, as points of a
+shape correct each other in an active shape model (Cootes et al., CVIU 1995). A region is a Gaussian about its place,
+times what the film shows there.
 
 A mixture is normalised as it stands. So the density at a fixation is had from the maps at that place alone, and a
 training need not normalise a map for each of thousands of fixations.
@@ -24,13 +25,15 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gazelit.models.density_grid import at_positions
+from gazelit.models.density_grid import SPLINE_VARIANCE, at_positions
 from gazelit.models.sequences import Sequences
 
 #: Share of the chance that is spread over the whole film, so that no cell's logarithm is infinite.
 _ANYWHERE = 1e-4
 #: Sums that are divided by are at least this, so that a gradient stays finite: a look far from all regions is of none.
 _LEAST = 1e-20
+#: Points that are found about each region's tile: its place, and further ones that correct places.
+_POINTS = 2
 #: Widths of the Gaussians of distance, as shares of the image's longer side.
 _DISTANCES = (0.05, 0.12, 0.25)
 #: A region's width changes as many times as fast as other parameters: it falls from a tile's to a landmark's.
@@ -113,16 +116,16 @@ def _gaussians(centre: Tensor, width: Tensor, size: tuple[int, int], height: Ten
 
     Args:
         centre: (B, K, 2) x, y; the film's borders are at -1 and 1.
-        width: (K, 2), or (K, 1) for both axes, in halves of the film's sides.
+        width: (B, K, 2), or (B, K, 1) for both axes, in halves of the film's sides; B may be 1.
         size: Numbers of rows and columns h, w.
         height: (K,) logits at the centres.
 
     Returns:
         (B, h, w, K) float32.
     """
-    width = width.expand(-1, 2)
+    width = width.expand(-1, -1, 2)
     across, down = (
-        -0.5 * ((_middles(cells, centre)[:, None] - centre[:, None, :, axis]) / width[:, axis]).square()
+        -0.5 * ((_middles(cells, centre)[:, None] - centre[:, None, :, axis]) / width[:, None, :, axis]).square()
         for axis, cells in enumerate(reversed(size))
     )
     return (down + height)[:, :, None] + across[:, None]
@@ -144,7 +147,7 @@ class Regions(nn.Module):
         super().__init__()
         self.count, self.stride = count, stride
         # A constant is nothing in a softmax over the film.
-        self.evidence = nn.Conv2d(width, count, 1, bias=False)
+        self.evidence = nn.Conv2d(width, _POINTS * count, 1, bias=False)
         self.heat = nn.Conv2d(width, count, 1)
         # Films are higher than wide or square: more rows of tiles than columns.
         down = round(math.sqrt(1.5 * count))
@@ -157,8 +160,12 @@ class Regions(nn.Module):
         # Of the region's own Gaussian along x and y, beside 1 / across: at 0 it is as wide as a tile's.
         self.log_width = nn.Parameter(torch.zeros(count, 2))
         self.tile_width = 1 / across
-        # By how much each place moves the others, for each step from its tile's middle.
-        self.together = nn.Parameter(torch.zeros(2 * count, 2 * count))
+        # Films differ in the length that a pixel stands for.
+        self.film_log_width = nn.Linear(width, 2)
+        nn.init.zeros_(self.film_log_width.weight)
+        nn.init.zeros_(self.film_log_width.bias)
+        # By how much each point moves all places, for each step from its tile's middle.
+        self.together = nn.Parameter(torch.zeros(2 * count, 2 * _POINTS * count))
         self.own = nn.Parameter(0.1 * torch.randn(count, width))
         self.content = nn.Linear(width, width)
         self.query = nn.Linear(width, width)
@@ -181,8 +188,8 @@ class Regions(nn.Module):
             weighed = torch.cat([pixels, pixels.square()], 1).expand(chance.shape[0], -1, -1)
             means = chance.mT @ torch.cat([weighed, features.float()], -1)
             centre, squares, seen = means.split([2, 2, features.shape[-1]], -1)
-            # A region of a single cell is as wide as the cell, whose hat function has this variance.
-            variance = (squares - centre.square()).mean(-1).clamp(min=0) + self.stride**2 / 6
+            # A region of a single cell is as wide as the cell's spline.
+            variance = (squares - centre.square()).mean(-1).clamp(min=0) + SPLINE_VARIANCE * self.stride**2
             token = self.own + self.content(seen.to(self.own.dtype))
             log_static = anywhere((chance @ log_size.softmax(-1)[..., None])[..., 0], points.shape[0])
             film = torch.arange(chance.shape[0], device=chance.device)
@@ -199,15 +206,18 @@ class Regions(nn.Module):
         """
         assert self.heat.bias is not None
         shown = (features @ torch.cat([self.evidence.weight, self.heat.weight]).flatten(1).mT).float()
-        evidence, heat = shown.unflatten(1, size).split(self.count, -1)
-        tiles = _gaussians(self.tile_centre.float()[None], self.tile_log_width.float().exp(), size)
-        position = (evidence + tiles).flatten(1, 2).softmax(1).mT @ points
-        correction = (position - self.tile_centre.float()).flatten(1) @ self.together.float().mT
-        width = (_WIDTH_RATE * self.log_width.float()).clamp(-_EXTREME, _EXTREME).exp() * self.tile_width
+        evidence, heat = shown.split([_POINTS * self.count, self.count], -1)
+        tiles = _gaussians(self.tile_centre.float()[None], self.tile_log_width.float().exp()[None], size).flatten(1, 2)
+        found = (evidence + tiles.repeat(1, 1, _POINTS)).softmax(1).mT @ points
+        moved = found.unflatten(1, (_POINTS, self.count)) - self.tile_centre.float()
+        correction = moved.flatten(1) @ self.together.float().mT
+        position = found[:, : self.count] + correction.unflatten(1, (self.count, 2))
+        log_width = _WIDTH_RATE * self.log_width.float() + self.film_log_width(features.mean(1)).float()[:, None]
+        width = log_width.clamp(-_EXTREME, _EXTREME).exp() * self.tile_width
         narrowest = width.new_tensor([2 * _NARROWEST / cells for cells in reversed(size)])
         width = (width.square() + narrowest.square()).sqrt()
-        about = _gaussians(position + correction.view_as(position), width, size, self.heat.bias.float())
-        return (heat + about).flatten(1, 2)
+        about = _gaussians(position, width, size, self.heat.bias.float())
+        return heat + about.flatten(1, 2)
 
     def log_weights(self, maps: RegionMaps, before: Tensor, sequences: Sequences, first: int = 0) -> Tensor:
         """Logarithms of the regions' weights before N fixations of each reading, up to a constant and what was seen.
@@ -245,11 +255,14 @@ class Regions(nn.Module):
         return share * sequences.valid[..., None]
 
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:
-        """What regions gain by being near the last fixation, (S, N, K); nothing before the first."""
+        """What regions gain by being near what the last fixation was about, (S, N, K); nothing before the first."""
         last = sequences.position[:, (number - 1).clamp(0, sequences.valid.shape[1] - 1)]
+        # The eye lands beside what it was sent to, and goes on from there to what is near that.
+        share = region_chance(maps.log_size[:, None], self.at(maps, last))
+        aim = share @ maps.centre + (1 - share.sum(-1, keepdim=True)) * last
         longer = self.stride * max(maps.cells)
         # The square root has no slope at 0.
-        distance = ((last[:, :, None] - maps.centre[:, None]) / longer).square().sum(-1).add(1e-6).sqrt()
+        distance = ((aim[:, :, None] - maps.centre[:, None]) / longer).square().sum(-1).add(1e-6).sqrt()
         kinds = [-_FALL * distance, *((-0.5 * (distance / width).square()).exp() for width in _DISTANCES)]
         gained = (torch.stack(kinds, -1) * self.near(before).float()[:, :, None]).sum(-1)
         return gained * (number > 0)[:, None]

@@ -176,6 +176,47 @@ def test_a_region_that_sees_nothing_is_moved_by_another():
     assert moved[1] == pytest.approx([3 * STRIDE, 0.75 * STRIDE], abs=0.05)
 
 
+def test_a_region_that_sees_nothing_is_moved_by_a_further_point():
+    regions = blind(2, width=1)
+    set_width(regions, 1, 1, (20, 24))
+    with torch.no_grad():
+        # The further point of the second region, which no region has as its place.
+        regions.evidence.weight[3] = 200.0
+        regions.tile_log_width[:] = 10.0
+        regions.together[0, 6], regions.together[1, 7] = 0.5, 0.25
+    features = torch.zeros(2, 1, 20, 24)
+    features[0, 0, 6, 8] = features[1, 0, 9, 14] = 1
+    moved = torch.diff(regions(features).centre, dim=0)[0].tolist()
+    assert moved[0] == pytest.approx([3 * STRIDE, 0.75 * STRIDE], abs=0.05)
+    assert moved[1] == pytest.approx([0, 0], abs=0.05)
+
+
+def test_widths_follow_the_film():
+    cells = (40, 48)
+    regions = blind(1, width=1)
+    set_width(regions, 3, 2, cells)
+    with torch.no_grad():
+        # The logarithm of what a film's mean feature multiplies widths with.
+        regions.film_log_width.weight[:] = torch.tensor([[math.log(2)], [math.log(1.5)]])
+    spread = np.sqrt(regions(torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, -1, *cells)).variance.detach())
+    expected = [np.sqrt((np.square(width) + 0.4**2).mean() + 1 / 4) for width in ([3, 2], [6, 3])]
+    assert (spread[:, 0] / STRIDE).tolist() == pytest.approx(expected, rel=0.03)
+
+
+def test_the_next_look_is_near_what_the_last_one_was_about():
+    """Each look lies beside its region's middle; regions gain by their distance from that middle."""
+    torch.manual_seed(0)
+    regions, maps = Regions(4, 16, STRIDE), patches(1)
+    maps = maps._replace(token=torch.zeros_like(maps.token), log_size=maps.log_size.expand(1, -1))
+    found = []
+    for beside in (0.0, 4.0):
+        xy = maps.centre[:, :1] + beside
+        found.append(regions.log_weights(maps, torch.zeros(1, 2, 16), readings(xy.expand(-1, 2, -1)))[0, 1])
+    assert torch.allclose(*found, atol=1e-5)
+    # Before training a region loses four nats for each longer side of the film between the middles.
+    assert (found[0] - found[0][0]).tolist() == pytest.approx([0, -2, -2, -2 * math.sqrt(2)], abs=0.02)
+
+
 @pytest.mark.parametrize("shift", [-0.5, -0.25, 0.0, 0.4])
 @pytest.mark.parametrize(("across", "down"), [(0.6, 2.5), (3.0, 1.0)])
 def test_a_region_is_a_gaussian_of_its_widths(across, down, shift):
@@ -190,7 +231,7 @@ def test_a_region_is_a_gaussian_of_its_widths(across, down, shift):
         [(20.5 + shift) * STRIDE - 0.5, (17.5 - shift) * STRIDE - 0.5], abs=0.1 * STRIDE
     )
     spread = np.sqrt([across**2 + 0.4**2, down**2 + 0.4**2]) * STRIDE
-    expected = np.square(spread).mean() + STRIDE**2 / 6
+    expected = np.square(spread).mean() + STRIDE**2 / 4
     assert maps.variance.item() == pytest.approx(expected, rel=0.03)
     for axis, sigma in ((2, spread[0]), (3, spread[1])):
         marginal = maps.chance.sum(axis)[0, 0].detach().numpy()

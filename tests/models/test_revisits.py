@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 
 from gazelit.models.regions import Regions
 from gazelit.models.revisits import Revisits
@@ -50,15 +50,18 @@ def test_each_is_the_static_map_times_a_gaussian():
     assert near.chances(weight)[:, 0].detach().numpy() == pytest.approx(summed, rel=1e-3)
 
 
-def test_at_a_place_it_is_interpolated_as_torch_does():
+def test_at_a_place_it_is_interpolated_as_scipy_does():
     revisits, maps, looks = parts()
     with torch.no_grad():
         revisits.log_width.add_(1.5)
-    near, places = revisits.near(maps, looks), torch.rand(2, 7, 2) * 20
-    grids = near.chances(torch.eye(9).expand(2, -1, -1))
-    where = (places + 0.5) / (torch.tensor([COLUMNS, ROWS]) * STRIDE) * 2 - 1
-    sampled = torch.nn.functional.grid_sample(grids, where[:, :, None], padding_mode="border", align_corners=False)
-    assert torch.allclose(near.at(places, STRIDE), sampled[..., 0].mT, atol=1e-5)
+        near, places = revisits.near(maps, looks), torch.rand(2, 7, 2) * 20 - 0.5
+        found = near.at(places, STRIDE).numpy()
+        grids = near.chances(torch.eye(9).expand(2, -1, -1)).numpy()
+    cells = ((places.numpy() + 0.5) / STRIDE - 0.5)[..., ::-1]
+    for reading in range(2):
+        for number, each in enumerate(grids[reading]):
+            by_scipy = ndimage.map_coordinates(each, cells[reading].T, order=2, mode="reflect", prefilter=False)
+            assert found[reading, :, number] == pytest.approx(by_scipy, abs=1e-5)
 
 
 def test_only_what_is_past_and_no_padding_has_a_weight():

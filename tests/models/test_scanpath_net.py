@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from scipy import stats
+from scipy import ndimage, stats
 
 from gazelit.errors import InputError
 from gazelit.losses import ScanpathLikelihood
@@ -62,31 +61,36 @@ def grid(seed=0, count=2):
     )
 
 
-def test_the_density_is_torchs_bilinear_interpolation_and_its_integral_is_one():
+def interpolated(chance, rows, columns):
+    """SciPy's quadratic spline of an (h, w) map at pixels, reflected at the borders, coefficients as they are."""
+    cells = [((axis + 0.5) / STRIDE - 0.5).numpy() for axis in (rows, columns)]
+    where = np.stack(np.meshgrid(*cells, indexing="ij"))
+    return ndimage.map_coordinates(chance.numpy().astype(float), where, order=2, mode="reflect", prefilter=False)
+
+
+def test_the_density_is_scipys_spline_and_its_integral_is_one():
     chance = grid()
-    expected = F.interpolate(chance[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)[0] / STRIDE**2
     rows, columns = torch.arange(24.0), torch.arange(32.0)
-    assert torch.allclose(density_on(chance, rows, columns, STRIDE), expected, atol=1e-9)
-    assert torch.allclose(expected.sum((1, 2)), torch.ones(2), atol=1e-5)
+    density = density_on(chance, rows, columns, STRIDE)
+    for found, each in zip(density, chance, strict=True):
+        assert found.numpy() == pytest.approx(interpolated(each, rows, columns) / STRIDE**2, abs=1e-8)
+    assert torch.allclose(density.sum((1, 2)), torch.ones(2), atol=1e-5)
     # It is a single density between the pixels and up to the border.
     fine = (torch.arange(32 * 10) + 0.5) / 10 - 0.5
     density = density_on(chance, fine[: 24 * 10], fine, STRIDE)
     assert (density.mean((1, 2)) * 32 * 24).tolist() == pytest.approx([1, 1], abs=1e-4)
 
 
-def test_features_at_positions_are_torchs_own():
-    maps, film = torch.randn(2, 5, 3, 4, requires_grad=True), torch.tensor([1, 0, 1])
-    xy = (torch.rand(3, 7, 2) * torch.tensor([32.0, 24.0]) - 0.5).requires_grad_()
-    where = (xy + 0.5) / torch.tensor([32.0, 24.0]) * 2 - 1
-    sampled = F.grid_sample(maps[film], where[:, :, None], padding_mode="border", align_corners=False)[..., 0]
+def test_features_at_positions_are_scipys_spline():
+    maps, film = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True), torch.tensor([1, 0, 1])
+    xy = (torch.rand(3, 7, 2, dtype=torch.float64) * torch.tensor([32.0, 24.0]) - 0.5).requires_grad_()
     found = at_positions(maps, xy, STRIDE, film)
-    assert torch.allclose(found, sampled.mT, atol=1e-5)
-    weight = torch.randn_like(found)
-    for own, torchs in zip(
-        torch.autograd.grad((found * weight).sum(), (maps, xy)),
-        torch.autograd.grad((sampled.mT * weight).sum(), (maps, xy)), strict=True,
-    ):  # fmt: skip
-        assert torch.allclose(own, torchs, atol=1e-4)
+    for row, number in enumerate(film):
+        for channel, plane in enumerate(maps.detach()[number]):
+            x, y = xy.detach()[row].unbind(-1)
+            expected = np.diag(interpolated(plane, y, x))
+            assert found[row, :, channel].detach().numpy() == pytest.approx(expected, abs=1e-9)
+    assert torch.autograd.gradcheck(lambda *inputs: at_positions(*inputs, STRIDE, film), (maps, xy))
 
 
 def test_draws_follow_the_density_at_the_border_too():
