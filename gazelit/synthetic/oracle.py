@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator, SeedSequence
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp, ndtr
+from scipy.special import ndtr
 
 from gazelit.data.images.geometry import Letterbox
 from gazelit.errors import InputError
@@ -41,6 +41,8 @@ PARTICLES = 1000
 #: Number of simulated readings behind an expected map.
 READINGS = 1000
 _SEED = 20250102
+#: Standard deviations from the film's border with which no look is off the film, in double precision.
+_INSIDE = 9.0
 #: Particles are resampled when their effective number falls below this share.
 _RESAMPLE = 0.5
 
@@ -331,26 +333,26 @@ class ParticleFilter:
         chance, centre, spread = self.predictive()
         offset = point - centre
         known = bool(np.isfinite(point).all())
-        upper = (self.half - centre) / spread[..., None]
-        lower = (-self.half - centre) / spread[..., None]
-        mass = (ndtr(upper) - ndtr(lower)).prod(axis=2)
+        mass = self._on_film(centre, spread)
         with np.errstate(divide="ignore"):
             log_chance = np.log(chance)
-            log_mass = logsumexp(self.log_weight + np.log((chance * mass).sum(axis=1)))
+            log_mass, _ = _summed(self.log_weight + np.log((chance * mass).sum(axis=1)))
             # A look off the film is evidence only that it was off the film.
-            joint = (
-                log_chance - 0.5 * (offset**2).sum(axis=2) / spread**2 - np.log(2 * np.pi * spread**2)
-                if known
-                else log_chance + np.log(np.maximum(1 - mass, 1e-300))
-            )
-        density = logsumexp(self.log_weight + logsumexp(joint, axis=1)) - log_mass if known else np.nan
+            if known:
+                squared = offset[..., 0] ** 2 + offset[..., 1] ** 2
+                joint = log_chance - 0.5 * squared / spread**2 - np.log(2 * np.pi * spread**2)
+            else:
+                joint = log_chance + np.log(np.maximum(1 - mass, 1e-300))
+        density = np.nan
+        if known:
+            density = float(_summed(self.log_weight + _summed(joint)[0])[0] - log_mass)
         if duration is not None and np.isfinite(duration):
             # Each particle has a reader, whose speed is known.
             speed = search.whole_panel().speed[state.reader]
             lag = np.log(duration) - np.log(self.medians) + np.log(speed)[:, None]
             joint = joint - 0.5 * (lag / search.LOOK_SPREAD) ** 2
-        evidence = logsumexp(joint, axis=1)
-        target = search.choose(np.exp(joint - evidence[:, None]), self.rng)
+        evidence, share = _summed(joint)
+        target = search.choose(share, self.rng)
         if known:
             rows = np.arange(len(target))
             gain = self.bias_variance / spread[rows, target] ** 2
@@ -358,10 +360,21 @@ class ParticleFilter:
             self.bias_variance = self.bias_variance * (1 - gain)
         search.look(state, target)
         self.log_weight = self.log_weight + evidence
-        self.log_weight -= logsumexp(self.log_weight)
+        self.log_weight -= _summed(self.log_weight)[0]
         if 1 / np.exp(2 * self.log_weight).sum() < _RESAMPLE * len(target):
             self._resample()
-        return float(density)
+        return density
+
+    def _on_film(self, centre: Floats, spread: Floats) -> Floats:
+        """(P, T) chance that a look about each target lies on the film."""
+        mass = np.ones_like(spread)
+        near_border = (self.half - np.abs(centre).max(axis=0)).min(axis=1) < _INSIDE * spread.max(axis=0)
+        if near_border.any():
+            centre, spread = centre[:, near_border], spread[:, near_border, None]
+            upper, lower = ndtr((self.half - centre) / spread), ndtr((-self.half - centre) / spread)
+            inside = upper - lower
+            mass[:, near_border] = inside[..., 0] * inside[..., 1]
+        return mass
 
     def _resample(self) -> None:
         """Systematic resampling (Kitagawa 1996)."""
@@ -372,3 +385,11 @@ class ParticleFilter:
         self.state = self.state.take(rows)
         self.bias_variance = self.bias_variance[rows]
         self.log_weight = np.full(count, -np.log(count))
+
+
+def _summed(log: Floats) -> tuple[Floats, Floats]:
+    """Logarithms of the sums along the last axis, and shares of the sums; SciPy's general form takes twice as long."""
+    greatest = log.max(axis=-1, keepdims=True)
+    above = np.exp(log - greatest)
+    whole = above.sum(axis=-1, keepdims=True)
+    return (greatest + np.log(whole))[..., 0], above / whole

@@ -231,13 +231,14 @@ def draw_state(scene: Scene, readers: NDArray[np.int64], rng: Generator) -> Stat
 def target_probabilities(scene: Scene, state: State) -> Floats:
     """Chance of each target of the next look, (M, L + J)."""
     panel = whole_panel()
-    taste, order, round_ = panel.taste[state.reader], panel.order[state.reader], panel.round[state.reader]
     marks = len(NAMES)
-    gaze = np.vstack([scene.spots, np.zeros(2)])[state.previous]
+    # Of all spots and the film's centre, and of all readers, which are fewer than readings.
+    gaze = np.vstack([scene.spots, np.zeros(2)])
     near = np.exp(-np.hypot(*np.moveaxis(scene.spots[None, :marks] - gaze[:, None], 2, 0)) / SACCADE)
-    lag = np.abs(order - (state.number / round_ % 1.0)[:, None])
+    lag = np.abs(panel.order - (state.number / panel.round % 1.0)[:, None])
     turn = OFF_TURN + np.exp(-0.5 * (np.minimum(lag, 1 - lag) / TURN) ** 2)
-    weights = taste * np.exp(state.zone[:, list(ZONES)]) * state.inhibited * near * turn
+    zone = np.exp(state.zone)[:, list(ZONES)]
+    weights = panel.taste[state.reader] * zone * state.inhibited * near[state.previous] * turn[state.reader]
     weights /= weights.sum(axis=1, keepdims=True)
     pull = scene.pull * scene.keep**state.looks * (state.number >= state.onset)
     total = pull.sum(axis=1, keepdims=True)
