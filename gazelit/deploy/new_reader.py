@@ -136,7 +136,7 @@ def fit_reader(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor]) 
         weight.requires_grad_(True)
     unknown = [weight.detach()[0].clone() for weight in weights]
     spreads = [weight.detach()[1:-1].std(correction=0).clamp(min=1e-3) for weight in weights]
-    # A few vectors and no noise: some ten evaluations. The other rows are not used: their gradient is zero, and they stay.
+    # A few vectors and no noise. The other rows are not used: their gradient is zero, and they stay.
     optimizer = torch.optim.LBFGS(weights, max_iter=STEPS, line_search_fn="strong_wolfe")
     likelihood = likelihood_of(network, batch)
 
@@ -148,7 +148,7 @@ def fit_reader(network: ScanpathNetwork | ReaderUNet, batch: dict[str, Tensor]) 
         torch.autograd.backward(found)
         return found
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
 
 
 def mean_information(network: ScanpathNetwork | ReaderUNet, batches: Iterable[dict[str, Tensor]], reader: int) -> float:
