@@ -11,7 +11,7 @@ says it does. So a region's place is found in two steps. Each region has a map o
 fraction of a cell (Sun et al., Integral Human Pose Regression, ECCV 2018); it is looked for about the region's tile.
 Then every place is corrected by all of them together, and by further points that are found likewise, as points of a
 shape correct each other in an active shape model (Cootes et al., CVIU 1995). A region is a Gaussian about its place,
-times what the film shows there.
+whose width follows the film's scale, times what the film shows there.
 
 A mixture is normalised as it stands. So the density at a fixation is had from the maps at that place alone, and a
 training need not normalise a map for each of thousands of fixations.

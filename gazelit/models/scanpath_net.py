@@ -31,8 +31,8 @@ class ScanpathNetwork(Network):
     A reading's likelihood is exact: the product over its fixations of the density of the place, given film and history;
     of the duration (log-normal), given the place too; and of the chance to stop or to go on. The place's density is a
     mixture of the film's regions, which the history weighs (:mod:`gazelit.models.regions`), and of the static map about
-    each past fixation (:mod:`gazelit.models.revisits`). Each part is a grid of chances at ``map_stride``, spread
-    bilinearly (:mod:`gazelit.models.density_grid`). If the tracker's constant error is followed
+    each past fixation (:mod:`gazelit.models.revisits`). Each part is a grid of chances at ``map_stride``, spread by
+    splines (:mod:`gazelit.models.density_grid`). If the tracker's constant error is followed
     (:mod:`gazelit.models.offset`), all of this is about the places that were looked at. A reading's steps are trained
     in one pass.
 
