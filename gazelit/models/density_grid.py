@@ -4,7 +4,7 @@ A quadratic B-spline along each axis spreads a cell's chance over three cells; w
 is reflected into it (Unser, Splines: a perfect fit for signal and image processing, IEEE Signal Process Mag 1999). Each
 spline's integral is the cell's side. So the density's integral over the image is 1, and so is its sum over the pixels.
 Bilinear interpolation, with hat functions, has kinks at the cells' middles, and loses three times as many bits of a
-density of looks (``benchmarks/grid_ceiling.py``).
+density of looks where cells are no wider than looks are spread (``benchmarks/grid_ceiling.py``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def at_positions(maps: Tensor, position: Tensor, stride: int, film: Tensor) -> T
     part = (down[..., :, None] * across[..., None, :]).flatten(-2).to(maps.dtype)
     # Indexing, and not torch's gather, whose gradient has no deterministic form on CUDA.
     values = maps.flatten(2).mT[film[:, None, None], cell]
-    return (part[..., None] * values).sum(-2)
+    with torch.autocast(maps.device.type, enabled=False):
+        return (part[..., None, :] @ values)[..., 0, :]
 
 
 def nearest_cells(position: Tensor, count: int, stride: int) -> tuple[Tensor, Tensor]:
