@@ -251,14 +251,17 @@ class Regions(nn.Module):
             maps: Of each reading's film.
             sequences: The readings.
         """
-        share = region_chance(maps.log_size[:, None], self.at(maps, sequences.position))
-        return share * sequences.valid[..., None]
+        return self._share_at(maps, sequences.position) * sequences.valid[..., None]
+
+    def _share_at(self, maps: RegionMaps, position: Tensor) -> Tensor:
+        """Chance that a look at each position, (S, T, 2) pixels, was about each region, (S, T, K)."""
+        return region_chance(maps.log_size[:, None], self.at(maps, position))
 
     def _nearness(self, maps: RegionMaps, before: Tensor, number: Tensor, sequences: Sequences) -> Tensor:
         """What regions gain by being near what the last fixation was about, (S, N, K); nothing before the first."""
         last = sequences.position[:, (number - 1).clamp(0, sequences.valid.shape[1] - 1)]
         # The eye lands beside what it was sent to, and goes on from there to what is near that.
-        share = region_chance(maps.log_size[:, None], self.at(maps, last))
+        share = self._share_at(maps, last)
         aim = share @ maps.centre + (1 - share.sum(-1, keepdim=True)) * last
         longer = self.stride * max(maps.cells)
         # The square root has no slope at 0.
